@@ -1,0 +1,216 @@
+"""Write the reference pages of methods, metrics and primitives from their cards, before each build.
+
+Nothing on these pages is written by hand: what a card or docstring does not say, the page does not
+say either. The pages land in ``docs/generated``, which is not kept in the repository.
+"""
+
+import inspect
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from docstrings import escape, to_markdown
+
+from abe import registry
+from abe.registry import Entry, Registry
+from abe.types import Card
+
+PRIMITIVES = {
+    "Objectives": ("what is explained", registry.objectives),
+    "Baselines": ("the reference an input is compared with", registry.baselines),
+    "Units": ("what is ranked and removed together", registry.units),
+    "Paths": ("static ways from a reference to the input", registry.paths),
+    "Updates": ("steps of dynamic paths", registry.updates),
+}
+
+
+def setup(app: Any) -> dict[str, Any]:
+    """Sphinx's entry point."""
+    app.connect("builder-inited", generate)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def generate(app: Any) -> None:
+    """Write every page that changed and remove those whose entry is gone."""
+    root = Path(app.srcdir) / "generated"
+    pages = {
+        **{f"methods/{e.name}.md": method_page(e) for e in registry.methods.entries()},
+        **{f"metrics/{e.name}.md": metric_page(e) for e in registry.metrics.entries()},
+        "parts/methods.md": method_table(registry.methods),
+        "parts/metrics.md": metric_table(registry.metrics),
+        "parts/primitives.md": primitives(),
+        "parts/deviations.md": deviations(),
+    }
+    for name, text in pages.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+    for path in root.rglob("*.md"):
+        if path.relative_to(root).as_posix() not in pages:
+            path.unlink()
+
+
+def method_page(entry: Entry) -> str:
+    """The page of one method."""
+    card = entry.card
+    facts = {
+        "Name": names(entry),
+        "Source": source(card),
+        "Family": escape(card.family),
+        "Reformulations": escape(", ".join(card.reformulations)),
+        "Guarantees": escape(", ".join(card.guarantees)) or "none claimed",
+        "Needs": escape(", ".join(card.needs)),
+        "Inputs": escape(", ".join(card.modalities)),
+        "Passes for `b` samples": passes(card),
+    }
+    return page(
+        entry, facts, f'exp = abe.explain(task, photo, method="{entry.name}"{example(card)})', "method"
+    )
+
+
+def metric_page(entry: Entry) -> str:
+    """The page of one metric."""
+    card = entry.card
+    facts = {
+        "Name": names(entry),
+        "Source": source(card),
+        "Better": {"higher": "higher ↑", "lower": "lower ↓", None: ""}[card.direction],
+        "Range": escape(card.range),
+        "Needs": escape(", ".join(card.needs)),
+        "Passes for `b` samples": passes(card),
+    }
+    call = f'table = abe.compare(task, photos, methods=["ig", "gradient"], metrics=["{entry.name}"])'
+    return page(entry, facts, call, "metric")
+
+
+def page(entry: Entry, facts: dict[str, str], call: str, kind: str) -> str:
+    """Title, facts, call, parameters, docstring, deviations and pitfalls of an entry."""
+    card = entry.card
+    parts = [f"# {escape(card.title)}", escape(card.summary)]
+    parts.append("\n".join(f":{key}: {text}" for key, text in facts.items() if text))
+    if card.formula:
+        parts.append(formula(card.formula))
+    parts.append(f"```python\n{call}\n```")
+    documented = to_markdown(inspect.getdoc(entry.factory) or "", skip_first=card.summary)
+    parts.append(parameters(entry, documented.arguments))
+    parts.append(documented.text)
+    parts.append(bullets("Differs from the paper or its published code", card.differs))
+    parts.append(bullets("When not to believe it", card.pitfalls))
+    laws = [f"{law.replace('_', ' ')}: {why}" for law, why in card.expected_failures.items()]
+    parts.append(bullets(f"Laws that do not hold for this {kind}", laws))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def parameters(entry: Entry, described: dict[str, str]) -> str:
+    """A table of the factory's parameters, with defaults from the signature."""
+    rows = [
+        f"| `{name}` | {default(p)} | {cell(described.get(name, ''))} |"
+        for name, p in entry.parameters().items()
+    ]
+    if not rows:
+        return "It has no parameters."
+    return "\n".join(["| parameter | default | meaning |", "| --- | --- | --- |", *rows])
+
+
+def default(parameter: inspect.Parameter) -> str:
+    """The default as code, or that there is none."""
+    if parameter.default is inspect.Parameter.empty:
+        return "required"
+    return f"`{parameter.default!r}`".replace("|", "\\|")
+
+
+def method_table(kind: Registry) -> str:
+    """All methods on one screen."""
+    head = ["| method | explains by | guarantees | passes | source |", "| --- | --- | --- | --- | --- |"]
+    rows = [
+        f"| [{escape(e.card.title)}](/generated/methods/{e.name}.md)<br>`{e.name}` | {cell(escape(e.card.summary))} | "
+        f"{cell(', '.join(e.card.guarantees).replace('_', ' '))} | {cell(passes(e.card))} | {cell(source(e.card))} |"
+        for e in kind.entries()
+    ]
+    return "\n".join(head + rows) + "\n"
+
+
+def metric_table(kind: Registry) -> str:
+    """All metrics on one screen."""
+    arrow = {"higher": "↑", "lower": "↓", None: ""}
+    head = ["| metric | measures | better | range | source |", "| --- | --- | --- | --- | --- |"]
+    rows = [
+        f"| [{escape(e.card.title)}](/generated/metrics/{e.name}.md)<br>`{e.name}` | {cell(escape(e.card.summary))} | "
+        f"{arrow[e.card.direction]} | {cell(escape(e.card.range))} | {cell(source(e.card))} |"
+        for e in kind.entries()
+    ]
+    return "\n".join(head + rows) + "\n"
+
+
+def primitives() -> str:
+    """One table per kind of primitive that has entries."""
+    parts = []
+    for title, (what, kind) in PRIMITIVES.items():
+        rows = [
+            f"| {names(e)} | {cell(escape(e.card.summary))} | "
+            f"{cell(', '.join(f'`{n}`' for n in e.parameters()))} | {cell(source(e.card))} |"
+            for e in kind.entries()
+        ]
+        if rows:
+            head = ["| name | meaning | parameters | source |", "| --- | --- | --- | --- |"]
+            parts.append("\n".join([f"## {title}: {what}\n", *head, *rows]))
+    return "\n\n".join(parts) + "\n"
+
+
+def deviations() -> str:
+    """Every ``differs`` entry of every card."""
+    rows = [
+        f"| [{escape(e.card.title)}](/generated/{kind}s/{e.name}.md) | {cell(escape(text))} | {cell(source(e.card))} |"
+        for kind, entries in (("method", registry.methods.entries()), ("metric", registry.metrics.entries()))
+        for e in entries
+        for text in e.card.differs
+    ]
+    return "\n".join(["| entry | what differs | source |", "| --- | --- | --- |", *rows]) + "\n"
+
+
+def names(entry: Entry) -> str:
+    """The name and its aliases as code."""
+    aliases = ", ".join(f"`{alias}`" for alias in entry.aliases)
+    return f"`{entry.name}`" + (f" (also {aliases})" if aliases else "")
+
+
+def source(card: Card) -> str:
+    """``"key2017, Eq. 1; key2019"`` with its keys as citations."""
+    return "; ".join(filter(None, (_cite(item.strip()) for item in card.source.split(";"))))
+
+
+def _cite(item: str) -> str:
+    found = re.match(r"([a-z][a-z-]*\d{4}[a-z0-9]*|laai|abe|trust|deng)\b", item)
+    if not found:
+        return escape(item)
+    return f"{{cite:t}}`{found[1]}`" + escape(item[found.end() :])
+
+
+def passes(card: Card) -> str:
+    """Forward and backward rows as the card's formulas."""
+    if card.passes is None:
+        return ""
+    return f"`{card.passes.forward}` forward, `{card.passes.backward}` backward"
+
+
+def example(card: Card) -> str:
+    """The parameters an example call cannot do without."""
+    return "".join(f", {name}={value!r}" for name, value in card.example.items())
+
+
+def formula(text: str) -> str:
+    """TeX as mathematics, anything else as it stands."""
+    return f"$$\n{text}\n$$" if "\\" in text else f"```text\n{text}\n```"
+
+
+def bullets(title: str, items: Iterable[str]) -> str:
+    """A titled list, or nothing."""
+    lines = [f"- {escape(item)}" for item in items]
+    return f"## {title}\n\n" + "\n".join(lines) if lines else ""
+
+
+def cell(text: str) -> str:
+    """Text that fits a table cell."""
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,0 +1,31 @@
+"""Sphinx settings. `make docs` builds with warnings as errors."""
+
+import sys
+from pathlib import Path
+
+from abe._version import __version__
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+project = "ABE"
+author = "the ABE authors"
+release = version = __version__
+
+extensions = ["cards", "myst_parser", "sphinxcontrib.bibtex"]
+exclude_patterns = ["_build", "generated/parts", "decisions/template.md"]
+source_suffix = {".md": "markdown"}
+nitpicky = True
+
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "fieldlist"]
+myst_heading_anchors = 3
+bibtex_bibfiles = ["references.bib"]
+bibtex_reference_style = "author_year"
+
+html_theme = "furo"
+html_title = "ABE"
+html_copy_source = False
+html_show_sphinx = False
+html_theme_options = {
+    "light_css_variables": {"color-brand-primary": "#1f5f8b", "color-brand-content": "#1f5f8b"},
+    "dark_css_variables": {"color-brand-primary": "#7fb8de", "color-brand-content": "#7fb8de"},
+}
