@@ -1,0 +1,349 @@
+"""What an attribution is about: pixel, union, element, patch, superpixel.
+
+A unit turns an attribution into an `Arrival`: for each position of the input, the place of its unit
+in the order from most to least important. A perturbed row is then one comparison on the device.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from abe.errors import Code, InputError, PackageError, SpecError
+from abe.registry import units
+from abe.spec import value
+from abe.types import Card, Draws, Features, RowIndex
+
+Map = Float[Tensor, "b *m"]
+"""An attribution: the input's shape, one channel, or no axis of channels."""
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """The order in which units are changed.
+
+    Attributes:
+        order: (b, 1 or c, *space) place of each position's unit, 0 = most important.
+        counts: (b,) number of units of each sample.
+        nominal: number of units the unit promises for this input shape; fixes the number of steps.
+    """
+
+    order: Int[Tensor, "b *f"]
+    counts: Int[Tensor, "b"]
+    nominal: int
+
+    def thresholds(self, step: int) -> Int[Tensor, "b k"]:
+        """(b, n + 1) how many units have arrived after step k = 0 … n, n = ceil(U / step).
+
+        Where a sample has another number of units than promised, its steps are the same
+        fractions of its own units, so that all curves have the same axis.
+        """
+        n = number_of_steps(self.nominal, step)
+        k = torch.arange(n + 1, device=self.order.device)
+        counts = self.counts.to(self.order.device)[:, None]
+        even = torch.minimum(k * step, counts)
+        own = -((-k * counts) // n)  # ceil(k U / n) in integers
+        return torch.where(counts == self.nominal, even, own)
+
+    def reached(self, owner: RowIndex, threshold: RowIndex) -> Bool[Tensor, "n *f"]:
+        """(n, 1 or c, *space) whether a position's unit is among the first ``threshold[i]``."""
+        order = self.order[owner]
+        return order < threshold.view(-1, *[1] * (order.ndim - 1))
+
+
+@runtime_checkable
+class Unit(Protocol):
+    """What is inserted or removed together."""
+
+    def count(self, shape: Sequence[int]) -> int:
+        """Number of units of an input of ``shape`` (without the batch axis)."""
+        ...
+
+    def ranks(self, attribution: Map, x: Features, *, draws: Draws, ids: Sequence[int]) -> Arrival:
+        """The order of arrival, most important first; ties are broken by a seeded shuffle."""
+        ...
+
+
+def number_of_steps(nominal: int, step: int) -> int:
+    """ceil(U / step)."""
+    return -(-nominal // step)
+
+
+def step_size(step: int | float | None, nominal: int) -> int:
+    """Units changed per step: given, a fraction of the units, or one per cent; at least 1.
+
+    Raises:
+        SpecError: not a positive number of units and not a fraction.
+    """
+    if step is None:
+        step = 0.01
+    if isinstance(step, float) and 0 < step < 1:
+        return max(1, -int(-step * nominal // 1))
+    if isinstance(step, bool) or step != int(step) or step < 1:
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            "The step of a curve is a number of units or a fraction of them",
+            got=repr(step),
+            expected="an integer of at least 1, or a fraction between 0 and 1",
+        )
+    return min(int(step), nominal)
+
+
+def check_map(attribution: Tensor, x: Tensor) -> Tensor:
+    """The attribution with an axis of channels (c or 1), on the device of ``x``.
+
+    Raises:
+        InputError: its shape does not fit ``x``, or it holds NaN or infinity.
+    """
+    shape, wanted = tuple(attribution.shape), tuple(x.shape)
+    flat = (wanted[0], *wanted[2:]) if len(wanted) > 2 else wanted
+    single = (wanted[0], 1, *wanted[2:]) if len(wanted) > 2 else wanted
+    if shape not in (wanted, single, flat):
+        raise InputError(
+            Code.MAP_SHAPE,
+            "The map does not fit the input",
+            got=f"a map of shape {shape} for an input of shape {wanted}",
+            expected=f"{wanted}, {single} or {flat}",
+        )
+    finite = torch.isfinite(attribution)
+    if not bool(finite.all()):
+        bad = (~finite.flatten(1).all(1)).nonzero().flatten().tolist()
+        raise InputError(
+            Code.MAP_NOT_FINITE,
+            "The map holds NaN or infinite values",
+            got=f"sample{'s' if len(bad) > 1 else ''} {', '.join(map(str, bad[:5]))}",
+            expected="finite values",
+            fix="Look at the model's gradients for these samples",
+        )
+    attribution = attribution.detach().to(x.device)
+    if len(wanted) == 2:
+        return attribution[:, None]
+    return attribution[:, None] if shape == flat != wanted else attribution
+
+
+def rank(
+    score: Float[Tensor, "b u"], *, draws: Draws, ids: Sequence[int], draw: int = 0
+) -> Int[Tensor, "b u"]:
+    """(b, u) place of each unit, highest score first, ties in an order drawn per sample."""
+    keys = [(sample, draw) for sample in ids]
+    shuffle = draws.permutation("ties", keys, score.shape[1]).to(score.device)
+    best = score.gather(1, shuffle).argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(score.shape[1], device=score.device, dtype=torch.int32)
+    order = torch.empty_like(shuffle, dtype=torch.int32)
+    return order.scatter_(1, shuffle.gather(1, best), places.expand_as(order))
+
+
+def _arrival(order: Tensor, x: Tensor, count: int) -> Arrival:
+    counts = torch.full((len(x),), count, dtype=torch.long)
+    return Arrival(order=order.reshape(len(x), *order.shape[1:]), counts=counts, nominal=count)
+
+
+def _space(shape: Sequence[int]) -> tuple[int, ...]:
+    """Axes over which positions lie: everything but the channels."""
+    return tuple(shape[1:]) if len(shape) > 1 else tuple(shape)
+
+
+def _size(space: Sequence[int]) -> int:
+    return int(torch.Size(space).numel())
+
+
+def _place(order: Tensor, x: Tensor) -> Tensor:
+    """(b, channels, positions) to the axes of ``x``."""
+    space = _space(x.shape[1:])
+    order = order.reshape(len(x), -1, *space)
+    return order[:, 0] if x.ndim == 2 else order
+
+
+@units.register(
+    Card(
+        name="pixel",
+        title="Pixel",
+        summary="All channels of a position together; the map is summed over channels.",
+        source="petsiuk2018",
+        pitfalls=("A map whose channels cancel ranks as if it were zero there.",),
+    )
+)
+@value
+class Pixel:
+    """All channels of a position together, ranked by the sum of the map over channels (RISE)."""
+
+    def count(self, shape: Sequence[int]) -> int:
+        return _size(_space(shape))
+
+    def ranks(self, attribution: Map, x: Features, *, draws: Draws, ids: Sequence[int]) -> Arrival:
+        score = check_map(attribution, x).sum(1).flatten(1)
+        order = rank(score, draws=draws, ids=ids)
+        return _arrival(_place(order[:, None], x), x, score.shape[1])
+
+
+@units.register(
+    Card(
+        name="union",
+        title="Union of channels",
+        summary="A position changes in all channels when the first of its channels arrives.",
+        source="zhu2024mfaba",
+        pitfalls=("Up to c times as many positions change per step as the step says.",),
+    )
+)
+@value
+class Union:
+    """Each channel is ranked by itself; a position arrives with the best of its channels."""
+
+    def count(self, shape: Sequence[int]) -> int:
+        return _size(_space(shape))
+
+    def ranks(self, attribution: Map, x: Features, *, draws: Draws, ids: Sequence[int]) -> Arrival:
+        score = check_map(attribution, x).flatten(2)
+        each = [rank(s, draws=draws, ids=ids, draw=c) for c, s in enumerate(score.unbind(1))]
+        order = torch.stack(each).amin(0)
+        return _arrival(_place(order[:, None], x), x, score.shape[2])
+
+
+@units.register(
+    Card(
+        name="element",
+        title="Element",
+        summary="Every channel of every position by itself.",
+        source="zhu2024la",
+        differs=("The step counts elements; the published code's step counts positions (c elements).",),
+        pitfalls=("A changed channel makes colours no photograph has.",),
+    )
+)
+@value
+class Element:
+    """Every number of the input by itself, all ranked together."""
+
+    def count(self, shape: Sequence[int]) -> int:
+        return _size(shape)
+
+    def ranks(self, attribution: Map, x: Features, *, draws: Draws, ids: Sequence[int]) -> Arrival:
+        score = check_map(attribution, x)
+        if x.ndim > 2:
+            score = score.expand_as(x)
+        score = score.flatten(1)
+        return _arrival(_place(rank(score, draws=draws, ids=ids), x), x, score.shape[1])
+
+
+@units.register(
+    Card(
+        name="patch",
+        title="Patch grid",
+        summary="Squares of a regular grid; a patch's attribution is the sum over its positions.",
+        source="samek2017",
+    )
+)
+@value
+class Patch:
+    """Squares of a grid that starts at the first position; border patches may be smaller.
+
+    Args:
+        size: side of a patch in positions.
+    """
+
+    size: int = 16
+
+    def __post_init__(self) -> None:
+        if isinstance(self.size, bool) or int(self.size) != self.size or self.size < 1:
+            raise SpecError(
+                Code.BAD_PARAMETER, "A patch has a side of at least one position", got=repr(self.size)
+            )
+
+    def count(self, shape: Sequence[int]) -> int:
+        return _size(self._grid(_space(shape)))
+
+    def ranks(self, attribution: Map, x: Features, *, draws: Draws, ids: Sequence[int]) -> Arrival:
+        space = _space(x.shape[1:])
+        grid = self._grid(space)
+        dense = check_map(attribution, x).sum(1)
+        pad = [
+            side
+            for n, g in zip(reversed(space), reversed(grid), strict=True)
+            for side in (0, g * self.size - n)
+        ]
+        blocks = functional.pad(dense, pad).reshape(len(x), *[n for g in grid for n in (g, self.size)])
+        score = blocks.sum(dim=tuple(range(2, blocks.ndim, 2))).flatten(1)
+        order = rank(score, draws=draws, ids=ids).gather(1, self._labels(space, grid, x).expand(len(x), -1))
+        return _arrival(_place(order[:, None], x), x, score.shape[1])
+
+    def _grid(self, space: Sequence[int]) -> tuple[int, ...]:
+        return tuple(-(-n // self.size) for n in space)
+
+    def _labels(self, space: Sequence[int], grid: Sequence[int], x: Tensor) -> Tensor:
+        label = torch.zeros((), dtype=torch.long, device=x.device)
+        for axis, (n, g) in enumerate(zip(space, grid, strict=True)):
+            along = torch.arange(n, device=x.device) // self.size
+            label = label * g + along.view(*[-1 if i == axis else 1 for i in range(len(space))])
+        return label.reshape(1, -1)
+
+
+@units.register(
+    Card(
+        name="superpixel",
+        title="SLIC superpixel",
+        summary="Regions of similar colour; a region's attribution is the sum over its positions.",
+        source="achanta2012",
+        modalities=("image",),
+        pitfalls=("Samples differ in their number of regions; the curve's axis is the fraction of them.",),
+    )
+)
+@value
+class Superpixel:
+    """Regions found by SLIC on the input itself (needs scikit-image).
+
+    Args:
+        n: number of regions asked for; SLIC returns about as many.
+        compactness: weight of position against colour.
+    """
+
+    n: int = 100
+    compactness: float = 10.0
+
+    def count(self, shape: Sequence[int]) -> int:
+        return min(self.n, _size(_space(shape)))
+
+    def ranks(self, attribution: Map, x: Features, *, draws: Draws, ids: Sequence[int]) -> Arrival:
+        dense = check_map(attribution, x).sum(1).flatten(1).double().cpu()
+        orders, counts = [], []
+        for score, image, sample in zip(dense, x, ids, strict=True):
+            label = self.labels(image).flatten()
+            total = torch.bincount(label, weights=score)
+            orders.append(rank(total[None], draws=draws, ids=[sample])[0][label])
+            counts.append(len(total))
+        order = _place(torch.stack(orders)[:, None].to(x.device), x)
+        return Arrival(order=order, counts=torch.tensor(counts), nominal=self.count(x.shape[1:]))
+
+    def labels(self, image: Float[Tensor, "c h w"]) -> Int[Tensor, "h w"]:
+        """The region of each position, numbered from 0 without gaps."""
+        slic = _slic()
+        if image.ndim != 3:
+            raise InputError(
+                Code.SHAPE,
+                "Superpixels need an image",
+                got=f"axes {tuple(image.shape)}",
+                expected="(c, h, w)",
+            )
+        low, high = image.min(), image.max()
+        scaled = ((image - low) / (high - low).clamp_min(1e-12)).double().permute(1, 2, 0).cpu().numpy()
+        found = slic(
+            scaled,
+            n_segments=self.n,
+            compactness=self.compactness,
+            start_label=0,
+            channel_axis=2,
+            convert2lab=image.shape[0] == 3,
+        )
+        return torch.unique(torch.from_numpy(found).long(), return_inverse=True)[1]
+
+
+def _slic() -> Any:
+    try:
+        from skimage.segmentation import slic
+    except ImportError as missing:
+        raise PackageError(
+            Code.MISSING_PACKAGE, "Superpixels need scikit-image", fix="Run: pip install 'abe-xai[vision]'"
+        ) from missing
+    return slic
