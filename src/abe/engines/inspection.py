@@ -1,0 +1,66 @@
+"""What can be told about a module tree without running it: scripted, compiled, hooked, rewired."""
+
+# torch leaves part of its own interface untyped:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+
+import torch
+from torch import nn
+from torch.nn.modules import module as _module
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+_GLOBAL_HOOKS = (
+    "_global_forward_hooks",
+    "_global_forward_pre_hooks",
+    "_global_backward_hooks",
+    "_global_backward_pre_hooks",
+)
+
+
+def path_name(name: str) -> str:
+    """A module's dotted name for a message; the root has none."""
+    return repr(name) if name else "the model itself"
+
+
+def scripted(model: nn.Module) -> list[str]:
+    """Names of the outermost scripted or traced modules (``""`` is the model itself)."""
+    found: list[str] = []
+    for name, module in model.named_modules():
+        inside = any(not outer or name.startswith(outer + ".") for outer in found)
+        if isinstance(module, torch.jit.ScriptModule) and not inside:
+            found.append(name)
+    return found
+
+
+def compiled(model: nn.Module) -> list[str]:
+    """Names of modules wrapped by `torch.compile` or compiled in place."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if type(module).__name__ == "OptimizedModule"
+        or getattr(module, "_compiled_call_impl", None) is not None
+    ]
+
+
+def hooked(model: nn.Module) -> list[str]:
+    """Names of modules and parameters that carry hooks, and ``"(global)"`` for global module hooks."""
+    found = [
+        name for name, module in model.named_modules() if any(getattr(module, kind, None) for kind in _HOOKS)
+    ]
+    for name, parameter in model.named_parameters():
+        post = getattr(parameter, "_post_accumulate_grad_hooks", None)
+        if getattr(parameter, "_backward_hooks", None) or post:
+            found.append(name)
+    if any(getattr(_module, kind, None) for kind in _GLOBAL_HOOKS):
+        found.append("(global)")
+    return found
+
+
+def rewired(model: nn.Module) -> list[str]:
+    """Names of modules whose ``forward`` was replaced on the instance."""
+    return [name for name, module in model.named_modules() if "forward" in vars(module)]
