@@ -7,6 +7,7 @@ say either. The pages land in ``docs/generated``, which is not kept in the repos
 import inspect
 import re
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +106,7 @@ def page(entry: Entry, facts: dict[str, str], call: str, kind: str) -> str:
 
 def parameters(entry: Entry, described: dict[str, str]) -> str:
     """A table of the factory's parameters, with defaults from the signature."""
-    rows = [
-        f"| `{name}` | {default(p)} | {cell(described.get(name, ''))} |"
-        for name, p in entry.parameters().items()
-    ]
+    rows = [row(f"`{name}`", default(p), described.get(name, "")) for name, p in entry.parameters().items()]
     if not rows:
         return "It has no parameters."
     return "\n".join(["| parameter | default | meaning |", "| --- | --- | --- |", *rows])
@@ -118,15 +116,20 @@ def default(parameter: inspect.Parameter) -> str:
     """The default as code, or that there is none."""
     if parameter.default is inspect.Parameter.empty:
         return "required"
-    return f"`{parameter.default!r}`".replace("|", "\\|")
+    return f"`{parameter.default!r}`"
 
 
 def method_table(kind: Registry) -> str:
     """All methods on one screen."""
     head = ["| method | explains by | guarantees | passes | source |", "| --- | --- | --- | --- | --- |"]
     rows = [
-        f"| [{escape(e.card.title)}](/generated/methods/{e.name}.md)<br>`{e.name}` | {cell(escape(e.card.summary))} | "
-        f"{cell(', '.join(e.card.guarantees).replace('_', ' '))} | {cell(passes(e.card))} | {cell(source(e.card))} |"
+        row(
+            f"{link(e, 'methods')}<br>`{e.name}`",
+            escape(e.card.summary),
+            ", ".join(e.card.guarantees).replace("_", " "),
+            passes(e.card),
+            source(e.card),
+        )
         for e in kind.entries()
     ]
     return "\n".join(head + rows) + "\n"
@@ -137,8 +140,13 @@ def metric_table(kind: Registry) -> str:
     arrow = {"higher": "↑", "lower": "↓", None: ""}
     head = ["| metric | measures | better | range | source |", "| --- | --- | --- | --- | --- |"]
     rows = [
-        f"| [{escape(e.card.title)}](/generated/metrics/{e.name}.md)<br>`{e.name}` | {cell(escape(e.card.summary))} | "
-        f"{arrow[e.card.direction]} | {cell(escape(e.card.range))} | {cell(source(e.card))} |"
+        row(
+            f"{link(e, 'metrics')}<br>`{e.name}`",
+            escape(e.card.summary),
+            arrow[e.card.direction],
+            escape(e.card.range),
+            source(e.card),
+        )
         for e in kind.entries()
     ]
     return "\n".join(head + rows) + "\n"
@@ -149,8 +157,12 @@ def primitives() -> str:
     parts = []
     for title, (what, kind) in PRIMITIVES.items():
         rows = [
-            f"| {names(e)} | {cell(escape(e.card.summary))} | "
-            f"{cell(', '.join(f'`{n}`' for n in e.parameters()))} | {cell(source(e.card))} |"
+            row(
+                names(e),
+                escape(e.card.summary),
+                ", ".join(f"`{n}`" for n in e.parameters()),
+                source(e.card),
+            )
             for e in kind.entries()
         ]
         if rows:
@@ -162,9 +174,9 @@ def primitives() -> str:
 def deviations() -> str:
     """Every ``differs`` entry of every card."""
     rows = [
-        f"| [{escape(e.card.title)}](/generated/{kind}s/{e.name}.md) | {cell(escape(text))} | {cell(source(e.card))} |"
-        for kind, entries in (("method", registry.methods.entries()), ("metric", registry.metrics.entries()))
-        for e in entries
+        row(link(e, f"{kind.kind}s"), escape(text), source(e.card))
+        for kind in (registry.methods, registry.metrics)
+        for e in kind.entries()
         for text in e.card.differs
     ]
     return "\n".join(["| entry | what differs | source |", "| --- | --- | --- |", *rows]) + "\n"
@@ -182,10 +194,18 @@ def source(card: Card) -> str:
 
 
 def _cite(item: str) -> str:
-    found = re.match(r"([a-z][a-z-]*\d{4}[a-z0-9]*|laai|abe|trust|deng)\b", item)
-    if not found:
+    """A citation where the first word is a key of the bibliography, or looks like one."""
+    found = re.match(r"[a-z][a-z0-9-]*", item)
+    if not found or (found[0] not in bibliography_keys() and not re.search(r"\d{4}", found[0])):
         return escape(item)
-    return f"{{cite:t}}`{found[1]}`" + escape(item[found.end() :])
+    return f"{{cite:t}}`{found[0]}`" + escape(item[found.end() :])
+
+
+@cache
+def bibliography_keys() -> frozenset[str]:
+    """Keys of ``references.bib``."""
+    text = (Path(__file__).parents[1] / "references.bib").read_text(encoding="utf-8")
+    return frozenset(re.findall(r"^@\w+\{([^,]+),", text, flags=re.MULTILINE))
 
 
 def passes(card: Card) -> str:
@@ -211,6 +231,11 @@ def bullets(title: str, items: Iterable[str]) -> str:
     return f"## {title}\n\n" + "\n".join(lines) if lines else ""
 
 
-def cell(text: str) -> str:
-    """Text that fits a table cell."""
-    return " ".join(text.split()).replace("|", "\\|")
+def link(entry: Entry, folder: str) -> str:
+    """The entry's title, leading to its page."""
+    return f"[{escape(entry.card.title)}](/generated/{folder}/{entry.name}.md)"
+
+
+def row(*cells: str) -> str:
+    """A table row; bars inside a cell are escaped."""
+    return "| " + " | ".join(" ".join(text.split()).replace("|", "\\|") for text in cells) + " |"

@@ -95,7 +95,8 @@ def _paragraph(text: str) -> str:
     if all(line.startswith("    ") for line in lines if line.strip()):
         return "```text\n" + textwrap.dedent("\n".join(lines)) + "\n```"
     if lines and lines[0].lstrip().startswith(("- ", "* ")):
-        return "\n".join(re.match(r"\s*(?:[-*] )?", line)[0] + escape(line.lstrip(" -*")) for line in lines)
+        split_lines = (re.match(r"(\s*(?:[-*] )?)(.*)", line) for line in lines)
+        return "\n".join(m[1] + escape(m[2]) for m in split_lines if m)
     return escape(re.sub(r"::\s*$", ":", text.strip()))
 
 
