@@ -1,0 +1,95 @@
+"""All randomness: one generator per (seed, sample, purpose, draw), so rows never share a stream."""
+
+import hashlib
+import struct
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from abe.errors import Code, InputError
+from abe.spec import value
+from abe.types import Key
+
+
+@value
+class SeededDraws:
+    """Draws that depend on the seed, the sample's identity, the purpose and the draw number only.
+
+    The numbers are made on the CPU, so that they are the same on every device.
+
+    Args:
+        seed: any integer.
+    """
+
+    seed: int = 0
+
+    def normal(self, purpose: str, keys: Sequence[Key], shape: Sequence[int]) -> Tensor:
+        """(len(keys), *shape) standard normal, float32."""
+        out = torch.empty((len(keys), *shape))
+        for row, key in zip(out, keys, strict=True):
+            row.normal_(generator=self._generator(purpose, key))
+        return out
+
+    def uniform(self, purpose: str, keys: Sequence[Key], shape: Sequence[int]) -> Tensor:
+        """(len(keys), *shape) uniform on [0, 1), float32."""
+        out = torch.empty((len(keys), *shape))
+        for row, key in zip(out, keys, strict=True):
+            row.uniform_(generator=self._generator(purpose, key))
+        return out
+
+    def integers(self, purpose: str, keys: Sequence[Key], high: int, shape: Sequence[int]) -> Tensor:
+        """(len(keys), *shape) integers 0 … high − 1."""
+        rows = [
+            torch.randint(high, tuple(shape), generator=self._generator(purpose, key)) for key in keys
+        ]
+        return torch.stack(rows) if rows else torch.empty((0, *shape), dtype=torch.long)
+
+    def permutation(self, purpose: str, keys: Sequence[Key], size: int) -> Tensor:
+        """(len(keys), size) random orders."""
+        rows = [torch.randperm(size, generator=self._generator(purpose, key)) for key in keys]
+        return torch.stack(rows) if rows else torch.empty((0, size), dtype=torch.long)
+
+    def _generator(self, purpose: str, key: Key) -> torch.Generator:
+        return torch.Generator().manual_seed(mix(self.seed, purpose, *key))
+
+
+def mix(*parts: int | str) -> int:
+    """A 63-bit number that depends on every part and on their order."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        text = part.encode() if isinstance(part, str) else struct.pack("<q", _signed(part))
+        digest.update(struct.pack("<q", len(text)) + text)
+    return int.from_bytes(digest.digest(), "little") >> 1
+
+
+def sample_ids(x: Tensor) -> list[int]:
+    """(b,) identities from each row's content; equal rows are told apart by their occurrence."""
+    seen: dict[int, int] = {}
+    ids: list[int] = []
+    for row in x.detach().cpu():
+        content = hashlib.blake2b(row.contiguous().flatten().view(torch.uint8).numpy().tobytes(), digest_size=8)
+        base = int.from_bytes(content.digest(), "little") >> 1
+        occurrence = seen.get(base, 0)
+        seen[base] = occurrence + 1
+        ids.append(mix(base, occurrence))
+    return ids
+
+
+def as_ids(ids: Sequence[int | str] | None, x: Tensor) -> list[int]:
+    """Given identities as integers, or the content's where none are given.
+
+    Raises:
+        InputError: not one identity per sample.
+    """
+    if ids is None:
+        return sample_ids(x)
+    if len(ids) != len(x):
+        raise InputError(
+            Code.IDS, "Give one id per sample", got=f"{len(ids)} ids", expected=f"{len(x)}"
+        )
+    return [mix(i) if isinstance(i, str) else int(i) for i in ids]
+
+
+def _signed(number: int) -> int:
+    return (int(number) + 2**63) % 2**64 - 2**63

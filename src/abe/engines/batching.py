@@ -1,0 +1,402 @@
+"""One planner for every method and metric: rows in chunks, counted, timed and bounded.
+
+An engine says how many rows there are and how to make some of them; the planner decides how many
+go through the model at once. On a CPU the best chunk is often 4–8 photographs; it is found by
+timing real work and kept per task. Rows are made chunk by chunk, so memory does not grow with
+steps, draws or masks.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from abe.engines.choice import Choice, choose
+from abe.engines.execution import fingerprint
+from abe.errors import AbeError, Code, InputError, ModelError
+from abe.objectives import Captured
+from abe.task.base import Context, Task
+from abe.types import Cost, Objective
+
+Kind = Literal["forward", "gradient"]
+Make = Callable[[Tensor], Tensor]
+
+
+class Chunk(NamedTuple):
+    """One chunk of rows after the model has seen them.
+
+    Attributes:
+        rows: (n,) row numbers.
+        owner: (n,) the sample each row belongs to.
+        x: (n, *f) the rows.
+        outputs: the model's output, usually (n, C).
+        scores: (n,) objective, or None where nobody asked.
+        gradients: (n, *f) of each row's score, or None for forward work.
+    """
+
+    rows: Tensor
+    owner: Tensor
+    x: Tensor
+    outputs: Any
+    scores: Tensor | None
+    gradients: Tensor | None
+
+
+Consume = Callable[[Chunk], None]
+
+
+@dataclass
+class ChunkPlan:
+    """Finds the chunk size with the least time per row by trying neighbours on real work.
+
+    The first chunk of a size warms caches up and does not count.
+    """
+
+    start: int = 8
+    limit: int = 4096
+    seen: dict[int, list[float]] = field(default_factory=dict)
+    warm: set[int] = field(default_factory=set)
+    settled: int | None = None
+    trial: int = 0
+
+    def __post_init__(self) -> None:
+        self.trial = min(self.start, self.limit)
+
+    @property
+    def size(self) -> int:
+        """Rows to run next."""
+        return self.settled or self.trial
+
+    def record(self, size: int, seconds: float) -> None:
+        """Note how long a full chunk took and move on when enough is known."""
+        if self.settled is not None or size != self.trial:
+            return
+        if size not in self.warm:
+            self.warm.add(size)
+            return
+        self.seen.setdefault(size, []).append(seconds / size)
+        if len(self.seen[size]) >= 2:
+            self._advance()
+
+    def shrink(self, size: int) -> None:
+        """Never try ``size`` rows again: they did not fit."""
+        self.limit = max(1, size // 2)
+        self.seen = {s: t for s, t in self.seen.items() if s <= self.limit}
+        self.trial = self.limit
+        if self.settled is not None:
+            self.settled = self.limit
+
+    def _advance(self) -> None:
+        best = min(self.seen, key=lambda s: min(self.seen[s]))
+        for neighbour in (best * 2, best // 2):
+            if 1 <= neighbour <= self.limit and neighbour not in self.seen:
+                self.trial = neighbour
+                return
+        self.settled = best
+
+
+@dataclass
+class TaskState:
+    """What the planner remembers of a task: chunk plans and, where it helps, an execution copy."""
+
+    plans: dict[tuple[Any, ...], ChunkPlan] = field(default_factory=dict)
+    choice: Choice | None = None
+    rows_seen: int = 0
+
+
+WORTH_A_COPY = 64
+"""Rows of work after which preparing and timing an execution copy pays."""
+
+_STATES: "WeakKeyDictionary[Task, TaskState]" = WeakKeyDictionary()
+
+
+def state_of(task: Task) -> TaskState:
+    """The planner's memory of ``task``."""
+    return _STATES.setdefault(task, TaskState())
+
+
+class Evaluator:
+    """Runs rows of one task through its model, in chunks, counted.
+
+    Args:
+        task: whose model to run.
+        execution: ``"auto"`` may run a faster copy of the model that was verified against it,
+            ``"model"`` never does.
+        chunk: rows at a time; None lets the planner find the fastest.
+        advance: called with the number of rows done, for progress bars.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        execution: Literal["auto", "model"] = "auto",
+        chunk: int | None = None,
+        advance: Callable[[int], None] | None = None,
+    ) -> None:
+        self.task = task
+        self.execution = execution
+        self.chunk = chunk
+        self.cost = Cost()
+        self.notes: list[str] = []
+        self._advance = advance
+        self._state = state_of(task)
+        self._model = task.model
+        self._fingerprint: tuple[Any, ...] | None = None
+
+    def run(
+        self,
+        kind: Kind,
+        n: int,
+        make: Make,
+        *,
+        owner: Tensor,
+        target: Tensor,
+        context: Context,
+        objective: Objective | None,
+        consume: Consume,
+    ) -> None:
+        """Send rows 0 … n − 1 through the model and hand every chunk to ``consume``.
+
+        Args:
+            kind: ``"forward"`` runs without gradients.
+            n: how many rows there are.
+            make: (m,) row numbers to (m, *f) rows.
+            owner: (n,) the sample of each row; picks its target and context.
+            target: (b, …) targets by sample.
+            context: other inputs by sample.
+            objective: the score; may be None for forward work that reads outputs only.
+            consume: gets each `Chunk`, in row order.
+        """
+        job = _Job(kind, make, owner, target, context, objective)
+        if n == 0:
+            return
+        plan = self._plan(job, n)
+        done = 0
+        while done < n:
+            size = min(self.chunk or plan.size, n - done)
+            rows = torch.arange(done, done + size, device=owner.device)
+            chunk = self._try(job, rows, plan)
+            if chunk is None:
+                continue
+            consume(chunk)
+            done += size
+            if self._advance is not None:
+                self._advance(size * (2 if kind == "gradient" else 1))
+
+    def _plan(self, job: "_Job", n: int) -> ChunkPlan:
+        self._choose_model(job, n)
+        key = (job.kind, job.shape, self.cost.execution, torch.get_num_threads(), self.task.device.type)
+        start = 8 if self.task.device.type == "cpu" else 32
+        return self._state.plans.setdefault(key, ChunkPlan(start=start))
+
+    def _choose_model(self, job: "_Job", n: int) -> None:
+        """What this job runs: the model, or a verified copy once there is enough work to pay for it."""
+        job.peek()
+        self._model, self.cost.execution = self.task.model, "model"
+        if self.execution == "model" or (job.objective is not None and job.objective.layers):
+            return
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self.task.model)
+        self._state.rows_seen += n
+        if self._state.choice is None or self._state.choice.fingerprint != self._fingerprint:
+            if self._state.rows_seen < WORTH_A_COPY:
+                return
+            self._state.choice = choose(self.task, job.sample, job.context_of, self._fingerprint)
+        self._model, self.cost.execution = self._state.choice.model, self._state.choice.name
+
+    def _try(self, job: "_Job", rows: Tensor, plan: ChunkPlan) -> Chunk | None:
+        """Run one chunk; halve the plan and return None where it does not fit into memory."""
+        began = time.perf_counter()
+        try:
+            chunk = job.run(self.task, self._model, rows)
+        except (MemoryError, torch.OutOfMemoryError, RuntimeError) as problem:
+            if isinstance(problem, AbeError) or not out_of_memory(problem):
+                raise
+            if len(rows) == 1:
+                raise ModelError(
+                    Code.OUT_OF_MEMORY,
+                    "A single row does not fit into memory",
+                    got=str(problem).splitlines()[0],
+                    fix="Use smaller inputs, a smaller model, or a machine with more memory",
+                ) from problem
+            self.chunk = None if self.chunk is None else max(1, len(rows) // 2)
+            plan.shrink(len(rows))
+            return None
+        if self.chunk is None:
+            plan.record(len(rows), time.perf_counter() - began)
+        self._count(job.kind, len(rows), time.perf_counter() - began)
+        return chunk
+
+    def _count(self, kind: Kind, rows: int, seconds: float) -> None:
+        self.cost.forward_rows += rows
+        self.cost.forward_calls += 1
+        self.cost.model_seconds += seconds
+        self.cost.chunk = max(rows, self.cost.chunk or 0)
+        if kind == "gradient":
+            self.cost.backward_rows += rows
+            self.cost.backward_calls += 1
+
+
+@dataclass
+class _Job:
+    """The same work for every chunk: what to make, run and score."""
+
+    kind: Kind
+    make: Make
+    owner: Tensor
+    target: Tensor
+    context: Context
+    objective: Objective | None
+    shape: tuple[Any, ...] = ()
+
+    def peek(self) -> None:
+        """Note shape and type of the rows, which decide the plan."""
+        if not self.shape:
+            row = self.make(torch.zeros(1, dtype=torch.long, device=self.owner.device))
+            self.shape = (*row.shape[1:], row.dtype)
+
+    def sample(self, n: int) -> Tensor:
+        """The first rows, at most ``n``, to try an execution copy on."""
+        return self.make(torch.arange(min(n, len(self.owner)), device=self.owner.device)).detach()
+
+    def context_of(self, n: int) -> Context:
+        """The context of those rows."""
+        return self.context.take(self.owner[:n])
+
+    def run(self, task: Task, model: nn.Module, rows: Tensor) -> Chunk:
+        """One chunk through ``model``."""
+        owner = self.owner[rows]
+        x = self.make(rows).detach()
+        differentiate = self.kind == "gradient"
+        with torch.set_grad_enabled(differentiate):
+            if differentiate:
+                x = x.clone() if x.is_inference() else x
+                x.requires_grad_(True)
+            outputs, scores = self.evaluate(task, model, x, owner)
+            gradients = differentiate_rows(scores, x) if differentiate and scores is not None else None
+        return Chunk(rows, owner, x.detach(), detach(outputs), detach(scores), gradients)
+
+    def evaluate(self, task: Task, model: nn.Module, x: Tensor, owner: Tensor) -> tuple[Any, Tensor | None]:
+        """Outputs and, where there is an objective, scores of rows ``x``."""
+        context = self.context.take(owner)
+        layers = () if self.objective is None else self.objective.layers
+        captured: dict[str, Tensor] = {}
+        outputs: Any = None
+
+        def call() -> Any:
+            nonlocal outputs
+            outputs = task.forward(x, context, model)
+            return outputs
+
+        with _blame_model():
+            if layers:
+                from abe.engines.instrument import capture
+
+                captured = capture(model, call, layers)
+            else:
+                call()
+        if isinstance(outputs, Tensor) and not bool(torch.isfinite(outputs.detach().sum())):
+            _refuse_outputs(outputs)
+        if self.objective is None:
+            return outputs, None
+        readable = task.logits(outputs) if getattr(self.objective, "reads_logits", False) else outputs
+        seen = Captured(readable, captured) if layers else readable
+        return outputs, _checked(self.objective(seen, self.target[owner]), len(x))
+
+
+def differentiate_rows(scores: Tensor, x: Tensor) -> Tensor:
+    """(n, *f) gradient of each row's own score: the sum separates because rows are independent.
+
+    Raises:
+        ModelError: nothing differentiable, no dependence on the input, or NaN.
+    """
+    if not scores.requires_grad:
+        raise ModelError(
+            Code.NOT_DIFFERENTIABLE,
+            "The score does not depend on the input in a differentiable way",
+            fix="Look for .detach(), torch.no_grad(), argmax or NumPy inside the model's forward; "
+            "removal methods need no gradient",
+        )
+    (gradients,) = torch.autograd.grad(scores.sum(), x, allow_unused=True)
+    if gradients is None:
+        raise ModelError(
+            Code.NOT_DIFFERENTIABLE,
+            "The score does not depend on the input at all",
+            got="no path from the output back to the input",
+            fix="Check that the model uses its input and that the right output is explained",
+        )
+    if not bool(torch.isfinite(gradients.sum())) and not bool(torch.isfinite(gradients).all()):
+        bad = (~torch.isfinite(gradients).flatten(1).all(1)).nonzero().flatten().tolist()
+        raise ModelError(
+            Code.NOT_FINITE_GRADIENT,
+            "The gradient holds NaN or infinity",
+            got=f"in {len(bad)} of {len(gradients)} rows",
+            fix="Typical causes are sqrt, log or norm at zero inside the model; add a small constant",
+        )
+    return gradients.contiguous()
+
+
+def out_of_memory(problem: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on any device."""
+    if isinstance(problem, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(problem).lower()
+    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+
+
+def detach(obj: Any) -> Any:
+    """Tensors cut from the graph; anything else as it is."""
+    return obj.detach() if isinstance(obj, Tensor) else obj
+
+
+class _blame_model:
+    """Turn what a model's forward raises into a `ModelError` that keeps the cause."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: Any) -> None:
+        if problem is None or not isinstance(problem, Exception) or isinstance(problem, AbeError):
+            return
+        if out_of_memory(problem):
+            return
+        raise ModelError(
+            Code.MODEL_FAILED,
+            "The model's forward raised an exception",
+            got=f"{type(problem).__name__}: {problem}",
+            fix="Check that model(x) works on the input as you pass it; the cause is shown above",
+        ) from problem
+
+
+def _checked(scores: Tensor, n: int) -> Tensor:
+    if not isinstance(scores, Tensor) or scores.shape != (n,):
+        raise InputError(
+            Code.OUTPUT_SHAPE,
+            "The objective must return one score per row",
+            got=f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__,
+            expected=f"({n},)",
+            fix="Reduce over everything but the first axis, never over the batch",
+        )
+    return scores
+
+
+def _refuse_outputs(outputs: Tensor) -> None:
+    if bool(torch.isfinite(outputs).all()):
+        return
+    raise ModelError(
+        Code.NOT_FINITE_OUTPUT,
+        "The model's output holds NaN or infinity",
+        got=f"in {int((~torch.isfinite(outputs.detach()).flatten(1).all(1)).sum())} of {len(outputs)} rows",
+        fix="Check the model's weights and the input's scale",
+    )
+
+
+def iterate(rows: int, size: int) -> Iterator[slice]:
+    """Slices of at most ``size`` that cover 0 … rows − 1."""
+    for start in range(0, rows, size):
+        yield slice(start, min(rows, start + size))

@@ -1,0 +1,78 @@
+"""Run a user's model in evaluation mode and leave it exactly as found."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def as_found(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without parameter gradients inside; everything restored on the way out.
+
+    Restores training flags per submodule, ``requires_grad``, ``.grad``, buffers (value and
+    identity), hooks, and the global random states of PyTorch, NumPy and Python, also after an
+    exception.
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    grads = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    buffers = [(m, name, b, _copy(b), _version(b)) for m in model.modules() for name, b in m._buffers.items()]
+    hooks = [(table, dict(table)) for m in model.modules() for table in _hook_tables(m)]
+    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    try:
+        model.eval()
+        for parameter, _, _ in grads:
+            if not parameter.is_inference():
+                parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+        for parameter, required, grad in grads:
+            if not parameter.is_inference():
+                parameter.requires_grad_(required)
+            parameter.grad = grad
+        for module, name, buffer, content, version in buffers:
+            _restore(module, name, buffer, content, version)
+        for table, before in hooks:
+            if dict(table) != before:
+                table.clear()
+                table.update(before)
+        torch.set_rng_state(torch_state)
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
+        if cuda_states is not None:
+            torch.cuda.set_rng_state_all(cuda_states)
+
+
+def _copy(buffer: Tensor | None) -> Tensor | None:
+    return None if buffer is None else buffer.detach().clone()
+
+
+def _version(buffer: Tensor | None) -> int:
+    return -1 if buffer is None or buffer.is_inference() else buffer._version
+
+
+def _restore(module: nn.Module, name: str, buffer: Tensor | None, content: Tensor | None, version: int) -> None:
+    module._buffers[name] = buffer
+    if buffer is None or content is None or _version(buffer) == version:
+        return
+    with torch.no_grad():
+        buffer.copy_(content)
+
+
+def _hook_tables(module: nn.Module) -> list[dict[int, object]]:
+    names = (
+        "_forward_hooks",
+        "_forward_pre_hooks",
+        "_backward_hooks",
+        "_backward_pre_hooks",
+        "_forward_hooks_with_kwargs",
+        "_forward_pre_hooks_with_kwargs",
+        "_forward_hooks_always_called",
+    )
+    return [table for name in names if (table := getattr(module, name, None)) is not None]

@@ -1,0 +1,121 @@
+"""One error hierarchy. Every message says what, got, expected and how to fix, and ends in a code.
+
+The codes are the headings of ``docs/errors.md``; a test compares the two sets.
+"""
+
+from enum import Enum
+from typing import Any
+
+
+class Code(str, Enum):
+    """Stable identifiers of everything that ABE refuses or remarks on."""
+
+    # inputs
+    EMPTY_BATCH = "ABE-EMPTY-BATCH"
+    NOT_FINITE_INPUT = "ABE-NOT-FINITE-INPUT"
+    OUT_OF_BOUNDS = "ABE-OUT-OF-BOUNDS"
+    SHAPE = "ABE-SHAPE"
+    DTYPE = "ABE-DTYPE"
+    DEVICE = "ABE-DEVICE"
+    UNREADABLE_IMAGE = "ABE-UNREADABLE-IMAGE"
+    BASELINE_SHAPE = "ABE-BASELINE-SHAPE"
+    MAP_SHAPE = "ABE-MAP-SHAPE"
+    MAP_NOT_FINITE = "ABE-MAP-NOT-FINITE"
+    IDS = "ABE-IDS"
+    # targets
+    TARGET_RANGE = "ABE-TARGET-RANGE"
+    TARGET_MISSING = "ABE-TARGET-MISSING"
+    TARGET_TYPE = "ABE-TARGET-TYPE"
+    # models
+    NOT_A_MODULE = "ABE-NOT-A-MODULE"
+    MODEL_FAILED = "ABE-MODEL-FAILED"
+    OUTPUT_TYPE = "ABE-OUTPUT-TYPE"
+    OUTPUT_SHAPE = "ABE-OUTPUT-SHAPE"
+    NOT_FINITE_OUTPUT = "ABE-NOT-FINITE-OUTPUT"
+    NOT_FINITE_GRADIENT = "ABE-NOT-FINITE-GRADIENT"
+    NOT_FINITE_WEIGHTS = "ABE-NOT-FINITE-WEIGHTS"
+    NOT_DIFFERENTIABLE = "ABE-NOT-DIFFERENTIABLE"
+    INFERENCE_MODE = "ABE-INFERENCE-MODE"
+    OPAQUE_MODEL = "ABE-OPAQUE-MODEL"
+    OUT_OF_MEMORY = "ABE-OUT-OF-MEMORY"
+    LAYER = "ABE-LAYER"
+    # specs
+    UNKNOWN_NAME = "ABE-UNKNOWN-NAME"
+    UNKNOWN_PARAMETER = "ABE-UNKNOWN-PARAMETER"
+    BAD_PARAMETER = "ABE-BAD-PARAMETER"
+    DUPLICATE_NAME = "ABE-DUPLICATE-NAME"
+    NOT_A_VALUE = "ABE-NOT-A-VALUE"
+    UNSUPPORTED = "ABE-UNSUPPORTED"
+    PATH = "ABE-PATH"
+    UPDATE = "ABE-UPDATE"
+    # storage and packages
+    CORRUPT_FILE = "ABE-CORRUPT-FILE"
+    FOREIGN_FILE = "ABE-FOREIGN-FILE"
+    NOT_WRITTEN = "ABE-NOT-WRITTEN"
+    MISSING_PACKAGE = "ABE-MISSING-PACKAGE"
+    # notes: kept in the result, nothing is refused
+    TRAINING_MODE = "ABE-TRAINING-MODE"
+    COMPILED_MODEL = "ABE-COMPILED-MODEL"
+    ZERO_MAP = "ABE-ZERO-MAP"
+    NO_CHANGE = "ABE-NO-CHANGE"
+    TOLERANCE_NOT_REACHED = "ABE-TOLERANCE-NOT-REACHED"
+    PROBABILITY_OUTPUT = "ABE-PROBABILITY-OUTPUT"
+    EXECUTION_COPY = "ABE-EXECUTION-COPY"
+
+
+class AbeError(Exception):
+    """Base of every error ABE raises on purpose.
+
+    Args:
+        code: the identifier under which ``docs/errors.md`` explains the error.
+        what: one sentence, what went wrong.
+        got: what was found.
+        expected: what would have been right.
+        fix: what to do about it.
+    """
+
+    def __init__(
+        self, code: Code, what: str, *, got: Any = None, expected: Any = None, fix: str | None = None
+    ) -> None:
+        self.code = code
+        self.what = what
+        self.got = got
+        self.expected = expected
+        self.fix = fix
+        parts = [what.rstrip(".") + "."]
+        if got is not None:
+            parts.append(f"Got {got}.")
+        if expected is not None:
+            parts.append(f"Expected {expected}.")
+        if fix is not None:
+            parts.append(fix.rstrip(".") + ".")
+        super().__init__(" ".join(parts) + f" [{code.value}]")
+
+
+class InputError(AbeError, ValueError):
+    """The input, a baseline, a map or an identifier is unusable."""
+
+
+class TargetError(AbeError, ValueError):
+    """The decision to explain is missing or does not exist."""
+
+
+class ModelError(AbeError, RuntimeError):
+    """The model cannot be run or differentiated as asked."""
+
+
+class SpecError(AbeError, ValueError):
+    """A method, metric, objective or parameter is unknown or invalid."""
+
+
+class StorageError(AbeError, OSError):
+    """A file could not be read or written."""
+
+
+class PackageError(AbeError, ImportError):
+    """An optional package is missing."""
+
+
+def note(code: Code, message: str) -> str:
+    """A remark kept in ``Explanation.warnings``: the message with its code."""
+    return f"{message.rstrip('.')}. [{code.value}]"

@@ -1,0 +1,262 @@
+"""`explain`: one call from a raw input to an `Explanation`."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from abe.draws import SeededDraws, as_ids
+from abe.engines.batching import Evaluator
+from abe.engines.problem import Problem, predict, settle_output_kind, settle_target
+from abe.engines.state import as_found
+from abe.errors import Code, ModelError, SpecError, note
+from abe.explanation import Explanation, check_map, versions
+from abe.formulas import evaluate
+from abe.objectives import as_objective, objective_name
+from abe.progress import Progress
+from abe.registry import Method, methods
+from abe.task.base import Lifted, Task
+from abe.types import Draws, Result
+
+TOP = 5
+"""Highest classes kept with every explanation."""
+
+
+def method(name: str, **params: Any) -> Method:
+    """A method as a value: ``method("ig", steps=100)``.
+
+    Raises:
+        SpecError: unknown name or parameter; the nearest is suggested.
+    """
+    return methods.build(name, **params)
+
+
+def explain(
+    task: Task,
+    raw: Any,
+    method: Any = "integrated_gradients",
+    *,
+    target: Any = None,
+    objective: Any = "logit",
+    seed: int = 0,
+    ids: Sequence[int | str] | None = None,
+    draws: Draws | None = None,
+    execution: Literal["auto", "model"] = "auto",
+    chunk: int | None = None,
+    progress: bool | Callable[[int], None] = True,
+    **params: Any,
+) -> Explanation:
+    """Which inputs drove the decision of ``task`` on ``raw``.
+
+    Args:
+        task: the model and how to read it, from `abe.image_task` and its kin.
+        raw: photographs, paths, arrays or a tensor (b, c, h, w) in the task's bounds.
+        method: a registered name, `abe.method` value, or composition.
+        target: class number or name, one or per sample; the prediction by default.
+        objective: the explained score: a name, value, or function ``(outputs, target) -> (n,)``.
+        seed: of all random draws.
+        ids: identities the draws depend on; by default each sample's content.
+        draws: another source of randomness than the seed.
+        execution: ``"auto"`` may run a verified faster copy of the model; ``"model"`` never does.
+        chunk: rows at a time; found by timing when None.
+        progress: show a bar after two seconds, or a function called with rows done.
+        **params: parameters of the method, when ``method`` is a name.
+
+    Returns:
+        One `Explanation` for the batch.
+
+    Raises:
+        AbeError: anything unusable, before computing where possible; the model is left as found.
+
+    Example:
+        >>> import torch, abe
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2, bias=False))
+        >>> task = abe.image_task(model)
+        >>> explanation = abe.explain(task, torch.rand(1, 3, 2, 2), "ig", steps=4)
+        >>> bool(explanation.residual_absolute.abs() < 1e-5)
+        True
+    """
+    chosen = _method(method, params)
+    score = as_objective(objective)
+    _refuse_inference_mode(task.model)
+    if chunk is not None and chunk < 1:
+        raise SpecError(Code.BAD_PARAMETER, "chunk must be at least 1", got=chunk)
+    began = time.perf_counter()
+    warnings = _remarks(task.model)
+    lifted = task.lift(raw)
+    task.check(lifted.x)
+    with (
+        as_found(task.model),
+        torch.enable_grad(),
+        _stance(task.model),
+        Progress(chosen.name, _expected(chosen, len(lifted.x)), enabled=progress is True) as bar,
+    ):
+        advance = progress if callable(progress) else bar.advance
+        evaluator = Evaluator(task, execution=execution, chunk=chunk, advance=advance)
+        problem = _problem(evaluator, lifted, target, score, draws or SeededDraws(seed=seed), ids, warnings)
+        result = chosen.engine.run(problem)
+        explanation = _finish(problem, result, chosen, lifted, seed)
+    explanation.cost.seconds = time.perf_counter() - began
+    return explanation
+
+
+def _method(method: Any, params: dict[str, Any]) -> Method:
+    if isinstance(method, str):
+        return methods.build(method, **params)
+    if params:
+        raise SpecError(
+            Code.UNKNOWN_PARAMETER,
+            "Parameters go with a method's name",
+            got=f"{next(iter(params))}= beside a finished method",
+            fix="Write abe.method(name, …) with them",
+        )
+    return methods.resolve(method)
+
+
+def _problem(
+    evaluator: Evaluator,
+    lifted: Lifted,
+    target: Any,
+    objective: Any,
+    draws: Draws,
+    ids: Sequence[int | str] | None,
+    warnings: list[str],
+) -> Problem:
+    """Predict, settle what the output means and which decision is explained."""
+    task, x = evaluator.task, lifted.x
+    identities = as_ids(ids, x)
+    outputs = predict(evaluator, x, lifted.context)
+    settle_output_kind(task, outputs, warnings)
+    return Problem(
+        evaluator=evaluator,
+        x=x,
+        context=lifted.context,
+        target=settle_target(task, outputs, target, len(x), x.device),
+        objective=objective,
+        draws=draws,
+        ids=identities,
+        warnings=warnings,
+        known_outputs=outputs,
+    )
+
+
+def _finish(problem: Problem, result: Result, method: Method, lifted: Lifted, seed: int) -> Explanation:
+    check_map(result.attribution, problem.x)
+    warnings = [*problem.warnings, *result.warnings]
+    empty = (result.attribution.flatten(1) == 0).all(1)
+    if bool(empty.any()):
+        who = ", ".join(str(i) for i in empty.nonzero().flatten().tolist()[:8])
+        warnings.append(
+            note(Code.ZERO_MAP, f"The map of sample {who} is zero everywhere: the method found no influence")
+        )
+    target = problem.target
+    return Explanation(
+        attribution=result.attribution.detach(),
+        x=problem.x.detach(),
+        target=target,
+        target_names=[problem.task.name(_index(t)) for t in target],
+        names=lifted.names,
+        method=method.name,
+        spec=method.describe(),
+        objective=objective_name(problem.objective),
+        score=problem.score,
+        delta=result.delta,
+        standard_error=result.standard_error,
+        top=_top(problem),
+        cost=problem.evaluator.cost,
+        warnings=list(dict.fromkeys(warnings)),
+        seed=seed,
+        ids=list(problem.ids),
+        versions=versions(),
+        diagnostics=result.diagnostics,
+        modality=problem.task.modality,
+    )
+
+
+def _index(target: Tensor) -> int | list[int]:
+    return int(target) if target.ndim == 0 else target.tolist()
+
+
+def _top(problem: Problem) -> list[list[tuple[str, float]]]:
+    outputs, task = problem.known_outputs, problem.task
+    if task.output_kind == "regression" or not isinstance(outputs, Tensor) or outputs.ndim != 2:
+        return [[] for _ in range(len(problem.x))]
+    probabilities = task.log_probabilities(outputs)[:, : outputs.shape[1]].exp()
+    best = probabilities.topk(min(TOP, outputs.shape[1]), dim=1)
+    return [
+        [(task.name(int(i)), float(p)) for i, p in zip(row, values, strict=True)]
+        for row, values in zip(best.indices, best.values, strict=True)
+    ]
+
+
+def _expected(method: Method, b: int) -> float | None:
+    """Rows the card promises, for the progress bar."""
+    passes = methods.get(method.name).card.passes if method.name in methods.names() else None
+    if passes is None:
+        return None
+    names = {**dict(method.params), "b": b}
+    parts = [evaluate(passes.forward, names), evaluate(passes.backward, names)]
+    return None if parts[0] is None or parts[1] is None else parts[0] + parts[1]
+
+
+def _remarks(model: nn.Module) -> list[str]:
+    """What is worth saying about the model before it runs."""
+    remarks: list[str] = []
+    if any(module.training for module in model.modules()):
+        remarks.append(
+            note(
+                Code.TRAINING_MODE,
+                "The model was in training mode; it was explained in evaluation mode and set back",
+            )
+        )
+    if _compiled(model):
+        remarks.append(
+            note(Code.COMPILED_MODEL, "The model is compiled; it was explained in eager mode, uncompiled")
+        )
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter.detach().sum())) and not bool(torch.isfinite(parameter).all()):
+            raise ModelError(
+                Code.NOT_FINITE_WEIGHTS,
+                "The model's weights hold NaN or infinity",
+                got=f"in {name!r}",
+                fix="Load a sound checkpoint; an explanation of NaN means nothing",
+            )
+    return remarks
+
+
+def _compiled(model: nn.Module) -> bool:
+    return any(type(module).__name__ == "OptimizedModule" for module in model.modules())
+
+
+class _stance:
+    """Eager mode for compiled modules, so that every operation is seen; nothing otherwise."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._inner: Any = torch.compiler.set_stance("force_eager") if _compiled(model) else None
+
+    def __enter__(self) -> None:
+        if self._inner is not None:
+            self._inner.__enter__()
+
+    def __exit__(self, *problem: Any) -> None:
+        if self._inner is not None:
+            self._inner.__exit__(*problem)
+
+
+def _refuse_inference_mode(model: nn.Module) -> None:
+    if torch.is_inference_mode_enabled():
+        raise ModelError(
+            Code.INFERENCE_MODE,
+            "Gradients cannot be taken inside torch.inference_mode()",
+            fix="Call abe.explain outside that block; torch.no_grad() is fine",
+        )
+    for name, parameter in model.named_parameters():
+        if parameter.is_inference():
+            raise ModelError(
+                Code.INFERENCE_MODE,
+                "The model was built inside torch.inference_mode(), so it cannot be differentiated",
+                got=f"inference tensor {name!r}",
+                fix="Build or load the model outside that block, or copy.deepcopy it outside",
+            )

@@ -1,0 +1,298 @@
+"""What is explained: a score per row, gathered per sample, higher = more of the decision.
+
+``outputs`` is the model's output tensor as class scores (logits; the logarithm where the model
+returns probabilities). Objectives with ``layers`` get a `Captured` instead. A user's own objective
+is a function ``(outputs, target) -> (n,)`` or a `Registered` value; it sees the raw output.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from abe.errors import Code, SpecError
+from abe.registry import objectives
+from abe.spec import value
+from abe.types import Card, Objective
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A model output together with the layer activations an objective asked for."""
+
+    outputs: Any
+    layers: Mapping[str, Tensor]
+
+
+def gather(outputs: Tensor, target: Tensor) -> Tensor:
+    """(n,) the entry of each row that ``target`` names: (n,) for (n, C), (n, m) for m axes.
+
+    Never a B×B block: row i meets target i only.
+    """
+    rows = torch.arange(len(outputs), device=outputs.device)
+    if target.ndim == 1:
+        return outputs[rows, target]
+    return outputs[(rows, *target.unbind(1))]
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """(n, C) log-softmax; a single output is the log-odds of class 0 against its complement."""
+    if logits.shape[1] == 1:
+        return torch.cat([F.logsigmoid(logits), F.logsigmoid(-logits)], dim=1)
+    return torch.log_softmax(logits, dim=1)
+
+
+class _ClassScore:
+    layers: ClassVar[tuple[str, ...]] = ()
+    reads_logits: ClassVar[bool] = True
+
+
+@objectives.register(
+    Card(
+        name="logit",
+        title="Logit",
+        summary="The class score before softmax (the output itself for a regression).",
+        source="sundararajan2017",
+        formula="s = f_y(x)",
+    ),
+    aliases=("output",),
+)
+@value
+class Logit(_ClassScore):
+    """s = f_y(x), the class score before softmax; the output itself for a regression."""
+
+    def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
+        return gather(outputs, target)
+
+
+@objectives.register(
+    Card(
+        name="probability",
+        title="Probability",
+        summary="The softmax probability of the target class.",
+        source="petsiuk2018",
+        formula="s = p_y(x)",
+    ),
+    aliases=("prob",),
+)
+@value
+class Probability(_ClassScore):
+    """s = p_y(x); it saturates, so gradients vanish for confident decisions."""
+
+    def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
+        return gather(log_probabilities(outputs), target).exp()
+
+
+@objectives.register(
+    Card(
+        name="log_probability",
+        title="Log-probability",
+        summary="The log-softmax of the target class.",
+        source="erion2021",
+        formula="s = log p_y(x)",
+    ),
+    aliases=("log_prob",),
+)
+@value
+class LogProbability(_ClassScore):
+    """s = log p_y(x)."""
+
+    def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
+        return gather(log_probabilities(outputs), target)
+
+
+@objectives.register(
+    Card(
+        name="loss",
+        title="Loss",
+        summary="Minus the cross-entropy of the target class, so that higher is more of the decision.",
+        source="zhu2025abe",
+        formula="s = -CE(f(x), y) = log p_y(x)",
+    )
+)
+@value
+class Loss(_ClassScore):
+    """s = −cross-entropy(f(x), y), per row."""
+
+    def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
+        return gather(log_probabilities(outputs), target)
+
+
+@objectives.register(
+    Card(
+        name="margin",
+        title="Margin",
+        summary="The target's logit minus another class's, by default the strongest other.",
+        source="carlini2017",
+        formula="s = f_y(x) - f_b(x)",
+    )
+)
+@value
+class Margin(_ClassScore):
+    """s = f_a(x) − f_b(x).
+
+    Args:
+        a: a class, or None for the target.
+        b: a class, or None for the highest class other than ``a`` (chosen per row).
+    """
+
+    a: int | None = None
+    b: int | None = None
+
+    def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
+        first = target if self.a is None else torch.full_like(target, self.a)
+        if self.b is not None:
+            return gather(outputs, first) - gather(outputs, torch.full_like(target, self.b))
+        if outputs.shape[1] < 2:
+            raise SpecError(
+                Code.UNSUPPORTED,
+                "A margin needs two classes",
+                got=f"{outputs.shape[1]} output",
+                fix='Use objective="logit"',
+            )
+        others = outputs.scatter(1, first[:, None], -torch.inf)
+        return gather(outputs, first) - others.amax(1)
+
+
+@objectives.register(
+    Card(
+        name="label_agnostic",
+        title="Decisiveness",
+        summary="How far the whole distribution is from uniform, whatever the class.",
+        source="laai, Eq. 5",
+        formula="s = KL(U‖P) = -(1/C) Σ_j log P_j - ln C",
+    ),
+    aliases=("decisiveness",),
+)
+@value
+class LabelAgnostic(_ClassScore):
+    """s = KL(U‖P) = −(1/C) Σ_j log P_j − ln C; the target is ignored."""
+
+    def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
+        log_p = log_probabilities(outputs)
+        classes = torch.tensor(float(log_p.shape[1]), device=outputs.device, dtype=log_p.dtype)
+        return -log_p.mean(1) - classes.log()
+
+
+@objectives.register(
+    Card(
+        name="entropy",
+        title="Negative entropy",
+        summary="Minus the entropy of the prediction, so that higher is more decided.",
+        source="laai, Eq. 3",
+        formula="s = Σ_j P_j log P_j",
+    )
+)
+@value
+class Entropy(_ClassScore):
+    """s = Σ_j P_j log P_j, minus the entropy; the target is ignored."""
+
+    def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
+        log_p = log_probabilities(outputs)
+        return (log_p.exp() * log_p).sum(1)
+
+
+@objectives.register(
+    Card(
+        name="unit",
+        title="Hidden unit",
+        summary="The activation of one unit of a layer, averaged over space.",
+        source="olah2017",
+        formula="s = mean over positions of h_index(x) at layer",
+    )
+)
+@value
+class Unit:
+    """s = activation of unit ``index`` of ``layer``, averaged over any spatial axes.
+
+    Args:
+        layer: a module's name, as in ``model.named_modules()``.
+        index: position along axis 1 of the layer's output.
+    """
+
+    layer: str
+    index: int
+    reads_logits: ClassVar[bool] = False
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layer this objective reads."""
+        return (self.layer,)
+
+    def __call__(self, outputs: Captured, target: Tensor) -> Tensor:
+        activation = outputs.layers[self.layer]
+        if not -activation.shape[1] <= self.index < activation.shape[1]:
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                f"Layer {self.layer!r} has no unit {self.index}",
+                expected=f"0 to {activation.shape[1] - 1}",
+            )
+        return activation[:, self.index].flatten(1).mean(1) if activation.ndim > 2 else activation[:, self.index]
+
+
+class Similarity:
+    """s = cosine similarity between the model's output vector and a reference vector.
+
+    Args:
+        reference: (d,) or one vector per sample (b, d); then pass ``target=range(b)``.
+    """
+
+    layers: tuple[str, ...] = ()
+    reads_logits = False
+
+    def __init__(self, reference: Tensor) -> None:
+        self.reference = reference
+
+    def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
+        reference = self.reference.to(outputs)
+        rows = reference[target] if reference.ndim == 2 else reference.expand(len(outputs), -1)
+        return F.cosine_similarity(outputs.flatten(1), rows, dim=1)
+
+    def __repr__(self) -> str:
+        return f"Similarity(reference={tuple(self.reference.shape)})"
+
+
+@dataclass(frozen=True)
+class UserObjective:
+    """A user's function ``(outputs, target) -> (n,)`` as an objective; it sees the raw output."""
+
+    function: Callable[[Any, Tensor], Tensor]
+    layers: ClassVar[tuple[str, ...]] = ()
+    reads_logits: ClassVar[bool] = False
+
+    def __call__(self, outputs: Any, target: Tensor) -> Tensor:
+        return self.function(outputs, target)
+
+
+def as_objective(obj: Any) -> Objective:
+    """An objective from a name, a (name, parameters) pair, a value, or a user's function.
+
+    Raises:
+        SpecError: it is none of these.
+    """
+    resolved = objectives.resolve(obj)
+    if isinstance(resolved, Objective) and not isinstance(resolved, type):
+        return resolved
+    if callable(resolved) and not isinstance(resolved, type):
+        return UserObjective(resolved)
+    raise SpecError(
+        Code.UNKNOWN_NAME,
+        "This is not an objective",
+        got=type(obj).__name__,
+        expected=f"one of {', '.join(objectives.names())} or a function (outputs, target) -> (n,)",
+    )
+
+
+def objective_name(objective: Objective) -> str:
+    """Readable name for tables and manifests."""
+    if isinstance(objective, UserObjective):
+        return getattr(objective.function, "__qualname__", repr(objective.function))
+    return repr(objective) if not type(objective).__module__.startswith("abe.") else _compact(objective)
+
+
+def _compact(objective: Objective) -> str:
+    text = repr(objective)
+    return text.removesuffix("()")

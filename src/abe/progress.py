@@ -1,0 +1,69 @@
+"""A progress bar on standard error for anything that takes over two seconds."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+DELAY = 2.0
+"""Seconds before a bar appears."""
+
+
+class Progress:
+    """Counts rows and shows a bar after two seconds; silent when standard error is not a terminal.
+
+    Args:
+        label: what is being done.
+        total: rows expected, or None where that is not known.
+        enabled: False never shows anything.
+    """
+
+    def __init__(self, label: str, total: float | None = None, *, enabled: bool = True) -> None:
+        self.label = label
+        self.total = total
+        self.done = 0.0
+        self._enabled = enabled and sys.stderr.isatty()
+        self._began = time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, rows: float) -> None:
+        """Note that ``rows`` more are done."""
+        self.done += rows
+        if not self._enabled:
+            return
+        if self._bar is None:
+            if time.monotonic() - self._began < DELAY:
+                return
+            self._open()
+        self._bar.update(self._task, completed=self.done, description=self.label)
+
+    def relabel(self, label: str) -> None:
+        """Say what is being done now."""
+        self.label = label
+
+    def _open(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self._bar = RichProgress(*columns, console=Console(stderr=True), transient=True)
+        self._bar.start()
+        self._task = self._bar.add_task(self.label, total=self.total)

@@ -1,0 +1,238 @@
+"""Names for methods, metrics, objectives, baselines, units, paths and updates.
+
+A package of one's own adds entries by an entry point in the group of the kind (``abe.methods``,
+``abe.metrics``, …) that names the module to import; importing it runs the decorators.
+"""
+
+import difflib
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from abe.errors import Code, SpecError
+from abe.spec import describe, to_spec
+from abe.types import Card, Engine
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Method:
+    """An attribution method as a value: its name, its parameters, and the engine they compose.
+
+    Printable, hashable, and restored by `abe.spec.from_spec` from its JSON form. Made by
+    ``abe.method("ig", steps=100)``.
+    """
+
+    name: str
+    params: tuple[tuple[str, Any], ...]
+    engine: Engine = field(repr=False, compare=False)
+
+    def __str__(self) -> str:
+        inner = ", ".join(f"{k}={v!r}" for k, v in self.params)
+        return f"{self.name}({inner})"
+
+    def __spec__(self) -> dict[str, Any]:
+        return {"method": self.name, "params": {k: to_spec(v) for k, v in self.params}}
+
+    def describe(self) -> dict[str, Any]:
+        """The specification with anything unnamed described instead of refused."""
+        return {"method": self.name, "params": {k: describe(v) for k, v in self.params}}
+
+    @property
+    def card(self) -> Card:
+        """What is known about the method."""
+        return methods.get(self.name).card
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered name."""
+
+    name: str
+    factory: Callable[..., Any]
+    card: Card
+    aliases: tuple[str, ...]
+
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """The factory's parameters by name."""
+        return inspect.signature(self.factory).parameters
+
+    def required(self) -> tuple[str, ...]:
+        """Parameters without a default."""
+        return tuple(n for n, p in self.parameters().items() if p.default is inspect.Parameter.empty)
+
+    def bind(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """All parameters with defaults filled in; unknown or missing ones are refused by name."""
+        known = self.parameters()
+        for name in params:
+            if name not in known:
+                raise SpecError(
+                    Code.UNKNOWN_PARAMETER,
+                    f"{self.name} has no parameter {name!r}",
+                    expected=f"one of {', '.join(known)}" if known else "no parameters",
+                    fix=suggest(name, known),
+                )
+        missing = [n for n in self.required() if n not in params]
+        if missing:
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                f"{self.name} needs the parameter {missing[0]!r}",
+                fix=f"Pass {missing[0]}=…; `abe methods {self.name}` explains it",
+            )
+        return {n: params.get(n, p.default) for n, p in known.items()}
+
+
+class Registry:
+    """Entries of one kind, found by name or alias; dashes and capitals do not matter."""
+
+    def __init__(self, kind: str, home: str) -> None:
+        self.kind = kind
+        self.home = home
+        self._entries: dict[str, Entry] = {}
+        self._aliases: dict[str, str] = {}
+        self._loaded = False
+
+    def register(self, card: Card, *, aliases: tuple[str, ...] = ()) -> Callable[[_F], _F]:
+        """Decorator: enter a factory under ``card.name``."""
+
+        def enter(factory: _F) -> _F:
+            for name in (card.name, *aliases):
+                taken = self._aliases.get(canonical(name))
+                if taken is not None and not self._same(taken, factory):
+                    raise SpecError(
+                        Code.DUPLICATE_NAME,
+                        f"A {self.kind} called {name!r} is registered already",
+                        got=f"{self._entries[taken].factory.__module__}.{taken}",
+                        fix="Choose another name",
+                    )
+            self._entries[card.name] = Entry(card.name, factory, card, aliases)
+            for name in (card.name, *aliases):
+                self._aliases[canonical(name)] = card.name
+            return factory
+
+        return enter
+
+    def get(self, name: str) -> Entry:
+        """The entry of a name or alias.
+
+        Raises:
+            SpecError: no such name; the nearest one is suggested.
+        """
+        self._load()
+        found = self._aliases.get(canonical(name)) if isinstance(name, str) else None
+        if found is None:
+            raise SpecError(
+                Code.UNKNOWN_NAME,
+                f"No {self.kind} is called {name!r}",
+                fix=suggest(str(name), self._aliases) or f"Known: {', '.join(self.names())}",
+            )
+        return self._entries[found]
+
+    def make(self, name: str, **params: Any) -> Any:
+        """Call the factory of ``name`` with checked parameters."""
+        entry = self.get(name)
+        return entry.factory(**entry.bind(params))
+
+    def resolve(self, obj: Any) -> Any:
+        """``obj`` itself, or what a name or a (name, parameters) pair stands for."""
+        if isinstance(obj, str):
+            return self.make(obj)
+        if isinstance(obj, tuple) and len(obj) == 2 and isinstance(obj[0], str):
+            params = dict(obj[1])
+            return self.make(obj[0], **params)
+        return obj
+
+    def names(self) -> list[str]:
+        """Registered names, in order of registration."""
+        self._load()
+        return list(self._entries)
+
+    def cards(self) -> dict[str, Card]:
+        """Cards by name."""
+        self._load()
+        return {name: entry.card for name, entry in self._entries.items()}
+
+    def entries(self) -> list[Entry]:
+        """All entries."""
+        self._load()
+        return list(self._entries.values())
+
+    def _same(self, name: str, factory: Callable[..., Any]) -> bool:
+        old = self._entries[name].factory
+        return (old.__module__, old.__qualname__) == (factory.__module__, factory.__qualname__)
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True
+        import_module(self.home)
+        for point in entry_points(group=f"abe.{self.kind}s"):
+            try:
+                point.load()
+            except Exception as problem:
+                warnings.warn(
+                    f"The {self.kind} package {point.value!r} could not be loaded: {problem}", stacklevel=2
+                )
+
+
+class MethodRegistry(Registry):
+    """The registry of methods; `build` returns a `Method`."""
+
+    def build(self, name: str, **params: Any) -> Method:
+        """The method ``name`` with the given parameters, defaults filled in.
+
+        Raises:
+            SpecError: unknown name or parameter (the nearest is suggested), or a bad value.
+        """
+        entry = self.get(name)
+        bound = entry.bind(params)
+        frozen = tuple((k, _freeze(v)) for k, v in bound.items())
+        return Method(name=entry.name, params=frozen, engine=entry.factory(**dict(frozen)))
+
+    def resolve(self, obj: Any) -> Method:
+        """A `Method` from a name, a (name, parameters) pair, an engine, or a method."""
+        if isinstance(obj, Method):
+            return obj
+        if isinstance(obj, str):
+            return self.build(obj)
+        if isinstance(obj, tuple) and len(obj) == 2 and isinstance(obj[0], str):
+            return self.build(obj[0], **dict(obj[1]))
+        if isinstance(obj, Engine):
+            return Method(name=type(obj).__name__, params=(("engine", obj),), engine=obj)
+        raise SpecError(
+            Code.UNKNOWN_NAME,
+            "This is not a method",
+            got=f"{type(obj).__name__}",
+            expected='a name such as "ig", a pair ("ig", {"steps": 100}), or abe.method(...)',
+        )
+
+
+def canonical(name: str) -> str:
+    """Spelling under which names are compared."""
+    return name.lower().replace("-", "_").replace(" ", "_").replace("²", "2")
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """ "Did you mean …?" for the nearest known name, or an empty string."""
+    near = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.5)
+    return f"Did you mean {near[0]!r}?" if near else ""
+
+
+def _freeze(obj: Any) -> Any:
+    if isinstance(obj, list):
+        return tuple(_freeze(item) for item in obj)
+    return obj
+
+
+methods = MethodRegistry("method", "abe.methods")
+metrics = Registry("metric", "abe.metrics")
+objectives = Registry("objective", "abe.objectives")
+baselines = Registry("baseline", "abe.baselines")
+units = Registry("unit", "abe.units")
+paths = Registry("path", "abe.methods")
+updates = Registry("update", "abe.methods")

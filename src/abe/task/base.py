@@ -1,0 +1,337 @@
+"""Task: an unmodified model with everything ABE must know about its inputs and outputs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass
+from dataclasses import fields as dataclass_fields
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from abe.errors import Code, InputError, ModelError, SpecError, TargetError
+from abe.objectives import log_probabilities
+from abe.registry import suggest
+
+OutputKind = Literal["auto", "logits", "probabilities", "regression"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Per-sample inputs that are passed along and not explained."""
+
+    values: Mapping[str | int, Tensor] = field(default_factory=dict)
+
+    def take(self, owner: Tensor) -> "Context":
+        """The context of the given samples, one per row."""
+        return Context({k: v[owner.to(v.device)] for k, v in self.values.items()})
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """Raw inputs as features: ``x`` (b, *f), the context, and a name per sample."""
+
+    x: Tensor
+    context: Context
+    names: list[str]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One explained input of a model with several: its place in the packed features."""
+
+    name: str | int
+    start: int
+    stop: int
+    shape: tuple[int, ...]
+
+
+@dataclass(eq=False)
+class Task:
+    """A model and how to feed and read it. Made by `abe.image_task` and its kin.
+
+    Attributes:
+        model: any ``nn.Module``; never changed.
+        modality: ``"image"``, …
+        mean, std: normalisation inside the task, broadcast over channels; explanations and bounds
+            are in the space before it.
+        low, high: bounds of valid inputs, or None.
+        labels: class names.
+        output: how to find the output tensor: None (found automatically), a key, an attribute
+            name, an index, or a function.
+        output_kind: what the numbers are; ``"auto"`` recognises probabilities and says so.
+        explained: names of the explained inputs of a model with several, in the order of the call.
+        input_name: keyword under which a single input is passed, or None for positional.
+        lifter: turns raw inputs into features.
+    """
+
+    model: nn.Module
+    modality: str
+    lifter: Any
+    mean: Tensor | None = None
+    std: Tensor | None = None
+    low: Tensor | None = None
+    high: Tensor | None = None
+    labels: Sequence[str] | None = None
+    output: Any = None
+    output_kind: OutputKind = "auto"
+    explained: tuple[str | int, ...] = ()
+    input_name: str | None = None
+    parts: tuple[Part, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, nn.Module):
+            raise ModelError(
+                Code.NOT_A_MODULE,
+                "A task needs a PyTorch module",
+                got=type(self.model).__name__,
+                expected="torch.nn.Module",
+                fix="Wrap your function in a small nn.Module whose forward calls it",
+            )
+
+    @property
+    def bounds(self) -> tuple[Tensor, Tensor] | None:
+        """(low, high), each broadcastable to (b, *f), or None."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        tensor = _first_tensor(self.model)
+        return torch.device("cpu") if tensor is None else tensor.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the model's parameters (float32 for a model without any)."""
+        tensor = _first_tensor(self.model)
+        return torch.float32 if tensor is None else tensor.dtype
+
+    def lift(self, raw: Any) -> Lifted:
+        """Raw inputs (photographs, paths, arrays, tensors) as features on the model's device."""
+        return self.lifter(self, raw)
+
+    def forward(self, x: Tensor, context: Context | None = None, model: nn.Module | None = None) -> Any:
+        """Run rows ``x`` (n, *f) through the model and return the output tensor, usually (n, C).
+
+        Args:
+            x: features inside the bounds, before normalisation.
+            context: other inputs, one entry per row.
+            model: an execution copy to run instead of the model.
+        """
+        args, kwargs = self._call(x, context)
+        return self.pick((model or self.model)(*args, **kwargs), len(x))
+
+    def pick(self, raw: Any, n: int) -> Any:
+        """The output tensor inside whatever the model returned, checked to have one row per input."""
+        out = _select(raw, self.output)
+        if isinstance(out, Tensor) and out.ndim == 1 and len(out) == n:
+            out = out[:, None]
+        if isinstance(out, Tensor) and (out.ndim < 2 or len(out) != n):
+            raise ModelError(
+                Code.OUTPUT_SHAPE,
+                "The model's output has no row per input",
+                got=f"shape {tuple(out.shape)} for {n} inputs",
+                expected=f"({n}, classes)",
+                fix="Pass output=… to choose the tensor, or wrap the model",
+            )
+        return out
+
+    def logits(self, outputs: Tensor) -> Tensor:
+        """Class scores: the outputs, or their logarithm where the model returns probabilities."""
+        if self.output_kind == "probabilities":
+            return outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
+        return outputs
+
+    def log_probabilities(self, outputs: Tensor) -> Tensor:
+        """(n, C) log-probabilities of the outputs, whatever kind they are.
+
+        Raises:
+            SpecError: the task is a regression, which has none.
+        """
+        if self.output_kind == "regression":
+            raise SpecError(
+                Code.UNSUPPORTED,
+                "A regression has no class probabilities",
+                fix='Choose an objective or metric that reads the output, such as "logit"',
+            )
+        if self.output_kind == "probabilities":
+            return self.logits(outputs)
+        return log_probabilities(outputs)
+
+    def name(self, target: int | Sequence[int]) -> str:
+        """Class name of a target, or its number."""
+        if isinstance(target, int) and self.labels is not None and 0 <= target < len(self.labels):
+            return str(self.labels[target])
+        return str(target)
+
+    def class_index(self, name: str) -> int:
+        """The class called ``name`` (capitals do not matter).
+
+        Raises:
+            TargetError: no such class; the nearest name is suggested.
+        """
+        if self.labels is None:
+            raise TargetError(
+                Code.TARGET_TYPE,
+                "The task has no class names",
+                got=repr(name),
+                fix="Pass labels=[…] to the task or give the class as a number",
+            )
+        lowered = [str(label).lower() for label in self.labels]
+        if name.lower() in lowered:
+            return lowered.index(name.lower())
+        raise TargetError(
+            Code.TARGET_RANGE,
+            f"No class is called {name!r}",
+            fix=suggest(name, lowered) or f"There are {len(lowered)} classes, the first is {self.labels[0]!r}",
+        )
+
+    def unpack(self, x: Tensor) -> dict[str | int, Tensor]:
+        """Packed features or attributions as one tensor per explained input."""
+        if not self.parts:
+            return {self.input_name or 0: x}
+        return {p.name: x[:, p.start : p.stop].reshape(len(x), *p.shape) for p in self.parts}
+
+    def check(self, x: Tensor) -> None:
+        """Refuse features that the model should not see, before anything is computed.
+
+        Raises:
+            InputError: empty, wrong type or device, not finite, or outside the bounds.
+        """
+        if x.ndim < 2 or len(x) == 0:
+            raise InputError(
+                Code.EMPTY_BATCH if x.ndim and len(x) == 0 else Code.SHAPE,
+                "There is nothing to explain",
+                got=f"shape {tuple(x.shape)}",
+                expected="at least one sample, batch first",
+            )
+        _check_type(x, self.dtype, self.device)
+        if not bool(torch.isfinite(x).all()):
+            bad = torch.nonzero(~torch.isfinite(x).flatten(1).all(1)).flatten().tolist()
+            raise InputError(
+                Code.NOT_FINITE_INPUT,
+                "The input holds NaN or infinity",
+                got=f"in sample {bad[0]}" + (f" and {len(bad) - 1} more" if len(bad) > 1 else ""),
+                fix="Clean the data first; ABE does not guess missing values",
+            )
+        self._check_bounds(x)
+
+    def _check_bounds(self, x: Tensor) -> None:
+        if self.bounds is None:
+            return
+        low, high = (bound.to(x) for bound in self.bounds)
+        slack = 1e-6 * (high - low)
+        if bool(((x < low - slack) | (x > high + slack)).any()):
+            raise InputError(
+                Code.OUT_OF_BOUNDS,
+                "The input leaves the task's bounds",
+                got=f"values from {float(x.min()):.4g} to {float(x.max()):.4g}",
+                expected=f"{float(low.min()):.4g} to {float(high.max()):.4g}, before normalisation",
+                fix="Pass un-normalised inputs and give mean= and std= to the task, or set bounds=",
+            )
+
+    def _call(self, x: Tensor, context: Context | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        others = {} if context is None else dict(context.values)
+        if not self.explained:
+            x = self._normalise(x)
+            named = {str(k): v for k, v in others.items() if isinstance(k, str)}
+            if self.input_name is not None:
+                return (), {self.input_name: x, **named}
+            return (x, *(v for k, v in sorted(others.items(), key=str) if isinstance(k, int))), named
+        values: dict[str | int, Tensor] = {**others, **self.unpack(self._normalise(x))}
+        positional = sorted(k for k in values if isinstance(k, int))
+        return tuple(values[k] for k in positional), {k: v for k, v in values.items() if isinstance(k, str)}
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        if self.mean is not None:
+            x = x - self.mean.to(x)
+        return x if self.std is None else x / self.std.to(x)
+
+
+def _check_type(x: Tensor, dtype: torch.dtype, device: torch.device) -> None:
+    if not x.is_floating_point():
+        raise InputError(
+            Code.DTYPE,
+            "Inputs must be floating-point numbers",
+            got=str(x.dtype),
+            expected=str(dtype),
+            fix="Scale to the task's bounds first, for example x.float() / 255",
+        )
+    if x.dtype != dtype:
+        raise InputError(
+            Code.DTYPE,
+            "Input and model differ in floating-point type",
+            got=str(x.dtype),
+            expected=str(dtype),
+            fix=f"Convert with x.to({dtype})",
+        )
+    if x.device != device:
+        raise InputError(
+            Code.DEVICE,
+            "Input and model are on different devices",
+            got=str(x.device),
+            expected=str(device),
+            fix=f"Move it with x.to({str(device)!r})",
+        )
+
+
+def _first_tensor(model: nn.Module) -> Tensor | None:
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            return tensor
+    return None
+
+
+def _select(raw: Any, output: Any) -> Any:
+    if output is None:
+        return _find(raw)
+    if callable(output):
+        return output(raw)
+    try:
+        if isinstance(output, str) and not isinstance(raw, Mapping):
+            return getattr(raw, output)
+        return raw[output]
+    except (KeyError, IndexError, TypeError, AttributeError) as problem:
+        raise ModelError(
+            Code.OUTPUT_TYPE,
+            f"The model's output has no entry {output!r}",
+            got=_outline(raw),
+            fix="Pass output= as a key, an index, an attribute name or a function",
+        ) from problem
+
+
+def _find(raw: Any) -> Any:
+    """The obvious output tensor: itself, ``logits``, or the only or first tensor inside."""
+    if isinstance(raw, Tensor):
+        return raw
+    entries = _entries(raw)
+    for name in ("logits", "out", "output", "scores"):
+        if isinstance(entries.get(name), Tensor):
+            return entries[name]
+    tensors = [v for v in entries.values() if isinstance(v, Tensor)]
+    if len(tensors) == 1 or (tensors and isinstance(raw, tuple | list)):
+        return tensors[0]
+    raise ModelError(
+        Code.OUTPUT_TYPE,
+        "It is not clear which part of the model's output to explain",
+        got=_outline(raw),
+        expected="a tensor, or an output with one tensor or an entry 'logits'",
+        fix="Pass output= to the task: a key, an index, an attribute name or a function",
+    )
+
+
+def _entries(raw: Any) -> dict[str | int, Any]:
+    if isinstance(raw, Mapping):
+        return dict(raw)
+    if hasattr(raw, "_asdict"):
+        return raw._asdict()
+    if isinstance(raw, tuple | list):
+        return dict(enumerate(raw))
+    if is_dataclass(raw) and not isinstance(raw, type):
+        return {f.name: getattr(raw, f.name) for f in dataclass_fields(raw)}
+    return {k: v for k, v in getattr(raw, "__dict__", {}).items() if not k.startswith("_")}
+
+
+def _outline(raw: Any) -> str:
+    entries = _entries(raw)
+    inner = ", ".join(f"{k}: {type(v).__name__}" for k, v in list(entries.items())[:6])
+    return f"{type(raw).__name__}({inner})" if inner else type(raw).__name__

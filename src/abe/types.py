@@ -1,0 +1,201 @@
+"""Shape vocabulary, small value types, and the protocols that cross rooms.
+
+Axes: ``b`` batch (samples), ``n`` rows (flattened work), ``c h w`` channels and image axes,
+``t`` tokens, ``d`` features, ``k`` path nodes, ``u`` units, ``l`` layers, ``a`` heads,
+``*f`` any feature axes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Features = Float[Tensor, "b *f"]
+Rows = Float[Tensor, "n *f"]
+PerSample = Float[Tensor, "b"]
+PerRow = Float[Tensor, "n"]
+RowIndex = Int[Tensor, "n"]
+
+Key = tuple[int, int]
+"""Names one random draw of one sample: (sample id, draw number)."""
+
+Direction = Literal["higher", "lower"]
+Axiom = Literal[
+    "completeness", "linearity", "dummy", "symmetry", "implementation_invariance", "sensitivity"
+]
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Expected model rows of one call, as formulas over the method's parameters.
+
+    Besides parameters the formulas know ``b`` (samples). Only names, numbers, ``+ - * /`` and
+    parentheses are allowed. ``"adaptive"`` says that no closed form exists.
+    """
+
+    forward: str
+    backward: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What is known about a method or metric; feeds listings, help, docs, laws and advice.
+
+    Attributes:
+        name: registered name, the paper's.
+        title: human-readable name.
+        summary: one sentence.
+        source: bibliography key and equation, e.g. ``"sundararajan2017, Eq. 1"``.
+        family: formulation family of the theory survey.
+        reformulations: reformulation families of the survey it belongs to.
+        guarantees: axioms the method claims; the law kit tests each.
+        needs: what it needs, e.g. ``("gradient",)``.
+        modalities: what it runs on.
+        passes: cost formula, law-tested against the counted rows.
+        differs: how the default differs from the paper or the published code, one entry each.
+        direction: for metrics, which way is better.
+        range: for metrics, the values it can take.
+        formula: the definition, as text or TeX.
+        pitfalls: when not to believe it.
+        expected_failures: law -> reason, for laws that cannot hold.
+        example: parameters that make a runnable instance where some are required.
+    """
+
+    name: str
+    title: str
+    summary: str
+    source: str
+    family: str = ""
+    reformulations: tuple[str, ...] = ()
+    guarantees: tuple[Axiom, ...] = ()
+    needs: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ("image", "tabular", "series")
+    passes: Passes | None = None
+    differs: tuple[str, ...] = ()
+    direction: Direction | None = None
+    range: str = ""
+    formula: str = ""
+    pitfalls: tuple[str, ...] = ()
+    expected_failures: Mapping[str, str] = field(default_factory=dict)
+    example: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Cost:
+    """Model work that was done.
+
+    Attributes:
+        forward_rows, backward_rows: rows through the network, the unit of every cost formula.
+        forward_calls, backward_calls: how many chunks they came in.
+        seconds: wall time of the whole call.
+        model_seconds: the part of it spent inside the network.
+        chunk: largest number of rows run at once.
+        execution: what was run: ``"model"``, or a verified copy of it.
+    """
+
+    forward_rows: int = 0
+    backward_rows: int = 0
+    forward_calls: int = 0
+    backward_calls: int = 0
+    seconds: float = 0.0
+    model_seconds: float = 0.0
+    chunk: int | None = None
+    execution: str = "model"
+
+    @property
+    def passes(self) -> int:
+        """Forward plus backward rows."""
+        return self.forward_rows + self.backward_rows
+
+
+@dataclass
+class Result:
+    """What an engine hands back; `abe.explain` turns it into an `Explanation`.
+
+    Attributes:
+        attribution: (b, *f), the sign convention of DESIGN 10.
+        delta: (b,) the score change the attribution should sum to, None where none is claimed.
+        standard_error: (b, *f) for stochastic methods.
+        warnings: notes with codes.
+        diagnostics: per-sample extras such as ``nodes`` or ``success``.
+    """
+
+    attribution: Features
+    delta: PerSample | None = None
+    standard_error: Features | None = None
+    warnings: list[str] = field(default_factory=list)
+    diagnostics: dict[str, Tensor] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Draws(Protocol):
+    """The only source of randomness. One row per key, so a row never depends on its neighbours."""
+
+    def normal(self, purpose: str, keys: Sequence[Key], shape: Sequence[int]) -> Tensor: ...
+
+    def uniform(self, purpose: str, keys: Sequence[Key], shape: Sequence[int]) -> Tensor: ...
+
+    def integers(self, purpose: str, keys: Sequence[Key], high: int, shape: Sequence[int]) -> Tensor: ...
+
+    def permutation(self, purpose: str, keys: Sequence[Key], size: int) -> Tensor: ...
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What is explained: a score per row, higher = more of the decision."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of layers whose activations the objective reads; usually ``()``."""
+        ...
+
+    def __call__(self, outputs: Any, target: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Baseline(Protocol):
+    """Reference inputs."""
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether different draw numbers give different references."""
+        ...
+
+    def rows(self, problem: Any, owner: Tensor, draw: Tensor) -> Tensor:
+        """(n, *f) the reference of sample ``owner[i]`` for draw number ``draw[i]``."""
+        ...
+
+
+class BoundPath(Protocol):
+    """A static path of a given batch: alpha 0 is the reference, alpha 1 the input."""
+
+    reference: Tensor
+
+    def point(self, owner: Tensor, alpha: Tensor) -> Tensor: ...
+
+    def velocity(self, owner: Tensor, alpha: Tensor) -> Tensor | None:
+        """d point / d alpha, or None to integrate along the chords between nodes."""
+        ...
+
+
+@runtime_checkable
+class Path(Protocol):
+    """A static path as a value; `bind` fixes it to a batch."""
+
+    def bind(self, problem: Any) -> BoundPath: ...
+
+
+@runtime_checkable
+class Quadrature(Protocol):
+    """Nodes and weights on [0, 1]; weights sum to 1."""
+
+    def nodes(self, n: int) -> tuple[Tensor, Tensor]: ...
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """A composition of primitives that can explain a problem."""
+
+    def run(self, problem: Any) -> Result: ...
