@@ -22,9 +22,12 @@ export PYTHONUTF8 = 1
 help:
 	@echo "make demo      explain photographs with a pretrained network; writes to out/"
 	@echo "make test      the tests (make test-all: the slow ones too)"
-	@echo "make lint      formatting, lint and import order    make types   static types"
-	@echo "make docs      the documentation, to docs/_build    make bench   ratios against captum"
-	@echo "make clean     remove what was built                make distclean   and $(VENV)"
+	@echo "make lint      lint and formatting; make format repairs what can be repaired"
+	@echo "make imports   the order of imports between rooms"
+	@echo "make types     static types"
+	@echo "make docs      the documentation, to docs/_build/html"
+	@echo "make bench     ratios against captum"
+	@echo "make clean     remove what was built; make distclean also removes $(VENV)"
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/abe demo $(ARGS)
@@ -37,8 +40,10 @@ test-all: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(ARGS)
 
 lint: $(VENV)/.tools
-	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+imports: $(VENV)/.tools
 	$(VENV)/bin/lint-imports
 
 format: $(VENV)/.tools
