@@ -11,7 +11,7 @@ project = "ABE"
 author = "the ABE authors"
 release = version = __version__
 
-extensions = ["cards", "myst_parser", "sphinxcontrib.bibtex"]
+extensions = ["cards", "mathml", "myst_parser", "sphinxcontrib.bibtex"]
 exclude_patterns = ["_build", "generated/parts", "decisions/template.md"]
 source_suffix = {".md": "markdown"}
 nitpicky = True
@@ -21,6 +21,9 @@ myst_heading_anchors = 3
 bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"
 
+html_math_renderer = "mathml"
+html_static_path = ["_static"]
+html_css_files = ["abe.css"]
 html_theme = "furo"
 html_title = "ABE"
 html_copy_source = False
