@@ -35,6 +35,7 @@ from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 from torch.overrides import TorchFunctionMode
 
 from abe.engines.inspection import compiled, hooked, path_name, rewired, scripted
+from abe.engines.operations import is_metadata, tensors
 
 OUTPUT_TOLERANCE = 1e-5
 """Largest output difference as a share of the row's largest output."""
@@ -259,11 +260,6 @@ class _Pair(NamedTuple):
 
 
 _CONVOLUTIONS = frozenset({torch.conv1d, torch.conv2d, torch.conv3d})
-# Reading these says nothing about the values, so it does not count as using the tensor.
-_METADATA = frozenset(
-    {"size", "dim", "ndimension", "nelement", "numel", "stride", "is_contiguous", "is_floating_point"}
-    | {"is_complex", "element_size", "get_device", "storage_offset", "__len__", "__hash__", "type"}
-)
 _TO_PYTHON = frozenset(
     {"__bool__", "__int__", "__float__", "__index__", "__complex__", "__contains__", "__array__"}
     | {"item", "tolist", "numpy", "equal", "allclose", "is_nonzero"}
@@ -286,10 +282,8 @@ class _Watch(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        name = getattr(func, "__name__", "")
-        getter = name == "__get__" and not isinstance(result, Tensor)
-        if not getter and name not in _METADATA:
-            self._note(func, name, args, kwargs, result)
+        if not is_metadata(func):
+            self._note(func, getattr(func, "__name__", ""), args, kwargs, result)
         return result
 
     @contextmanager
@@ -312,7 +306,7 @@ class _Watch(TorchFunctionMode):
         self._inside -= 1
 
     def _note(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        inputs = list(_tensors((args, kwargs)))
+        inputs = list(tensors((args, kwargs)))
         self.reads.update(id(tensor) for tensor in inputs)
         if name in _TO_PYTHON and inputs and self._inside:
             self.branches.append(name)
@@ -329,17 +323,6 @@ class _Watch(TorchFunctionMode):
         mean, variance = bound.get("running_mean"), bound.get("running_var")
         if not bound.get("training", False) and mean is not None and variance is not None:
             self.normalisations.append(_Normalised(bound["input"], mean, variance))
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:  # pyright: ignore[reportUnknownVariableType]
-            yield from _tensors(item)
-    elif isinstance(value, dict):
-        for item in value.values():  # pyright: ignore[reportUnknownVariableType]
-            yield from _tensors(item)
 
 
 def _pairs(model: nn.Module, watch: _Watch) -> list[_Pair]:
@@ -381,16 +364,9 @@ def _mergeable(
     conv, norm = model.get_submodule(convolution), model.get_submodule(normalisation)
     plain_norm = type(norm).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
     own = conv.weight is call.weight and conv.bias is call.bias and "weight" in conv._parameters  # pyright: ignore[reportPrivateUsage]
-    tensors = (
-        call.output,
-        conv.weight,
-        conv.bias,
-        norm.weight,
-        norm.bias,
-        norm.running_mean,
-        norm.running_var,
-    )
-    once = all(reads[id(tensor)] == 1 for tensor in tensors if isinstance(tensor, Tensor))
+    involved = (call.output, conv.weight, conv.bias, norm.weight, norm.bias)
+    involved += (norm.running_mean, norm.running_var)
+    once = all(reads[id(tensor)] == 1 for tensor in involved if isinstance(tensor, Tensor))
     transposed = bool(getattr(conv, "transposed", False))
     return plain_norm and own and once and not transposed
 

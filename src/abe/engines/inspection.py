@@ -22,6 +22,11 @@ _GLOBAL_HOOKS = (
 )
 
 
+def clean_name(name: str) -> str:
+    """A module's dotted name without the wrapper that `torch.compile` puts in between."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
 def path_name(name: str) -> str:
     """A module's dotted name for a message; the root has none."""
     return repr(name) if name else "the model itself"
