@@ -18,7 +18,7 @@ from abe.registry import units
 from abe.spec import value
 from abe.types import Card, Draws, Features, RowIndex
 
-Map = Float[Tensor, "b *m"]
+Map = Float[Tensor, "*m"]
 """An attribution: the input's shape, one channel, or no axis of channels."""
 
 

@@ -1,0 +1,532 @@
+"""Reference inputs, in input space (before the task's normalisation).
+
+A baseline's `rows` gives the reference of sample ``owner[i]`` for draw number ``draw[i]``; it
+reads the problem's inputs, bounds, draws and evaluator and nothing else.
+"""
+
+import hashlib
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from math import log
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from abe.draws import mix
+from abe.engines.execution import fingerprint
+from abe.errors import Code, InputError, SpecError
+from abe.objectives import LabelAgnostic
+from abe.registry import baselines
+from abe.spec import value
+from abe.types import Baseline, Card, RowIndex, Rows
+
+
+@baselines.register(
+    Card(
+        name="zero",
+        title="Zero",
+        summary="Zero in input space: black where bounds start at 0, whatever the normalisation.",
+        source="sundararajan2017",
+        pitfalls=("Black is a feature like any other; a dark object is removed by nothing.",),
+    )
+)
+@value
+class Zero:
+    """Zero in input space (black), not zero after normalisation."""
+
+    @property
+    def stochastic(self) -> bool:
+        return False
+
+    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+        return torch.zeros_like(problem.x[owner])
+
+
+@baselines.register(
+    Card(
+        name="constant",
+        title="Constant",
+        summary="One value everywhere, or one per channel.",
+        source="sturmfels2020",
+        example={"value": 0.5},
+    )
+)
+@value
+class Constant:
+    """One value everywhere, or one per channel.
+
+    Args:
+        value: a number, or a tuple with one number per channel, in input units.
+    """
+
+    value: float | tuple[float, ...] = 0.0
+
+    @property
+    def stochastic(self) -> bool:
+        return False
+
+    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+        numbers = self.value if isinstance(self.value, tuple) else (float(self.value),)
+        return _tile(problem.x.new_tensor(numbers), problem.x)[None].expand(len(owner), *problem.x.shape[1:])
+
+
+@baselines.register(
+    Card(
+        name="mean",
+        title="Mean",
+        summary="The sample's own mean, per channel.",
+        source="samek2017",
+    )
+)
+@value
+class Mean:
+    """Each channel of a sample replaced by its own mean over space."""
+
+    @property
+    def stochastic(self) -> bool:
+        return False
+
+    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+        x = problem.x[owner]
+        axes = tuple(range(2, x.ndim)) if x.ndim > 2 else (1,)
+        return x.mean(dim=axes, keepdim=True).expand_as(x)
+
+
+@baselines.register(
+    Card(
+        name="blur",
+        title="Blur",
+        summary="The sample blurred by a Gaussian.",
+        source="petsiuk2018",
+        differs=("The border is continued; RISE's code pads with zeros, which darkens it.",),
+        pitfalls=("Low frequencies stay, so a smooth object is hardly removed.",),
+    )
+)
+@value
+class Blur:
+    """The sample blurred by a truncated Gaussian (RISE's defaults: kernel 11, sigma 5).
+
+    Args:
+        sigma: standard deviation in positions.
+        kernel: odd width of the kernel in positions.
+    """
+
+    sigma: float = 5.0
+    kernel: int = 11
+
+    def __post_init__(self) -> None:
+        if self.sigma <= 0 or self.kernel < 1 or self.kernel % 2 == 0:
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "A blur needs a positive sigma and an odd kernel",
+                got=f"sigma {self.sigma}, kernel {self.kernel}",
+            )
+
+    @property
+    def stochastic(self) -> bool:
+        return False
+
+    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+        x = problem.x[owner]
+        if x.ndim < 3:
+            raise SpecError(
+                Code.UNSUPPORTED,
+                "A blur needs neighbouring positions",
+                got=f"inputs of shape {tuple(x.shape[1:])}",
+                expected="channels and at least one axis of positions",
+                fix='Choose baseline="zero", "mean" or "dataset"',
+            )
+        half = self.kernel // 2
+        at = torch.arange(-half, half + 1, device=x.device, dtype=x.dtype)
+        weights = torch.exp(-(at**2) / (2 * self.sigma**2))
+        for axis in range(2, x.ndim):
+            x = _convolve(x, weights / weights.sum(), axis)
+        return x
+
+
+@baselines.register(
+    Card(
+        name="uniform",
+        title="Uniform noise",
+        summary="Every element drawn uniformly within the task's bounds.",
+        source="sturmfels2020",
+    )
+)
+@value
+class Uniform:
+    """Every element drawn uniformly within the task's bounds."""
+
+    @property
+    def stochastic(self) -> bool:
+        return True
+
+    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+        low, high = _bounds(problem, "uniform")
+        shape = problem.x.shape[1:]
+        u = problem.draws.uniform("baseline.uniform", problem.keys(owner, draw), shape).to(problem.x)
+        return low + u * (high - low)
+
+
+@baselines.register(
+    Card(
+        name="noise",
+        title="Gaussian noise",
+        summary="The sample plus Gaussian noise, kept in bounds.",
+        source="sturmfels2020",
+    )
+)
+@value
+class Noise:
+    """The sample plus Gaussian noise, clipped to the bounds.
+
+    Args:
+        sigma: standard deviation as a fraction of the bounds' range (of 1 without bounds).
+    """
+
+    sigma: float = 0.5
+
+    @property
+    def stochastic(self) -> bool:
+        return True
+
+    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+        x = problem.x[owner]
+        noise = problem.draws.normal("baseline.noise", problem.keys(owner, draw), x.shape[1:]).to(x)
+        if problem.bounds is None:
+            return x + self.sigma * noise
+        low, high = _bounds(problem, "noise")
+        return torch.minimum(torch.maximum(x + self.sigma * (high - low) * noise, low), high)
+
+
+@baselines.register(
+    Card(
+        name="dataset",
+        title="Data-set sample",
+        summary="A sample drawn from a background set.",
+        source="erion2021",
+        example={"samples": torch.tensor(0.5).expand(2, 1, 1, 1)},
+    )
+)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """A sample drawn, with replacement, from a background set.
+
+    Holds a tensor, so a specification only describes it (by shape and content hash).
+
+    Args:
+        samples: (m, *f) background inputs in input space; broadcast against the input's axes.
+    """
+
+    samples: Tensor
+    digest: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.samples, Tensor) or self.samples.ndim < 2 or len(self.samples) == 0:
+            raise InputError(
+                Code.BASELINE_SHAPE,
+                "A background set is a tensor with the sample axis first",
+                got=_outline(self.samples),
+                expected="(m, *features) with m ≥ 1",
+            )
+        _finite(self.samples)
+        object.__setattr__(self, "digest", _digest(self.samples))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Dataset) and other.digest == self.digest
+
+    def __hash__(self) -> int:
+        return self.digest
+
+    def __repr__(self) -> str:
+        return f"Dataset(samples={tuple(self.samples.shape)}, sha={self.digest:016x})"
+
+    def __spec__(self) -> dict[str, str]:
+        return {"opaque": repr(self)}
+
+    @property
+    def stochastic(self) -> bool:
+        return len(self.samples) > 1
+
+    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+        keys = problem.keys(owner, draw)
+        chosen = problem.draws.integers("baseline.dataset", keys, len(self.samples), (1,))[:, 0]
+        return _fit(self.samples[chosen.to(self.samples.device)], problem.x[owner])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Given:
+    """Reference inputs handed over as a tensor: one for all samples, or one per sample.
+
+    Args:
+        reference: (1, *f), (b, *f) or (*f,), in input space.
+    """
+
+    reference: Tensor
+    digest: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        _finite(self.reference)
+        object.__setattr__(self, "digest", _digest(self.reference))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Given) and other.digest == self.digest
+
+    def __hash__(self) -> int:
+        return self.digest
+
+    def __repr__(self) -> str:
+        return f"Given(reference={tuple(self.reference.shape)}, sha={self.digest:016x})"
+
+    def __spec__(self) -> dict[str, str]:
+        return {"opaque": repr(self)}
+
+    @property
+    def stochastic(self) -> bool:
+        return False
+
+    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+        x = problem.x
+        reference = self.reference if self.reference.ndim == x.ndim else self.reference[None]
+        if len(reference) not in (1, len(x)):
+            raise InputError(
+                Code.BASELINE_SHAPE,
+                "There must be one reference for all samples or one for each",
+                got=f"{len(reference)} for {len(x)} samples",
+            )
+        owner = owner.to(reference.device)
+        return _fit(
+            reference[owner if len(reference) == len(x) else torch.zeros_like(owner)], x[: len(owner)]
+        )
+
+
+@dataclass(frozen=True)
+class ConfusionFeature:
+    """What `Confusion` found.
+
+    Attributes:
+        values: (c,) one value per channel.
+        confusion: entropy of the prediction there over ln C; 1 is a uniform prediction.
+    """
+
+    values: Float[Tensor, "c"]
+    confusion: float
+
+
+@baselines.register(
+    Card(
+        name="confusion",
+        title="Confusion feature (CFA)",
+        summary="The one colour that leaves the model least decided: highest entropy of the prediction.",
+        source="laai, Eqs. 3-4, Algorithm 1",
+        differs=(
+            "Ascends Σ log P: Eq. 4's minus descends it, and the entropy falls.",
+            "The step shrinks linearly to its last value, step / steps; the paper names no step.",
+            "All starts run in one batch and the best iterate of all is kept, not the last.",
+        ),
+        pitfalls=("A model may be decided about every plain colour; look at H / ln C.",),
+    ),
+    aliases=("cfa",),
+)
+@value
+class Confusion:
+    """One value per channel, tiled over space, that maximises the entropy of the prediction.
+
+    v^{t+1} = clip(v^t + α_t sign(∂ Σ_j log P_j(tile(v^t)) / ∂v)), α_t = step · (1 − t / steps), from
+    ``starts`` uniform starts; the iterate of highest entropy over all starts and steps is kept.
+    It depends on model, bounds and seed only, never on the samples, and is remembered per task.
+
+    Args:
+        starts: number of uniform starts, run as one batch.
+        steps: iterates per start.
+        step: first step as a fraction of the bounds' range.
+
+    Cost:
+        starts · steps forward and backward rows, once per task and seed (once per sample for a
+        model with further inputs, because the prediction depends on them).
+    """
+
+    starts: int = 8
+    steps: int = 20
+    step: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.starts < 1 or self.steps < 1 or self.step <= 0:
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "The confusion feature needs at least one start and one step, and a positive step size",
+                got=repr(self),
+            )
+
+    @property
+    def stochastic(self) -> bool:
+        return False
+
+    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+        shared = not problem.context.values
+        samples = [0] if shared else sorted(set(owner.tolist()))
+        found = {s: _tile(self.feature(problem, sample=s).values, problem.x) for s in samples}
+        return torch.stack([found[0 if shared else s] for s in owner.tolist()])
+
+    def feature(self, problem: Any, *, sample: int = 0) -> ConfusionFeature:
+        """The feature of the problem's model, from memory where it was found before."""
+        memory = _FOUND.setdefault(problem.task, {})
+        key = self._key(problem, sample)
+        if key is None:
+            return self._search(problem, sample)
+        if key not in memory:
+            memory[key] = self._search(problem, sample)
+        return memory[key]
+
+    def _key(self, problem: Any, sample: int) -> Hashable | None:
+        """What the feature depends on; None where it cannot be remembered."""
+        if problem.context.values or not isinstance(problem.draws, Hashable):
+            return None
+        x = problem.x
+        bounds = tuple(_digest(bound) for bound in _bounds(problem, "confusion"))
+        model = fingerprint(problem.task.model)
+        return (self, problem.draws, tuple(x.shape[1:]), x.dtype, x.device, bounds, model)
+
+    def _search(self, problem: Any, sample: int) -> ConfusionFeature:
+        low, high = (_per_channel(bound) for bound in _bounds(problem, "confusion"))
+        keys = [(0, start) for start in range(self.starts)]
+        u = problem.draws.uniform("baseline.confusion", keys, low.shape).to(problem.x)
+        values = low + u * (high - low)
+        best = ConfusionFeature(values[0], -1.0)
+        for t in range(self.steps):
+            entropy, slope = self._look(problem, sample, values)
+            top = int(entropy.argmax())
+            if float(entropy[top]) > best.confusion:
+                best = ConfusionFeature(values[top].clone(), float(entropy[top]))
+            # the score is KL(U‖P) = −(1/C) Σ log P_j − ln C, so descending it ascends Σ log P_j
+            size = self.step * (1 - t / self.steps) * (high - low)
+            values = torch.minimum(torch.maximum(values - size * slope.sign(), low), high)
+        return best
+
+    def _look(self, problem: Any, sample: int, values: Tensor) -> tuple[Tensor, Tensor]:
+        """(starts,) H / ln C and (starts, c) slope of KL(U‖P) at the tiled values."""
+        entropy, slope = values.new_empty(len(values)), torch.empty_like(values)
+
+        def make(rows: Tensor) -> Tensor:
+            return torch.stack([_tile(v, problem.x) for v in values[rows]])
+
+        def consume(chunk: Any) -> None:
+            log_p = problem.task.log_probabilities(chunk.outputs)
+            entropy[chunk.rows] = (-(log_p.exp() * log_p).sum(1) / log(log_p.shape[1])).to(entropy)
+            gradient = chunk.gradients
+            slope[chunk.rows] = gradient.flatten(2).sum(2) if gradient.ndim > 2 else gradient
+
+        owner = torch.full((len(values),), sample, dtype=torch.long, device=values.device)
+        problem.evaluator.run(
+            "gradient",
+            len(values),
+            make,
+            owner=owner,
+            target=problem.target,
+            context=problem.context,
+            objective=LabelAgnostic(),
+            consume=consume,
+        )
+        return entropy, slope
+
+
+_FOUND: "WeakKeyDictionary[Any, dict[Hashable, ConfusionFeature]]" = WeakKeyDictionary()
+
+
+def as_baseline(obj: Any) -> Baseline:
+    """A baseline from a name, a (name, parameters) pair, a number, a tensor, or a baseline.
+
+    Raises:
+        SpecError: it is none of these, or no baseline has that name.
+        InputError: a tensor that cannot be a reference.
+    """
+    if isinstance(obj, Tensor):
+        return Given(reference=obj)
+    if isinstance(obj, int | float) and not isinstance(obj, bool):
+        return Constant(value=float(obj))
+    found = baselines.resolve(obj)
+    if isinstance(found, Baseline) and not isinstance(found, type):
+        return found
+    raise SpecError(
+        Code.UNKNOWN_NAME,
+        "This is not a baseline",
+        got=type(obj).__name__,
+        expected=f"one of {', '.join(baselines.names())}, a number, a tensor, or a baseline value",
+    )
+
+
+def _bounds(problem: Any, who: str) -> tuple[Tensor, Tensor]:
+    """(low, high) of shape (*f) on the device of the inputs."""
+    if problem.bounds is None:
+        raise SpecError(
+            Code.UNSUPPORTED,
+            f"The baseline {who!r} needs a task with bounds",
+            fix="Pass bounds=(low, high) when you make the task",
+        )
+    x = problem.x
+    low, high = (bound.to(x).expand(1, *x.shape[1:])[0] for bound in problem.bounds)
+    return low, high
+
+
+def _per_channel(bound: Tensor) -> Tensor:
+    """(c,) one bound per channel (they do not differ over space)."""
+    return bound.flatten(1)[:, 0].clone() if bound.ndim > 1 else bound.clone()
+
+
+def _tile(values: Tensor, x: Tensor) -> Tensor:
+    """(*f) one number, or one per channel, repeated over space."""
+    channels = x.shape[1]
+    if len(values) not in (1, channels):
+        raise InputError(
+            Code.BASELINE_SHAPE,
+            "A constant baseline has one value, or one per channel",
+            got=f"{len(values)} values",
+            expected=f"1 or {channels}",
+        )
+    return values.to(x).view(-1, *[1] * (x.ndim - 2)).expand(x.shape[1:])
+
+
+def _fit(reference: Tensor, x: Tensor) -> Tensor:
+    """Reference rows broadcast to the rows they stand for."""
+    try:
+        return reference.to(x).expand_as(x)
+    except RuntimeError:
+        raise InputError(
+            Code.BASELINE_SHAPE,
+            "The baseline does not fit the input",
+            got=f"shape {tuple(reference.shape[1:])} per sample",
+            expected=f"{tuple(x.shape[1:])}",
+            fix="Give references of the input's shape, before the task's normalisation",
+        ) from None
+
+
+def _convolve(x: Tensor, weights: Tensor, axis: int) -> Tensor:
+    """Convolve along one axis with the border continued."""
+    half = len(weights) // 2
+    moved = x.movedim(axis, -1)
+    flat = moved.reshape(-1, 1, moved.shape[-1])
+    flat = functional.conv1d(functional.pad(flat, (half, half), mode="replicate"), weights.view(1, 1, -1))
+    return flat.reshape(moved.shape).movedim(-1, axis)
+
+
+def _finite(reference: Tensor) -> None:
+    if not reference.is_floating_point() or not bool(torch.isfinite(reference).all()):
+        raise InputError(
+            Code.BASELINE_SHAPE,
+            "A reference input holds finite floating-point numbers",
+            got=_outline(reference) + ("" if reference.is_floating_point() else f" of {reference.dtype}"),
+            fix="Convert to the task's units first, for example x.float() / 255",
+        )
+
+
+def _digest(tensor: Tensor) -> int:
+    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    digest = hashlib.blake2b(content.numpy().data, digest_size=8)
+    return mix(str(tuple(tensor.shape)), str(tensor.dtype), digest.hexdigest())
+
+
+def _outline(obj: Any) -> str:
+    return f"a tensor of shape {tuple(obj.shape)}" if isinstance(obj, Tensor) else type(obj).__name__

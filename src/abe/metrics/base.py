@@ -1,0 +1,343 @@
+"""What a metric is, and how metrics share perturbation runs.
+
+A metric value either declares the runs it reads (``runs`` and ``summary``), which are performed
+once for all metrics that ask for them, or computes from the problem and the explanation
+(``measure``). Both give one number per sample.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from abe.errors import Code, SpecError
+from abe.metrics.perturbation import Perturbation, PerturbationRun
+from abe.registry import Registry, baselines, metrics, units
+from abe.spec import describe
+from abe.types import Card, Cost, Direction
+from abe.units import Arrival, check_map
+
+BLOCK = 32
+"""Samples whose log-probabilities are held at once."""
+
+
+@runtime_checkable
+class CurveMetric(Protocol):
+    """A metric that reads perturbation runs."""
+
+    @property
+    def runs(self) -> tuple[PerturbationRun, ...]:
+        """The runs it needs, in the order `summary` gets them."""
+        ...
+
+    def summary(self, perturbations: Sequence[Perturbation]) -> Tensor:
+        """(b,) one number per sample of the runs."""
+        ...
+
+
+@runtime_checkable
+class DirectMetric(Protocol):
+    """A metric that computes what it needs."""
+
+    def measure(self, problem: Any, explanation: Any) -> Tensor:
+        """(b,) one number per sample; NaN where it does not apply."""
+        ...
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric with its name, parameters and direction; made by `as_metric`."""
+
+    name: str
+    params: tuple[tuple[str, Any], ...]
+    direction: Direction
+    value: Any = field(repr=False, compare=False)
+
+    def __str__(self) -> str:
+        inner = ", ".join(f"{k}={v!r}" for k, v in self.params)
+        return f"{self.name}({inner})"
+
+    @property
+    def runs(self) -> tuple[PerturbationRun, ...]:
+        """The perturbation runs it reads."""
+        return tuple(self.value.runs) if isinstance(self.value, CurveMetric) else ()
+
+    @property
+    def card(self) -> Card | None:
+        """What is known about it, if it is registered."""
+        return metrics.get(self.name).card if self.name in metrics.names() else None
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able name and parameters."""
+        return {"metric": self.name, "params": {k: describe(v) for k, v in self.params}}
+
+
+@dataclass(kw_only=True)
+class Score:
+    """One metric of one explanation.
+
+    Attributes:
+        name: of the metric.
+        label: the name with everything the number depends on: unit, baseline, step, seed.
+        direction: which way is better.
+        values: (b,) per sample, float64.
+        step: units per step of its runs, or None.
+        seed: of the draws (ties, stochastic baselines).
+        cost: model rows of its runs; metrics that read the same runs report the same rows.
+        curve: (b, n + 1) the curve whose area the metric is, or None; its axis runs from 0 to 1.
+        spec: metric and parameters, JSON-able.
+        warnings: notes with codes.
+    """
+
+    name: str
+    label: str
+    direction: Direction
+    values: Float[Tensor, "b"]
+    step: int | None = None
+    seed: int = 0
+    cost: Cost = field(default_factory=Cost)
+    curve: Float[Tensor, "b k"] | None = None
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def mean(self) -> float:
+        """Mean over samples; NaN where the metric does not apply."""
+        return float(self.values.mean())
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form without the curve."""
+        return {
+            "name": self.name,
+            "label": self.label,
+            "direction": self.direction,
+            "mean": number(self.mean),
+            "values": [number(v) for v in self.values.tolist()],
+            "step": self.step,
+            "seed": self.seed,
+            "cost": asdict(self.cost),
+            "spec": dict(self.spec),
+            "warnings": list(self.warnings),
+        }
+
+
+def as_metric(obj: Any, *, defaults: Mapping[str, Any] | None = None) -> Metric:
+    """A metric from a name, a (name, parameters) pair, a value, or a `Metric`.
+
+    Args:
+        obj: what to resolve.
+        defaults: parameters used where the metric has them and ``obj`` does not set them.
+
+    Raises:
+        SpecError: unknown name or parameter, or not a metric.
+    """
+    if isinstance(obj, Metric):
+        return obj
+    if isinstance(obj, str):
+        return _registered(obj, {}, defaults or {})
+    if isinstance(obj, tuple) and len(obj) == 2 and isinstance(obj[0], str):
+        return _registered(obj[0], dict(obj[1]), defaults or {})
+    if isinstance(obj, CurveMetric | DirectMetric) and not isinstance(obj, type):
+        return Metric(name=type(obj).__name__, params=(("value", obj),), direction=_direction(obj), value=obj)
+    raise SpecError(
+        Code.UNKNOWN_NAME,
+        "This is not a metric",
+        got=type(obj).__name__,
+        expected='a name such as "ins", a pair ("ins", {"step": 100}), or a value with runs and summary, '
+        "or with measure",
+    )
+
+
+def evaluate(problem: Any, explanation: Any, chosen: Sequence[Metric], *, seed: int = 0) -> dict[str, Score]:
+    """Scores of one explanation by metric name; equal runs are performed once.
+
+    Args:
+        problem: the explained samples with counted access to the model.
+        explanation: its maps.
+        chosen: metrics with different names.
+        seed: noted in the scores; the draws are the problem's.
+    """
+    check_map(explanation.attribution, problem.x)
+    runs = _unique(run for metric in chosen for run in metric.runs)
+    sheets = {metric.name: _Sheet() for metric in chosen}
+    costs = [Cost() for _ in runs]
+    for samples in problem.everyone.split(BLOCK):
+        done = _perform(problem, explanation.attribution, runs, samples, costs)
+        for metric in chosen:
+            if metric.runs:
+                sheets[metric.name].read(metric, [done[runs.index(run)] for run in metric.runs])
+    scores = {}
+    for metric in chosen:
+        sheet = sheets[metric.name]
+        if not metric.runs:
+            sheet.measure(metric, problem, explanation)
+        spent = [costs[runs.index(run)] for run in metric.runs]
+        score = sheet.score(metric, problem, seed)
+        scores[metric.name] = replace(score, cost=_total(spent)) if spent else score
+    return scores
+
+
+@dataclass
+class _Sheet:
+    """Collects one metric's values over blocks of samples."""
+
+    values: list[Tensor] = field(default_factory=list)
+    curves: list[Tensor] = field(default_factory=list)
+    step: int | None = None
+    cost: Cost = field(default_factory=Cost)
+    warnings: list[str] = field(default_factory=list)
+
+    def read(self, metric: Metric, perturbations: Sequence[Perturbation]) -> None:
+        self._keep(metric, metric.value.summary(perturbations), len(perturbations[0].target))
+        if hasattr(metric.value, "line"):
+            self.curves.append(metric.value.line(perturbations).double().cpu())
+        self.step = perturbations[0].step
+        self.warnings.extend(w for p in perturbations for w in p.warnings if w not in self.warnings)
+
+    def measure(self, metric: Metric, problem: Any, explanation: Any) -> None:
+        before = replace(problem.evaluator.cost)
+        self._keep(metric, metric.value.measure(problem, explanation), len(problem.x))
+        self.cost = _spent(before, problem.evaluator.cost)
+
+    def score(self, metric: Metric, problem: Any, seed: int) -> Score:
+        return Score(
+            name=metric.name,
+            label=label(metric, tuple(problem.x.shape[1:]), seed),
+            direction=metric.direction,
+            values=torch.cat(self.values),
+            step=self.step,
+            seed=seed,
+            cost=self.cost,
+            curve=torch.cat(self.curves) if self.curves else None,
+            spec=metric.describe(),
+            warnings=self.warnings,
+        )
+
+    def _keep(self, metric: Metric, values: Tensor, b: int) -> None:
+        if not isinstance(values, Tensor) or values.shape != (b,):
+            raise SpecError(
+                Code.SHAPE,
+                f"The metric {metric.name!r} must give one number per sample",
+                got=f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__,
+                expected=f"({b},)",
+            )
+        self.values.append(values.detach().double().cpu())
+
+
+def _perform(
+    problem: Any, attribution: Tensor, runs: Sequence[PerturbationRun], samples: Tensor, costs: Sequence[Cost]
+) -> list[Perturbation]:
+    """The runs for some samples; runs over the same unit share the order of arrival."""
+    orders: list[tuple[Any, Arrival]] = []
+    done = []
+    for run, cost in zip(runs, costs, strict=True):
+        before, began = replace(problem.evaluator.cost), time.perf_counter()
+        known = next((arrival for unit, arrival in orders if unit == run.unit), None)
+        arrival = known or run.order(problem, attribution, samples)
+        if known is None:
+            orders.append((run.unit, arrival))
+        done.append(run.perform(problem, attribution, samples=samples, arrival=arrival))
+        after = _spent(before, problem.evaluator.cost)
+        after.seconds = time.perf_counter() - began
+        _add(cost, after)
+    return done
+
+
+def label(metric: Metric, shape: tuple[int, ...], seed: int) -> str:
+    """The metric's name with everything its number depends on."""
+    if not metric.runs:
+        return metric.name
+    run = metric.runs[0]
+    step = f"{run.units_per_step(shape)}/{run.unit.count(shape)}"
+    return (
+        f"{metric.name}[unit={named(run.unit, units)}, baseline={named(run.baseline, baselines)}, "
+        f"step={step}, seed={seed}]"
+    )
+
+
+def named(obj: Any, registry: Registry) -> str:
+    """Registered name of a value, with the parameters that differ from their defaults."""
+    name = next((e.name for e in registry.entries() if e.factory is type(obj)), None)
+    if name is None or not hasattr(type(obj), "__dataclass_fields__") or hasattr(obj, "__spec__"):
+        return repr(obj)
+    given = [f"{f.name}={getattr(obj, f.name)!r}" for f in fields(obj) if getattr(obj, f.name) != f.default]
+    return f"{name}({', '.join(given)})" if given else name
+
+
+def number(x: float) -> float | None:
+    """A JSON number, or None where there is none (NaN, infinity)."""
+    return x if x == x and abs(x) != float("inf") else None
+
+
+def _registered(name: str, params: dict[str, Any], defaults: Mapping[str, Any]) -> Metric:
+    entry = metrics.get(name)
+    known = entry.parameters()
+    bound = entry.bind({**{k: v for k, v in defaults.items() if k in known}, **params})
+    value = entry.factory(**bound)
+    if not isinstance(value, CurveMetric | DirectMetric):
+        raise SpecError(
+            Code.NOT_A_VALUE,
+            f"The factory of the metric {entry.name!r} does not return a metric",
+            got=type(value).__name__,
+            expected="a value with runs and summary, or with measure",
+        )
+    direction = entry.card.direction or _direction(value)
+    return Metric(name=entry.name, params=tuple(bound.items()), direction=direction, value=value)
+
+
+def _direction(value: Any) -> Direction:
+    """The ``direction`` of a metric value, which is needed where no card states it."""
+    found = getattr(value, "direction", None)
+    if found not in ("higher", "lower"):
+        raise SpecError(
+            Code.NOT_A_VALUE,
+            "A metric must say which way is better",
+            got=f"{type(value).__name__} with direction {found!r}",
+            expected="'higher' or 'lower', on the card or as an attribute of the value",
+        )
+    return found
+
+
+def _unique(runs: Iterator[PerturbationRun]) -> list[PerturbationRun]:
+    found: list[PerturbationRun] = []
+    for run in runs:
+        if run not in found:
+            found.append(run)
+    return found
+
+
+def _spent(before: Cost, after: Cost) -> Cost:
+    """What was added to a running cost; chunk and execution as they are now."""
+    return Cost(
+        forward_rows=after.forward_rows - before.forward_rows,
+        backward_rows=after.backward_rows - before.backward_rows,
+        forward_calls=after.forward_calls - before.forward_calls,
+        backward_calls=after.backward_calls - before.backward_calls,
+        model_seconds=after.model_seconds - before.model_seconds,
+        chunk=after.chunk,
+        execution=after.execution,
+    )
+
+
+def _add(total: Cost, more: Cost) -> None:
+    for name in (
+        "forward_rows",
+        "backward_rows",
+        "forward_calls",
+        "backward_calls",
+        "seconds",
+        "model_seconds",
+    ):
+        setattr(total, name, getattr(total, name) + getattr(more, name))
+    total.chunk, total.execution = more.chunk, more.execution
+
+
+def _total(costs: Sequence[Cost]) -> Cost:
+    total = Cost()
+    for cost in costs:
+        _add(total, cost)
+    return total

@@ -1,0 +1,82 @@
+"""What an explanation cost: model rows, seconds, and how many a second at the batch it ran in."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from abe.registry import metrics
+from abe.spec import value
+from abe.types import Card
+
+
+@value
+class Efficiency:
+    """One number of an explanation's recorded cost, shared evenly by its samples.
+
+    Args:
+        what: which number.
+    """
+
+    what: Literal["passes", "seconds", "rate"]
+
+    def measure(self, problem: Any, explanation: Any) -> Tensor:
+        cost, b = explanation.cost, len(problem.x)
+        if self.what == "rate":
+            each = b / cost.seconds if cost.seconds > 0 else torch.inf
+        else:
+            each = (cost.passes if self.what == "passes" else cost.seconds) / b
+        return torch.full((b,), float(each), dtype=torch.float64)
+
+
+@metrics.register(
+    Card(
+        name="passes",
+        title="PASSES",
+        summary="Forward plus backward rows per sample.",
+        source="zhu2025abe, Table V",
+        direction="lower",
+        range="[1, inf)",
+        formula="(forward rows + backward rows) / b",
+    )
+)
+def passes() -> Efficiency:
+    """Model rows per sample; does not depend on the machine. Lower is better."""
+    return Efficiency(what="passes")
+
+
+@metrics.register(
+    Card(
+        name="seconds",
+        title="SECS",
+        summary="Wall seconds per sample at the batch that was explained.",
+        source="zhu2025abe, Table V",
+        direction="lower",
+        range="(0, inf)",
+        formula="seconds / b",
+        pitfalls=("Depends on machine, threads and batch; compare within one run only.",),
+        expected_failures={"determinism": "time is not deterministic", "batch": "time depends on the batch"},
+    )
+)
+def seconds() -> Efficiency:
+    """Wall seconds per sample; lower is better."""
+    return Efficiency(what="seconds")
+
+
+@metrics.register(
+    Card(
+        name="explanations_per_second",
+        title="PER SEC",
+        summary="Explanations per second at the batch that was explained.",
+        source="zhu2025abe, Table V",
+        direction="higher",
+        range="(0, inf)",
+        formula="b / seconds",
+        pitfalls=("Depends on machine, threads and batch; compare within one run only.",),
+        expected_failures={"determinism": "time is not deterministic", "batch": "time depends on the batch"},
+    ),
+    aliases=("fps", "ips", "rate"),
+)
+def explanations_per_second() -> Efficiency:
+    """Explanations per second (FPS, IPS) at the given batch; higher is better."""
+    return Efficiency(what="rate")

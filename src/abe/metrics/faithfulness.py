@@ -1,0 +1,322 @@
+"""Insertion and deletion and their kin: areas under perturbation curves, and completeness.
+
+Every metric here is a short composition; the numbers come from `PerturbationRun`, and metrics with
+the same unit, baseline and step read the same run.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from abe.baselines import as_baseline
+from abe.metrics.perturbation import CurveKind, Perturbation, PerturbationRun, area
+from abe.registry import metrics, units
+from abe.spec import value
+from abe.types import Card
+
+Step = int | float | None
+
+
+@value
+class AreaUnderCurve:
+    """Area under one curve of one run, by the trapezoid rule on [0, 1].
+
+    Args:
+        run: what to perturb.
+        curve: which number to follow.
+    """
+
+    run: PerturbationRun
+    curve: CurveKind = "probability"
+
+    @property
+    def runs(self) -> tuple[PerturbationRun, ...]:
+        return (self.run,)
+
+    def line(self, perturbations: Sequence[Perturbation]) -> Tensor:
+        """(b, n + 1) the curve itself."""
+        return perturbations[0].curve(self.curve)
+
+    def summary(self, perturbations: Sequence[Perturbation]) -> Tensor:
+        return area(self.line(perturbations).double())
+
+
+@value
+class Gap:
+    """Area under the insertion curve minus area under the deletion curve."""
+
+    insertion: PerturbationRun
+    deletion: PerturbationRun
+    curve: CurveKind = "probability"
+
+    @property
+    def runs(self) -> tuple[PerturbationRun, ...]:
+        return (self.insertion, self.deletion)
+
+    def summary(self, perturbations: Sequence[Perturbation]) -> Tensor:
+        gained, kept = (area(p.curve(self.curve).double()) for p in perturbations)
+        return gained - kept
+
+
+@value
+class MeanDrop:
+    """Mean over the steps of a deletion of what the probability has lost (AOPC)."""
+
+    run: PerturbationRun
+
+    @property
+    def runs(self) -> tuple[PerturbationRun, ...]:
+        return (self.run,)
+
+    def summary(self, perturbations: Sequence[Perturbation]) -> Tensor:
+        probability = perturbations[0].curve("probability").double()
+        return (probability[:, :1] - probability).mean(1)
+
+
+@value
+class Residual:
+    """|score(x) − score(reference) − Σ map| relative to the score change."""
+
+    def measure(self, problem: Any, explanation: Any) -> Tensor:
+        if explanation.residual is None:
+            return torch.full((len(problem.x),), torch.nan)
+        return explanation.residual.abs()
+
+
+def _run(
+    direction: Literal["insertion", "deletion"], unit: Any, baseline: Any, step: Step
+) -> PerturbationRun:
+    return PerturbationRun(
+        direction=direction, unit=units.resolve(unit), baseline=as_baseline(baseline), step=step
+    )
+
+
+def _gap(unit: Any, baseline: Any, step: Step, curve: CurveKind) -> Gap:
+    insertion, deletion = (_run(d, unit, baseline, step) for d in ("insertion", "deletion"))
+    return Gap(insertion=insertion, deletion=deletion, curve=curve)
+
+
+@metrics.register(
+    Card(
+        name="insertion",
+        title="INS",
+        summary="How soon the decision appears when units are inserted into the baseline, best first.",
+        source="petsiuk2018",
+        direction="higher",
+        range="[0, 1]",
+        formula="AUC of p_y along the insertion curve",
+        differs=("Inserts into black, as the ABE family does; RISE's code inserts into a blur.",),
+        pitfalls=("Depends on unit, baseline and step; they are part of the result's label.",),
+    ),
+    aliases=("ins",),
+)
+def insertion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
+    """AUC of the target's probability along an insertion; higher is better."""
+    return AreaUnderCurve(run=_run("insertion", unit, baseline, step))
+
+
+@metrics.register(
+    Card(
+        name="deletion",
+        title="DEL",
+        summary="How soon the decision goes when units are removed, best first.",
+        source="petsiuk2018",
+        direction="lower",
+        range="[0, 1]",
+        formula="AUC of p_y along the deletion curve",
+        pitfalls=("Rewards maps that find adversarial pixels; read it together with insertion.",),
+    ),
+    aliases=("del",),
+)
+def deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
+    """AUC of the target's probability along a deletion; lower is better."""
+    return AreaUnderCurve(run=_run("deletion", unit, baseline, step))
+
+
+@metrics.register(
+    Card(
+        name="gap",
+        title="GAP",
+        summary="Insertion minus deletion.",
+        source="laai, Table 1",
+        direction="higher",
+        range="[-1, 1]",
+        formula="GAP = INS - DEL",
+    ),
+    aliases=("ins_gap",),
+)
+def gap(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> Gap:
+    """INS − DEL; 0 for a random order on average, higher is better."""
+    return _gap(unit, baseline, step, "probability")
+
+
+@metrics.register(
+    Card(
+        name="kl_insertion",
+        title="KL-INS",
+        summary="How soon the prediction becomes decided, whatever the class, when units are inserted.",
+        source="laai, Table 2",
+        direction="higher",
+        range="[0, inf)",
+        formula="AUC of KL(U||P) = -(1/C) sum_j log P_j - ln C along the insertion curve",
+        differs=("Uses U as reference and ↑, as the tables do; §4.3 and Appendix E contradict them.",),
+        pitfalls=("Dominated by the least likely classes; not comparable between numbers of classes.",),
+    ),
+    aliases=("kl_ins",),
+)
+def kl_insertion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
+    """AUC of KL(U‖P) along an insertion; higher is better."""
+    return AreaUnderCurve(run=_run("insertion", unit, baseline, step), curve="kl")
+
+
+@metrics.register(
+    Card(
+        name="kl_deletion",
+        title="KL-DEL",
+        summary="How soon the prediction becomes undecided when units are removed.",
+        source="laai, Table 2",
+        direction="lower",
+        range="[0, inf)",
+        formula="AUC of KL(U||P) along the deletion curve",
+        differs=("Uses U as reference and ↓, as the tables do; §4.3 and Appendix E contradict them.",),
+    ),
+    aliases=("kl_del",),
+)
+def kl_deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
+    """AUC of KL(U‖P) along a deletion; lower is better."""
+    return AreaUnderCurve(run=_run("deletion", unit, baseline, step), curve="kl")
+
+
+@metrics.register(
+    Card(
+        name="kl_gap",
+        title="KL-GAP",
+        summary="KL insertion minus KL deletion.",
+        source="laai, Table 2",
+        direction="higher",
+        range="(-inf, inf)",
+        formula="KL-GAP = KL-INS - KL-DEL",
+    )
+)
+def kl_gap(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> Gap:
+    """KL-INS − KL-DEL; higher is better."""
+    return _gap(unit, baseline, step, "kl")
+
+
+@metrics.register(
+    Card(
+        name="f_insertion",
+        title="F-INS",
+        summary="Insertion into the colour that leaves the model least decided (fair insertion).",
+        source="laai, §3.4",
+        direction="higher",
+        range="[0, 1]",
+        formula="INS with the confusion feature as baseline",
+    ),
+    aliases=("f_ins",),
+)
+def f_insertion(*, unit: Any = "pixel", feature: Any = "confusion", step: Step = None) -> AreaUnderCurve:
+    """INS with the confusion feature (CFA) as baseline; higher is better."""
+    return AreaUnderCurve(run=_run("insertion", unit, feature, step))
+
+
+@metrics.register(
+    Card(
+        name="f_deletion",
+        title="F-DEL",
+        summary="Deletion by the colour that leaves the model least decided (fair deletion).",
+        source="laai, §3.4",
+        direction="lower",
+        range="[0, 1]",
+        formula="DEL with the confusion feature as baseline",
+    ),
+    aliases=("f_del",),
+)
+def f_deletion(*, unit: Any = "pixel", feature: Any = "confusion", step: Step = None) -> AreaUnderCurve:
+    """DEL with the confusion feature (CFA) as baseline; lower is better."""
+    return AreaUnderCurve(run=_run("deletion", unit, feature, step))
+
+
+@metrics.register(
+    Card(
+        name="f_gap",
+        title="F-GAP",
+        summary="Fair insertion minus fair deletion.",
+        source="laai, §3.4",
+        direction="higher",
+        range="[-1, 1]",
+        formula="F-GAP = F-INS - F-DEL",
+    )
+)
+def f_gap(*, unit: Any = "pixel", feature: Any = "confusion", step: Step = None) -> Gap:
+    """F-INS − F-DEL; higher is better."""
+    return _gap(unit, feature, step, "probability")
+
+
+@metrics.register(
+    Card(
+        name="log_odds_insertion",
+        title="LO-INS",
+        summary="Insertion followed on the log-odds, which do not saturate.",
+        source="shrikumar2017",
+        direction="higher",
+        range="(-inf, inf)",
+        formula="AUC of ln p_y - ln(1 - p_y) along the insertion curve",
+    ),
+    aliases=("lo_ins",),
+)
+def log_odds_insertion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
+    """AUC of the target's log-odds along an insertion; higher is better."""
+    return AreaUnderCurve(run=_run("insertion", unit, baseline, step), curve="log_odds")
+
+
+@metrics.register(
+    Card(
+        name="log_odds_deletion",
+        title="LO-DEL",
+        summary="Deletion followed on the log-odds, which do not saturate.",
+        source="shrikumar2017",
+        direction="lower",
+        range="(-inf, inf)",
+        formula="AUC of ln p_y - ln(1 - p_y) along the deletion curve",
+    ),
+    aliases=("lo_del",),
+)
+def log_odds_deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
+    """AUC of the target's log-odds along a deletion; lower is better."""
+    return AreaUnderCurve(run=_run("deletion", unit, baseline, step), curve="log_odds")
+
+
+@metrics.register(
+    Card(
+        name="aopc",
+        title="AOPC",
+        summary="Mean loss of probability over the steps of a deletion.",
+        source="samek2017, Eq. 12",
+        direction="higher",
+        range="[-1, 1]",
+        formula="(1/(n+1)) sum_k (p_y(x) - p_y(x_k))",
+    )
+)
+def aopc(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> MeanDrop:
+    """Area over the deletion curve; higher is better."""
+    return MeanDrop(run=_run("deletion", unit, baseline, step))
+
+
+@metrics.register(
+    Card(
+        name="residual",
+        title="RESID",
+        summary="What the map's sum misses of the score change it claims, relative to that change.",
+        source="zhu2025abe, Alg. 1",
+        direction="lower",
+        range="[0, inf)",
+        formula="|delta - sum A| / |delta|",
+        pitfalls=("NaN for methods that claim no completeness; small is necessary, not sufficient.",),
+    )
+)
+def residual() -> Residual:
+    """Relative completeness gap; NaN where the method claims none; lower is better."""
+    return Residual()

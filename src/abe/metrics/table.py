@@ -1,0 +1,85 @@
+"""The table of a comparison for a terminal."""
+
+import math
+from typing import Any
+
+from abe.metrics.base import Metric, Score
+
+ARROWS = {"higher": "↑", "lower": "↓"}
+
+
+def build(comparison: Any) -> Any:
+    """A `rich.table.Table`: one row per method, best first, failures last.
+
+    Args:
+        comparison: an `abe.metrics.compare.Comparison`.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=_caption(comparison), caption_justify="left")
+    table.add_column("#", justify="right")
+    table.add_column("method", overflow="fold", min_width=12)
+    for metric in comparison.metrics:
+        table.add_column(header(metric), justify="right", no_wrap=True)
+    best = {m.name: _best(m, comparison.scores) for m in comparison.metrics}
+    for method, scores in comparison.scores.items():
+        cells = [_cell(scores[m.name], best[m.name]) for m in comparison.metrics]
+        table.add_row(_rank(comparison.ranks[method]), _plain(method), *cells)
+    for method, failure in comparison.failures.items():
+        table.add_row(
+            "–", f"{_plain(method)} [red]{_plain(failure.code)}[/]", *["–"] * len(comparison.metrics)
+        )
+    return table
+
+
+def header(metric: Metric) -> str:
+    """The card's title over two short lines, with the direction's arrow on the shorter."""
+    card = metric.card
+    title = metric.name if card is None else card.title
+    first, dash, rest = title.partition("-")
+    arrow = ARROWS[metric.direction]
+    return f"{first}-\n{rest} {arrow}" if dash else f"{arrow}\n{title}"
+
+
+def compact(x: float) -> str:
+    """At most five characters for the usual sizes: .634, -.12, 4.15, 12.3, 1530."""
+    if math.isnan(x):
+        return "–"
+    if math.isinf(x):
+        return "∞" if x > 0 else "-∞"
+    size = abs(x)
+    if size >= 1e5:
+        return f"{x:.0e}"
+    digits = 0 if size >= 99.95 else 1 if size >= 9.995 else 2 if size >= 0.9995 else 3
+    text = f"{x:.{digits}f}"
+    if float(text) == 0 and x != 0 and size < 5e-4:
+        return f"{x:.0e}".replace("e-0", "e-")
+    return text.replace("0.", ".", 1) if size < 0.9995 else text
+
+
+def _cell(score: Score, best: float) -> str:
+    text = compact(score.mean)
+    return f"[bold]{text}[/]" if score.mean == best else text
+
+
+def _best(metric: Metric, scores: Any) -> float:
+    means = [s[metric.name].mean for s in scores.values() if not math.isnan(s[metric.name].mean)]
+    if len(means) < 2:
+        return math.nan
+    return max(means) if metric.direction == "higher" else min(means)
+
+
+def _rank(rank: float) -> str:
+    return f"{rank:.0f}" if rank == int(rank) else f"{rank:.1f}"
+
+
+def _caption(comparison: Any) -> str:
+    lost = [f"{_plain(name)} failed: {_plain(f.message)}" for name, f in comparison.failures.items()]
+    return "\n".join([_plain(comparison.caption), *lost])
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
