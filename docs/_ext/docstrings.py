@@ -59,13 +59,14 @@ def split(docstring: str) -> tuple[str, list[tuple[str, str]]]:
     """The text before the first section, and (title, dedented text) of each section."""
     head = re.compile(rf"^({'|'.join(SECTIONS)}):[ \t]*(.*)$", re.MULTILINE)
     found = list(head.finditer(docstring))
-    body = docstring[: found[0].start()] if found else docstring
+    if not found:
+        return docstring.strip(), []
     ends = [match.start() for match in found[1:]] + [len(docstring)]
     texts = [
         (m[2] + "\n" if m[2] else "") + textwrap.dedent(docstring[m.end() : end].strip("\n"))
         for m, end in zip(found, ends, strict=True)
     ]
-    return body.strip(), [(m[1], text.strip()) for m, text in zip(found, texts, strict=True)]
+    return docstring[: found[0].start()].strip(), [(m[1], text.strip()) for m, text in zip(found, texts, strict=True)]
 
 
 def items(text: str) -> dict[str, str]:
