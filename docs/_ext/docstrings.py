@@ -66,7 +66,9 @@ def split(docstring: str) -> tuple[str, list[tuple[str, str]]]:
         (m[2] + "\n" if m[2] else "") + textwrap.dedent(docstring[m.end() : end].strip("\n"))
         for m, end in zip(found, ends, strict=True)
     ]
-    return docstring[: found[0].start()].strip(), [(m[1], text.strip()) for m, text in zip(found, texts, strict=True)]
+    return docstring[: found[0].start()].strip(), [
+        (m[1], text.strip()) for m, text in zip(found, texts, strict=True)
+    ]
 
 
 def items(text: str) -> dict[str, str]:
