@@ -39,7 +39,7 @@ class PerturbationRun:
         b · (n + 1) forward rows, n = ceil(U / step), plus what the baseline needs.
     """
 
-    direction: Literal["insertion", "deletion"]
+    direction: Literal["insertion", "deletion"] | str
     unit: Unit = Pixel()
     baseline: Baseline = Zero()
     step: int | float | None = None
@@ -146,7 +146,7 @@ class Perturbation:
         """(n + 1,) the curve's axis: steps done, from 0 to 1."""
         return torch.linspace(0, 1, self.log_probabilities.shape[1], dtype=torch.float64)
 
-    def curve(self, kind: CurveKind) -> Curve:
+    def curve(self, kind: CurveKind | str) -> Curve:
         """(b, n + 1) one number per step, read from the stored log-probabilities."""
         log_p = self.log_probabilities
         if kind == "kl":
