@@ -1,0 +1,69 @@
+"""ABE: attribution-based explainability for PyTorch.
+
+Which inputs drove a model's decision, how far that answer can be trusted, and which method to
+believe for this model and data.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from abe._version import __version__
+
+if TYPE_CHECKING:
+    from abe.errors import AbeError
+    from abe.explain import explain, method
+    from abe.explanation import Explanation
+    from abe.methods.wrapper import ensemble, postprocess, smooth
+    from abe.metrics.compare import Comparison, compare
+    from abe.task.base import Task
+    from abe.task.image import image_task, load_image
+
+_HOMES = {
+    "AbeError": "abe.errors",
+    "explain": "abe.explain",
+    "method": "abe.explain",
+    "Explanation": "abe.explanation",
+    "ensemble": "abe.methods.wrapper",
+    "postprocess": "abe.methods.wrapper",
+    "smooth": "abe.methods.wrapper",
+    "Comparison": "abe.metrics.compare",
+    "compare": "abe.metrics.compare",
+    "Task": "abe.task.base",
+    "image_task": "abe.task.image",
+    "load_image": "abe.task.image",
+}
+"""Public name -> module; loaded at first use, so that ``import abe`` is cheap."""
+
+_ROOMS = ("baselines", "methods", "metrics", "objectives", "registry", "testing", "units")
+"""Modules that are reached as attributes; ``abe.methods()`` and ``abe.metrics()`` list what is there."""
+
+__all__ = [
+    "AbeError",
+    "Comparison",
+    "Explanation",
+    "Task",
+    "__version__",
+    "compare",
+    "ensemble",
+    "explain",
+    "image_task",
+    "load_image",
+    "method",
+    "postprocess",
+    "smooth",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"abe.{name}")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'abe' has no attribute {name!r}")
+    found = getattr(import_module(home), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return __all__

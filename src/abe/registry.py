@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
+from types import ModuleType
 from typing import Any, TypeVar
 
 from abe.errors import Code, SpecError
@@ -210,6 +211,16 @@ class MethodRegistry(Registry):
             got=f"{type(obj).__name__}",
             expected='a name such as "ig", a pair ("ig", {"steps": 100}), or abe.method(...)',
         )
+
+
+class Catalogue(ModuleType):
+    """A package that lists its registry when called: ``abe.methods()``."""
+
+    registry: Registry
+
+    def __call__(self) -> dict[str, Card]:
+        """Cards by name."""
+        return self.registry.cards()
 
 
 def canonical(name: str) -> str:

@@ -168,15 +168,20 @@ class Baseline(Protocol):
         ...
 
 
+@runtime_checkable
 class BoundPath(Protocol):
     """A static path of a given batch: alpha 0 is the reference, alpha 1 the input."""
 
     reference: Tensor
+    has_velocity: bool
+    """False integrates along the chords between nodes instead."""
 
-    def point(self, owner: Tensor, alpha: Tensor) -> Tensor: ...
+    def point(self, owner: Tensor, alpha: Tensor) -> Tensor:
+        """(n, *f) points of the given samples."""
+        ...
 
-    def velocity(self, owner: Tensor, alpha: Tensor) -> Tensor | None:
-        """d point / d alpha, or None to integrate along the chords between nodes."""
+    def velocity(self, owner: Tensor, alpha: Tensor) -> Tensor:
+        """(n, *f) d point / d alpha, in memory of its own."""
         ...
 
 

@@ -1,0 +1,141 @@
+"""One gradient at the input, and its expectation over references (Expected Gradients)."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from abe.engines.batching import Chunk
+from abe.engines.path import check_count
+from abe.engines.problem import Problem
+from abe.engines.refine import along
+from abe.errors import Code, SpecError
+from abe.objectives import Loss
+from abe.spec import value
+from abe.types import Baseline, Result
+
+
+@value
+class GradientAt:
+    """A = ∇s(x), optionally times the input, in absolute value, or of the loss.
+
+    Args:
+        times_input: multiply by x.
+        absolute: take absolute values.
+        negated_loss: published form: x ⊙ ∇(cross-entropy), the sign reversed.
+        claims_change: report s(x) − s(0) as what the map should sum to.
+    """
+
+    times_input: bool = False
+    absolute: bool = False
+    negated_loss: bool = False
+    claims_change: bool = False
+
+    def run(self, problem: Problem) -> Result:
+        """One forward and one backward row per sample."""
+        asked = problem.with_(objective=Loss()) if self.negated_loss else problem
+        out = torch.empty_like(problem.x)
+
+        def consume(chunk: Chunk) -> None:
+            assert chunk.gradients is not None
+            out[chunk.rows] = chunk.gradients
+
+        asked.gradient(len(out), problem.x.__getitem__, problem.everyone, consume)
+        if self.times_input:
+            out = out * problem.x
+        if self.negated_loss:
+            out = -out
+        return Result(out.abs() if self.absolute else out, self._delta(problem))
+
+    def _delta(self, problem: Problem) -> Tensor | None:
+        if not self.claims_change:
+            return None
+        return problem.score - problem.scores(torch.zeros_like(problem.x), problem.everyone)
+
+
+@value
+class Expectation:
+    """A = E over references x′ and α of (x − x′) ⊙ ∇s(x′ + α (x − x′)).
+
+    Args:
+        baseline: distribution of references.
+        samples: draws per input.
+        alpha: ``"stratified"`` draws one α in each of ``samples`` equal intervals, ``"uniform"``
+            draws them independently.
+    """
+
+    baseline: Baseline
+    samples: int = 50
+    alpha: Literal["stratified", "uniform"] = "stratified"
+
+    def __post_init__(self) -> None:
+        check_count("samples", self.samples)
+        if self.alpha not in ("stratified", "uniform"):
+            raise SpecError(
+                Code.BAD_PARAMETER, "No such way to draw α", got=repr(self.alpha), expected="stratified or uniform"
+            )
+
+    def run(self, problem: Problem) -> Result:
+        """One gradient and one reference per draw; standard errors from the spread of the draws."""
+        k = self.samples
+        owner = problem.everyone.repeat_interleave(k)
+        draw = torch.arange(k, device=owner.device).repeat(len(problem.x))
+        alpha = self._alphas(problem, owner, draw)
+        moments = Moments(problem.x)
+        references = torch.zeros_like(problem.score, dtype=torch.float64)
+
+        def reference(rows: Tensor) -> Tensor:
+            return self.baseline.rows(problem, owner[rows], draw[rows]).to(problem.x)
+
+        def point(rows: Tensor) -> Tensor:
+            return torch.lerp(reference(rows), problem.x[owner[rows]], along(alpha[rows], problem.x))
+
+        def consume(chunk: Chunk) -> None:
+            assert chunk.gradients is not None
+            # x − x′ = (x − point) / (1 − α) would divide by zero, so the reference is drawn again.
+            difference = problem.x[chunk.owner] - reference(chunk.rows)
+            moments.add(chunk.owner, difference * chunk.gradients)
+
+        def collect(chunk: Chunk) -> None:
+            assert chunk.scores is not None
+            references.index_add_(0, chunk.owner, chunk.scores.double() / k)
+
+        problem.gradient(len(owner), point, owner, consume)
+        problem.forward(len(owner), reference, owner, collect)
+        delta = problem.score - references.to(problem.score)
+        return Result(moments.mean(k), delta, standard_error=moments.mean_error(k))
+
+    def _alphas(self, problem: Problem, owner: Tensor, draw: Tensor) -> Tensor:
+        u = problem.draws.uniform("expectation.alpha", problem.keys(owner, draw), ()).to(problem.x)
+        return (draw.to(u) + u) / self.samples if self.alpha == "stratified" else u
+
+
+class Moments:
+    """First and second moments of rows by sample, in float64."""
+
+    def __init__(self, x: Tensor) -> None:
+        self._like = x
+        self._first = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
+        self._second = torch.zeros_like(self._first)
+
+    def add(self, owner: Tensor, rows: Tensor) -> None:
+        """Add one row per entry of ``owner``."""
+        rows = rows.double()
+        self._first.index_add_(0, owner, rows)
+        self._second.index_add_(0, owner, rows.square_())
+
+    def mean(self, n: int) -> Tensor:
+        """(b, *f) mean."""
+        return (self._first / n).to(self._like)
+
+    def square(self, n: int) -> Tensor:
+        """(b, *f) mean square."""
+        return (self._second / n).to(self._like)
+
+    def variance(self, n: int) -> Tensor:
+        """(b, *f) E[g²] − E[g]², the biased variance."""
+        return (self._second / n - (self._first / n).square()).clamp_min(0).to(self._like)
+
+    def mean_error(self, n: int) -> Tensor:
+        """(b, *f) standard error of the mean: √(unbiased variance / n); zero for a single draw."""
+        return (self.variance(n).double() / max(n - 1, 1)).sqrt().to(self._like)

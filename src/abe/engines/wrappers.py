@@ -1,0 +1,170 @@
+"""Wrappers that turn methods into methods: smoothing, ensembles, post-processing."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from abe.engines.local import Moments
+from abe.engines.path import check_count
+from abe.engines.problem import Problem
+from abe.errors import Code, SpecError
+from abe.spec import value
+from abe.types import Engine, Result
+
+Reduce = Literal["mean", "square", "variance"]
+Step = Literal["absolute", "positive", "negative", "unit_max", "unit_sum"]
+BLOCK_BYTES = 64 * 2**20
+"""Memory for noisy copies made at once."""
+
+
+@value
+class Smooth:
+    """Run a method on n noisy copies of every input and reduce the maps.
+
+    Args:
+        engine: the method to smooth.
+        sigma: standard deviation of the Gaussian noise.
+        samples: copies per input.
+        reduce: ``"mean"`` (SmoothGrad), ``"square"`` (SmoothGrad²), ``"variance"`` (VarGrad, biased).
+        relative: sigma counts in the task's range (the sample's own without bounds), else in input units.
+    """
+
+    engine: Engine
+    sigma: float = 0.15
+    samples: int = 50
+    reduce: Reduce = "mean"
+    relative: bool = True
+
+    def __post_init__(self) -> None:
+        check_count("samples", self.samples)
+        if not self.sigma >= 0:
+            raise SpecError(Code.BAD_PARAMETER, "sigma must not be negative", got=repr(self.sigma))
+        if self.reduce not in ("mean", "square", "variance"):
+            raise SpecError(
+                Code.BAD_PARAMETER, "No such reduction", got=repr(self.reduce), expected="mean, square or variance"
+            )
+
+    def run(self, problem: Problem) -> Result:
+        """Noisy copies are made block by block, so memory does not grow with their number."""
+        k = self.samples
+        owner = problem.everyone.repeat_interleave(k)
+        draw = torch.arange(k, device=owner.device).repeat(len(problem.x))
+        scale = self._scale(problem)
+        moments, fourth = Moments(problem.x), Moments(problem.x)
+        warnings: list[str] = []
+        for rows in torch.arange(len(owner), device=owner.device).split(rows_at_once(problem.x)):
+            who, number = owner[rows], draw[rows]
+            noise = problem.draws.normal("smooth.noise", problem.keys(who, number), problem.x.shape[1:])
+            noisy = problem.x[who] + noise.to(problem.x) * scale[who]
+            maps = self.engine.run(problem.with_(x=noisy, owner=who, draw=number))
+            moments.add(who, maps.attribution)
+            if self.reduce == "square":
+                fourth.add(who, maps.attribution.square())
+            warnings += maps.warnings
+        value_, error = self._reduce(moments, fourth)
+        return Result(value_, standard_error=error, warnings=warnings)
+
+    def _scale(self, problem: Problem) -> Tensor:
+        ones = [1] * (problem.x.ndim - 1)
+        if not self.relative:
+            return torch.full((len(problem.x), *ones), self.sigma).to(problem.x)
+        if problem.bounds is not None:
+            low, high = problem.bounds
+            return (self.sigma * (high - low)).expand(len(problem.x), *(high - low).shape[1:] or ones)
+        flat = problem.x.flatten(1)
+        return (self.sigma * (flat.amax(1) - flat.amin(1))).view(-1, *ones)
+
+    def _reduce(self, moments: Moments, fourth: Moments) -> tuple[Tensor, Tensor]:
+        """The reduced map and its standard error (of a variance: for normal maps)."""
+        n = self.samples
+        if self.reduce == "mean":
+            return moments.mean(n), moments.mean_error(n)
+        if self.reduce == "square":
+            return moments.square(n), fourth.mean_error(n)
+        variance = moments.variance(n)
+        return variance, variance * (2 / max(n - 1, 1)) ** 0.5
+
+
+@value
+class Ensemble:
+    """Mean of several methods' maps, each scaled to unit sum of absolute values first.
+
+    Args:
+        engines: the methods.
+    """
+
+    engines: tuple[Engine, ...]
+
+    def run(self, problem: Problem) -> Result:
+        """Every method once; their scales are removed, so no completeness is claimed."""
+        total, warnings = torch.zeros_like(problem.x), []
+        for engine in self.engines:
+            result = engine.run(problem)
+            total += _STEPS["unit_sum"](result.attribution) / len(self.engines)
+            warnings += result.warnings
+        return Result(total, warnings=warnings)
+
+
+@value
+class Postprocess:
+    """A method followed by declared changes of its map.
+
+    Args:
+        engine: the method.
+        steps: any of ``"absolute"``, ``"positive"``, ``"negative"``, ``"unit_max"``, ``"unit_sum"``, in order.
+    """
+
+    engine: Engine
+    steps: tuple[Step, ...]
+
+    def __post_init__(self) -> None:
+        for step in self.steps:
+            if step not in _STEPS:
+                raise SpecError(
+                    Code.BAD_PARAMETER, "No such step", got=repr(step), expected=f"one of {', '.join(_STEPS)}"
+                )
+
+    def run(self, problem: Problem) -> Result:
+        """The changed map; no completeness is claimed for it."""
+        result = self.engine.run(problem)
+        for step in self.steps:
+            result.attribution = _STEPS[step](result.attribution)
+        return Result(result.attribution, warnings=result.warnings, diagnostics=result.diagnostics)
+
+
+def rows_at_once(x: Tensor) -> int:
+    """Rows of features like ``x`` that fit the block, a power of two so that chunks fill it."""
+    fit = max(1, BLOCK_BYTES // (x[0].numel() * x.element_size()))
+    return 1 << (min(fit, 4096).bit_length() - 1)
+
+
+def _unit(reduce: Callable[[Tensor], Tensor], a: Tensor) -> Tensor:
+    size = reduce(a.abs().flatten(1)).view(-1, *[1] * (a.ndim - 1))
+    return torch.where(size > 0, a / torch.where(size > 0, size, 1), 0)
+
+
+def _unit_max(a: Tensor) -> Tensor:
+    return _unit(lambda flat: flat.amax(1), a)
+
+
+def _unit_sum(a: Tensor) -> Tensor:
+    return _unit(lambda flat: flat.sum(1), a)
+
+
+def _positive(a: Tensor) -> Tensor:
+    return a.clamp_min(0)
+
+
+def _negative(a: Tensor) -> Tensor:
+    return (-a).clamp_min(0)
+
+
+_STEPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "absolute": torch.abs,
+    "positive": _positive,
+    "negative": _negative,
+    "unit_max": _unit_max,
+    "unit_sum": _unit_sum,
+}

@@ -1,0 +1,142 @@
+"""Methods made of methods: smoothing, ensembles, post-processing."""
+
+from typing import Any
+
+from abe.engines.wrappers import Ensemble, Postprocess, Reduce, Smooth, Step
+from abe.errors import Code, SpecError
+from abe.registry import Method, methods
+from abe.types import Card
+
+
+@methods.register(
+    Card(
+        name="smooth",
+        title="Smoothed method",
+        summary="Any method over noisy copies of the input, reduced to a mean, mean square or variance.",
+        source="smilkov2017",
+        formula="A = reduce_k M(x + σ r ε_k)",
+        guarantees=("implementation_invariance",),
+        needs=("draws",),
+        example={"base": "gradient_x_input", "samples": 4},
+    )
+)
+def smooth_method(
+    *, base: Any, sigma: float = 0.15, samples: int = 50, reduce: Reduce = "mean"
+) -> Smooth:
+    """Any method over noisy copies of the input.
+
+    A = reduce_k M(x + σ r ε_k)
+
+    Composition: `Smooth` of the base method.
+
+    Args:
+        base: a method's name, (name, parameters) pair, or value.
+        sigma: noise as a share of the input range.
+        samples: noisy copies per sample.
+        reduce: ``"mean"``, ``"square"`` or ``"variance"``.
+
+    Shape:
+        (b, *f) in and out; standard errors (b, *f).
+
+    Guarantees:
+        implementation invariance, where the base has it.
+
+    Cost:
+        ``samples`` times the base's.
+
+    Source:
+        smilkov2017.
+    """
+    return Smooth(engine=methods.resolve(base).engine, sigma=sigma, samples=samples, reduce=reduce)
+
+
+@methods.register(
+    Card(
+        name="ensemble",
+        title="Ensemble",
+        summary="Mean of several methods' maps, each scaled to unit sum.",
+        source="zhu2025abe",
+        formula="A = (1/m) Σ_j M_j(x) / ‖M_j(x)‖₁",
+        guarantees=("implementation_invariance",),
+        example={"bases": ("gradient", "integrated_gradients")},
+    )
+)
+def ensemble_methods(*, bases: tuple[Any, ...]) -> Ensemble:
+    """Mean of several methods' maps, each scaled to unit sum of absolute values.
+
+    A = (1/m) Σ_j M_j(x) / ‖M_j(x)‖₁
+
+    Composition: `Ensemble` of the base methods.
+
+    Args:
+        bases: at least two methods: names, (name, parameters) pairs, or values.
+
+    Shape:
+        (b, *f) in and out.
+
+    Guarantees:
+        implementation invariance, where the bases have it.
+
+    Cost:
+        The sum of the bases'.
+
+    Source:
+        zhu2025abe.
+    """
+    if isinstance(bases, str) or len(bases) < 2:
+        raise SpecError(Code.BAD_PARAMETER, "An ensemble needs at least two methods", got=repr(bases))
+    return Ensemble(engines=tuple(methods.resolve(base).engine for base in bases))
+
+
+@methods.register(
+    Card(
+        name="postprocess",
+        title="Post-processed method",
+        summary="A method followed by declared changes of its map.",
+        source="deng2025",
+        formula="A = f(M(x))",
+        guarantees=("implementation_invariance",),
+        example={"base": "gradient", "steps": ("absolute", "unit_max")},
+    )
+)
+def postprocess_method(*, base: Any, steps: tuple[Step, ...]) -> Postprocess:
+    """A method followed by declared changes of its map.
+
+    A = f(M(x))
+
+    Composition: `Postprocess` of the base method.
+
+    Args:
+        base: a method's name, (name, parameters) pair, or value.
+        steps: any of ``"absolute"``, ``"positive"``, ``"negative"``, ``"unit_max"``, ``"unit_sum"``,
+            in order.
+
+    Shape:
+        (b, *f) in and out.
+
+    Guarantees:
+        implementation invariance, where the base has it.
+
+    Cost:
+        The base's.
+
+    Source:
+        deng2025.
+    """
+    chosen = (steps,) if isinstance(steps, str) else tuple(steps)
+    return Postprocess(engine=methods.resolve(base).engine, steps=chosen)
+
+
+def smooth(base: Any, *, sigma: float = 0.15, samples: int = 50, reduce: Reduce = "mean") -> Method:
+    """``base`` over noisy copies of the input: ``smooth("ig", samples=20)``."""
+    return methods.build("smooth", base=base, sigma=sigma, samples=samples, reduce=reduce)
+
+
+def ensemble(*bases: Any) -> Method:
+    """The mean of several methods: ``ensemble("ig", "smoothgrad")``."""
+    return methods.build("ensemble", bases=bases)
+
+
+def postprocess(base: Any, *steps: Step) -> Method:
+    """``base`` with its map changed: ``postprocess("gradient", "absolute")``."""
+    return methods.build("postprocess", base=base, steps=steps)
