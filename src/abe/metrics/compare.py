@@ -30,6 +30,9 @@ Execution = Literal["auto", "model"]
 PAIRS = ("gap", "kl_gap", "f_gap")
 """Metrics that rank methods unless told otherwise."""
 
+EQUAL = 1e-6
+"""Relative difference below which two means share a rank: the noise of float32 and of chunking."""
+
 DEFAULT_METRICS = (
     *("insertion", "deletion", "gap"),
     *("kl_insertion", "kl_deletion", "kl_gap"),
@@ -407,14 +410,12 @@ def mean_ranks(scores: Mapping[str, Mapping[str, Score]], by: Sequence[Metric]) 
         keys = {name: sign * s[metric.name].mean for name, s in scores.items()}
         keys = {name: math.inf if math.isnan(key) else key for name, key in keys.items()}
         for name, key in keys.items():
-            same = sum(_equal(key, other) for other in keys.values())
-            better = sum(other < key and not _equal(key, other) for other in keys.values())
+            same = sum(math.isclose(key, other, rel_tol=EQUAL) for other in keys.values())
+            better = sum(
+                other < key and not math.isclose(key, other, rel_tol=EQUAL) for other in keys.values()
+            )
             found[name].append(better + (same + 1) / 2)
     return {name: sum(r) / len(r) if r else 1.0 for name, r in found.items()}
-
-
-def _equal(a: float, b: float) -> bool:
-    return a == b or abs(a - b) <= 1e-9 * max(abs(a), abs(b))
 
 
 def _metrics(given: Sequence[Any] | None, defaults: Mapping[str, Any]) -> list[Metric]:
@@ -488,7 +489,7 @@ def _rows(method: Method, b: int) -> float:
     names = {**dict(method.params), "b": b}
     parts = [] if passes is None else [evaluate_formula(f, names) for f in (passes.forward, passes.backward)]
     known = [p for p in parts if p is not None]
-    return sum(known) if len(known) == 2 else 100.0 * b
+    return float(sum(known)) if len(known) == 2 else 100.0 * b
 
 
 @contextmanager

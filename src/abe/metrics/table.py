@@ -17,9 +17,11 @@ def build(comparison: Any) -> Any:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=_caption(comparison), caption_justify="left")
-    table.add_column("#", justify="right")
-    table.add_column("method", overflow="fold", min_width=12)
+    table = Table(
+        box=SIMPLE_HEAD, padding=0, pad_edge=False, caption=_caption(comparison), caption_justify="left"
+    )
+    table.add_column("rank", justify="right")
+    table.add_column("method", overflow="fold", min_width=20)
     for metric in comparison.metrics:
         table.add_column(header(metric), justify="right", no_wrap=True)
     best = {m.name: _best(m, comparison.scores) for m in comparison.metrics}
