@@ -95,6 +95,16 @@ class Explanation:
             return None
         return self.delta.double() - self.attribution.double().flatten(1).sum(1)
 
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the attribution."""
+        return self.attribution.shape
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """The attribution as a NumPy array, so that ``np.asarray(explanation)`` works."""
+        array = self.attribution.detach().cpu().numpy()
+        return array.astype(dtype, copy=False) if dtype is not None else array
+
     def __len__(self) -> int:
         return len(self.attribution)
 

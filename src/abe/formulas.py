@@ -30,10 +30,10 @@ def evaluate(formula: str, names: Mapping[str, object]) -> float | None:
 
 def _value(node: ast.AST, names: Mapping[str, object]) -> float | None:
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-        return node.value
+        return float(node.value)
     if isinstance(node, ast.Name):
         found = names.get(node.id)
-        return found if isinstance(found, int | float) and not isinstance(found, bool) else None
+        return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
         left, right = _value(node.left, names), _value(node.right, names)
         return None if left is None or right is None else _OPERATORS[type(node.op)](left, right)

@@ -171,7 +171,11 @@ class Registry:
         if self._loaded:
             return
         self._loaded = True
-        import_module(self.home)
+        try:
+            import_module(self.home)
+        except BaseException:
+            self._loaded = False
+            raise
         for point in entry_points(group=f"abe.{self.kind}s"):
             try:
                 point.load()

@@ -5,7 +5,7 @@ T_2n = (T_n + M_n) / 2 needs no earlier gradient, so memory does not grow with t
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ SHARE = 0.5
 """Pieces that miss at least this share of the worst piece's miss are halved together."""
 
 
+@runtime_checkable
 class Curve(Protocol):
     """Points and derivatives of the path that the pieces lie on."""
 
