@@ -188,7 +188,7 @@ def test_unknown_metrics_and_parameters_are_refused_by_name():
 
 
 @value
-class Midpoint:
+class HalfWay:
     """Probability half way along a deletion: reads the run that `deletion` makes anyway."""
 
     run: PerturbationRun
@@ -226,26 +226,26 @@ def test_third_parties_register_both_kinds(monkeypatch):
     monkeypatch.setattr(metrics, "_aliases", dict(metrics._aliases))
     card = {"summary": "s", "source": "petsiuk2018"}
 
-    @metrics.register(Card(name="midpoint", title="MID", **card))
-    def midpoint(*, step: int | None = None) -> Midpoint:
-        return Midpoint(run=PerturbationRun(direction="deletion", step=step))
+    @metrics.register(Card(name="half_way", title="HALF", **card))
+    def half_way(*, step: int | None = None) -> HalfWay:
+        return HalfWay(run=PerturbationRun(direction="deletion", step=step))
 
     @metrics.register(Card(name="sparsity", title="SPARSE", direction="higher", **card))
     def sparsity() -> Sparsity:
         return Sparsity()
 
     given, explanation = setting()
-    scores = evaluate(given, explanation, chosen("deletion", "midpoint", "sparsity"))
+    scores = evaluate(given, explanation, chosen("deletion", "half_way", "sparsity"))
     assert given.evaluator.cost.forward_rows == 3 * 13 + 3
     assert scores["sparsity"].cost.forward_rows == 3
-    assert scores["midpoint"].direction == "lower"
-    torch.testing.assert_close(scores["midpoint"].values, scores["deletion"].curve[:, 6])
+    assert scores["half_way"].direction == "lower"
+    torch.testing.assert_close(scores["half_way"].values, scores["deletion"].curve[:, 6])
 
 
 def test_a_metric_value_needs_no_registration_but_a_direction_and_a_shape():
     given, explanation = setting()
-    scores = evaluate(given, explanation, [as_metric(Midpoint(run=PerturbationRun(direction="deletion")))])
-    assert list(scores) == ["Midpoint"]
+    scores = evaluate(given, explanation, [as_metric(HalfWay(run=PerturbationRun(direction="deletion")))])
+    assert list(scores) == ["HalfWay"]
     with pytest.raises(AbeError, match="which way is better"):
         as_metric(Sparsity())
     with pytest.raises(AbeError, match="one number per sample"):

@@ -1,7 +1,7 @@
 """Which method explains this model best, by which metrics: `compare`, and `score` for one metric."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -493,7 +493,7 @@ def _rows(method: Method, b: int) -> float:
 
 
 @contextmanager
-def _eager(task: Task) -> Iterator[None]:
+def _eager(task: Task) -> Generator[None]:
     """Compiled modules run uncompiled inside."""
     if not any(type(module).__name__ == "OptimizedModule" for module in task.model.modules()):
         yield
