@@ -216,6 +216,18 @@ def test_confusion_ascends_the_entropy():
     assert more[2] > 0.99
 
 
+def test_confusion_starts_where_normalisation_gives_zero():
+    """A thin ridge of undecided colours at the normalised zero is what uniform starts miss."""
+    model = Colour((0.0, 0.0, 0.0))
+    mean = torch.tensor([0.48, 0.46, 0.41])
+    normalised = image_task(model, mean=mean.tolist(), std=0.02)
+    found = Confusion(starts=1, steps=1).feature(problem(images(), normalised))
+    torch.testing.assert_close(found.values, mean)
+    assert found.confusion == pytest.approx(1)
+    plain = Confusion(starts=1, steps=1).feature(problem(images(), image_task(model, bounds=(-1, 2))))
+    torch.testing.assert_close(plain.values, torch.full((3,), 0.5))
+
+
 def test_confusion_stays_in_bounds():
     task = image_task(Colour((3.0, -2.0, 0.4)), bounds=(0.2, 0.6))  # the undecided colour is outside
     found = Confusion().feature(problem(0.2 + 0.4 * images(), task)).values

@@ -215,7 +215,11 @@ class Union:
 )
 @value
 class Element:
-    """Every number of the input by itself, all ranked together."""
+    """Every number of the input by itself, all ranked together.
+
+    Differs from the paper:
+        The step counts elements; the published code's step counts positions (c elements).
+    """
 
     def count(self, shape: Sequence[int]) -> int:
         return _size(shape)

@@ -87,8 +87,8 @@ def test_default_metrics_share_their_runs_and_the_confusion_feature():
     found = quick(task(), images(), ["gradient", "fast_ig"])
     assert [m.name for m in found.metrics] == list(DEFAULT_METRICS)
     assert found.rank_by == ("gap", "kl_gap", "f_gap")
-    assert found.setup.forward_rows == 3 + 8 * 20
-    assert found.setup.backward_rows == 8 * 20
+    assert found.setup.forward_rows == 3 + 8 * 10
+    assert found.setup.backward_rows == 8 * 10
     for scores in found.scores.values():
         assert scores["insertion"].cost.forward_rows == 3 * POINTS
         assert scores["f_gap"].cost.forward_rows == 2 * 3 * POINTS

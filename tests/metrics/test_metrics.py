@@ -60,7 +60,7 @@ def test_one_run_serves_every_metric_that_reads_it():
     given, explanation = setting()
     scores = evaluate(given, explanation, chosen(*FROM_RUNS))
     cost = given.evaluator.cost
-    search = 8 * 20
+    search = 8 * 10
     assert cost.forward_rows == 4 * 3 * 13 + search
     assert cost.backward_rows == search
     assert scores["insertion"].cost.forward_rows == 3 * 13

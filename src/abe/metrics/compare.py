@@ -111,7 +111,7 @@ class Comparison:
         by = " and ".join(filter(None, [", ".join(self.rank_by[:-1]), *self.rank_by[-1:]]))
         how = f"mean rank over the means of {by}" if len(self.rank_by) > 1 else f"the mean of {by}"
         steps = -(-self.count // self.step)
-        cfa = "" if self.confusion is None else f" Confusion feature: H/ln C = {self.confusion:.3f}."
+        cfa = "" if self.confusion is None else f" Confusion feature: H/ln C = {self.confusion:.4f}."
         return (
             f"Means over {b} sample{'s' if b > 1 else ''}; ranked by {how}; no interval was computed, so "
             f"small differences may be chance. Unit {self.unit}, baseline {self.baseline} in input space, "

@@ -4,8 +4,10 @@ Every metric here is a short composition; the numbers come from `PerturbationRun
 the same unit, baseline and step read the same run.
 """
 
-from collections.abc import Sequence
-from typing import Any, Literal
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -85,6 +87,31 @@ class Residual:
         return explanation.residual.abs()
 
 
+_RUN_ARGS = """
+Args:
+    unit: what is changed together: a unit, its name, or a (name, parameters) pair.
+    baseline: what stands for "absent", in input space: a baseline, its name, a number or a tensor.
+    feature: the confusion feature's search, as a baseline: `abe.baselines.Confusion` or its name.
+    step: units per step, or a fraction of them; None for one per cent, at least one unit.
+
+Shape:
+    maps (b, c, h, w), (b, 1, h, w) or (b, h, w); one value per sample, (b,).
+
+Cost:
+    b · (n + 1) forward rows per run, n = ceil(U / step); shared with metrics that read the same run.
+"""
+_Factory = TypeVar("_Factory", bound=Callable[..., Any])
+
+
+def _documented(factory: _Factory) -> _Factory:
+    """Describe the parameters all curve metrics share, in one place."""
+    names = inspect.signature(factory).parameters
+    lines = _RUN_ARGS.splitlines()
+    kept = [line for line in lines if not (m := re.match(r" {4}(\w+): ", line)) or m[1] in names]
+    factory.__doc__ = inspect.cleandoc(factory.__doc__ or "") + "\n" + "\n".join(kept)
+    return factory
+
+
 def _run(
     direction: Literal["insertion", "deletion"], unit: Any, baseline: Any, step: Step
 ) -> PerturbationRun:
@@ -112,8 +139,13 @@ def _gap(unit: Any, baseline: Any, step: Step, curve: CurveKind) -> Gap:
     ),
     aliases=("ins",),
 )
+@_documented
 def insertion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
-    """AUC of the target's probability along an insertion; higher is better."""
+    """AUC of the target's probability along an insertion; higher is better.
+
+    Differs from the paper:
+        Inserts into black, as the ABE family does; RISE's code inserts into a blur.
+    """
     return AreaUnderCurve(run=_run("insertion", unit, baseline, step))
 
 
@@ -130,6 +162,7 @@ def insertion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None)
     ),
     aliases=("del",),
 )
+@_documented
 def deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
     """AUC of the target's probability along a deletion; lower is better."""
     return AreaUnderCurve(run=_run("deletion", unit, baseline, step))
@@ -147,6 +180,7 @@ def deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) 
     ),
     aliases=("ins_gap",),
 )
+@_documented
 def gap(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> Gap:
     """INS − DEL; 0 for a random order on average, higher is better."""
     return _gap(unit, baseline, step, "probability")
@@ -166,8 +200,13 @@ def gap(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> Ga
     ),
     aliases=("kl_ins",),
 )
+@_documented
 def kl_insertion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
-    """AUC of KL(U‖P) along an insertion; higher is better."""
+    """AUC of KL(U‖P) along an insertion; higher is better.
+
+    Differs from the paper:
+        Uses U as reference and ↑, as the tables do; §4.3 and Appendix E contradict them.
+    """
     return AreaUnderCurve(run=_run("insertion", unit, baseline, step), curve="kl")
 
 
@@ -184,8 +223,13 @@ def kl_insertion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = No
     ),
     aliases=("kl_del",),
 )
+@_documented
 def kl_deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
-    """AUC of KL(U‖P) along a deletion; lower is better."""
+    """AUC of KL(U‖P) along a deletion; lower is better.
+
+    Differs from the paper:
+        Uses U as reference and ↓, as the tables do; §4.3 and Appendix E contradict them.
+    """
     return AreaUnderCurve(run=_run("deletion", unit, baseline, step), curve="kl")
 
 
@@ -200,6 +244,7 @@ def kl_deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = Non
         formula="KL-GAP = KL-INS - KL-DEL",
     )
 )
+@_documented
 def kl_gap(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> Gap:
     """KL-INS − KL-DEL; higher is better."""
     return _gap(unit, baseline, step, "kl")
@@ -217,6 +262,7 @@ def kl_gap(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) ->
     ),
     aliases=("f_ins",),
 )
+@_documented
 def f_insertion(*, unit: Any = "pixel", feature: Any = "confusion", step: Step = None) -> AreaUnderCurve:
     """INS with the confusion feature (CFA) as baseline; higher is better."""
     return AreaUnderCurve(run=_run("insertion", unit, feature, step))
@@ -234,6 +280,7 @@ def f_insertion(*, unit: Any = "pixel", feature: Any = "confusion", step: Step =
     ),
     aliases=("f_del",),
 )
+@_documented
 def f_deletion(*, unit: Any = "pixel", feature: Any = "confusion", step: Step = None) -> AreaUnderCurve:
     """DEL with the confusion feature (CFA) as baseline; lower is better."""
     return AreaUnderCurve(run=_run("deletion", unit, feature, step))
@@ -250,6 +297,7 @@ def f_deletion(*, unit: Any = "pixel", feature: Any = "confusion", step: Step = 
         formula="F-GAP = F-INS - F-DEL",
     )
 )
+@_documented
 def f_gap(*, unit: Any = "pixel", feature: Any = "confusion", step: Step = None) -> Gap:
     """F-INS − F-DEL; higher is better."""
     return _gap(unit, feature, step, "probability")
@@ -267,6 +315,7 @@ def f_gap(*, unit: Any = "pixel", feature: Any = "confusion", step: Step = None)
     ),
     aliases=("lo_ins",),
 )
+@_documented
 def log_odds_insertion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
     """AUC of the target's log-odds along an insertion; higher is better."""
     return AreaUnderCurve(run=_run("insertion", unit, baseline, step), curve="log_odds")
@@ -284,6 +333,7 @@ def log_odds_insertion(*, unit: Any = "pixel", baseline: Any = "zero", step: Ste
     ),
     aliases=("lo_del",),
 )
+@_documented
 def log_odds_deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
     """AUC of the target's log-odds along a deletion; lower is better."""
     return AreaUnderCurve(run=_run("deletion", unit, baseline, step), curve="log_odds")
@@ -300,6 +350,7 @@ def log_odds_deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step
         formula="(1/(n+1)) sum_k (p_y(x) - p_y(x_k))",
     )
 )
+@_documented
 def aopc(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> MeanDrop:
     """Area over the deletion curve; higher is better."""
     return MeanDrop(run=_run("deletion", unit, baseline, step))
