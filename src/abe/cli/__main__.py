@@ -1,0 +1,5 @@
+"""``python -m abe.cli``."""
+
+from abe.cli.app import main
+
+main()

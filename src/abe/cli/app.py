@@ -1,0 +1,283 @@
+"""Commands, their options and their help. Bodies import what they need when they run."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from abe.cli import exits
+from abe.cli.exits import guarded
+
+EXITS = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in exits.MEANING.items()) + "."
+
+EXAMPLES = """Examples:
+
+abe demo
+
+abe explain cat.jpg --method ig --param steps=100
+
+abe compare cat.jpg dog.jpg --methods ig,gradient,smoothgrad --out report
+
+abe methods ig
+"""
+
+app = typer.Typer(
+    name="abe",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EXITS,
+)
+
+MODEL_PANEL = "Model"
+OUTPUT_PANEL = "Output"
+
+Photos = Annotated[list[str], typer.Argument(metavar="PHOTO...", help="Image files.", show_default=False)]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A name from [bold]abe zoo[/], or package.module:factory, imported with the current folder in "
+        "reach; the factory takes nothing and returns an nn.Module or a task.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+Bounds = Annotated[
+    str | None,
+    typer.Option(help="Valid range of inputs, before normalisation: 0,1.", rich_help_panel=MODEL_PANEL),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(help="Normalisation, one number or one per channel.", rich_help_panel=MODEL_PANEL),
+]
+Std = Annotated[str | None, typer.Option(help="The same for the scale.", rich_help_panel=MODEL_PANEL)]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        help="Photographs are brought to this many pixels: 224 or 224x320.", rich_help_panel=MODEL_PANEL
+    ),
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(help="Class names: a text file, one a line, or a JSON list.", rich_help_panel=MODEL_PANEL),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        "-t",
+        help="Class number or name; the prediction by default.",
+        show_default="the prediction",
+    ),
+]
+ObjectiveName = Annotated[str, typer.Option(help="The explained score: logit, probability, margin ...")]
+Seed = Annotated[int, typer.Option(help="Of all random draws.", min=0)]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", help="Folder for pictures and pages.", rich_help_panel=OUTPUT_PANEL)
+]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print JSON, and nothing else, on standard output.", rich_help_panel=OUTPUT_PANEL
+    ),
+]
+Step = Annotated[
+    str | None,
+    typer.Option(help="Size of one change of the curves: 5%, 0.05, or 2000 positions.", show_default="1%"),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from abe._version import __version__
+
+        typer.echo(f"abe {__version__}")
+        raise typer.Exit()
+
+
+@app.callback(epilog=EXAMPLES + "\n" + EXITS)
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Explain the decisions of a PyTorch model, and measure how far to trust the explanation."""
+    exits.debugging = debug
+
+
+@app.command(
+    epilog="Examples:\n\nabe explain cat.jpg\n\n"
+    "abe explain cat.jpg -k smoothgrad -p samples=25 -t 'tabby cat'\n\n"
+    "abe explain cat.jpg -m mycode:network --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --size 224\n\n"
+    "abe explain *.jpg --json > maps.json\n\n" + EXITS
+)
+@guarded
+def explain(
+    photos: Photos,
+    method: Annotated[
+        str, typer.Option("--method", "-k", help="A name or alias from [bold]abe methods[/].")
+    ] = "ig",
+    param: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--param", "-p", metavar="NAME=VALUE", help="A parameter of the method; may be repeated."
+        ),
+    ] = None,
+    target: Target = None,
+    objective: ObjectiveName = "logit",
+    seed: Seed = 0,
+    model: Model = "efficientnet-lite0",
+    bounds: Bounds = None,
+    mean: Mean = None,
+    std: Std = None,
+    size: Size = None,
+    labels: Labels = None,
+    out: Out = Path("out"),
+    save: Annotated[
+        bool,
+        typer.Option(
+            "--save",
+            help="Also save the maps, to load with abe.Explanation.load.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Show which pixels of photographs drove the model's decision.
+
+    Prints the prediction, what the map explains of it and what it cost, and writes one picture per
+    photograph: the photograph, the signed map, where its magnitude lies, and the top classes.
+    """
+    from abe.cli import explaining
+    from abe.cli.inputs import ModelOptions
+
+    explaining.run(
+        photos,
+        ModelOptions(model=model, bounds=bounds, mean=mean, std=std, size=size, labels=labels),
+        method=method,
+        param=param or [],
+        target=target,
+        objective=objective,
+        seed=seed,
+        out=out,
+        save=save,
+        json=json,
+    )
+
+
+@app.command(
+    epilog="Examples:\n\nabe compare cat.jpg dog.jpg\n\n"
+    "abe compare cat.jpg --methods ig,gradient,smoothgrad --metrics insertion,deletion --step 5%\n\n"
+    "abe compare *.jpg --json > scores.json\n\n" + EXITS
+)
+@guarded
+def compare(
+    photos: Photos,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Names from [bold]abe methods[/], separated by commas.", show_default="all"),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="Names from [bold]abe metrics[/], separated by commas.",
+            show_default="curves, gaps, residual, cost",
+        ),
+    ] = None,
+    step: Step = None,
+    target: Target = None,
+    objective: ObjectiveName = "logit",
+    seed: Seed = 0,
+    model: Model = "efficientnet-lite0",
+    bounds: Bounds = None,
+    mean: Mean = None,
+    std: Std = None,
+    size: Size = None,
+    labels: Labels = None,
+    out: Out = Path("out"),
+    json: Json = False,
+) -> None:
+    """Explain photographs by several methods, score every map, and rank the methods.
+
+    Prints one ranked table and writes a web page (comparison.html) and a picture per photograph.
+    """
+    from abe.cli import comparing
+    from abe.cli.inputs import ModelOptions
+
+    comparing.run(
+        photos,
+        ModelOptions(model=model, bounds=bounds, mean=mean, std=std, size=size, labels=labels),
+        methods=methods,
+        metrics=metrics,
+        step=step,
+        target=target,
+        objective=objective,
+        seed=seed,
+        out=out,
+        json=json,
+    )
+
+
+Name = Annotated[str | None, typer.Argument(help="Show everything about this one.", show_default=False)]
+
+
+@app.command(epilog="Examples:\n\nabe methods\n\nabe methods ig\n\nabe methods --json\n\n" + EXITS)
+@guarded
+def methods(name: Name = None, json: Json = False) -> None:
+    """List the attribution methods, or show one with its parameters, guarantees and sources."""
+    from abe.cli import listing
+
+    listing.run("method", name, json=json)
+
+
+@app.command(epilog="Examples:\n\nabe metrics\n\nabe metrics insertion\n\n" + EXITS)
+@guarded
+def metrics(name: Name = None, json: Json = False) -> None:
+    """List the metrics, or show one with its formula, direction and pitfalls."""
+    from abe.cli import listing
+
+    listing.run("metric", name, json=json)
+
+
+@app.command(epilog=EXITS)
+@guarded
+def zoo(json: Json = False) -> None:
+    """List models and photographs that can be used offline, and what installs them."""
+    from abe.cli import listing
+
+    listing.run_zoo(json=json)
+
+
+@app.command(epilog="Examples:\n\nabe demo\n\nabe demo --out report --step 2%\n\n" + EXITS)
+@guarded
+def demo(
+    out: Out = Path("out"),
+    step: Annotated[
+        str, typer.Option(help="Size of one change of the curves; smaller is finer and slower.")
+    ] = "5%",
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Explain four real photographs with a real network by every method, and rank the methods.
+
+    Uses EfficientNet-Lite0 with its ImageNet weights and photographs of scikit-image, all from
+    installed packages; nothing is downloaded. Writes a web page and pictures.
+    """
+    from abe.cli import comparing
+
+    comparing.demo(out=out, step=step, seed=seed, json=json)
+
+
+def main() -> None:
+    """Entry point of the command ``abe``."""
+    try:
+        app(prog_name="abe")
+    except BrokenPipeError:  # `abe methods | head`: the reader has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(exits.OK) from None

@@ -1,0 +1,120 @@
+"""``abe compare`` and ``abe demo``."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from abe.cli import inputs, output
+
+PAGE = "comparison.html"
+
+
+def run(
+    photos: Sequence[str],
+    options: inputs.ModelOptions,
+    *,
+    methods: str | None,
+    metrics: str | None,
+    step: str | None,
+    target: str | None,
+    objective: str,
+    seed: int,
+    out: Path,
+    json: bool,
+) -> None:
+    """Compare methods on photographs; print the table, write page and pictures."""
+    paths = inputs.photos(photos)
+    size = inputs.step_of(step)
+    from abe.report.files import check_folder
+
+    check_folder(out)
+    from abe import registry
+    from abe.task.image import load_image
+
+    wanted, measured = inputs.names(methods), inputs.names(metrics)
+    for name in wanted or ():
+        registry.methods.get(name)
+    for name in measured or ():
+        registry.metrics.get(name)
+    for path in paths:
+        load_image(path)  # an unreadable one is refused before the model is loaded
+    task = inputs.task_of(options)
+    from abe.metrics.compare import compare
+
+    comparison = compare(
+        task,
+        [str(path) for path in paths],
+        wanted,
+        measured,
+        target=inputs.target_of(task, target),
+        objective=objective,
+        step=size,
+        seed=seed,
+    )
+    _finish(comparison, out, json=json, title=None)
+
+
+def demo(*, out: Path, step: str, seed: int, json: bool) -> None:
+    """The main job on real photographs: every registered method, one ranked table."""
+    began = time.perf_counter()
+    size = inputs.step_of(step)
+    from abe.report.files import check_folder
+
+    check_folder(out)
+    from abe.metrics.compare import compare
+    from abe.task import zoo
+
+    task, photos = zoo.efficientnet_lite0(), zoo.photographs()
+    contenders = every_method(task.modality)
+    output.remark(
+        f"EfficientNet-Lite0 (ImageNet) on {len(photos)} photographs: {', '.join(photos)}; "
+        f"{len(contenders)} methods; curves in steps of {step} of the pixels"
+    )
+    comparison = compare(task, list(photos.values()), contenders, step=size, seed=seed)
+    title = f"{len(contenders)} ways to explain EfficientNet-Lite0"
+    _finish(comparison, out, json=json, title=title)
+    output.remark(f"{time.perf_counter() - began:.0f} s in all")
+
+
+def every_method(modality: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """All registered methods of a modality; one that needs a parameter comes with its card's example."""
+    from abe.registry import methods
+
+    return [
+        (entry.name, dict(entry.card.example) if entry.required() else {})
+        for entry in methods.entries()
+        if modality in entry.card.modalities
+        and set(entry.required()) <= (set(entry.card.example) if entry.required() else set())
+    ]
+
+
+def _finish(comparison: Any, out: Path, *, json: bool, title: str | None) -> None:
+    """Print the table or JSON, and write the page and one picture per photograph."""
+    written = write(comparison, out, title=title)
+    if json:
+        output.emit(
+            {**comparison.to_dict(), "page": str(written[0]), "pictures": list(map(str, written[1:]))}
+        )
+    else:
+        screen = output.console()
+        screen.print(comparison.table())
+        for path in written:
+            screen.print(str(path), markup=False, soft_wrap=True)
+    output.warn([w for e in comparison.explanations.values() for w in e.warnings])
+
+
+def write(comparison: Any, out: Path, *, title: str | None) -> list[Path]:
+    """Write the page and the pictures; the page comes first."""
+    from abe.report import view
+    from abe.report.figures import plot_photo
+    from abe.report.files import write as write_file
+    from abe.report.html import render
+
+    shown = view.from_comparison(comparison, title=title)
+    written = [write_file(out / PAGE, render(shown).encode("utf-8"))]
+    for photo, stem in zip(shown.photos, view.stems([p.name for p in shown.photos]), strict=True):
+        path = out / f"{stem}.png"
+        plot_photo(photo, path=path)
+        written.append(path)
+    return written

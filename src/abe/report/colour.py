@@ -1,0 +1,118 @@
+"""How maps become colours: two readings of one map, and line colours, safe for colour-blind readers.
+
+*Signed*: one hue per sign, orange for the decision and blue against it, whose opacity grows with the
+magnitude; unimportant pixels stay clear, so the photograph shows through on a light or a dark page.
+
+*Where*: the magnitude averaged over a neighbourhood, on a scale of rising lightness. Pixel maps are
+noise to the eye; this reading shows which region the method looks at, and says nothing about signs.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating]
+
+SUPPORTS = (213, 74, 0)
+OPPOSES = (20, 100, 214)
+"""Orange and blue of about the same lightness: apart for every common colour blindness."""
+
+PERCENTILE = 99.0
+"""Share of pixels inside the colour scale, in percent: one outlier must not wash out the map."""
+SIGNED_POWER = 1.2
+"""Opacity is magnitude to this power; above one it thins the haze of weak pixels."""
+NEIGHBOURHOOD = 0.02
+"""Standard deviation of the averaging of `where`, as a share of the longer side (4.5 of 224 pixels)."""
+WHERE_OPACITY = 0.62
+
+CYCLE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8a8a", "#7b4fb8")
+"""Line colours after Okabe and Ito, with a grey and a violet for their yellow and black."""
+DASHES = ((), (5.0, 2.5), (1.5, 1.5))
+"""Dash patterns; a colour comes again with the next pattern."""
+
+_HEAT = (
+    (0, 0, 4),
+    (51, 10, 95),
+    (120, 28, 109),
+    (187, 55, 84),
+    (237, 105, 37),
+    (252, 181, 25),
+    (252, 255, 164),
+)
+"""Anchors of a black-violet-orange-yellow scale whose lightness rises evenly."""
+
+
+def line(index: int) -> tuple[str, tuple[float, ...]]:
+    """Colour and dash pattern of the index-th line."""
+    return CYCLE[index % len(CYCLE)], DASHES[(index // len(CYCLE)) % len(DASHES)]
+
+
+def limit(values: Array, percentile: float = PERCENTILE) -> float:
+    """The magnitude drawn at full strength: a percentile of |values|.
+
+    A map that is zero nearly everywhere has a zero percentile; its maximum is used then. A zero map
+    has the limit 1, so that it is drawn empty.
+    """
+    magnitude = np.abs(values[np.isfinite(values)])
+    if magnitude.size == 0:
+        return 1.0
+    bound = float(np.percentile(magnitude, percentile)) or float(magnitude.max())
+    return bound if bound > 0 else 1.0
+
+
+def signed_levels(values: Array, bound: float) -> NDArray[np.uint8]:
+    """Levels 0..254 of a signed map: 127 is zero, 254 is +bound; what is not finite is zero."""
+    finite = np.nan_to_num(values / bound, nan=0.0, posinf=1.0, neginf=-1.0)
+    return np.rint(127 + 127 * np.clip(finite, -1.0, 1.0)).astype(np.uint8)
+
+
+def signed_palette() -> NDArray[np.uint8]:
+    """(255, 4) RGBA of each level of `signed_levels`."""
+    signed = (np.arange(255) - 127) / 127
+    hues = np.where(signed[:, None] >= 0, np.array(SUPPORTS), np.array(OPPOSES))
+    alpha = np.rint(255 * np.abs(signed) ** SIGNED_POWER)
+    return np.concatenate([hues, alpha[:, None]], axis=1).astype(np.uint8)
+
+
+def average(values: Array, sigma: float) -> Array:
+    """Gaussian average over neighbours, weights normalised at the edges; sigma 0 changes nothing."""
+    if sigma <= 0:
+        return values
+    rows, columns = (_weights(n, sigma) for n in values.shape)
+    return rows @ values @ columns.T
+
+
+def _weights(n: int, sigma: float) -> Array:
+    distance = np.arange(n)[:, None] - np.arange(n)[None, :]
+    weights = np.exp(-0.5 * (distance / sigma) ** 2)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def where_levels(values: Array) -> NDArray[np.uint8]:
+    """Levels 0..254 of the neighbourhood average of |values|, from its 5th to its 99.5th percentile."""
+    magnitude = average(np.abs(np.nan_to_num(values)), NEIGHBOURHOOD * max(values.shape))
+    low, high = np.percentile(magnitude, [5, 99.5])
+    if high <= low:
+        return np.zeros(values.shape, np.uint8)
+    return np.rint(254 * np.clip((magnitude - low) / (high - low), 0, 1)).astype(np.uint8)
+
+
+def where_palette() -> NDArray[np.uint8]:
+    """(255, 4) RGBA of each level of `where_levels`."""
+    at = np.linspace(0, len(_HEAT) - 1, 255)
+    channels = [np.interp(at, np.arange(len(_HEAT)), [c[i] for c in _HEAT]) for i in range(3)]
+    return np.stack([*channels, np.full(255, 255 * WHERE_OPACITY)], axis=1).astype(np.uint8)
+
+
+def over(
+    levels: NDArray[np.uint8], palette: NDArray[np.uint8], ground: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Colour ``levels`` (h, w) and lay them over the picture ``ground`` (h, w, 3)."""
+    rgba = palette[levels].astype(np.float64)
+    alpha = rgba[..., 3:] / 255
+    return np.rint(ground * (1 - alpha) + rgba[..., :3] * alpha).astype(np.uint8)
+
+
+def grey(photo: NDArray[np.uint8], strength: float = 1.0) -> NDArray[np.uint8]:
+    """The photograph in greys, faded towards white paper by 1 - strength; (h, w, 3)."""
+    luma = photo @ np.array([0.299, 0.587, 0.114])
+    return np.repeat((255 * (1 - strength) + strength * luma)[..., None], 3, axis=2).astype(np.uint8)

@@ -1,0 +1,226 @@
+"""Panels drawn with matplotlib's objects: no pyplot, no global state, nothing left behind.
+
+Maps are shown as computed, without smoothing, unless `smooth` is given; the second reading, *where*,
+is always a neighbourhood average and says so in its title.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from abe.errors import Code, PackageError, StorageError
+from abe.report import colour, view
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK = "#1f2328"
+MUTED = "#6a737d"
+RULE = "#d0d7de"
+MAPS_ABREAST = 7
+"""Most maps side by side in a panel before the next line begins."""
+
+
+def plot_explanation(explanation: Any, *, path: str | Path | None = None, smooth: float = 0.0) -> "Figure":
+    """Photograph, signed map, where the magnitude lies, and the top classes; one line per sample.
+
+    Args:
+        explanation: an `abe.Explanation` of images.
+        path: also write the figure there (the suffix chooses the format).
+        smooth: standard deviation in pixels of an average over the signed map; 0 shows it as computed.
+    """
+    count = len(explanation.target)
+    photos = [view.photo_view(explanation, i, "") for i in range(count)]
+    figure = _figure(11.0, 2.75 * count + 0.3)
+    grid = figure.add_gridspec(count, 4, width_ratios=(1, 1, 1, 1.15))
+    for row, photo in enumerate(photos):
+        shown = photo.maps[0]
+        _photo(figure.add_subplot(grid[row, 0]), photo, photo.target)
+        _signed(figure.add_subplot(grid[row, 1]), photo, shown, shown.title, smooth)
+        _where(figure.add_subplot(grid[row, 2]), photo, shown, "where (average of magnitude)")
+        _bars(figure.add_subplot(grid[row, 3]), photo)
+    _legend(figure, smooth)
+    return _finish(figure, path)
+
+
+def plot_photo(photo: view.PhotoView, *, path: str | Path | None = None, smooth: float = 0.0) -> "Figure":
+    """One photograph of a comparison: decision and curves above, all maps below in both readings.
+
+    Args:
+        photo: one of the photographs of `abe.report.view.from_comparison`.
+        path: also write the figure there.
+        smooth: standard deviation in pixels of an average over the signed maps; 0 shows them as computed.
+    """
+    lines = max(1, -(-len(photo.maps) // MAPS_ABREAST))
+    columns = max(4, -(-len(photo.maps) // lines))
+    width = max(10.5, 1.72 * columns)
+    height = 2.18 * width / columns + 0.1
+    figure = _figure(width, 2.6 + height * lines)
+    above, below = figure.add_gridspec(2, 1, height_ratios=(2.3, height * lines))
+    _head(figure, above, photo)
+    tiles = below.subgridspec(2 * lines, columns, hspace=0.08, wspace=0.06)
+    for number, shown in enumerate(photo.maps):
+        row, column = divmod(number, columns)
+        facts = "   ".join(f"{label} {value}" for label, value in shown.facts[:2])
+        title = f"{shown.title}\n{facts}" if facts else shown.title
+        _signed(figure.add_subplot(tiles[2 * row, column]), photo, shown, title, smooth)
+        _where(figure.add_subplot(tiles[2 * row + 1, column]), photo, shown, "")
+    _legend(figure, smooth, "; below each, where its magnitude lies, averaged over the neighbourhood")
+    return _finish(figure, path)
+
+
+def plot_comparison(
+    comparison: Any, *, folder: str | Path | None = None, smooth: float = 0.0
+) -> "list[Figure]":
+    """One panel per photograph of a comparison (see `plot_photo`).
+
+    Args:
+        comparison: what `abe.compare` returns.
+        folder: also write ``<photograph>.png`` there.
+        smooth: see `plot_photo`.
+    """
+    page = view.from_comparison(comparison)
+    stems = view.stems([photo.name for photo in page.photos])
+    paths = [None if folder is None else Path(folder) / f"{stem}.png" for stem in stems]
+    return [
+        plot_photo(photo, path=path, smooth=smooth) for photo, path in zip(page.photos, paths, strict=True)
+    ]
+
+
+def _figure(width: float, height: float) -> "Figure":
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise PackageError(
+            Code.MISSING_PACKAGE, "Figures need matplotlib", fix="Run: pip install matplotlib"
+        ) from error
+    figure = Figure(figsize=(width, height), dpi=130, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _finish(figure: "Figure", path: str | Path | None) -> "Figure":
+    if path is not None:
+        save(figure, path)
+    return figure
+
+
+def save(figure: "Figure", path: str | Path) -> Path:
+    """Write a figure; a failed write leaves what was there before.
+
+    Raises:
+        StorageError: the file cannot be written, or its suffix names no known format.
+    """
+    from io import BytesIO
+
+    from abe.report.files import write
+
+    target, buffer = Path(path), BytesIO()
+    try:
+        figure.savefig(buffer, format=target.suffix.lstrip(".").lower() or "png")
+    except ValueError as error:
+        raise StorageError(
+            Code.NOT_WRITTEN,
+            "The figure has an unknown format",
+            got=target.suffix,
+            expected=".png, .pdf or .svg",
+        ) from error
+    return write(target, buffer.getvalue())
+
+
+def _tile(axes: "Axes", title: str) -> None:
+    axes.set_anchor("N")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_edgecolor(RULE)
+        spine.set_linewidth(0.6)
+    if title:
+        axes.set_title(plain(title), fontsize=8, color=INK, pad=4)
+
+
+def plain(text: str) -> str:
+    """Text without mathtext: a dollar sign in a label or file name stays a dollar sign."""
+    return text.replace("$", r"\$")
+
+
+def _photo(axes: "Axes", photo: view.PhotoView, title: str) -> None:
+    axes.imshow(photo.image, interpolation="antialiased")
+    _tile(axes, title)
+
+
+def _signed(axes: "Axes", photo: view.PhotoView, shown: view.MapView, title: str, smooth: float) -> None:
+    values = colour.average(shown.values, smooth)
+    levels = colour.signed_levels(values, colour.limit(values))
+    ground = colour.grey(photo.image, 0.16)
+    axes.imshow(colour.over(levels, colour.signed_palette(), ground), interpolation="antialiased")
+    _tile(axes, title)
+
+
+def _where(axes: "Axes", photo: view.PhotoView, shown: view.MapView, title: str) -> None:
+    levels = colour.where_levels(shown.values)
+    picture = colour.over(levels, colour.where_palette(), colour.grey(photo.image))
+    axes.imshow(picture, interpolation="antialiased")
+    _tile(axes, title)
+
+
+def _bars(axes: "Axes", photo: view.PhotoView) -> None:
+    names = [_short(name) for name, _ in photo.top]
+    values = [p for _, p in photo.top]
+    at = np.arange(len(names))
+    colours = ["#d54a00" if name == photo.target else "#9aa4af" for name, _ in photo.top]
+    axes.barh(at, values, height=0.24, color=colours)
+    axes.set_ylim(len(names) - 0.45, -0.75)
+    axes.set_xlim(0, 1)
+    for y, name, p in zip(at, names, values, strict=True):
+        axes.text(0, y - 0.2, plain(name), fontsize=7.5, color=INK, va="bottom")
+        axes.text(1, y - 0.2, view.percent(p), fontsize=7.5, color=MUTED, va="bottom", ha="right")
+    axes.set_axis_off()
+    axes.set_box_aspect(1)
+    axes.set_anchor("N")
+    axes.set_title("what the model answers", fontsize=8, color=INK, pad=4)
+
+
+def _short(name: str, length: int = 32) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"
+
+
+def _head(figure: "Figure", cell: Any, photo: view.PhotoView) -> None:
+    curves = photo.curves[:2]
+    parts = cell.subgridspec(1, 2 + len(curves), width_ratios=(1, 1, *(1.35 for _ in curves)))
+    _photo(figure.add_subplot(parts[0, 0]), photo, _short(photo.name))
+    _bars(figure.add_subplot(parts[0, 1]), photo)
+    for column, curve in enumerate(curves):
+        _curve(figure.add_subplot(parts[0, 2 + column]), curve, legend=column == len(curves) - 1)
+
+
+def _curve(axes: "Axes", curve: view.CurveView, *, legend: bool) -> None:
+    for index, (name, values) in enumerate(curve.lines):
+        hue, dash = colour.line(index)
+        style: Any = (0, dash) if dash else "-"
+        axes.plot(curve.x, values, color=hue, linestyle=style, linewidth=1.2, label=plain(name))
+    axes.set_title(plain(curve.title), fontsize=8, color=INK, pad=4)
+    axes.set_xlabel("share of the image changed", fontsize=7, color=MUTED)
+    axes.set_ylabel(curve.value, fontsize=7, color=MUTED)
+    axes.tick_params(labelsize=6.5, colors=MUTED, length=2)
+    axes.set_xlim(0, 1)
+    axes.grid(color=RULE, linewidth=0.4)
+    axes.set_box_aspect(0.72)
+    axes.set_anchor("N")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(RULE)
+    if legend:
+        axes.legend(fontsize=6, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), labelcolor=INK)
+
+
+def _legend(figure: "Figure", smooth: float, more: str = "") -> None:
+    shown = f"averaged with σ = {smooth:g} pixels" if smooth > 0 else "every pixel as computed"
+    figure.supxlabel(
+        f"orange supports the decision, blue opposes it; {shown}, full strength at the "
+        f"{colour.PERCENTILE:g}th percentile of magnitude{more}",
+        fontsize=7,
+        color=MUTED,
+    )

@@ -1,0 +1,56 @@
+"use strict";
+(function () {
+  const table = document.getElementById("table");
+  const body = table.tBodies[0];
+  const heads = Array.from(table.tHead.rows[0].cells);
+  heads.forEach(function (head, column) {
+    const button = head.querySelector("button");
+    if (!button) return;
+    button.addEventListener("click", function () {
+      const text = head.dataset.way === "text";
+      const first = head.dataset.way === "higher" ? "descending" : "ascending";
+      const other = first === "ascending" ? "descending" : "ascending";
+      const order = head.getAttribute("aria-sort") === first ? other : first;
+      const sign = order === "ascending" ? 1 : -1;
+      const rows = Array.from(body.rows);
+      rows.sort(function (a, b) {
+        const u = a.cells[column].dataset.v, v = b.cells[column].dataset.v;
+        if (text) return sign * u.localeCompare(v);
+        if (u === "" || v === "") return (u === "") - (v === "");  // what is missing stays last
+        return sign * (parseFloat(u) - parseFloat(v));
+      });
+      rows.forEach(function (row, number) { row.cells[0].textContent = number + 1; body.appendChild(row); });
+      heads.forEach(function (h) { if (h.hasAttribute("aria-sort")) h.setAttribute("aria-sort", "none"); });
+      head.setAttribute("aria-sort", order);
+    });
+  });
+
+  const under = document.getElementById("under");
+  const strength = { signed: 18, where: 100 };
+  let reading = "signed";
+  function show() {
+    document.body.classList.toggle("where", reading === "where");
+    const name = reading === "where" ? "--under-where" : "--under";
+    document.documentElement.style.setProperty(name, strength[reading] / 100);
+  }
+  under.addEventListener("input", function () { strength[reading] = under.value; show(); });
+  document.querySelectorAll("input[name=reading]").forEach(function (choice) {
+    choice.addEventListener("change", function () { reading = choice.value; under.value = strength[reading]; show(); });
+    if (choice.checked) { reading = choice.value; under.value = strength[reading]; show(); }
+  });
+
+  document.querySelectorAll(".curves").forEach(function (curves) {
+    function focus(number) {
+      curves.classList.toggle("focus", number !== null);
+      curves.querySelectorAll("polyline").forEach(function (line) {
+        line.classList.toggle("on", line.dataset.line === number);
+      });
+    }
+    curves.querySelectorAll("[data-line]").forEach(function (item) {
+      item.addEventListener("mouseenter", function () { focus(item.dataset.line); });
+      item.addEventListener("mouseleave", function () { focus(null); });
+      item.addEventListener("focus", function () { focus(item.dataset.line); });
+      item.addEventListener("blur", function () { focus(null); });
+    });
+  });
+})();

@@ -1,0 +1,383 @@
+"""What a picture or page shows, as plain values: the one place that knows what results look like inside."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from abe.errors import Code, SpecError
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapView:
+    """One method's map of one photograph.
+
+    Attributes:
+        method: registered name.
+        title: human-readable name.
+        values: (h, w) attribution, summed over channels.
+        facts: (label, value) pairs shown below it, such as the residual.
+    """
+
+    method: str
+    title: str
+    values: NDArray[np.float64]
+    facts: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveView:
+    """One perturbation curve per method: a fraction of positions changed against a value."""
+
+    name: str
+    title: str
+    value: str
+    x: list[float]
+    lines: list[tuple[str, list[float]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoView:
+    """One photograph with its decision, maps and curves.
+
+    Attributes:
+        image: (h, w, 3) 8-bit pixels as the model saw them.
+        top: (class name, probability), most probable first.
+        target: name of the explained decision.
+    """
+
+    name: str
+    image: NDArray[np.uint8]
+    target: str
+    top: list[tuple[str, float]]
+    maps: list[MapView] = field(default_factory=list)
+    curves: list[CurveView] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnView:
+    """One column of the ranked table."""
+
+    key: str
+    title: str
+    direction: str | None = None
+    about: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellView:
+    """One number of the ranked table: as text, as a sort key, and whether it is the column's best."""
+
+    text: str
+    value: float | None
+    best: bool = False
+    spread: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableView:
+    """The ranked table: one row of cells per method."""
+
+    columns: list[ColumnView]
+    rows: list[tuple[str, str, list[CellView]]]
+    caption: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageView:
+    """A whole comparison."""
+
+    title: str
+    asked: list[tuple[str, str]]
+    table: TableView
+    photos: list[PhotoView]
+    settings: list[tuple[str, str]]
+    versions: list[tuple[str, str]]
+    notes: list[str]
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with a typographic minus, or a dash for none."""
+    if value is None or not np.isfinite(value):
+        return "–"
+    if value and (abs(value) < 10 ** -(digits + 1) or abs(value) >= 1e5):
+        return f"{value:.1e}".replace("-", "−")
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def percent(value: float | None) -> str:
+    """A share as percent with sensible digits, or a dash for none."""
+    if value is None or not np.isfinite(value):
+        return "–"
+    share = 100 * value
+    digits = 0 if abs(share) >= 10 else 1 if abs(share) >= 1 else 2
+    return f"{share:.{digits}f} %".replace("-", "−")
+
+
+def method_title(name: str) -> str:
+    """The human-readable name of a registered method, or the name itself."""
+    from abe.registry import methods
+
+    card = methods.cards().get(name)
+    return card.title if card is not None else name
+
+
+def pixels(x: Any) -> NDArray[np.uint8]:
+    """A (c, h, w) tensor as 8-bit RGB: in [0, 1] as it is, anything else stretched to its range.
+
+    One channel is grey; with two or more than three channels their mean is shown.
+    """
+    array = np.asarray(x.detach().float().cpu().numpy(), np.float64)
+    if array.ndim != 3:
+        raise SpecError(
+            Code.UNSUPPORTED,
+            "Only images can be drawn as a panel",
+            got=f"features of shape {tuple(array.shape)}",
+            expected="(channels, height, width)",
+        )
+    array = np.nan_to_num(array)
+    low, high = float(array.min()), float(array.max())
+    if low < 0 or high > 1:
+        array = (array - low) / ((high - low) or 1.0)
+    if array.shape[0] != 3:
+        array = np.repeat(array.mean(0, keepdims=True), 3, axis=0)
+    return np.rint(255 * array.transpose(1, 2, 0)).astype(np.uint8)
+
+
+def one(values: Any, index: int) -> float | None:
+    """Entry of a per-sample tensor, None where there is none or it is not finite."""
+    if values is None:
+        return None
+    found = float(values[index])
+    return found if np.isfinite(found) else None
+
+
+def map_view(explanation: Any, index: int, extra: Sequence[tuple[str, str]] = ()) -> MapView:
+    """The map of one sample of an explanation, with its residual below."""
+    residual = one(explanation.residual, index)
+    facts = [("residual", percent(residual))] if residual is not None else []
+    values = explanation.map()[index].detach().double().cpu().numpy()
+    return MapView(
+        method=explanation.method,
+        title=method_title(explanation.method),
+        values=values,
+        facts=[*extra, *facts],
+    )
+
+
+def photo_view(explanation: Any, index: int, name: str) -> PhotoView:
+    """Photograph, decision and map of one sample of an explanation."""
+    return PhotoView(
+        name=name,
+        image=pixels(explanation.x[index]),
+        target=explanation.target_names[index],
+        top=[(str(label), float(p)) for label, p in explanation.top[index]],
+        maps=[map_view(explanation, index)],
+    )
+
+
+def slug(name: str) -> str:
+    """A file name or anchor from any text: letters, digits, dots and dashes."""
+    kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in name).strip("-.")
+    return kept[:80] or "photograph"
+
+
+def stems(names: Sequence[str]) -> list[str]:
+    """File names without suffix from names of photographs, told apart by a number where they collide."""
+    taken: dict[str, int] = {}
+    found = []
+    for name in names:
+        stem = slug(name.rsplit(".", 1)[0] if "." in name[1:] else name)
+        taken[stem.lower()] = taken.get(stem.lower(), 0) + 1
+        found.append(stem if taken[stem.lower()] == 1 else f"{stem}-{taken[stem.lower()]}")
+    return found
+
+
+CURVE_VALUES = {
+    "probability": "probability of the class",
+    "log_probability": "log-probability of the class",
+    "log_odds": "log-odds of the class",
+    "kl": "KL(U‖P), how decided the model is",
+}
+
+
+def from_comparison(comparison: Any, *, title: str | None = None) -> PageView:
+    """A page from what `abe.compare` returns."""
+    first = next(iter(comparison.explanations.values()))
+    count = len(comparison.names)
+    number_of = {1: "One method", 2: "Two methods", 3: "Three methods", 4: "Four methods"}
+    methods = number_of.get(len(comparison.methods), f"{len(comparison.methods)} methods")
+    return PageView(
+        title=title or f"{methods} on {count} photograph{'s' if count > 1 else ''}",
+        asked=_asked(comparison),
+        table=_table(comparison),
+        photos=[_photo(comparison, index, name) for index, name in enumerate(_distinct(comparison.names))],
+        settings=_settings(comparison, first),
+        versions=[(str(name), str(version)) for name, version in first.versions.items()],
+        notes=_notes(comparison),
+    )
+
+
+def _asked(comparison: Any) -> list[tuple[str, str]]:
+    count = len(comparison.names)
+    return [
+        ("Question", "which pixels drove the decision, and which method says it best?"),
+        ("Photographs", str(count)),
+        ("Methods", str(len(comparison.scores) + len(comparison.failures))),
+        ("Explained score", comparison.objective),
+        ("Ranked by", ", ".join(_title(m) for m in comparison.metrics if m.name in comparison.rank_by)),
+    ]
+
+
+def _title(metric: Any) -> str:
+    return metric.name if metric.card is None else metric.card.title
+
+
+def _table(comparison: Any) -> TableView:
+    columns = [ColumnView(key="rank", title="Mean rank", direction="lower", about="over what ranks")]
+    for metric in comparison.metrics:
+        about = "" if metric.card is None else metric.card.summary.rstrip(".")
+        columns.append(
+            ColumnView(key=metric.name, title=_title(metric), direction=metric.direction, about=about)
+        )
+    best = {m.name: _best(comparison, m) for m in comparison.metrics}
+    rows = []
+    for method in comparison.methods:
+        rank = comparison.ranks[method]
+        cells = [CellView(text=f"{rank:.1f}", value=rank, best=rank == min(comparison.ranks.values()))]
+        cells += [_cell(comparison.scores[method][m.name], best[m.name]) for m in comparison.metrics]
+        rows.append((method, _label(method), cells))
+    return TableView(columns=columns, rows=rows, caption=comparison.caption)
+
+
+def _label(method: str) -> str:
+    """Title of a method, with the parameters that tell namesakes of one comparison apart."""
+    name, bracket, rest = method.partition("(")
+    return f"{method_title(name)} ({rest}" if bracket else method_title(name)
+
+
+def _cell(score: Any, best: float | None) -> CellView:
+    mean = score.mean if np.isfinite(score.mean) else None
+    values = [float(v) for v in score.values]
+    spread = "per photograph: " + ", ".join(number(v) for v in values) if len(values) > 1 else ""
+    return CellView(text=_figure(score.name, mean), value=mean, best=_same(mean, best), spread=spread)
+
+
+def _same(mean: float | None, best: float | None) -> bool:
+    """Whether a mean is the best, up to rounding of the sums it comes from."""
+    return mean is not None and best is not None and abs(mean - best) <= 1e-6 * abs(best)
+
+
+def _figure(name: str, mean: float | None) -> str:
+    if name == "residual":
+        return percent(mean)
+    return number(mean, 0 if name == "passes" else 2 if name == "seconds" else 3)
+
+
+def _best(comparison: Any, metric: Any) -> float | None:
+    """The best mean of a column, None where there is nothing to be better than."""
+    means = [scores[metric.name].mean for scores in comparison.scores.values()]
+    means = [mean for mean in means if np.isfinite(mean)]
+    if len(means) < 2:
+        return None
+    return max(means) if metric.direction == "higher" else min(means)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Names told apart by a number where two photographs share one."""
+    seen: dict[str, int] = {}
+    found = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return found
+
+
+SHOWN = ("insertion", "deletion", "kl_insertion", "kl_deletion", "f_insertion", "f_deletion")
+"""Scores written below a map, where measured."""
+
+
+def _photo(comparison: Any, index: int, name: str) -> PhotoView:
+    first = next(iter(comparison.explanations.values()))
+    maps = []
+    for method in comparison.methods:
+        explanation, scores = comparison.explanations[method], comparison.scores[method]
+        facts = [
+            (_title(m), number(one(scores[m.name].values, index)))
+            for m in comparison.metrics
+            if m.name in SHOWN
+        ]
+        maps.append(replace(map_view(explanation, index, facts), method=method, title=_label(method)))
+    return PhotoView(
+        name=name,
+        image=pixels(first.x[index]),
+        target=comparison.target_names[index],
+        top=[(str(label), float(p)) for label, p in first.top[index]],
+        maps=maps,
+        curves=_curves(comparison, index),
+    )
+
+
+def _curves(comparison: Any, index: int) -> list[CurveView]:
+    found = []
+    for metric in comparison.metrics:
+        scores = {method: comparison.scores[method][metric.name] for method in comparison.methods}
+        if any(score.curve is None for score in scores.values()):
+            continue
+        lines = [(_label(m), [float(v) for v in score.curve[index]]) for m, score in scores.items()]
+        if not lines:
+            continue
+        points = len(lines[0][1])
+        value = CURVE_VALUES.get(getattr(metric.value, "curve", ""), "value")
+        about = metric.card.title if metric.card is not None else metric.name
+        x = np.linspace(0, 1, points).tolist()
+        found.append(CurveView(name=metric.name, title=about, value=value, x=x, lines=lines))
+    return found
+
+
+def _settings(comparison: Any, first: Any) -> list[tuple[str, str]]:
+    steps = -(-comparison.count // comparison.step)
+    found = [
+        ("Objective", comparison.objective),
+        ("Unit", comparison.unit),
+        ("Baseline of the curves", f"{comparison.baseline}, in input space"),
+        ("Step", f"{comparison.step} of {comparison.count} units, {steps} steps"),
+        ("Seed", str(comparison.seed)),
+        ("Model run as", first.cost.execution),
+        ("Rows at a time", str(first.cost.chunk)),
+    ]
+    if comparison.confusion is not None:
+        found.append(("Confusion feature, H / ln C", number(comparison.confusion)))
+    for method in comparison.methods:
+        spec = comparison.explanations[method].spec
+        inner = ", ".join(f"{k}={_shown(v)}" for k, v in spec.get("params", {}).items())
+        found.append((_label(method), f"{spec.get('method', method)}({inner})"))
+    return found
+
+
+def _shown(value: Any) -> str:
+    """A parameter of a specification in one short piece of text."""
+    if isinstance(value, dict) and "type" in value:
+        inner = ", ".join(f"{k}={_shown(v)}" for k, v in value.items() if k != "type")
+        return f"{value['type']}({inner})"
+    if isinstance(value, dict) and "opaque" in value:
+        return str(value["opaque"])
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_shown(v) for v in value) + "]"
+    return str(value)
+
+
+def _notes(comparison: Any) -> list[str]:
+    """Failures, and the remarks of results; remarks that every method has are said once."""
+    found = [f"{_label(m)} did not finish: {f.message}" for m, f in comparison.failures.items()]
+    said: dict[str, list[str]] = {}
+    for method in comparison.methods:
+        scores = comparison.scores[method].values()
+        remarks = [*comparison.explanations[method].warnings, *(w for s in scores for w in s.warnings)]
+        for remark in dict.fromkeys(remarks):
+            said.setdefault(remark, []).append(_label(method))
+    for remark, who in said.items():
+        found.append(remark if len(who) == len(comparison.methods) else f"{', '.join(who)}: {remark}")
+    return found
