@@ -4,7 +4,9 @@ Which inputs drove a model's decision, how far that answer can be trusted, and w
 believe for this model and data.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from abe._version import __version__
@@ -67,3 +69,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+class _Package(ModuleType):
+    """Keeps ``abe.explain`` the function where Python would put the module of that name in its place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        module = name == "explain" and isinstance(value, ModuleType)
+        super().__setattr__(name, value.explain if module else value)
+
+
+sys.modules[__name__].__class__ = _Package
