@@ -15,7 +15,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from abe.engines.choice import Choice, choose
+from abe.engines.choice import PROBE_ROWS, Choice, choose
+from abe.engines.chunks import ChunkPlan, Saved, memory_budget
 from abe.engines.execution import fingerprint
 from abe.errors import AbeError, Code, InputError, ModelError
 from abe.objectives import Captured
@@ -50,56 +51,6 @@ Consume = Callable[[Chunk], None]
 
 
 @dataclass
-class ChunkPlan:
-    """Finds the chunk size with the least time per row by trying neighbours on real work.
-
-    The first chunk of a size warms caches up and does not count.
-    """
-
-    start: int = 8
-    limit: int = 4096
-    seen: dict[int, list[float]] = field(default_factory=dict)
-    warm: set[int] = field(default_factory=set)
-    settled: int | None = None
-    trial: int = 0
-
-    def __post_init__(self) -> None:
-        self.trial = min(self.start, self.limit)
-
-    @property
-    def size(self) -> int:
-        """Rows to run next."""
-        return self.settled or self.trial
-
-    def record(self, size: int, seconds: float) -> None:
-        """Note how long a full chunk took and move on when enough is known."""
-        if self.settled is not None or size != self.trial:
-            return
-        if size not in self.warm:
-            self.warm.add(size)
-            return
-        self.seen.setdefault(size, []).append(seconds / size)
-        if len(self.seen[size]) >= 2:
-            self._advance()
-
-    def shrink(self, size: int) -> None:
-        """Never try ``size`` rows again: they did not fit."""
-        self.limit = max(1, size // 2)
-        self.seen = {s: t for s, t in self.seen.items() if s <= self.limit}
-        self.trial = self.limit
-        if self.settled is not None:
-            self.settled = self.limit
-
-    def _advance(self) -> None:
-        best = min(self.seen, key=lambda s: min(self.seen[s]))
-        for neighbour in (best * 2, best // 2):
-            if 1 <= neighbour <= self.limit and neighbour not in self.seen:
-                self.trial = neighbour
-                return
-        self.settled = best
-
-
-@dataclass
 class TaskState:
     """What the planner remembers of a task: chunk plans and, where it helps, an execution copy."""
 
@@ -108,6 +59,8 @@ class TaskState:
     rows_seen: int = 0
 
 
+FORWARD_COPIES = 32
+"""Rough size of what a forward pass holds at once, in copies of its input."""
 WORTH_A_COPY = 64
 """Rows of work after which preparing and timing an execution copy pays."""
 
@@ -191,8 +144,14 @@ class Evaluator:
     def _plan(self, job: "_Job", n: int) -> ChunkPlan:
         self._choose_model(job, n)
         key = (job.kind, job.shape, self.cost.execution, torch.get_num_threads(), self.task.device.type)
-        start = 8 if self.task.device.type == "cpu" else 32
-        return self._state.plans.setdefault(key, ChunkPlan(start=start))
+        plan = self._state.plans.get(key)
+        if plan is None:
+            start = 8 if self.task.device.type == "cpu" else 32
+            plan = ChunkPlan(start=start, budget=memory_budget(self.task.device), measured=job.kind != "gradient")
+            if plan.measured:
+                plan.fit(FORWARD_COPIES * job.row_bytes)
+            self._state.plans[key] = plan
+        return plan
 
     def _choose_model(self, job: "_Job", n: int) -> None:
         """What this job runs: the model, or a verified copy once there is enough work to pay for it."""
@@ -206,14 +165,24 @@ class Evaluator:
         if self._state.choice is None or self._state.choice.fingerprint != self._fingerprint:
             if self._state.rows_seen < WORTH_A_COPY:
                 return
-            self._state.choice = choose(self.task, job.sample, job.context_of, self._fingerprint)
+            self._state.choice = self._try_copies(job)
         self._model, self.cost.execution = self._state.choice.model, self._state.choice.name
+
+    def _try_copies(self, job: "_Job") -> Choice:
+        rows = job.spread(PROBE_ROWS)
+        context = job.context.take(job.owner[rows])
+        return choose(self.task, job.make(rows).detach(), context, self._fingerprint or ())
 
     def _try(self, job: "_Job", rows: Tensor, plan: ChunkPlan) -> Chunk | None:
         """Run one chunk; halve the plan and return None where it does not fit into memory."""
         began = time.perf_counter()
         try:
-            chunk = job.run(self.task, self._model, rows)
+            if plan.measured:
+                chunk = job.run(self.task, self._model, rows)
+            else:
+                with Saved() as saved:
+                    chunk = job.run(self.task, self._model, rows)
+                plan.fit(saved.bytes // len(rows))
         except (MemoryError, torch.OutOfMemoryError, RuntimeError) as problem:
             if isinstance(problem, AbeError) or not out_of_memory(problem):
                 raise
@@ -253,20 +222,19 @@ class _Job:
     context: Context
     objective: Objective | None
     shape: tuple[Any, ...] = ()
+    row_bytes: int = 0
 
     def peek(self) -> None:
         """Note shape and type of the rows, which decide the plan."""
         if not self.shape:
             row = self.make(torch.zeros(1, dtype=torch.long, device=self.owner.device))
             self.shape = (*row.shape[1:], row.dtype)
+            self.row_bytes = row.numel() * row.element_size()
 
-    def sample(self, n: int) -> Tensor:
-        """The first rows, at most ``n``, to try an execution copy on."""
-        return self.make(torch.arange(min(n, len(self.owner)), device=self.owner.device)).detach()
-
-    def context_of(self, n: int) -> Context:
-        """The context of those rows."""
-        return self.context.take(self.owner[:n])
+    def spread(self, n: int) -> Tensor:
+        """At most ``n`` row numbers spread over the whole job: neighbours are too much alike."""
+        last = len(self.owner) - 1
+        return torch.linspace(0, last, min(n, last + 1), device=self.owner.device).round().long()
 
     def run(self, task: Task, model: nn.Module, rows: Tensor) -> Chunk:
         """One chunk through ``model``."""

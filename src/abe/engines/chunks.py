@@ -1,0 +1,134 @@
+"""How many rows to run at once: the fastest chunk by the clock, within a memory budget."""
+
+import os
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+WORTHWHILE = 0.02
+"""A larger chunk must save this share of the time per row: memory is not spent on noise."""
+CPU_BUDGET = 2**29
+"""Bytes that the activations of one chunk may take on a CPU, or a quarter of what is free if less."""
+GPU_SHARE = 0.5
+"""Share of a GPU's free memory that the activations of one chunk may take."""
+
+
+@dataclass
+class ChunkPlan:
+    """Finds the chunk with the least time per row by trying neighbouring sizes on real work.
+
+    The first chunk measures what a row keeps in memory, which limits the sizes that are tried; the
+    first chunk of every size warms caches up and does not count.
+
+    Attributes:
+        start: size to begin with.
+        budget: bytes that a chunk may keep.
+        measured: whether the bytes per row are known; until then chunks have two rows.
+        limit: largest size allowed.
+        settled: the chosen size, once known.
+    """
+
+    start: int = 8
+    budget: int = CPU_BUDGET
+    measured: bool = True
+    limit: int = 4096
+    settled: int | None = None
+    trial: int = 0
+    seen: dict[int, list[float]] = field(default_factory=dict)
+    _warm: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.trial = min(self.start, self.limit)
+
+    @property
+    def size(self) -> int:
+        """Rows to run next."""
+        if not self.measured:
+            return min(2, self.limit)
+        return self.settled or self.trial
+
+    def fit(self, bytes_per_row: int) -> None:
+        """Limit the size to what the budget holds."""
+        self.measured = True
+        self.limit = _power_of_two(min(self.limit, self.budget // max(bytes_per_row, 1)))
+        self.trial = min(self.trial, self.limit)
+
+    def record(self, size: int, seconds: float) -> None:
+        """Note how long a chunk took and move on when enough is known."""
+        if self.settled is not None or size != self.trial:
+            return
+        if size not in self._warm:
+            self._warm.add(size)
+            return
+        self.seen.setdefault(size, []).append(seconds / size)
+        if len(self.seen[size]) >= 2:
+            self._advance()
+
+    def shrink(self, size: int) -> None:
+        """Never try ``size`` rows again: they did not fit."""
+        self.measured = True
+        self.limit = max(1, size // 2)
+        self.seen = {s: t for s, t in self.seen.items() if s <= self.limit}
+        self.trial = self.limit
+        if self.settled is not None:
+            self.settled = self.limit
+
+    def _advance(self) -> None:
+        best = self._best()
+        for neighbour in (best * 2, best // 2):
+            if 1 <= neighbour <= self.limit and neighbour not in self.seen:
+                self.trial = neighbour
+                return
+        self.settled = best
+
+    def _best(self) -> int:
+        """The smallest size whose time per row is within `WORTHWHILE` of the least."""
+        fastest = {size: min(times) for size, times in self.seen.items()}
+        least = min(fastest.values())
+        return min(size for size, seconds in fastest.items() if seconds <= least * (1 + WORTHWHILE))
+
+
+class Saved:
+    """Counts the bytes a forward pass keeps for its backward pass."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._seen: set[int] = set()
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._count, _unchanged)
+
+    def __enter__(self) -> "Saved":
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._hooks.__exit__(*problem)
+
+    def _count(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self.bytes += storage.nbytes()
+        return tensor
+
+
+def memory_budget(device: torch.device) -> int:
+    """Bytes that the activations of one chunk may take on ``device``."""
+    if device.type == "cuda":
+        return int(GPU_SHARE * torch.cuda.mem_get_info(device)[0])
+    return min(CPU_BUDGET, _free_memory() // 4)
+
+
+def _free_memory() -> int:
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return 4 * CPU_BUDGET
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << (max(1, number).bit_length() - 1)
+
+
+def _unchanged(tensor: Tensor) -> Tensor:
+    return tensor
