@@ -238,10 +238,23 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"Did you mean {near[0]!r}?" if near else ""
 
 
+class Frozen(dict[str, Any]):
+    """Parameters that cannot change, so that the method that holds them can be hashed."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("these parameters are frozen; make another method")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+
 def _freeze(obj: Any) -> Any:
-    if isinstance(obj, list):
+    """The same with lists as tuples and dicts as `Frozen`, at any depth."""
+    if isinstance(obj, list | tuple) and not hasattr(obj, "_fields"):
         return tuple(_freeze(item) for item in obj)
-    return obj
+    return Frozen({k: _freeze(v) for k, v in obj.items()}) if isinstance(obj, dict) else obj
 
 
 methods = MethodRegistry("method", "abe.methods")

@@ -17,7 +17,7 @@ from abe.engines.problem import Problem
 from abe.engines.quadrature import GaussLegendre
 from abe.engines.refine import Pieces, along, refine
 from abe.errors import AbeError, Code, InputError, SpecError, note
-from abe.registry import paths
+from abe.registry import baselines, paths
 from abe.spec import value
 from abe.types import Baseline, BoundPath, Card, Path, Quadrature, Result
 
@@ -183,9 +183,16 @@ def panels(problem: Problem, bound: BoundPath, block: Tensor, start: Tensor, end
 )
 @value
 class StraightLine:
-    """γ(α) = x′ + α (x − x′), x′ from a baseline."""
+    """γ(α) = x′ + α (x − x′), x′ from a baseline.
+
+    Args:
+        baseline: a baseline, or the name of one.
+    """
 
     baseline: Baseline
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "baseline", baselines.resolve(self.baseline))
 
     def bind(self, problem: Problem) -> "_Line":
         """The lines of a batch."""
@@ -267,16 +274,28 @@ class _Blur:
         return self._synthesise(owner, (1 - alpha) * self._max_sigma, derivative=True)
 
     def _synthesise(self, owner: Tensor, sigma: Tensor, *, derivative: bool) -> Tensor:
-        """Blurred images, or their derivative by α: σ_max σ ω² exp(−σ²ω²/2) in the cosine basis."""
-        smallest = float(sigma.min()) if len(sigma) else 1.0
-        cut = [_kept(len(basis), smallest, self.CUTOFF) for basis in self._bases]
+        """Blurred images, or their derivative by α: σ_max σ ω² exp(−σ²ω²/2) in the cosine basis.
+
+        How many frequencies are summed depends on a row's own σ alone, or its rounding would depend on
+        its neighbours; it is rounded up to a power of two so that few groups remain.
+        """
+        out = self._image.new_empty((len(owner), *self._shape))
+        levels = [_level(max(self._image.shape[2:]), s, self.CUTOFF) for s in sigma.tolist()]
+        for level in set(levels):
+            rows = torch.tensor([i for i, other in enumerate(levels) if other == level], device=owner.device)
+            out[rows] = self._sum(owner[rows], sigma[rows].view(-1, 1, 1, 1), level, derivative)
+        return out
+
+    def _sum(self, owner: Tensor, sigma: Tensor, level: int, derivative: bool) -> Tensor:
+        """The first ``level`` frequencies of each axis (of the longer one; in proportion on the other)."""
+        longest = max(self._image.shape[2:])
+        cut = [max(1, min(len(b), math.ceil(level * len(b) / longest))) for b in self._bases]
         rows, columns = (basis[:k] for basis, k in zip(self._bases, cut, strict=True))
         squares = [_frequencies(len(b), k, b).square() for b, k in zip(self._bases, cut, strict=True)]
         square = squares[0][:, None] + squares[1][None, :]
-        variance = sigma.square().view(-1, 1, 1, 1)
-        gain = torch.exp(-0.5 * variance * square)
+        gain = torch.exp(-0.5 * sigma.square() * square)
         if derivative:
-            gain = gain * square * sigma.view(-1, 1, 1, 1) * self._max_sigma
+            gain = gain * square * sigma * self._max_sigma
         spectrum = self._spectrum[owner, :, : cut[0], : cut[1]] * gain
         return (rows.T @ (spectrum @ columns)).reshape(len(owner), *self._shape)
 
@@ -419,9 +438,10 @@ def _frequencies(n: int, kept: int, like: Tensor) -> Tensor:
     return math.pi / n * torch.arange(kept, dtype=like.dtype, device=like.device)
 
 
-def _kept(n: int, sigma: float, cutoff: float) -> int:
-    """Frequencies ω with σ²ω²/2 below the cutoff."""
-    return n if sigma <= 0 else min(n, math.ceil(n / math.pi * math.sqrt(2 * cutoff) / sigma) + 1)
+def _level(n: int, sigma: float, cutoff: float) -> int:
+    """Number of frequencies ω with σ²ω²/2 below the cutoff, rounded up to a power of two."""
+    needed = n if sigma <= 0 else min(n, math.ceil(n / math.pi * math.sqrt(2 * cutoff) / sigma) + 1)
+    return min(n, 1 << (needed - 1).bit_length())
 
 
 def _points(points: Tensor, x: Tensor) -> Tensor:

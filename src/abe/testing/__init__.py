@@ -1,0 +1,39 @@
+"""The law kit: whether a method, metric, path, objective or update keeps what its card promises.
+
+    from abe.testing import check_method
+
+    def test_my_method():
+        check_method("my_method")
+"""
+
+from typing import Any
+
+from abe.testing import nets
+from abe.testing.bench import KNOWN, Known, problem_of, samples, task_of
+from abe.testing.draws import RecordedDraws, ReplayedDraws
+from abe.testing.laws import Law, LawBroken, Verdict
+from abe.testing.methods import check_method, method_laws
+from abe.testing.metrics import check_metric, metric_laws
+
+__all__ = [
+    "KNOWN",
+    "Known",
+    "Law",
+    "LawBroken",
+    "RecordedDraws",
+    "ReplayedDraws",
+    "Verdict",
+    "check_method",
+    "check_metric",
+    "laws",
+    "metric_laws",
+    "nets",
+    "problem_of",
+    "samples",
+    "task_of",
+]
+
+
+def laws(method: Any = None, **params: Any) -> list[Law]:
+    """The laws that `check_method` would check for a method; all of them without one."""
+    return method_laws(method, **params)

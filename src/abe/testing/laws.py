@@ -1,0 +1,202 @@
+"""What a law is, how it is checked, and what is said when it is broken.
+
+A law is a function of a case (a method, metric, path, … on the kit's toy nets) that measures
+something and calls `ensure`. `run` checks every law of a case and reads the card's
+``expected_failures``: a law listed there must fail on at least one of the kit's nets, otherwise the
+list is out of date and that is an error too. A reason that starts with ``"sometimes:"`` is accepted
+either way, and the verdict says which it was.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from abe.types import Card
+
+Numbers = Mapping[str, object]
+Outcome = Literal["holds", "fails as declared", "does not apply"]
+SOMETIMES = "sometimes:"
+"""How the reason of a law begins that fails on some runs only."""
+
+
+class LawBroken(AssertionError):
+    """A law does not hold.
+
+    Attributes:
+        subject: what was checked.
+        law: name of the first broken law.
+        numbers: what was measured for it.
+        reading: how to read the numbers.
+        breaches: every broken law of the subject.
+    """
+
+    def __init__(self, subject: str, breaches: "Sequence[Breach]") -> None:
+        self.subject = subject
+        self.breaches = tuple(breaches)
+        first = self.breaches[0]
+        self.law, self.numbers, self.reading = first.law, first.numbers, first.reading
+        super().__init__("\n".join([f"{subject} breaks {len(breaches)} law(s)", *map(str, breaches)]))
+
+
+@dataclass(frozen=True)
+class Breach:
+    """One broken law with its numbers and how to read them."""
+
+    law: str
+    says: str
+    numbers: Numbers
+    reading: str
+    cause: Exception | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return f"- {self.law}: {self.says}\n    measured: {show(self.numbers)}\n    reading: {self.reading}"
+
+
+@dataclass(frozen=True)
+class Law:
+    """A statement with a check.
+
+    Attributes:
+        name: the key of ``expected_failures``.
+        says: what must hold.
+        reading: how to read the numbers of a breach.
+        check: measures, and calls `ensure`; what it returns is kept in the verdict.
+        applies: "" where the law is to be checked, else why it is not.
+    """
+
+    name: str
+    says: str
+    reading: str
+    check: Callable[[Any], Numbers] = field(repr=False)
+    applies: Callable[[Any], str] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came out of one law.
+
+    Attributes:
+        law: its name.
+        outcome: ``"holds"``, ``"fails as declared"`` (in ``expected_failures``) or ``"does not apply"``.
+        numbers: what was measured.
+        reason: why it does not apply, or the declared reason of the failure.
+    """
+
+    law: str
+    outcome: Outcome
+    numbers: Numbers = field(default_factory=dict)
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.law}: {self.outcome} {show(self.numbers)} {self.reason}".rstrip()
+
+
+class Broken(Exception):
+    """Raised inside a law by `ensure`; `check` turns it into a `Breach` or a declared failure."""
+
+    def __init__(self, numbers: Numbers) -> None:
+        self.numbers = numbers
+        super().__init__(show(numbers))
+
+
+class Laws:
+    """An ordered collection of laws for one kind of case."""
+
+    def __init__(self) -> None:
+        self._laws: dict[str, Law] = {}
+
+    def add(
+        self, name: str, says: str, reading: str, *, when: Callable[[Any], str] | None = None
+    ) -> Callable[[Callable[[Any], Numbers]], Callable[[Any], Numbers]]:
+        """Decorator: enter a check under ``name``; ``when`` says "" or why the law does not apply."""
+
+        def enter(check: Callable[[Any], Numbers]) -> Callable[[Any], Numbers]:
+            self._laws[name] = Law(name, says, reading, check, when or always)
+            return check
+
+        return enter
+
+    def __iter__(self) -> Any:
+        return iter(self._laws.values())
+
+    def names(self) -> list[str]:
+        """Names in the order they are checked."""
+        return list(self._laws)
+
+
+def always(case: Any) -> str:
+    """The law applies."""
+    return ""
+
+
+def ensure(holds: bool, **numbers: object) -> Numbers:
+    """The numbers of a law, which is broken where ``holds`` is False."""
+    if not holds:
+        raise Broken(numbers)
+    return numbers
+
+
+def run(laws: Laws, case: Any, only: str | Sequence[str] | None = None) -> list[Verdict]:
+    """Check the laws of a case, all of them or those named in ``only``.
+
+    Args:
+        laws: which kit.
+        case: has ``subject`` (a name to print) and ``card``.
+        only: names of laws.
+
+    Returns:
+        One verdict per law.
+
+    Raises:
+        LawBroken: at least one law does not hold, or does hold against its declaration.
+    """
+    wanted = laws.names() if only is None else [only] if isinstance(only, str) else list(only)
+    unknown = [name for name in (*wanted, *case.card.expected_failures) if name not in laws.names()]
+    if unknown:
+        raise ValueError(f"{case.subject}: no law is called {unknown[0]!r}; the laws are {laws.names()}")
+    verdicts: list[Verdict] = []
+    breaches: list[Breach] = []
+    for law in laws:
+        if law.name in wanted:
+            found = check(law, case)
+            (breaches if isinstance(found, Breach) else verdicts).append(found)  # type: ignore[arg-type]
+    if breaches:
+        raise LawBroken(case.subject, breaches) from next((b.cause for b in breaches if b.cause), None)
+    return verdicts
+
+
+def check(law: Law, case: Any) -> Verdict | Breach:
+    """One law of one case, read against the card."""
+    declared = declared_failure(case.card, law.name)
+    why_not = law.applies(case)
+    if why_not:
+        if declared:
+            reading = f"Take it off expected_failures: the law is not checked here ({why_not})."
+            return Breach(law.name, law.says, {"declared": declared}, reading)
+        return Verdict(law.name, "does not apply", reason=why_not)
+    try:
+        numbers = law.check(case)
+    except Broken as broken:
+        if declared:
+            return Verdict(law.name, "fails as declared", broken.numbers, declared)
+        return Breach(law.name, law.says, broken.numbers, law.reading)
+    except Exception as problem:
+        raised = {"raised": f"{type(problem).__name__}: {problem}"}
+        return Breach(law.name, law.says, raised, "The check could not be finished.", problem)
+    if declared and not declared.startswith(SOMETIMES):
+        reading = (
+            "It is in expected_failures but holds on every net of the kit: take it off the list, or start "
+            f"its reason with {SOMETIMES!r} if it fails on some runs only."
+        )
+        return Breach(law.name, law.says, {**numbers, "declared": declared}, reading)
+    return Verdict(law.name, "holds", numbers, declared)
+
+
+def declared_failure(card: Card, law: str) -> str:
+    """The declared reason why a law fails, or ""."""
+    return card.expected_failures.get(law, "")
+
+
+def show(numbers: Numbers) -> str:
+    """Numbers in one line."""
+    return ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in numbers.items())

@@ -1,0 +1,409 @@
+"""Laws of metrics, and `check_metric`, which runs those that a card allows."""
+
+import inspect
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from abe.errors import AbeError, Code, InputError, ModelError
+from abe.explain import explain
+from abe.explanation import Explanation
+from abe.formulas import evaluate as evaluate_formula
+from abe.metrics.base import Metric, Score, as_metric
+from abe.metrics.compare import score
+from abe.registry import metrics
+from abe.spec import from_spec
+from abe.task.base import Task
+from abe.testing import nets
+from abe.testing.bench import TARGET, samples
+from abe.testing.laws import Law, Laws, Numbers, Verdict, ensure, run
+from abe.testing.snapshot import Snapshot
+from abe.task.image import image_task
+from abe.types import Card
+
+METRIC_LAWS = Laws()
+law = METRIC_LAWS.add
+
+ROW = 1e-5
+"""The promise for a row alone and in a batch: share of the largest value, float32."""
+SEEDS = 12
+"""Seeds over which random orders are averaged."""
+SIGMAS = 5.0
+"""How many standard errors two averages over random orders may differ."""
+
+
+@dataclass(frozen=True)
+class MetricCase:
+    """A metric under test."""
+
+    metric: Metric
+
+    @property
+    def subject(self) -> str:
+        """How messages call it."""
+        return f"The metric {self.metric}"
+
+    @property
+    def card(self) -> Card:
+        """Its card, or an empty one for a value without a name."""
+        name = self.metric.name
+        return self.metric.card or Card(
+            name=name, title=name, summary="", source="", direction=self.metric.direction
+        )
+
+    def score(self, net: nn.Module, explanation: Explanation, **how: Any) -> Score:
+        """The metric of a finished explanation, by the model itself."""
+        how = {"execution": "model", **how}
+        return score(explanation, _task(net, explanation.x), metric=self.metric, **how)
+
+
+def metric_case(metric: Any, **params: Any) -> MetricCase:
+    """A case from a name, value or `Metric`; required parameters come from the card's example."""
+    if not isinstance(metric, str):
+        return MetricCase(as_metric(metric))
+    entry = metrics.get(metric)
+    missing = [name for name in entry.required() if name not in params]
+    example = dict(entry.card.example) if missing else {}
+    return MetricCase(as_metric((metric, {**example, **params})))
+
+
+def check_metric(
+    metric: Any, *, only: str | Sequence[str] | None = None, **params: Any
+) -> list[Verdict]:
+    """Run every law that a metric's card allows.
+
+    Args:
+        metric: a registered name, a metric value, or a `Metric`.
+        only: names of laws, to check these alone.
+        **params: parameters, when ``metric`` is a name.
+
+    Returns:
+        One `Verdict` per law: it holds, it fails as the card declares, or it does not apply.
+
+    Raises:
+        LawBroken: what does not hold, with the numbers and how to read them.
+
+    Example:
+        >>> [v.outcome for v in check_metric("insertion", only="ranking", step=0.2)]
+        ['holds']
+    """
+    return run(METRIC_LAWS, metric_case(metric, **params), only)
+
+
+def metric_laws(metric: Any = None, **params: Any) -> list[Law]:
+    """The laws that `check_metric` would check; all of them without a metric."""
+    if metric is None:
+        return list(METRIC_LAWS)
+    case = metric_case(metric, **params)
+    return [one for one in METRIC_LAWS if not one.applies(case)]
+
+
+def explained(net: nn.Module, x: Tensor, attribution: Tensor | None = None, **how: Any) -> Explanation:
+    """A real explanation of class `TARGET` by gradient × input, with another map where one is given."""
+    how = {"execution": "model", "progress": False, "target": TARGET, **how}
+    found = explain(_task(net, x), x, "fast_ig", **how)
+    return found if attribution is None else replace(found, attribution=attribution)
+
+
+def _task(net: nn.Module, x: Tensor) -> Task:
+    return image_task(net, channels=x.shape[1], output_kind="logits")
+
+
+def _setting(b: int = 5) -> tuple[nn.Module, Tensor, Tensor]:
+    """An ordinary float32 net, samples, and maps without ties."""
+    x = samples(b, dtype=torch.float32)
+    return nets.Convolutional(), x, samples(b, seed=9, dtype=torch.float32) - 0.5
+
+
+def _gap(one: Tensor, other: Tensor) -> float:
+    """Largest difference as a share of the largest value; NaN equals NaN."""
+    one, other = one.double(), other.double()
+    same = (one == other) | (one.isnan() & other.isnan())
+    size = torch.maximum(one.abs(), other.abs()).nan_to_num().max().clamp_min(1e-300)
+    return float(torch.where(same, torch.zeros_like(one), (one - other).abs() / size).nan_to_num(nan=9e9).max())
+
+
+# ---------------------------------------------------------------- rows
+
+
+_ROW_READING = (
+    f"`difference` is the worst one as a share of the largest value; {ROW:g} is allowed in float32. More means "
+    "that a sample's number depends on the others: batch means, ties or references that are not drawn per "
+    "sample."
+)
+
+
+@law("batch", "A sample alone scores what it scores in a batch, for batches of 1, 2 and more.", _ROW_READING)
+def batch(case: MetricCase) -> Numbers:
+    net, x, maps = _setting()
+    together = case.score(net, explained(net, x, maps)).values
+    gaps = {}
+    for size in (1, 2):
+        parts = zip(x.split(size), maps.split(size), strict=True)
+        apart = torch.cat([case.score(net, explained(net, some, part)).values for some, part in parts])
+        gaps[f"difference_{size}"] = _gap(together, apart)
+    return ensure(max(gaps.values()) <= ROW, **gaps)
+
+
+@law("order", "Samples in another order score the same in that order.", _ROW_READING)
+def order(case: MetricCase) -> Numbers:
+    net, x, maps = _setting()
+    permutation = torch.tensor([3, 0, 4, 2, 1])
+    explanation = explained(net, x, maps)
+    shuffled = replace(
+        explanation,
+        attribution=maps[permutation],
+        x=x[permutation],
+        ids=[explanation.ids[i] for i in permutation.tolist()],
+        score=explanation.score[permutation],
+        delta=None if explanation.delta is None else explanation.delta[permutation],
+    )
+    gap = _gap(case.score(net, explanation).values[permutation], case.score(net, shuffled).values)
+    return ensure(gap <= ROW, difference=gap)
+
+
+@law("chunk", "The number of rows run at once does not matter.", _ROW_READING)
+def chunk(case: MetricCase) -> Numbers:
+    net, x, maps = _setting()
+    explanation = explained(net, x, maps)
+    whole = case.score(net, explanation).values
+    gaps = {f"chunk_{n}": _gap(whole, case.score(net, explanation, chunk=n).values) for n in (1, 3, 4096)}
+    return ensure(max(gaps.values()) <= ROW, **gaps)
+
+
+@law(
+    "determinism",
+    "The same maps explained and scored again, with the same seed, score the same.",
+    "`difference` must be 0. Draws have to come from problem.draws.",
+)
+def determinism(case: MetricCase) -> Numbers:
+    net, x, _ = _setting(3)
+    maps = torch.ones_like(x)  # ties everywhere: their order is drawn
+    first, again = (case.score(net, explained(net, x, maps), chunk=4).values for _ in range(2))
+    gap = _gap(first, again)
+    return ensure(gap == 0, difference=gap)
+
+
+# ---------------------------------------------------------------- meaning
+
+
+def _evidence(b: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """A net that adds up evidence, samples, and the true map: weight ⊙ x."""
+    net = nets.Evidence()
+    x = samples(b, shape=(nets.CHANNELS, 12, 12))
+    return net, x, (net.weight.detach() * x)
+
+
+def _shuffled(maps: Tensor, seed: int) -> Tensor:
+    """The same values at other places: every position of a map moves, its channels together."""
+    generator = torch.Generator().manual_seed(seed)
+    flat = maps.flatten(2)
+    orders = torch.stack([torch.randperm(flat.shape[2], generator=generator) for _ in flat])
+    return flat.gather(2, orders[:, None].expand_as(flat)).view_as(maps)
+
+
+@law(
+    "ranking",
+    "On a function with a known answer the true map beats random ones, and these beat the inverted one.",
+    "`true`, `random` and `inverted` are means over samples, in the card's direction. A metric that does not "
+    "read the map declares that this law fails.",
+    when=lambda case: "" if case.card.direction else "the card has no direction",
+)
+def ranking(case: MetricCase) -> Numbers:
+    net, x, true = _evidence(6)
+    true_score = case.score(net, explained(net, x, true)).mean
+    inverted = case.score(net, explained(net, x, -true)).mean
+    shuffles = [_shuffled(true, seed) for seed in range(4)]
+    chance = sum(case.score(net, explained(net, x, s)).mean for s in shuffles) / len(shuffles)
+    sign = 1 if case.card.direction == "higher" else -1
+    right = sign * true_score > sign * chance > sign * inverted
+    return ensure(right, true=true_score, random=chance, inverted=inverted, direction=case.card.direction)
+
+
+@law(
+    "constant",
+    "A constant map scores as a random order.",
+    f"`constant` and `random` are means over {SEEDS} seeds and all samples, `sigmas` their difference in "
+    f"standard errors ({SIGMAS:g} allowed). A difference means that ties are broken by position.",
+    when=lambda case: "" if case.metric.runs else "it does not read the order of units",
+)
+def constant(case: MetricCase) -> Numbers:
+    net, x, true = _evidence(6)
+    flat = [case.score(net, explained(net, x, torch.ones_like(true)), seed=s).values for s in range(SEEDS)]
+    chance = [case.score(net, explained(net, x, _shuffled(true, s)), seed=s).values for s in range(SEEDS)]
+    a, b = (torch.stack(values).mean(1) for values in (flat, chance))
+    error = float(((a.var() + b.var()) / SEEDS).sqrt())
+    sigmas = abs(float(a.mean() - b.mean())) / max(error, 1e-12)
+    return ensure(sigmas <= SIGMAS, constant=float(a.mean()), random=float(b.mean()), sigmas=sigmas)
+
+
+# ---------------------------------------------------------------- maps
+
+
+@law(
+    "zero_map",
+    "A zero map is scored; where its order is random, a note says so.",
+    "`finite` counts finite or not-applicable (NaN) values, `noted` says whether the result names [ABE-ZERO-MAP].",
+)
+def zero_map(case: MetricCase) -> Numbers:
+    net, x, maps = _setting(3)
+    found = case.score(net, explained(net, x, torch.zeros_like(maps)))
+    usable = int((~found.values.isinf()).sum()) if case.metric.runs else len(found.values)
+    noted = any(Code.ZERO_MAP.value in warning for warning in found.warnings)
+    return ensure(usable == 3 and (noted or not case.metric.runs), finite=usable, noted=noted)
+
+
+@law(
+    "bad_map",
+    "A map with NaN or of another shape is refused with its code before the model runs.",
+    f"`nan` and `shape` are what was raised; expected are {Code.MAP_NOT_FINITE.value} and {Code.MAP_SHAPE.value}. "
+    "`rows` is what the model saw before; it must be 0.",
+)
+def bad_map(case: MetricCase) -> Numbers:
+    inner, x, maps = _setting(2)
+    explanation = explained(inner, x, maps)
+    net = nets.Watched(inner)
+    poisoned = maps.clone()
+    poisoned[1, 0, 0, 0] = torch.nan
+    nan = _refusal(case, net, replace(explanation, attribution=poisoned))
+    shape = _refusal(case, net, replace(explanation, attribution=maps[..., :-1]))
+    right = nan == Code.MAP_NOT_FINITE.value and shape == Code.MAP_SHAPE.value and net.forward_rows == 0
+    return ensure(right, nan=nan, shape=shape, rows=net.forward_rows)
+
+
+def _refusal(case: MetricCase, net: nn.Module, explanation: Explanation) -> str:
+    try:
+        case.score(net, explanation)
+    except InputError as problem:
+        return problem.code.value
+    except Exception as problem:
+        return f"{type(problem).__name__}: {problem}"
+    return "nothing was raised"
+
+
+@law(
+    "channels",
+    "Maps with all channels and with one are both scored, for inputs of three channels and of one.",
+    "`shapes` lists what was refused, with the reason.",
+    when=lambda case: "" if case.metric.runs else "it does not perturb the input",
+)
+def channels(case: MetricCase) -> Numbers:
+    refused: list[str] = []
+    for c in (1, 3):
+        net = nets.tiny(c)
+        x = samples(2, shape=(c, 6, 6), dtype=torch.float32)
+        full = samples(2, seed=5, shape=(c, 6, 6), dtype=torch.float32)
+        for maps in (full, full.sum(1, keepdim=True), full.sum(1)):
+            try:
+                values = case.score(net, explained(net, x, maps)).values
+            except AbeError as problem:
+                refused.append(f"{tuple(maps.shape)} for {tuple(x.shape)}: {problem.code.value}")
+            else:
+                refused += [] if bool(values.isfinite().all()) else [f"{tuple(maps.shape)}: {values.tolist()}"]
+    return ensure(not refused, refused=refused)
+
+
+@law(
+    "dtype",
+    "Float64 models and maps are scored as well as float32 ones, and values are float64.",
+    "`float32` and `float64` are the types of the values; `difference` compares them, 0.001 is allowed.",
+)
+def dtype(case: MetricCase) -> Numbers:
+    x, maps = samples(3), samples(3, seed=9) - 0.5
+    net = nets.Smooth()
+    double = case.score(net, explained(net, x, maps)).values
+    net = nets.Smooth().float()
+    single = case.score(net, explained(net, x.float(), maps.float())).values
+    right = double.dtype == single.dtype == torch.float64
+    return ensure(right, float32=single.dtype, float64=double.dtype)
+
+
+# ---------------------------------------------------------------- traces
+
+
+@law(
+    "cost",
+    "The rows in the result are the rows the model saw, and what the card's formula says.",
+    "`counted` are (forward, backward) rows in the score, `seen` those that went through the model, `formula` "
+    "the card's. Rows that are seen and not counted went past the planner.",
+)
+def cost(case: MetricCase) -> Numbers:
+    numbers: dict[str, object] = {}
+    right = True
+    for b in (1, 3):
+        inner, x, maps = _setting(b)
+        explanation = explained(inner, x, maps)
+        net = nets.Watched(inner)
+        spent = case.score(net, explanation).cost
+        counted, seen = (spent.forward_rows, spent.backward_rows), (net.forward_rows, net.backward_rows)
+        formula = _formula(case, b)
+        right = right and counted == seen and (formula is None or formula == counted)
+        numbers |= {f"counted_{b}": counted, f"seen_{b}": seen, f"formula_{b}": formula}
+    return ensure(right, **numbers)
+
+
+def _formula(case: MetricCase, b: int) -> tuple[float, float] | None:
+    passes = case.card.passes
+    if passes is None:
+        return None
+    names = {**dict(case.metric.params), "b": b}
+    forward, backward = (evaluate_formula(f, names) for f in (passes.forward, passes.backward))
+    return None if forward is None or backward is None else (forward, backward)
+
+
+@law(
+    "restored",
+    "The model, the explanation and the process are as before, also after an exception in the model's forward.",
+    "`after_success` and `after_failure` name what changed.",
+)
+def restored(case: MetricCase) -> Numbers:
+    inner, x, maps = _setting(2)
+    explanation = explained(inner, x, maps)
+    inner.head.bias.grad = torch.ones_like(inner.head.bias)
+    net = nets.Watched(inner).train()
+    before, content = Snapshot(net), maps.clone()
+    case.score(net, explanation)
+    success = before.changes() + ([] if torch.equal(maps, content) else ["the map"])
+    failing = nets.Watched(inner, fail_at=1).train()
+    before = Snapshot(failing)
+    try:
+        case.score(failing, explanation)
+    except ModelError:
+        failure = before.changes()
+    else:
+        failure = before.changes() + (["no error at all"] if failing.calls else [])
+    return ensure(not success and not failure, after_success=success, after_failure=failure)
+
+
+@law(
+    "spec",
+    "Name and parameters survive JSON and make an equal metric.",
+    "`restored` is the metric that came back.",
+)
+def spec(case: MetricCase) -> Numbers:
+    text = json.dumps(case.metric.describe())
+    if "opaque" in text or case.metric.name not in metrics.names():
+        return {"described": True}
+    described = json.loads(text)
+    params = {name: from_spec(value) for name, value in described["params"].items()}
+    back = as_metric((described["metric"], params))
+    return ensure(back == case.metric and hash(back) == hash(case.metric), restored=str(back))
+
+
+@law(
+    "docstring",
+    "The docstring says what is measured and which way is better.",
+    "`missing` lists what is not there.",
+    when=lambda case: "" if case.metric.name in metrics.names() else "it has no factory",
+)
+def docstring(case: MetricCase) -> Numbers:
+    text = " ".join((inspect.getdoc(metrics.get(case.metric.name).factory) or "").split())
+    better = f"{case.metric.direction} is better"
+    missing = [what for what in (better,) if what not in text.lower()]
+    missing += [] if case.card.range else ["range on the card"]
+    missing += [] if case.card.formula else ["formula on the card"]
+    return ensure(not missing, missing=missing)
