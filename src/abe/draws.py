@@ -40,9 +40,7 @@ class SeededDraws:
 
     def integers(self, purpose: str, keys: Sequence[Key], high: int, shape: Sequence[int]) -> Tensor:
         """(len(keys), *shape) integers 0 … high − 1."""
-        rows = [
-            torch.randint(high, tuple(shape), generator=self._generator(purpose, key)) for key in keys
-        ]
+        rows = [torch.randint(high, tuple(shape), generator=self._generator(purpose, key)) for key in keys]
         return torch.stack(rows) if rows else torch.empty((0, *shape), dtype=torch.long)
 
     def permutation(self, purpose: str, keys: Sequence[Key], size: int) -> Tensor:
@@ -68,7 +66,9 @@ def sample_ids(x: Tensor) -> list[int]:
     seen: dict[int, int] = {}
     ids: list[int] = []
     for row in x.detach().cpu():
-        content = hashlib.blake2b(row.contiguous().flatten().view(torch.uint8).numpy().tobytes(), digest_size=8)
+        content = hashlib.blake2b(
+            row.contiguous().flatten().view(torch.uint8).numpy().tobytes(), digest_size=8
+        )
         base = int.from_bytes(content.digest(), "little") >> 1
         occurrence = seen.get(base, 0)
         seen[base] = occurrence + 1
@@ -85,9 +85,7 @@ def as_ids(ids: Sequence[int | str] | None, x: Tensor) -> list[int]:
     if ids is None:
         return sample_ids(x)
     if len(ids) != len(x):
-        raise InputError(
-            Code.IDS, "Give one id per sample", got=f"{len(ids)} ids", expected=f"{len(x)}"
-        )
+        raise InputError(Code.IDS, "Give one id per sample", got=f"{len(ids)} ids", expected=f"{len(x)}")
     return [mix(i) if isinstance(i, str) else int(i) for i in ids]
 
 

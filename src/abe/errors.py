@@ -3,11 +3,11 @@
 The codes are the headings of ``docs/errors.md``; a test compares the two sets.
 """
 
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 
-class Code(str, Enum):
+class Code(StrEnum):
     """Stable identifiers of everything that ABE refuses or remarks on."""
 
     # inputs

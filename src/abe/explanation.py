@@ -82,8 +82,7 @@ class Explanation:
         """
         if self.delta is None:
             return None
-        missed = self.residual_absolute
-        assert missed is not None
+        missed = self.delta.double() - self.attribution.double().flatten(1).sum(1)
         size = self.delta.abs().double()
         relative = missed / size.clamp_min(torch.finfo(torch.float64).tiny)
         return torch.where(missed == 0, torch.zeros_like(missed), relative)
@@ -127,9 +126,7 @@ class Explanation:
             **self._shared(),
         )
 
-    def map(
-        self, reduce: Literal["sum", "abs", "max"] = "sum"
-    ) -> Float[Tensor, "b ..."]:
+    def map(self, reduce: Literal["sum", "abs", "max"] = "sum") -> Float[Tensor, "b ..."]:
         """(b, h, w) one number per position: channels summed, summed in absolute value, or the largest.
 
         Inputs without a channel axis, (b, d), come back as they are.
@@ -237,7 +234,9 @@ class Explanation:
     @classmethod
     def _restore(cls, manifest: Mapping[str, Any], tensors: dict[str, Tensor]) -> "Explanation":
         diagnostics = {
-            k.removeprefix("diagnostic."): tensors.pop(k) for k in list(tensors) if k.startswith("diagnostic.")
+            k.removeprefix("diagnostic."): tensors.pop(k)
+            for k in list(tensors)
+            if k.startswith("diagnostic.")
         }
         plain = ("method", "spec", "objective", "warnings", "seed", "ids", "versions", "modality")
         return cls(
@@ -318,7 +317,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise StorageError(
             Code.FOREIGN_FILE,
             "This was not written by ABE",
-            got=f"format {manifest.get('format')!r}" if isinstance(manifest, dict) else type(manifest).__name__,
+            got=f"format {manifest.get('format')!r}"
+            if isinstance(manifest, dict)
+            else type(manifest).__name__,
             expected=repr(FORMAT),
         )
     if manifest.get("format_version") != FORMAT_VERSION:
@@ -335,9 +336,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 def _read_tensors(folder: Path, manifest: Mapping[str, Any]) -> bytes:
     name = manifest.get("tensors")
     if not isinstance(name, str) or Path(name).name != name:
-        raise StorageError(
-            Code.CORRUPT_FILE, "The manifest names no file of this folder", got=repr(name)
-        )
+        raise StorageError(Code.CORRUPT_FILE, "The manifest names no file of this folder", got=repr(name))
     try:
         payload = (folder / name).read_bytes()
     except OSError as problem:

@@ -7,7 +7,7 @@ is a function ``(outputs, target) -> (n,)`` or a `Registered` value; it sees the
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -46,8 +46,12 @@ def log_probabilities(logits: Tensor) -> Tensor:
 
 
 class _ClassScore:
-    layers: ClassVar[tuple[str, ...]] = ()
     reads_logits: ClassVar[bool] = True
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """None: class scores are read from the output."""
+        return ()
 
 
 @objectives.register(
@@ -230,7 +234,9 @@ class Unit:
                 f"Layer {self.layer!r} has no unit {self.index}",
                 expected=f"0 to {activation.shape[1] - 1}",
             )
-        return activation[:, self.index].flatten(1).mean(1) if activation.ndim > 2 else activation[:, self.index]
+        return (
+            activation[:, self.index].flatten(1).mean(1) if activation.ndim > 2 else activation[:, self.index]
+        )
 
 
 class Similarity:
@@ -260,8 +266,12 @@ class UserObjective:
     """A user's function ``(outputs, target) -> (n,)`` as an objective; it sees the raw output."""
 
     function: Callable[[Any, Tensor], Tensor]
-    layers: ClassVar[tuple[str, ...]] = ()
     reads_logits: ClassVar[bool] = False
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """None: the function sees the output only."""
+        return ()
 
     def __call__(self, outputs: Any, target: Tensor) -> Tensor:
         return self.function(outputs, target)
@@ -277,7 +287,7 @@ def as_objective(obj: Any) -> Objective:
     if isinstance(resolved, Objective) and not isinstance(resolved, type):
         return resolved
     if callable(resolved) and not isinstance(resolved, type):
-        return UserObjective(resolved)
+        return UserObjective(cast("Callable[[Any, Tensor], Tensor]", resolved))
     raise SpecError(
         Code.UNKNOWN_NAME,
         "This is not an objective",

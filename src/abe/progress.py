@@ -45,7 +45,8 @@ class Progress:
             if time.monotonic() - self._began < DELAY:
                 return
             self._open()
-        self._bar.update(self._task, completed=self.done, description=self.label)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, description=self.label)
 
     def relabel(self, label: str) -> None:
         """Say what is being done now."""

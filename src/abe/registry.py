@@ -233,7 +233,7 @@ def canonical(name: str) -> str:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """ "Did you mean …?" for the nearest known name, or an empty string."""
+    """A question for the nearest known name, or an empty string."""
     near = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.5)
     return f"Did you mean {near[0]!r}?" if near else ""
 
@@ -247,7 +247,7 @@ class Frozen(dict[str, Any]):
     def _refuse(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("these parameters are frozen; make another method")
 
-    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
 
 
 def _freeze(obj: Any) -> Any:

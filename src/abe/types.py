@@ -22,9 +22,7 @@ Key = tuple[int, int]
 """Names one random draw of one sample: (sample id, draw number)."""
 
 Direction = Literal["higher", "lower"]
-Axiom = Literal[
-    "completeness", "linearity", "dummy", "symmetry", "implementation_invariance", "sensitivity"
-]
+Axiom = Literal["completeness", "linearity", "dummy", "symmetry", "implementation_invariance", "sensitivity"]
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from tests.metrics.common import ORACLES
 from torch import Tensor, nn
 
 import abe
-from tests.metrics.common import ORACLES
 
 FLOAT64 = 1e-10
 """Deterministic cases, relative to the largest entry of each map."""

@@ -92,12 +92,13 @@ Step = Annotated[
 ]
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         from abe._version import __version__
 
         typer.echo(f"abe {__version__}")
         raise typer.Exit()
+    return wanted
 
 
 @app.callback(epilog=EXAMPLES + "\n" + EXITS)

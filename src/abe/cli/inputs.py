@@ -186,7 +186,7 @@ def _configured(model: Any, options: ModelOptions, base: Any) -> Any:
         kept = ("bounds", "mean", "std", "labels", "output", "output_kind", "input_name")
         settings = {name: getattr(base, name) for name in kept}
         settings |= {name: getattr(base.lifter, name) for name in ("size", "fit", "channels")}
-    given = {
+    given: dict[str, Any] = {
         "bounds": _numbers("bounds", options.bounds, (2,)),
         "mean": _numbers("mean", options.mean),
         "std": _numbers("std", options.std),

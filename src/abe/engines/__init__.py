@@ -1,0 +1,1 @@
+"""All numerics: the planner, the instrument, and the engines that methods compose."""

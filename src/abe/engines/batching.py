@@ -35,16 +35,16 @@ class Chunk(NamedTuple):
         owner: (n,) the sample each row belongs to.
         x: (n, *f) the rows.
         outputs: the model's output, usually (n, C).
-        scores: (n,) objective, or None where nobody asked.
-        gradients: (n, *f) of each row's score, or None for forward work.
+        scores: (n,) objective; empty where nobody asked.
+        gradients: (n, *f) of each row's score; empty for forward work.
     """
 
     rows: Tensor
     owner: Tensor
     x: Tensor
     outputs: Any
-    scores: Tensor | None
-    gradients: Tensor | None
+    scores: Tensor
+    gradients: Tensor
 
 
 Consume = Callable[[Chunk], None]
@@ -147,7 +147,9 @@ class Evaluator:
         plan = self._state.plans.get(key)
         if plan is None:
             start = 8 if self.task.device.type == "cpu" else 32
-            plan = ChunkPlan(start=start, budget=memory_budget(self.task.device), measured=job.kind != "gradient")
+            plan = ChunkPlan(
+                start=start, budget=memory_budget(self.task.device), measured=job.kind != "gradient"
+            )
             if plan.measured:
                 plan.fit(FORWARD_COPIES * job.row_bytes)
             self._state.plans[key] = plan
@@ -246,19 +248,19 @@ class _Job:
                 x = x.clone() if x.is_inference() else x
                 x.requires_grad_(True)
             outputs, scores = self.evaluate(task, model, x, owner)
-            gradients = differentiate_rows(scores, x) if differentiate and scores is not None else None
-        return Chunk(rows, owner, x.detach(), detach(outputs), detach(scores), gradients)
+            gradients = differentiate_rows(scores, x) if differentiate else x.new_empty(0)
+        return Chunk(rows, owner, x.detach(), detach(outputs), scores.detach(), gradients)
 
-    def evaluate(self, task: Task, model: nn.Module, x: Tensor, owner: Tensor) -> tuple[Any, Tensor | None]:
-        """Outputs and, where there is an objective, scores of rows ``x``."""
+    def evaluate(self, task: Task, model: nn.Module, x: Tensor, owner: Tensor) -> tuple[Any, Tensor]:
+        """Outputs and, where there is an objective, scores of rows ``x`` (else none)."""
         context = self.context.take(owner)
         layers = () if self.objective is None else self.objective.layers
         captured: dict[str, Tensor] = {}
         outputs: Any = None
 
-        def call() -> Any:
+        def call(chosen: nn.Module) -> Any:
             nonlocal outputs
-            outputs = task.forward(x, context, model)
+            outputs = task.forward(x, context, chosen)
             return outputs
 
         with _blame_model():
@@ -267,11 +269,11 @@ class _Job:
 
                 captured = capture(model, call, layers)
             else:
-                call()
+                call(model)
         if isinstance(outputs, Tensor) and not bool(torch.isfinite(outputs.detach().sum())):
             _refuse_outputs(outputs)
         if self.objective is None:
-            return outputs, None
+            return outputs, x.new_empty(0)
         readable = task.logits(outputs) if getattr(self.objective, "reads_logits", False) else outputs
         seen = Captured(readable, captured) if layers else readable
         return outputs, _checked(self.objective(seen, self.target[owner]), len(x))

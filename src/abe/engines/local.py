@@ -37,7 +37,6 @@ class GradientAt:
         out = torch.empty_like(problem.x)
 
         def consume(chunk: Chunk) -> None:
-            assert chunk.gradients is not None
             out[chunk.rows] = chunk.gradients
 
         asked.gradient(len(out), problem.x.__getitem__, problem.everyone, consume)
@@ -72,7 +71,10 @@ class Expectation:
         check_count("samples", self.samples)
         if self.alpha not in ("stratified", "uniform"):
             raise SpecError(
-                Code.BAD_PARAMETER, "No such way to draw α", got=repr(self.alpha), expected="stratified or uniform"
+                Code.BAD_PARAMETER,
+                "No such way to draw α",
+                got=repr(self.alpha),
+                expected="stratified or uniform",
             )
 
     def run(self, problem: Problem) -> Result:
@@ -91,13 +93,11 @@ class Expectation:
             return torch.lerp(reference(rows), problem.x[owner[rows]], along(alpha[rows], problem.x))
 
         def consume(chunk: Chunk) -> None:
-            assert chunk.gradients is not None
             # x − x′ = (x − point) / (1 − α) would divide by zero, so the reference is drawn again.
             difference = problem.x[chunk.owner] - reference(chunk.rows)
             moments.add(chunk.owner, difference * chunk.gradients)
 
         def collect(chunk: Chunk) -> None:
-            assert chunk.scores is not None
             references.index_add_(0, chunk.owner, chunk.scores.double() / k)
 
         problem.gradient(len(owner), point, owner, consume)
@@ -122,7 +122,7 @@ class Moments:
         """Add one row per entry of ``owner``."""
         rows = rows.double()
         self._first.index_add_(0, owner, rows)
-        self._second.index_add_(0, owner, rows.square_())
+        self._second.index_add_(0, owner, rows.square())
 
     def mean(self, n: int) -> Tensor:
         """(b, *f) mean."""

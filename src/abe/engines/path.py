@@ -107,7 +107,8 @@ def integrate(
     Args:
         problem: whose score is integrated.
         bound: the path of the batch.
-        alpha, weight: (k,) nodes in [0, 1] and weights.
+        alpha: (k,) nodes in [0, 1].
+        weight: (k,) their weights.
         samples: which samples; all by default.
     """
     who = problem.everyone if samples is None else samples
@@ -122,7 +123,6 @@ def integrate(
 
     def consume(chunk: Chunk) -> None:
         node = chunk.rows % k
-        assert chunk.gradients is not None
         if bound.has_velocity:
             change = bound.velocity(chunk.owner, alpha[node]) * along(weight[node], chunk.gradients)
         else:
@@ -150,7 +150,6 @@ def panels(problem: Problem, bound: BoundPath, block: Tensor, start: Tensor, end
         return bound.point(owner[rows], alpha[rows % joints])
 
     def consume(chunk: Chunk) -> None:
-        assert chunk.gradients is not None and chunk.scores is not None
         sample, joint = chunk.rows // joints, chunk.rows % joints
         score[sample, joint] = chunk.scores.to(score.dtype)
         half = bound.velocity(chunk.owner, alpha[joint]).mul(chunk.gradients).mul_(0.5 / PANELS)

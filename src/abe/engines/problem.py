@@ -72,8 +72,7 @@ class Problem:
         out = torch.empty(len(rows), device=rows.device, dtype=rows.dtype)
 
         def keep(chunk: Chunk) -> None:
-            if chunk.scores is not None:
-                out[chunk.rows] = chunk.scores.to(out.dtype)
+            out[chunk.rows] = chunk.scores.to(out.dtype)
 
         self.forward(len(rows), rows.__getitem__, owner, keep)
         return out
@@ -199,7 +198,8 @@ def _predicted(task: Task, outputs: Any, n: int, device: torch.device) -> Tensor
         Code.TARGET_MISSING,
         "It is not clear which output to explain",
         got=f"a {'regression' if task.output_kind == 'regression' else 'model'} with output shape {shape}",
-        fix="Pass target=… with the index of the output" + ("" if len(shape) == 2 else ", one number per axis"),
+        fix="Pass target=… with the index of the output"
+        + ("" if len(shape) == 2 else ", one number per axis"),
     )
 
 

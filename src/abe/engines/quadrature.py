@@ -104,7 +104,9 @@ class EndpointMean:
     "published_trapezoid",
     "Trapezoid as published",
     "nodes i/(k − 1), weights 1/k with halved ends: they sum to (k − 1)/k",
-    differs=("Weights sum to (k − 1)/k, not to 1, so maps are too small by that factor; kept for comparison.",),
+    differs=(
+        "Weights sum to (k − 1)/k, not to 1, so maps are too small by that factor; kept for comparison.",
+    ),
 )
 @value
 class PublishedTrapezoid:

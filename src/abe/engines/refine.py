@@ -112,7 +112,6 @@ def _halve(problem: Problem, curve: Curve, pieces: Pieces, chosen: Tensor) -> No
         return curve.point(owner[rows], alpha[rows])
 
     def consume(chunk: Chunk) -> None:
-        assert chunk.gradients is not None
         change = curve.velocity(chunk.owner, alpha[chunk.rows]) * chunk.gradients
         pieces.total.index_add_(0, piece[chunk.rows], change * along(weight[chunk.rows], change))
 

@@ -1,7 +1,7 @@
 """Run a user's model in evaluation mode and leave it exactly as found."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def as_found(model: nn.Module) -> Iterator[None]:
+def as_found(model: nn.Module) -> Generator[None]:
     """Evaluation mode without parameter gradients inside; everything restored on the way out.
 
     Restores training flags per submodule, ``requires_grad``, ``.grad``, buffers (value and
@@ -21,7 +21,8 @@ def as_found(model: nn.Module) -> Iterator[None]:
     grads = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     buffers = [(m, name, b, _copy(b), _version(b)) for m in model.modules() for name, b in m._buffers.items()]
     hooks = [(table, dict(table)) for m in model.modules() for table in _hook_tables(m)]
-    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    torch_state, python_state = torch.get_rng_state(), random.getstate()
+    numpy_state = np.random.get_state()  # noqa: NPY002 - the user's global state is kept, not used
     cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     try:
         model.eval()
@@ -43,7 +44,7 @@ def as_found(model: nn.Module) -> Iterator[None]:
                 table.clear()
                 table.update(before)
         torch.set_rng_state(torch_state)
-        np.random.set_state(numpy_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
         random.setstate(python_state)
         if cuda_states is not None:
             torch.cuda.set_rng_state_all(cuda_states)
@@ -57,7 +58,9 @@ def _version(buffer: Tensor | None) -> int:
     return -1 if buffer is None or buffer.is_inference() else buffer._version
 
 
-def _restore(module: nn.Module, name: str, buffer: Tensor | None, content: Tensor | None, version: int) -> None:
+def _restore(
+    module: nn.Module, name: str, buffer: Tensor | None, content: Tensor | None, version: int
+) -> None:
     module._buffers[name] = buffer
     if buffer is None or content is None or _version(buffer) == version:
         return

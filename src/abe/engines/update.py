@@ -152,7 +152,9 @@ class UpdatePath:
         check_count("steps", self.steps)
         check_tolerance(self.tolerance)
         if self.rule not in ("trapezoid", "left"):
-            raise SpecError(Code.BAD_PARAMETER, "No such rule", got=repr(self.rule), expected="trapezoid or left")
+            raise SpecError(
+                Code.BAD_PARAMETER, "No such rule", got=repr(self.rule), expected="trapezoid or left"
+            )
         if self.segment_nodes and self.tolerance is not None:
             raise SpecError(
                 Code.BAD_PARAMETER,
@@ -179,7 +181,8 @@ class UpdatePath:
         return result
 
     def _missed(self, result: Result) -> Tensor:
-        assert result.delta is not None
+        if result.delta is None:
+            return torch.zeros(0, dtype=torch.long)
         gap = (result.delta - result.attribution.flatten(1).sum(1)).abs()
         return (gap > (self.tolerance or 0.0) * result.delta.abs()).nonzero().flatten()
 
@@ -277,9 +280,8 @@ class _Walk:
 
         def consume(chunk: Chunk) -> None:
             outputs.append(chunk.outputs)
-            if chunk.scores is not None:
-                scores[chunk.rows] = chunk.scores.to(scores.dtype)
-            if chunk.gradients is not None:
+            scores[chunk.rows] = chunk.scores.to(scores.dtype)
+            if gradient:
                 gradients[chunk.rows] = chunk.gradients
 
         run = self.problem.gradient if gradient else self.problem.forward
@@ -310,7 +312,6 @@ class _Walk:
             return front.x[row[rows]] + share * change[row[rows]]
 
         def consume(chunk: Chunk) -> None:
-            assert chunk.gradients is not None
             piece = change[row[chunk.rows]] * along(weights[chunk.rows % k], change)
             self.total.index_add_(0, chunk.owner, piece * chunk.gradients)
 

@@ -43,7 +43,10 @@ class Smooth:
             raise SpecError(Code.BAD_PARAMETER, "sigma must not be negative", got=repr(self.sigma))
         if self.reduce not in ("mean", "square", "variance"):
             raise SpecError(
-                Code.BAD_PARAMETER, "No such reduction", got=repr(self.reduce), expected="mean, square or variance"
+                Code.BAD_PARAMETER,
+                "No such reduction",
+                got=repr(self.reduce),
+                expected="mean, square or variance",
             )
 
     def run(self, problem: Problem) -> Result:
@@ -113,7 +116,8 @@ class Postprocess:
 
     Args:
         engine: the method.
-        steps: any of ``"absolute"``, ``"positive"``, ``"negative"``, ``"unit_max"``, ``"unit_sum"``, in order.
+        steps: any of ``"absolute"``, ``"positive"``, ``"negative"``, ``"unit_max"``, ``"unit_sum"``,
+            in order.
     """
 
     engine: Engine

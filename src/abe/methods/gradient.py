@@ -222,9 +222,7 @@ def smoothgrad(*, sigma: float = 0.15, samples: int = 50, variant: Variant = "co
     ),
     aliases=("sq", "smoothgrad2", "smoothgrad_sq"),
 )
-def smoothgrad_squared(
-    *, sigma: float = 0.15, samples: int = 50, variant: Variant = "corrected"
-) -> Smooth:
+def smoothgrad_squared(*, sigma: float = 0.15, samples: int = 50, variant: Variant = "corrected") -> Smooth:
     """Mean squared gradient over noisy copies of the input.
 
     A = (1/n) Σ_k [∇s(x + σ r ε_k)]²

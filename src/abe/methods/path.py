@@ -1,7 +1,7 @@
 """Path family: integrals of the gradient along a static or a dynamic path."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, cast
 
 from torch import Tensor
 
@@ -16,6 +16,8 @@ from abe.methods.gradient import Variant, published
 from abe.registry import methods, paths, updates
 from abe.types import Card, Passes, Path
 
+Named = tuple[str, Mapping[str, Any]]
+"""A registered name with parameters."""
 INTEGRAL = Passes(forward="b * (steps + 2)", backward="b * steps")
 
 
@@ -287,7 +289,7 @@ def blur_ig(
 )
 def path_integral(
     *,
-    path: Path | Callable[[Tensor, Tensor], Tensor] | Tensor | str,
+    path: Path | Callable[[Tensor, Tensor], Tensor] | Tensor | str | Named,
     quadrature: Any = "gauss_legendre",
     steps: int = 50,
     tolerance: float | None = None,
@@ -357,7 +359,7 @@ def path_integral(
 )
 def path_attribution(
     *,
-    update: Update | Callable[[Any], Tensor] | str,
+    update: Update | Callable[[Any], Tensor] | str | Named,
     steps: int = 10,
     rule: Rule = "trapezoid",
     segment_nodes: int = 0,
@@ -404,7 +406,11 @@ def path_attribution(
             got=type(update).__name__,
             expected="a function (point) -> next points, or an object with step(point, state)",
         )
-    moving = resolved if isinstance(resolved, Update) else UserUpdate(function=resolved)
+    moving = (
+        resolved
+        if isinstance(resolved, Update)
+        else UserUpdate(function=cast("Callable[[Any], Tensor]", resolved))
+    )
     return UpdatePath(
         update=moving,
         steps=steps,

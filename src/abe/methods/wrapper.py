@@ -20,9 +20,7 @@ from abe.types import Card
         example={"base": "gradient_x_input", "samples": 4},
     )
 )
-def smooth_method(
-    *, base: Any, sigma: float = 0.15, samples: int = 50, reduce: Reduce = "mean"
-) -> Smooth:
+def smooth_method(*, base: Any, sigma: float = 0.15, samples: int = 50, reduce: Reduce = "mean") -> Smooth:
     """Any method over noisy copies of the input.
 
     A = reduce_k M(x + σ r ε_k)
@@ -123,8 +121,7 @@ def postprocess_method(*, base: Any, steps: tuple[Step, ...]) -> Postprocess:
     Source:
         deng2025.
     """
-    chosen = (steps,) if isinstance(steps, str) else tuple(steps)
-    return Postprocess(engine=methods.resolve(base).engine, steps=chosen)
+    return Postprocess(engine=methods.resolve(base).engine, steps=steps)
 
 
 def smooth(base: Any, *, sigma: float = 0.15, samples: int = 50, reduce: Reduce = "mean") -> Method:

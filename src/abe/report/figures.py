@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 INK = "#1f2328"
 MUTED = "#6a737d"
 RULE = "#d0d7de"
-MAPS_ABREAST = 7
+MAPS_ABREAST = 8
 """Most maps side by side in a panel before the next line begins."""
 
 
@@ -64,7 +64,7 @@ def plot_photo(photo: view.PhotoView, *, path: str | Path | None = None, smooth:
     for number, shown in enumerate(photo.maps):
         row, column = divmod(number, columns)
         facts = "   ".join(f"{label} {value}" for label, value in shown.facts[:2])
-        title = f"{shown.title}\n{facts}" if facts else shown.title
+        title = f"{_short(shown.title, 29)}\n{facts}"
         _signed(figure.add_subplot(tiles[2 * row, column]), photo, shown, title, smooth)
         _where(figure.add_subplot(tiles[2 * row + 1, column]), photo, shown, "")
     _legend(figure, smooth, "; below each, where its magnitude lies, averaged over the neighbourhood")
@@ -190,18 +190,29 @@ def _short(name: str, length: int = 32) -> str:
 
 def _head(figure: "Figure", cell: Any, photo: view.PhotoView) -> None:
     curves = photo.curves[:2]
-    parts = cell.subgridspec(1, 2 + len(curves), width_ratios=(1, 1, *(1.35 for _ in curves)))
+    widths = (1, 1, *(1.35 for _ in curves), 0.9)
+    parts = cell.subgridspec(1, len(widths), width_ratios=widths)
     _photo(figure.add_subplot(parts[0, 0]), photo, _short(photo.name))
     _bars(figure.add_subplot(parts[0, 1]), photo)
-    for column, curve in enumerate(curves):
-        _curve(figure.add_subplot(parts[0, 2 + column]), curve, legend=column == len(curves) - 1)
+    drawn = [figure.add_subplot(parts[0, 2 + column]) for column in range(len(curves))]
+    for axes, curve in zip(drawn, curves, strict=True):
+        _curve(axes, curve)
+    if drawn:
+        _names(figure.add_subplot(parts[0, -1]), drawn[0])
 
 
-def _curve(axes: "Axes", curve: view.CurveView, *, legend: bool) -> None:
+def _names(axes: "Axes", curves: "Axes") -> None:
+    """The lines' names, in a place of their own."""
+    handles, labels = curves.get_legend_handles_labels()
+    axes.set_axis_off()
+    axes.legend(handles, labels, fontsize=6.5, frameon=False, loc="upper left", labelcolor=INK, borderpad=0)
+
+
+def _curve(axes: "Axes", curve: view.CurveView) -> None:
     for index, (name, values) in enumerate(curve.lines):
         hue, dash = colour.line(index)
         style: Any = (0, dash) if dash else "-"
-        axes.plot(curve.x, values, color=hue, linestyle=style, linewidth=1.2, label=plain(name))
+        axes.plot(curve.x, values, color=hue, linestyle=style, linewidth=1.2, label=plain(_short(name)))
     axes.set_title(plain(curve.title), fontsize=8, color=INK, pad=4)
     axes.set_xlabel("share of the image changed", fontsize=7, color=MUTED)
     axes.set_ylabel(curve.value, fontsize=7, color=MUTED)
@@ -212,8 +223,6 @@ def _curve(axes: "Axes", curve: view.CurveView, *, legend: bool) -> None:
     axes.set_anchor("N")
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(RULE)
-    if legend:
-        axes.legend(fontsize=6, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), labelcolor=INK)
 
 
 def _legend(figure: "Figure", smooth: float, more: str = "") -> None:

@@ -236,7 +236,7 @@ def _title(metric: Any) -> str:
 
 
 def _table(comparison: Any) -> TableView:
-    columns = [ColumnView(key="rank", title="Mean rank", direction="lower", about="over what ranks")]
+    columns = [ColumnView(key="rank", title="Rank", direction="lower", about="Mean rank over the metrics that rank")]
     for metric in comparison.metrics:
         about = "" if metric.card is None else metric.card.summary.rstrip(".")
         columns.append(

@@ -182,7 +182,8 @@ class Task:
         raise TargetError(
             Code.TARGET_RANGE,
             f"No class is called {name!r}",
-            fix=suggest(name, lowered) or f"There are {len(lowered)} classes, the first is {self.labels[0]!r}",
+            fix=suggest(name, lowered)
+            or f"There are {len(lowered)} classes, the first is {self.labels[0]!r}",
         )
 
     def unpack(self, x: Tensor) -> dict[str | int, Tensor]:

@@ -38,7 +38,8 @@ def image_task(
         model: any ``nn.Module``; explained in evaluation mode and left as found.
         bounds: valid range of inputs before normalisation, numbers or one per channel; None for
             unbounded inputs.
-        mean, std: normalisation applied inside the task, a number or one per channel.
+        mean: subtracted inside the task, a number or one per channel.
+        std: divided by inside the task, a number or one per channel.
         labels: class names, by index.
         output: where the class scores are in what the model returns; found by itself for a tensor,
             an entry ``logits``, or the first tensor of a tuple.
@@ -89,7 +90,8 @@ class ImageLifter:
         return Lifted(x, Context(), names)
 
     def _lift_several(self, task: Task, raw: Mapping[str, Any] | tuple[Any, ...]) -> Lifted:
-        items: dict[str | int, Any] = dict(raw) if isinstance(raw, Mapping) else dict(enumerate(raw))
+        pairs = raw.items() if isinstance(raw, Mapping) else enumerate(raw)
+        items: dict[str | int, Any] = dict(pairs)
         chosen = task.explained or self._only_image(items)
         missing = [name for name in chosen if name not in items]
         if missing:
@@ -109,7 +111,9 @@ class ImageLifter:
 
     def _only_image(self, items: Mapping[str | int, Any]) -> tuple[str | int, ...]:
         """The single floating-point (b, c, h, w) entry, when nobody said which one to explain."""
-        found = [k for k, v in items.items() if isinstance(v, Tensor) and v.ndim == 4 and v.is_floating_point()]
+        found = [
+            k for k, v in items.items() if isinstance(v, Tensor) and v.ndim == 4 and v.is_floating_point()
+        ]
         if len(found) == 1:
             return (found[0],)
         raise InputError(
@@ -174,9 +178,7 @@ class ImageLifter:
         elif item.ndim == 3 and item.shape[-1] == self.channels != item.shape[0]:
             item = np.moveaxis(item, -1, 0)
         if item.ndim != 3:
-            raise InputError(
-                Code.SHAPE, "An image array has two or three axes", got=f"shape {item.shape}"
-            )
+            raise InputError(Code.SHAPE, "An image array has two or three axes", got=f"shape {item.shape}")
         return torch.from_numpy(np.ascontiguousarray(item)).to(task.device, task.dtype)
 
     def _scale(self, task: Task, bytes_: Tensor) -> Tensor:
@@ -214,7 +216,13 @@ def load_image(source: Any) -> Image.Image:
         raise InputError(
             Code.UNREADABLE_IMAGE, "There is no such file", got=str(source), fix="Check the path"
         ) from problem
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
+    except (
+        UnidentifiedImageError,
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as problem:
         raise InputError(
             Code.UNREADABLE_IMAGE,
             "The file cannot be read as an image",
@@ -236,9 +244,7 @@ def _pack(tensors: Mapping[str | int, Tensor]) -> tuple[Tensor, tuple[Part, ...]
     """Several explained inputs as one tensor: along channels where the images match, else flat."""
     lengths = {len(t) for t in tensors.values()}
     if len(lengths) > 1:
-        raise InputError(
-            Code.SHAPE, "The inputs disagree on the number of samples", got=f"{sorted(lengths)}"
-        )
+        raise InputError(Code.SHAPE, "The inputs disagree on the number of samples", got=f"{sorted(lengths)}")
     same = len({tuple(t.shape[2:]) for t in tensors.values()}) == 1
     flat = [t if same else t.flatten(1) for t in tensors.values()]
     parts, start = [], 0

@@ -14,6 +14,7 @@ from abe.testing.draws import RecordedDraws, ReplayedDraws
 from abe.testing.laws import Law, LawBroken, Verdict
 from abe.testing.methods import check_method, method_laws
 from abe.testing.metrics import check_metric, metric_laws
+from abe.testing.primitives import check_objective, check_path, check_update
 
 __all__ = [
     "KNOWN",
@@ -25,6 +26,9 @@ __all__ = [
     "Verdict",
     "check_method",
     "check_metric",
+    "check_objective",
+    "check_path",
+    "check_update",
     "laws",
     "metric_laws",
     "nets",

@@ -310,7 +310,7 @@ def channels(case: MetricCase) -> Numbers:
 @law(
     "dtype",
     "Float64 models and maps are scored as well as float32 ones, and values are float64.",
-    "`float32` and `float64` are the types of the values; `difference` compares them, 0.001 is allowed.",
+    "`float32` and `float64` are the types of the values; both must be float64.",
 )
 def dtype(case: MetricCase) -> Numbers:
     x, maps = samples(3), samples(3, seed=9) - 0.5
