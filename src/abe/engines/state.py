@@ -19,7 +19,7 @@ def as_found(model: nn.Module) -> Generator[None]:
     """
     flags = [(module, module.training) for module in model.modules()]
     grads = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    buffers = [(m, name, b, _copy(b), _version(b)) for m in model.modules() for name, b in m._buffers.items()]
+    buffers = [(m, name, b, _copy(b)) for m in model.modules() for name, b in m._buffers.items()]
     hooks = [(table, dict(table)) for m in model.modules() for table in _hook_tables(m)]
     torch_state, python_state = torch.get_rng_state(), random.getstate()
     numpy_state = np.random.get_state()  # noqa: NPY002 - the user's global state is kept, not used
@@ -37,8 +37,8 @@ def as_found(model: nn.Module) -> Generator[None]:
             if not parameter.is_inference():
                 parameter.requires_grad_(required)
             parameter.grad = grad
-        for module, name, buffer, content, version in buffers:
-            _restore(module, name, buffer, content, version)
+        for module, name, buffer, content in buffers:
+            _restore(module, name, buffer, content)
         for table, before in hooks:
             if dict(table) != before:
                 table.clear()
@@ -54,15 +54,10 @@ def _copy(buffer: Tensor | None) -> Tensor | None:
     return None if buffer is None else buffer.detach().clone()
 
 
-def _version(buffer: Tensor | None) -> int:
-    return -1 if buffer is None or buffer.is_inference() else buffer._version
-
-
-def _restore(
-    module: nn.Module, name: str, buffer: Tensor | None, content: Tensor | None, version: int
-) -> None:
+def _restore(module: nn.Module, name: str, buffer: Tensor | None, content: Tensor | None) -> None:
+    """Put the same tensor back with the content it had; version counters miss edits through ``.data``."""
     module._buffers[name] = buffer
-    if buffer is None or content is None or _version(buffer) == version:
+    if buffer is None or content is None or torch.equal(buffer, content):
         return
     with torch.no_grad():
         buffer.copy_(content)

@@ -236,13 +236,19 @@ class _Walk:
     def _advance(self, front: _Front, step: int, begin_score: Tensor, *, last: bool) -> _Front:
         point = self._point(front, step)
         moved, state = self._step(point, front.state)
-        needs_gradient = self.engine.rule == "trapezoid" or not last
-        after = self._front(moved, front.owner, state, gradient=needs_gradient)
+        after = self._front(moved, front.owner, state, gradient=not last or self._reads_both_ends)
         self._accumulate(front, after, step, begin_score)
         self.end[front.owner] = moved
         self.end_score[front.owner] = after.score
         self.taken[front.owner] += 1
         return after
+
+    @property
+    def _reads_both_ends(self) -> bool:
+        """Whether a step's integral needs the gradient at its end; refinement starts from a trapezoid."""
+        if self.engine.segment_nodes:
+            return False
+        return self.engine.rule == "trapezoid" or self.engine.tolerance is not None
 
     def _point(self, front: _Front, step: int) -> Point:
         return Point(
