@@ -138,11 +138,11 @@ def pixels(x: Any) -> NDArray[np.uint8]:
             expected="(channels, height, width)",
         )
     array = np.nan_to_num(array)
+    if array.shape[0] != 3:
+        array = np.repeat(array.mean(0, keepdims=True), 3, axis=0)
     low, high = float(array.min()), float(array.max())
     if low < 0 or high > 1:
         array = (array - low) / ((high - low) or 1.0)
-    if array.shape[0] != 3:
-        array = np.repeat(array.mean(0, keepdims=True), 3, axis=0)
     return np.rint(255 * array.transpose(1, 2, 0)).astype(np.uint8)
 
 
@@ -189,6 +189,7 @@ def stems(names: Sequence[str]) -> list[str]:
     taken: dict[str, int] = {}
     found = []
     for name in names:
+        name = name.replace("\\", "/").rsplit("/", 1)[-1]
         stem = slug(name.rsplit(".", 1)[0] if "." in name[1:] else name)
         taken[stem.lower()] = taken.get(stem.lower(), 0) + 1
         found.append(stem if taken[stem.lower()] == 1 else f"{stem}-{taken[stem.lower()]}")
@@ -236,7 +237,8 @@ def _title(metric: Any) -> str:
 
 
 def _table(comparison: Any) -> TableView:
-    columns = [ColumnView(key="rank", title="Rank", direction="lower", about="Mean rank over the metrics that rank")]
+    about = "Mean rank over the metrics that rank"
+    columns = [ColumnView(key="rank", title="Rank", direction="lower", about=about)]
     for metric in comparison.metrics:
         about = "" if metric.card is None else metric.card.summary.rstrip(".")
         columns.append(

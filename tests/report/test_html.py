@@ -1,0 +1,173 @@
+"""The page: self-contained, escaped, and alive in a real browser."""
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tests.report.common import LABELS, NAMES, hostile
+
+from abe.metrics.compare import Comparison
+from abe.report.html import page, write_page
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+
+VOID = {"meta", "link", "img", "input", "br"}
+
+
+class Reader(HTMLParser):
+    """Checks that tags nest, and collects them with their attributes and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] not in ("script", "style"):
+            self.text.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def comparison() -> Comparison:
+    return hostile()
+
+
+@pytest.fixture(scope="module")
+def text(comparison: Comparison) -> str:
+    return page(comparison)
+
+
+@pytest.fixture(scope="module")
+def read(text: str) -> Reader:
+    return Reader(text)
+
+
+def test_nothing_is_asked_of_any_server(text: str, read: Reader) -> None:
+    for _, attributes in read.tags:
+        for name in ("src", "href", "srcset", "action", "data", "poster", "xlink:href"):
+            assert attributes.get(name, "data:").startswith(("data:", "#")), attributes
+    assert not re.search(r"@import|https?://(?!www\.w3\.org/)|//[a-z]+\.[a-z]+/", text)
+    assert all(re.match(r"['\"]?data:image/", url) for url in re.findall(r"url\(([^)]{0,12})", text) if url)
+
+
+def test_names_and_labels_are_text_and_never_markup(text: str, read: Reader) -> None:
+    assert len(read.all("script")) == text.count("<script") == 1
+    shown = " ".join(read.text)
+    for hostile_text in (*NAMES, LABELS[0], LABELS[1]):
+        assert hostile_text in shown
+
+
+def test_the_table_marks_directions_and_the_best(read: Reader, comparison: Comparison) -> None:
+    shown = " ".join("".join(read.text).split())
+    assert "INS↑, higher is better" in shown
+    assert "DEL↓, lower is better" in shown
+    best = max(comparison.scores.values(), key=lambda scores: scores["insertion"].mean)
+    assert f"{best['insertion'].mean:.3f} (best)" in shown
+    assert len([a for a in read.all("td") if "best" in a.get("class", "")]) >= len(comparison.metrics)
+
+
+def test_it_can_be_read_without_seeing(read: Reader) -> None:
+    images = read.all("img")
+    assert len(images) == 2 + 2 * (1 + 2 * 3)  # links, and per photograph itself and two readings of three
+    assert all("alt" in image for image in images)
+    assert len([image for image in images if image["alt"]]) == 2 * (1 + 2 * 3)
+    assert len(read.all("caption")) == len(read.all("table"))
+    assert all(a.get("aria-label") for a in read.all("svg") if a.get("aria-hidden") != "true")
+    assert read.all("html")[0]["lang"] == "en"
+
+
+def test_settings_versions_and_notes_are_on_the_page(comparison: Comparison, read: Reader) -> None:
+    shown = " ".join("".join(read.text).split())
+    for piece in ("integrated_gradients(", "steps=4", "Seed", "torch", "256 of 1024 units"):
+        assert piece in shown
+    first = next(iter(comparison.explanations.values()))
+    for version in first.versions.values():
+        assert version in shown
+
+
+def test_failures_are_notes(comparison: Comparison) -> None:
+    from abe.metrics.compare import Failure
+
+    comparison.failures["guided_ig"] = Failure("ABE-PATH", "it <i>broke</i>")
+    try:
+        assert "Guided Integrated Gradients did not finish: it <i>broke</i>" in " ".join(
+            Reader(page(comparison)).text
+        )
+    finally:
+        comparison.failures.clear()
+
+
+def _browse(*words: str) -> str:
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+@browser
+@pytest.mark.parametrize(("scheme", "dark"), [("1", False), ("0", True)])
+def test_it_renders_in_a_browser(comparison: Comparison, tmp_path: Path, scheme: str, dark: bool) -> None:
+    path = write_page(comparison, tmp_path / "page.html")
+    picture = tmp_path / "page.png"
+    setting = f"--blink-settings=preferredColorScheme={scheme}"
+    _browse(setting, "--window-size=1280,1800", f"--screenshot={picture}", path.as_uri())
+    with Image.open(picture) as image:
+        assert image.size == (1280, 1800)
+        assert (image.convert("L").getpixel((5, 5)) < 60) == dark
+        assert len(image.convert("RGB").getcolors(1 << 22) or []) > 2000
+
+
+PROBE = """<script>
+const click = n => document.querySelectorAll('#table thead button')[n].click();
+const cells = n => Array.from(document.querySelectorAll('#table tbody tr')).map(r => r.cells[n].dataset.v);
+const found = {};
+click(0); found.methods = cells(1);
+click(2); found.first = cells(3).map(parseFloat); click(2); found.second = cells(3).map(parseFloat);
+found.sorted = document.querySelector('th[aria-sort=ascending]').textContent;
+document.querySelector('input[value=where]').click();
+const seen = s => getComputedStyle(document.querySelector('.tile ' + s)).display !== 'none';
+found.where = [seen('.where-only'), seen('.signed-only')];
+found.wide = document.documentElement.scrollWidth <= window.innerWidth;
+found.broken = Array.from(document.images).filter(i => i.complete && !i.naturalWidth).length;
+document.title = JSON.stringify(found);
+</script></body>"""
+
+
+@browser
+def test_headings_sort_and_readings_switch(text: str, tmp_path: Path) -> None:
+    import html
+    import json
+
+    probed = tmp_path / "probe.html"
+    probed.write_text(text.replace("</body>", PROBE), encoding="utf-8")
+    dom = _browse("--window-size=500,900", "--virtual-time-budget=2000", "--dump-dom", probed.as_uri())
+    title = re.search(r"<title>(.*?)</title>", dom, re.DOTALL)
+    assert title is not None
+    found = json.loads(html.unescape(title[1]))
+    assert found["methods"] == sorted(found["methods"])
+    assert found["first"] == sorted(found["first"], reverse=True)  # higher is better, so best first
+    assert found["second"] == sorted(found["first"])
+    assert found["sorted"].startswith("INS")
+    assert found["where"] == [True, False]
+    assert found["wide"], "the page scrolls sideways on a narrow screen"
+    assert found["broken"] == 0
