@@ -57,8 +57,9 @@ def plot_photo(photo: view.PhotoView, *, path: str | Path | None = None, smooth:
     columns = max(4, -(-len(photo.maps) // lines))
     width = max(10.5, 1.72 * columns)
     height = 2.18 * width / columns + 0.1
-    figure = _figure(width, 2.6 + height * lines)
-    above, below = figure.add_gridspec(2, 1, height_ratios=(2.3, height * lines))
+    head = 2.6 + 0.16 * max(0, len(photo.maps) - 10)  # room for the names of the lines
+    figure = _figure(width, head + height * lines)
+    above, below = figure.add_gridspec(2, 1, height_ratios=(head - 0.3, height * lines))
     _head(figure, above, photo)
     tiles = below.subgridspec(2 * lines, columns, hspace=0.08, wspace=0.06)
     for number, shown in enumerate(photo.maps):
@@ -168,7 +169,7 @@ def _where(axes: "Axes", photo: view.PhotoView, shown: view.MapView, title: str)
 
 
 def _bars(axes: "Axes", photo: view.PhotoView) -> None:
-    names = [_short(name) for name, _ in photo.top]
+    names = [_short(name, 24) for name, _ in photo.top]
     values = [p for _, p in photo.top]
     at = np.arange(len(names))
     colours = ["#d54a00" if name == photo.target else "#9aa4af" for name, _ in photo.top]

@@ -102,7 +102,7 @@ def number(value: float | None, digits: int = 3) -> str:
     """A number with a typographic minus, or a dash for none."""
     if value is None or not np.isfinite(value):
         return "–"
-    if value and (abs(value) < 10 ** -(digits + 1) or abs(value) >= 1e5):
+    if value and (abs(value) < 0.5 * 10**-digits or abs(value) >= 1e5):
         return f"{value:.1e}".replace("-", "−")
     return f"{value:.{digits}f}".replace("-", "−")
 
