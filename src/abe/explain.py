@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from abe.draws import SeededDraws, as_ids
-from abe.engines.batching import Evaluator
+from abe.engines.batching import Evaluator, Execution
 from abe.engines.problem import Problem, predict, settle_output_kind, settle_target
 from abe.engines.state import as_found
 from abe.errors import Code, ModelError, SpecError, note
@@ -43,7 +43,7 @@ def explain(
     seed: int = 0,
     ids: Sequence[int | str] | None = None,
     draws: Draws | None = None,
-    execution: Literal["auto", "model"] = "auto",
+    execution: Execution = "auto",
     chunk: int | None = None,
     progress: bool | Callable[[int], None] = True,
     **params: Any,
@@ -59,7 +59,8 @@ def explain(
         seed: of all random draws.
         ids: identities the draws depend on; by default each sample's content.
         draws: another source of randomness than the seed.
-        execution: ``"auto"`` may run a verified faster copy of the model; ``"model"`` never does.
+        execution: ``"auto"`` may run a verified faster copy of the model, ``"model"`` never does;
+            ``"bfloat16"`` trades precision for speed (errors of per cent) and is never chosen by itself.
         chunk: rows at a time; found by timing when None.
         progress: show a bar after two seconds, or a function called with rows done.
         **params: parameters of the method, when ``method`` is a name.
@@ -81,6 +82,10 @@ def explain(
     chosen = _method(method, params)
     score = as_objective(objective)
     _refuse_inference_mode(task.model)
+    if execution not in ("auto", "model", "bfloat16"):
+        raise SpecError(
+            Code.BAD_PARAMETER, "No such execution", got=repr(execution), expected="auto, model or bfloat16"
+        )
     if chunk is not None and chunk < 1:
         raise SpecError(Code.BAD_PARAMETER, "chunk must be at least 1", got=chunk)
     began = time.perf_counter()

@@ -8,6 +8,7 @@ steps, draws or masks.
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
@@ -24,6 +25,8 @@ from abe.task.base import Context, Task
 from abe.types import Cost, Objective
 
 Kind = Literal["forward", "gradient"]
+Execution = Literal["auto", "model", "bfloat16"]
+"""What to run: the fastest verified copy, the model itself, or that copy in reduced precision."""
 Make = Callable[[Tensor], Tensor]
 
 
@@ -78,7 +81,7 @@ class Evaluator:
     Args:
         task: whose model to run.
         execution: ``"auto"`` may run a faster copy of the model that was verified against it,
-            ``"model"`` never does.
+            ``"model"`` never does, ``"bfloat16"`` runs it in reduced precision.
         chunk: rows at a time; None lets the planner find the fastest.
         advance: called with the number of rows done, for progress bars.
     """
@@ -87,7 +90,7 @@ class Evaluator:
         self,
         task: Task,
         *,
-        execution: Literal["auto", "model"] = "auto",
+        execution: Execution = "auto",
         chunk: int | None = None,
         advance: Callable[[int], None] | None = None,
     ) -> None:
@@ -125,7 +128,7 @@ class Evaluator:
             objective: the score; may be None for forward work that reads outputs only.
             consume: gets each `Chunk`, in row order.
         """
-        job = _Job(kind, make, owner, target, context, objective)
+        job = _Job(kind, make, owner, target, context, objective, self.execution == "bfloat16")
         if n == 0:
             return
         plan = self._plan(job, n)
@@ -158,17 +161,22 @@ class Evaluator:
     def _choose_model(self, job: "_Job", n: int) -> None:
         """What this job runs: the model, or a verified copy once there is enough work to pay for it."""
         job.peek()
-        self._model, self.cost.execution = self.task.model, "model"
+        self._model, self.cost.execution = self._chosen(job, n)
+        if job.reduced:
+            self.cost.execution += "+bfloat16"
+
+    def _chosen(self, job: "_Job", n: int) -> tuple[nn.Module, str]:
+        own = self.task.model, "model"
         if self.execution == "model" or (job.objective is not None and job.objective.layers):
-            return
+            return own
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self.task.model)
         self._state.rows_seen += n
         if self._state.choice is None or self._state.choice.fingerprint != self._fingerprint:
             if self._state.rows_seen < WORTH_A_COPY:
-                return
+                return own
             self._state.choice = self._try_copies(job)
-        self._model, self.cost.execution = self._state.choice.model, self._state.choice.name
+        return self._state.choice.model, self._state.choice.name
 
     def _try_copies(self, job: "_Job") -> Choice:
         rows = job.spread(PROBE_ROWS)
@@ -223,6 +231,7 @@ class _Job:
     target: Tensor
     context: Context
     objective: Objective | None
+    reduced: bool = False
     shape: tuple[Any, ...] = ()
     row_bytes: int = 0
 
@@ -260,7 +269,11 @@ class _Job:
 
         def call(chosen: nn.Module) -> Any:
             nonlocal outputs
-            outputs = task.forward(x, context, chosen)
+            precision = torch.autocast(x.device.type, torch.bfloat16) if self.reduced else nullcontext()
+            with precision:
+                outputs = task.forward(x, context, chosen)
+            if self.reduced and isinstance(outputs, Tensor):
+                outputs = outputs.to(x.dtype)
             return outputs
 
         with _blame_model():

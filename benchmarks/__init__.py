@@ -1,0 +1,1 @@
+"""Ratios against other libraries on the same machine, network and photographs, in one run."""

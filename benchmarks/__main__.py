@@ -1,0 +1,36 @@
+"""``python -m benchmarks [ig] [overhead] [levers]``: prints JSON tables; see docs/performance.md."""
+
+import json
+import sys
+from typing import Any
+
+import torch
+
+PARTS = ("ig", "overhead", "levers")
+
+
+def main(words: list[str]) -> None:
+    """Run the named parts (all by default) and print what they found."""
+    torch.set_num_threads(2)
+    unknown = [w for w in words if w not in PARTS]
+    if unknown:
+        sys.exit(f"no benchmark is called {unknown[0]!r}; there are {', '.join(PARTS)}")
+    for part in words or PARTS:
+        for row in _run(part):
+            print(json.dumps(row), flush=True)
+
+
+def _run(part: str) -> list[Any]:
+    if part == "overhead":
+        from benchmarks import overhead
+
+        return overhead.run()
+    from benchmarks import integrated_gradients, levers
+    from benchmarks.subjects import MODELS
+
+    module = integrated_gradients if part == "ig" else levers
+    return [module.run(name) for name in MODELS]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
