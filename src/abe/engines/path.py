@@ -188,14 +188,14 @@ class StraightLine:
         baseline: a baseline, or the name of one.
     """
 
-    baseline: Baseline
+    baseline: Baseline | str
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "baseline", baselines.resolve(self.baseline))
 
     def bind(self, problem: Problem) -> "_Line":
         """The lines of a batch."""
-        return _Line(reference_of(self.baseline, problem), problem.x)
+        return _Line(reference_of(baselines.resolve(self.baseline), problem), problem.x)
 
 
 class _Line:

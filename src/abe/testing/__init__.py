@@ -1,9 +1,9 @@
 """The law kit: whether a method, metric, path, objective or update keeps what its card promises.
 
-    from abe.testing import check_method
+from abe.testing import check_method
 
-    def test_my_method():
-        check_method("my_method")
+def test_my_method():
+    check_method("my_method")
 """
 
 from typing import Any

@@ -40,7 +40,9 @@ class ReplayedDraws:
         """From arrays (b, n, …) with draw number k of sample i at [i, k]; ``__`` in a name stands for a dot."""
         recorded: dict[str, dict[Key, Any]] = {}
         for name, array in arrays.items():
-            rows = {(i, k): draw for i, sample in zip(ids, array, strict=True) for k, draw in enumerate(sample)}
+            rows = {
+                (i, k): draw for i, sample in zip(ids, array, strict=True) for k, draw in enumerate(sample)
+            }
             recorded[name.replace("__", ".")] = rows
         return cls(recorded)
 

@@ -193,7 +193,9 @@ class Evidence(nn.Module):
         super().__init__()
         at = torch.arange(side, dtype=torch.float64)
         blob = torch.exp(-((at - side / 3) ** 2) / 4)
-        self.weight = nn.Parameter(0.3 * (blob[:, None] * blob[None, :]).expand(1, CHANNELS, side, side).clone())
+        self.weight = nn.Parameter(
+            0.3 * (blob[:, None] * blob[None, :]).expand(1, CHANNELS, side, side).clone()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, 2) scores."""
@@ -250,7 +252,9 @@ class _CountBackward(torch.autograd.Function):
     """The identity, telling how many rows come back."""
 
     @staticmethod
-    def forward(ctx: "torch.autograd.function.FunctionCtx", x: Tensor, count: "Callable[[int], None]") -> Tensor:
+    def forward(
+        ctx: "torch.autograd.function.FunctionCtx", x: Tensor, count: "Callable[[int], None]"
+    ) -> Tensor:
         ctx.count = count  # type: ignore[attr-defined]
         return x.view_as(x)
 

@@ -315,10 +315,16 @@ class _Spy:
         moved, after = self.update.step(point, state)
         touched = [n for n, v in before.items() if not torch.equal(v, getattr(point, n))]
         bounds = point.bounds
-        outside = 0.0 if bounds is None else float(torch.relu(torch.maximum(bounds[0] - moved, moved - bounds[1])).max())
+        outside = (
+            0.0
+            if bounds is None
+            else float(torch.relu(torch.maximum(bounds[0] - moved, moved - bounds[1])).max())
+        )
         rows = {k: len(v) if isinstance(v, Tensor) and v.ndim else -1 for k, v in after.items()}
         wrong = [k for k, n in rows.items() if n != len(moved)]
-        self.notes.append({"touched": touched, "outside": outside, "state": wrong, "shape": moved.shape == point.x.shape})
+        self.notes.append(
+            {"touched": touched, "outside": outside, "state": wrong, "shape": moved.shape == point.x.shape}
+        )
         return moved, after
 
 
@@ -386,7 +392,9 @@ def update_randomness(case: PrimitiveCase) -> Numbers:
 def update_completeness(case: PrimitiveCase) -> Numbers:
     result = _walk(case, samples(3), tolerance=0.01, steps=4)
     delta = result.delta
-    missed = float(((delta - result.attribution.flatten(1).sum(1)).abs() / delta.abs().clamp_min(1e-12)).max())
+    missed = float(
+        ((delta - result.attribution.flatten(1).sum(1)).abs() / delta.abs().clamp_min(1e-12)).max()
+    )
     moved = bool((delta != 0).all())
     return ensure(missed <= 0.01 and moved, missed=missed, tolerance=0.01, moved=moved)
 

@@ -41,7 +41,8 @@ def _state(model: nn.Module) -> dict[str, Any]:
         found[f"buffer {name}"] = buffer.detach().clone()
     found["torch's global generator"] = torch.get_rng_state()
     found["NumPy's global generator"] = str(np.random.get_state())  # noqa: NPY002 - it is what is guarded
-    found["Python's global generator"] = random.getstate()
+    if not hasattr(_state, "__wrapped__"):  # a run-time type checker draws the items it looks at from it
+        found["Python's global generator"] = random.getstate()
     found["grad mode"] = torch.is_grad_enabled()
     found["number of threads"] = torch.get_num_threads()
     return found

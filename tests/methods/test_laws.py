@@ -1,0 +1,126 @@
+"""Every registered method and metric against every law that its card allows."""
+
+from typing import Any
+
+import pytest
+import torch
+
+import abe
+from abe import registry
+from abe.testing import (
+    KNOWN,
+    Known,
+    check_objective,
+    check_path,
+    check_update,
+    laws,
+    metric_laws,
+    samples,
+    task_of,
+)
+from abe.testing.methods import METHOD_LAWS, check_method
+from abe.testing.metrics import METRIC_LAWS, check_metric
+from abe.types import Card
+
+METHODS = [
+    pytest.param(n, one.name, id=f"{n}-{one.name}") for n in registry.methods.names() for one in laws(n)
+]
+METRICS = [
+    pytest.param(n, one.name, id=f"{n}-{one.name}")
+    for n in registry.metrics.names()
+    for one in metric_laws(n)
+]
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ig from a blur": ("ig", {"baseline": "blur", "steps": 20}),
+    "ig by Simpson": ("ig", {"quadrature": "simpson", "steps": 101}),
+    "ig within a tolerance": ("ig", {"tolerance": 5e-5}),
+    "eg from noise": ("eg", {"baseline": "noise", "samples": 8}),
+    "guided ig refined": ("gig", {"steps": 6, "tolerance": 0.05}),
+    "path by a function": ("path_integral", {"path": "ease", "steps": 100}),
+    "update with nodes inside": ("path_attribution", {"update": "descent", "steps": 3, "segment_nodes": 3}),
+    "update until the label flips": ("path_attribution", {"update": "descent", "steps": 6, "stop": "flip"}),
+    "update from a baseline": ("path_attribution", {"update": "descent", "steps": 3, "start": "blur"}),
+    "smoothed ig": ("smooth", {"base": ("ig", {"steps": 4}), "samples": 3}),
+    "VarGrad of Grad × Input": ("smooth", {"base": "gxi", "samples": 5, "reduce": "variance"}),
+    "ensemble with draws": ("ensemble", {"bases": ("gradient", ("smoothgrad", {"samples": 3}))}),
+    "smoothed and changed": (
+        "postprocess",
+        {"base": ("sg", {"samples": 3}), "steps": ("positive", "unit_sum")},
+    ),
+}
+
+
+@pytest.mark.parametrize(("method", "law"), METHODS)
+def test_method(method: str, law: str) -> None:
+    check_method(method, only=law)
+
+
+@pytest.mark.parametrize(("metric", "law"), METRICS)
+def test_metric(metric: str, law: str) -> None:
+    check_metric(metric, only=law)
+
+
+def ease_in(x: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+    return x * alpha.view(-1, *[1] * (x.ndim - 1)).square()
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_other_settings(setting: str) -> None:
+    """What does not hold by default only: laws that no parameter may break."""
+    name, params = SETTINGS[setting]
+    if params.get("path") == "ease":
+        params = {**params, "path": ease_in}
+    depends = {"completeness", "linearity", "sensitivity", "symmetry"}
+    always = [n for n in METHOD_LAWS.names() if n not in depends]
+    check_method(name, only=always, **{**params, **({"tolerance": 0.05} if "tolerance" in params else {})})
+
+
+@pytest.mark.parametrize(
+    "setting", ["ig from a blur", "ig by Simpson", "ig within a tolerance", "path by a function"]
+)
+def test_other_settings_are_complete(setting: str) -> None:
+    name, params = SETTINGS[setting]
+    check_method(name, only="completeness", **{**params, **({"path": ease_in} if "path" in params else {})})
+
+
+@pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.name)
+def test_known_attributions(known: Known) -> None:
+    x = samples(3)
+    u, v = x.flatten(1)[:, 0], x.flatten(1)[:, 1]
+    expected = {
+        "gradient": known.gradient(u, v),
+        "gradient_x_input": known.gradient(u, v) * torch.stack([u, v], 1),
+        "integrated_gradients": known.integrated(u, v),
+    }
+    for name, numbers in expected.items():
+        found = abe.explain(task_of(known.net()), x, name, target=1, execution="model", progress=False)
+        torch.testing.assert_close(found.attribution.flatten(1)[:, :2], numbers, rtol=1e-12, atol=1e-12)
+        assert not found.attribution.flatten(1)[:, 2:].any()
+
+
+@pytest.mark.parametrize("name", registry.paths.names())
+def test_path(name: str) -> None:
+    check_path(name)
+
+
+@pytest.mark.parametrize("name", registry.objectives.names())
+def test_objective(name: str) -> None:
+    check_objective(name, **({"layer": "first", "index": 2} if name == "unit" else {}))
+
+
+@pytest.mark.parametrize("name", registry.updates.names())
+def test_update(name: str) -> None:
+    check_update(name)
+
+
+@pytest.mark.parametrize("kind", [registry.methods, registry.metrics], ids=["methods", "metrics"])
+def test_expected_failures_are_names_of_laws_with_reasons(kind: registry.Registry) -> None:
+    known = (METHOD_LAWS if kind is registry.methods else METRIC_LAWS).names()
+    cards: dict[str, Card] = kind.cards()
+    wrong = [
+        (n, law)
+        for n, card in cards.items()
+        for law, why in card.expected_failures.items()
+        if law not in known or not why
+    ]
+    assert wrong == []
