@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from abe.draws import SeededDraws, as_ids
 from abe.engines.batching import Evaluator, Execution
+from abe.engines.inspection import clean_name, compiled, coupling
 from abe.engines.problem import Problem, predict, settle_output_kind, settle_target
 from abe.engines.state import as_found
 from abe.errors import Code, ModelError, SpecError, note
@@ -134,6 +135,13 @@ def _problem(
     identities = as_ids(ids, x)
     outputs = predict(evaluator, x, lifted.context)
     settle_output_kind(task, outputs, warnings)
+    if task.output_kind == "regression" and getattr(objective, "needs_classes", False):
+        raise SpecError(
+            Code.UNSUPPORTED,
+            "A regression has no class probabilities",
+            got=f"the objective {objective_name(objective)}",
+            fix='Choose an objective that reads the output, such as "logit"',
+        )
     return Problem(
         evaluator=evaluator,
         x=x,
@@ -216,11 +224,26 @@ def _remarks(model: nn.Module) -> list[str]:
                 "The model was in training mode; it was explained in evaluation mode and set back",
             )
         )
-    if _compiled(model):
+    if compiled(model):
         remarks.append(
             note(Code.COMPILED_MODEL, "The model is compiled; it was explained in eager mode, uncompiled")
         )
+    if coupled := coupling(model):
+        remarks.append(
+            note(
+                Code.COUPLED_ROWS,
+                f"Layer {clean_name(coupled[0])!r} normalises by the batch at hand, so samples influence "
+                "one another and the chunk size matters",
+            )
+        )
     for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise ModelError(
+                Code.DEVICE,
+                "The model has no weights",
+                got=f"{name!r} on the meta device",
+                fix="Load weights with model.to_empty(device=…) and load_state_dict(…)",
+            )
         if not bool(torch.isfinite(parameter.detach().sum())) and not bool(torch.isfinite(parameter).all()):
             raise ModelError(
                 Code.NOT_FINITE_WEIGHTS,
@@ -231,15 +254,11 @@ def _remarks(model: nn.Module) -> list[str]:
     return remarks
 
 
-def _compiled(model: nn.Module) -> bool:
-    return any(type(module).__name__ == "OptimizedModule" for module in model.modules())
-
-
 class _stance:
     """Eager mode for compiled modules, so that every operation is seen; nothing otherwise."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._inner: Any = torch.compiler.set_stance("force_eager") if _compiled(model) else None
+        self._inner: Any = torch.compiler.set_stance("force_eager") if compiled(model) else None
 
     def __enter__(self) -> None:
         if self._inner is not None:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abe.errors import Code, SpecError
+from abe.errors import AbeError, Code, SpecError
 from abe.registry import objectives
 from abe.spec import value
 from abe.types import Card, Objective
@@ -47,6 +47,7 @@ def log_probabilities(logits: Tensor) -> Tensor:
 
 class _ClassScore:
     reads_logits: ClassVar[bool] = True
+    needs_classes: ClassVar[bool] = False
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -86,6 +87,8 @@ class Logit(_ClassScore):
 class Probability(_ClassScore):
     """s = p_y(x); it saturates, so gradients vanish for confident decisions."""
 
+    needs_classes: ClassVar[bool] = True
+
     def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
         return gather(log_probabilities(outputs), target).exp()
 
@@ -104,6 +107,8 @@ class Probability(_ClassScore):
 class LogProbability(_ClassScore):
     """s = log p_y(x)."""
 
+    needs_classes: ClassVar[bool] = True
+
     def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
         return gather(log_probabilities(outputs), target)
 
@@ -120,6 +125,8 @@ class LogProbability(_ClassScore):
 @value
 class Loss(_ClassScore):
     """s = −cross-entropy(f(x), y), per row."""
+
+    needs_classes: ClassVar[bool] = True
 
     def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
         return gather(log_probabilities(outputs), target)
@@ -175,6 +182,8 @@ class Margin(_ClassScore):
 class LabelAgnostic(_ClassScore):
     """s = KL(U‖P) = −(1/C) Σ_j log P_j − ln C; the target is ignored."""
 
+    needs_classes: ClassVar[bool] = True
+
     def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
         log_p = log_probabilities(outputs)
         classes = torch.tensor(float(log_p.shape[1]), device=outputs.device, dtype=log_p.dtype)
@@ -193,6 +202,8 @@ class LabelAgnostic(_ClassScore):
 @value
 class Entropy(_ClassScore):
     """s = Σ_j P_j log P_j, minus the entropy; the target is ignored."""
+
+    needs_classes: ClassVar[bool] = True
 
     def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
         log_p = log_probabilities(outputs)
@@ -273,8 +284,18 @@ class UserObjective:
         """None: the function sees the output only."""
         return ()
 
-    def __call__(self, outputs: Any, target: Tensor) -> Tensor:
-        return self.function(outputs, target)
+    def __call__(self, outputs: Any, target: Tensor) -> Any:
+        try:
+            return self.function(outputs, target)
+        except AbeError:
+            raise
+        except Exception as problem:
+            raise SpecError(
+                Code.OBJECTIVE,
+                f"The objective {objective_name(self)} raised an exception",
+                got=f"{type(problem).__name__}: {problem}",
+                expected="a function (outputs, target) -> one score per row (n,)",
+            ) from problem
 
 
 def as_objective(obj: Any) -> Objective:

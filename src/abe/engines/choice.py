@@ -33,8 +33,11 @@ def choose(task: Task, x: Tensor, context: Context, fingerprint: tuple[Any, ...]
         context: their context.
         fingerprint: of the model as it is now.
     """
-    reference = _measure(task, task.model, x, context)
     best, best_seconds = Choice(task.model, "model", fingerprint), float("inf")
+    try:
+        reference = _measure(task, task.model, x, context)
+    except Exception:  # whatever it is, the run itself meets it again and says so
+        return best
     if reference is None:
         return best
     for candidate in candidates(task.model, lambda model: task.forward(x, context, model)):

@@ -52,6 +52,15 @@ def compiled(model: nn.Module) -> list[str]:
     ]
 
 
+def coupling(model: nn.Module) -> list[str]:
+    """Names of modules that normalise by the batch at hand, in evaluation mode too, so that rows mix."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None
+    ]
+
+
 def hooked(model: nn.Module) -> list[str]:
     """Names of modules and parameters that carry hooks, and ``"(global)"`` for global module hooks."""
     found = [

@@ -64,7 +64,7 @@ class Problem:
             outputs = self.known_outputs
             if getattr(self.objective, "reads_logits", False):
                 outputs = self.task.logits(outputs)
-            return self.objective(outputs, self.target).detach()
+            return self.objective(outputs, self.target).detach().to(self.x)
         return self.scores(self.x, self.everyone)
 
     def scores(self, rows: Tensor, owner: Tensor) -> Tensor:
@@ -192,7 +192,7 @@ def _predicted(task: Task, outputs: Any, n: int, device: torch.device) -> Tensor
     if not isinstance(outputs, Tensor):
         return torch.zeros(n, dtype=torch.long, device=device)
     if outputs.ndim == 2 and (task.output_kind != "regression" or outputs.shape[1] == 1):
-        return outputs.argmax(1)
+        return (outputs.int() if outputs.dtype == torch.bool else outputs).argmax(1)
     shape = tuple(outputs.shape)
     raise TargetError(
         Code.TARGET_MISSING,

@@ -80,12 +80,15 @@ class Task:
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
+            made = isinstance(self.model, type)
             raise ModelError(
                 Code.NOT_A_MODULE,
                 "A task needs a PyTorch module",
-                got=type(self.model).__name__,
+                got=f"the class {self.model.__name__}" if made else type(self.model).__name__,
                 expected="torch.nn.Module",
-                fix="Wrap your function in a small nn.Module whose forward calls it",
+                fix=f"Make one first, for example {self.model.__name__}()"
+                if made
+                else "Wrap your function in a small nn.Module whose forward calls it",
             )
 
     @property
@@ -118,7 +121,8 @@ class Task:
             model: an execution copy to run instead of the model.
         """
         args, kwargs = self._call(x, context)
-        return self.pick((model or self.model)(*args, **kwargs), len(x))
+        runs = self.model if model is None else model  # not `or`: a wrapper may have no length
+        return self.pick(runs(*args, **kwargs), len(x))
 
     def pick(self, raw: Any, n: int) -> Any:
         """The output tensor inside whatever the model returned, checked to have one row per input."""
@@ -217,16 +221,27 @@ class Task:
         self._check_bounds(x)
 
     def _check_bounds(self, x: Tensor) -> None:
-        if self.bounds is None:
+        if self.low is None or self.high is None:
             return
-        low, high = (bound.to(x) for bound in self.bounds)
-        slack = 1e-6 * (high - low)
-        if bool(((x < low - slack) | (x > high + slack)).any()):
+        channels = max(self.low.numel(), self.high.numel())
+        if channels > 1 and channels != x.shape[1]:
+            raise InputError(
+                Code.SHAPE,
+                "Input and bounds differ in the number of channels",
+                got=f"{x.shape[1]} channels",
+                expected=f"{channels}, as in bounds=",
+            )
+        low, high = (b.to(x).flatten().expand(x.shape[1]) for b in (self.low, self.high))
+        smallest, largest = (f(x.movedim(1, 0).flatten(1), 1) for f in (torch.amin, torch.amax))
+        outside = (smallest < low - 1e-6 * (high - low)) | (largest > high + 1e-6 * (high - low))
+        if bool(outside.any()):
+            worst = int(torch.maximum(low - smallest, largest - high).div(high - low).argmax())
             raise InputError(
                 Code.OUT_OF_BOUNDS,
                 "The input leaves the task's bounds",
-                got=f"values from {float(x.min()):.4g} to {float(x.max()):.4g}",
-                expected=f"{float(low.min()):.4g} to {float(high.max()):.4g}, before normalisation",
+                got=f"values from {float(smallest[worst]):.4g} to {float(largest[worst]):.4g}"
+                + (f" in channel {worst}" if channels > 1 else ""),
+                expected=f"{float(low[worst]):.4g} to {float(high[worst]):.4g}, before normalisation",
                 fix="Pass un-normalised inputs and give mean= and std= to the task, or set bounds=",
             )
 

@@ -130,7 +130,12 @@ class ImageLifter:
         if isinstance(raw, np.ndarray) and raw.ndim == 4:
             items = list(raw)
         if len(items) == 0:
-            raise InputError(Code.EMPTY_BATCH, "There is nothing to explain", got="an empty list")
+            raise InputError(
+                Code.EMPTY_BATCH,
+                "There is nothing to explain",
+                got=f"an empty {type(raw).__name__}",
+                expected="at least one sample",
+            )
         rows = [self._single(task, item) for item in items]
         shapes = {tuple(row.shape) for row in rows}
         if len(shapes) > 1:
@@ -284,7 +289,7 @@ def _check_order(bounds: tuple[Numbers, Numbers]) -> None:
 
 def _channels(model: nn.Module) -> int:
     """Input channels of the first convolution; 3 where there is none."""
-    for module in model.modules():
+    for module in model.modules() if isinstance(model, nn.Module) else ():
         if isinstance(module, nn.Conv2d):
             return module.in_channels
     return 3
