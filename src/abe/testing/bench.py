@@ -44,7 +44,7 @@ def problem_of(
     seed: int = 0,
     chunk: int | None = None,
 ) -> Problem:
-    """A request as `abe.explain` makes it, for parts that are checked alone; puts ``net`` into evaluation mode."""
+    """A request as `abe.explain` makes it, for parts that are checked alone; sets ``net`` to evaluate."""
     task = task_of(net.eval())
     evaluator = Evaluator(task, execution="model", chunk=chunk)
     outputs = predict(evaluator, x, Context())

@@ -37,7 +37,7 @@ class ReplayedDraws:
 
     @classmethod
     def of(cls, ids: Sequence[int], **arrays: Any) -> "ReplayedDraws":
-        """From arrays (b, n, …) with draw number k of sample i at [i, k]; ``__`` in a name stands for a dot."""
+        """From arrays (b, n, …), draw k of sample i at [i, k]; ``__`` in a name stands for a dot."""
         recorded: dict[str, dict[Key, Any]] = {}
         for name, array in arrays.items():
             rows = {
@@ -63,7 +63,7 @@ class ReplayedDraws:
     def integers(self, purpose: str, keys: Sequence[Key], high: int, shape: Sequence[int]) -> Tensor:
         """(len(keys), *shape) as recorded, checked to be 0 … high − 1."""
         rows = self._rows(purpose, keys, shape).long()
-        if rows.numel() and not (0 <= int(rows.min()) and int(rows.max()) < high):
+        if rows.numel() and not (int(rows.min()) >= 0 and int(rows.max()) < high):
             raise InputError(
                 Code.DRAW,
                 f"A recorded draw for {purpose!r} is out of range",

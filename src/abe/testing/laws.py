@@ -7,19 +7,20 @@ list is out of date and that is an error too. A reason that starts with ``"somet
 either way, and the verdict says which it was.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from abe.types import Card
 
 Numbers = Mapping[str, object]
+_Check = TypeVar("_Check", bound=Callable[[Any], Numbers])
 Outcome = Literal["holds", "fails as declared", "does not apply"]
 SOMETIMES = "sometimes:"
 """How the reason of a law begins that fails on some runs only."""
 
 
-class LawBroken(AssertionError):
+class LawBroken(AssertionError):  # noqa: N818 - what is wrong is the subject, not the call
     """A law does not hold.
 
     Attributes:
@@ -91,7 +92,7 @@ class Verdict:
         return f"{self.law}: {self.outcome} {show(self.numbers)} {self.reason}".rstrip()
 
 
-class Broken(Exception):
+class Broken(Exception):  # noqa: N818 - never seen outside
     """Raised inside a law by `ensure`; `check` turns it into a `Breach` or a declared failure."""
 
     def __init__(self, numbers: Numbers) -> None:
@@ -106,17 +107,24 @@ class Laws:
         self._laws: dict[str, Law] = {}
 
     def add(
-        self, name: str, says: str, reading: str, *, when: Callable[[Any], str] | None = None
-    ) -> Callable[[Callable[[Any], Numbers]], Callable[[Any], Numbers]]:
-        """Decorator: enter a check under ``name``; ``when`` says "" or why the law does not apply."""
+        self, name: str, reading: str, *, when: Callable[[Any], str] | None = None
+    ) -> Callable[[_Check], _Check]:
+        """Decorator: enter a check under ``name``; its docstring is the statement.
 
-        def enter(check: Callable[[Any], Numbers]) -> Callable[[Any], Numbers]:
+        Args:
+            name: the key of ``expected_failures``.
+            reading: how to read the numbers of a breach.
+            when: says "" or why the law does not apply to a case.
+        """
+
+        def enter(check: _Check) -> _Check:
+            says = " ".join((check.__doc__ or "").split())
             self._laws[name] = Law(name, says, reading, check, when or always)
             return check
 
         return enter
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Law]:
         return iter(self._laws.values())
 
     def names(self) -> list[str]:

@@ -76,7 +76,7 @@ class MethodCase:
         return MethodCase(methods.build(self.method.name, **params))
 
     def coarser(self) -> "MethodCase":
-        """The same method with at most `FEW` ``steps`` and ``samples``, where their number does not matter."""
+        """The same method with at most `FEW` ``steps`` and ``samples``."""
         if self.method.name not in methods.names():
             return self
         params = {
@@ -158,13 +158,13 @@ def claimed(axiom: str) -> Any:
 
 @law(
     "completeness",
-    "The map sums to score(input) − score(reference).",
-    f"`missed` is the worst |residual| at {FINER} times the given steps and samples, as a share of the score "
-    f"change, on a smooth float64 net; up to {COMPLETE:g} is allowed. Not converging points at wrong weights, "
-    "a wrong reference score, or a gradient of another score.",
+    f"`missed` is the worst |residual| at {FINER} times the given steps and samples, as a share of the "
+    f"score change, on a smooth float64 net; up to {COMPLETE:g} is allowed. Not converging points at wrong "
+    "weights, a wrong reference score, or a gradient of another score.",
     when=claimed("completeness"),
 )
 def completeness(case: MethodCase) -> Numbers:
+    """The map sums to score(input) − score(reference)."""
     missed = 0.0
     for seed in (0, 1):
         found = case.finer().explain(nets.Smooth(seed=seed), samples(2, seed=seed))
@@ -176,11 +176,11 @@ def completeness(case: MethodCase) -> Numbers:
 
 @law(
     "claim",
-    "A residual is reported where completeness is claimed or declared to fail, and nowhere else.",
     "`delta` says whether the result names a score change to sum to. Without a claim there is no number that "
     "the map should sum to, so Result.delta must be None; with one, users need the residual.",
 )
 def claim(case: MethodCase) -> Numbers:
+    """A residual is reported where completeness is claimed or declared to fail, and nowhere else."""
     expected = not claimed("completeness")(case)
     delta = case.explain(nets.Smooth(), samples(2)).delta
     return ensure((delta is not None) == expected, delta=delta is not None, expected=expected)
@@ -188,12 +188,12 @@ def claim(case: MethodCase) -> Numbers:
 
 @law(
     "linearity",
-    "The map of a·f + b·g is a times the map of f plus b times the map of g.",
-    f"`difference` is the worst one as a share of the row's maximum; {TIGHT:g} is allowed. A larger one means "
-    "that the method's points depend on the model, or that maps are normalised.",
+    f"`difference` is the worst one as a share of the row's maximum; {TIGHT:g} is allowed. A larger one "
+    "means that the method's points depend on the model, or that maps are normalised.",
     when=claimed("linearity"),
 )
 def linearity(case: MethodCase) -> Numbers:
+    """The map of a·f + b·g is a times the map of f plus b times the map of g."""
     x, (a, b) = samples(3), (2.0, -0.5)
     f, g = nets.Smooth(seed=0), nets.Smooth(seed=1)
     whole = case.map(nets.Combined(f, g, a, b), x)
@@ -204,12 +204,12 @@ def linearity(case: MethodCase) -> Numbers:
 
 @law(
     "dummy",
-    "An input that the model does not read gets 0.",
-    "`largest` is the largest attribution of an unread input as a share of the row's maximum; it must be 0 up "
-    "to 1e-12. `read` must not be 0: a map that is zero everywhere proves nothing.",
+    "`largest` is the largest attribution of an unread input as a share of the row's maximum; it must be 0"
+    " up to 1e-12. `read` must not be 0: a map that is zero everywhere proves nothing.",
     when=claimed("dummy"),
 )
 def dummy(case: MethodCase) -> Numbers:
+    """An input that the model does not read gets 0."""
     mask = torch.ones(nets.SHAPE)
     mask[:, ::2] = 0
     a = case.map(nets.Masked(nets.Smooth(), mask), samples(3)).abs()
@@ -219,12 +219,12 @@ def dummy(case: MethodCase) -> Numbers:
 
 @law(
     "symmetry",
-    "Two inputs that the model treats alike and that are equal get the same.",
-    f"`difference` compares both as a share of the row's maximum; {TIGHT:g} is allowed. The reference must be "
-    "equal at both inputs too.",
+    f"`difference` compares both as a share of the row's maximum; {TIGHT:g} is allowed. The reference must "
+    "be equal at both inputs too.",
     when=claimed("symmetry"),
 )
 def symmetry(case: MethodCase) -> Numbers:
+    """Two inputs that the model treats alike and that are equal get the same."""
     one, other = (1, 2), (4, 3)
     x = samples(3)
     x[(slice(None), 0, *other)] = x[(slice(None), 0, *one)]
@@ -235,12 +235,12 @@ def symmetry(case: MethodCase) -> Numbers:
 
 @law(
     "implementation_invariance",
-    "Two networks that compute the same function get the same map.",
-    f"`difference` is the worst one between a softplus net and the same function with permuted units, a split "
-    f"layer and another formula for softplus; {TIGHT:g} of the row's maximum is allowed.",
+    "`difference` is the worst one between a softplus net and the same function with permuted units, a "
+    f"split layer and another formula for softplus; {TIGHT:g} of the row's maximum is allowed.",
     when=claimed("implementation_invariance"),
 )
 def implementation_invariance(case: MethodCase) -> Numbers:
+    """Two networks that compute the same function get the same map."""
     x, net = samples(3), nets.Smooth()
     gap = difference(case.map(net, x), case.map(nets.Twin(net), x))
     return ensure(gap <= TIGHT, difference=gap)
@@ -248,12 +248,12 @@ def implementation_invariance(case: MethodCase) -> Numbers:
 
 @law(
     "sensitivity",
-    "An input on which alone the score depends gets something, also where the score is flat.",
     "`attribution` is what the only input read by a saturated score got, as a share of the score change from "
     "0; it must be at least 0.001. A single gradient at the input fails: it is 0 there.",
     when=claimed("sensitivity"),
 )
 def sensitivity(case: MethodCase) -> Numbers:
+    """An input on which alone the score depends gets something, also where the score is flat."""
     position = (1, 3, 2)
     x = torch.zeros((1, *nets.SHAPE), dtype=torch.float64)
     x[(0, *position)] = 1.0
@@ -273,14 +273,15 @@ def _rows(case: MethodCase) -> tuple[nn.Module, Tensor, Tensor]:
 
 
 _ROW_READING = (
-    f"`difference` is the worst one as a share of the row's maximum; {ROW:g} is allowed in float32. More means "
-    "that a row depends on its neighbours: a mean over the batch, draws that are not keyed by sample, or batch "
-    "statistics."
+    f"`difference` is the worst one as a share of the row's maximum; {ROW:g} is allowed in float32. More "
+    "means that a row depends on its neighbours: a mean over the batch, draws that are not keyed by "
+    "sample, or batch statistics."
 )
 
 
-@law("batch", "A row alone is the row in a batch.", _ROW_READING)
+@law("batch", _ROW_READING)
 def batch(case: MethodCase) -> Numbers:
+    """A row alone is the row in a batch."""
     case = case.coarser()
     net, x, together = _rows(case)
     alone = torch.cat([case.map(net, x[i : i + 1]) for i in range(len(x))])
@@ -288,8 +289,9 @@ def batch(case: MethodCase) -> Numbers:
     return ensure(gap <= ROW, difference=gap)
 
 
-@law("order", "Rows in another order get the same maps in that order.", _ROW_READING)
+@law("order", _ROW_READING)
 def order(case: MethodCase) -> Numbers:
+    """Rows in another order get the same maps in that order."""
     case = case.coarser()
     net, x, together = _rows(case)
     permutation = torch.tensor([3, 0, 4, 2, 1])
@@ -297,8 +299,9 @@ def order(case: MethodCase) -> Numbers:
     return ensure(gap <= ROW, difference=gap)
 
 
-@law("chunk", "The number of rows run at once does not matter.", _ROW_READING)
+@law("chunk", _ROW_READING)
 def chunk(case: MethodCase) -> Numbers:
+    """The number of rows run at once does not matter."""
     case = case.coarser()
     net, x, together = _rows(case)
     gaps = {f"chunk_{n}": difference(together, case.map(net, x, chunk=n)) for n in (1, 3, 4096)}
@@ -310,10 +313,10 @@ def chunk(case: MethodCase) -> Numbers:
 
 @law(
     "dtype",
-    "The map has the input's shape, type and device.",
     "`float32` and `float64` are the types of maps of models of these types; `shape` is the map's.",
 )
 def dtype(case: MethodCase) -> Numbers:
+    """The map has the input's shape, type and device."""
     case = case.coarser()
     single = case.map(nets.Convolutional(), samples(2, dtype=torch.float32))
     double = case.map(nets.Convolutional(dtype=torch.float64), samples(2))
@@ -324,11 +327,11 @@ def dtype(case: MethodCase) -> Numbers:
 
 @law(
     "determinism",
-    "The same seed gives the same map; another seed another one exactly where numbers are drawn.",
-    "`repeat` compares two runs of one seed, bit by bit; `other_seed` two seeds, `draws` says whether anything "
-    'was drawn. A card whose needs name "draws" must draw.',
+    "`repeat` compares two runs of one seed, bit by bit; `other_seed` two seeds, `draws` says whether "
+    'anything was drawn. A card whose needs name "draws" must draw.',
 )
 def determinism(case: MethodCase) -> Numbers:
+    """The same seed gives the same map; another seed another one exactly where numbers are drawn."""
     case = case.coarser()
     net, x = nets.Smooth(), samples(2)
     recorder = RecordedDraws()
@@ -344,11 +347,11 @@ def determinism(case: MethodCase) -> Numbers:
 
 @law(
     "randomness",
-    "All randomness passes through Draws.",
     "`replayed` compares a run with a replay of its recorded draws, `reseeded` with a run under other global "
     "seeds; both must be the same. `left` counts recorded draws that the replay did not ask for.",
 )
 def randomness(case: MethodCase) -> Numbers:
+    """All randomness passes through Draws."""
     case = case.coarser()
     net, x = nets.Smooth(), samples(2)
     recorder = RecordedDraws()
@@ -357,7 +360,7 @@ def randomness(case: MethodCase) -> Numbers:
     replayed = bool(torch.equal(first, case.map(net, x, chunk=4, draws=replay)))
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 - put back below
     try:
-        torch.random.default_generator.manual_seed(123)
+        torch.default_generator.manual_seed(123)
         np.random.seed(123)  # noqa: NPY002 - the global generator is what must not matter
         random.seed(123)
         reseeded = bool(torch.equal(first, case.map(net, x, chunk=4)))
@@ -371,11 +374,11 @@ def randomness(case: MethodCase) -> Numbers:
 
 @law(
     "cost",
-    "The rows in the result are the rows the model saw, and what the card's formula says.",
-    "`counted` are (forward, backward) rows in the result, `seen` those that went through the model, `formula` "
-    "the card's. Rows that are seen and not counted went past the planner.",
+    "`counted` are (forward, backward) rows in the result, `seen` those that went through the model, "
+    "`formula` the card's. Rows that are seen and not counted went past the planner.",
 )
 def cost(case: MethodCase) -> Numbers:
+    """The rows in the result are the rows the model saw, and what the card's formula says."""
     case = case.coarser()
     numbers: dict[str, object] = {}
     right = True
@@ -403,11 +406,11 @@ def _formula(case: MethodCase, b: int) -> tuple[float, float] | None:
 
 @law(
     "restored",
-    "The model, the input and the process are as before, also after an exception in the model's forward.",
     "`after_success`, `after_failure_<k>` (raised in call k) name what changed. `as_found` restores a model; "
     "something that changes it elsewhere must do the same.",
 )
 def restored(case: MethodCase) -> Numbers:
+    """The model, the input and the process are as before, also after an exception in the model's forward."""
     case = case.coarser()
     changed: dict[str, object] = {}
     net, x = _lived_in(None), samples(2, dtype=torch.float32)
@@ -451,11 +454,11 @@ def _hook(*args: object) -> None:
 
 @law(
     "spec",
-    "The specification survives JSON, equal and with the same hash.",
-    "`restored` is the method that came back. A parameter that has no name (a function, a tensor) cannot make "
-    "the trip; the law then asks only for a JSON-able description.",
+    "`restored` is the method that came back. A parameter that has no name (a function, a tensor) cannot "
+    "make the trip; the law then asks only for a JSON-able description.",
 )
 def spec(case: MethodCase) -> Numbers:
+    """The specification survives JSON, equal and with the same hash."""
     method = case.method
     described = json.loads(json.dumps(method.describe()))
     if "opaque" in json.dumps(described) or method.name not in methods.names():
@@ -466,12 +469,12 @@ def spec(case: MethodCase) -> Numbers:
 
 @law(
     "docstring",
-    "The docstring has the sections that the conventions ask for.",
     f"`missing` lists what is not there. Sections: {', '.join(SECTIONS)}; Args where there are parameters, "
     "'Differs from the paper' exactly where the card lists differences; one opening sentence.",
     when=lambda case: "" if case.method.name in methods.names() else "it has no factory",
 )
 def docstring(case: MethodCase) -> Numbers:
+    """The docstring has the sections that the conventions ask for."""
     entry = methods.get(case.method.name)
     text = inspect.getdoc(entry.factory) or ""
     wanted = [*SECTIONS, *(["Args"] if entry.parameters() else [])]

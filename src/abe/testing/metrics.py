@@ -19,11 +19,11 @@ from abe.metrics.compare import score
 from abe.registry import metrics
 from abe.spec import from_spec
 from abe.task.base import Task
+from abe.task.image import image_task
 from abe.testing import nets
 from abe.testing.bench import TARGET, samples
 from abe.testing.laws import Law, Laws, Numbers, Verdict, ensure, run
 from abe.testing.snapshot import Snapshot
-from abe.task.image import image_task
 from abe.types import Card
 
 METRIC_LAWS = Laws()
@@ -142,14 +142,15 @@ def _gap(one: Tensor, other: Tensor) -> float:
 
 
 _ROW_READING = (
-    f"`difference` is the worst one as a share of the largest value; {ROW:g} is allowed in float32. More means "
-    "that a sample's number depends on the others: batch means, ties or references that are not drawn per "
-    "sample."
+    f"`difference` is the worst one as a share of the largest value; {ROW:g} is allowed in float32. More "
+    "means that a sample's number depends on the others: batch means, ties or references that are not "
+    "drawn per sample."
 )
 
 
-@law("batch", "A sample alone scores what it scores in a batch, for batches of 1, 2 and more.", _ROW_READING)
+@law("batch", _ROW_READING)
 def batch(case: MetricCase) -> Numbers:
+    """A sample alone scores what it scores in a batch, for batches of 1, 2 and more."""
     net, x, maps = _setting()
     task = _task(net, x)
     together = case.score(task, explained(task, x, maps)).values
@@ -161,8 +162,9 @@ def batch(case: MetricCase) -> Numbers:
     return ensure(max(gaps.values()) <= ROW, **gaps)
 
 
-@law("order", "Samples in another order score the same in that order.", _ROW_READING)
+@law("order", _ROW_READING)
 def order(case: MetricCase) -> Numbers:
+    """Samples in another order score the same in that order."""
     net, x, maps = _setting()
     task = _task(net, x)
     permutation = torch.tensor([3, 0, 4, 2, 1])
@@ -179,8 +181,9 @@ def order(case: MetricCase) -> Numbers:
     return ensure(gap <= ROW, difference=gap)
 
 
-@law("chunk", "The number of rows run at once does not matter.", _ROW_READING)
+@law("chunk", _ROW_READING)
 def chunk(case: MetricCase) -> Numbers:
+    """The number of rows run at once does not matter."""
     net, x, maps = _setting(3)
     task = _task(net, x)
     explanation = explained(task, x, maps)
@@ -191,10 +194,10 @@ def chunk(case: MetricCase) -> Numbers:
 
 @law(
     "determinism",
-    "The same maps explained and scored again, with the same seed, score the same.",
     "`difference` must be 0. Draws have to come from problem.draws.",
 )
 def determinism(case: MetricCase) -> Numbers:
+    """The same maps explained and scored again, with the same seed, score the same."""
     net, x, _ = _setting(3)
     maps = torch.ones_like(x)  # ties everywhere: their order is drawn
     first, again = (case.score(net, explained(net, x, maps), chunk=4).values for _ in range(2))
@@ -222,12 +225,12 @@ def _shuffled(maps: Tensor, seed: int) -> Tensor:
 
 @law(
     "ranking",
-    "On a function with a known answer the true map beats random ones, and these beat the inverted one.",
     "`true`, `random` and `inverted` are means over samples, in the card's direction. A metric that does not "
     "read the map declares that this law fails.",
     when=lambda case: "" if case.card.direction else "the card has no direction",
 )
 def ranking(case: MetricCase) -> Numbers:
+    """On a function with a known answer the true map beats random ones, and these beat the inverted one."""
     net, x, true = _evidence(6)
     task = _task(net, x)
     true_score = case.score(task, explained(task, x, true)).mean
@@ -241,12 +244,12 @@ def ranking(case: MetricCase) -> Numbers:
 
 @law(
     "constant",
-    "A constant map scores as a random order.",
     f"`constant` and `random` are means over {SEEDS} seeds and all samples, `sigmas` their difference in "
     f"standard errors ({SIGMAS:g} allowed). A difference means that ties are broken by position.",
     when=lambda case: "" if case.metric.runs else "it does not read the order of units",
 )
 def constant(case: MetricCase) -> Numbers:
+    """A constant map scores as a random order."""
     net, x, true = _evidence(6)
     task = _task(net, x)  # one for all seeds: what a baseline finds out about a model is remembered per task
     flat = [case.score(task, explained(task, x, torch.ones_like(true)), seed=s).values for s in range(SEEDS)]
@@ -262,10 +265,11 @@ def constant(case: MetricCase) -> Numbers:
 
 @law(
     "zero_map",
-    "A zero map is scored; where its order is random, a note says so.",
-    "`finite` counts finite or not-applicable (NaN) values, `noted` says whether the result names [ABE-ZERO-MAP].",
+    "`finite` counts finite or not-applicable (NaN) values, `noted` says whether the result names "
+    "[ABE-ZERO-MAP].",
 )
 def zero_map(case: MetricCase) -> Numbers:
+    """A zero map is scored; where its order is random, a note says so."""
     net, x, maps = _setting(3)
     found = case.score(net, explained(net, x, torch.zeros_like(maps)))
     usable = int((~found.values.isinf()).sum()) if case.metric.runs else len(found.values)
@@ -275,11 +279,11 @@ def zero_map(case: MetricCase) -> Numbers:
 
 @law(
     "bad_map",
-    "A map with NaN or of another shape is refused with its code before the model runs.",
-    f"`nan` and `shape` are what was raised; expected are {Code.MAP_NOT_FINITE.value} and {Code.MAP_SHAPE.value}. "
-    "`rows` is what the model saw before; it must be 0.",
+    f"`nan` and `shape` are what was raised; expected are {Code.MAP_NOT_FINITE.value} and "
+    f"{Code.MAP_SHAPE.value}. `rows` is what the model saw before; it must be 0.",
 )
 def bad_map(case: MetricCase) -> Numbers:
+    """A map with NaN or of another shape is refused with its code before the model runs."""
     inner, x, maps = _setting(2)
     explanation = explained(inner, x, maps)
     net = nets.Watched(inner)
@@ -303,11 +307,11 @@ def _refusal(case: MetricCase, net: nn.Module, explanation: Explanation) -> str:
 
 @law(
     "channels",
-    "Maps with all channels and with one are both scored, for inputs of three channels and of one.",
     "`shapes` lists what was refused, with the reason.",
     when=lambda case: "" if case.metric.runs else "it does not perturb the input",
 )
 def channels(case: MetricCase) -> Numbers:
+    """Maps with all channels and with one are both scored, for inputs of three channels and of one."""
     refused: list[str] = []
     for c in (1, 3):
         net = nets.tiny(c)
@@ -327,10 +331,10 @@ def channels(case: MetricCase) -> Numbers:
 
 @law(
     "dtype",
-    "Float64 models and maps are scored as well as float32 ones, and values are float64.",
     "`float32` and `float64` are the types of the values; both must be float64.",
 )
 def dtype(case: MetricCase) -> Numbers:
+    """Float64 models and maps are scored as well as float32 ones, and values are float64."""
     x, maps = samples(3), samples(3, seed=9) - 0.5
     net = nets.Smooth()
     double = case.score(net, explained(net, x, maps)).values
@@ -345,11 +349,11 @@ def dtype(case: MetricCase) -> Numbers:
 
 @law(
     "cost",
-    "The rows in the result are the rows the model saw, and what the card's formula says.",
-    "`counted` are (forward, backward) rows in the score, `seen` those that went through the model, `formula` "
-    "the card's. Rows that are seen and not counted went past the planner.",
+    "`counted` are (forward, backward) rows in the score, `seen` those that went through the model, "
+    "`formula` the card's. Rows that are seen and not counted went past the planner.",
 )
 def cost(case: MetricCase) -> Numbers:
+    """The rows in the result are the rows the model saw, and what the card's formula says."""
     numbers: dict[str, object] = {}
     right = True
     for b in (1, 3):
@@ -375,10 +379,10 @@ def _formula(case: MetricCase, b: int) -> tuple[float, float] | None:
 
 @law(
     "restored",
-    "The model, the explanation and the process are as before, also after an exception in the model's forward.",
     "`after_success` and `after_failure` name what changed.",
 )
 def restored(case: MetricCase) -> Numbers:
+    """Model, map and process are as before, also after an exception in the model's forward."""
     inner, x, maps = _setting(2)
     explanation = explained(inner, x, maps)
     inner.head.bias.grad = torch.ones_like(inner.head.bias)
@@ -399,10 +403,10 @@ def restored(case: MetricCase) -> Numbers:
 
 @law(
     "spec",
-    "Name and parameters survive JSON and make an equal metric.",
     "`restored` is the metric that came back.",
 )
 def spec(case: MetricCase) -> Numbers:
+    """Name and parameters survive JSON and make an equal metric."""
     text = json.dumps(case.metric.describe())
     if "opaque" in text or case.metric.name not in metrics.names():
         return {"described": True}
@@ -414,11 +418,11 @@ def spec(case: MetricCase) -> Numbers:
 
 @law(
     "docstring",
-    "The docstring says what is measured and which way is better.",
     "`missing` lists what is not there.",
     when=lambda case: "" if case.metric.name in metrics.names() else "it has no factory",
 )
 def docstring(case: MetricCase) -> Numbers:
+    """The docstring says what is measured and which way is better."""
     text = " ".join((inspect.getdoc(metrics.get(case.metric.name).factory) or "").split())
     better = f"{case.metric.direction} is better"
     missing = [what for what in (better,) if what not in text.lower()]

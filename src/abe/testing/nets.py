@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch.nn.utils import skip_init
 CHANNELS, SIDE, CLASSES = 3, 6, 5
 SHAPE = (CHANNELS, SIDE, SIDE)
 """Inputs of the kit's nets: three channels of six by six."""
+_Module = TypeVar("_Module", bound=nn.Module)
 FEATURES = CHANNELS * SIDE * SIDE
 
 
@@ -111,6 +112,8 @@ class Combined(nn.Module):
 
 class Masked(nn.Module):
     """A net that reads only where ``mask`` is 1."""
+
+    mask: Tensor
 
     def __init__(self, net: nn.Module, mask: Tensor) -> None:
         super().__init__()
@@ -290,9 +293,9 @@ def oracle_net(name: Literal["s", "h", "k"], path: str | Path) -> nn.Sequential:
     return net.eval()
 
 
-def _filled(seed: int, scale: float, layer: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
+def _filled(seed: int, scale: float, layer: Callable[..., _Module], *args: Any, **kwargs: Any) -> _Module:
     """A layer with weights of a seed; the global generator, which is the user's, is not touched."""
-    made = skip_init(layer, *args, **kwargs)
+    made: Any = skip_init(layer, *args, **kwargs)
     with torch.no_grad():
         for number, parameter in enumerate(made.parameters()):
             parameter.copy_(weights(*parameter.shape, seed=101 * seed + number, scale=scale))

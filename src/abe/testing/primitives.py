@@ -113,6 +113,7 @@ def _card(registry: Registry, given: Any, value: Any) -> Card:
 
 
 def _spec_law(case: PrimitiveCase) -> Numbers:
+    """The specification survives JSON, equal and with the same hash."""
     text = json.dumps(describe(case.value))
     if "opaque" in text:
         return {"described": True}
@@ -123,9 +124,8 @@ def _spec_law(case: PrimitiveCase) -> Numbers:
 for _laws in (PATH_LAWS, OBJECTIVE_LAWS, UPDATE_LAWS):
     _laws.add(
         "spec",
-        "The specification survives JSON, equal and with the same hash.",
-        "`restored` is what came back. Make the class a value with @abe.spec.value and register it; a function "
-        "has no name and is only described.",
+        "`restored` is what came back. Make the class a value with @abe.spec.value and register it; a "
+        "function has no name and is only described.",
     )(_spec_law)
 
 
@@ -147,10 +147,10 @@ def _gap(one: Tensor, other: Tensor) -> float:
 
 @PATH_LAWS.add(
     "ends",
-    "alpha 0 is the reference and alpha 1 the input.",
     f"`start` and `end` are the largest distances; {EXACT:g} is allowed in float64.",
 )
 def ends(case: PrimitiveCase) -> Numbers:
+    """alpha 0 is the reference and alpha 1 the input."""
     bound, x = _bound(case)
     zero, one = torch.zeros(len(x), dtype=x.dtype), torch.ones(len(x), dtype=x.dtype)
     start = _gap(bound.point(_everyone(x), zero), bound.reference)
@@ -160,12 +160,13 @@ def ends(case: PrimitiveCase) -> Numbers:
 
 @PATH_LAWS.add(
     "velocity",
-    "The velocity is the derivative of the point by alpha.",
-    f"`difference` compares with central differences of step {LEAN:g}, as a share of the path's fastest change; "
-    f"{SLOPE:g} is allowed. `point_after` must be 0: writing into the velocity must not move the path.",
+    f"`difference` compares with central differences of step {LEAN:g}, as a share of the path's fastest "
+    f"change; {SLOPE:g} is allowed. `point_after` must be 0: writing into the velocity must not move the "
+    "path.",
     when=lambda case: "" if _bound(case)[0].has_velocity else "it has no velocity, chords are used",
 )
 def velocity(case: PrimitiveCase) -> Numbers:
+    """The velocity is the derivative of the point by alpha."""
     bound, x = _bound(case)
     alpha = torch.tensor([0.2, 0.55, 0.9], dtype=x.dtype)
     who = _everyone(x)
@@ -180,11 +181,11 @@ def velocity(case: PrimitiveCase) -> Numbers:
 
 @PATH_LAWS.add(
     "rows",
-    "A point depends on its own sample and alpha only.",
-    f"`batch` compares points of one sample alone with those among others, `order` the same in another order; "
-    f"{EXACT:g} is allowed.",
+    "`batch` compares points of one sample alone with those among others, `order` the same in another "
+    f"order; {EXACT:g} is allowed.",
 )
 def path_rows(case: PrimitiveCase) -> Numbers:
+    """A point depends on its own sample and alpha only."""
     bound, x = _bound(case)
     owner, alpha = torch.tensor([2, 0, 1, 0]), torch.tensor([0.1, 0.7, 0.4, 0.95], dtype=x.dtype)
     together = bound.point(owner, alpha)
@@ -196,10 +197,10 @@ def path_rows(case: PrimitiveCase) -> Numbers:
 
 @PATH_LAWS.add(
     "form",
-    "Points have the input's shape and type and are finite.",
     "`shape` and `dtype` are those of the points, `finite` whether all numbers are.",
 )
 def path_form(case: PrimitiveCase) -> Numbers:
+    """Points have the input's shape and type and are finite."""
     bound, x = _bound(case)
     points = bound.point(_everyone(x), torch.tensor([0.0, 0.3, 1.0], dtype=x.dtype))
     finite = bool(torch.isfinite(points).all())
@@ -209,11 +210,11 @@ def path_form(case: PrimitiveCase) -> Numbers:
 
 @PATH_LAWS.add(
     "completeness",
-    "The gradient integrated along it gives the score change between its ends.",
     f"`missed` is the worst share of the change at 400 nodes on a smooth net; {COMPLETE:g} is allowed. More "
     "means that points and velocity do not belong together, or that the path jumps.",
 )
 def path_completeness(case: PrimitiveCase) -> Numbers:
+    """The gradient integrated along it gives the score change between its ends."""
     problem = problem_of(nets.Smooth(), samples(3))
     result = PathIntegral(path=case.value, steps=400).run(problem)
     if result.delta is None:
@@ -239,11 +240,12 @@ def _scored(case: PrimitiveCase, net: nn.Module, x: Tensor, target: Any) -> tupl
 
 @OBJECTIVE_LAWS.add(
     "rows",
-    "A row's score and gradient depend on that row and its target only.",
-    f"`score` and `gradient` are the largest differences between a row alone and in a batch with other targets, "
-    f"as shares of the largest value; {EXACT:g} is allowed. A mean over the batch or a B × B block breaks it.",
+    "`score` and `gradient` are the largest differences between a row alone and in a batch with other "
+    f"targets, as shares of the largest value; {EXACT:g} is allowed. A mean over the batch or a B × B block"
+    " breaks it.",
 )
 def objective_rows(case: PrimitiveCase) -> Numbers:
+    """A row's score and gradient depend on that row and its target only."""
     x, targets = samples(4), [1, 0, 3, 1]
     scores, gradients = _scored(case, nets.Smooth(), x, targets)
     alone = [_scored(case, nets.Smooth(), x[i : i + 1], targets[i : i + 1]) for i in range(len(x))]
@@ -255,10 +257,11 @@ def objective_rows(case: PrimitiveCase) -> Numbers:
 
 @OBJECTIVE_LAWS.add(
     "gradient",
-    "It is differentiable: the gradient agrees with differences of the score.",
-    "`analytic` and `difference` are the change along one direction; they may differ by 1e-6 of the larger one.",
+    "`analytic` and `difference` are the change along one direction; they may differ by 1e-6 of the larger"
+    " one.",
 )
 def objective_gradient(case: PrimitiveCase) -> Numbers:
+    """It is differentiable: the gradient agrees with differences of the score."""
     x, net = samples(2), nets.Smooth()
     direction = samples(2, seed=7) - 0.5
     _, gradients = _scored(case, net, x, [1, 3])
@@ -271,10 +274,10 @@ def objective_gradient(case: PrimitiveCase) -> Numbers:
 
 @OBJECTIVE_LAWS.add(
     "finite",
-    "Scores and gradients are finite for decided and for undecided outputs.",
     "`not_finite` lists the scales of the logits at which NaN or infinity came out.",
 )
 def objective_finite(case: PrimitiveCase) -> Numbers:
+    """Scores and gradients are finite for decided and for undecided outputs."""
     bad: list[float] = []
     for scale in (0.0, 1.0, 200.0):
         net = nets.Smooth()
@@ -288,11 +291,11 @@ def objective_finite(case: PrimitiveCase) -> Numbers:
 
 @OBJECTIVE_LAWS.add(
     "higher_is_more",
-    "The score rises with the logit of the target where that is the highest.",
     "`scores` belong to rising logits of the explained class and must rise too. Losses are to be negated.",
     when=lambda case: "it reads layers" if case.value.layers else "",
 )
 def higher_is_more(case: PrimitiveCase) -> Numbers:
+    """The score rises with the logit of the target where that is the highest."""
     objective: Objective = case.value
     outputs = torch.tensor([0.3, 1.0, -0.2, 0.1, 0.4], dtype=torch.float64).repeat(4, 1)
     outputs[:, 1] += torch.arange(4, dtype=torch.float64)
@@ -336,11 +339,11 @@ def _walk(case: PrimitiveCase, x: Tensor, *, update: Any = None, steps: int = 3,
 
 @UPDATE_LAWS.add(
     "points",
-    "Steps return one point per row, inside the bounds, and change nothing that they are given.",
     "`touched` names arguments that were written into, `outside` is how far points left the bounds, `state` "
     "names entries of the state without one row per point.",
 )
 def update_points(case: PrimitiveCase) -> Numbers:
+    """Steps return one point per row, inside the bounds, and change nothing that they are given."""
     spy = _Spy(case.value, [])
     _walk(case, samples(3), update=spy)
     touched = sorted({name for n in spy.notes for name in n["touched"]})
@@ -353,11 +356,11 @@ def update_points(case: PrimitiveCase) -> Numbers:
 
 @UPDATE_LAWS.add(
     "rows",
-    "A row's path does not depend on the other rows, in any order and chunk, also after some have left.",
-    f"`alone`, `order`, `chunk` and `left` are the worst differences as shares of the row's maximum; 1e-8 is "
+    "`alone`, `order`, `chunk` and `left` are the worst differences as shares of the row's maximum; 1e-8 is "
     "allowed in float64. `left` keeps the first row only, as when the others are done.",
 )
 def update_rows(case: PrimitiveCase) -> Numbers:
+    """A row's path does not depend on the other rows, in any order and chunk, also after some have left."""
     x = samples(4)
     together = _walk(case, x).attribution
     gaps = {
@@ -371,11 +374,10 @@ def update_rows(case: PrimitiveCase) -> Numbers:
 
 @UPDATE_LAWS.add(
     "randomness",
-    "The same seed takes the same path, and all draws pass through point.normal, point.uniform or "
-    "point.problem.draws.",
     "`repeat` compares two walks of one seed and `replayed` a replay of its draws, bit by bit.",
 )
 def update_randomness(case: PrimitiveCase) -> Numbers:
+    """The same seed takes the same path; all draws pass through the point."""
     x, recorder = samples(2), RecordedDraws()
     first = _walk(case, x, chunk=2, draws=recorder).attribution
     repeat = torch.equal(first, _walk(case, x, chunk=2).attribution)
@@ -385,11 +387,11 @@ def update_randomness(case: PrimitiveCase) -> Numbers:
 
 @UPDATE_LAWS.add(
     "completeness",
-    "With a tolerance the map sums to the score change along the path.",
-    "`missed` is the worst share of the change, `tolerance` what was asked for. `moved` says whether the update "
-    "moved at all.",
+    "`missed` is the worst share of the change, `tolerance` what was asked for. `moved` says whether the "
+    "update moved at all.",
 )
 def update_completeness(case: PrimitiveCase) -> Numbers:
+    """With a tolerance the map sums to the score change along the path."""
     result = _walk(case, samples(3), tolerance=0.01, steps=4)
     delta = result.delta
     missed = float(
@@ -401,10 +403,10 @@ def update_completeness(case: PrimitiveCase) -> Numbers:
 
 @UPDATE_LAWS.add(
     "method",
-    "It can be named in a method, explained with, and written down.",
     "`method` is the composition that was run.",
 )
 def update_method(case: PrimitiveCase) -> Numbers:
+    """It can be named in a method, explained with, and written down."""
     made = methods.build("path_attribution", update=case.value, steps=2)
     result = made.engine.run(problem_of(nets.Smooth(), samples(2)))
     return ensure(bool(torch.isfinite(result.attribution).all()), method=str(made))
