@@ -4,9 +4,11 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +28,8 @@ from abe.types import Cost, Features, PerSample
 FORMAT = "abe-explanation"
 FORMAT_VERSION = 1
 MANIFEST = "explanation.json"
+TENSORS = re.compile(r"explanation-[0-9a-f]{16}\.safetensors")
+"""The only files that a manifest may name, so that no other file is ever read or removed."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -83,9 +87,7 @@ class Explanation:
         if self.delta is None:
             return None
         missed = self.delta.double() - self.attribution.double().flatten(1).sum(1)
-        size = self.delta.abs().double()
-        relative = missed / size.clamp_min(torch.finfo(torch.float64).tiny)
-        return torch.where(missed == 0, torch.zeros_like(missed), relative)
+        return torch.where(missed == 0, torch.zeros_like(missed), missed / self.delta.abs().double())
 
     @property
     def residual_absolute(self) -> PerSample | None:
@@ -152,10 +154,11 @@ class Explanation:
         Everything is written beside the old files first; replacing the manifest is the commit.
 
         Raises:
-            StorageError: the folder cannot be written; what stood there before is untouched.
+            StorageError: the folder cannot be written, or holds an ``explanation.json`` of something
+                else; what stood there before is untouched.
         """
         folder = Path(folder)
-        tensors = {k: v.detach().cpu().contiguous() for k, v in self._tensors().items()}
+        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in self._tensors().items()}
         payload = dump_tensors(tensors, metadata={"format": FORMAT})
         digest = hashlib.sha256(payload).hexdigest()
         name = f"explanation-{digest[:16]}.safetensors"
@@ -164,9 +167,14 @@ class Explanation:
             folder.mkdir(parents=True, exist_ok=True)
             old = _tensor_file(folder)
             _replace(folder / name, payload)
-            _replace(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False).encode())
-            if old is not None and old != name:
-                (folder / old).unlink(missing_ok=True)
+            try:
+                _replace(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False).encode())
+            except BaseException:
+                if old != name:
+                    (folder / name).unlink(missing_ok=True)
+                raise
+        except StorageError:
+            raise
         except OSError as problem:
             raise StorageError(
                 Code.NOT_WRITTEN,
@@ -174,6 +182,9 @@ class Explanation:
                 got=f"{folder}: {problem.strerror or problem}",
                 fix="Free space or choose another folder; what was there before is unchanged",
             ) from problem
+        if old is not None and old != name:
+            with suppress(OSError):  # the new explanation is complete; a file too many does no harm
+                (folder / old).unlink()
         return folder
 
     @classmethod
@@ -188,9 +199,12 @@ class Explanation:
         payload = _read_tensors(folder, manifest)
         try:
             return cls._restore(manifest, parse_tensors(payload))
-        except (SafetensorError, KeyError, TypeError, ValueError) as problem:
+        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as problem:
             raise StorageError(
-                Code.CORRUPT_FILE, "The saved explanation is damaged", got=f"{folder}: {problem!r}"
+                Code.CORRUPT_FILE,
+                "The saved explanation is damaged",
+                got=f"{folder}: {problem!r}",
+                fix="Explain again, or restore the folder from a copy",
             ) from problem
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -235,10 +249,13 @@ class Explanation:
     def _restore(cls, manifest: Mapping[str, Any], tensors: dict[str, Tensor]) -> "Explanation":
         diagnostics = {
             k.removeprefix("diagnostic."): tensors.pop(k)
-            for k in list(tensors)
+            for k in sorted(tensors)
             if k.startswith("diagnostic.")
         }
         plain = ("method", "spec", "objective", "warnings", "seed", "ids", "versions", "modality")
+        for name in ("names", "target_names", "top", "ids"):
+            if manifest[name] and len(manifest[name]) != len(tensors["attribution"]):
+                raise ValueError(f"{len(manifest[name])} {name} for {len(tensors['attribution'])} samples")
         return cls(
             **tensors,
             diagnostics=diagnostics,
@@ -252,7 +269,7 @@ class Explanation:
 
 def versions() -> dict[str, str]:
     """Versions that a result depends on."""
-    return {"abe": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    return {"abe": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 def check_map(attribution: Tensor, x: Tensor) -> None:
@@ -292,11 +309,20 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _tensor_file(folder: Path) -> str | None:
+    """The tensors of the explanation that stands in ``folder``, if any; a foreign manifest is refused."""
     try:
-        name = json.loads((folder / MANIFEST).read_text()).get("tensors")
-    except (OSError, ValueError, AttributeError):
+        manifest = _read_manifest(folder)
+    except StorageError as problem:
+        if problem.code is Code.FOREIGN_FILE and (folder / MANIFEST).exists():
+            raise StorageError(
+                Code.FOREIGN_FILE,
+                f"The folder holds a {MANIFEST} that ABE did not write, or another version of it",
+                got=str(folder),
+                fix="Choose another folder, or move that file away",
+            ) from problem
         return None
-    return name if isinstance(name, str) and Path(name).name == name else None
+    name = manifest.get("tensors")
+    return name if isinstance(name, str) and TENSORS.fullmatch(name) else None
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -309,7 +335,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             got=str(folder),
             expected=f"a folder with {MANIFEST}, as written by explanation.save(folder)",
         ) from problem
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise StorageError(
             Code.CORRUPT_FILE, "The manifest cannot be read", got=f"{folder / MANIFEST}: {problem}"
         ) from problem
@@ -335,7 +361,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _read_tensors(folder: Path, manifest: Mapping[str, Any]) -> bytes:
     name = manifest.get("tensors")
-    if not isinstance(name, str) or Path(name).name != name:
+    if not isinstance(name, str) or not TENSORS.fullmatch(name):
         raise StorageError(Code.CORRUPT_FILE, "The manifest names no file of this folder", got=repr(name))
     try:
         payload = (folder / name).read_bytes()
