@@ -265,8 +265,9 @@ class _Walk:
         )
 
     def _step(self, point: Point, state: State) -> tuple[Tensor, State]:
+        versions = _versions(point)
         try:
-            moved, state = self.engine.update.step(point, state)
+            stepped = self.engine.update.step(point, state)
         except AbeError:
             raise
         except Exception as problem:
@@ -276,7 +277,20 @@ class _Walk:
                 got=f"{type(problem).__name__}: {problem}",
                 expected="step(point, state) -> (next points, state)",
             ) from problem
-        return _checked(moved, point), state
+        if not isinstance(stepped, tuple) or len(stepped) != 2:
+            raise SpecError(
+                Code.UPDATE,
+                "The update must return its next points and its state",
+                got=type(stepped).__name__,
+                expected="a tuple (next points, state); the state is {} where there is none",
+            )
+        if versions != _versions(point):
+            raise SpecError(
+                Code.UPDATE,
+                "The update wrote into what it was given, so the step it took is lost",
+                fix="Return new tensors: x + change instead of x.add_(change)",
+            )
+        return _checked(stepped[0], point), stepped[1]
 
     def _front(self, x: Tensor, owner: Tensor, state: State, *, gradient: bool = True) -> _Front:
         """Everything the model says at ``x``: one pass serves score, outputs and gradient."""
@@ -371,6 +385,11 @@ class _Segment:
 
     def velocity(self, owner: Tensor, alpha: Tensor) -> Tensor:
         return self._change[owner]
+
+
+def _versions(point: Point) -> tuple[int, ...]:
+    """Counters of in-place writes into what an update may look at."""
+    return tuple(t._version for t in (point.x, point.start, point.sample, point.gradient, point.score))
 
 
 def _checked(moved: Any, point: Point) -> Tensor:
