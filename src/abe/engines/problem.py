@@ -60,8 +60,8 @@ class Problem:
     @cached_property
     def score(self) -> Tensor:
         """(b,) the score at the samples themselves."""
-        if self.known_outputs is not None and not self.objective.layers:
-            outputs = self.known_outputs
+        outputs = self.known_outputs
+        if isinstance(outputs, Tensor) and not self.objective.layers:
             if getattr(self.objective, "reads_logits", False):
                 outputs = self.task.logits(outputs)
             return self.objective(outputs, self.target).detach().to(self.x)
@@ -138,7 +138,7 @@ class Problem:
 
 
 def predict(evaluator: Evaluator, x: Tensor, context: Context) -> Any:
-    """The model's outputs at the samples: one forward row each."""
+    """The model's outputs at the samples, one forward row each; only the first chunk's where no tensor."""
     kept: list[Any] = []
     everyone = torch.arange(len(x), device=x.device)
     evaluator.run(

@@ -38,7 +38,7 @@ class Point:
         sample: (n, *f) the explained inputs.
         gradient: (n, *f) of the explained score at ``x``, each row's own.
         score: (n,) that score.
-        outputs: (n, C) the model's output at ``x``.
+        outputs: (n, C) the model's output at ``x``; None where it is no tensor.
         owner: (n,) number of each row's sample.
         step, steps: the current step, from 0, and how many there are.
         problem: the whole request: objective, targets, draws, bounds.
@@ -307,7 +307,7 @@ class _Walk:
         run = self.problem.gradient if gradient else self.problem.forward
         run(len(x), x.__getitem__, owner, consume)
         self.nodes[owner] += int(gradient)
-        joined = torch.cat(outputs) if isinstance(outputs[0], Tensor) else outputs[0]
+        joined = torch.cat(outputs) if isinstance(outputs[0], Tensor) else None
         return _Front(owner, x, gradients, scores, joined, state)
 
     def _accumulate(self, front: _Front, after: _Front, step: int, begin_score: Tensor) -> None:

@@ -139,8 +139,20 @@ class Task:
             )
         return out
 
-    def logits(self, outputs: Tensor) -> Tensor:
-        """Class scores: the outputs, or their logarithm where the model returns probabilities."""
+    def logits(self, outputs: Any) -> Tensor:
+        """Class scores: the outputs, or their logarithm where the model returns probabilities.
+
+        Raises:
+            ModelError: the output is no tensor, so only an objective of one's own can read it.
+        """
+        if not isinstance(outputs, Tensor):
+            raise ModelError(
+                Code.OUTPUT_TYPE,
+                "The output to explain is no tensor",
+                got=_outline(outputs),
+                expected="a tensor (n, classes)",
+                fix="Pass output= that names a tensor, or an objective of your own that reads this output",
+            )
         if self.output_kind == "probabilities":
             return outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
         return outputs
@@ -218,19 +230,29 @@ class Task:
                 got=f"in sample {bad[0]}" + (f" and {len(bad) - 1} more" if len(bad) > 1 else ""),
                 fix="Clean the data first; ABE does not guess missing values",
             )
+        self._check_channels(x)
         self._check_bounds(x)
+
+    def _check_channels(self, x: Tensor) -> None:
+        """Numbers per channel must be as many as there are channels."""
+        for name, given in (
+            ("bounds", self.low),
+            ("bounds", self.high),
+            ("mean", self.mean),
+            ("std", self.std),
+        ):
+            if given is not None and given.numel() > 1 and (x.ndim < 3 or given.numel() != x.shape[1]):
+                raise InputError(
+                    Code.SHAPE,
+                    f"The input and {name}= differ in the number of channels",
+                    got=f"an input of shape {tuple(x.shape)}, {given.numel()} numbers",
+                    fix=f"Give {name}= one number, or one per channel",
+                )
 
     def _check_bounds(self, x: Tensor) -> None:
         if self.low is None or self.high is None:
             return
         channels = max(self.low.numel(), self.high.numel())
-        if channels > 1 and channels != x.shape[1]:
-            raise InputError(
-                Code.SHAPE,
-                "Input and bounds differ in the number of channels",
-                got=f"{x.shape[1]} channels",
-                expected=f"{channels}, as in bounds=",
-            )
         low, high = (b.to(x).flatten().expand(x.shape[1]) for b in (self.low, self.high))
         smallest, largest = (f(x.movedim(1, 0).flatten(1), 1) for f in (torch.amin, torch.amax))
         outside = (smallest < low - 1e-6 * (high - low)) | (largest > high + 1e-6 * (high - low))
@@ -300,13 +322,20 @@ def _first_tensor(model: nn.Module) -> Tensor | None:
 def _select(raw: Any, output: Any) -> Any:
     if output is None:
         return _find(raw)
-    if callable(output):
-        return output(raw)
     try:
+        if callable(output):
+            return output(raw)
         if isinstance(output, str) and not isinstance(raw, Mapping):
             return getattr(raw, output)
         return raw[output]
-    except (KeyError, IndexError, TypeError, AttributeError) as problem:
+    except Exception as problem:
+        if callable(output):
+            raise ModelError(
+                Code.OUTPUT_TYPE,
+                "The output= function raised an exception",
+                got=f"{type(problem).__name__}: {problem}",
+                expected=f"a function that finds the tensor in {_outline(raw)}",
+            ) from problem
         raise ModelError(
             Code.OUTPUT_TYPE,
             f"The model's output has no entry {output!r}",

@@ -89,7 +89,7 @@ class ImageLifter:
         x, names = self._batch(task, raw)
         return Lifted(x, Context(), names)
 
-    def _lift_several(self, task: Task, raw: Mapping[str, Any] | tuple[Any, ...]) -> Lifted:
+    def _lift_several(self, task: Task, raw: Mapping[Any, Any] | tuple[Any, ...]) -> Lifted:
         pairs = raw.items() if isinstance(raw, Mapping) else enumerate(raw)
         items: dict[str | int, Any] = dict(pairs)
         chosen = task.explained or self._only_image(items)
@@ -101,7 +101,7 @@ class ImageLifter:
                 got=f"inputs {list(items)}",
                 fix="Pass a dict or tuple that holds it",
             )
-        lifted = {name: self._batch(task, items[name]) for name in chosen}
+        lifted = {name: self._part(task, items[name]) for name in chosen}
         tensors = {name: x for name, (x, _) in lifted.items()}
         names = next(iter(lifted.values()))[1]
         x, parts = _pack(tensors)
@@ -122,6 +122,12 @@ class ImageLifter:
             got=f"inputs {list(items)}",
             fix="Pass explained=… to image_task, a key or several",
         )
+
+    def _part(self, task: Task, raw: Any) -> tuple[Tensor, list[str]]:
+        """One of several explained inputs: photographs, or numbers of any shape (b, …)."""
+        if isinstance(raw, Tensor) and raw.is_floating_point() and raw.ndim >= 2 and raw.ndim not in (3, 4):
+            return raw.detach(), _numbered(len(raw))
+        return self._batch(task, raw)
 
     def _batch(self, task: Task, raw: Any) -> tuple[Tensor, list[str]]:
         if isinstance(raw, Tensor):
@@ -262,12 +268,15 @@ def _pack(tensors: Mapping[str | int, Tensor]) -> tuple[Tensor, tuple[Part, ...]
 def _context(task: Task, item: Any, n: int, name: str | int) -> Tensor:
     tensor = item if isinstance(item, Tensor) else torch.as_tensor(item)
     tensor = tensor.to(task.device)
-    if tensor.ndim == 0 or len(tensor) != n:
-        tensor = tensor.expand(n, *tensor.shape) if tensor.ndim == 0 or len(tensor) != 1 else tensor
+    if tensor.ndim == 0 or len(tensor) == 1:
         tensor = tensor.expand(n, *tensor.shape[1:])
     if len(tensor) != n:
         raise InputError(
-            Code.SHAPE, f"Input {name!r} needs one entry per sample", got=f"{len(tensor)}", expected=f"{n}"
+            Code.SHAPE,
+            f"Input {name!r} needs one entry per sample",
+            got=f"shape {tuple(tensor.shape)}",
+            expected=f"{n} entries, or one for all",
+            fix="Give it a leading axis of length 1 where it is the same for all samples",
         )
     return tensor.detach()
 
