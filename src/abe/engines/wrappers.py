@@ -72,7 +72,7 @@ class Smooth:
     def _scale(self, problem: Problem) -> Tensor:
         ones = [1] * (problem.x.ndim - 1)
         if not self.relative:
-            return torch.full((len(problem.x), *ones), self.sigma).to(problem.x)
+            return problem.x.new_full((len(problem.x), *ones), self.sigma)
         if problem.bounds is not None:
             low, high = problem.bounds
             return (self.sigma * (high - low)).expand(len(problem.x), *(high - low).shape[1:] or ones)
