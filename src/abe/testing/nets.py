@@ -143,7 +143,7 @@ class Symmetric(nn.Module):
 
 
 class Saturating(nn.Module):
-    """All scores are (c + 1) · tanh(4 u), u one input: flat at u = 1, different from u = 0."""
+    """All scores are (c + 1) · tanh(8 u), u one input: flat at u = 1, different from u = 0."""
 
     def __init__(self, position: tuple[int, int, int]) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class Saturating(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(n, 5) scores."""
         u = x[(slice(None), *self.position)]
-        return torch.tanh(4 * u)[:, None] * self.scale
+        return torch.tanh(8 * u)[:, None] * self.scale
 
 
 class Convolutional(nn.Module):

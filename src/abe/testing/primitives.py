@@ -283,9 +283,10 @@ def objective_finite(case: PrimitiveCase) -> Numbers:
         net = nets.Smooth()
         net.second.requires_grad_(False).weight.mul_(scale)
         net.second.bias.mul_(scale)
-        scores, gradients = _scored(case, net, samples(3, dtype=torch.float64), 1)
-        if not (bool(torch.isfinite(scores).all()) and bool(torch.isfinite(gradients).all())):
-            bad.append(scale)
+        for target in (1, None):  # any class, and the decision
+            found = _scored(case, net, samples(3), target)
+            if not all(bool(torch.isfinite(numbers).all()) for numbers in found):
+                bad.append(scale)
     return ensure(not bad, not_finite=bad)
 
 
