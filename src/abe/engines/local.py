@@ -111,7 +111,7 @@ class Expectation:
 
 
 class Moments:
-    """First and second moments of rows by sample, in float64."""
+    """First and second moments of rows by sample; runs of rows are added up in float64."""
 
     def __init__(self, x: Tensor) -> None:
         self._like = x
@@ -120,9 +120,10 @@ class Moments:
 
     def add(self, owner: Tensor, rows: Tensor) -> None:
         """Add one row per entry of ``owner``."""
-        rows = rows.double()
-        self._first.index_add_(0, owner, rows)
-        self._second.index_add_(0, owner, rows.square())
+        runs, counts = owner.unique_consecutive(return_counts=True)
+        for sample, part in zip(runs.tolist(), rows.split(counts.tolist()), strict=True):
+            self._first[sample] += part.sum(0)
+            self._second[sample] += part.square().sum(0)
 
     def mean(self, n: int) -> Tensor:
         """(b, *f) mean."""
