@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,16 +21,18 @@ def main(words: list[str]) -> None:
             print(json.dumps(row), flush=True)
 
 
-def _run(part: str) -> list[Any]:
+def _run(part: str) -> Iterator[Any]:
     if part == "overhead":
         from benchmarks import overhead
 
-        return overhead.run()
+        yield from overhead.run()
+        return
     from benchmarks import integrated_gradients, levers
     from benchmarks.subjects import MODELS
 
     module = integrated_gradients if part == "ig" else levers
-    return [module.run(name) for name in MODELS]
+    for name in MODELS:
+        yield module.run(name)
 
 
 if __name__ == "__main__":

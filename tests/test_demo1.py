@@ -8,7 +8,11 @@ from abe.explainers import IG, ExplanationTask, ModelType
 
 generator = torch.Generator().manual_seed(0)
 model = torch.nn.Sequential(
-    torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 5)
+    torch.nn.Conv2d(3, 4, 3),
+    torch.nn.BatchNorm2d(4),
+    torch.nn.ReLU(),
+    torch.nn.Flatten(),
+    torch.nn.Linear(144, 5),
 )
 for parameter in model.parameters():
     parameter.data.normal_(0, 0.3, generator=generator)
