@@ -143,10 +143,7 @@ class Explanation:
         """A figure of photographs, maps and top classes; also written to ``path`` if given."""
         from abe.report.figures import plot_explanation
 
-        figure = plot_explanation(self)
-        if path is not None:
-            figure.savefig(path, dpi=150, bbox_inches="tight")
-        return figure
+        return plot_explanation(self, path=path)
 
     def save(self, folder: str | Path) -> Path:
         """Write tensors (safetensors) and a JSON manifest; an explanation already there survives a failure.

@@ -78,13 +78,17 @@ def demo(*, out: Path, step: str, seed: int, json: bool) -> None:
 
 
 def every_method(modality: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """All registered methods of a modality; one that needs a parameter comes with its card's example."""
+    """Registered methods of a modality; one that needs a parameter comes with its card's example.
+
+    Wrappers of other methods are left out.
+    """
     from abe.registry import methods
 
     return [
         (entry.name, dict(entry.card.example) if entry.required() else {})
         for entry in methods.entries()
         if modality in entry.card.modalities
+        and entry.card.family != "wrapper"
         and set(entry.required()) <= (set(entry.card.example) if entry.required() else set())
     ]
 

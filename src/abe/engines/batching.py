@@ -352,7 +352,7 @@ class _blame_model:
             Code.MODEL_FAILED,
             "The model's forward raised an exception",
             got=f"{type(problem).__name__}: {problem}",
-            fix="Check that model(x) works on the input as you pass it; the cause is shown above",
+            fix="Check that model(x) works on the input as you pass it",
         ) from problem
 
 

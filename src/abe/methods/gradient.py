@@ -114,7 +114,7 @@ def gradient_x_input() -> GradientAt:
 @methods.register(
     Card(
         name="fast_ig",
-        title="Fast Integrated Gradients (FIG, X-gradient)",
+        title="Fast IG (X-gradient)",
         summary="Integrated gradients from zero in one pass, exact on bias-free homogeneous networks only.",
         source="hesse2021, Prop. 1",
         formula="A = x ⊙ ∇s(x) = IG_0(x) where s(λx) = λ s(x)",

@@ -274,7 +274,7 @@ def blur_ig(
 @methods.register(
     Card(
         name="path_integral",
-        title="Integral along a path of one's own",
+        title="Path of one's own",
         summary="The gradient integrated along any path that ends at the input.",
         source="zhu2025abe, Eq. 6",
         formula="A = ∫ ∇s(γ) ⊙ dγ",
@@ -283,7 +283,7 @@ def blur_ig(
         guarantees=("completeness", "linearity", "dummy", "implementation_invariance"),
         needs=("gradient", "path"),
         passes=None,
-        example={"path": ("blur", {"max_sigma": 3.0})},
+        example={"path": ("straight", {"baseline": "mean"})},
     ),
     aliases=("user_path",),
 )
@@ -335,7 +335,7 @@ def path_integral(
 @methods.register(
     Card(
         name="path_attribution",
-        title="Fundamental Attribution Method",
+        title="Update of one's own",
         summary="Algorithm 1 of ABE: attributions along the path of any update rule.",
         source="zhu2025abe, Alg. 1",
         formula="A = −Σ_t Δx_t ⊙ ½(∇s(x_t) + ∇s(x_{t+1})) from the input",
@@ -344,7 +344,7 @@ def path_integral(
         guarantees=("dummy", "implementation_invariance"),
         needs=("gradient", "update"),
         passes=None,
-        example={"update": "descent", "steps": 4},
+        example={"update": ("descent", {"alpha": 0.001}), "steps": 10},
         differs=(
             "Trapezoid by default; the printed algorithm takes the gradient at the start of each step "
             "(rule='left').",

@@ -15,6 +15,7 @@ from abe.types import Card
         summary="Any method over noisy copies of the input, reduced to a mean, mean square or variance.",
         source="smilkov2017",
         formula="A = reduce_k M(x + σ r ε_k)",
+        family="wrapper",
         guarantees=("implementation_invariance",),
         needs=("draws",),
         example={"base": "gradient_x_input", "samples": 4},
@@ -55,6 +56,7 @@ def smooth_method(*, base: Any, sigma: float = 0.15, samples: int = 50, reduce: 
         summary="Mean of several methods' maps, each scaled to unit sum.",
         source="zhu2025abe",
         formula="A = (1/m) Σ_j M_j(x) / ‖M_j(x)‖₁",
+        family="wrapper",
         guarantees=("implementation_invariance",),
         example={"bases": ("gradient", "integrated_gradients")},
     )
@@ -93,6 +95,7 @@ def ensemble_methods(*, bases: tuple[Any, ...]) -> Ensemble:
         summary="A method followed by declared changes of its map.",
         source="deng2025",
         formula="A = f(M(x))",
+        family="wrapper",
         guarantees=("implementation_invariance",),
         example={"base": "gradient", "steps": ("absolute", "unit_max")},
     )
