@@ -351,7 +351,7 @@ def path_integral(
         ),
         pitfalls=("Long steps miss much of the change; read the residual, or set tolerance.",),
         expected_failures={
-            "completeness": "two nodes per step; tolerance= makes it complete",
+            "completeness": "sometimes: two nodes miss what a long step bends; tolerance= adds more",
             "linearity": "the path depends on the function",
         },
     ),

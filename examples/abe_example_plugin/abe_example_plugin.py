@@ -1,0 +1,192 @@
+"""A package of one's own for ABE: a method, a path, an objective, a metric and an update."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from abe.baselines import as_baseline
+from abe.engines.path import PathIntegral, StraightLine, reference_of
+from abe.engines.quadrature import Midpoint
+from abe.engines.update import Point
+from abe.metrics import Perturbation, PerturbationRun
+from abe.registry import baselines, methods, metrics, objectives, paths, updates
+from abe.spec import value
+from abe.types import Baseline, Card, Passes
+
+
+# method: a factory with keyword parameters that composes ABE's primitives
+@methods.register(
+    Card(
+        name="halfway",
+        title="Halfway gradient",
+        summary="The gradient halfway between a baseline and the input, times their difference.",
+        source="yours2026, Eq. 1",
+        formula="A = (x − x′) ⊙ ∇s((x + x′) / 2)",
+        family="path attribution",
+        guarantees=("linearity", "dummy", "symmetry", "implementation_invariance"),
+        needs=("gradient", "baseline"),
+        passes=Passes(forward="3 * b", backward="b"),
+        expected_failures={"completeness": "one node is exact where the gradient is linear along the line"},
+    ),
+    aliases=("half",),
+)
+def halfway(*, baseline: Any = "zero") -> PathIntegral:
+    """The gradient halfway between a baseline and the input, times their difference.
+
+    A = (x − x′) ⊙ ∇s((x + x′) / 2)
+
+    Composition: `PathIntegral` over a `StraightLine` with one midpoint.
+
+    Args:
+        baseline: a name, a pair of name and parameters, a tensor, or a value.
+
+    Shape:
+        (b, *f) in and out.
+
+    Guarantees:
+        linearity, dummy, symmetry, implementation invariance.
+
+    Cost:
+        One gradient row, and forward rows for the prediction and the baseline.
+
+    Source:
+        yours2026, Eq. 1.
+    """
+    line = StraightLine(baseline=as_baseline(baseline))
+    return PathIntegral(path=line, quadrature=Midpoint(), steps=1)
+
+
+# path: `bind` fixes the value to a batch; rows are named by the sample that owns them
+@paths.register(
+    Card(
+        name="ease_in",
+        title="Eased line",
+        summary="A straight line that starts slowly.",
+        source="yours2026, Eq. 2",
+        formula="γ(α) = x′ + α² (x − x′)",
+    )
+)
+@value
+class EaseIn:
+    """γ(α) = x′ + α² (x − x′).
+
+    Args:
+        baseline: where the line begins, a value or a name.
+    """
+
+    baseline: Baseline | str = "zero"
+
+    def bind(self, problem: Any) -> "BoundEaseIn":
+        """The lines of a batch."""
+        return BoundEaseIn(reference_of(baselines.resolve(self.baseline), problem), problem.x)
+
+
+class BoundEaseIn:
+    """The lines of one batch."""
+
+    has_velocity = True
+
+    def __init__(self, reference: Tensor, x: Tensor) -> None:
+        self.reference = reference
+        self.way = x - reference
+
+    def point(self, owner: Tensor, alpha: Tensor) -> Tensor:
+        """The reference at alpha 0, the input at alpha 1."""
+        return self.reference[owner] + along(alpha**2, self.way) * self.way[owner]
+
+    def velocity(self, owner: Tensor, alpha: Tensor) -> Tensor:
+        """The derivative of the point by alpha."""
+        return along(2 * alpha, self.way) * self.way[owner]
+
+
+def along(numbers: Tensor, like: Tensor) -> Tensor:
+    """(n,) numbers shaped to multiply rows of ``like``."""
+    return numbers.view(-1, *[1] * (like.ndim - 1))
+
+
+# objective: one score per row, higher is more of the decision
+@objectives.register(
+    Card(
+        name="contrast",
+        title="Contrast",
+        summary="The class score minus the mean of all class scores.",
+        source="yours2026, Eq. 3",
+        formula="s = f_y − (1/C) Σ_j f_j",
+    )
+)
+@value
+class Contrast:
+    """s = f_y − (1/C) Σ_j f_j, per row."""
+
+    layers = ()  # the score reads the output only
+    reads_logits = True
+
+    def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """(n,) scores of outputs (n, C) for targets (n,)."""
+        return outputs.gather(1, target[:, None])[:, 0] - outputs.mean(1)
+
+
+# metric: it names the perturbation runs it reads and sums them up; equal runs are performed once
+@metrics.register(
+    Card(
+        name="early_drop",
+        title="DROP",
+        summary="Probability lost when the first share of the units is removed.",
+        source="yours2026, Eq. 4",
+        formula="p_y(x) − p_y(x without the most important units)",
+        direction="higher",
+        range="[-1, 1]",
+    )
+)
+def early_drop(*, share: float = 0.2, baseline: Any = "zero") -> "EarlyDrop":
+    """Probability lost when the first share of the units is removed; higher is better.
+
+    Args:
+        share: of the units, removed at once.
+        baseline: what stands for "absent".
+    """
+    return EarlyDrop(PerturbationRun(direction="deletion", baseline=as_baseline(baseline), step=share))
+
+
+class EarlyDrop:
+    """Reads one deletion."""
+
+    def __init__(self, run: PerturbationRun) -> None:
+        self.runs = (run,)
+
+    def summary(self, perturbations: Sequence[Perturbation]) -> Tensor:
+        """(b,) one number per sample."""
+        probability = perturbations[0].curve("probability")
+        return probability[:, 0] - probability[:, 1]
+
+
+# update: one step of a dynamic path; the state is carried per row
+@updates.register(
+    Card(
+        name="heavy_ball",
+        title="Descent with momentum",
+        summary="Normalised gradient descent on the explained score that keeps part of its last step.",
+        source="yours2026, Eq. 5",
+        formula="v ← μ v + ∇s / ‖∇s‖, x ← clip(x − α v)",
+    )
+)
+@value
+class HeavyBall:
+    """v ← μ v + ∇s / ‖∇s‖, x ← clip(x − α v).
+
+    Args:
+        alpha: length of a step, in input units.
+        momentum: share of the last step that is kept.
+    """
+
+    alpha: float = 0.1
+    momentum: float = 0.5
+
+    def step(self, point: Point, state: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The next points, inside the bounds, and the state to carry on."""
+        norm = point.gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
+        direction = point.gradient / along(norm, point.x)
+        velocity = self.momentum * state.get("velocity", torch.zeros_like(point.x)) + direction
+        return point.clip(point.x - self.alpha * velocity), {"velocity": velocity}
