@@ -483,7 +483,9 @@ def test_target_out_of_range(net, x, target):
 
 
 @pytest.mark.parametrize(
-    "target", [1.0, True, 1j, torch.tensor([0.0, 1.0]), [0.5, 1], {"a": 1}, object()], ids=str
+    "target",
+    [1.0, True, 1j, torch.tensor([0.0, 1.0]), [0.5, 1], {"a": 1}, object()],
+    ids=lambda target: type(target).__name__,
 )
 def test_target_of_the_wrong_type(net, x, target):
     with refused(TargetError, Code.TARGET_TYPE, "class number or name", model=net):
