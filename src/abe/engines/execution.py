@@ -46,6 +46,9 @@ KINK_TOLERANCE = 5e-2
 unit across its kink: single float32 rows of deep networks differ from float64 by up to 7e-3, and from
 themselves by as much when the batch size changes; a wrongly merged layer differs by far more."""
 
+BLUR = 3.0
+"""Gradient differences up to this multiple of what rounding errors at the input cause are no disagreement."""
+
 Run = Callable[[nn.Module], Tensor]
 """Runs a model on a small probe batch and returns the output tensor, rows first."""
 
@@ -108,13 +111,23 @@ def agrees(
     output: Float[Tensor, "..."],
     reference_gradient: Float[Tensor, "..."],
     gradient: Float[Tensor, "..."],
+    *,
+    blur: Float[Tensor, "..."] | None = None,
 ) -> bool:
     """Whether a copy may stand in for the model on these rows.
 
     Outputs to 1e-5 of the row's largest for every row; gradients at the input to 5e-3 in L2 for at
     least half of the rows and to 5e-2 for every row (`KINK_TOLERANCE` says why).
+
+    Args:
+        reference_output: (n, …) of the model.
+        output: (n, …) of the copy.
+        reference_gradient: (n, …) of the model.
+        gradient: (n, …) of the copy.
+        blur: (n,) how far rounding errors at the input alone move the model's gradient in L2; what is
+            within `BLUR` times that counts as agreement.
     """
-    return _outputs_agree(reference_output, output) and _gradients_agree(reference_gradient, gradient)
+    return _outputs_agree(reference_output, output) and _gradients_agree(reference_gradient, gradient, blur)
 
 
 def fingerprint(model: nn.Module) -> tuple[Any, ...]:
@@ -427,7 +440,7 @@ def _outputs_agree(reference: Tensor, other: Tensor) -> bool:
     return bool((largest(difference) <= OUTPUT_TOLERANCE * largest(rows)).all())
 
 
-def _gradients_agree(reference: Tensor, other: Tensor) -> bool:
+def _gradients_agree(reference: Tensor, other: Tensor, blur: Tensor | None = None) -> bool:
     compared = _difference(reference, other)
     if compared is None:
         return False
@@ -435,7 +448,8 @@ def _gradients_agree(reference: Tensor, other: Tensor) -> bool:
     if rows.numel() == 0:
         return True
     size, wrong = rows.norm(dim=1), difference.norm(dim=1)
-    typical = int((wrong <= GRADIENT_TOLERANCE * size).sum())
+    slack = torch.zeros_like(size) if blur is None else BLUR * blur.to(size)
+    typical = int((wrong <= torch.maximum(GRADIENT_TOLERANCE * size, slack)).sum())
     return 2 * typical >= len(rows) and bool((wrong <= KINK_TOLERANCE * size).all())
 
 
