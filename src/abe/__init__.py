@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     from abe.explanation import Explanation
     from abe.methods.wrapper import ensemble, postprocess, smooth
     from abe.metrics.compare import Comparison, compare
+    from abe.robustness import AdversarialResult, attack, chain
     from abe.task.base import Task
     from abe.task.image import image_task, load_image
 
 _HOMES = {
     "AbeError": "abe.errors",
+    "AdversarialResult": "abe.robustness",
+    "attack": "abe.robustness",
+    "chain": "abe.robustness",
     "explain": "abe.explain",
     "method": "abe.explain",
     "Explanation": "abe.explanation",
@@ -36,15 +40,18 @@ _HOMES = {
 }
 """Public name -> module; loaded at first use, so that ``import abe`` is cheap."""
 
-_ROOMS = ("baselines", "methods", "metrics", "objectives", "registry", "testing", "units")
+_ROOMS = ("baselines", "methods", "metrics", "objectives", "registry", "robustness", "testing", "units")
 """Modules that are reached as attributes; ``abe.methods()`` and ``abe.metrics()`` list what is there."""
 
 __all__ = [
     "AbeError",
+    "AdversarialResult",
     "Comparison",
     "Explanation",
     "Task",
     "__version__",
+    "attack",
+    "chain",
     "compare",
     "ensemble",
     "explain",
