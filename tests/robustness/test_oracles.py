@@ -132,3 +132,23 @@ def test_structure_invariance(name, copies, which):
     )
     assert same(found.x_adv, case["out"], tolerance=FLOAT32) == 0
     assert draws.left == []
+
+
+@pytest.mark.parametrize(
+    ("c", "kappa", "name"),
+    [(100.0, 0.5, "c100_k0.5_0"), (10.0, 0.0, "c10_k0.0_2"), (10.0, 0.5, "c10_k0.5_1"), (1.0, 0.0, "c1_k0.0_1")],
+)
+def test_carlini_wagner_with_a_fixed_constant(c, kappa, name):
+    case = recorded(f"attack_cw_{name}")
+    found = run(case, "cw", c=c, kappa=kappa, steps=50, variant="published")
+    torch.testing.assert_close(found.x_adv, case["out"], rtol=1e-10, atol=1e-10)
+    assert torch.equal(found.label_after, case["pred_adv"].long())
+    assert found.cost.backward_rows == case["meta"]["passes"]["backward_rows"]
+
+
+def test_a_search_over_the_constant_finds_nearer_crossings():
+    case = recorded("attack_cw_c10_k0.0_2")
+    fixed = run(case, "cw", c=10.0, variant="published")
+    searched = run(case, "cw", c=10.0)
+    assert bool(searched.success.all() & fixed.success.all())
+    assert float(searched.distance["l2"]) < 0.9 * float(fixed.distance["l2"])

@@ -7,6 +7,7 @@ An attack's step is an update, and any update is the path of an attribution: wha
 from abe.robustness import zoo
 from abe.robustness.aim import Goal
 from abe.robustness.attack import AdversarialResult, attack
+from abe.robustness.carlini import CarliniWagner
 from abe.robustness.chain import Chain, chain
 from abe.robustness.estimators import (
     IntegratedGradient,
@@ -33,6 +34,7 @@ __all__ = [
     "AdversarialResult",
     "Ball",
     "Bounds",
+    "CarliniWagner",
     "Chain",
     "DecayIndicator",
     "FeatureImportance",

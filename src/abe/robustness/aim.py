@@ -12,17 +12,36 @@ from abe.engines.batching import Chunk
 from abe.engines.problem import Problem
 from abe.engines.update import Point
 from abe.errors import Code, SpecError
-from abe.objectives import Logit, LogProbability, Loss, Margin, Probability
+from abe.objectives import Logit, LogProbability, Loss, Margin, Probability, gather
 from abe.registry import suggest
 from abe.spec import value
 from abe.types import Objective
 
-LossName = Literal["cross_entropy", "probability", "logit", "margin"]
+
+
+@value
+class FlooredMargin:
+    """f_y − max(0, max_{j≠y} f_j): the margin as published code has it, where the masked class counts as 0."""
+
+    reads_logits: ClassVar[bool] = True
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """None: class scores are read from the output."""
+        return ()
+
+    def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
+        others = outputs.scatter(1, target[:, None], 0.0)
+        return gather(outputs, target) - others.amax(1)
+
+
+LossName = Literal["cross_entropy", "probability", "logit", "margin", "floored_margin"]
 SCORES: dict[str, Objective] = {
     "cross_entropy": LogProbability(),
     "probability": Probability(),
     "logit": Logit(),
     "margin": Margin(),
+    "floored_margin": FlooredMargin(),
 }
 """Loss of an attack -> the score of a class that it lowers (untargeted) or raises (targeted)."""
 
@@ -38,7 +57,8 @@ class Goal:
     towards a target, so a plain descent step of any kind is a step of the attack.
 
     Args:
-        loss: ``"cross_entropy"`` (log-probability), ``"probability"``, ``"logit"`` or ``"margin"``.
+        loss: ``"cross_entropy"`` (log-probability), ``"probability"``, ``"logit"``, ``"margin"`` or
+            ``"floored_margin"``.
         targeted: aim for the problem's target instead of away from it.
     """
 

@@ -127,13 +127,14 @@ class Structure:
         blocks: cuts per axis plus one.
         operations: names to draw from.
         noise: largest additive noise, in input units.
-        swapped_resize: exchange height and width when shrinking a block, as the published code does.
+        published: the published code's slips: height and width exchanged when a block is shrunk, and
+            blocks narrower than three pixels emptied by the low-pass.
     """
 
     blocks: int = 3
     operations: tuple[str, ...] = OPERATIONS
     noise: float = 16 / 255
-    swapped_resize: bool = False
+    published: bool = False
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.operations if name not in OPERATIONS]
@@ -201,7 +202,7 @@ class Structure:
             case "noise":
                 return draw.clip(block + draw.noise[(slice(None), *window)])
             case "lowpass":
-                return _lowpass(block, 0.4)
+                return _lowpass(block, 0.4, empties=self.published)
             case _:
                 return block * ((draw.kept[number] < 0.9).to(block) / 0.9)[:, None, None]
 
@@ -210,7 +211,7 @@ class Structure:
         small = (int(h * 0.8) + 1, int(w * 0.8) + 1)
         shrunk = F.interpolate(
             block[None],
-            size=small[::-1] if self.swapped_resize else small,
+            size=small[::-1] if self.published else small,
             mode="bilinear",
             align_corners=False,
         )
@@ -252,14 +253,20 @@ def _cuts(at: Tensor, length: int) -> list[int]:
     return [0, *sorted(at.tolist()), length]
 
 
-def _lowpass(block: Tensor, share: float) -> Tensor:
-    """Without the last ``share`` of the rows and columns of its cosine spectrum."""
+def _lowpass(block: Tensor, share: float, *, empties: bool) -> Tensor:
+    """Without the last ``share`` of the rows and columns of its cosine spectrum.
+
+    ``empties`` reads "the last 0 rows" as all of them, as a slice ``[-0:]`` does.
+    """
     rows, columns = (cosines(n, block.dtype).to(block) for n in block.shape[1:])
     spectrum = rows @ block @ columns.T
     h, w = block.shape[1:]
     keep = torch.ones(h, w, dtype=block.dtype, device=block.device)
-    keep[h - int(h * share) :, :] = 0
-    keep[:, w - int(w * share) :] = 0
+    rows_cut, columns_cut = int(h * share), int(w * share)
+    if empties and (rows_cut == 0 or columns_cut == 0):
+        return block * 0
+    keep[h - rows_cut :, :] = 0
+    keep[:, w - columns_cut :] = 0
     return rows.T @ (spectrum * keep) @ columns
 
 

@@ -370,8 +370,8 @@ def ssa(
         family="transferable attack",
         needs=("image",),
         differs=(
-            "Blocks are shrunk with height and width in their order; the published code exchanges them "
-            "(variant='published').",
+            "Blocks are shrunk with height and width in their order and narrow ones pass the low-pass whole; "
+            "the published code exchanges the sides and empties narrow blocks (variant='published').",
         ),
     ),
     aliases=("sit",),
@@ -399,17 +399,17 @@ def sia(
         blocks: blocks per axis.
         operations: ``"ten"`` of the authors, or the ``"seven"`` of a widespread library.
         norm: ``"linf"`` or ``"l2"``.
-        variant: ``"published"`` exchanges height and width when shrinking a block.
+        variant: ``"published"`` exchanges sides when shrinking a block and empties narrow ones.
 
     Differs from the paper:
-        The exchange of height and width is not repeated.
+        Two slips of the published code are not repeated: exchanged sides, emptied narrow blocks.
     """
     if operations not in ("ten", "seven"):
         raise SpecError(
             Code.BAD_PARAMETER, "No such set of operations", got=repr(operations), expected="ten or seven"
         )
     names = OPERATIONS if operations == "ten" else SEVEN
-    one = Structure(blocks=blocks, operations=names, swapped_resize=_published(variant))
+    one = Structure(blocks=blocks, operations=names, published=_published(variant))
     estimator = Transformed(transforms=(one,), copies=copies)
     return _transfer(estimator, eps=eps, alpha=alpha, decay=decay, norm=norm, steps=steps)
 
