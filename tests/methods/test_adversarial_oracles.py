@@ -110,7 +110,7 @@ def test_mfaba(name):
 def test_big_given_the_boundary(name):
     case = oracle(name)
     found = run(case, "big", boundary=case["boundary_point"], variant="published")
-    assert miss(found.attribution, case["out"]) < FLOAT64
+    assert miss(found.attribution, case["out"]) <= FLOAT32_WEIGHTS
     assert found.diagnostics["success"].tolist() == (case["bd_pred"] != case["target"]).tolist()
     torch.testing.assert_close(found.diagnostics["distance"], case["distance"])
     if not bool(found.diagnostics["success"].all()):
@@ -193,7 +193,6 @@ def test_attexplore():
     engine = replace(method.engine, update=Recorded(inner=method.engine.update, steps=steps))
     at_points = explain_k(case, engine, **how)
     gap = (at_points.attribution[..., ::4, ::4] - case["out_part"]).abs() / case["out_part"].abs().max()
-    print(gap.max(), gap.mean())
     assert float(gap.mean()) < FLOAT32
     assert float(gap.max()) < 10 * KINKS  # pooling winners within float32 rounding
     ascending = explain_k(

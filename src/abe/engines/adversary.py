@@ -151,7 +151,7 @@ class Transfer:
     def step(self, point: Point, state: State) -> tuple[Tensor, State]:
         """The next points; ``momentum`` is kept."""
         check_step(point, alpha=self.alpha, epsilon=self.epsilon)
-        g = self._smooth(-guided(point))
+        g = self._smooth(guided(point))
         size = g.abs().flatten(1).mean(1).clamp_min(torch.finfo(g.dtype).tiny)
         g = g / along(size, g)
         if "momentum" in state:
@@ -177,5 +177,5 @@ class Transfer:
 
 
 def guided(point: Point) -> Tensor:
-    """The direction that raises what the path is guided by; the explained score's gradient without a guide."""
-    return point.gradient if point.guide is None else point.guide
+    """(n, *f) where each row is drawn: its guide, or down the explained score where there is none."""
+    return -point.gradient if point.guide is None else point.guide

@@ -50,7 +50,7 @@ class Point:
         step, steps: the current step, from 0, and how many there are.
         problem: the whole request: objective, targets, draws, bounds.
         run: (n,) number of each row's run where a sample has several.
-        guide: (n, *f) the direction that raises what the path is guided by, where it has a guide.
+        guide: (n, *f) the direction in which a guided path is drawn: up its guide, or down where it is to leave.
     """
 
     x: Tensor
