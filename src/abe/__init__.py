@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from abe.explanation import Explanation
     from abe.methods.wrapper import ensemble, postprocess, smooth
     from abe.metrics.compare import Comparison, compare
-    from abe.robustness import AdversarialResult, attack, chain
+    from abe.metrics.trust import trust
+    from abe.robustness import AdversarialResult, attack, chain, evaluate_robustness, transfer_matrix
     from abe.task.base import Task
     from abe.task.image import image_task, load_image
 
@@ -26,6 +27,8 @@ _HOMES = {
     "AdversarialResult": "abe.robustness",
     "attack": "abe.robustness",
     "chain": "abe.robustness",
+    "evaluate_robustness": "abe.robustness",
+    "transfer_matrix": "abe.robustness",
     "explain": "abe.explain",
     "method": "abe.explain",
     "Explanation": "abe.explanation",
@@ -35,6 +38,7 @@ _HOMES = {
     "Comparison": "abe.metrics.compare",
     "compare": "abe.metrics.compare",
     "Task": "abe.task.base",
+    "trust": "abe.metrics.trust",
     "image_task": "abe.task.image",
     "load_image": "abe.task.image",
 }
@@ -54,12 +58,15 @@ __all__ = [
     "chain",
     "compare",
     "ensemble",
+    "evaluate_robustness",
     "explain",
     "image_task",
     "load_image",
     "method",
     "postprocess",
     "smooth",
+    "transfer_matrix",
+    "trust",
 ]
 
 

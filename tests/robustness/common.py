@@ -1,9 +1,7 @@
 """Recorded attacks: the networks and inputs of the method oracles, and draws as they were recorded."""
 
-import json
 from typing import Any
 
-import torch
 from tests.methods.common import ORACLES, images, net, oracle
 from torch import Tensor
 

@@ -47,9 +47,7 @@ def test_diverse_inputs_with_one_draw_for_the_batch(name, decay):
         room = 32 - size
         draws.append([(size - 24 + 0.5) / 8, (top + 0.5) / room, (left + 0.5) / room, coin])
     replayed = ReplayedDraws.of(range(1), diversity=torch.tensor(draws, dtype=torch.float64)[None])
-    found = run(
-        case, "dim", eps=EPS, alpha=ALPHA, decay=decay, variant="published", draws=replayed
-    )
+    found = run(case, "dim", eps=EPS, alpha=ALPHA, decay=decay, variant="published", draws=replayed)
     assert same(found.x_adv, case["out"], tolerance=FLOAT32) == 0
     assert replayed.left == []
 
@@ -96,7 +94,9 @@ def _structure(case, copies, operations, official):
                 case "scale":
                     number[i] = next(log)[1][0]
                 case "noise":
-                    noise[(slice(None), *window)] = (torch.as_tensor(next(log)[1]).view(3, high, wide) / (16 / 255) + 1) / 2
+                    noise[(slice(None), *window)] = (
+                        torch.as_tensor(next(log)[1]).view(3, high, wide) / (16 / 255) + 1
+                    ) / 2
                 case "dropout":
                     dropout[i] = 1 - (torch.tensor(next(log)[1]) > 0).float()
         for name, cuts in (("rows", rows), ("columns", columns)):
@@ -136,7 +136,12 @@ def test_structure_invariance(name, copies, which):
 
 @pytest.mark.parametrize(
     ("c", "kappa", "name"),
-    [(100.0, 0.5, "c100_k0.5_0"), (10.0, 0.0, "c10_k0.0_2"), (10.0, 0.5, "c10_k0.5_1"), (1.0, 0.0, "c1_k0.0_1")],
+    [
+        (100.0, 0.5, "c100_k0.5_0"),
+        (10.0, 0.0, "c10_k0.0_2"),
+        (10.0, 0.5, "c10_k0.5_1"),
+        (1.0, 0.0, "c1_k0.0_1"),
+    ],
 )
 def test_carlini_wagner_with_a_fixed_constant(c, kappa, name):
     case = recorded(f"attack_cw_{name}")

@@ -18,10 +18,9 @@ from abe.spec import value
 from abe.types import Objective
 
 
-
 @value
 class FlooredMargin:
-    """f_y − max(0, max_{j≠y} f_j): the margin as published code has it, where the masked class counts as 0."""
+    """f_y − max(0, max_{j≠y} f_j): the published margin, whose masked class counts as 0."""
 
     reads_logits: ClassVar[bool] = True
 

@@ -210,7 +210,9 @@ def attack(
             evaluator=evaluator,
             x=lifted.x,
             context=lifted.context,
-            target=settle_target(task, outputs, target if targeted else label, len(lifted.x), lifted.x.device),
+            target=settle_target(
+                task, outputs, target if targeted else label, len(lifted.x), lifted.x.device
+            ),
             objective=goal,
             draws=draws or SeededDraws(seed=seed),
             ids=as_ids(ids, lifted.x),

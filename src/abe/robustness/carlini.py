@@ -1,6 +1,6 @@
 """Carlini & Wagner: the smallest L2 change that crosses, by Adam in a space without bounds.
 
-    min ‖x′ − x‖² + c · max(margin, −κ),   x′ = low + (high − low) (tanh w + 1) / 2
+min ‖x′ − x‖² + c · max(margin, −κ),   x′ = low + (high − low) (tanh w + 1) / 2
 """
 
 from dataclasses import dataclass, replace

@@ -97,7 +97,9 @@ class Chain:
                     got=f"{self.alpha:g}",
                     expected=f"at most {reach:g}, in input units before normalisation",
                 )
-        classes = point.outputs.shape[1] if isinstance(point.outputs, Tensor) and point.outputs.ndim == 2 else 0
+        classes = (
+            point.outputs.shape[1] if isinstance(point.outputs, Tensor) and point.outputs.ndim == 2 else 0
+        )
         if self.target is not None and classes and not 0 <= self.target < classes:
             raise SpecError(
                 Code.BAD_PARAMETER,

@@ -1,6 +1,6 @@
 """Feature-importance attacks: the positive features of a layer are pushed down (NAA, DANAA).
 
-    w = −normalised Σ_l ∇_h (loss) over points of a path,  then x moves against Σ h(x) ⊙ w
+w = −normalised Σ_l ∇_h (loss) over points of a path,  then x moves against Σ h(x) ⊙ w
 """
 
 from typing import ClassVar, Literal
@@ -169,5 +169,3 @@ def layer_and_input_gradient(aim: Aim, layer: str) -> tuple[Tensor, Tensor]:
 
     problem.gradient(len(outer), aim.x.__getitem__, problem.everyone, consume)
     return torch.cat(inner), outer
-
-

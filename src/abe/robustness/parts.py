@@ -87,7 +87,12 @@ class TranslationKernel:
     single_precision: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1 or self.size % 2 == 0:
+        if (
+            isinstance(self.size, bool)
+            or not isinstance(self.size, int)
+            or self.size < 1
+            or self.size % 2 == 0
+        ):
             raise SpecError(Code.BAD_PARAMETER, "size must be an odd number of pixels", got=repr(self.size))
 
     def turn(self, g: Tensor, aim: Aim, state: State) -> tuple[Tensor, State]:
