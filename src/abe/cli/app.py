@@ -75,77 +75,7 @@ Target = Annotated[
         show_default="the prediction",
     ),
 ]
-Objective @ app.command(
-    epilog="Examples:\n\nabe attack cat.jpg\n\nabe attack cat.jpg -k mim --eps 4/255 -t 'tabby cat'\n\n"
-    "abe attack *.jpg --epsilons 1/255,2/255,4/255,8/255 --json > robustness.json\n\n" + EXITS
-)
-
-
-@guarded
-def attack(
-    photos: Photos,
-    method: Annotated[
-        str, typer.Option("--attack", "-k", help="A name or alias from [bold]abe attacks[/].")
-    ] = "pgd",
-    eps: Annotated[
-        str | None,
-        typer.Option(help="Radius in input units: 8/255 or 0.03.", show_default="the attack's own"),
-    ] = None,
-    norm: Annotated[str | None, typer.Option(help="linf or l2.", show_default="linf")] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="How many steps.", show_default="the attack's own")
-    ] = None,
-    epsilons: Annotated[
-        str | None,
-        typer.Option(help="Radii separated by commas: measures accuracy over them instead."),
-    ] = None,
-    param: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--param", "-p", metavar="NAME=VALUE", help="A parameter of the attack; may be repeated."
-        ),
-    ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option("--target", "-t", help="Class to aim for.", show_default="away from the prediction"),
-    ] = None,
-    restarts: Annotated[int, typer.Option(help="Independent runs per photograph.", min=1)] = 1,
-    seed: Seed = 0,
-    model: Model = "efficientnet-lite0",
-    bounds: Bounds = None,
-    mean: Mean = None,
-    std: Std = None,
-    size: Size = None,
-    labels: Labels = None,
-    out: Out = Path("out"),
-    json: Json = False,
-) -> None:
-    """Change photographs a little so that the model decides otherwise, and say how little it took.
-
-    Prints one line per photograph and writes the changed ones; with --epsilons prints and draws the
-    accuracy over the radius.
-    """
-    from abe.cli import attacking
-    from abe.cli.inputs import ModelOptions
-
-    attacking.run(
-        photos,
-        ModelOptions(model=model, bounds=bounds, mean=mean, std=std, size=size, labels=labels),
-        method=method,
-        eps=eps,
-        norm=norm,
-        steps=steps,
-        epsilons=epsilons,
-        param=param or [],
-        target=target,
-        restarts=restarts,
-        seed=seed,
-        out=out,
-        json=json,
-    )
-
-
-Name = Annotated[str, typer.Option(help="The explained score: logit, probability, margin ...")]
+ObjectiveName = Annotated[str, typer.Option(help="The explained score: logit, probability, margin ...")]
 Seed = Annotated[int, typer.Option(help="Of all random draws.", min=0)]
 Out = Annotated[
     Path, typer.Option("--out", "-o", help="Folder for pictures and pages.", rich_help_panel=OUTPUT_PANEL)
@@ -332,6 +262,74 @@ def compare(
         step=step,
         target=target,
         objective=objective,
+        seed=seed,
+        out=out,
+        json=json,
+    )
+
+
+@app.command(
+    epilog="Examples:\n\nabe attack cat.jpg\n\nabe attack cat.jpg -k mim --eps 4/255 -t 'tabby cat'\n\n"
+    "abe attack *.jpg --epsilons 1/255,2/255,4/255,8/255 --json > robustness.json\n\n" + EXITS
+)
+@guarded
+def attack(
+    photos: Photos,
+    method: Annotated[
+        str, typer.Option("--attack", "-k", help="A name or alias from [bold]abe attacks[/].")
+    ] = "pgd",
+    eps: Annotated[
+        str | None,
+        typer.Option(help="Radius in input units: 8/255 or 0.03.", show_default="the attack's own"),
+    ] = None,
+    norm: Annotated[str | None, typer.Option(help="linf or l2.", show_default="linf")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="How many steps.", show_default="the attack's own")
+    ] = None,
+    epsilons: Annotated[
+        str | None,
+        typer.Option(help="Radii separated by commas: measures accuracy over them instead."),
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--param", "-p", metavar="NAME=VALUE", help="A parameter of the attack; may be repeated."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", "-t", help="Class to aim for.", show_default="away from the prediction"),
+    ] = None,
+    restarts: Annotated[int, typer.Option(help="Independent runs per photograph.", min=1)] = 1,
+    seed: Seed = 0,
+    model: Model = "efficientnet-lite0",
+    bounds: Bounds = None,
+    mean: Mean = None,
+    std: Std = None,
+    size: Size = None,
+    labels: Labels = None,
+    out: Out = Path("out"),
+    json: Json = False,
+) -> None:
+    """Change photographs a little so that the model decides otherwise, and say how little it took.
+
+    Prints one line per photograph and writes the changed ones; with --epsilons prints and draws the
+    accuracy over the radius.
+    """
+    from abe.cli import attacking
+    from abe.cli.inputs import ModelOptions
+
+    attacking.run(
+        photos,
+        ModelOptions(model=model, bounds=bounds, mean=mean, std=std, size=size, labels=labels),
+        method=method,
+        eps=eps,
+        norm=norm,
+        steps=steps,
+        epsilons=epsilons,
+        param=param or [],
+        target=target,
+        restarts=restarts,
         seed=seed,
         out=out,
         json=json,

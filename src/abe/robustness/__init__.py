@@ -5,6 +5,7 @@ An attack's step is an update, and any update is the path of an attribution: wha
 """
 
 from abe.robustness import zoo
+from abe.robustness.advgan import AdvGAN, train_advgan
 from abe.robustness.aim import Goal
 from abe.robustness.attack import AdversarialResult, attack
 from abe.robustness.carlini import CarliniWagner
@@ -17,6 +18,7 @@ from abe.robustness.estimators import (
     ScaleCopies,
     Transformed,
 )
+from abe.robustness.evaluation import RobustnessCurve, TransferMatrix, evaluate_robustness, transfer_matrix
 from abe.robustness.features import FeatureImportance
 from abe.robustness.parts import (
     Ball,
@@ -31,6 +33,7 @@ from abe.robustness.parts import (
 from abe.robustness.transforms import InputDiversity, Spectrum, Structure
 
 __all__ = [
+    "AdvGAN",
     "AdversarialResult",
     "Ball",
     "Bounds",
@@ -46,14 +49,19 @@ __all__ = [
     "Neighbourhood",
     "Normalised",
     "Plain",
+    "RobustnessCurve",
     "ScaleCopies",
     "Sign",
     "Spectrum",
     "Structure",
+    "TransferMatrix",
     "Transformed",
     "TranslationKernel",
     "UniformStart",
     "attack",
     "chain",
+    "evaluate_robustness",
+    "train_advgan",
+    "transfer_matrix",
     "zoo",
 ]
