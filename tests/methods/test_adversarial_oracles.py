@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from tests.methods.common import FLOAT32, FLOAT32_WEIGHTS, FLOAT64, KINKS, miss, net, oracle, run
+from tests.methods.common import FLOAT32, FLOAT32_WEIGHTS, FLOAT64, KINKS, miss, oracle, run
 from tests.metrics.common import ORACLES
 from torch import nn
 
@@ -73,7 +73,16 @@ def test_la(number):
         assert explain_k(case, "la", **how).attribution[black].any()
 
 
-MFABA = ["sharp_0", "sharp_1", "sharp_3", "smooth_0", "smooth_1", "smooth_3", "smooth_logit_0", "smooth_logit_3"]
+MFABA = [
+    "sharp_0",
+    "sharp_1",
+    "sharp_3",
+    "smooth_0",
+    "smooth_1",
+    "smooth_3",
+    "smooth_logit_0",
+    "smooth_logit_3",
+]
 
 
 @value

@@ -170,9 +170,7 @@ class Transfer:
         at = torch.linspace(-self.sigmas, self.sigmas, self.kernel, dtype=torch.float64)
         row = torch.exp(-0.5 * at.square())
         weights = torch.outer(row, row) / row.sum().square()
-        flat = F.conv2d(
-            g.reshape(-1, 1, *g.shape[2:]), weights.to(g)[None, None], padding=self.kernel // 2
-        )
+        flat = F.conv2d(g.reshape(-1, 1, *g.shape[2:]), weights.to(g)[None, None], padding=self.kernel // 2)
         return flat.view_as(g)
 
 

@@ -142,9 +142,7 @@ class Evaluator:
             consume: gets each `Chunk`, in row order.
             heads: scores with targets by row instead of ``objective``: one forward pass serves all.
         """
-        job = _Job(
-            kind, make, owner, target, context, objective, self.execution == "bfloat16", tuple(heads)
-        )
+        job = _Job(kind, make, owner, target, context, objective, self.execution == "bfloat16", tuple(heads))
         if n == 0:
             return
         plan = self._plan(job, n)

@@ -1,7 +1,7 @@
 """Points on the decision boundary: L2 attacks of growing radius, bisection, and attributions from there."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,7 +44,8 @@ def bisect(
 
     Args:
         problem: whose model decides.
-        inside, outside: (n, *f) ends.
+        inside: (n, *f) ends with the label.
+        outside: (n, *f) ends with another.
         owner: (n,) samples of the rows.
         label: (n,) classes of the inner ends.
         gap: (n,) or one number, the largest difference of any entry to end with; 0 goes on until the
@@ -159,7 +160,7 @@ class NearestAdversary:
         return _unit(way) * along(radius * share ** (1 / way[0].numel()), way)
 
     def _nearer(self, problem: Problem, label: Tensor, found: Found) -> Tensor:
-        """Walk along the boundary: step back towards the input, then out again along the margin's gradient."""
+        """Walk along the boundary: back towards the input, then out again along the margin's gradient."""
         best = found.point.clone()
         ready = found.success.nonzero().flatten()
         if len(ready) == 0:
@@ -226,7 +227,9 @@ class FromBoundary:
     def _find(self, problem: Problem) -> Found:
         class_count(problem)
         if self.boundary is not None:
-            point = check_reference(self.boundary.rows(problem, problem.everyone, problem.everyone * 0), problem.x)
+            point = check_reference(
+                self.boundary.rows(problem, problem.everyone, problem.everyone * 0), problem.x
+            )
             before = labels(problem, problem.x, problem.everyone)
             success = labels(problem, point, problem.everyone) != before
             return Found(point, success, torch.zeros_like(before))
@@ -235,9 +238,7 @@ class FromBoundary:
         if self.bisection and len(ready):
             label = labels(problem, problem.x, problem.everyone)
             way = (found.point - problem.x).abs().flatten(1).amax(1) * FINEST
-            _, outer = bisect(
-                problem, problem.x[ready], found.point[ready], ready, label[ready], way[ready]
-            )
+            _, outer = bisect(problem, problem.x[ready], found.point[ready], ready, label[ready], way[ready])
             found.point[ready] = outer
         return found
 
@@ -245,10 +246,12 @@ class FromBoundary:
 class _Fixed:
     """Reference points of the samples of one problem."""
 
-    stochastic: ClassVar[bool] = False
-
     def __init__(self, points: Tensor) -> None:
         self._points = points
+
+    @property
+    def stochastic(self) -> bool:
+        return False
 
     def rows(self, problem: Problem, owner: Tensor, draw: Tensor) -> Tensor:
         return self._points[owner]
@@ -284,5 +287,3 @@ def _ball(change: Tensor, radius: float) -> Tensor:
 
 def _clip(problem: Problem, x: Tensor) -> Tensor:
     return x if problem.bounds is None else torch.clamp(x, *problem.bounds)
-
-

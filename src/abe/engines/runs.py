@@ -73,7 +73,9 @@ class FalseClasses:
         if self.classes is not None:
             object.__setattr__(self, "classes", tuple(int(c) for c in self.classes))
         if not isinstance(self.count, int) or self.count < 0 or self.untargeted < 0:
-            raise SpecError(Code.BAD_PARAMETER, "The number of runs must be a positive integer", got=self.count)
+            raise SpecError(
+                Code.BAD_PARAMETER, "The number of runs must be a positive integer", got=self.count
+            )
         if self.count + self.untargeted == 0 or self.classes == ():
             raise SpecError(Code.BAD_PARAMETER, "At least one run is needed", got=repr(self))
 
@@ -124,7 +126,9 @@ def class_count(problem: Problem) -> int:
     if outputs is None:
         outputs = predict(problem.evaluator, problem.x[:1], problem.context.take(problem.everyone[:1]))
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
-        got = f"output shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+        got = (
+            f"output shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+        )
         raise SpecError(
             Code.UNSUPPORTED,
             "This method needs a classifier with at least two classes",

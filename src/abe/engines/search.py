@@ -97,7 +97,7 @@ class IterativeSearch:
         owner = block.repeat(2)
         sign = torch.ones(2 * b, dtype=start.dtype, device=start.device)
         sign[b:] = -1
-        clip = (lambda p: p) if self.published or problem.bounds is None else _Clip(problem.bounds)
+        clip = _Clip(None if self.published else problem.bounds)
         point, way = clip(start.repeat(2, *[1] * (start.ndim - 1))), 0.0
         frozen = mask.repeat(2, *[1] * (start.ndim - 1))
         if self.published:
@@ -141,11 +141,11 @@ class IterativeSearch:
 
 
 class _Clip:
-    def __init__(self, bounds: tuple[Tensor, Tensor]) -> None:
+    def __init__(self, bounds: tuple[Tensor, Tensor] | None) -> None:
         self._bounds = bounds
 
     def __call__(self, point: Tensor) -> Tensor:
-        return torch.clamp(point, *self._bounds)
+        return point if self._bounds is None else torch.clamp(point, *self._bounds)
 
 
 def _unit(score: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class Point:
         step, steps: the current step, from 0, and how many there are.
         problem: the whole request: objective, targets, draws, bounds.
         run: (n,) number of each row's run where a sample has several.
-        guide: (n, *f) the direction in which a guided path is drawn: up its guide, or down where it is to leave.
+        guide: (n, *f) where a guided path is drawn: up its guide, or down where it is to leave.
     """
 
     x: Tensor
@@ -143,7 +143,7 @@ class Look(Protocol):
     def gradients(
         self, problem: Problem, x: Tensor, owner: Tensor, draw: Tensor, heads: Sequence[Head]
     ) -> Tensor:
-        """(m, n, *f) of each head's score around rows ``x`` (n, *f) of samples ``owner``; ``draw`` (n,) numbers."""
+        """(m, n, *f) of each head around rows ``x`` (n, *f) of samples ``owner``; ``draw`` (n,) numbers."""
         ...
 
 

@@ -40,8 +40,9 @@ OWN_PATH = "the path depends on the function"
             "takes the left rule (ΣA was 26.4 times the score change), as variant='published' does.",
         ),
         pitfalls=(
-            "Away from clamps almost every entry is positive: with a signed step −Δx·g = α|g|, so the map says "
-            "how much, not which way (3–10 % negative entries with the trapezoid, none with the left rule).",
+            "Away from clamps almost every entry is positive: with a signed step −Δx·g = α|g|, so the map "
+            "says how much, not which way (3–10 % negative entries with the trapezoid, none with "
+            "the left rule).",
             "The published step of .001 reaches a boundary within 50 steps only where it is near; see "
             "diagnostics['success'].",
         ),
@@ -123,8 +124,8 @@ def mfaba(
         needs=("gradient", "classes", "draws"),
         passes=None,
         differs=(
-            "The path accumulates until it arrives. The published code starts every step at the input again, so "
-            "it never leaves the ε-cube; variant='published' does that, with the left rule.",
+            "The path accumulates until it arrives. The published code starts every step at the input again, "
+            "so it never leaves the ε-cube; variant='published' does that, with the left rule.",
             "The sum over classes explains the sum of the score changes of all paths.",
         ),
         pitfalls=(
@@ -150,7 +151,8 @@ def agi(
 
     A = −Σ_m Σ_t Δx_t ⊙ ½(∇s(x_t) + ∇s(x_{t+1}))
 
-    Composition: `UpdatePath` under `Towards`, one run per class of `FalseClasses`, guided by its log-probability.
+    Composition: `UpdatePath` under `Towards`, one run per class of `FalseClasses`, guided by its
+    log-probability.
 
     Args:
         samples: random classes per sample, or all others where there are fewer.
@@ -197,15 +199,16 @@ def agi(
         title="Local Attribution",
         summary="The explained score's gradient along short targeted and untargeted paths around the input.",
         source="zhu2024la",
-        formula="A = −Σ_m Σ_t Δx_t ⊙ ½(∇s(x_t) + ∇s(x_{t+1})), x_{t+1} = clip(x_t ± (x / range) ⊙ sign ∇p_m(x_t))",
+        formula="A = −Σ_m Σ_t Δx_t ⊙ ½(∇s(x_t) + ∇s(x_{t+1})), "
+        "x_{t+1} = clip(x_t ± (x / range) ⊙ sign ∇p_m(x_t))",
         family="path attribution",
         reformulations=("path integral",),
         guarantees=("dummy", "implementation_invariance"),
         needs=("gradient", "classes", "draws"),
         passes=None,
         differs=(
-            "The path accumulates, with the trapezoid; variant='published' starts every step at the input again "
-            "and takes the left rule.",
+            "The path accumulates, with the trapezoid; variant='published' starts every step at the input "
+            "again and takes the left rule.",
             "Steps are at least one grey level (floor=), so that black pixels, which get exactly 0 in the "
             "published code, can be found to matter.",
         ),
@@ -310,7 +313,8 @@ def laai(
 
     A = (1/(C·M)) Σ_m Σ_t Δx_t ⊙ ∇ Σ_j log P_j, which sums to decisiveness(x) − mean decisiveness(x^T)
 
-    Composition: `UpdatePath` under `Towards`, explaining `LabelAgnostic`, one run per class of `FalseClasses`.
+    Composition: `UpdatePath` under `Towards`, explaining `LabelAgnostic`, one run per class of
+    `FalseClasses`.
 
     Args:
         samples: M, random classes per sample, or all others where there are fewer.
@@ -355,7 +359,8 @@ def laai(
         title="AttEXplore",
         summary="Gradients explored through the spectrum of the points of a transferable attack.",
         source="zhu2024attexplore",
-        formula="A = −Σ_t Δx_t ⊙ ½(ĝ_t + ĝ_{t+1}), ĝ the mean of ∇s over copies IDCT(DCT(x + σε) ⊙ U[1 − ρ, 1 + ρ])",
+        formula="A = −Σ_t Δx_t ⊙ ½(ĝ_t + ĝ_{t+1}), "
+        "ĝ the mean of ∇s over copies IDCT(DCT(x + σε) ⊙ U[1 − ρ, 1 + ρ])",
         family="path attribution",
         reformulations=("path integral",),
         guarantees=("implementation_invariance",),
@@ -363,8 +368,8 @@ def laai(
         passes=None,
         differs=(
             "The attack raises the cross-entropy, and the mean gradient itself is accumulated. The published "
-            "code lowers it and accumulates the smoothed, normalised gradient with momentum (ΣA = 45,517 for a "
-            "change of 3.28), as variant='published' does; it also enlarges the copies at random.",
+            "code lowers it and accumulates the smoothed, normalised gradient with momentum (ΣA = 45,517 for "
+            "a change of 3.28), as variant='published' does; it also enlarges the copies at random.",
         ),
         pitfalls=(
             "Not complete: gradients are read around the path, not on it.",
@@ -445,7 +450,7 @@ def attexplore(
     Card(
         name="isa",
         title="Iterative Search Attribution",
-        summary="Elements ranked by removing, round by round, those that matter least to short ascents and descents.",
+        summary="Elements ranked by removing, in rounds, what matters least to short ascents and descents.",
         source="zhu2024isa",
         formula="A_i = r + place of i in round r, by |(T_up/w_up + T_down/w_down − min) ⊙ x|, least first",
         family="path attribution",
@@ -455,8 +460,9 @@ def attexplore(
         passes=None,
         differs=(
             "Rounds do not overlap (width 1, published 1.3), the remainder is a round of its own (published: "
-            "importance 0), points stay in bounds, changes of the loss count by size, the minimum is subtracted "
-            "(published: added), and removed elements do not drift; variant='published' restores all of it.",
+            "importance 0), points stay in bounds, changes of the loss count by size, the minimum is "
+            "subtracted (published: added), and removed elements do not drift; variant='published' restores "
+            "all of it.",
         ),
         pitfalls=(
             "A ranking: values are round numbers and sum to nothing.",
@@ -473,7 +479,7 @@ def isa(
     regularisation: float = 0.01,
     variant: Variant = "corrected",
 ) -> IterativeSearch:
-    """Elements ranked by removing, round by round, those that matter least to short ascents and descents.
+    """Elements ranked by removing, in rounds, what matters least to short ascents and descents.
 
     A_i = r + place of i in round r, by |(T_up/w_up + T_down/w_down − min) ⊙ x|, least first
 
@@ -518,7 +524,7 @@ def isa(
     Card(
         name="big",
         title="Boundary-based Integrated Gradients",
-        summary="The gradient integrated along the straight line from the nearest point of the decision boundary.",
+        summary="The gradient integrated along the straight line from the nearest decision boundary.",
         source="wang2022, Def. 4",
         formula="A = (x − x_b) ⊙ ∫₀¹ ∇s(x_b + α (x − x_b)) dα, x_b the nearest adversarial point",
         family="path attribution",
@@ -527,14 +533,14 @@ def isa(
         needs=("gradient", "classes", "draws"),
         passes=None,
         differs=(
-            "The adversarial point is moved back onto the boundary by bisection; its step is 2ε/steps (a published "
-            "call scales by ε twice). variant='published' does neither, and takes 10 trapezoid points whose "
-            "weights sum to 9/10.",
-            "The predicted class's cross-entropy is ascended, and radii grow only for samples not yet across.",
+            "The adversarial point is moved back onto the boundary by bisection; its step is 2ε/steps (a "
+            "published call scales by ε twice). variant='published' does neither, and takes 10 "
+            "trapezoid points whose weights sum to 9/10.",
+            "The predicted class's cross-entropy is ascended, and radii grow only for samples left.",
         ),
         pitfalls=(
-            "Where no adversarial point is found the map is that of the last point of the search; the result warns "
-            "and diagnostics['success'] says so.",
+            "Where no adversarial point is found the map is that of the last point of the search; the result "
+            "warns and diagnostics['success'] says so.",
         ),
         expected_failures={"linearity": OWN_PATH},
     ),
@@ -552,7 +558,7 @@ def big(
     max_steps: int = 1024,
     variant: Variant = "corrected",
 ) -> FromBoundary:
-    """The gradient integrated along the straight line from the nearest point of the decision boundary.
+    """The gradient integrated along the straight line from the nearest decision boundary.
 
     A = (x − x_b) ⊙ ∫₀¹ ∇s(x_b + α (x − x_b)) dα
 
@@ -576,8 +582,8 @@ def big(
         completeness from the boundary point, dummy, implementation invariance.
 
     Cost:
-        At most ``search_steps`` gradient rows per radius until a sample crosses, about 15 forward rows of bisection,
-        and ``steps`` gradient rows.
+        At most ``search_steps`` gradient rows per radius until a sample crosses, about 15 forward rows of
+        bisection, and ``steps`` gradient rows.
 
     Differs from the paper:
         Bisection onto the boundary; see ``variant``.

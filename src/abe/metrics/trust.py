@@ -92,9 +92,9 @@ class Trust:
         """How to read the table, with the bias of the construction."""
         valid = ", ".join(f"{k} {_mean(p.validity):.2g}" for k, p in self.pairs.items())
         return (
-            "Cosine distances, means over samples: to the ground truth (T), and between the maps at x1 for its "
-            "label and at x2 for its own (P; the sign counts, two classes pull apart), by pair construction; "
-            f"lower is nearer. Validity of the ground truth: {valid} (0 is exact). "
+            "Cosine distances, means over samples: to the ground truth (T), and between the maps at x1 for "
+            "its label and at x2 for its own (P; the sign counts, two classes pull apart), by construction "
+            f"of the pair; lower is nearer. Validity of the ground truth: {valid} (0 is exact). "
             f"{BIAS}"
         )
 
@@ -239,9 +239,7 @@ def make_pairs(
     )
 
 
-def _ends(
-    problem: Problem, construction: str, steps: int, label: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _ends(problem: Problem, construction: str, steps: int, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(b, *f) a point of each label, and (b,) whether there is one on the other side."""
     x = problem.x
     if construction == "segment":
@@ -258,7 +256,7 @@ def _ends(
 
 
 class _LastStep:
-    """A signed ascent of the cross-entropy that remembers each row's last step, 1/255 of input units at a time."""
+    """A signed ascent of the cross-entropy, 1/255 at a time, that remembers each row's last step."""
 
     def __init__(self, x: Tensor) -> None:
         self.before, self.after = x.clone(), x.clone()
@@ -279,9 +277,7 @@ def _partners(label: Tensor) -> Tensor:
     return partner
 
 
-def _truth(
-    problem: Problem, inside: Tensor, outside: Tensor, a: Tensor, b: Tensor
-) -> tuple[Tensor, Tensor]:
+def _truth(problem: Problem, inside: Tensor, outside: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """(b, *f) −r ⊙ ∇R(x₁) and (b,) its relative gap to R(x₁) − R(x₂), R = f_A − f_B."""
     heads = [Head(Logit(), a), Head(Logit(), b)]
     gradient, before = torch.zeros_like(inside), inside.new_zeros(len(inside))
@@ -327,7 +323,7 @@ def _map(task: Task, method: Method, x: Tensor, target: Tensor, ids: list[int], 
 
 
 def _distances(one: Tensor, other: Tensor, valid: Tensor) -> Tensor:
-    """(b, 4) 1 − cosine, L1 and L2 after scaling to unit maximum, 1 − cosine of magnitudes; NaN where invalid."""
+    """(b, 4) 1 − cosine, L1 and L2 after scaling to unit maximum, 1 − cosine of magnitudes; else NaN."""
     one, other = one.flatten(1).double(), other.flatten(1).double()
     cosine = 1 - torch.cosine_similarity(one, other, dim=1, eps=1e-300)
     zero = (one == 0).all(1) | (other == 0).all(1)
@@ -410,4 +406,6 @@ def _cell(values: Tensor) -> str:
 
 
 def _list(values: Tensor) -> Any:
-    return [None if v != v else v for v in values.tolist()] if values.ndim == 1 else [_list(v) for v in values]
+    return (
+        [None if v != v else v for v in values.tolist()] if values.ndim == 1 else [_list(v) for v in values]
+    )

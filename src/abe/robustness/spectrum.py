@@ -48,7 +48,7 @@ class SpectrumCopies:
         number = draw[row] * n + torch.arange(n, device=x.device).repeat(len(x))
         total = x.new_zeros((len(heads), *x.shape))
         resized = self._resized(problem, x, owner[row], number)
-        groups = [(torch.arange(len(row), device=x.device), None)]
+        groups: list[tuple[Tensor, Tensor | None]] = [(torch.arange(len(row), device=x.device), None)]
         if resized is not None:
             groups = [((resized[:, 3] < self.probability).nonzero().flatten(), resized)]
             groups.append(((resized[:, 3] >= self.probability).nonzero().flatten(), None))
@@ -77,7 +77,9 @@ class SpectrumCopies:
         def consume(chunk: Chunk) -> None:
             g = chunk.gradients
             if sizes is not None:
-                g = torch.stack([self._reduced(g[:, i], x, sizes[rows[k]]) for i, k in enumerate(chunk.rows)], 1)
+                g = torch.stack(
+                    [self._reduced(g[:, i], x, sizes[rows[k]]) for i, k in enumerate(chunk.rows)], 1
+                )
             total.index_add_(1, row[chunk.rows], g / self.copies)
 
         spread = [Head(h.objective, h.target[row]) for h in heads]
