@@ -43,7 +43,8 @@ GROWTH = 10.0
             "(variant='published').",
         ),
         pitfalls=(
-            "As the update of a path it takes Adam steps for a fixed constant; the search is the attack's.",
+            "As the update of a path it takes Adam steps for a fixed constant and goes on behind the boundary; "
+            "search and hinge are the attack's.",
         ),
     ),
     aliases=("carlini_wagner", "c&w"),
@@ -110,9 +111,9 @@ class CarliniWagner:
             state.get("second", torch.zeros_like(point.x)),
             state.get("count", point.x.new_zeros(len(point.x))),
         )
-        score = aim.goal(point.problem.task.logits(point.outputs), aim.target)
-        constant = torch.full_like(score, self.c)
-        slope = self._slope(box, adam.w, score, -aim.ascent(), constant)
+        constant = torch.full_like(adam.count, self.c)
+        # A path goes on behind the boundary: there the hinge would leave nothing but rounding to Adam.
+        slope = self._slope(box, adam.w, torch.full_like(constant, torch.inf), -aim.ascent(), constant)
         moved = adam.moved(slope, self.rate)
         after = {"w": moved.w, "first": moved.first, "second": moved.second, "count": moved.count}
         return box.outside(moved.w), after
