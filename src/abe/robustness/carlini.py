@@ -43,7 +43,7 @@ GROWTH = 10.0
             "(variant='published').",
         ),
         pitfalls=(
-            "As the update of a path it takes Adam steps for a fixed constant and goes on behind the boundary; "
+            "As the update of a path it takes Adam steps for a fixed constant, also behind the boundary; "
             "search and hinge are the attack's.",
         ),
     ),
