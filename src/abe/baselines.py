@@ -303,9 +303,9 @@ class Given:
                 got=f"{len(reference)} for {len(x)} samples",
             )
         owner = owner.to(reference.device)
-        return _fit(
-            reference[owner if len(reference) == len(x) else torch.zeros_like(owner)], x[: len(owner)]
-        )
+        # the input's rows are not needed, only their shape: a sample may own more rows than there are samples
+        like = x[:1].expand(len(owner), *x.shape[1:])
+        return _fit(reference[owner if len(reference) == len(x) else torch.zeros_like(owner)], like)
 
 
 @dataclass(frozen=True)

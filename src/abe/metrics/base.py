@@ -16,7 +16,7 @@ from torch import Tensor
 
 from abe.errors import Code, SpecError
 from abe.metrics.perturbation import Perturbation, PerturbationRun
-from abe.registry import Registry, baselines, metrics, units
+from abe.registry import Registry, baselines, freeze, metrics, units
 from abe.spec import describe
 from abe.types import Card, Cost, Direction
 from abe.units import Arrival, check_map
@@ -288,7 +288,7 @@ def _registered(name: str, params: dict[str, Any], defaults: Mapping[str, Any]) 
             expected="a value with runs and summary, or with measure",
         )
     direction = entry.card.direction or _direction(value)
-    return Metric(name=entry.name, params=tuple(bound.items()), direction=direction, value=value)
+    return Metric(name=entry.name, params=tuple((k, freeze(v)) for k, v in bound.items()), direction=direction, value=value)
 
 
 def _direction(value: Any) -> Direction:
