@@ -54,9 +54,7 @@ def test_published_infd(number):
         metric = as_metric(
             ("infd", {"perturbation": "noisy_baseline", "samples": 20, "variant": variant})
         ).value
-        scores = [
-            metric.measure(given, mapped(s * recorded["attribution"])) for s in (1.0, -1.0, 0.0, 1e-3)
-        ]
+        scores = [metric.measure(given, mapped(s * recorded["attribution"])) for s in (1.0, -1.0, 0.0, 1e-3)]
         zero = recorded["out_zero_map"]
         torch.testing.assert_close(scores[2][0], zero, rtol=1e-9, atol=1e-12)
         if expected is not None:
@@ -98,7 +96,9 @@ def test_quantus_faithfulness_correlation():
     given = problem(task, recorded["x"], target=recorded["label"], ids=range(4))
     given.draws = Sets(sets)
     black = recorded["x"].amin((1, 2, 3), keepdim=True).expand_as(recorded["x"])  # Quantus' "black"
-    metric = as_metric(("faithfulness_correlation", {"baseline": black, "size": 200, "samples": 30, "unit": "element"})).value
+    metric = as_metric(
+        ("faithfulness_correlation", {"baseline": black, "size": 200, "samples": 30, "unit": "element"})
+    ).value
     found = metric.measure(given, mapped(recorded["attribution"]))
     torch.testing.assert_close(found, recorded["out"], rtol=1e-4, atol=1e-5)
 
@@ -128,7 +128,9 @@ def test_correlation_and_places():
     assert pearson(x, torch.ones_like(x)).item() == 0
 
 
-@pytest.mark.parametrize(("name", "params"), [("irof", {}), ("region_perturbation", {"unit": ("patch", {"size": 3})})])
+@pytest.mark.parametrize(
+    ("name", "params"), [("irof", {}), ("region_perturbation", {"unit": ("patch", {"size": 3})})]
+)
 def test_ranking_holds_relative_to_zero(name, params):
     from abe.testing.metrics import metric_case, ranking
 
@@ -155,7 +157,14 @@ def test_many_curve_metrics_cost_no_more_rows_than_two():
 
     task, weight = evidence_task()
     x = photos(3)
-    names = ["insertion", "deletion", "kl_insertion", "kl_deletion", "log_odds_insertion", "log_odds_deletion"]
+    names = [
+        "insertion",
+        "deletion",
+        "kl_insertion",
+        "kl_deletion",
+        "log_odds_insertion",
+        "log_odds_deletion",
+    ]
     names += ["comprehensiveness", "sufficiency_aopc", "pixel_flipping", "aopc", "gap", "kl_gap"]
     rows = []
     for chosen in (names[:2], names):

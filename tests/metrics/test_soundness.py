@@ -74,7 +74,8 @@ def test_published_soundness():
     accuracy, share = published(net, x, maps, labels, ratios)
     assert torch.equal(found.accuracy, torch.tensor(accuracy, dtype=torch.float64))
     assert (found.sound - torch.tensor(share, dtype=torch.float64)).abs().max() <= 1e-6
-    assert bool(found.false_steps.any()) and not bool(found.false_steps.all())
+    assert bool(found.false_steps.any())
+    assert not bool(found.false_steps.all())
     assert given.evaluator.cost.forward_rows == 12 * 12
 
 
@@ -178,5 +179,6 @@ def test_bad_requests():
         with pytest.raises(AbeError) as caught:
             soundness(given, mapped(maps), how.pop("labels"), **how)
         assert caught.value.code is code
-    assert len(RATIOS) == 96 and RATIOS[-1] == 0.03
+    assert len(RATIOS) == 96
+    assert RATIOS[-1] == 0.03
     assert given.evaluator.cost.forward_rows == 0

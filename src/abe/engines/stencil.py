@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 DAMPING = 0.9
-"""Of Jacobi: D⁻¹A has its high frequencies in [2/3, 4/3] on the finest grid and in [3/4, 3/2] on coarse ones."""
+"""Of Jacobi: the high frequencies of D⁻¹A lie in [2/3, 4/3] on the finest grid, in [3/4, 3/2] on others."""
 DENSE = 64
 """Unknowns of a plane below which it is solved directly."""
 SHIFT = 1e-4

@@ -94,7 +94,9 @@ class InputInvariance:
         formula="|sum A - (s(x) - s(b))| / |s(x) - s(b)|",
         passes=Passes(forward="2 * b", backward="0"),
         pitfalls=("Small is necessary, not sufficient: any map can be rescaled to fit.",),
-        expected_failures={"ranking": "sometimes: reads the sum of a map, which moving its values does not change"},
+        expected_failures={
+            "ranking": "sometimes: reads the sum of a map, which moving its values does not change"
+        },
     )
 )
 def completeness_gap(*, baseline: Any = "zero") -> CompletenessGap:
@@ -120,9 +122,7 @@ def completeness_gap(*, baseline: Any = "zero") -> CompletenessGap:
         expected_failures={"ranking": "blind to sign, so the inverted map scores as the true one"},
     )
 )
-def non_sensitivity(
-    *, patches: int = 8, threshold: float = 0.01, baseline: Any = "zero"
-) -> NonSensitivity:
+def non_sensitivity(*, patches: int = 8, threshold: float = 0.01, baseline: Any = "zero") -> NonSensitivity:
     """Share of patches with attribution but no influence, or the reverse; lower is better.
 
     Args:

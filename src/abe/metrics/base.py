@@ -288,7 +288,12 @@ def _registered(name: str, params: dict[str, Any], defaults: Mapping[str, Any]) 
             expected="a value with runs and summary, or with measure",
         )
     direction = entry.card.direction or _direction(value)
-    return Metric(name=entry.name, params=tuple((k, freeze(v)) for k, v in bound.items()), direction=direction, value=value)
+    return Metric(
+        name=entry.name,
+        params=tuple((k, freeze(v)) for k, v in bound.items()),
+        direction=direction,
+        value=value,
+    )
 
 
 def _direction(value: Any) -> Direction:

@@ -150,6 +150,9 @@ def comprehensiveness(
     """Mean loss of probability without the top 1, 5, 10, 20 and 50 % of units; higher is better.
 
     Args:
+        unit: what is changed together.
+        baseline: what stands for "absent", in input space.
+        step: units per step, or a fraction of them; None for one per cent.
         levels: fractions of units that are removed.
     """
     return LevelMean(run=_run("deletion", unit, baseline, step), levels=levels, lost=True)
@@ -175,6 +178,9 @@ def sufficiency_aopc(
     """Mean loss of probability with the top 1, 5, 10, 20 and 50 % of units alone; lower is better.
 
     Args:
+        unit: what is changed together.
+        baseline: what stands for "absent", in input space.
+        step: units per step, or a fraction of them; None for one per cent.
         levels: fractions of units that are kept.
     """
     return LevelMean(run=_run("insertion", unit, baseline, step), levels=levels, lost=True)
@@ -313,6 +319,7 @@ def road_morf(
     """Mean over removed fractions after the most relevant pixels are imputed; lower is better.
 
     Args:
+        step: units per step, or a fraction of them.
         noise: of the imputation, in input units.
         levels: fractions of pixels that are imputed.
         curve: the number to follow: ``"probability"`` or the paper's ``"accuracy"``.
@@ -349,6 +356,7 @@ def road_lerf(
     """Mean over removed fractions after the least relevant pixels are imputed; higher is better.
 
     Args:
+        step: units per step, or a fraction of them.
         noise: of the imputation, in input units.
         levels: fractions of pixels that are imputed.
         curve: the number to follow: ``"probability"`` or the paper's ``"accuracy"``.

@@ -111,6 +111,8 @@ def documented(factory: _Factory) -> _Factory:
     lines = _RUN_ARGS.splitlines()
     kept = [line for line in lines if not (m := re.match(r" {4}(\w+): ", line)) or m[1] in names]
     if own is not None:
+        said = set(re.findall(r"^ {4}(\w+): ", own[1], flags=re.MULTILINE))
+        kept = [line for line in kept if not (m := re.match(r" {4}(\w+): ", line)) or m[1] not in said]
         text = (text[: own.start()] + text[own.end() :]).rstrip() + "\n"
         at = kept.index("Args:") + 1
         kept[at:at] = own[1].rstrip().splitlines()

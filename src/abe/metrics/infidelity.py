@@ -180,9 +180,7 @@ def perturber(name: Any, baseline: Any, size: float | None) -> Perturber:
     if name == "square":
         return SquareRemoval(side=0.25 if size is None else size, baseline=as_baseline(baseline))
     if name == "noisy_baseline":
-        return NoisyBaseline(
-            sigma=0.2 if size is None else size, share=1 / 3, baseline=as_baseline(baseline)
-        )
+        return NoisyBaseline(sigma=0.2 if size is None else size, share=1 / 3, baseline=as_baseline(baseline))
     if name == "gaussian":
         return LocalGaussian(sigma=0.05 if size is None else size)
     raise SpecError(
@@ -236,6 +234,4 @@ def infidelity_metric(
         β is clipped at 0 and safe for zero maps; the published form is blind to sign and depends on
         the scale of the map.
     """
-    return Infidelity(
-        perturbation=perturber(perturbation, baseline, size), samples=samples, variant=variant
-    )
+    return Infidelity(perturbation=perturber(perturbation, baseline, size), samples=samples, variant=variant)

@@ -92,7 +92,9 @@ def average_drop(*, baseline: Any = "zero") -> SoftMask:
         formula="100 [p_y(m * x) > p_y(x)], m = max(A, 0) / max A",
         passes=Passes(forward="2 * b", backward="0"),
         differs=(_DIFFERS,),
-        expected_failures={"ranking": "sometimes: masking evidence that is all positive never raises a score"},
+        expected_failures={
+            "ranking": "sometimes: masking evidence that is all positive never raises a score"
+        },
     )
 )
 def average_increase(*, baseline: Any = "zero") -> SoftMask:

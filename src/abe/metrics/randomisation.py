@@ -90,7 +90,11 @@ def _classes(problem: Problem) -> int:
 
 def layers(model: nn.Module) -> list[str]:
     """Names of the modules that hold parameters of their own, in order of registration."""
-    return [name for name, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None]
+    return [
+        name
+        for name, module in model.named_modules()
+        if next(module.parameters(recurse=False), None) is not None
+    ]
 
 
 def randomised(problem: Problem, names: list[str]) -> Problem:
