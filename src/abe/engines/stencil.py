@@ -42,6 +42,11 @@ class _Level(NamedTuple):
     diagonal: Tensor  # (n, 1, h, w) of the finest grid; elsewhere it stands in the stencil
     stencil: Tensor | None  # (n, 9, h, w) coefficients; None on the finest grid, where they are known
 
+    def take(self, rows: Tensor) -> "_Level":
+        """The grid of some systems."""
+        stencil = None if self.stencil is None else self.stencil[rows]
+        return _Level(self.free[rows], self.relax[rows], self.diagonal[rows], stencil)
+
     def apply(self, x: Tensor) -> Tensor:
         """A x for x that is zero where there is no unknown."""
         if self.stencil is None:
@@ -61,8 +66,7 @@ class _Hierarchy(NamedTuple):
 
     def take(self, rows: Tensor) -> "_Hierarchy":
         """The hierarchy of some systems."""
-        levels = (_Level(*(None if t is None else t[rows] for t in level)) for level in self.levels)
-        return _Hierarchy(tuple(levels), self.inverse[rows])
+        return _Hierarchy(tuple(level.take(rows) for level in self.levels), self.inverse[rows])
 
     def cycle(self, r: Tensor, depth: int = 0) -> Tensor:
         """One V-cycle from zero: about A⁻¹ r."""

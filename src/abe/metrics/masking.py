@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from abe.baselines import as_baseline
+from abe.engines.batching import Chunk
 from abe.metrics.shared import heat, probabilities, remembered
 from abe.registry import metrics
 from abe.spec import value
@@ -125,9 +126,11 @@ class SharedPredictions:
         near = torch.cdist(unit, unit) <= self.threshold
         near.fill_diagonal_(False)
         kept: list[Tensor] = []
-        problem.forward(
-            len(flat), problem.x.__getitem__, problem.everyone, lambda c: kept.append(c.outputs.argmax(1))
-        )
+
+        def keep(chunk: Chunk) -> None:
+            kept.append(chunk.outputs.argmax(1))
+
+        problem.forward(len(flat), problem.x.__getitem__, problem.everyone, keep)
         predicted = torch.cat(kept)
         alike = predicted[:, None] == predicted[None]
         count = near.sum(1)

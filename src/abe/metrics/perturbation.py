@@ -97,9 +97,11 @@ class PerturbationRun:
         check_map(attribution, problem.x)
         order = self.order(problem, attribution, who) if arrival is None else arrival
         step = self.units_per_step(problem.x.shape[1:])
-        x, removal = problem.x[who], isinstance(self.baseline, Removal)
-        reference = x if removal else self.baseline.rows(problem, who, torch.zeros_like(who))
-        filler = _Filler(self.baseline, problem, who) if removal else None
+        x, filler = problem.x[who], None
+        if isinstance(self.baseline, Removal):
+            reference, filler = x, _Filler(self.baseline, problem, who)
+        else:
+            reference = self.baseline.rows(problem, who, torch.zeros_like(who))
         curve = _Curve(order, order.thresholds(step), x, reference, self.direction, filler)
         return Perturbation(
             run=self,

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from abe.engines.batching import Chunk
 from abe.errors import Code, SpecError
 from abe.metrics.shared import again, remembered
 from abe.registry import metrics
@@ -103,9 +104,11 @@ class Stability:
 def _look(problem: Any, explanation: Any) -> tuple[Tensor, Tensor]:
     """Map and outputs of a problem's samples."""
     kept: list[Tensor] = []
-    problem.forward(
-        len(problem.x), problem.x.__getitem__, problem.everyone, lambda chunk: kept.append(chunk.outputs)
-    )
+
+    def keep(chunk: Chunk) -> None:
+        kept.append(chunk.outputs)
+
+    problem.forward(len(problem.x), problem.x.__getitem__, problem.everyone, keep)
     return again(problem, explanation), torch.cat(kept)
 
 
