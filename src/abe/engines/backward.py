@@ -11,8 +11,7 @@ A map is what arrives at the input after every operation passed it on by its rul
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
@@ -27,10 +26,8 @@ from abe.engines.backward_steps import (
     Step,
     depends,
     refuse_hidden,
-    same_value,
     stabilised,
     transformed,
-    where,
 )
 from abe.engines.batching import Call, Chunk
 from abe.engines.execution import candidates, fingerprint
@@ -45,6 +42,8 @@ from abe.types import Result
 
 Form = Literal["gradient", "ratio", "relevance"]
 Policy = Literal["error", "gradient", "constant"]
+Found = dict[tuple[str, str | None, str], int]
+"""(operation, module, rule) -> calls."""
 SAME_OUTPUT = {torch.float64: 1e-9, torch.float32: 1e-4}
 """How far the output under rules may be from the plain output, as a share of the row's largest."""
 
@@ -123,10 +122,14 @@ class Backward:
     def run(self, problem: Problem) -> Result:
         """One forward and one backward row per sample; x, score and ledgers per sample."""
         job = _Run(self, problem)
-        problem.gradient(
-            len(problem.x), problem.x.__getitem__, problem.everyone, job.consume, around=job.around
-        )
+        job.go()
         return job.result()
+
+    def report(self, problem: Problem) -> Found:
+        """Rules by operation on the given samples."""
+        job = _Run(self, problem)
+        job.go()
+        return job.found
 
 
 def check_policy(policy: str) -> None:
@@ -149,10 +152,15 @@ class _Run:
         zeros = problem.x.new_zeros(len(problem.x))
         self.books = {k: zeros.clone() for k in ("bias_relevance", "stabiliser_relevance", "closure")}
         self.started = zeros.clone()
-        self.found: dict[tuple[str, str | None, str], int] = {}
+        self.found: Found = {}
         self.model = merged_copy(problem.task, problem) if spec.merged else problem.task.model
         self.session: Session | None = None
         self.start: Tensor | None = None
+
+    def go(self) -> None:
+        """All samples."""
+        x, everyone = self.problem.x, self.problem.everyone
+        self.problem.gradient(len(x), x.__getitem__, everyone, self.consume, around=self.around)
 
     def around(self, call: Call) -> tuple[Any, Tensor]:
         """The chunk's forward under the rules."""
@@ -233,7 +241,7 @@ def run_uncovered(step: Step, policy: Policy) -> Any:
     return output.detach() if isinstance(output, Tensor) else type(output)(t.detach() for t in output)
 
 
-def policy_notes(found: Mapping[tuple[str, str | None, str], int]) -> list[str]:
+def policy_notes(found: Found) -> list[str]:
     """A note that names the operations that went by the policy."""
     names = sorted({name for name, _, rule in found if rule.startswith("uncovered")})
     if not names:
@@ -305,28 +313,28 @@ def merged_copy(task: Task, problem: Problem) -> nn.Module:
 
 
 def coverage_of(engine: Any, problem: Problem) -> list[Covered]:
-    """Every operation that depends on the input and the rule it gets from ``engine``: a report.
-
-    Runs the engine on the first sample.
-    """
+    """Every operation that depends on the input and the rule it gets from ``engine``, on one sample."""
     one = problem.with_(x=problem.x[:1], owner=problem.everyone[:1])
-    job = engine.report(one) if hasattr(engine, "report") else _report(engine, one)
-    return [Covered(name, module, rule, count) for (name, module, rule), count in job.items()]
+    return [Covered(name, module, rule, count) for (name, module, rule), count in engine.report(one).items()]
 
 
-def _report(engine: Backward, problem: Problem) -> dict[tuple[str, str | None, str], int]:
-    job = _Run(engine, problem)
-    problem.gradient(len(problem.x), problem.x.__getitem__, problem.everyone, job.consume, around=job.around)
-    return job.found
+@value
+class Contrast:
+    """Relevance of a score minus that of its dual, the score with the last weights' signs turned over.
 
+    Args:
+        engine: the rules, started with relevance 1.
+        negated: rule of the last weighted operation in the dual pass.
+    """
 
-__all__ = [
-    "Backward",
-    "BackwardRule",
-    "Covered",
-    "RuleBook",
-    "check_same",
-    "coverage_of",
-    "same_value",
-    "where",
-]
+    engine: Backward
+    negated: BackwardRule
+
+    def run(self, problem: Problem) -> Result:
+        """Two forward and two backward rows per sample."""
+        job = _Run(self.engine, problem)
+        job.go()
+        last = 0 if job.session is None else job.session.layers - 1
+        dual = replace(self.engine, book=self.engine.book.before(((f"layer:{last}", self.negated),)))
+        ours, theirs = job.result(), dual.run(problem)
+        return Result(ours.attribution - theirs.attribution, warnings=ours.warnings)

@@ -17,27 +17,28 @@ reference needs no backward pass.) With m̄ = (m + m′)/2 the rules are exact:
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from abe.engines.backward import (
+    BackwardRule,
+    Found,
     Policy,
     RuleBook,
     check_policy,
     check_same,
-    expanded,
     policy_notes,
     run_uncovered,
 )
 from abe.engines.backward_steps import Session, Step, depends, refuse_hidden, same_value, where
 from abe.engines.batching import Call, Chunk
 from abe.engines.instrument import Function, Instrument, Seen
-from abe.engines.operations import kind_of, tensors
+from abe.engines.operations import tensors
 from abe.engines.problem import Problem
-from abe.errors import Code, InputError, ModelError
+from abe.errors import Code, InputError, ModelError, SpecError
 from abe.spec import value
 from abe.types import Baseline, Result
 
@@ -73,14 +74,18 @@ class Record:
 
     names: list[str] = field(default_factory=list)
     given: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=dict)
-    everything: bool = False
+    also: frozenset[str] = frozenset()
 
     def __call__(self, seen: Seen, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.everything or seen.name in _RECORDED:
+        if self.reads(seen):
             # Clones, because a later in-place operation may write to what this one reads.
             self.given[len(self.names)] = (_kept(args), _kept(kwargs))
-        self.names.append(seen.name)
+            self.names.append(seen.name)
         return func(*args, **kwargs)
+
+    def reads(self, seen: Seen) -> bool:
+        """Whether a rule may want to know what this call read."""
+        return seen.name in _RECORDED or seen.name in self.also
 
 
 def _kept(item: Any) -> Any:
@@ -102,6 +107,8 @@ class Replay(Session):
         self.at = -1
 
     def __call__(self, seen: Seen, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not self.record.reads(seen):
+            return super().__call__(seen, func, args, kwargs)
         self.at += 1
         if self.at >= len(self.record.names) or self.record.names[self.at] != seen.name:
             raise ModelError(
@@ -117,7 +124,9 @@ def reference(step: Step) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What this step's operation read in the reference pass."""
     session = step.session
     if not isinstance(session, Replay) or session.at not in session.record.given:
-        raise step.error("A rule needs the reference of an operation that records none", "Use DeepLift's rules")
+        raise step.error(
+            "A rule needs the reference of an operation that records none", "Use DeepLift's rules"
+        )
     return session.record.given[session.at]
 
 
@@ -127,6 +136,8 @@ def reference(step: Step) -> tuple[tuple[Any, ...], dict[str, Any]]:
 @value
 class Rescale:
     """The multipliers of DeepLIFT Rescale, and of what completes it on gates, attention and norms."""
+
+    reads: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(self, step: Step) -> Any:
         """Run a step by the rule of its operation."""
@@ -153,12 +164,10 @@ def _unchanged_constants(step: Step) -> Any:
     return step.plain()
 
 
-def _partner(step: Step, tensor: Tensor) -> Tensor:
+def partner(step: Step, tensor: Tensor) -> Tensor:
     """The reference's counterpart of an argument of the step."""
     args, kwargs = reference(step)
-    for mine, theirs in zip(
-        tensors((step.args, step.kwargs)), tensors((args, kwargs)), strict=True
-    ):
+    for mine, theirs in zip(tensors((step.args, step.kwargs)), tensors((args, kwargs)), strict=True):
         if mine is tensor:
             return theirs
     raise step.error("An argument has no counterpart in the reference pass", "Use Rescale's rules")
@@ -169,7 +178,9 @@ def close(x: Tensor, other: Tensor) -> Tensor:
     return (x - other).abs() <= CLOSE.get(x.dtype, 1e-2) * (x.abs() + other.abs())
 
 
-def ratio(out: Tensor, out_reference: Tensor, x: Tensor, other: Tensor, slope: Callable[[], Tensor]) -> Tensor:
+def ratio(
+    out: Tensor, out_reference: Tensor, x: Tensor, other: Tensor, slope: Callable[[], Tensor]
+) -> Tensor:
     """Δout/Δx, and the gradient where Δx is rounding."""
     near = close(x, other)
     multiplier = (out - out_reference) / torch.where(near, 1.0, x - other)
@@ -182,7 +193,7 @@ def elementwise(step: Step) -> Tensor:
     if len({id(t) for t in step.inputs()}) > 1:
         raise step.error("A function of two tensors has no element-wise rule", "Add a rule for it")
     args, kwargs = reference(step)
-    other = _partner(step, x)
+    other = partner(step, x)
     with torch.no_grad():
         out_reference = step.func(*args, **kwargs)
     leaf = x.detach().requires_grad_(True)
@@ -240,7 +251,7 @@ def _axis(step: Step) -> int:
 def _exponentials(step: Step, axis: int) -> tuple[Tensor, Tensor, Tensor]:
     """Surrogate of e = exp(x − shift), its value, and the reference's, with one shift for both."""
     x, other = step.args[0] if step.args else step.kwargs["input"], None
-    other = _partner(step, x)
+    other = partner(step, x)
     shift = torch.maximum(x.detach(), other).amax(axis, keepdim=True)
     shift = torch.where(shift.isfinite(), shift, torch.zeros_like(shift))
     e, e_reference = (x.detach() - shift).exp(), (other - shift).exp()
@@ -309,7 +320,7 @@ def layer_norm(step: Step) -> Tensor:
     epsilon = argument(step, 4 if centre else 3, "eps", 1e-5 if centre else None)
     epsilon = torch.finfo(x.dtype).eps if epsilon is None else epsilon
     axes = tuple(range(-len(shape), 0))
-    out = _normalised(x, _partner(step, x), axes, epsilon, centre=centre)
+    out = _normalised(x, partner(step, x), axes, epsilon, centre=centre)
     return same_value(out if weight is None else out * weight, step.value())
 
 
@@ -328,14 +339,14 @@ def group_norm(step: Step) -> Tensor:
     def split(t: Tensor) -> Tensor:
         return t.reshape(t.shape[0], groups, -1)
 
-    out = _normalised(split(x), split(_partner(step, x)), (2,), epsilon, centre=True).view_as(x)
+    out = _normalised(split(x), split(partner(step, x)), (2,), epsilon, centre=True).view_as(x)
     return same_value(out if weight is None else out * weight.view(-1, *[1] * (x.ndim - 2)), step.value())
 
 
 def max_pool(step: Step) -> Tensor:
     """Δout at the maximum of x where that is the larger one, else at the maximum of the reference."""
     x = step.args[0] if step.args else step.kwargs["input"]
-    other = _partner(step, x)
+    other = partner(step, x)
     pool = POOLS[step.name.removesuffix("_with_indices")]
     kwargs = {k: v for k, v in step.kwargs.items() if k not in ("return_indices", "input")}
     with torch.no_grad():
@@ -357,7 +368,7 @@ def max_pool(step: Step) -> Tensor:
 def extremum(step: Step) -> Tensor:
     """max(a, b) = (a + b + |a − b|)/2 and its mirror: linear, and one absolute value."""
     a, b = (step.args[0], step.args[1]) if len(step.args) > 1 else (step.args[0], step.kwargs["other"])
-    other_a, other_b = _operands(step) if len(step.args) > 1 else (_partner(step, a), _partner(step, b))
+    other_a, other_b = _operands(step) if len(step.args) > 1 else (partner(step, a), partner(step, b))
     d, other = a - b, other_a - other_b
     held = d.detach()
     slope = ratio(held.abs(), other.abs(), held, other, held.sign)
@@ -379,7 +390,7 @@ def gated(step: Step) -> Tensor:
     """glu: a · σ(b) of two halves."""
     x = step.args[0] if step.args else step.kwargs["input"]
     a, b = x.chunk(2, _axis(step))
-    other_a, other_b = _partner(step, x).chunk(2, _axis(step))
+    other_a, other_b = partner(step, x).chunk(2, _axis(step))
     gate, other_gate = b.detach().sigmoid(), other_b.sigmoid()
     slope = ratio(gate, other_gate, b.detach(), other_b, lambda: gate * (1 - gate))
     return same_value(a * (gate + other_gate) / 2 + (a.detach() + other_a) / 2 * (b * slope), step.value())
@@ -408,48 +419,68 @@ _RULES: dict[str, Callable[[Step], Any]] = {
 
 @value
 class DeepLift:
-    """A = (x − x′) ⊙ multipliers, with ΣA = s(x) − s(x′).
+    """A = (x − x′) ⊙ multipliers, with ΣA = s(x) − s(x′), averaged over references.
 
     Args:
-        baseline: the reference x′; a `Dataset` is averaged over when ``background`` is "all".
-        background: ``"one"`` reference per sample, or ``"all"`` members of a `Dataset` (DeepSHAP).
+        baseline: the reference x′, or a distribution of references.
+        samples: references drawn per sample; a `Dataset` is used whole where this is 0.
         rule: ``"rescale"`` or ``"reveal_cancel"``.
         rules: further rules by operation, in front of the built-in ones.
         uncovered: policy for operations without a rule.
     """
 
     baseline: Baseline
-    background: Literal["one", "all"] = "one"
+    samples: int = 1
     rule: Literal["rescale", "reveal_cancel"] = "rescale"
-    rules: tuple[tuple[str, Any], ...] = ()
+    rules: tuple[tuple[str, BackwardRule], ...] = ()
     uncovered: Policy = "error"
 
     def __post_init__(self) -> None:
         check_policy(self.uncovered)
-        if self.background == "all" and getattr(self.baseline, "samples", None) is None:
-            raise InputError(
-                Code.BASELINE_SHAPE,
-                "Averaging over a background needs a background set",
-                got=repr(self.baseline),
-                expected="a tensor (m, *features) or abe.baselines.Dataset",
+        if self.rule not in ("rescale", "reveal_cancel"):
+            raise SpecError(
+                Code.BAD_PARAMETER, "No such rule", got=repr(self.rule), expected="rescale or reveal_cancel"
+            )
+        if self.samples < 0 or (self.samples == 0 and not isinstance(self._members, Tensor)):
+            raise SpecError(
+                Code.BAD_PARAMETER, "samples must be at least 1 unless a set is given", got=self.samples
             )
 
     @property
-    def members(self) -> int:
+    def _members(self) -> Tensor | None:
+        return getattr(self.baseline, "samples", None)
+
+    @property
+    def references(self) -> int:
         """References per sample."""
-        return len(self.baseline.samples) if self.background == "all" else 1  # type: ignore[attr-defined]
+        members = self._members
+        return self.samples if self.samples or members is None else len(members)
+
+    def rows(self, problem: Problem, owner: Tensor, draw: Tensor) -> Tensor:
+        """(n, *f) reference ``draw`` (n,) of samples ``owner`` (n,)."""
+        members = self._members
+        if self.samples or members is None:
+            return self.baseline.rows(problem, owner, draw)
+        if members.shape[1:] != problem.x.shape[1:]:
+            raise InputError(
+                Code.BASELINE_SHAPE,
+                "The background set has another shape than the input",
+                got=tuple(members.shape),
+                expected=f"(m, {', '.join(map(str, problem.x.shape[1:]))})",
+            )
+        return members[draw.to(members.device)]
 
     def run(self, problem: Problem) -> Result:
         """Two forward rows and one backward row per sample and reference."""
         return self._job(problem).result()
 
-    def report(self, problem: Problem) -> dict[tuple[str, str | None, str], int]:
-        """Rules by operation on the first sample."""
+    def report(self, problem: Problem) -> Found:
+        """Rules by operation on the given samples."""
         return self._job(problem).found
 
     def _job(self, problem: Problem) -> "_Lift":
         job = _Lift(self, problem)
-        owner = problem.everyone.repeat_interleave(self.members)
+        owner = problem.everyone.repeat_interleave(self.references)
         problem.gradient(len(owner), lambda i: problem.x[owner[i]], owner, job.consume, around=job.around)
         return job
 
@@ -460,18 +491,20 @@ class _Lift:
     def __init__(self, spec: DeepLift, problem: Problem) -> None:
         self.spec, self.problem = spec, problem
         self.out = torch.zeros_like(problem.x)
+        self.squares = torch.zeros_like(problem.x) if spec.references > 1 else None
         self.before = problem.x.new_zeros(len(problem.x))
-        self.found: dict[tuple[str, str | None, str], int] = {}
+        self.found: Found = {}
         self.book = RuleBook(entries=spec.rules)
-        self.references: Tensor | None = None
-        self.scores: Tensor | None = None
+        self.references = self.scores = problem.x.new_empty(0)
         self.rule = _rule(spec.rule)
 
     def around(self, call: Call) -> tuple[Any, Tensor]:
         """The reference pass, recorded; then the input's beside it."""
-        self.references = self._references(call).to(call.x).contiguous()
+        draw = call.rows % self.spec.references
+        with torch.no_grad():
+            self.references = self.spec.rows(self.problem, call.owner, draw).to(call.x).contiguous()
         model = self.problem.task.model
-        record = Record()
+        record = Record(also=self.rule.reads)
         with torch.no_grad(), Instrument(model, default=record, decompose_attention=True):
             self.scores = call.score(call.forward(self.references)).detach()
         session = Replay(self._choose, record)
@@ -482,21 +515,6 @@ class _Lift:
         check_same(outputs, self.problem, call)
         self.found.update(session.found)
         return outputs, scores
-
-    def _references(self, call: Call) -> Tensor:
-        member = call.rows % self.spec.members
-        if self.spec.background == "all":
-            samples: Tensor = self.spec.baseline.samples  # type: ignore[attr-defined]
-            chosen = samples[member.to(samples.device)].to(call.x)
-            if chosen.shape[1:] != call.x.shape[1:]:
-                raise InputError(
-                    Code.BASELINE_SHAPE,
-                    "The background set has another shape than the input",
-                    got=tuple(samples.shape),
-                    expected=f"(m, {', '.join(map(str, call.x.shape[1:]))})",
-                )
-            return chosen
-        return self.spec.baseline.rows(self.problem, call.owner, torch.zeros_like(member))
 
     def _choose(self, step: Step) -> Any:
         rule = self.book.find(step)
@@ -510,17 +528,20 @@ class _Lift:
 
     def consume(self, chunk: Chunk) -> None:
         """Add a chunk's share of the means."""
-        if self.references is None or self.scores is None:
-            return
-        share = chunk.gradients * (chunk.x - self.references) / self.spec.members
-        self.out.index_add_(0, chunk.owner, share)
-        self.before.index_add_(0, chunk.owner, self.scores.to(self.before) / self.spec.members)
+        maps, n = chunk.gradients * (chunk.x - self.references), self.spec.references
+        self.out.index_add_(0, chunk.owner, maps / n)
+        self.before.index_add_(0, chunk.owner, self.scores.to(self.before) / n)
+        if self.squares is not None:
+            self.squares.index_add_(0, chunk.owner, maps.square() / n)
 
     def result(self) -> Result:
-        """Maps and the score change they sum to."""
-        return Result(
-            self.out, delta=self.problem.score - self.before, warnings=policy_notes(self.found)
-        )
+        """Maps, the score change they sum to, and standard errors over references."""
+        error = None
+        if self.squares is not None:
+            variance = (self.squares - self.out.square()).clamp(min=0)
+            error = (variance / (self.spec.references - 1)).sqrt()
+        delta = self.problem.score - self.before
+        return Result(self.out, delta, standard_error=error, warnings=policy_notes(self.found))
 
 
 def _rule(name: str) -> Any:
@@ -529,6 +550,3 @@ def _rule(name: str) -> Any:
     from abe.engines.backward_reveal import RevealCancel
 
     return RevealCancel()
-
-
-__all__ = ["DeepLift", "Rescale", "expanded", "kind_of"]

@@ -479,7 +479,9 @@ def _centred(step: Step, x: Tensor, held: Tensor) -> tuple[Tensor, Tensor | floa
         epsilon = argument(step, 4 if centre else 3, "eps", 1e-5 if centre else None)
         axes, view, shaped = tuple(range(-len(shape), 0)), x, (lambda t: t)
     elif step.name == "group_norm":
-        groups, weight, bias = (argument(step, i, n) for i, n in ((1, "num_groups"), (2, "weight"), (3, "bias")))
+        groups, weight, bias = (
+            argument(step, i, n) for i, n in ((1, "num_groups"), (2, "weight"), (3, "bias"))
+        )
         epsilon, axes, centre = argument(step, 4, "eps", 1e-5), (2,), True
         view = x.reshape(x.shape[0], groups, -1)
         shaped = lambda t: t.view(-1, *[1] * (x.ndim - 2))  # noqa: E731
@@ -498,7 +500,7 @@ _MOVES = frozenset(
     """view reshape view_as reshape_as flatten unflatten permute transpose t T mT movedim moveaxis squeeze
     unsqueeze cat stack chunk split split_with_sizes tensor_split unbind getitem select narrow contiguous clone
     to float double dropout dropout1d dropout2d dropout3d roll flip pixel_shuffle pixel_unshuffle pad
-    constant_pad_nd max_pool1d max_pool2d max_pool3d adaptive_max_pool2d max amax index_select masked_fill
+    constant_pad_nd max_pool1d max_pool2d max_pool3d adaptive_max_pool2d max amax index_select masked_fill where
     feature_dropout alpha_dropout feature_alpha_dropout""".split()
 )
 
@@ -522,7 +524,12 @@ class Relevance:
         held = step.value()
         inputs = list({id(t): t for t in step.inputs()}.values())
         if _keeps_place(step, inputs, held):
-            return same_value(inputs[0], held)
+            alive = (
+                (step.with_(lambda t: torch.ones_like(t) if depends(t) else t) != 0)
+                if step.name == "mul"
+                else 1
+            )
+            return same_value(inputs[0] * alive, held)
         twins = {id(t): scaled(t, t.detach()) for t in inputs}
         args, kwargs = _swapped(step, twins)
         output = self.rule(Step(step.seen, step.func, args, kwargs, step.kind, step.number, step.session))
@@ -537,7 +544,7 @@ def _keeps_place(step: Step, inputs: list[Tensor], held: Any) -> bool:
     """One tensor of the input in, the same shape out, entry by entry."""
     if len(inputs) != 1 or not isinstance(held, Tensor) or held.shape != inputs[0].shape:
         return False
-    entrywise = IDENTITIES | {"add", "sub", "rsub", "mul", "div", "neg", "batch_norm", "where", "maximum"}
+    entrywise = IDENTITIES | {"add", "sub", "rsub", "mul", "div", "neg", "batch_norm"}
     return step.name in entrywise
 
 

@@ -204,7 +204,7 @@ class Session:
     bounds: tuple[Tensor, Tensor] | None = None
     found: dict[tuple[str, str | None, str], int] = field(default_factory=dict)
     layers: int = 0
-    memory: dict[str, Any] = field(default_factory=dict)
+    memory: dict[int, Any] = field(default_factory=dict)
     _masks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def __call__(self, seen: Seen, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -260,6 +260,8 @@ def refuse_hidden(outputs: Any) -> None:
         made_by = getattr(type(node), "_forward_cls", None)
         if made_by is None or made_by is _SameValue or getattr(made_by, "abe_plumbing", False):
             continue
+        if made_by.__name__ == "BackwardHookFunction":
+            continue  # PyTorch's own, the identity at modules with backward hooks
         if made_by.__name__ == "CheckpointFunction":
             raise ModelError(
                 Code.HIDDEN_BACKWARD,

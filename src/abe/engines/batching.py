@@ -192,7 +192,11 @@ class Evaluator:
 
     def _chosen(self, job: "_Job", n: int) -> tuple[nn.Module, str]:
         own = self.task.model, "model"
-        if self.execution == "model" or job.around is not None or (job.objective is not None and job.objective.layers):
+        if (
+            self.execution == "model"
+            or job.around is not None
+            or (job.objective is not None and job.objective.layers)
+        ):
             return own
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self.task.model)
