@@ -9,8 +9,8 @@ import abe
 from abe.baselines import Dataset, Given
 from abe.engines.backward_deeplift import DeepLift
 from abe.engines.backward_filters import AsItIs
-from abe.engines.backward_lrp import Epsilon, ZPlus
 from abe.engines.backward_steps import stabilised, transformed
+from abe.engines.backward_weights import Epsilon, ZPlus
 from abe.methods.relevance import relevance
 from abe.spec import value
 

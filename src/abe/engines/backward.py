@@ -34,6 +34,7 @@ from abe.engines.execution import candidates, fingerprint
 from abe.engines.instrument import Instrument
 from abe.engines.operations import tensors
 from abe.engines.problem import Problem
+from abe.engines.state import as_found
 from abe.errors import Code, ModelError, SpecError, note
 from abe.objectives import Captured
 from abe.spec import value
@@ -315,7 +316,9 @@ def merged_copy(task: Task, problem: Problem) -> nn.Module:
 def coverage_of(engine: Any, problem: Problem) -> list[Covered]:
     """Every operation that depends on the input and the rule it gets from ``engine``, on one sample."""
     one = problem.with_(x=problem.x[:1], owner=problem.everyone[:1])
-    return [Covered(name, module, rule, count) for (name, module, rule), count in engine.report(one).items()]
+    with as_found(problem.task.model), torch.enable_grad():
+        found: Found = engine.report(one)
+    return [Covered(name, module, rule, count) for (name, module, rule), count in found.items()]
 
 
 @value

@@ -21,9 +21,9 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from abe.engines.backward_deeplift import ELEMENTWISE, Rescale, close, partner, reference
-from abe.engines.backward_lrp import split, weighted
-from abe.engines.backward_steps import WEIGHTED, Step, same_value
+from abe.engines.backward_rescale import ELEMENTWISE, Rescale, partner, reference
+from abe.engines.backward_steps import WEIGHTED, Step, close, same_value
+from abe.engines.backward_weights import split, weighted
 from abe.spec import value
 
 _VIEWS = frozenset(
@@ -32,9 +32,9 @@ _VIEWS = frozenset(
 
 
 class Parts(NamedTuple):
-    """The two carriers of a tensor and the two parts of its change."""
+    """The two carriers of a tensor and the two parts of its change; the node keeps the key alive."""
 
-    held: Tensor
+    node: Any
     up: Tensor
     down: Tensor
     change_up: Tensor
@@ -56,18 +56,26 @@ class RevealCancel:
         known: dict[int, Parts] = step.session.memory
         if step.kind == "linear" and step.name in WEIGHTED:
             return _keep(known, *_weighted(step, known))
-        if step.name in ELEMENTWISE and len(step.inputs()) == 1 and id(step.inputs()[0]) in known:
-            return _keep(known, *_elementwise(step, known[id(step.inputs()[0])]))
-        output = Rescale()(step)
-        if step.name in _VIEWS and id(step.inputs()[0]) in known:
-            parts = known[id(step.inputs()[0])]
-            moved = [_moved(step, parts.held, t) for t in parts[1:]]
-            return _keep(known, same_value(moved[0] + moved[1], output.detach()), *moved)
-        return output
+        inputs = step.inputs()
+        parts = known.get(id(_node(inputs[0]))) if len(inputs) == 1 else None
+        if parts is not None and step.name in ELEMENTWISE:
+            return _keep(known, *_elementwise(step, inputs[0], parts))
+        if parts is not None and step.name in _VIEWS:
+            moved = [_moved(step, inputs[0], part) for part in parts[1:]]
+            return _keep(known, same_value(moved[0] + moved[1], step.value()), *moved)
+        return Rescale()(step)
+
+
+def _node(tensor: Tensor) -> Any:
+    """What made a tensor's value. The instrument clones what an in-place call reads and copies back."""
+    node = tensor.grad_fn
+    while node is not None and type(node).__name__ in ("CloneBackward0", "CopyBackwards"):
+        node = node.next_functions[-1][0]
+    return node
 
 
 def _keep(known: dict[int, Parts], output: Tensor, *parts: Tensor) -> Tensor:
-    known[id(output)] = Parts(output, *parts)
+    known[id(output.grad_fn)] = Parts(output.grad_fn, *parts)
     return output
 
 
@@ -77,7 +85,7 @@ def _moved(step: Step, held: Tensor, part: Tensor) -> Tensor:
 
 def _weighted(step: Step, known: dict[int, Parts]) -> tuple[Tensor, ...]:
     call, held = weighted(step), step.value()
-    parts = known.get(id(call.x)) or _by_sign(call.x, partner(step, call.x))
+    parts = known.get(id(_node(call.x))) or _by_sign(call.x, partner(step, call.x))
     more, less = call.weight.clamp(min=0), call.weight.clamp(max=0)
 
     def send(same: Tensor, other: Tensor) -> Tensor:
@@ -94,12 +102,12 @@ def _by_sign(x: Tensor, other: Tensor) -> Parts:
     up, down = split(change)
     rising = change > 0
     zero = torch.zeros_like(x)
-    return Parts(x, torch.where(rising, x, zero), torch.where(rising, zero, x), up, down)
+    return Parts(None, torch.where(rising, x, zero), torch.where(rising, zero, x), up, down)
 
 
-def _elementwise(step: Step, parts: Parts) -> tuple[Tensor, ...]:
+def _elementwise(step: Step, x: Tensor, parts: Parts) -> tuple[Tensor, ...]:
     args, kwargs = reference(step)
-    other = partner(step, parts.held)
+    other = partner(step, x)
 
     def f(z: Tensor) -> Tensor:
         return Step(step.seen, step.func, args, kwargs, step.kind, step.number, step.session).with_(
@@ -112,7 +120,7 @@ def _elementwise(step: Step, parts: Parts) -> tuple[Tensor, ...]:
     change_up = (first - start + end - second) / 2
     change_down = (second - start + end - first) / 2
     slopes = [
-        _slope(c, d, parts.held.detach(), other, end, start)
+        _slope(c, d, x.detach(), other, end, start)
         for c, d in ((change_up, parts.change_up), (change_down, parts.change_down))
     ]
     up, down = parts.up * slopes[0], parts.down * slopes[1]

@@ -28,6 +28,15 @@ TINY = {torch.float64: 1e-30, torch.float32: 1e-20, torch.float16: 1e-6, torch.b
 """Below this a denominator counts as zero."""
 
 
+CLOSE = {torch.float64: 1e-9, torch.float32: 1e-4}
+"""Share of |x| + |x′| below which Δx is rounding, and the gradient stands for the ratio."""
+
+
+def names(text: str) -> frozenset[str]:
+    """A set of operations from their names in a text."""
+    return frozenset(text.split())
+
+
 class _SameValue(torch.autograd.Function):
     """The given value; the gradient of the surrogate, after the transform."""
 
@@ -63,6 +72,11 @@ def stabilised(z: Float[Tensor, "*s"], epsilon: float) -> Float[Tensor, "*s"]:
     """z + ε sign(z) with sign(0) = 1, and never exactly zero."""
     epsilon = max(epsilon, TINY.get(z.dtype, 1e-20))
     return z + torch.where(z >= 0, epsilon, -epsilon)
+
+
+def close(x: Tensor, other: Tensor) -> Tensor:
+    """Where two values differ by rounding at most."""
+    return (x - other).abs() <= CLOSE.get(x.dtype, 1e-2) * (x.abs() + other.abs())
 
 
 @dataclass
@@ -158,6 +172,11 @@ class Step:
     def error(self, what: str, fix: str) -> ModelError:
         """A RULE error that names the operation and where it is."""
         return ModelError(Code.RULE, what, got=where(self.name, self.seen.module), fix=fix)
+
+
+def argument(step: Step, position: int, name: str, default: Any = None) -> Any:
+    """An argument of a call, given by position or by name."""
+    return step.args[position] if len(step.args) > position else step.kwargs.get(name, default)
 
 
 def where(name: str, module: str | None) -> str:

@@ -3,20 +3,8 @@
 from typing import Any, Literal
 
 from abe.engines.backward import Backward, BackwardRule, Contrast, Policy
-from abe.engines.backward_lrp import (
-    AlphaBeta,
-    Epsilon,
-    Flat,
-    Gamma,
-    Negated,
-    Softmax,
-    WSquare,
-    ZBox,
-    ZPlus,
-    in_relevance,
-    lrp_book,
-    needs_relevance,
-)
+from abe.engines.backward_lrp import Softmax, in_relevance, lrp_book, needs_relevance
+from abe.engines.backward_weights import AlphaBeta, Epsilon, Flat, Gamma, Negated, WSquare, ZBox, ZPlus
 from abe.errors import Code, SpecError
 from abe.methods.gradient import ONE_GRADIENT
 from abe.registry import methods
