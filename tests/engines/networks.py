@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+MEAN, STD = (0.5, 0.4, 0.45), (0.25, 0.2, 0.22)
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resnet18": (models.resnet18, 64),
     "resnet50": (models.resnet50, 64),
@@ -41,7 +43,8 @@ def network(name: str) -> tuple[nn.Module, Tensor]:
     _calibrate(net, torch.rand(4, 3, side, side, generator=generator, dtype=torch.float64) * 4 - 2)
     head = [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
     with torch.no_grad():
-        scores = net((x - 0.45) / 0.22)[:, 0]
+        mean, std = (torch.tensor(v, dtype=x.dtype).view(3, 1, 1) for v in (MEAN, STD))
+        scores = net((x - mean) / std)[:, 0]
         head.weight *= 3 / scores.abs().min()
         head.bias *= 3 / scores.abs().min()
     return net, x

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.engines.networks import NETWORKS, network
+from tests.engines.networks import MEAN, NETWORKS, STD, network
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -171,7 +171,7 @@ FAST = ("resnet18", "mobilenet_v3_small")
 def test_networks(name):
     """Unmodified networks: DeepLIFT complete, LRP closed, per sample, with biases that matter."""
     net, x = network(name)
-    task = abe.image_task(net, mean=[0.5, 0.4, 0.45], std=[0.25, 0.2, 0.22], output_kind="logits")
+    task = abe.image_task(net, mean=MEAN, std=STD, output_kind="logits")
     target = 0
     lifted = abe.explain(task, x, DeepLift(baseline=Zero()), target=target, progress=False, chunk=2)
     assert float(lifted.score.abs().min()) > 1

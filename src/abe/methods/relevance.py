@@ -419,7 +419,7 @@ def lrp_composite(
 
     Args:
         composite: ``"epsilon_plus"`` (z⁺ at convolutions), ``"epsilon_gamma"``, ``"epsilon_alpha2_beta1"``,
-            ``"epsilon_gamma_box"`` (zᴮ first), ``"epsilon_plus_flat"`` (flat first); ε at dense layers in all.
+            ``"epsilon_gamma_box"`` (zᴮ first), ``"epsilon_plus_flat"`` (flat first); ε at dense layers.
         epsilon: stabiliser of dense layers.
         merged: run a copy with batch norm merged into convolutions, where it can be made.
         rules: pairs (operation, rule) in front of the built-in ones.
