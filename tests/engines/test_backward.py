@@ -13,9 +13,10 @@ from abe.engines.backward import Backward, RuleBook, coverage_of
 from abe.engines.backward_deeplift import DeepLift
 from abe.engines.backward_filters import AsItIs
 from abe.engines.backward_lrp import lrp_book
+from abe.engines.backward_patterns import PatternFit, Patterns, fit_patterns
 from abe.engines.backward_steps import Step
 from abe.engines.backward_weights import Epsilon, ZPlus
-from abe.errors import InputError, ModelError
+from abe.errors import InputError, ModelError, StorageError
 from abe.methods.relevance import relevance
 from abe.spec import value
 from abe.testing.bench import problem_of
@@ -341,3 +342,66 @@ def test_the_first_matching_entry_wins():
         problem_of(nn.Sequential(nn.Conv2d(3, 2, 6).double(), nn.Flatten()), images(1, 6)),
     )
     assert found[0].rule == "Halved()"
+
+
+# ---------------------------------------------------------------- patterns
+
+
+def test_patterns_point_to_the_signal(tmp_path):
+    """x = a y + distractor: the weight cancels the distractor, the pattern is a (kindermans2018, Sec. 3)."""
+    generator = torch.Generator().manual_seed(0)
+    signal = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    distractor = torch.tensor([1.0, 1.0], dtype=torch.float64)
+    y, noise = torch.randn(2, 4000, generator=generator, dtype=torch.float64)
+    x = (y[:, None] * signal + noise[:, None] * distractor).view(-1, 1, 1, 2)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(2, 1).double())
+    net[1].weight.data = torch.tensor([[1.0, -1.0]], dtype=torch.float64)
+    task = abe.image_task(net, channels=1, bounds=None, output_kind="regression")
+    fit = PatternFit(task, kind="linear")
+    patterns = fit_patterns(task, x.split(1000), fit=fit)
+    assert torch.allclose(patterns.layers[0][0], signal, atol=0.05)
+    once = PatternFit(task, kind="linear")
+    once.add(x)
+    assert torch.allclose(once.patterns().layers[0], patterns.layers[0], atol=1e-12)
+    patterns.save(tmp_path / "patterns.safetensors")
+    found = abe.explain(
+        task, x[:2], "pattern_net", patterns=str(tmp_path / "patterns.safetensors"), progress=False
+    )
+    expected = found.score[:, None] * patterns.layers[0]
+    assert torch.allclose(found.attribution.flatten(1), expected)
+    attributed = abe.explain(task, x[:2], "pattern_attribution", patterns=patterns, progress=False)
+    assert torch.allclose(attributed.attribution.flatten(1), expected * net[1].weight.detach())
+
+
+def test_patterns_of_convolutions_by_hand():
+    """Moments of patches where z > 0, against an explicit unfolding; a loader that fails keeps its state."""
+    net, x = Written(F.relu), images(6)
+    task = abe.image_task(net, output_kind="logits", bounds=None)
+    fit = PatternFit(task)
+
+    def failing():
+        yield from x.split(2)
+        raise OSError("the disc is gone")
+
+    with pytest.raises(OSError, match="disc"):
+        fit_patterns(task, failing(), fit=fit)
+    pattern = fit.patterns().layers[0]
+    patches = F.unfold(x, 3, padding=1).transpose(1, 2).reshape(-1, 27)
+    weight = net.first.detach().flatten(1)
+    z = patches @ weight.T + net.bias.detach()
+    for k in range(5):
+        here = z[:, k] > 0
+        covariance = (patches[here] * z[here, k, None]).mean(0) - patches[here].mean(0) * z[here, k].mean()
+        expected = covariance / (weight[k] @ covariance)
+        assert torch.allclose(pattern[k].flatten(), expected, atol=1e-10)
+
+
+def test_patterns_are_refused_where_they_do_not_fit(tmp_path):
+    with pytest.raises(InputError, match="at least one batch"):
+        fit_patterns(abe.image_task(Written(F.relu), bounds=None), [])
+    other = Patterns((torch.ones(2, 2),))
+    with pytest.raises(ModelError, match="another model"):
+        explain(Written(F.relu), images(), "pattern_net", patterns=other)
+    (tmp_path / "broken").write_bytes(b"no")
+    with pytest.raises(StorageError):
+        explain(Written(F.relu), images(), "pattern_net", patterns=str(tmp_path / "broken"))

@@ -38,7 +38,7 @@ from abe.engines.state import as_found
 from abe.errors import Code, ModelError, SpecError, note
 from abe.objectives import Captured
 from abe.spec import value
-from abe.task.base import Task
+from abe.task.base import Context, Task
 from abe.types import Result
 
 Form = Literal["gradient", "ratio", "relevance"]
@@ -301,11 +301,15 @@ _MERGED: "WeakKeyDictionary[Task, tuple[tuple[Any, ...], nn.Module]]" = WeakKeyD
 
 
 def merged_copy(task: Task, problem: Problem) -> nn.Module:
+    """`merge` with the problem's first sample to try copies on."""
+    return merge(task, problem.x[:1], problem.context.take(problem.everyone[:1]))
+
+
+def merge(task: Task, x: Tensor, context: Context) -> nn.Module:
     """A copy with batch norm merged into the convolutions before it, or the model itself."""
     now = fingerprint(task.model)
     known = _MERGED.get(task)
     if known is None or known[0] != now:
-        x, context = problem.x[:1], problem.context.take(problem.everyone[:1])
         found = candidates(task.model, lambda model: task.forward(x, context, model))
         copies = (c.model for c in found if c.folded and not c.channels_last)
         known = (now, next(copies, task.model))

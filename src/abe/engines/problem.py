@@ -81,9 +81,14 @@ class Problem:
         """Names of the draws with numbers ``draw`` (n,) of samples ``owner`` (n,)."""
         return [(self.ids[o], d) for o, d in zip(owner.tolist(), draw.tolist(), strict=True)]
 
-    def forward(self, n: int, make: Make, owner: Tensor, consume: Consume) -> None:
-        """Run rows without gradients; ``consume`` gets every `Chunk` with outputs and scores."""
-        self._run("forward", n, make, owner, consume)
+    def forward(
+        self, n: int, make: Make, owner: Tensor, consume: Consume, *, around: Around | None = None
+    ) -> None:
+        """Run rows without gradients; ``consume`` gets every `Chunk` with outputs and scores.
+
+        ``around`` runs each chunk its own way, for example under an instrument.
+        """
+        self._run("forward", n, make, owner, consume, around)
 
     def gradient(
         self, n: int, make: Make, owner: Tensor, consume: Consume, *, around: Around | None = None
