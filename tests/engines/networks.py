@@ -1,4 +1,4 @@
-"""Torchvision networks, unmodified, with every parameter and statistic redrawn from a fixed seed.
+"""Torchvision networks, unmodified: parameters redrawn from a fixed seed, batch norms measured on it.
 
 As shipped, ViT's output is exactly 0, layer scales are 1e-6 and biases 0, which would make tests empty.
 """
@@ -63,7 +63,7 @@ def _redraw(module: nn.Module, generator: torch.Generator) -> None:
 
 
 def _calibrate(net: nn.Module, x: Tensor) -> None:
-    """Statistics of batch norms from a batch, then disturbed, so that signals neither die nor explode."""
+    """Statistics of batch norms from a seeded batch, so that signals neither die nor explode."""
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
 
     def measure(module: nn.Module, args: tuple[Tensor, ...]) -> None:

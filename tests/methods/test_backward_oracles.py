@@ -32,9 +32,9 @@ PLAIN_POOL = (("max_pool2d", AsItIs()),)
 
 @pytest.mark.parametrize("name", ["captum_deeplift_zero", "captum_deeplift_rand"])
 def test_deeplift(name):
-    """captum loses its rule for max-pool behind a ReLU, which has read the pool's gradient before.
+    """captum's maps are those of plain gradients at max-pool here, although it has a rule for it.
 
-    With plain gradients at max-pool ours is equal; with the rule it is complete, which captum is not.
+    That the ReLU before the pool has read its gradient already is our guess at why. With plain gradients at max-pool ours is equal; with the rule it is complete, which captum is not.
     """
     case = oracle(name)
     baseline = Given(reference=case["baseline"].double()) if "baseline" in case else "zero"
