@@ -34,7 +34,8 @@ PLAIN_POOL = (("max_pool2d", AsItIs()),)
 def test_deeplift(name):
     """captum's maps are those of plain gradients at max-pool here, although it has a rule for it.
 
-    That the ReLU before the pool has read its gradient already is our guess at why. With plain gradients at max-pool ours is equal; with the rule it is complete, which captum is not.
+    Why is a guess: the ReLU before the pool seems to have read its gradient already. With our rule the
+    map is complete, which captum's is not.
     """
     case = oracle(name)
     baseline = Given(reference=case["baseline"].double()) if "baseline" in case else "zero"
