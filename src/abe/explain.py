@@ -11,7 +11,7 @@ from abe.draws import SeededDraws, as_ids
 from abe.engines.batching import Evaluator, Execution
 from abe.engines.inspection import clean_name, compiled, coupling
 from abe.engines.problem import Problem, predict, settle_output_kind, settle_target
-from abe.engines.state import as_found
+from abe.engines.state import as_found, eager
 from abe.errors import Code, ModelError, SpecError, note
 from abe.explanation import Explanation, check_map, versions
 from abe.formulas import evaluate
@@ -96,7 +96,7 @@ def explain(
     with (
         as_found(task.model),
         torch.enable_grad(),
-        _stance(task.model),
+        eager(task.model),
         Progress(chosen.name, _expected(chosen, len(lifted.x)), enabled=progress is True) as bar,
     ):
         advance = progress if callable(progress) else bar.advance
@@ -252,21 +252,6 @@ def _remarks(model: nn.Module) -> list[str]:
                 fix="Load a sound checkpoint; an explanation of NaN means nothing",
             )
     return remarks
-
-
-class _stance:
-    """Eager mode for compiled modules, so that every operation is seen; nothing otherwise."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._inner: Any = torch.compiler.set_stance("force_eager") if compiled(model) else None
-
-    def __enter__(self) -> None:
-        if self._inner is not None:
-            self._inner.__enter__()
-
-    def __exit__(self, *problem: Any) -> None:
-        if self._inner is not None:
-            self._inner.__exit__(*problem)
 
 
 def _refuse_inference_mode(model: nn.Module) -> None:

@@ -7,7 +7,7 @@ steps, draws or masks.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -377,9 +377,3 @@ def _refuse_outputs(outputs: Tensor) -> None:
         got=f"in {int((~torch.isfinite(outputs.detach()).flatten(1).all(1)).sum())} of {len(outputs)} rows",
         fix="Check the model's weights and the input's scale",
     )
-
-
-def iterate(rows: int, size: int) -> Iterator[slice]:
-    """Slices of at most ``size`` that cover 0 … rows − 1."""
-    for start in range(0, rows, size):
-        yield slice(start, min(rows, start + size))

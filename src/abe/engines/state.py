@@ -2,11 +2,13 @@
 
 import random
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from abe.engines.inspection import compiled
 
 
 @contextmanager
@@ -48,6 +50,13 @@ def as_found(model: nn.Module) -> Generator[None]:
         random.setstate(python_state)
         if cuda_states is not None:
             torch.cuda.set_rng_state_all(cuda_states)
+
+
+@contextmanager
+def eager(model: nn.Module) -> Generator[None]:
+    """Eager mode for compiled modules, so that every operation is seen; nothing otherwise."""
+    with torch.compiler.set_stance("force_eager") if compiled(model) else nullcontext():
+        yield
 
 
 def _copy(buffer: Tensor | None) -> Tensor | None:

@@ -1,8 +1,7 @@
 """Which method explains this model best, by which metrics: `compare`, and `score` for one metric."""
 
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from abe.baselines import Confusion, as_baseline
 from abe.draws import SeededDraws, as_ids
 from abe.engines.batching import Evaluator
 from abe.engines.problem import Problem, predict, settle_output_kind, settle_target
-from abe.engines.state import as_found
+from abe.engines.state import as_found, eager
 from abe.errors import AbeError, Code, SpecError
 from abe.explain import explain
 from abe.explanation import Explanation
@@ -195,7 +194,7 @@ def score(
     context = Context() if raw is None else task.lift(raw).context
     x = explanation.x.to(task.device)
     task.check(x)
-    with as_found(task.model), _eager(task), torch.enable_grad():
+    with as_found(task.model), eager(task.model), torch.enable_grad():
         evaluator = Evaluator(task, execution=execution, chunk=chunk)
         if task.output_kind == "auto":
             settle_output_kind(task, predict(evaluator, x, context), [])
@@ -272,7 +271,7 @@ def compare(
     total += len(contenders) * sum(len(lifted.x) * r.points(lifted.x.shape[1:]) for r in _runs(chosen))
     with (
         as_found(task.model),
-        _eager(task),
+        eager(task.model),
         torch.enable_grad(),
         Progress("compare", total, enabled=progress is True) as bar,
     ):
@@ -490,13 +489,3 @@ def _rows(method: Method, b: int) -> float:
     parts = [] if passes is None else [evaluate_formula(f, names) for f in (passes.forward, passes.backward)]
     known = [p for p in parts if p is not None]
     return float(sum(known)) if len(known) == 2 else 100.0 * b
-
-
-@contextmanager
-def _eager(task: Task) -> Generator[None]:
-    """Compiled modules run uncompiled inside."""
-    if not any(type(module).__name__ == "OptimizedModule" for module in task.model.modules()):
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
