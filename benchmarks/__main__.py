@@ -1,39 +1,44 @@
 """``python -m benchmarks [ig] [overhead] [levers]``: prints JSON tables; see docs/performance.md."""
 
+import argparse
 import json
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
+from benchmarks.subjects import MODELS
+
 PARTS = ("ig", "overhead", "levers")
 
 
-def main(words: list[str]) -> None:
+def main() -> None:
     """Run the named parts (all by default) and print what they found."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS) + "; all by default")
+    parser.add_argument("--model", choices=tuple(MODELS), help="one network instead of all (ig, levers)")
+    parser.add_argument("--rounds", type=int, help="alternating rounds (ig: 3, overhead: 5)")
+    words = parser.parse_args()
+    if unknown := [part for part in words.parts if part not in PARTS]:
+        parser.error(f"no benchmark is called {unknown[0]!r}; there are {', '.join(PARTS)}")
     torch.set_num_threads(2)
-    unknown = [w for w in words if w not in PARTS]
-    if unknown:
-        sys.exit(f"no benchmark is called {unknown[0]!r}; there are {', '.join(PARTS)}")
-    for part in words or PARTS:
-        for row in _run(part):
+    rounds = {} if words.rounds is None else {"rounds": words.rounds}
+    for part in words.parts or PARTS:
+        for row in _run(part, [words.model] if words.model else list(MODELS), rounds):
             print(json.dumps(row), flush=True)
 
 
-def _run(part: str) -> Iterator[Any]:
+def _run(part: str, models: list[str], rounds: dict[str, int]) -> Iterator[Any]:
+    from benchmarks import integrated_gradients, levers, overhead
+
     if part == "overhead":
-        from benchmarks import overhead
-
-        yield from overhead.run()
-        return
-    from benchmarks import integrated_gradients, levers
-    from benchmarks.subjects import MODELS
-
-    module = integrated_gradients if part == "ig" else levers
-    for name in MODELS:
-        yield module.run(name)
+        yield from overhead.run(**rounds)
+    elif part == "ig":
+        for name in models:
+            yield from integrated_gradients.run(name, **rounds)
+    else:
+        yield from (levers.run(name) for name in models)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,5 +1,6 @@
 """Integrated gradients against captum: as called by default, at equal nodes, and to a given residual."""
 
+from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
@@ -11,20 +12,17 @@ RISING = (50, 100, 200, 400, 800)
 TOLERANCE = 0.02
 
 
-def run(model: str, rounds: int = 3) -> dict[str, Any]:
-    """All comparisons on one network; ratios are captum's seconds over ours."""
+def run(model: str, rounds: int = 3) -> Iterator[dict[str, Any]]:
+    """All comparisons on one network, each as soon as it is measured; ratios are captum's seconds over ours."""
     ours, theirs = Worker("abe", model), Worker("captum", model)
     try:
-        return {
-            "model": model,
-            "default": _default(ours, theirs, rounds),
-            "equal_nodes": _equal_nodes(ours, theirs, rounds),
-            "to_residual": _to_residual(ours, theirs, rounds),
-            "residuals": _residuals(model),
-        }
+        yield {"model": model, "default": _default(ours, theirs, rounds)}
+        yield {"model": model, "equal_nodes": _equal_nodes(ours, theirs, rounds)}
+        yield {"model": model, "to_residual": _to_residual(ours, theirs, rounds)}
     finally:
         ours.close()
         theirs.close()
+    yield {"model": model, "residuals": _residuals(model)}
 
 
 def _default(ours: Worker, theirs: Worker, rounds: int) -> dict[str, Any]:

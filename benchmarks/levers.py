@@ -45,7 +45,7 @@ def _settings(task: Task, x: Tensor) -> dict[str, Any]:
     reference = abe.explain(task, x, "ig", execution="model", progress=False).attribution
     found = {}
     for label, params in settings.items():
-        for _ in range(3):
+        for _ in range(2):
             began = time.perf_counter()
             done = abe.explain(task, x, "ig", progress=False, **params)
             seconds = time.perf_counter() - began

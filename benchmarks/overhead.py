@@ -1,9 +1,10 @@
 """Wall time of every method against its recorded rows times their time at the best chunk.
 
-The yardstick is a bare loop over the same execution copy: forward and gradient rows at the fastest
-of several chunks, measured in the same process and in turn with the method.
+The yardstick is a bare loop over the same execution copy at the fastest of several chunks: as many
+forward and gradient rows as the method reports, half of them just before it and half just after.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from statistics import median
@@ -14,6 +15,7 @@ from torch import Tensor
 
 import abe
 from abe.engines.batching import state_of
+from abe.explanation import Explanation
 from abe.task.base import Task
 from benchmarks.subjects import efficientnet, photos
 
@@ -53,25 +55,29 @@ def run(rounds: int = 5) -> Iterator[dict[str, Any]]:
 def _method(
     task: Task, model: torch.nn.Module, x: Tensor, best: dict[str, int], name: str, rounds: int
 ) -> dict[str, Any]:
-    raw = photos(PHOTOS if name not in ("gradient", "gradient_x_input", "fast_ig") else ROWS)
-    ratios, done = [], None
+    copies = 1 if SETTINGS[name] else ROWS // PHOTOS  # every method runs at least ROWS rows
+    rows = x.repeat(copies, 1, 1, 1)
+
+    def explain() -> Explanation:
+        return abe.explain(task, rows, name, progress=False, **SETTINGS[name])
+
+    cost, ratios = explain().cost, []
+    half = {"forward": (cost.forward_rows - cost.backward_rows) / 2, "gradient": cost.backward_rows / 2}
+
+    def bare() -> float:
+        return sum(n * _seconds_per_row(task, model, x, kind, best[kind], n) for kind, n in half.items() if n)
+
     for _ in range(rounds):
-        forward = _seconds_per_row(task, model, x, "forward", best["forward"])
-        gradient = _seconds_per_row(task, model, x, "gradient", best["gradient"])
+        before = bare()
         began = time.perf_counter()
-        done = abe.explain(
-            task, x.repeat(len(raw) // len(x), 1, 1, 1), name, progress=False, **SETTINGS[name]
-        )
+        explain()
         wall = time.perf_counter() - began
-        cost = done.cost
-        ratios.append(
-            wall / ((cost.forward_rows - cost.backward_rows) * forward + cost.backward_rows * gradient)
-        )
-    assert done is not None
+        ratios.append(wall / (before + bare()))
     return {
         "method": name,
-        "rows": done.cost.passes,
-        "chunk": done.cost.chunk,
+        "rows": cost.passes,
+        "chunk": cost.chunk,
+        "bare_chunks": best,
         "ratio": median(ratios),
         "ratios": [round(r, 3) for r in ratios],
         "bar": 1.2 if name in DYNAMIC else 1.1,
@@ -79,12 +85,14 @@ def _method(
 
 
 def _best_chunk(task: Task, model: torch.nn.Module, x: Tensor, kind: str) -> int:
-    times = {n: min(_seconds_per_row(task, model, x, kind, n) for _ in range(2)) for n in CHUNKS}
+    times = {n: min(_seconds_per_row(task, model, x, kind, n, ROWS) for _ in range(2)) for n in CHUNKS}
     return min(times, key=lambda n: times[n])
 
 
-def _seconds_per_row(task: Task, model: torch.nn.Module, x: Tensor, kind: str, chunk: int) -> float:
-    rows = x.repeat(-(-max(16, chunk) // len(x)), 1, 1, 1)
+def _seconds_per_row(
+    task: Task, model: torch.nn.Module, x: Tensor, kind: str, chunk: int, at_least: float = 16
+) -> float:
+    rows = x.repeat(math.ceil(max(at_least, chunk) / len(x)), 1, 1, 1)
     _bare(task, model, rows[:chunk], kind)
     began = time.perf_counter()
     for part in rows.split(chunk):

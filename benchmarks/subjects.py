@@ -24,22 +24,32 @@ def efficientnet() -> Task:
 
 
 def resnet50() -> Task:
-    """ResNet-50 at 224² with random weights and the photographs' own batch statistics."""
+    """ResNet-50 at 224², every parameter and statistic redrawn from a seed, largest logits near 10."""
     from torchvision.models import resnet50 as build
 
-    with torch.random.fork_rng():
-        torch.manual_seed(0)  # noqa: TID251 - torchvision draws its weights from the global generator
-        model = build(weights=None)
+    model = redraw(build(weights=None))
     task = image_task(model, mean=MEAN, std=STD, size=224)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # cumulative average
-    model.train()
     with torch.no_grad():
-        task.forward(task.lift(photos(8)).x)
-    model.fc.weight.data.mul_(20)
-    model.eval()
+        largest = task.forward(task.lift(photos(4)).x).amax(1).mean()
+        model.fc.weight.mul_(10 / largest)
     return task
+
+
+def redraw(model: nn.Module, seed: int = 0) -> nn.Module:
+    """A convolutional network with well-conditioned random weights and statistics, in evaluation mode."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.weight.normal_(0, (2 / module.weight[0].numel()) ** 0.5, generator=generator)
+                if module.bias is not None:
+                    module.bias.normal_(0, 0.1, generator=generator)
+            elif isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5, generator=generator)
+                module.bias.normal_(0, 0.1, generator=generator)
+                module.running_mean.normal_(0, 0.1, generator=generator)
+                module.running_var.uniform_(0.5, 1.5, generator=generator)
+    return model.eval()
 
 
 MODELS: dict[str, Callable[[], Task]] = {"EfficientNet-Lite0": efficientnet, "ResNet-50": resnet50}

@@ -13,6 +13,8 @@ from abe.task.base import Context, Task
 
 PROBE_ROWS = 4
 """Rows on which candidates are verified and timed: near the best chunk on a CPU."""
+ROUNDS = 3
+"""Timed runs of every candidate that agrees; the verification before them warms caches up."""
 
 
 @dataclass(frozen=True)
@@ -33,29 +35,40 @@ def choose(task: Task, x: Tensor, context: Context, fingerprint: tuple[Any, ...]
         context: their context.
         fingerprint: of the model as it is now.
     """
-    best, best_seconds = Choice(task.model, "model", fingerprint), float("inf")
+    own = Choice(task.model, "model", fingerprint)
     try:
         reference = _measure(task, task.model, x, context)
     except Exception:  # whatever it is, the run itself meets it again and says so
-        return best
+        return own
     if reference is None:
-        return best
+        return own
     blur = _blur(task, x, context, reference)
+    contenders = [own]
     for candidate in candidates(task.model, lambda model: task.forward(x, context, model)):
-        same = candidate.model is task.model
-        measured = reference if same else _measure(task, candidate.model, x, context, reference.chosen)
-        if measured is None or not (same or agrees(*_pairs(reference, measured), blur=blur)):
+        if candidate.model is task.model:
             continue
-        if measured.seconds < best_seconds:
-            best, best_seconds = Choice(candidate.model, candidate.name, fingerprint), measured.seconds
-    return best
+        measured = _measure(task, candidate.model, x, context, reference.chosen)
+        if measured is not None and agrees(*_pairs(reference, measured), blur=blur):
+            contenders.append(Choice(candidate.model, candidate.name, fingerprint))
+    return _fastest(task, x, context, contenders)
+
+
+def _fastest(task: Task, x: Tensor, context: Context, contenders: list[Choice]) -> Choice:
+    """The contender with the shortest run; they run in turn, so that a slow moment hits all alike."""
+    best = [float("inf")] * len(contenders)
+    for _ in range(ROUNDS if len(contenders) > 1 else 0):
+        for i, contender in enumerate(contenders):
+            began = time.perf_counter()
+            _measure(task, contender.model, x, context)
+            best[i] = min(best[i], time.perf_counter() - began)
+    return contenders[best.index(min(best))]
 
 
 def _blur(task: Task, x: Tensor, context: Context, reference: "_Measured") -> Tensor:
     """(n,) how far each row's gradient moves in L2 when the input moves by rounding errors only."""
     signs = torch.ones_like(x)
     signs.flatten(1)[:, ::2] = -1
-    moved = _measure(task, task.model, x * (1 + 1e-6 * signs), context, reference.chosen, repeats=1)
+    moved = _measure(task, task.model, x * (1 + 1e-6 * signs), context, reference.chosen)
     if moved is None:
         return torch.zeros(len(x), device=x.device)
     return (moved.gradients - reference.gradients).flatten(1).norm(dim=1)
@@ -66,39 +79,24 @@ class _Measured:
     outputs: Tensor
     gradients: Tensor
     chosen: Tensor
-    seconds: float
 
 
 def _measure(
-    task: Task,
-    model: nn.Module,
-    x: Tensor,
-    context: Context,
-    chosen: Tensor | None = None,
-    *,
-    repeats: int = 3,
+    task: Task, model: nn.Module, x: Tensor, context: Context, chosen: Tensor | None = None
 ) -> _Measured | None:
-    """Outputs, gradients of each row's chosen (by default largest) output, and the best of two timed runs.
+    """Outputs, and gradients of each row's chosen (by default largest) output.
 
-    A run before those warms caches up. None where the model cannot be differentiated.
+    None where the model cannot be differentiated.
     """
-    seconds, measured = float("inf"), None
-    for repeat in range(repeats):
-        began = time.perf_counter()
-        leaf = x.clone().requires_grad_(True)
-        with torch.enable_grad():
-            outputs = task.forward(leaf, context, model)
-            if not isinstance(outputs, Tensor) or not outputs.requires_grad:
-                return None
-            flat = outputs.flatten(1)
-            chosen = flat.argmax(1) if chosen is None else chosen
-            (gradients,) = torch.autograd.grad(gather(flat, chosen).sum(), leaf, allow_unused=True)
-        if gradients is None:
+    leaf = x.clone().requires_grad_(True)
+    with torch.enable_grad():
+        outputs = task.forward(leaf, context, model)
+        if not isinstance(outputs, Tensor) or not outputs.requires_grad:
             return None
-        if repeat:
-            seconds = min(seconds, time.perf_counter() - began)
-        measured = _Measured(outputs.detach(), gradients, chosen, seconds)
-    return measured
+        flat = outputs.flatten(1)
+        chosen = flat.argmax(1) if chosen is None else chosen
+        (gradients,) = torch.autograd.grad(gather(flat, chosen).sum(), leaf, allow_unused=True)
+    return None if gradients is None else _Measured(outputs.detach(), gradients, chosen)
 
 
 def _pairs(reference: _Measured, other: _Measured) -> tuple[Tensor, Tensor, Tensor, Tensor]:
