@@ -13,7 +13,7 @@ TOLERANCE = 0.02
 
 
 def run(model: str, rounds: int = 3) -> Iterator[dict[str, Any]]:
-    """All comparisons on one network, each as soon as it is measured; ratios are captum's seconds over ours."""
+    """All comparisons on one network as they are measured; ratios are captum's seconds over ours."""
     ours, theirs = Worker("abe", model), Worker("captum", model)
     try:
         yield {"model": model, "default": _default(ours, theirs, rounds)}
