@@ -6,7 +6,11 @@
 import sys
 
 from abe import robustness  # registers the updates
-from abe.methods import adversarial, gradient, path, targeted, wrapper
+
+# isort: off - listings show methods in the order of these imports
+from abe.methods import gradient, path, adversarial, targeted, wrapper
+
+# isort: on
 from abe.methods.wrapper import ensemble, postprocess, smooth
 from abe.registry import Catalogue
 from abe.registry import methods as registry
