@@ -7,7 +7,8 @@ import sys
 
 from abe import robustness  # registers the updates
 
-# isort: off - listings show methods in the order of these imports
+# Listings show methods in the order of these imports.
+# isort: off
 from abe.methods import gradient, path, adversarial, targeted, wrapper
 
 # isort: on
