@@ -38,11 +38,11 @@ def choose(task: Task, x: Tensor, context: Context, fingerprint: tuple[Any, ...]
     own = Choice(task.model, "model", fingerprint)
     try:
         reference = _measure(task, task.model, x, context)
+        if reference is None:
+            return own
+        blur = _blur(task, x, context, reference)
     except Exception:  # whatever it is, the run itself meets it again and says so
         return own
-    if reference is None:
-        return own
-    blur = _blur(task, x, context, reference)
     contenders = [own]
     for candidate in candidates(task.model, lambda model: task.forward(x, context, model)):
         if candidate.model is task.model:
