@@ -17,11 +17,18 @@ if TYPE_CHECKING:
     from abe.explanation import Explanation
     from abe.methods.wrapper import ensemble, postprocess, smooth
     from abe.metrics.compare import Comparison, compare
+    from abe.metrics.trust import trust
+    from abe.robustness import AdversarialResult, attack, chain, evaluate_robustness, transfer_matrix
     from abe.task.base import Task
     from abe.task.image import image_task, load_image
 
 _HOMES = {
     "AbeError": "abe.errors",
+    "AdversarialResult": "abe.robustness",
+    "attack": "abe.robustness",
+    "chain": "abe.robustness",
+    "evaluate_robustness": "abe.robustness",
+    "transfer_matrix": "abe.robustness",
     "explain": "abe.explain",
     "method": "abe.explain",
     "Explanation": "abe.explanation",
@@ -31,28 +38,35 @@ _HOMES = {
     "Comparison": "abe.metrics.compare",
     "compare": "abe.metrics.compare",
     "Task": "abe.task.base",
+    "trust": "abe.metrics.trust",
     "image_task": "abe.task.image",
     "load_image": "abe.task.image",
 }
 """Public name -> module; loaded at first use, so that ``import abe`` is cheap."""
 
-_ROOMS = ("baselines", "methods", "metrics", "objectives", "registry", "testing", "units")
+_ROOMS = ("baselines", "methods", "metrics", "objectives", "registry", "robustness", "testing", "units")
 """Modules that are reached as attributes; ``abe.methods()`` and ``abe.metrics()`` list what is there."""
 
 __all__ = [
     "AbeError",
+    "AdversarialResult",
     "Comparison",
     "Explanation",
     "Task",
     "__version__",
+    "attack",
+    "chain",
     "compare",
     "ensemble",
+    "evaluate_robustness",
     "explain",
     "image_task",
     "load_image",
     "method",
     "postprocess",
     "smooth",
+    "transfer_matrix",
+    "trust",
 ]
 
 

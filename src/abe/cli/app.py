@@ -173,6 +173,49 @@ def explain(
 
 
 @app.command(
+    epilog="Examples:\n\nabe trust cat.jpg dog.jpg\n\n"
+    "abe trust *.jpg --methods gradient,ig,mfaba --constructions sign,segment --json > trust.json\n\n" + EXITS
+)
+@guarded
+def trust(
+    photos: Photos,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Names from [bold]abe methods[/], separated by commas.", show_default="eight"),
+    ] = None,
+    constructions: Annotated[
+        str | None,
+        typer.Option(help="Boundary pairs: sign, l2, segment, separated by commas.", show_default="all"),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Most steps of the sign attack.")] = 100,
+    seed: Seed = 0,
+    model: Model = "efficientnet-lite0",
+    bounds: Bounds = None,
+    mean: Mean = None,
+    std: Std = None,
+    size: Size = None,
+    labels: Labels = None,
+    json: Json = False,
+) -> None:
+    """Compare methods at pairs of points on either side of the decision boundary.
+
+    Prints distances to the ground truth there, and between the maps of both points.
+    """
+    from abe.cli import trusting
+    from abe.cli.inputs import ModelOptions
+
+    trusting.run(
+        photos,
+        ModelOptions(model=model, bounds=bounds, mean=mean, std=std, size=size, labels=labels),
+        methods=methods,
+        constructions=constructions,
+        steps=steps,
+        seed=seed,
+        json=json,
+    )
+
+
+@app.command(
     epilog="Examples:\n\nabe compare cat.jpg dog.jpg\n\n"
     "abe compare cat.jpg --methods ig,gradient,smoothgrad --metrics insertion,deletion --step 5%\n\n"
     "abe compare *.jpg --json > scores.json\n\n" + EXITS
@@ -225,6 +268,74 @@ def compare(
     )
 
 
+@app.command(
+    epilog="Examples:\n\nabe attack cat.jpg\n\nabe attack cat.jpg -k mim --eps 4/255 -t 'tabby cat'\n\n"
+    "abe attack *.jpg --epsilons 1/255,2/255,4/255,8/255 --json > robustness.json\n\n" + EXITS
+)
+@guarded
+def attack(
+    photos: Photos,
+    method: Annotated[
+        str, typer.Option("--attack", "-k", help="A name or alias from [bold]abe attacks[/].")
+    ] = "pgd",
+    eps: Annotated[
+        str | None,
+        typer.Option(help="Radius in input units: 8/255 or 0.03.", show_default="the attack's own"),
+    ] = None,
+    norm: Annotated[str | None, typer.Option(help="linf or l2.", show_default="linf")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="How many steps.", show_default="the attack's own")
+    ] = None,
+    epsilons: Annotated[
+        str | None,
+        typer.Option(help="Radii separated by commas: measures accuracy over them instead."),
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--param", "-p", metavar="NAME=VALUE", help="A parameter of the attack; may be repeated."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", "-t", help="Class to aim for.", show_default="away from the prediction"),
+    ] = None,
+    restarts: Annotated[int, typer.Option(help="Independent runs per photograph.", min=1)] = 1,
+    seed: Seed = 0,
+    model: Model = "efficientnet-lite0",
+    bounds: Bounds = None,
+    mean: Mean = None,
+    std: Std = None,
+    size: Size = None,
+    labels: Labels = None,
+    out: Out = Path("out"),
+    json: Json = False,
+) -> None:
+    """Change photographs a little so that the model decides otherwise, and say how little it took.
+
+    Prints one line per photograph and writes the changed ones; with --epsilons prints and draws the
+    accuracy over the radius.
+    """
+    from abe.cli import attacking
+    from abe.cli.inputs import ModelOptions
+
+    attacking.run(
+        photos,
+        ModelOptions(model=model, bounds=bounds, mean=mean, std=std, size=size, labels=labels),
+        method=method,
+        eps=eps,
+        norm=norm,
+        steps=steps,
+        epsilons=epsilons,
+        param=param or [],
+        target=target,
+        restarts=restarts,
+        seed=seed,
+        out=out,
+        json=json,
+    )
+
+
 Name = Annotated[str | None, typer.Argument(help="Show everything about this one.", show_default=False)]
 
 
@@ -244,6 +355,15 @@ def metrics(name: Name = None, json: Json = False) -> None:
     from abe.cli import listing
 
     listing.run("metric", name, json=json)
+
+
+@app.command(epilog="Examples:\n\nabe attacks\n\nabe attacks pgd\n\n" + EXITS)
+@guarded
+def attacks(name: Name = None, json: Json = False) -> None:
+    """List the attacks and other updates, or show one with its parameters."""
+    from abe.cli import listing
+
+    listing.run("update", name, json=json)
 
 
 @app.command(epilog=EXITS)

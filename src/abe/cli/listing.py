@@ -9,11 +9,12 @@ from abe.cli import output
 ARROWS = {"higher": "↑ higher is better", "lower": "↓ lower is better"}
 
 
-def run(kind: Literal["method", "metric"], name: str | None, *, json: bool) -> None:
+def run(kind: Literal["method", "metric", "update"], name: str | None, *, json: bool) -> None:
     """List all entries of a kind, or show one."""
     from abe import registry
 
-    entries: registry.Registry = registry.methods if kind == "method" else registry.metrics
+    kinds = {"method": registry.methods, "metric": registry.metrics, "update": registry.updates}
+    entries: registry.Registry = kinds[kind]
     if name is not None:
         entry = entries.get(name)
         output.emit(as_dict(entry)) if json else _card(kind, entry)
@@ -56,16 +57,17 @@ def _list(kind: str, entries: list[Any]) -> None:
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    columns = ("name", "short", "summary") if kind == "method" else ("name", "short", "", "summary")
+    columns = ("name", "short", "summary") if kind != "metric" else ("name", "short", "", "summary")
     for column in columns:
         table.add_column(column, no_wrap=column == "name")
     for entry in entries:
-        way = [] if kind == "method" else [(ARROWS.get(entry.card.direction) or " ")[0]]
+        way = [] if kind != "metric" else [(ARROWS.get(entry.card.direction) or " ")[0]]
         cells = [*entry.aliases[:1], *[""][: not entry.aliases], *way, entry.card.summary]
         table.add_row(Text(entry.name, style="bold"), *(Text(cell) for cell in cells))
     screen = output.console()
     screen.print(table)
-    screen.print(f"abe {kind}s NAME shows one with its parameters.", style="dim")
+    shown = "attacks" if kind == "update" else f"{kind}s"
+    screen.print(f"abe {shown} NAME shows one with its parameters.", style="dim")
 
 
 def _card(kind: str, entry: Any) -> None:

@@ -7,7 +7,7 @@ steps, draws or masks.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -38,8 +38,8 @@ class Chunk(NamedTuple):
         owner: (n,) the sample each row belongs to.
         x: (n, *f) the rows.
         outputs: the model's output, usually (n, C).
-        scores: (n,) objective; empty where nobody asked.
-        gradients: (n, *f) of each row's score; empty for forward work.
+        scores: (n,) objective; empty where nobody asked; (m, n) with m heads.
+        gradients: (n, *f) of each row's score; empty for forward work; (m, n, *f) with m heads.
     """
 
     rows: Tensor
@@ -48,6 +48,18 @@ class Chunk(NamedTuple):
     outputs: Any
     scores: Tensor
     gradients: Tensor
+
+
+class Head(NamedTuple):
+    """One of several scores taken from the same forward pass.
+
+    Attributes:
+        objective: the score.
+        target: (n, …) the target of every row.
+    """
+
+    objective: Objective
+    target: Tensor
 
 
 Consume = Callable[[Chunk], None]
@@ -115,6 +127,7 @@ class Evaluator:
         context: Context,
         objective: Objective | None,
         consume: Consume,
+        heads: Sequence[Head] = (),
     ) -> None:
         """Send rows 0 … n − 1 through the model and hand every chunk to ``consume``.
 
@@ -127,8 +140,9 @@ class Evaluator:
             context: other inputs by sample.
             objective: the score; may be None for forward work that reads outputs only.
             consume: gets each `Chunk`, in row order.
+            heads: scores with targets by row instead of ``objective``: one forward pass serves all.
         """
-        job = _Job(kind, make, owner, target, context, objective, self.execution == "bfloat16")
+        job = _Job(kind, make, owner, target, context, objective, self.execution == "bfloat16", tuple(heads))
         if n == 0:
             return
         plan = self._plan(job, n)
@@ -142,11 +156,14 @@ class Evaluator:
             consume(chunk)
             done += size
             if self._advance is not None:
-                self._advance(size * (2 if kind == "gradient" else 1))
+                self._advance(size * (1 + job.backwards))
 
     def _plan(self, job: "_Job", n: int) -> ChunkPlan:
         self._choose_model(job, n)
-        key = (job.kind, job.shape, self.cost.execution, torch.get_num_threads(), self.task.device.type)
+        key = (
+            *(job.kind, job.backwards, job.shape),
+            *(self.cost.execution, torch.get_num_threads(), self.task.device.type),
+        )
         plan = self._state.plans.get(key)
         if plan is None:
             start = 8 if self.task.device.type == "cpu" else 32
@@ -167,7 +184,7 @@ class Evaluator:
 
     def _chosen(self, job: "_Job", n: int) -> tuple[nn.Module, str]:
         own = self.task.model, "model"
-        if self.execution == "model" or (job.objective is not None and job.objective.layers):
+        if self.execution == "model" or job.layers:
             return own
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self.task.model)
@@ -208,17 +225,16 @@ class Evaluator:
             return None
         if self.chunk is None:
             plan.record(len(rows), time.perf_counter() - began)
-        self._count(job.kind, len(rows), time.perf_counter() - began)
+        self._count(job.backwards, len(rows), time.perf_counter() - began)
         return chunk
 
-    def _count(self, kind: Kind, rows: int, seconds: float) -> None:
+    def _count(self, backwards: int, rows: int, seconds: float) -> None:
         self.cost.forward_rows += rows
         self.cost.forward_calls += 1
         self.cost.model_seconds += seconds
         self.cost.chunk = max(rows, self.cost.chunk or 0)
-        if kind == "gradient":
-            self.cost.backward_rows += rows
-            self.cost.backward_calls += 1
+        self.cost.backward_rows += rows * backwards
+        self.cost.backward_calls += backwards
 
 
 @dataclass
@@ -232,8 +248,20 @@ class _Job:
     context: Context
     objective: Objective | None
     reduced: bool = False
+    heads: tuple[Head, ...] = ()
     shape: tuple[Any, ...] = ()
     row_bytes: int = 0
+
+    @property
+    def backwards(self) -> int:
+        """Backward passes that follow one forward pass."""
+        return 0 if self.kind == "forward" else len(self.heads) or 1
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Layers that the scores read."""
+        scores = [head.objective for head in self.heads] or [self.objective]
+        return tuple(dict.fromkeys(layer for one in scores if one is not None for layer in one.layers))
 
     def peek(self) -> None:
         """Note shape and type of the rows, which decide the plan."""
@@ -256,14 +284,21 @@ class _Job:
             if differentiate:
                 x = x.clone() if x.is_inference() else x
                 x.requires_grad_(True)
-            outputs, scores = self.evaluate(task, model, x, owner)
-            gradients = differentiate_rows(scores, x) if differentiate else x.new_empty(0)
+            outputs, scores = self.evaluate(task, model, x, rows)
+            gradients = self._gradients(scores, x) if differentiate else x.new_empty(0)
         return Chunk(rows, owner, x.detach(), detach(outputs), scores.detach(), gradients)
 
-    def evaluate(self, task: Task, model: nn.Module, x: Tensor, owner: Tensor) -> tuple[Any, Tensor]:
+    def _gradients(self, scores: Tensor, x: Tensor) -> Tensor:
+        if not self.heads:
+            return differentiate_rows(scores, x)
+        last = len(scores) - 1
+        return torch.stack([differentiate_rows(s, x, keep=i < last) for i, s in enumerate(scores)])
+
+    def evaluate(self, task: Task, model: nn.Module, x: Tensor, rows: Tensor) -> tuple[Any, Tensor]:
         """Outputs and, where there is an objective, scores of rows ``x`` (else none)."""
+        owner = self.owner[rows]
         context = self.context.take(owner)
-        layers = () if self.objective is None else self.objective.layers
+        layers = self.layers
         captured: dict[str, Tensor] = {}
         outputs: Any = None
 
@@ -285,15 +320,26 @@ class _Job:
                 call(model)
         if isinstance(outputs, Tensor) and not bool(torch.isfinite(outputs.detach().sum())):
             _refuse_outputs(outputs)
+
+        def score(objective: Objective, target: Tensor) -> Tensor:
+            readable = task.logits(outputs) if getattr(objective, "reads_logits", False) else outputs
+            seen = Captured(readable, captured) if objective.layers else readable
+            return _checked(objective(seen, target), len(x))
+
+        if self.heads:
+            return outputs, torch.stack([score(h.objective, h.target[rows]) for h in self.heads])
         if self.objective is None:
             return outputs, x.new_empty(0)
-        readable = task.logits(outputs) if getattr(self.objective, "reads_logits", False) else outputs
-        seen = Captured(readable, captured) if layers else readable
-        return outputs, _checked(self.objective(seen, self.target[owner]), len(x))
+        return outputs, score(self.objective, self.target[owner])
 
 
-def differentiate_rows(scores: Tensor, x: Tensor) -> Tensor:
+def differentiate_rows(scores: Tensor, x: Tensor, *, keep: bool = False) -> Tensor:
     """(n, *f) gradient of each row's own score: the sum separates because rows are independent.
+
+    Args:
+        scores: (n,) one per row.
+        x: (n, *f) the rows.
+        keep: whether other scores of the same forward pass are still to be differentiated.
 
     Raises:
         ModelError: nothing differentiable, no dependence on the input, or NaN.
@@ -305,7 +351,7 @@ def differentiate_rows(scores: Tensor, x: Tensor) -> Tensor:
             fix="Look for .detach(), torch.no_grad(), argmax or NumPy inside the model's forward; "
             "removal methods need no gradient",
         )
-    (gradients,) = torch.autograd.grad(scores.sum(), x, allow_unused=True)
+    (gradients,) = torch.autograd.grad(scores.sum(), x, retain_graph=keep, allow_unused=True)
     if gradients is None:
         raise ModelError(
             Code.NOT_DIFFERENTIABLE,

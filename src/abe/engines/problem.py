@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from abe.draws import mix
-from abe.engines.batching import Chunk, Consume, Evaluator, Kind, Make
+from abe.engines.batching import Chunk, Consume, Evaluator, Head, Kind, Make
 from abe.errors import Code, TargetError, note
 from abe.objectives import Captured
 from abe.task.base import Context, Task
@@ -89,6 +89,18 @@ class Problem:
         """Run rows with the gradient of each row's own score at the row."""
         self._run("gradient", n, make, owner, consume)
 
+    def gradients(self, n: int, make: Make, owner: Tensor, heads: Sequence[Head], consume: Consume) -> None:
+        """Run rows once and take the gradient of each of m scores: one forward and m backward rows each.
+
+        Args:
+            n: how many rows there are.
+            make: (k,) row numbers to (k, *f) rows.
+            owner: (n,) the sample each row belongs to.
+            heads: m scores, each with a target for every row.
+            consume: gets each `Chunk`, with scores (m, k) and gradients (m, k, *f).
+        """
+        self._run("gradient", n, make, owner, consume, heads)
+
     def with_(
         self,
         *,
@@ -124,7 +136,15 @@ class Problem:
             known_outputs=self.known_outputs if unchanged else None,
         )
 
-    def _run(self, kind: Kind, n: int, make: Make, owner: Tensor, consume: Consume) -> None:
+    def _run(
+        self,
+        kind: Kind,
+        n: int,
+        make: Make,
+        owner: Tensor,
+        consume: Consume,
+        heads: Sequence[Head] = (),
+    ) -> None:
         self.evaluator.run(
             kind,
             n,
@@ -134,6 +154,7 @@ class Problem:
             context=self.context,
             objective=self.objective,
             consume=consume,
+            heads=heads,
         )
 
 

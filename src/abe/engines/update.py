@@ -2,30 +2,37 @@
 
     x_{t+1} = update(x_t),   A = Σ_t Δx_t ⊙ (gradient along the step)
 
-Rows that are done leave the batch. From an input to wherever the update leads the sum is negated, so
+A sample may have several runs, each drawn to a class of its own. All samples and runs move together,
+and rows that are done leave the batch. From an input to wherever the update leads the sum is negated, so
 that the attribution explains s(input) − s(end); from a reference to the input it is kept.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from abe.engines.batching import Chunk
+from abe.engines.batching import Chunk, Head
 from abe.engines.path import check_count, check_tolerance, reference_of
 from abe.engines.problem import Problem
 from abe.engines.quadrature import GaussLegendre
 from abe.engines.refine import Pieces, along, refine
+from abe.engines.runs import Plan, Runs, single
 from abe.errors import AbeError, Code, SpecError, note
 from abe.registry import updates
 from abe.spec import value
-from abe.types import Baseline, Card, Result
+from abe.types import Baseline, Card, Objective, Result
 
 Rule = Literal["trapezoid", "left"]
 State = Mapping[str, Tensor]
-"""Per-row tensors an update carries from step to step; rows that leave are dropped from each."""
+"""Per-row tensors an update carries from step to step; rows that leave are dropped from each.
+
+An entry named ``integrand`` (n, *f) is added up instead of the gradient of the explained score."""
+INTEGRAND = "integrand"
+BLOCK_BYTES = 64 * 2**20
+"""Memory that one tensor of rows moving together may take; further rows wait for their turn."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,8 @@ class Point:
         owner: (n,) number of each row's sample.
         step, steps: the current step, from 0, and how many there are.
         problem: the whole request: objective, targets, draws, bounds.
+        run: (n,) number of each row's run where a sample has several.
+        guide: (n, *f) where a guided path is drawn: up its guide, or down where it is to leave.
     """
 
     x: Tensor
@@ -54,6 +63,8 @@ class Point:
     step: int
     steps: int
     problem: Problem
+    run: Tensor | None = None
+    guide: Tensor | None = None
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor] | None:
@@ -74,6 +85,8 @@ class Point:
 
     def _draw(self, kind: str, purpose: str) -> Tensor:
         number = torch.full_like(self.owner, self.step)
+        if self.run is not None:
+            number = number + self.steps * self.run
         draw = getattr(self.problem.draws, kind)
         return draw(purpose, self.problem.keys(self.owner, number), self.x.shape[1:]).to(self.x)
 
@@ -123,6 +136,17 @@ class Descent:
         return point.clip(point.x - self.alpha * span * point.gradient.sign()), state
 
 
+@runtime_checkable
+class Look(Protocol):
+    """What a path reads at its points instead of the plain gradient."""
+
+    def gradients(
+        self, problem: Problem, x: Tensor, owner: Tensor, draw: Tensor, heads: Sequence[Head]
+    ) -> Tensor:
+        """(m, n, *f) of each head around rows ``x`` (n, *f) of samples ``owner``; ``draw`` (n,) numbers."""
+        ...
+
+
 @value
 class UpdatePath:
     """Algorithm 1: follow ``update`` for ``steps`` steps and add up Δx ⊙ gradient.
@@ -136,7 +160,15 @@ class UpdatePath:
         tolerance: refine every step until the total |residual| is below this share of the change.
         max_segment_nodes: most nodes that refinement may spend on one step of one sample.
         start: baseline to begin at, or None to begin at the input.
-        stop: ``"flip"`` ends a sample's path when its predicted class has changed; None never.
+        stop: ``"flip"`` ends a run when its predicted class has changed, ``"arrive"`` when it is the
+            class the run is drawn to; None never.
+        runs: the runs of every sample; None for one.
+        guide: score whose gradient for the run's class is given to the update as ``point.guide``; taken
+            from the same forward pass as the gradient of the explained score.
+        reduce: runs are added up, or averaged.
+        restart: every step begins at the start again (as published code does); its change counts from there.
+        objective: score that is explained whatever was asked for.
+        look: reads gradients around the points instead of at them.
     """
 
     update: Update
@@ -146,7 +178,13 @@ class UpdatePath:
     tolerance: float | None = None
     max_segment_nodes: int = 128
     start: Baseline | None = None
-    stop: Literal["flip"] | None = None
+    stop: Literal["flip", "arrive"] | None = None
+    runs: Runs | None = None
+    guide: Objective | None = None
+    reduce: Literal["sum", "mean"] = "sum"
+    restart: bool = False
+    objective: Objective | None = None
+    look: Look | None = None
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
@@ -161,22 +199,29 @@ class UpdatePath:
                 "segment_nodes and tolerance both place nodes inside the steps",
                 fix="Give one of them",
             )
+        if (self.restart or self.look is not None) and (self.segment_nodes or self.tolerance is not None):
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "segment_nodes and tolerance integrate the plain gradient along the path",
+                got="a path that restarts at every step, or that reads other gradients",
+                fix="Leave them out, or use the corrected variant",
+            )
 
     def run(self, problem: Problem) -> Result:
         """Follow the update for every sample of the problem."""
-        result = _Walk(self, problem).run()
+        problem = problem if self.objective is None else problem.with_(objective=self.objective)
+        result = _Paths(self, problem).run()
         for _ in range(2 if self.tolerance is not None else 0):
             missed = self._missed(result)
             if len(missed) == 0:
                 break
             tighter = replace(self, tolerance=(self.tolerance or 0.0) / 4, start=self.start)
-            again = _Walk(tighter, problem.with_(x=problem.x[missed], owner=missed)).run()
+            again = _Paths(tighter, problem.with_(x=problem.x[missed], owner=missed)).run()
             result.attribution[missed] = again.attribution
             for name in result.diagnostics:
                 result.diagnostics[name][missed] = again.diagnostics[name]
         if self.tolerance is not None and len(missed := self._missed(result)):
-            who = ", ".join(str(i) for i in missed.tolist()[:8])
-            text = f"Sample {who} did not reach tolerance {self.tolerance}"
+            text = f"Sample {who(missed)} did not reach tolerance {self.tolerance}"
             result.warnings.append(note(Code.TOLERANCE_NOT_REACHED, text))
         return result
 
@@ -187,13 +232,83 @@ class UpdatePath:
         return (gap > (self.tolerance or 0.0) * result.delta.abs()).nonzero().flatten()
 
 
+def who(samples: Tensor) -> str:
+    """The first of the given sample numbers as text."""
+    return ", ".join(str(i) for i in samples.tolist()[:8])
+
+
+class _Paths:
+    """All runs of all samples: walked in blocks that fit into memory, added up by sample."""
+
+    def __init__(self, engine: UpdatePath, problem: Problem) -> None:
+        self.engine = engine
+        self.problem = problem
+        self.plan = single(problem) if engine.runs is None else engine.runs.plan(problem)
+        self.sign = 1.0 if engine.start is not None else -1.0
+
+    def run(self) -> Result:
+        x, plan = self.problem.x, self.plan
+        begin = x if self.engine.start is None else reference_of(self.engine.start, self.problem)
+        attribution, delta = torch.zeros_like(x), x.new_zeros(len(x))
+        tables = {
+            name: torch.zeros((len(x), plan.width), dtype=torch.long, device=x.device)
+            for name in ("steps", "nodes", "crossed", "moved")
+        }
+        gap = 0.0
+        size = max(1, BLOCK_BYTES // (x[0].numel() * x.element_size()))
+        for rows in torch.arange(len(plan.owner), device=x.device).split(size):
+            block = plan.take(rows)
+            walk = _Walk(self.engine, self.problem, block, begin[block.owner], attribution)
+            walk.run()
+            delta.index_add_(0, block.owner, walk.end_score - walk.begin_score)
+            for name, numbers in walk.findings().items():
+                tables[name][block.owner, block.run] = numbers
+            gap = max(gap, float((walk.end - x[block.owner]).abs().max()))
+        attribution.mul_(self.sign)
+        delta *= self.sign
+        if self.engine.reduce == "mean":
+            count = torch.bincount(plan.owner, minlength=len(x)).clamp_min(1)
+            attribution, delta = attribution / along(count, attribution), delta / count
+        return Result(
+            attribution, delta, warnings=self._remarks(tables, gap), diagnostics=self._diagnostics(tables)
+        )
+
+    def _diagnostics(self, tables: dict[str, Tensor]) -> dict[str, Tensor]:
+        several = self.engine.runs is not None
+        found = {"steps": tables["steps"], "nodes": tables["nodes"].sum(1)}
+        if not several:
+            found["steps"] = found["steps"][:, 0]
+        if self.engine.stop is not None:
+            found["success"] = tables["crossed"].any(1)
+            if several:
+                found["crossed"] = tables["crossed"].bool()
+        return found
+
+    def _remarks(self, tables: dict[str, Tensor], gap: float) -> list[str]:
+        if self.engine.start is not None:
+            text = f"The path from the baseline ended up to {gap:.3g} away from the input"
+            return [note(Code.PATH, text)] if gap > 1e-4 else []
+        remarks: list[str] = []
+        still = (~tables["moved"].bool().any(1) & ~tables["crossed"].bool().any(1)).nonzero().flatten()
+        if len(still):
+            remarks.append(
+                note(Code.NO_CHANGE, f"The update never moved sample {who(still)}; its map is zero")
+            )
+        stuck = (~tables["crossed"].bool().any(1)).nonzero().flatten()
+        if self.engine.stop is not None and len(stuck):
+            text = f"No run of sample {who(stuck)} reached another class within {self.engine.steps} steps"
+            remarks.append(note(Code.NOT_CROSSED, text))
+        return remarks
+
+
 @dataclass
 class _Front:
     """The rows that are still moving, with everything known at their points."""
 
-    owner: Tensor
+    row: Tensor
     x: Tensor
     gradient: Tensor
+    guide: Tensor | None
     score: Tensor
     outputs: Any
     state: State = field(default_factory=dict)
@@ -201,67 +316,87 @@ class _Front:
     def keep(self, mask: Tensor) -> "_Front":
         state = {k: v[mask] for k, v in self.state.items()}
         outputs = self.outputs[mask] if isinstance(self.outputs, Tensor) else self.outputs
-        return _Front(self.owner[mask], self.x[mask], self.gradient[mask], self.score[mask], outputs, state)
+        guide = None if self.guide is None else self.guide[mask]
+        return _Front(
+            self.row[mask], self.x[mask], self.gradient[mask], guide, self.score[mask], outputs, state
+        )
 
 
 class _Walk:
-    """One run of an `UpdatePath` over a problem."""
+    """Rows of an `UpdatePath` that move together; row i belongs to sample ``plan.owner[i]``."""
 
-    def __init__(self, engine: UpdatePath, problem: Problem) -> None:
+    def __init__(
+        self, engine: UpdatePath, problem: Problem, plan: Plan, begin: Tensor, total: Tensor
+    ) -> None:
         self.engine = engine
         self.problem = problem
-        x = problem.x
-        self.begin = x if engine.start is None else reference_of(engine.start, problem)
-        self.total = torch.zeros_like(x)
-        self.end = self.begin.clone()
-        self.end_score = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-        self.taken = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        self.nodes = torch.zeros_like(self.taken)
+        self.plan = plan
+        self.begin = begin
+        self.total = total
+        self.end = begin.clone()
+        self.begin_score = begin.new_zeros(len(begin))
+        self.end_score = self.begin_score
+        self.taken = torch.zeros_like(plan.owner)
+        self.nodes = torch.zeros_like(plan.owner)
+        self.crossed = torch.zeros_like(plan.owner, dtype=torch.bool)
 
-    def run(self) -> Result:
-        front = self._front(self.begin.clone(), self.problem.everyone, {})
-        begin_score, begin_outputs = front.score.clone(), front.outputs
-        self.end_score = begin_score.clone()
+    def run(self) -> None:
+        everyone = torch.arange(len(self.begin), device=self.begin.device)
+        front = self._front(self.begin.clone(), everyone, {}, 0)
+        self.begin_score, begin_outputs = front.score.clone(), front.outputs
+        self.end_score = self.begin_score.clone()
+        if self.engine.stop == "arrive":
+            front = self._stay(front, begin_outputs)
         for step in range(self.engine.steps):
-            front = self._advance(front, step, begin_score, last=step == self.engine.steps - 1)
-            front = front.keep(~self._done(front, begin_outputs))
-            if len(front.owner) == 0:
+            if len(front.row) == 0:
                 break
-        sign = 1.0 if self.engine.start is not None else -1.0
-        result = Result(self.total.mul_(sign), (self.end_score - begin_score) * sign)
-        result.diagnostics = {"steps": self.taken, "nodes": self.nodes}
-        result.warnings = self._remarks()
-        return result
+            front = self._advance(front, step)
+            front = self._stay(front, begin_outputs)
 
-    def _advance(self, front: _Front, step: int, begin_score: Tensor, *, last: bool) -> _Front:
-        point = self._point(front, step)
-        moved, state = self._step(point, front.state)
-        after = self._front(moved, front.owner, state, gradient=not last or self._reads_both_ends)
-        self._accumulate(front, after, step, begin_score)
-        self.end[front.owner] = moved
-        self.end_score[front.owner] = after.score
-        self.taken[front.owner] += 1
+    def findings(self) -> dict[str, Tensor]:
+        """Per row: steps taken, gradients read, whether it crossed, whether it moved at all."""
+        moved = (self.end != self.begin).flatten(1).any(1)
+        found = {"steps": self.taken, "nodes": self.nodes, "crossed": self.crossed, "moved": moved}
+        return {name: numbers.long() for name, numbers in found.items()}
+
+    def _stay(self, front: _Front, begin_outputs: Any) -> _Front:
+        done = self._done(front, begin_outputs)
+        self.crossed[front.row[done]] = True
+        return front.keep(~done) if bool(done.any()) else front
+
+    def _advance(self, front: _Front, step: int) -> _Front:
+        last = step == self.engine.steps - 1
+        moved, state = self._step(self._point(front, step), front.state)
+        after = self._front(
+            moved, front.row, state, step + 1, gradient=not last or self._reads_both_ends(state), last=last
+        )
+        self._accumulate(front, after, step)
+        self.end[front.row] = moved
+        self.end_score[front.row] = after.score
+        self.taken[front.row] += 1
         return after
 
-    @property
-    def _reads_both_ends(self) -> bool:
+    def _reads_both_ends(self, state: State) -> bool:
         """Whether a step's integral needs the gradient at its end; refinement starts from a trapezoid."""
-        if self.engine.segment_nodes:
+        if self.engine.segment_nodes or INTEGRAND in state:
             return False
         return self.engine.rule == "trapezoid" or self.engine.tolerance is not None
 
     def _point(self, front: _Front, step: int) -> Point:
+        owner = self.plan.owner[front.row]
         return Point(
             x=front.x,
-            start=self.begin[front.owner],
-            sample=self.problem.x[front.owner],
+            start=self.begin[front.row],
+            sample=self.problem.x[owner],
             gradient=front.gradient,
             score=front.score,
             outputs=front.outputs,
-            owner=front.owner,
+            owner=owner,
             step=step,
             steps=self.engine.steps,
             problem=self.problem,
+            run=self.plan.run[front.row],
+            guide=front.guide,
         )
 
     def _step(self, point: Point, state: State) -> tuple[Tensor, State]:
@@ -290,42 +425,68 @@ class _Walk:
                 "The update wrote into what it was given, so the step it took is lost",
                 fix="Return new tensors: x + change instead of x.add_(change)",
             )
-        return _checked(stepped[0], point), stepped[1]
+        return checked(stepped[0], point), stepped[1]
 
-    def _front(self, x: Tensor, owner: Tensor, state: State, *, gradient: bool = True) -> _Front:
-        """Everything the model says at ``x``: one pass serves score, outputs and gradient."""
-        gradients = torch.zeros_like(x)
-        scores = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+    def _front(
+        self, x: Tensor, row: Tensor, state: State, step: int, *, gradient: bool = True, last: bool = False
+    ) -> _Front:
+        """Everything the model says at ``x``: one pass serves score, outputs and all gradients."""
+        owner = self.plan.owner[row]
+        heads = self._heads(row, guided=not last) if gradient else []
+        gradients = x.new_zeros((max(len(heads), 1), *x.shape))
+        scores = x.new_zeros(len(x))
         outputs: list[Any] = []
 
         def consume(chunk: Chunk) -> None:
             outputs.append(chunk.outputs)
-            scores[chunk.rows] = chunk.scores.to(scores.dtype)
-            if gradient:
-                gradients[chunk.rows] = chunk.gradients
+            several = chunk.scores.ndim == 2
+            scores[chunk.rows] = (chunk.scores[0] if several else chunk.scores).to(scores.dtype)
+            if gradient and self.engine.look is None:
+                gradients[:, chunk.rows] = chunk.gradients
 
-        run = self.problem.gradient if gradient else self.problem.forward
-        run(len(x), x.__getitem__, owner, consume)
-        self.nodes[owner] += int(gradient)
+        if not gradient or self.engine.look is not None:
+            self.problem.forward(len(x), x.__getitem__, owner, consume)
+        elif len(heads) == 1:
+            self.problem.gradient(len(x), x.__getitem__, owner, consume)
+        else:
+            self.problem.gradients(len(x), x.__getitem__, owner, heads, consume)
+        if gradient and self.engine.look is not None:
+            draw = self.plan.run[row] * (self.engine.steps + 1) + step
+            gradients = self.engine.look.gradients(self.problem, x, owner, draw, heads)
+        self.nodes[row] += int(gradient)
         joined = torch.cat(outputs) if isinstance(outputs[0], Tensor) else None
-        return _Front(owner, x, gradients, scores, joined, state)
+        guide = gradients[-1] * along(self.plan.toward[row], x) if self.engine.guide is not None else None
+        return _Front(row, x, gradients[0], guide, scores, joined, state)
 
-    def _accumulate(self, front: _Front, after: _Front, step: int, begin_score: Tensor) -> None:
-        change = after.x - front.x
-        if self.engine.segment_nodes:
+    def _heads(self, row: Tensor, *, guided: bool) -> list[Head]:
+        """The explained score and, where something else guides the path, that."""
+        own = Head(self.problem.objective, self.problem.target[self.plan.owner[row]])
+        guide = self.engine.guide
+        if guide is None or not guided:
+            return [own]
+        if self.engine.runs is None and guide == self.problem.objective:
+            return [own]
+        return [own, Head(guide, self.plan.goal[row])]
+
+    def _accumulate(self, front: _Front, after: _Front, step: int) -> None:
+        change = after.x - (self.begin[front.row] if self.engine.restart else front.x)
+        owner = self.plan.owner[front.row]
+        if INTEGRAND in after.state:
+            self.total.index_add_(0, owner, change * after.state[INTEGRAND])
+        elif self.engine.segment_nodes:
             self._gauss(front, change)
         elif self.engine.tolerance is not None:
-            self._refined(front, after, change, step, begin_score)
+            self._refined(front, after, change, step)
         elif self.engine.rule == "left":
-            self.total.index_add_(0, front.owner, change * front.gradient)
+            self.total.index_add_(0, owner, change * front.gradient)
         else:
-            self.total.index_add_(0, front.owner, change * (front.gradient + after.gradient) * 0.5)
+            self.total.index_add_(0, owner, change * (front.gradient + after.gradient) * 0.5)
 
     def _gauss(self, front: _Front, change: Tensor) -> None:
         nodes, weights = (t.to(change) for t in GaussLegendre().nodes(self.engine.segment_nodes))
         k = len(nodes)
         row = torch.arange(len(change), device=change.device).repeat_interleave(k)
-        owner = front.owner[row]
+        owner = self.plan.owner[front.row][row]
 
         def make(rows: Tensor) -> Tensor:
             share = along(nodes[rows % k], change)
@@ -336,11 +497,12 @@ class _Walk:
             self.total.index_add_(0, chunk.owner, piece * chunk.gradients)
 
         self.problem.gradient(len(row), make, owner, consume)
-        self.nodes[front.owner] += k
+        self.nodes[front.row] += k
 
-    def _refined(self, front: _Front, after: _Front, change: Tensor, step: int, begin: Tensor) -> None:
+    def _refined(self, front: _Front, after: _Front, change: Tensor, step: int) -> None:
         """Halve the step where it misses more than its share of the progress made so far."""
         row = torch.arange(len(change), device=change.device)
+        owner = self.plan.owner[front.row]
         gain = after.score - front.score
         pieces = Pieces(
             owner=row,
@@ -350,30 +512,21 @@ class _Walk:
             gain=gain,
             total=change * (front.gradient + after.gradient) * 0.5,
         )
-        progress = (after.score - begin[front.owner]).abs() / (step + 1)
+        progress = (after.score - self.begin_score[front.row]).abs() / (step + 1)
         allowed = (self.engine.tolerance or 0.0) * torch.maximum(progress, 0.1 * gain.abs())
-        local = self.problem.with_(x=front.x, owner=front.owner)
+        local = self.problem.with_(x=front.x, owner=owner)
         used = refine(local, _Segment(front.x, change), pieces, allowed, self.engine.max_segment_nodes)
-        self.total.index_add_(0, front.owner, pieces.total)
-        self.nodes[front.owner] += used
+        self.total.index_add_(0, owner, pieces.total)
+        self.nodes[front.row] += used
 
     def _done(self, front: _Front, begin_outputs: Any) -> Tensor:
-        if self.engine.stop != "flip" or not isinstance(front.outputs, Tensor):
-            return torch.zeros(len(front.owner), dtype=torch.bool, device=front.owner.device)
-        return front.outputs.argmax(1) != begin_outputs[front.owner].argmax(1)
-
-    def _remarks(self) -> list[str]:
-        if self.engine.start is None:
-            still = (self.end == self.begin).flatten(1).all(1)
-            if bool(still.any()):
-                who = ", ".join(str(i) for i in still.nonzero().flatten().tolist()[:8])
-                return [note(Code.NO_CHANGE, f"The update never moved sample {who}; its map is zero")]
-            return []
-        far = (self.end - self.problem.x).abs().flatten(1).amax(1)
-        if bool((far > 1e-4).any()):
-            text = f"The path from the baseline ended up to {float(far.max()):.3g} away from the input"
-            return [note(Code.PATH, text)]
-        return []
+        if self.engine.stop is None or not isinstance(front.outputs, Tensor) or front.outputs.ndim != 2:
+            return torch.zeros(len(front.row), dtype=torch.bool, device=front.row.device)
+        now, before = front.outputs.argmax(1), begin_outputs[front.row].argmax(1)
+        goal, toward = self.plan.goal[front.row], self.plan.toward[front.row]
+        if self.engine.stop == "flip" or goal.ndim > 1:
+            return now != before
+        return torch.where(toward > 0, now == goal, now != before)
 
 
 class _Segment:
@@ -392,7 +545,7 @@ def _versions(point: Point) -> tuple[int, ...]:
     return tuple(t._version for t in (point.x, point.start, point.sample, point.gradient, point.score))
 
 
-def _checked(moved: Any, point: Point) -> Tensor:
+def checked(moved: Any, point: Point) -> Tensor:
     """The update's points, refused when they have another shape, are not finite or leave the bounds."""
     if not isinstance(moved, Tensor) or moved.shape != point.x.shape:
         raise SpecError(

@@ -5,11 +5,22 @@
 
 import sys
 
-from abe.methods import gradient, path, wrapper
+from abe import robustness  # registers the updates
+from abe.methods import adversarial, gradient, path, wrapper
 from abe.methods.wrapper import ensemble, postprocess, smooth
 from abe.registry import Catalogue
 from abe.registry import methods as registry
 
-__all__ = ["ensemble", "gradient", "path", "postprocess", "registry", "smooth", "wrapper"]
+__all__ = [
+    "adversarial",
+    "ensemble",
+    "gradient",
+    "path",
+    "postprocess",
+    "registry",
+    "robustness",
+    "smooth",
+    "wrapper",
+]
 
 sys.modules[__name__].__class__ = Catalogue

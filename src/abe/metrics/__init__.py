@@ -4,6 +4,7 @@ from abe.metrics import efficiency, faithfulness
 from abe.metrics.base import CurveMetric, DirectMetric, Metric, Score, as_metric, evaluate
 from abe.metrics.compare import Comparison, Failure, compare, score
 from abe.metrics.perturbation import Perturbation, PerturbationRun, area, kl_from_uniform
+from abe.metrics.trust import Pairs, Trust, make_pairs, trust
 
 __all__ = [
     "Comparison",
@@ -11,9 +12,11 @@ __all__ = [
     "DirectMetric",
     "Failure",
     "Metric",
+    "Pairs",
     "Perturbation",
     "PerturbationRun",
     "Score",
+    "Trust",
     "area",
     "as_metric",
     "compare",
@@ -21,5 +24,7 @@ __all__ = [
     "evaluate",
     "faithfulness",
     "kl_from_uniform",
+    "make_pairs",
     "score",
+    "trust",
 ]

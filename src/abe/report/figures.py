@@ -33,7 +33,7 @@ def plot_explanation(explanation: Any, *, path: str | Path | None = None, smooth
     """
     count = len(explanation.target)
     photos = [view.photo_view(explanation, i, "") for i in range(count)]
-    figure = _figure(11.0, 2.75 * count + 0.3)
+    figure = blank(11.0, 2.75 * count + 0.3)
     grid = figure.add_gridspec(count, 4, width_ratios=(1, 1, 1, 1.15))
     for row, photo in enumerate(photos):
         shown = photo.maps[0]
@@ -42,7 +42,7 @@ def plot_explanation(explanation: Any, *, path: str | Path | None = None, smooth
         _where(figure.add_subplot(grid[row, 2]), photo, shown, "where (average of magnitude)")
         _bars(figure.add_subplot(grid[row, 3]), photo)
     _legend(figure, smooth)
-    return _finish(figure, path)
+    return finish(figure, path)
 
 
 def plot_photo(photo: view.PhotoView, *, path: str | Path | None = None, smooth: float = 0.0) -> "Figure":
@@ -58,7 +58,7 @@ def plot_photo(photo: view.PhotoView, *, path: str | Path | None = None, smooth:
     width = max(10.5, 1.72 * columns)
     height = 2.18 * width / columns + 0.1
     head = 2.6 + 0.16 * max(0, len(photo.maps) - 10)  # room for the names of the lines
-    figure = _figure(width, head + height * lines)
+    figure = blank(width, head + height * lines)
     above, below = figure.add_gridspec(2, 1, height_ratios=(head - 0.3, height * lines))
     _head(figure, above, photo)
     tiles = below.subgridspec(2 * lines, columns, hspace=0.08, wspace=0.06)
@@ -69,7 +69,7 @@ def plot_photo(photo: view.PhotoView, *, path: str | Path | None = None, smooth:
         _signed(figure.add_subplot(tiles[2 * row, column]), photo, shown, title, smooth)
         _where(figure.add_subplot(tiles[2 * row + 1, column]), photo, shown, "")
     _legend(figure, smooth, "; below each, where its magnitude lies, averaged over the neighbourhood")
-    return _finish(figure, path)
+    return finish(figure, path)
 
 
 def plot_comparison(
@@ -90,7 +90,8 @@ def plot_comparison(
     ]
 
 
-def _figure(width: float, height: float) -> "Figure":
+def blank(width: float, height: float) -> "Figure":
+    """An empty figure of so many inches that belongs to nobody."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -103,7 +104,8 @@ def _figure(width: float, height: float) -> "Figure":
     return figure
 
 
-def _finish(figure: "Figure", path: str | Path | None) -> "Figure":
+def finish(figure: "Figure", path: str | Path | None) -> "Figure":
+    """The figure, written to ``path`` where one is given."""
     if path is not None:
         save(figure, path)
     return figure

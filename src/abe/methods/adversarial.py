@@ -1,0 +1,610 @@
+"""Path family, adversarial members: from the input to where the decision changes."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from abe.baselines import as_baseline
+from abe.engines.adversary import Leave, Nearby, Towards, Transfer
+from abe.engines.boundary import RADII, FromBoundary, NearestAdversary
+from abe.engines.chord import ChordPath
+from abe.engines.path import check_tolerance
+from abe.engines.quadrature import PublishedTrapezoid, quadratures
+from abe.engines.runs import FalseClasses
+from abe.engines.search import IterativeSearch
+from abe.engines.update import Rule, UpdatePath
+from abe.errors import Code, SpecError
+from abe.methods.gradient import Variant, published
+from abe.objectives import LabelAgnostic, LogProbability, Loss
+from abe.registry import methods, updates
+from abe.robustness.spectrum import SpectrumCopies
+from abe.types import Card
+
+TWO_NODES = "two nodes per step miss part of long steps; tolerance= makes it complete"
+OWN_PATH = "the path depends on the function"
+
+
+@methods.register(
+    Card(
+        name="mfaba",
+        title="MFABA",
+        summary="Gradients along a steepest descent of the score until the predicted class changes.",
+        source="zhu2024mfaba",
+        formula="A = −Σ_t Δx_t ⊙ ½(∇s(x_t) + ∇s(x_{t+1})), x_{t+1} = clip(x_t − α sign ∇s(x_t))",
+        family="path attribution",
+        reformulations=("path integral", "Taylor expansion"),
+        guarantees=("dummy", "implementation_invariance"),
+        needs=("gradient",),
+        passes=None,
+        differs=(
+            "Fresh gradients and the trapezoid; the published code adds every gradient to the last ones and "
+            "takes the left rule (ΣA was 26.4 times the score change), as variant='published' does.",
+        ),
+        pitfalls=(
+            "Away from clamps almost every entry is positive: with a signed step −Δx·g = α|g|, so the map "
+            "says how much, not which way (3–10 % negative entries with the trapezoid, none with "
+            "the left rule).",
+            "The published step of .001 reaches a boundary within 50 steps only where it is near; see "
+            "diagnostics['success'].",
+        ),
+        expected_failures={"completeness": "sometimes: " + TWO_NODES, "linearity": OWN_PATH},
+    ),
+)
+def mfaba(
+    *,
+    path: Literal["smooth", "sharp", "cos", "norm"] = "smooth",
+    steps: int = 50,
+    alpha: float = 0.001,
+    epsilon: float = 0.3,
+    rule: Rule = "trapezoid",
+    segment_nodes: int = 0,
+    tolerance: float | None = None,
+    variant: Variant = "corrected",
+) -> UpdatePath | ChordPath:
+    """Gradients along a steepest descent of the score until the predicted class changes.
+
+    A = −Σ_t Δx_t ⊙ ½(∇s(x_t) + ∇s(x_{t+1}))
+
+    Composition: `UpdatePath` under `Leave`; for "cos" and "norm" laid along the chord by `ChordPath`.
+
+    Args:
+        path: ``"smooth"`` signed steps, ``"sharp"`` L2 steps of length 100 α, ``"cos"`` and ``"norm"`` signed
+            steps whose gradients are weighted by the progress along the chord from the input to the end.
+        steps: most steps.
+        alpha: step, in input units before normalisation.
+        epsilon: largest distance from the input per entry (not for "sharp").
+        rule: ``"trapezoid"``, or ``"left"`` as printed.
+        segment_nodes: Gauss nodes inside every step; 0 takes the rule's ends.
+        tolerance: refine steps until |residual| is below this share of the score change.
+        variant: ``"published"`` sums gradients up, for direction and map.
+
+    Shape:
+        (b, *f) in and out.
+
+    Guarantees:
+        dummy, implementation invariance; completeness as far as the residual says.
+
+    Cost:
+        At most ``steps`` + 1 gradient rows; samples that have crossed leave.
+
+    Differs from the paper:
+        Fresh gradients and the trapezoid; see ``variant``.
+
+    Source:
+        zhu2024mfaba.
+    """
+    chord, old = path in ("cos", "norm"), published(variant)
+    if path not in ("smooth", "sharp", "cos", "norm"):
+        raise SpecError(
+            Code.BAD_PARAMETER, "No such path", got=repr(path), expected="smooth, sharp, cos or norm"
+        )
+    if (chord or old) and (tolerance is not None or segment_nodes):
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            "Nodes inside the steps need the plain gradient along the path itself",
+            got=f"path={path!r}, variant={variant!r}",
+            fix="Leave tolerance and segment_nodes out, or use path='smooth' or 'sharp', corrected",
+        )
+    update = Leave(alpha=alpha, epsilon=epsilon, sharp=path == "sharp", cumulative=old)
+    walk = UpdatePath(
+        update=update, steps=steps, rule=rule, segment_nodes=segment_nodes, tolerance=tolerance, stop="flip"
+    )
+    return ChordPath(path=walk, progress="cos" if path == "cos" else "norm") if chord else walk
+
+
+@methods.register(
+    Card(
+        name="agi",
+        title="Adversarial Gradient Integration",
+        summary="The explained score's gradient along targeted attacks on random other classes, summed.",
+        source="pan2021, Alg. 1",
+        formula="A = −Σ_m Σ_t Δx_t ⊙ ½(∇s(x_t) + ∇s(x_{t+1})), x_{t+1} = clip(x_t + α sign ∇p_m(x_t))",
+        family="path attribution",
+        reformulations=("path integral",),
+        guarantees=("dummy", "implementation_invariance"),
+        needs=("gradient", "classes", "draws"),
+        passes=None,
+        differs=(
+            "The path accumulates until it arrives. The published code starts every step at the input again, "
+            "so it never leaves the ε-cube; variant='published' does that, with the left rule.",
+            "The sum over classes explains the sum of the score changes of all paths.",
+        ),
+        pitfalls=(
+            "Steps of .05 are long: two nodes miss more than the whole change on real networks. Read the "
+            "residual, or set tolerance.",
+            "A quarter to half of the entries are negative: the path follows other classes.",
+        ),
+        expected_failures={"completeness": TWO_NODES, "linearity": OWN_PATH},
+    ),
+)
+def agi(
+    *,
+    samples: int = 20,
+    steps: int = 20,
+    alpha: float = 0.05,
+    classes: Sequence[int] | None = None,
+    rule: Rule = "trapezoid",
+    segment_nodes: int = 0,
+    tolerance: float | None = None,
+    variant: Variant = "corrected",
+) -> UpdatePath:
+    """The explained score's gradient along targeted attacks on random other classes, summed.
+
+    A = −Σ_m Σ_t Δx_t ⊙ ½(∇s(x_t) + ∇s(x_{t+1}))
+
+    Composition: `UpdatePath` under `Towards`, one run per class of `FalseClasses`, guided by its
+    log-probability.
+
+    Args:
+        samples: random classes per sample, or all others where there are fewer.
+        steps: most steps of each path.
+        alpha: step, in input units before normalisation.
+        classes: these classes instead of random ones.
+        rule: ``"trapezoid"``, or ``"left"`` as printed.
+        segment_nodes: Gauss nodes inside every step; 0 takes the rule's ends.
+        tolerance: refine steps until |residual| is below this share of the score change.
+        variant: ``"published"`` starts every step at the input again and takes the left rule.
+
+    Shape:
+        (b, *f) in and out; diagnostics ``steps`` and ``crossed`` are (b, runs).
+
+    Guarantees:
+        dummy, implementation invariance; completeness as far as the residual says.
+
+    Cost:
+        At most ``steps`` forward and 2 · ``steps`` + 1 backward rows per class; runs that arrive leave.
+
+    Differs from the paper:
+        Accumulating paths and the trapezoid; see ``variant``.
+
+    Source:
+        pan2021, Alg. 1.
+    """
+    old = published(variant)
+    return UpdatePath(
+        update=Towards(alpha=alpha, restart=old),
+        steps=steps,
+        rule="left" if old else rule,
+        segment_nodes=segment_nodes,
+        tolerance=tolerance,
+        stop="arrive",
+        runs=_others(samples, classes),
+        guide=LogProbability(),
+        restart=old,
+    )
+
+
+@methods.register(
+    Card(
+        name="la",
+        title="Local Attribution",
+        summary="The explained score's gradient along short targeted and untargeted paths around the input.",
+        source="zhu2024la",
+        formula="A = −Σ_m Σ_t Δx_t ⊙ ½(∇s(x_t) + ∇s(x_{t+1})), "
+        "x_{t+1} = clip(x_t ± (x / range) ⊙ sign ∇p_m(x_t))",
+        family="path attribution",
+        reformulations=("path integral",),
+        guarantees=("dummy", "implementation_invariance"),
+        needs=("gradient", "classes", "draws"),
+        passes=None,
+        differs=(
+            "The path accumulates, with the trapezoid; variant='published' starts every step at the input "
+            "again and takes the left rule.",
+            "Steps are at least one grey level (floor=), so that black pixels, which get exactly 0 in the "
+            "published code, can be found to matter.",
+        ),
+        pitfalls=("Steps grow with brightness: bright regions get more for the same gradient.",),
+        expected_failures={"completeness": TWO_NODES, "linearity": OWN_PATH},
+    ),
+    aliases=("local_attribution",),
+)
+def la(
+    *,
+    samples: int = 19,
+    steps: int = 30,
+    spatial_range: float = 10.0,
+    floor: float = 1 / 255,
+    classes: Sequence[int] | None = None,
+    rule: Rule = "trapezoid",
+    segment_nodes: int = 0,
+    tolerance: float | None = None,
+    variant: Variant = "corrected",
+) -> UpdatePath:
+    """The explained score's gradient along short targeted and untargeted paths around the input.
+
+    A = −Σ_m Σ_t Δx_t ⊙ ½(∇s(x_t) + ∇s(x_{t+1}))
+
+    Composition: `UpdatePath` under `Nearby`, one run per class of `FalseClasses` and one untargeted.
+
+    Args:
+        samples: random classes per sample, or all others where there are fewer.
+        steps: steps of each path.
+        spatial_range: the step is the input's distance from the lowest valid value over this.
+        floor: smallest step, in input units.
+        classes: these classes instead of random ones.
+        rule: ``"trapezoid"``, or ``"left"`` as printed.
+        segment_nodes: Gauss nodes inside every step; 0 takes the rule's ends.
+        tolerance: refine steps until |residual| is below this share of the score change.
+        variant: ``"published"`` starts every step at the input again, without floor, with the left rule.
+
+    Shape:
+        (b, *f) in and out; diagnostics ``steps`` are (b, runs).
+
+    Guarantees:
+        dummy, implementation invariance; completeness as far as the residual says.
+
+    Cost:
+        ``steps`` forward and 2 · ``steps`` + 1 backward rows for each of ``samples`` + 1 runs.
+
+    Differs from the paper:
+        Accumulating paths, a smallest step, and the trapezoid; see ``variant``.
+
+    Source:
+        zhu2024la.
+    """
+    old = published(variant)
+    return UpdatePath(
+        update=Nearby(spatial_range=spatial_range, floor=0.0 if old else floor, restart=old),
+        steps=steps,
+        rule="left" if old else rule,
+        segment_nodes=segment_nodes,
+        tolerance=tolerance,
+        runs=_others(samples, classes, untargeted=1),
+        guide=LogProbability(),
+        restart=old,
+    )
+
+
+@methods.register(
+    Card(
+        name="laai",
+        title="Label-Agnostic Attribution",
+        summary="The gradient of the decisiveness along targeted attacks on random other classes, averaged.",
+        source="laai, Eq. 5",
+        formula="A = (1/(C·M)) Σ_m Σ_t Δx_t ⊙ ∇ Σ_j log P_j, x_{t+1} = clip(x_t + η sign ∇ log P_m(x_t))",
+        family="path attribution",
+        reformulations=("path integral",),
+        guarantees=("dummy", "implementation_invariance"),
+        needs=("gradient", "classes", "draws"),
+        passes=None,
+        differs=(
+            "Positive = its change spreads the distribution (Eq. 5, Remark 2); Algorithm 2's line 6 has the "
+            "opposite sign and omits the class. The trapezoid instead of the left rule.",
+        ),
+        pitfalls=(
+            "Explains decisiveness KL(U‖P), whatever objective is asked for; do not rank it by a class score "
+            "alone.",
+            "A quarter to half of the entries are negative: the path follows other classes.",
+        ),
+        expected_failures={"completeness": TWO_NODES, "linearity": OWN_PATH},
+    ),
+    aliases=("label_agnostic_attribution",),
+)
+def laai(
+    *,
+    samples: int = 20,
+    steps: int = 20,
+    alpha: float = 1 / 255,
+    classes: Sequence[int] | None = None,
+    rule: Rule = "trapezoid",
+    segment_nodes: int = 0,
+    tolerance: float | None = None,
+) -> UpdatePath:
+    """The gradient of the decisiveness along targeted attacks on random other classes, averaged.
+
+    A = (1/(C·M)) Σ_m Σ_t Δx_t ⊙ ∇ Σ_j log P_j, which sums to decisiveness(x) − mean decisiveness(x^T)
+
+    Composition: `UpdatePath` under `Towards`, explaining `LabelAgnostic`, one run per class of
+    `FalseClasses`.
+
+    Args:
+        samples: M, random classes per sample, or all others where there are fewer.
+        steps: T, steps of each path.
+        alpha: η, in input units before normalisation.
+        classes: these classes instead of random ones.
+        rule: ``"trapezoid"``, or ``"left"`` as printed.
+        segment_nodes: Gauss nodes inside every step; 0 takes the rule's ends.
+        tolerance: refine steps until |residual| is below this share of the score change.
+
+    Shape:
+        (b, *f) in and out; diagnostics ``steps`` are (b, runs).
+
+    Guarantees:
+        dummy, implementation invariance; completeness for the decisiveness as far as the residual says.
+
+    Cost:
+        ``steps`` forward and 2 · ``steps`` + 1 backward rows per class.
+
+    Differs from the paper:
+        The sign of Eq. 5 rather than that of Algorithm 2, and the trapezoid.
+
+    Source:
+        laai, Eq. 5.
+    """
+    return UpdatePath(
+        update=Towards(alpha=alpha),
+        steps=steps,
+        rule=rule,
+        segment_nodes=segment_nodes,
+        tolerance=tolerance,
+        runs=_others(samples, classes),
+        guide=LogProbability(),
+        reduce="mean",
+        objective=LabelAgnostic(),
+    )
+
+
+@methods.register(
+    Card(
+        name="attexplore",
+        title="AttEXplore",
+        summary="Gradients explored through the spectrum of the points of a transferable attack.",
+        source="zhu2024attexplore",
+        formula="A = −Σ_t Δx_t ⊙ ½(ĝ_t + ĝ_{t+1}), "
+        "ĝ the mean of ∇s over copies IDCT(DCT(x + σε) ⊙ U[1 − ρ, 1 + ρ])",
+        family="path attribution",
+        reformulations=("path integral",),
+        guarantees=("implementation_invariance",),
+        needs=("gradient", "draws"),
+        passes=None,
+        differs=(
+            "The attack raises the cross-entropy, and the mean gradient itself is accumulated. The published "
+            "code lowers it and accumulates the smoothed, normalised gradient with momentum (ΣA = 45,517 for "
+            "a change of 3.28), as variant='published' does; it also enlarges the copies at random.",
+        ),
+        pitfalls=(
+            "Not complete: gradients are read around the path, not on it.",
+            "Almost every entry is positive: the step follows nearly the same gradient.",
+        ),
+        expected_failures={
+            "completeness": "the gradients are those of transformed copies, not of the path's points",
+            "linearity": OWN_PATH,
+        },
+    ),
+    aliases=("ampe",),
+)
+def attexplore(
+    *,
+    update: Any = None,
+    samples: int = 20,
+    steps: int = 10,
+    epsilon: float = 16 / 255,
+    sigma: float = 16 / 255,
+    rho: float = 0.5,
+    momentum: float = 1.0,
+    kernel: int = 7,
+    rule: Rule = "trapezoid",
+    variant: Variant = "corrected",
+) -> UpdatePath:
+    """Gradients explored through the spectrum of the points of a transferable attack.
+
+    A = −Σ_t Δx_t ⊙ ½(ĝ_t + ĝ_{t+1}), ĝ = (1/N) Σ_n ∇s(z_n)
+
+    Composition: `UpdatePath` under `Transfer`, or any attack, looking through `SpectrumCopies`.
+
+    Args:
+        update: an attack's name or value in place of the transferable attack; it sees the explored gradient.
+        samples: N, copies at every point.
+        steps: steps; each is ``epsilon / steps`` long.
+        epsilon: largest distance from the input per entry, in input units before normalisation.
+        sigma: standard deviation of the noise on the copies, in input units.
+        rho: how far frequencies are scaled.
+        momentum: of the attack.
+        kernel: side of the Gaussian that smooths the attack's gradient; 1 for none.
+        rule: ``"trapezoid"``, or ``"left"`` as printed.
+        variant: ``"published"`` descends, and accumulates what the attack steps along.
+
+    Shape:
+        (b, *f) in and out.
+
+    Guarantees:
+        implementation invariance.
+
+    Cost:
+        ``samples`` forward rows per point, each with one backward row for the attack and one for the map (one
+        together where both read the same score), and one forward row per point.
+
+    Differs from the paper:
+        Ascending, and neither normalised nor with momentum in the map; see ``variant``.
+
+    Source:
+        zhu2024attexplore.
+    """
+    old = published(variant)
+    own = Transfer(
+        alpha=epsilon / steps if steps else epsilon,
+        epsilon=epsilon,
+        momentum=momentum,
+        kernel=kernel,
+        descend=old,
+    )
+    return UpdatePath(
+        update=own if update is None else updates.resolve(update),
+        steps=steps,
+        rule="left" if old else rule,
+        guide=None if old or update is not None else Loss(),
+        look=SpectrumCopies(copies=samples, sigma=sigma, rho=rho, enlarge=1.15 if old else 1.0),
+    )
+
+
+@methods.register(
+    Card(
+        name="isa",
+        title="Iterative Search Attribution",
+        summary="Elements ranked by removing, in rounds, what matters least to short ascents and descents.",
+        source="zhu2024isa",
+        formula="A_i = r + place of i in round r, by |(T_up/w_up + T_down/w_down − min) ⊙ x|, least first",
+        family="path attribution",
+        reformulations=(),
+        guarantees=(),
+        needs=("gradient", "draws"),
+        passes=None,
+        differs=(
+            "Rounds do not overlap (width 1, published 1.3), the remainder is a round of its own (published: "
+            "importance 0), points stay in bounds, changes of the loss count by size, the minimum is "
+            "subtracted (published: added), and removed elements do not drift; variant='published' restores "
+            "all of it.",
+        ),
+        pitfalls=(
+            "A ranking: values are round numbers and sum to nothing.",
+            "Elements that are 0 in input space are removed first, whatever they mean.",
+        ),
+    ),
+)
+def isa(
+    *,
+    steps: int = 8,
+    alpha: float = 0.004,
+    remove: int | None = None,
+    noise: float = 0.05,
+    regularisation: float = 0.01,
+    variant: Variant = "corrected",
+) -> IterativeSearch:
+    """Elements ranked by removing, in rounds, what matters least to short ascents and descents.
+
+    A_i = r + place of i in round r, by |(T_up/w_up + T_down/w_down − min) ⊙ x|, least first
+
+    Composition: `IterativeSearch`.
+
+    Args:
+        steps: steps up and steps down in every round.
+        alpha: step, in input units before normalisation.
+        remove: elements removed per round; a thirtieth of all by default.
+        noise: standard deviation of the noise on the points, in input units.
+        regularisation: weight of the points' L2 norm in the loss.
+        variant: ``"published"`` as the card's differences say.
+
+    Shape:
+        (b, *f) in and out; values from 0 to the number of rounds.
+
+    Guarantees:
+        none: it is a ranking.
+
+    Cost:
+        2 · ``steps`` gradient rows per round; thirty rounds by default.
+
+    Differs from the paper:
+        Rounds, remainder, bounds and signs; see ``variant``.
+
+    Source:
+        zhu2024isa.
+    """
+    old = published(variant)
+    return IterativeSearch(
+        steps=steps,
+        alpha=alpha,
+        remove=remove,
+        noise=noise,
+        regularisation=regularisation,
+        factor=1.3 if old else 1.0,
+        published=old,
+    )
+
+
+@methods.register(
+    Card(
+        name="big",
+        title="Boundary-based Integrated Gradients",
+        summary="The gradient integrated along the straight line from the nearest decision boundary.",
+        source="wang2022, Def. 4",
+        formula="A = (x − x_b) ⊙ ∫₀¹ ∇s(x_b + α (x − x_b)) dα, x_b the nearest adversarial point",
+        family="path attribution",
+        reformulations=("path integral",),
+        guarantees=("completeness", "dummy", "implementation_invariance"),
+        needs=("gradient", "classes", "draws"),
+        passes=None,
+        differs=(
+            "The adversarial point is moved back onto the boundary by bisection; its step is 2ε/steps (a "
+            "published call scales by ε twice). variant='published' does neither, and takes 10 "
+            "trapezoid points whose weights sum to 9/10.",
+            "The predicted class's cross-entropy is ascended, and radii grow only for samples left.",
+        ),
+        pitfalls=(
+            "Where no adversarial point is found the map is that of the last point of the search; the result "
+            "warns and diagnostics['success'] says so.",
+        ),
+        expected_failures={"linearity": OWN_PATH},
+    ),
+    aliases=("boundary_ig",),
+)
+def big(
+    *,
+    radii: Sequence[float] = RADII,
+    search_steps: int = 40,
+    margin: int = 0,
+    boundary: Any = None,
+    quadrature: Any = "gauss_legendre",
+    steps: int = 32,
+    tolerance: float | None = None,
+    max_steps: int = 1024,
+    variant: Variant = "corrected",
+) -> FromBoundary:
+    """The gradient integrated along the straight line from the nearest decision boundary.
+
+    A = (x − x_b) ⊙ ∫₀¹ ∇s(x_b + α (x − x_b)) dα
+
+    Composition: `FromBoundary`: `NearestAdversary`, bisection, and a `PathIntegral` along the line.
+
+    Args:
+        radii: L2 radii of the search, ascending, in input units before normalisation.
+        search_steps: steps per radius.
+        margin: steps of a further search for a nearer point, after Carlini & Wagner; 0 for none.
+        boundary: points found elsewhere, as a baseline or a tensor, in place of the search.
+        quadrature: a name or value from `abe.engines.quadrature`.
+        steps: nodes per sample.
+        tolerance: largest |residual| relative to the score change.
+        max_steps: most nodes per sample that ``tolerance`` may use.
+        variant: ``"published"`` does not bisect, steps as published, and takes 10 trapezoid points.
+
+    Shape:
+        (b, *f) in and out; diagnostics ``success`` and ``distance`` are (b,).
+
+    Guarantees:
+        completeness from the boundary point, dummy, implementation invariance.
+
+    Cost:
+        At most ``search_steps`` gradient rows per radius until a sample crosses, about 15 forward rows of
+        bisection, and ``steps`` gradient rows.
+
+    Differs from the paper:
+        Bisection onto the boundary; see ``variant``.
+
+    Source:
+        wang2022, Def. 4.
+    """
+    old = published(variant)
+    check_tolerance(tolerance)
+    return FromBoundary(
+        search=NearestAdversary(radii=tuple(radii), steps=search_steps, published_step=old, margin=margin),
+        quadrature=PublishedTrapezoid() if old else quadratures.resolve(quadrature),
+        steps=10 if old else steps,
+        bisection=not old,
+        tolerance=tolerance,
+        max_steps=max_steps,
+        boundary=None if boundary is None else as_baseline(boundary),
+    )
+
+
+def _others(samples: int, classes: Sequence[int] | None, untargeted: int = 0) -> FalseClasses:
+    return FalseClasses(
+        count=samples, classes=None if classes is None else tuple(classes), untargeted=untargeted
+    )

@@ -1,0 +1,475 @@
+"""`attack`: all samples and restarts in lockstep, rows that are done leave, one result per sample."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from abe.draws import SeededDraws, as_ids
+from abe.engines.batching import Chunk, Evaluator, Execution
+from abe.engines.path import check_count
+from abe.engines.problem import Problem, predict, settle_output_kind, settle_target
+from abe.engines.state import as_found
+from abe.engines.update import Point, State, Update, UserUpdate, checked
+from abe.errors import AbeError, Code, SpecError, TargetError, note
+from abe.progress import Progress
+from abe.registry import updates
+from abe.robustness.aim import Goal
+from abe.task.base import Task
+from abe.types import Cost, Draws
+
+
+@dataclass
+class Found:
+    """What a loop hands back, per row.
+
+    Attributes:
+        x: (n, *f) the last or the best points.
+        outputs: (n, C) the model's output there.
+        queries: (n,) forward rows spent on each row.
+    """
+
+    x: Tensor
+    outputs: Tensor
+    queries: Tensor
+
+
+@runtime_checkable
+class OwnLoop(Protocol):
+    """An attack that is more than repeated steps; it may also be an `Update`."""
+
+    def search(self, problem: Problem, early_stop: bool) -> Found:
+        """Attack every sample of a problem whose objective is the `Goal`."""
+        ...
+
+
+@dataclass
+class AdversarialResult:
+    """What an attack found, per sample.
+
+    Attributes:
+        x: (b, *f) the inputs.
+        x_adv: (b, *f) the adversarial inputs; for a failed sample the nearest to success that was found.
+        success: (b,) whether the label changed (or became the target).
+        label_before, label_after: (b,) predictions at ``x`` and ``x_adv``.
+        label: (b,) the class attacked away from, or aimed at where ``targeted``.
+        targeted: whether the attack was targeted.
+        distance: norm -> (b,) size of ``x_adv − x``; ``"linf"``, ``"l2"`` and ``"l0"``, the share of
+            inputs changed.
+        queries: (b,) forward rows spent on each sample, all restarts together.
+        names: of the samples.
+        classes: names of the classes, where the task has some.
+        attack: name and parameters of the attack.
+        cost: model work in all.
+        warnings: notes with codes.
+    """
+
+    x: Tensor
+    x_adv: Tensor
+    success: Tensor
+    label_before: Tensor
+    label_after: Tensor
+    label: Tensor
+    targeted: bool
+    queries: Tensor
+    names: list[str]
+    attack: str
+    cost: Cost
+    classes: Sequence[str] | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def distance(self) -> dict[str, Tensor]:
+        """Norm -> (b,) size of the change."""
+        change = (self.x_adv - self.x).flatten(1)
+        return {
+            "linf": change.abs().amax(1),
+            "l2": change.norm(dim=1),
+            "l0": (change != 0).to(change).mean(1),
+        }
+
+    def class_name(self, index: int) -> str:
+        """Name of a class, or its number."""
+        return str(index) if self.classes is None else str(self.classes[index])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the images, as numbers and text."""
+        sizes = self.distance
+        samples = [
+            {
+                "name": self.names[i],
+                "success": bool(self.success[i]),
+                "before": self.class_name(int(self.label_before[i])),
+                "after": self.class_name(int(self.label_after[i])),
+                "queries": int(self.queries[i]),
+                **{norm: float(size[i]) for norm, size in sizes.items()},
+            }
+            for i in range(len(self))
+        ]
+        return {
+            "attack": self.attack,
+            "targeted": self.targeted,
+            "success_rate": float(self.success.double().mean()),
+            "samples": samples,
+            "forward_rows": self.cost.forward_rows,
+            "backward_rows": self.cost.backward_rows,
+            "seconds": self.cost.seconds,
+            "warnings": self.warnings,
+        }
+
+    def table(self) -> Any:
+        """A `rich.table.Table` with one line per sample."""
+        from abe.robustness.tables import attack_table
+
+        return attack_table(self)
+
+
+def attack(
+    task: Task,
+    raw: Any,
+    method: Any = "pgd",
+    *,
+    steps: int | None = None,
+    targeted: bool = False,
+    target: Any = None,
+    label: Any = None,
+    restarts: int = 1,
+    early_stop: bool = True,
+    seed: int = 0,
+    ids: Sequence[int | str] | None = None,
+    draws: Draws | None = None,
+    execution: Execution = "auto",
+    chunk: int | None = None,
+    progress: bool | Callable[[int], None] = True,
+    **params: Any,
+) -> AdversarialResult:
+    """Change inputs of ``task`` a little so that the model decides otherwise.
+
+    Args:
+        task: the model and how to read it.
+        raw: photographs, paths, arrays or a tensor in the task's bounds.
+        method: a registered attack, a `chain`, an update of one's own, or a function
+            ``point -> next points`` (``point.gradient`` descends into the attack).
+        steps: how many steps; the attack's own number by default.
+        targeted: aim for ``target`` instead of away from the label.
+        target: class to aim for, one or per sample; giving one makes the attack targeted.
+        label: true classes; the predictions by default.
+        restarts: independent runs per sample, of which the best is kept.
+        early_stop: a sample leaves as soon as one of its runs has succeeded.
+        seed: of all random draws.
+        ids: identities the draws depend on; by default each sample's content.
+        draws: another source of randomness than the seed.
+        execution: see `abe.explain`.
+        chunk: rows at a time; found by timing when None.
+        progress: show a bar after two seconds, or a function called with rows done.
+        **params: parameters of the attack such as ``eps``, ``alpha`` and ``norm``, when ``method`` is a
+            name.
+
+    Returns:
+        One `AdversarialResult` for the batch.
+
+    Raises:
+        AbeError: anything unusable, before attacking; the model is left as found.
+
+    Example:
+        >>> import torch, abe
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3, bias=False))
+        >>> task = abe.image_task(model)
+        >>> result = abe.attack(task, torch.full((1, 3, 2, 2), 0.5), "bim", eps=0.4, steps=5)
+        >>> bool((result.distance["linf"] <= 0.4 + 1e-6).all())
+        True
+    """
+    update, name = resolve(method, params, steps)
+    count = _steps(update, steps)
+    check_count("restarts", restarts)
+    targeted = targeted or target is not None
+    _check_request(update, targeted, target, restarts, execution, chunk)
+    began = time.perf_counter()
+    lifted = task.lift(raw)
+    task.check(lifted.x)
+    rows = count * len(lifted.x) * restarts * 2.0
+    with (
+        as_found(task.model),
+        torch.enable_grad(),
+        Progress(name, rows, enabled=progress is True) as bar,
+    ):
+        advance = progress if callable(progress) else bar.advance
+        evaluator = Evaluator(task, execution=execution, chunk=chunk, advance=advance)
+        outputs = predict(evaluator, lifted.x, lifted.context)
+        warnings: list[str] = []
+        settle_output_kind(task, outputs, warnings)
+        _check_classes(task, outputs)
+        goal = Goal(loss=getattr(update, "loss", "cross_entropy"), targeted=targeted)
+        problem = Problem(
+            evaluator=evaluator,
+            x=lifted.x,
+            context=lifted.context,
+            target=settle_target(
+                task, outputs, target if targeted else label, len(lifted.x), lifted.x.device
+            ),
+            objective=goal,
+            draws=draws or SeededDraws(seed=seed),
+            ids=as_ids(ids, lifted.x),
+            warnings=warnings,
+            known_outputs=outputs,
+        )
+        _refuse_reached(problem, outputs)
+        best = _restarted(update, problem, count, restarts, early_stop)
+        result = _result(problem, best, lifted.names, name)
+    result.cost.seconds = time.perf_counter() - began
+    return result
+
+
+def resolve(method: Any, params: dict[str, Any], steps: int | None = None) -> tuple[Any, str]:
+    """The update behind a name, pair, value or function, and what to call it.
+
+    Raises:
+        SpecError: no such attack or parameter, or something that cannot move points.
+    """
+    if isinstance(method, str):
+        entry = updates.get(method)
+        if steps is not None and "steps" in entry.parameters():
+            check_count("steps", steps)
+            params = {"steps": steps, **params}
+        inner = ", ".join(f"{k}={v!r}" for k, v in params.items())
+        return updates.make(method, **params), f"{entry.name}({inner})"
+    if params:
+        raise SpecError(
+            Code.UNKNOWN_PARAMETER,
+            "Parameters go with an attack's name",
+            got=f"{next(iter(params))}= beside a finished update",
+            fix="Give them to the update itself",
+        )
+    found = updates.resolve(method)
+    if isinstance(found, Update | OwnLoop) and not isinstance(found, type):
+        return found, type(found).__name__
+    if callable(found) and not isinstance(found, type):
+        moving = UserUpdate(function=cast("Callable[[Point], Tensor]", found))
+        return moving, getattr(found, "__name__", "update")
+    raise SpecError(
+        Code.UPDATE,
+        "This is not an attack",
+        got=type(method).__name__,
+        expected=f"one of {', '.join(updates.names())}, a chain(…), or a function (point) -> next points",
+    )
+
+
+def _steps(update: Any, steps: int | None) -> int:
+    chosen = getattr(update, "steps", 10) if steps is None else steps
+    check_count("steps", chosen)
+    return chosen
+
+
+def _check_request(
+    update: Any, targeted: bool, target: Any, restarts: int, execution: str, chunk: int | None
+) -> None:
+    if targeted and target is None:
+        raise TargetError(
+            Code.TARGET_MISSING, "A targeted attack needs a class to aim for", fix="Pass target=…"
+        )
+    if restarts > 1 and getattr(update, "stochastic", True) is False:
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            "Every restart of this attack would be the same",
+            got=f"restarts={restarts} for an attack without random draws",
+            fix='Use one that begins at a random point, such as "pgd"',
+        )
+    if execution not in ("auto", "model", "bfloat16"):
+        raise SpecError(
+            Code.BAD_PARAMETER, "No such execution", got=repr(execution), expected="auto, model or bfloat16"
+        )
+    if chunk is not None and chunk < 1:
+        raise SpecError(Code.BAD_PARAMETER, "chunk must be at least 1", got=chunk)
+
+
+def _check_classes(task: Task, outputs: Any) -> None:
+    many = isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] > 1
+    if task.output_kind == "regression" or not many:
+        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise SpecError(
+            Code.UNSUPPORTED,
+            "An attack changes the predicted class, and this task has no two classes",
+            got=f"{task.output_kind} output of shape {shape}",
+            expected="(samples, classes) with at least two classes",
+            fix="Wrap a model with one score s as the two scores (0, s)",
+        )
+
+
+def _refuse_reached(problem: Problem, outputs: Tensor) -> None:
+    """A targeted attack at the class that is predicted already has nothing to do."""
+    if not cast("Goal", problem.objective).targeted:
+        return
+    same = (outputs.argmax(1) == problem.target).nonzero().flatten()
+    if len(same):
+        who = ", ".join(str(i) for i in same.tolist()[:8])
+        raise TargetError(
+            Code.TARGET_REACHED,
+            "The model predicts the target class already",
+            got=f"class {problem.task.name(int(problem.target[same[0]]))} for sample {who}",
+            fix="Choose another target for these samples, or leave them out",
+        )
+
+
+def succeeded(outputs: Tensor, goal: Goal, target: Tensor) -> Tensor:
+    """(n,) whether rows with these outputs have reached the goal for their class (n,)."""
+    now = outputs.argmax(1)
+    return now == target if goal.targeted else now != target
+
+
+def _restarted(update: Any, problem: Problem, steps: int, restarts: int, early_stop: bool) -> Found:
+    """The best of all restarts of every sample."""
+    owner = problem.everyone.repeat_interleave(restarts)
+    runs = problem
+    if restarts > 1:
+        number = torch.arange(restarts, device=owner.device).repeat(len(problem.x))
+        runs = problem.with_(x=problem.x[owner], owner=owner, draw=number)
+        runs.known_outputs = problem.known_outputs[owner]
+    if isinstance(update, OwnLoop):
+        found = update.search(runs, early_stop)
+    else:
+        found = _Loop(update, runs, owner, steps, early_stop).run()
+    return found if restarts == 1 else _best(found, problem, owner, restarts)
+
+
+def _best(found: Found, problem: Problem, owner: Tensor, restarts: int) -> Found:
+    """Per sample the nearest success, or else the run with the lowest score."""
+    goal = cast("Goal", problem.objective)
+    target = problem.target[owner]
+    won = succeeded(found.outputs, goal, target)
+    size = (found.x - problem.x[owner]).flatten(1).norm(dim=1)
+    score = goal(problem.task.logits(found.outputs), target)
+    infinite = torch.full_like(size, torch.inf)
+    nearest = torch.where(won, size, infinite).view(-1, restarts)
+    lowest = score.to(size).view(-1, restarts)
+    pick = torch.where(nearest.isfinite().any(1), nearest.argmin(1), lowest.argmin(1))
+    rows = problem.everyone * restarts + pick
+    return Found(found.x[rows], found.outputs[rows], found.queries.view(-1, restarts).sum(1))
+
+
+def _result(problem: Problem, found: Found, names: list[str], name: str) -> AdversarialResult:
+    goal = cast("Goal", problem.objective)
+    success = succeeded(found.outputs, goal, problem.target)
+    warnings = list(problem.warnings)
+    failed = (~success).nonzero().flatten()
+    if len(failed):
+        who = ", ".join(str(i) for i in failed.tolist()[:8])
+        text = f"The attack on sample {who} did not cross; the returned input keeps its class"
+        warnings.append(note(Code.NOT_CROSSED, text))
+    return AdversarialResult(
+        x=problem.x.detach(),
+        x_adv=found.x.detach(),
+        success=success,
+        label_before=problem.known_outputs.argmax(1),
+        label_after=found.outputs.argmax(1),
+        label=problem.target,
+        targeted=goal.targeted,
+        queries=found.queries,
+        names=list(names),
+        attack=name,
+        cost=problem.evaluator.cost,
+        classes=problem.task.labels,
+        warnings=list(dict.fromkeys(warnings)),
+    )
+
+
+class _Loop:
+    """Repeated steps of an update; rows of a sample leave together once one of them has succeeded.
+
+    A step needs the gradient at the point, and its forward pass tells whether the point is there
+    already: one gradient row per step and one forward row at the end.
+    """
+
+    def __init__(self, update: Any, problem: Problem, group: Tensor, steps: int, early_stop: bool) -> None:
+        self.update = update
+        self.problem = problem
+        self.group = group
+        self.steps = steps
+        self.early_stop = early_stop
+        self.goal = cast("Goal", problem.objective)
+        self.x = problem.x.clone()
+        self.outputs = problem.known_outputs.detach().clone()
+        self.queries = torch.ones(len(problem.x), dtype=torch.long, device=problem.x.device)
+
+    def run(self) -> Found:
+        rows, state = self._stay(self.problem.everyone, {})[:2]
+        front = self._look(rows, gradient=True) if self._reads(0) and len(rows) else None
+        for step in range(self.steps):
+            if len(rows) == 0:
+                break
+            state = self._step(rows, front, state, step)
+            front = self._look(rows, gradient=self._reads(step + 1))
+            rows, state, kept = self._stay(rows, state)
+            front = None if front is None else front[kept]
+        return Found(self.x, self.outputs, self.queries)
+
+    def _reads(self, step: int) -> bool:
+        """Whether a step uses the gradient at the point; an update that does not say so gets it."""
+        asks = getattr(self.update, "reads_gradient", None)
+        return step < self.steps and (bool(asks(step)) if callable(asks) else True)
+
+    def _stay(self, rows: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
+        """The rows that go on, their state, and which of the given ones they are."""
+        kept = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+        if self.early_stop:
+            won = succeeded(self.outputs, self.goal, self.problem.target)
+            over = torch.zeros(int(self.group.max()) + 1, dtype=torch.bool, device=rows.device)
+            over[self.group[won]] = True
+            kept = ~over[self.group[rows]]
+        return rows[kept], {k: v[kept] for k, v in state.items()}, kept
+
+    def _step(self, rows: Tensor, gradient: Tensor | None, state: State, step: int) -> State:
+        x = self.x[rows]
+        point = Point(
+            x=x,
+            start=self.problem.x[rows],
+            sample=self.problem.x[rows],
+            gradient=x.new_empty(0) if gradient is None else gradient,
+            score=self.goal(self.problem.task.logits(self.outputs[rows]), self.problem.target[rows]),
+            outputs=self.outputs[rows],
+            owner=rows,
+            step=step,
+            steps=self.steps,
+            problem=self.problem,
+        )
+        spent = self.problem.evaluator.cost.forward_rows
+        moved, state = call_update(self.update, point, state)
+        self.x[rows] = checked(moved, point)
+        # Every active row costs the same, so its share of the total is exact.
+        self.queries[rows] += (self.problem.evaluator.cost.forward_rows - spent) // len(rows)
+        return state
+
+    def _look(self, rows: Tensor, *, gradient: bool) -> Tensor | None:
+        """Where the rows came to: outputs, and gradients for the next step."""
+        x = self.x[rows]
+        gradients = torch.zeros_like(x)
+
+        def consume(chunk: Chunk) -> None:
+            self.outputs[rows[chunk.rows]] = chunk.outputs
+            if gradient:
+                gradients[chunk.rows] = chunk.gradients
+
+        run = self.problem.gradient if gradient else self.problem.forward
+        run(len(rows), x.__getitem__, rows, consume)
+        self.queries[rows] += 1
+        return gradients if gradient else None
+
+
+def call_update(update: Update, point: Point, state: State) -> tuple[Tensor, State]:
+    """One step, with what a user's update raises told as its fault."""
+    try:
+        return update.step(point, state)
+    except AbeError:
+        raise
+    except Exception as problem:
+        raise SpecError(
+            Code.UPDATE,
+            "The update raised an exception",
+            got=f"{type(problem).__name__}: {problem}",
+            expected="step(point, state) -> (next points, state)",
+        ) from problem

@@ -1,0 +1,170 @@
+"""`chain`: gradient estimator × direction × scale × projection, one step of an attack or of a path."""
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from abe.engines.path import check_count
+from abe.engines.update import Point, State
+from abe.errors import Code, SpecError
+from abe.robustness.aim import Aim, Goal, LossName
+from abe.robustness.estimators import Estimator, Plain
+from abe.robustness.parts import (
+    Ball,
+    Bounds,
+    DecayIndicator,
+    Momentum,
+    Normalised,
+    Projection,
+    Sign,
+    Stage,
+    UniformStart,
+    check_size,
+)
+from abe.spec import value
+
+
+@value
+class Chain:
+    """x ← project(x + α · direction(estimate of the attack's gradient)).
+
+    Inside `abe.attack` it pursues the attack's goal; as the update of a path it attacks the explained
+    class (or aims for ``target``), whatever score is integrated.
+
+    Args:
+        estimator: how the gradient is estimated.
+        directions: what is made of it, in order.
+        alpha: length of a step in input units.
+        projection: where points may go.
+        start: where the first step begins; None begins at the input.
+        loss: whose gradient is estimated.
+        target: class to aim for when used as a path; None moves away from the explained class.
+        steps: how many steps `abe.attack` takes unless told otherwise.
+    """
+
+    estimator: Estimator
+    directions: tuple[Stage, ...]
+    alpha: float
+    projection: Projection
+    start: UniformStart | None = None
+    loss: LossName = "cross_entropy"
+    target: int | None = None
+    steps: int = 10
+
+    def __post_init__(self) -> None:
+        check_size("alpha", self.alpha)
+        check_count("steps", self.steps)
+        Goal(loss=self.loss)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether two runs with different draws can differ."""
+        return self.start is not None or bool(getattr(self.estimator, "stochastic", False))
+
+    def reads_gradient(self, step: int) -> bool:
+        """Whether the given step uses the gradient at the point itself; without, it need not be computed."""
+        here = getattr(self.estimator, "reads_gradient", False)
+        return bool(here) and (step > 0 or self.start is None)
+
+    def step(self, point: Point, state: State) -> tuple[Tensor, State]:
+        """One step of every row."""
+        if point.step == 0:
+            self.check(point)
+        aim = Aim.of(point, self.loss, self.target is not None, self.target)
+        if self.start is not None and point.step == 0:
+            aim = aim.at(self.start.move(aim))
+        begun = aim.x
+        direction, state = self.estimator.estimate(aim, state)
+        for stage in self.directions:
+            direction, state = stage.turn(direction, aim, state)
+        return self.projection.keep(begun + self.alpha * direction, aim), state
+
+    def check(self, point: Point) -> None:
+        """Refuse sizes that do not fit the task, and a class that does not exist."""
+        shape = point.x.shape[1:]
+        for part in (self.projection, None if self.start is None else Ball(eps=self.start.eps)):
+            if isinstance(part, Ball):
+                part.check(point.bounds, shape)
+        norm = self.projection.norm if isinstance(self.projection, Ball) else "linf"
+        if point.bounds is not None:
+            span = point.bounds[1] - point.bounds[0]
+            reach = float(span.max()) if norm == "linf" else float(span.expand(1, *shape).flatten().norm())
+            if self.alpha > reach * (1 + 1e-6):
+                raise SpecError(
+                    Code.BAD_PARAMETER,
+                    "alpha is larger than the range of valid inputs",
+                    got=f"{self.alpha:g}",
+                    expected=f"at most {reach:g}, in input units before normalisation",
+                )
+        classes = (
+            point.outputs.shape[1] if isinstance(point.outputs, Tensor) and point.outputs.ndim == 2 else 0
+        )
+        if self.target is not None and classes and not 0 <= self.target < classes:
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                f"There is no class {self.target} to aim for",
+                expected=f"0 to {classes - 1}",
+            )
+
+
+def chain(
+    estimator: Estimator | None = None,
+    *parts: Any,
+    alpha: float,
+    loss: LossName = "cross_entropy",
+    target: int | None = None,
+    steps: int = 10,
+) -> Chain:
+    """A step from its parts: an estimator, directions in order, at most one start and one projection.
+
+    Args:
+        estimator: how the gradient is estimated; the plain gradient by default.
+        *parts: `Sign`, `Momentum`, `TranslationKernel`, …, a `UniformStart`, a `Ball` or `Bounds`.
+        alpha: length of a step in input units.
+        loss: whose gradient is followed.
+        target: class to aim for when used as a path.
+        steps: how many steps an attack takes unless told otherwise.
+
+    Raises:
+        SpecError: something is no part, or there are two of a kind.
+
+    Example:
+        >>> from abe.robustness import Ball, Momentum, Plain, Sign, chain
+        >>> mim = chain(Plain(), Momentum(), Sign(), Ball(eps=8 / 255), alpha=2 / 255)
+        >>> mim.projection
+        Ball(eps=0.03137254901960784, norm='linf')
+    """
+    starts = [p for p in parts if isinstance(p, UniformStart)]
+    projections = [p for p in parts if isinstance(p, Projection)]
+    stages = [p for p in parts if isinstance(p, Stage)]
+    known = len(starts) + len(projections) + len(stages)
+    if known != len(parts) or len(starts) > 1 or len(projections) > 1:
+        raise SpecError(
+            Code.UPDATE,
+            "A step is an estimator, directions, at most one start and at most one projection",
+            got=", ".join(type(p).__name__ for p in parts),
+        )
+    return Chain(
+        estimator=estimator or Plain(),
+        directions=tuple(stages),
+        alpha=alpha,
+        projection=projections[0] if projections else Bounds(),
+        start=starts[0] if starts else None,
+        loss=loss,
+        target=target,
+        steps=steps,
+    )
+
+
+def resized(update: Any, *, eps: float) -> Any:
+    """A chain with another radius, its step and start in proportion; anything else unchanged."""
+    if not isinstance(update, Chain) or not isinstance(update.projection, Ball):
+        return update
+    scale = eps / update.projection.eps
+    start = None if update.start is None else replace(update.start, eps=update.start.eps * scale)
+    ball = replace(update.projection, eps=eps)
+    return replace(update, projection=ball, start=start, alpha=update.alpha * scale)
+
+
+__all__ = ["Ball", "Chain", "DecayIndicator", "Momentum", "Normalised", "Sign", "chain", "resized"]

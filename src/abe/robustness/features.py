@@ -1,0 +1,171 @@
+"""Feature-importance attacks: the positive features of a layer are pushed down (NAA, DANAA).
+
+w = −normalised Σ_l ∇_h (loss) over points of a path,  then x moves against Σ h(x) ⊙ w
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from abe.engines.batching import Chunk
+from abe.engines.path import check_count
+from abe.engines.problem import Problem
+from abe.engines.update import State
+from abe.errors import Code, SpecError
+from abe.objectives import Captured
+from abe.robustness.aim import SCORES, Aim
+from abe.robustness.parts import per_row, tiny
+from abe.spec import value
+
+
+@value
+class FeatureImportance:
+    """The gradient of Σ h(x) ⊙ w, w the integrated importance of a layer's features for the class.
+
+    The importance is found once, at the first step, and kept in the state.
+
+    Args:
+        layer: a module's name, as in ``model.named_modules()``.
+        points: how many points its gradient is averaged over.
+        path: ``"line"`` scales the input down to zero, x (1 − l / points); ``"adversarial"`` walks
+            away from the class by sign steps (DANAA).
+        noise: standard deviation of the noise added to every point, in input units.
+        pace: length of a sign step of the adversarial path, in input units.
+        normalise: divide the importance by its L2 norm.
+        from_zero: take the points l / points, l from 0, of the line instead: zero but not the input.
+    """
+
+    layer: str
+    points: int = 30
+    path: Literal["line", "adversarial"] = "line"
+    noise: float = 0.2
+    pace: float = 0.0025
+    normalise: bool = True
+    from_zero: bool = False
+    stochastic: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_count("points", self.points)
+        if self.path not in ("line", "adversarial"):
+            raise SpecError(
+                Code.BAD_PARAMETER, "No such path", got=repr(self.path), expected="line or adversarial"
+            )
+
+    def estimate(self, aim: Aim, state: State) -> tuple[Tensor, State]:
+        """``points`` gradient rows at the first step, one at every step."""
+        weight = state.get("importance")
+        if weight is None:
+            weight = self._importance(aim)
+            if self.normalise:
+                weight = weight / per_row(weight.flatten(1).norm(dim=1).clamp_min(tiny(weight)), weight)
+            state = {**state, "importance": weight}
+        out = torch.empty_like(aim.x)
+        objective = Weighted(self.layer, weight * aim.sign)
+        rows = torch.arange(len(out), device=out.device)
+
+        def consume(chunk: Chunk) -> None:
+            out[chunk.rows] = -chunk.gradients
+
+        problem = aim.problem(objective, target=rows)
+        problem.gradient(len(out), aim.x.__getitem__, rows, consume)
+        return out, state
+
+    def _importance(self, aim: Aim) -> Tensor:
+        """(n, *h) the summed gradient of the class's probability by the layer's features."""
+        if self.path == "line":
+            return self._along_line(aim)
+        total, x = None, aim.x
+        everyone = torch.arange(len(x), device=x.device)
+        for number in range(self.points):
+            copy = torch.full_like(everyone, number)
+            noise = aim.normal("importance.noise", everyone, copy, self.points, x.shape[1:])
+            probe = aim.at(x + self.noise * noise).with_loss("probability")
+            gained, upward = layer_and_input_gradient(probe, self.layer)
+            total = gained if total is None else total + gained
+            x = x + self.pace * aim.sign * upward.sign()
+        return total if total is not None else x
+
+    def _along_line(self, aim: Aim) -> Tensor:
+        n, k = len(aim.x), self.points
+        owner = torch.arange(n, device=aim.x.device).repeat_interleave(k)
+        reader = LayerGradient(self.layer)
+        problem = aim.problem(reader)
+        found: list[Tensor] = []
+
+        def make(index: Tensor) -> Tensor:
+            who, copy = owner[index], index % k
+            x = aim.x[who]
+            if self.noise:
+                x = x + self.noise * aim.normal("importance.noise", who, copy, k, x.shape[1:])
+            share = copy.to(x) / k
+            return x * per_row(share if self.from_zero else 1 - share, x)
+
+        def consume(chunk: Chunk) -> None:
+            if not found:
+                found.append(reader.taken.new_zeros((n, *reader.taken.shape[1:])))
+            found[0].index_add_(0, chunk.owner, reader.taken)
+
+        problem.gradient(len(owner), make, owner, consume)
+        return found[0] / k
+
+
+class Weighted:
+    """Score Σ h(x) ⊙ w, the target naming the row's weights."""
+
+    reads_logits = False
+
+    def __init__(self, layer: str, weight: Tensor) -> None:
+        self.layers = (layer,)
+        self._layer, self._weight = layer, weight
+
+    def __call__(self, outputs: Captured, target: Tensor) -> Tensor:
+        return (outputs.layers[self._layer] * self._weight[target]).flatten(1).sum(1)
+
+
+class LayerGradient:
+    """Takes the gradient of the class's probability by a layer in passing, and keeps it as ``taken``.
+
+    As a score it is zero with zero slope, so what remains of the pass goes from the layer to the input
+    only: forward and backward rows are those of one ordinary gradient.
+    """
+
+    reads_logits = True
+
+    def __init__(self, layer: str) -> None:
+        self.layers = (layer,)
+        self._layer = layer
+        self.taken = torch.zeros(0)
+
+    def __call__(self, outputs: Captured, target: Tensor) -> Tensor:
+        features = outputs.layers[self._layer]
+        if not features.requires_grad:
+            return outputs.outputs.flatten(1).sum(1) * 0
+        score: Tensor = SCORES["probability"](outputs.outputs, target)
+        (taken,) = torch.autograd.grad(score.sum(), features, retain_graph=True, allow_unused=True)
+        self.taken = torch.zeros_like(features) if taken is None else taken
+        return features.flatten(1).sum(1) * 0
+
+
+class _ThroughLayer(LayerGradient):
+    """The same with the probability itself as score, for a path that needs its gradient too."""
+
+    def __call__(self, outputs: Captured, target: Tensor) -> Tensor:
+        super().__call__(outputs, target)
+        score: Tensor = SCORES["probability"](outputs.outputs, target)
+        return score
+
+
+def layer_and_input_gradient(aim: Aim, layer: str) -> tuple[Tensor, Tensor]:
+    """(n, *h) and (n, *f): the gradient of the class's probability by a layer, and against the input."""
+    reader = _ThroughLayer(layer)
+    problem: Problem = aim.problem(reader)
+    inner: list[Tensor] = []
+    outer = torch.empty_like(aim.x)
+
+    def consume(chunk: Chunk) -> None:
+        inner.append(reader.taken)
+        outer[chunk.rows] = -chunk.gradients
+
+    problem.gradient(len(outer), aim.x.__getitem__, problem.everyone, consume)
+    return torch.cat(inner), outer

@@ -1,0 +1,136 @@
+"""Gradients explored through the spectrum of a point, for attributions that read around their path."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from abe.engines.batching import Chunk, Head
+from abe.engines.path import check_count
+from abe.engines.problem import Problem
+from abe.robustness.parts import need_image
+from abe.robustness.transforms import cosines
+from abe.spec import value
+
+
+@value
+class SpectrumCopies:
+    """The mean gradient over N copies z = IDCT(DCT(x + σ ε) ⊙ U[1 − ρ, 1 + ρ]), taken at z.
+
+    The cosine transform runs over the last two axes of images and over the last axis of anything else.
+
+    Args:
+        copies: N.
+        sigma: standard deviation of the noise, in input units.
+        rho: how far frequencies are scaled.
+        enlarge: largest side of the random enlargement with zero padding that every copy passes on its
+            way to the network, as a share; 1 for none. Not resized back (published code), so the
+            network must take any size.
+        probability: of the enlargement.
+    """
+
+    copies: int = 20
+    sigma: float = 16 / 255
+    rho: float = 0.5
+    enlarge: float = 1.0
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_count("copies", self.copies)
+
+    def gradients(
+        self, problem: Problem, x: Tensor, owner: Tensor, draw: Tensor, heads: Sequence[Head]
+    ) -> Tensor:
+        """(m, n, *f) mean gradient of every head: one forward row per copy, one backward row per head."""
+        n = self.copies
+        row = torch.arange(len(x), device=x.device).repeat_interleave(n)
+        number = draw[row] * n + torch.arange(n, device=x.device).repeat(len(x))
+        total = x.new_zeros((len(heads), *x.shape))
+        resized = self._resized(problem, x, owner[row], number)
+        groups: list[tuple[Tensor, Tensor | None]] = [(torch.arange(len(row), device=x.device), None)]
+        if resized is not None:
+            groups = [((resized[:, 3] < self.probability).nonzero().flatten(), resized)]
+            groups.append(((resized[:, 3] >= self.probability).nonzero().flatten(), None))
+        for rows, sizes in groups:
+            self._add(total, problem, x, owner, heads, row[rows], number[rows], sizes, rows)
+        return total
+
+    def _add(
+        self,
+        total: Tensor,
+        problem: Problem,
+        x: Tensor,
+        owner: Tensor,
+        heads: Sequence[Head],
+        row: Tensor,
+        number: Tensor,
+        sizes: Tensor | None,
+        rows: Tensor,
+    ) -> None:
+        """Add the gradients of copies ``number`` (k,) of rows ``row`` (k,) to ``total`` (m, n, *f)."""
+
+        def make(k: Tensor) -> Tensor:
+            z = self._copies(problem, x[row[k]], owner[row[k]], number[k])
+            return z if sizes is None else torch.cat([self._enlarged(*p) for p in _pairs(z, sizes[rows[k]])])
+
+        def consume(chunk: Chunk) -> None:
+            g = chunk.gradients
+            if sizes is not None:
+                g = torch.stack(
+                    [self._reduced(g[:, i], x, sizes[rows[k]]) for i, k in enumerate(chunk.rows)], 1
+                )
+            total.index_add_(1, row[chunk.rows], g / self.copies)
+
+        spread = [Head(h.objective, h.target[row]) for h in heads]
+        problem.gradients(len(row), make, owner[row], spread, consume)
+
+    def _resized(self, problem: Problem, x: Tensor, owner: Tensor, number: Tensor) -> Tensor | None:
+        """(k, 4) uniform draws of size, top, left and coin; None without enlargement."""
+        if self.enlarge <= 1:
+            return None
+        need_image("Enlargement", x)
+        return problem.draws.uniform("spectrum.enlarge", problem.keys(owner, number), (4,))
+
+    def _window(self, side: int, draws: Tensor) -> tuple[int, int, int, int]:
+        """Inner side, top, left and outer side."""
+        size, top, left, _ = draws.tolist()
+        outer = int(side * self.enlarge)
+        inner = side + int(size * (outer - side))
+        return inner, int(top * (outer - inner)), int(left * (outer - inner)), outer
+
+    def _enlarged(self, z: Tensor, draws: Tensor) -> Tensor:
+        inner, top, left, outer = self._window(z.shape[-1], draws)
+        moved = F.interpolate(z[None], size=(inner, inner), mode="bilinear", align_corners=False)
+        return F.pad(moved, (left, outer - inner - left, top, outer - inner - top))
+
+    def _reduced(self, g: Tensor, x: Tensor, draws: Tensor) -> Tensor:
+        """(m, *f) gradients at the copy from those at its enlargement: resizing is linear."""
+        inner, top, left, _ = self._window(x.shape[-1], draws)
+        with torch.enable_grad():
+            z = x.new_zeros((len(g), *x.shape[1:]), requires_grad=True)
+            moved = F.interpolate(z, size=(inner, inner), mode="bilinear", align_corners=False)
+            (back,) = torch.autograd.grad(moved, z, g[..., top : top + inner, left : left + inner])
+        return back
+
+    def _copies(self, problem: Problem, x: Tensor, owner: Tensor, number: Tensor) -> Tensor:
+        keys = problem.keys(owner, number)
+        noise = problem.draws.normal("spectrum.noise", keys, x.shape[1:]).to(x)
+        scale = problem.draws.uniform("spectrum.scale", keys, x.shape[1:]).to(x)
+        scale = scale * 2 * self.rho + 1 - self.rho
+        return _inverse(_forward(x + self.sigma * noise) * scale)
+
+
+def _forward(x: Tensor) -> Tensor:
+    """Cosine spectrum over the last two axes of images, else over the last."""
+    spectrum = x @ cosines(x.shape[-1], x.dtype).to(x).T
+    return cosines(x.shape[-2], x.dtype).to(x) @ spectrum if x.ndim == 4 else spectrum
+
+
+def _inverse(spectrum: Tensor) -> Tensor:
+    x = spectrum @ cosines(spectrum.shape[-1], spectrum.dtype).to(spectrum)
+    return cosines(x.shape[-2], x.dtype).to(x).T @ x if x.ndim == 4 else x
+
+
+def _pairs(z: Tensor, draws: Tensor) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(z, draws, strict=True))
