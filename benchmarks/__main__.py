@@ -1,4 +1,4 @@
-"""``python -m benchmarks [ig] [overhead] [levers]``: prints JSON tables; see docs/performance.md."""
+"""``python -m benchmarks [PART ...]``: prints JSON tables; see docs/performance.md."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.subjects import MODELS
 
-PARTS = ("ig", "overhead", "levers")
+PARTS = ("ig", "overhead", "levers", "adversarial", "adversarial-small")
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS) + "; all by default")
     parser.add_argument("--model", choices=tuple(MODELS), help="one network instead of all (ig, levers)")
-    parser.add_argument("--rounds", type=int, help="alternating rounds (ig: 3, overhead: 5)")
+    parser.add_argument("--rounds", type=int, help="alternating rounds (overhead: 5, others: 3)")
     words = parser.parse_args()
     if unknown := [part for part in words.parts if part not in PARTS]:
         parser.error(f"no benchmark is called {unknown[0]!r}; there are {', '.join(PARTS)}")
@@ -29,10 +29,12 @@ def main() -> None:
 
 
 def _run(part: str, models: list[str], rounds: dict[str, int]) -> Iterator[Any]:
-    from benchmarks import integrated_gradients, levers, overhead
+    from benchmarks import adversarial, integrated_gradients, levers, overhead
 
     if part == "overhead":
         yield from overhead.run(**rounds)
+    elif part.startswith("adversarial"):
+        yield from adversarial.run("small" if part == "adversarial-small" else "photographs", **rounds)
     elif part == "ig":
         for name in models:
             yield from integrated_gradients.run(name, **rounds)

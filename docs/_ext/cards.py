@@ -1,4 +1,4 @@
-"""Write the reference pages of methods, metrics and primitives from their cards, before each build.
+"""Write the reference pages of methods, metrics, attacks and primitives from their cards, before each build.
 
 Nothing on these pages is written by hand: what a card or docstring does not say, the page does not
 say either. The pages land in ``docs/generated``, which is not kept in the repository.
@@ -22,7 +22,6 @@ PRIMITIVES = {
     "Baselines": ("the reference an input is compared with", registry.baselines),
     "Units": ("what is ranked and removed together", registry.units),
     "Paths": ("static ways from a reference to the input", registry.paths),
-    "Updates": ("steps of dynamic paths", registry.updates),
 }
 
 
@@ -38,7 +37,9 @@ def generate(app: Any) -> None:
     pages = {
         **{f"methods/{e.name}.md": method_page(e) for e in registry.methods.entries()},
         **{f"metrics/{e.name}.md": metric_page(e) for e in registry.metrics.entries()},
+        **{f"updates/{e.name}.md": update_page(e) for e in registry.updates.entries()},
         "parts/methods.md": method_table(registry.methods),
+        "parts/updates.md": update_table(registry.updates),
         "parts/metrics.md": metric_table(registry.metrics),
         "parts/primitives.md": primitives(),
         "parts/deviations.md": deviations(),
@@ -84,6 +85,24 @@ def metric_page(entry: Entry) -> str:
     }
     call = f'table = abe.compare(task, photos, methods=["ig", "gradient"], metrics=["{entry.name}"])'
     return page(entry, facts, call, "metric")
+
+
+def update_page(entry: Entry) -> str:
+    """The page of one attack or other update."""
+    card = entry.card
+    facts = {
+        "Name": names(entry),
+        "Source": source(card),
+        "Family": escape(card.family),
+        "Needs": escape(", ".join(card.needs)),
+    }
+    given = {**card.example, **{n: "…" for n in entry.required() if n not in card.example}}
+    words = "".join(f", {name}={value!r}" for name, value in given.items())
+    update = f'("{entry.name}", {given!r})' if given else f'"{entry.name}"'
+    call = f'exp = abe.explain(task, photo, "path_attribution", update={update})'
+    if card.family:
+        call = f'found = abe.attack(task, photo, "{entry.name}"{words})\n{call}'
+    return page(entry, facts, call, "update")
 
 
 def page(entry: Entry, facts: dict[str, str], call: str, kind: str) -> str:
@@ -135,6 +154,21 @@ def method_table(kind: Registry) -> str:
     return "\n".join(head + rows) + "\n"
 
 
+def update_table(kind: Registry) -> str:
+    """All attacks and other updates on one screen."""
+    head = ["| attack | moves by | family | source |", "| --- | --- | --- | --- |"]
+    rows = [
+        row(
+            f"{link(e, 'updates')}<br>`{e.name}`",
+            escape(e.card.summary),
+            escape(e.card.family or "update of a path"),
+            source(e.card),
+        )
+        for e in kind.entries()
+    ]
+    return "\n".join(head + rows) + "\n"
+
+
 def metric_table(kind: Registry) -> str:
     """All metrics on one screen."""
     arrow = {"higher": "↑", "lower": "↓", None: ""}
@@ -175,7 +209,7 @@ def deviations() -> str:
     """Every ``differs`` entry of every card."""
     rows = [
         row(link(e, f"{kind.kind}s"), escape(text), source(e.card))
-        for kind in (registry.methods, registry.metrics)
+        for kind in (registry.methods, registry.metrics, registry.updates)
         for e in kind.entries()
         for text in e.card.differs
     ]
@@ -212,7 +246,8 @@ def passes(card: Card) -> str:
     """Forward and backward rows as the card's formulas."""
     if card.passes is None:
         return ""
-    return f"`{card.passes.forward}` forward, `{card.passes.backward}` backward"
+    most = "at most " if card.passes.at_most else ""
+    return f"{most}`{card.passes.forward}` forward, `{card.passes.backward}` backward"
 
 
 def example(card: Card) -> str:

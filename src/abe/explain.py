@@ -14,7 +14,6 @@ from abe.engines.problem import Problem, predict, settle_output_kind, settle_tar
 from abe.engines.state import as_found, eager
 from abe.errors import Code, ModelError, SpecError, note
 from abe.explanation import Explanation, check_map, versions
-from abe.formulas import evaluate
 from abe.objectives import as_objective, objective_name
 from abe.progress import Progress
 from abe.registry import Method, methods
@@ -97,7 +96,7 @@ def explain(
         as_found(task.model),
         torch.enable_grad(),
         eager(task.model),
-        Progress(chosen.name, _expected(chosen, len(lifted.x)), enabled=progress is True) as bar,
+        Progress(chosen.name, chosen.rows(len(lifted.x)), enabled=progress is True) as bar,
     ):
         advance = progress if callable(progress) else bar.advance
         evaluator = Evaluator(task, execution=execution, chunk=chunk, advance=advance)
@@ -165,6 +164,7 @@ def _finish(problem: Problem, result: Result, method: Method, lifted: Lifted, se
             note(Code.ZERO_MAP, f"The map of sample {who} is zero everywhere: the method found no influence")
         )
     target = problem.target
+    explained = problem if result.objective is None else problem.with_(objective=result.objective)
     return Explanation(
         attribution=result.attribution.detach(),
         x=problem.x.detach(),
@@ -173,8 +173,8 @@ def _finish(problem: Problem, result: Result, method: Method, lifted: Lifted, se
         names=lifted.names,
         method=method.name,
         spec=method.describe(),
-        objective=objective_name(problem.objective),
-        score=problem.score,
+        objective=objective_name(explained.objective),
+        score=explained.score,
         delta=result.delta,
         standard_error=result.standard_error,
         top=_top(problem),
@@ -202,16 +202,6 @@ def _top(problem: Problem) -> list[list[tuple[str, float]]]:
         [(task.name(int(i)), float(p)) for i, p in zip(row, values, strict=True)]
         for row, values in zip(best.indices, best.values, strict=True)
     ]
-
-
-def _expected(method: Method, b: int) -> float | None:
-    """Rows the card promises, for the progress bar."""
-    passes = methods.get(method.name).card.passes if method.name in methods.names() else None
-    if passes is None:
-        return None
-    names = {**dict(method.params), "b": b}
-    parts = [evaluate(passes.forward, names), evaluate(passes.backward, names)]
-    return None if parts[0] is None or parts[1] is None else parts[0] + parts[1]
 
 
 def _remarks(model: nn.Module) -> list[str]:

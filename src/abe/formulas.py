@@ -33,6 +33,8 @@ def _value(node: ast.AST, names: Mapping[str, object]) -> float | None:
         return float(node.value)
     if isinstance(node, ast.Name):
         found = names.get(node.id)
+        if isinstance(found, tuple | list):
+            return float(len(found))
         return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
         left, right = _value(node.left, names), _value(node.right, names)

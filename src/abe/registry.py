@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from abe.errors import Code, SpecError
+from abe.formulas import evaluate
 from abe.spec import describe, to_spec
 from abe.types import Card, Engine
 
@@ -48,6 +49,15 @@ class Method:
     def card(self) -> Card:
         """What is known about the method."""
         return methods.get(self.name).card
+
+    def rows(self, b: int) -> float | None:
+        """Forward and backward rows that the card promises for ``b`` samples; None where it promises none."""
+        passes = self.card.passes if self.name in methods.names() else None
+        if passes is None:
+            return None
+        names = {**dict(self.params), "b": b}
+        forward, backward = evaluate(passes.forward, names), evaluate(passes.backward, names)
+        return None if forward is None or backward is None else forward + backward
 
 
 @dataclass(frozen=True)

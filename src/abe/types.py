@@ -30,11 +30,16 @@ class Passes:
     """Expected model rows of one call, as formulas over the method's parameters.
 
     Besides parameters the formulas know ``b`` (samples). Only names, numbers, ``+ - * /`` and
-    parentheses are allowed. ``"adaptive"`` says that no closed form exists.
+    parentheses are allowed; a sequence counts by its length. ``"adaptive"`` says that no closed form exists.
+
+    Attributes:
+        forward, backward: the formulas.
+        at_most: they are bounds, because rows that are done leave.
     """
 
     forward: str
     backward: str
+    at_most: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +123,7 @@ class Result:
         standard_error: (b, *f) for stochastic methods.
         warnings: notes with codes.
         diagnostics: per-sample extras such as ``nodes`` or ``success``.
+        objective: the score that was explained, where the method brings its own.
     """
 
     attribution: Features
@@ -125,6 +131,7 @@ class Result:
     standard_error: Features | None = None
     warnings: list[str] = field(default_factory=list)
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
+    objective: "Objective | None" = None
 
 
 @runtime_checkable

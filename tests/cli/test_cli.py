@@ -161,6 +161,22 @@ def test_demo_knows_every_method_that_is_no_wrapper() -> None:
     ]
 
 
+def test_demo_leaves_out_what_would_take_too_long_and_says_so(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, left_out = comparing.affordable(comparing.every_method("image"))
+    assert {"integrated_gradients", "mfaba"} <= {name for name, _ in kept}
+    assert {"agi", "la", "laai", "isa", "attexplore", "big"} <= set(left_out)
+    assert min(left_out.values()) > comparing.MOST_ROWS
+    monkeypatch.setattr(zoo, "efficientnet_lite0", lambda: zoo.load_factory("tiny_net:task"))
+    chosen = [("gradient", {}), ("agi", {"samples": 3, "steps": 100})]
+    monkeypatch.setattr(comparing, "every_method", lambda modality: chosen)
+    result = run("demo", "--step", "50%")
+    assert result.exit_code == 0, result.output
+    assert "1 methods" in result.stderr
+    assert "agi (907)" in " ".join(result.stderr.split())
+
+
 def test_methods_lists_and_explains(run: Run) -> None:
     listing = run("methods")
     assert "integrated_gradients" in listing.stdout

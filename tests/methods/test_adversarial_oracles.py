@@ -12,8 +12,9 @@ from tests.metrics.common import ORACLES
 from torch import nn
 
 import abe
-from abe.engines.adversary import Leave, Transfer
+from abe.engines.adversary import Leave
 from abe.engines.update import INTEGRAND, UpdatePath
+from abe.robustness.chain import Chain
 from abe.spec import value
 from abe.testing.draws import ReplayedDraws
 
@@ -177,7 +178,7 @@ def _attexplore_draws(case):
 class Recorded:
     """The published step, with the points it was recorded at: a sign within rounding of zero changes them."""
 
-    inner: Transfer
+    inner: Chain
     steps: tuple[torch.Tensor, ...]
 
     def step(self, point, state):

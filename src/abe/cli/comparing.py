@@ -8,6 +8,8 @@ from typing import Any
 from abe.cli import inputs, output
 
 PAGE = "comparison.html"
+MOST_ROWS = 250
+"""Rows per photograph that a method of the demo may need by its card: about ten seconds on two cores."""
 
 
 def run(
@@ -56,7 +58,7 @@ def run(
 
 
 def demo(*, out: Path, step: str, seed: int, json: bool) -> None:
-    """The main job on real photographs: every registered method, one ranked table."""
+    """The main job on real photographs: every method that is quick enough, one ranked table."""
     began = time.perf_counter()
     size = inputs.step_of(step)
     from abe.report.files import check_folder
@@ -66,11 +68,17 @@ def demo(*, out: Path, step: str, seed: int, json: bool) -> None:
     from abe.task import zoo
 
     task, photos = zoo.efficientnet_lite0(), zoo.photographs()
-    contenders = every_method(task.modality)
+    contenders, left_out = affordable(every_method(task.modality))
     output.remark(
         f"EfficientNet-Lite0 (ImageNet) on {len(photos)} photographs: {', '.join(photos)}; "
         f"{len(contenders)} methods; curves in steps of {step} of the pixels"
     )
+    if left_out:
+        each = ", ".join(f"{name} ({rows:.0f})" for name, rows in left_out.items())
+        output.remark(
+            f"left out because they need more than {MOST_ROWS} rows per photograph: {each}; "
+            "abe compare runs any of them"
+        )
     comparison = compare(task, list(photos.values()), contenders, step=size, seed=seed)
     title = f"{len(contenders)} ways to explain EfficientNet-Lite0"
     _finish(comparison, out, json=json, title=title)
@@ -91,6 +99,17 @@ def every_method(modality: str) -> list[tuple[str, Mapping[str, Any]]]:
         and entry.card.family != "wrapper"
         and set(entry.required()) <= (set(entry.card.example) if entry.required() else set())
     ]
+
+
+def affordable(
+    contenders: Sequence[tuple[str, Mapping[str, Any]]],
+) -> tuple[list[tuple[str, Mapping[str, Any]]], dict[str, float]]:
+    """Methods that keep within `MOST_ROWS` by their cards, and the rows per photograph of the others."""
+    from abe.registry import methods
+
+    rows = {name: methods.build(name, **params).rows(1) or 0.0 for name, params in contenders}
+    kept = [(name, params) for name, params in contenders if rows[name] <= MOST_ROWS]
+    return kept, {name: n for name, n in rows.items() if n > MOST_ROWS}
 
 
 def _finish(comparison: Any, out: Path, *, json: bool, title: str | None) -> None:

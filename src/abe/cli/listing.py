@@ -101,6 +101,7 @@ def _simple(parameter: inspect.Parameter) -> bool:
 
 def _facts(card: Any) -> list[tuple[str, str]]:
     passes = f"{card.passes.forward} forward, {card.passes.backward} backward rows" if card.passes else ""
+    passes = f"at most {passes}" if card.passes and card.passes.at_most else passes
     lists = (
         ("guarantees", card.guarantees),
         ("needs", card.needs),

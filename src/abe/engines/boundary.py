@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abe.engines.adversary import check_positive
 from abe.engines.batching import Chunk
+from abe.engines.checks import check_positive, check_reach
 from abe.engines.path import PathIntegral, StraightLine, check_count, check_reference
 from abe.engines.problem import Problem
 from abe.engines.quadrature import GaussLegendre
@@ -113,6 +113,7 @@ class NearestAdversary:
 
     def find(self, problem: Problem) -> Found:
         """The first adversarial point of every sample, or the last point of the largest radius."""
+        check_reach(problem.bounds, problem.x.shape[1:], "l2", radius=self.radii[0])
         label = labels(problem, problem.x, problem.everyone)
         point = problem.x.clone()
         success = torch.zeros_like(label, dtype=torch.bool)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from abe.engines.update import Point, State
+from abe.engines.step import Point, State
 from abe.errors import Code, SpecError
 from abe.spec import value
 

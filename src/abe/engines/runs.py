@@ -20,21 +20,18 @@ class Plan:
         run: (n,) its number within the sample, from 0.
         goal: (n,) the class its guide reads; (n, m) for outputs with several axes.
         toward: (n,) 1 where the guide is ascended, −1 where it is descended.
+        width: the largest number of runs that a sample can have.
     """
 
     owner: Tensor
     run: Tensor
     goal: Tensor
     toward: Tensor
-
-    @property
-    def width(self) -> int:
-        """The largest number of runs of a sample."""
-        return int(self.run.max()) + 1 if len(self.run) else 1
+    width: int = 1
 
     def take(self, rows: Tensor) -> "Plan":
         """Some of the runs."""
-        return Plan(self.owner[rows], self.run[rows], self.goal[rows], self.toward[rows])
+        return Plan(self.owner[rows], self.run[rows], self.goal[rows], self.toward[rows], self.width)
 
 
 @runtime_checkable
@@ -89,7 +86,7 @@ class FalseClasses:
         owner = problem.everyone[:, None].expand_as(goal)
         run = torch.arange(goal.shape[1], device=goal.device).expand_as(goal)
         sensible = (goal != problem.target[:, None]) | (toward < 0)
-        return Plan(owner[sensible], run[sensible], goal[sensible], toward[sensible])
+        return Plan(owner[sensible], run[sensible], goal[sensible], toward[sensible], goal.shape[1])
 
     def _drawn(self, problem: Problem, total: int) -> Tensor:
         everyone = problem.everyone

@@ -8,12 +8,11 @@ import math
 import torch
 from torch import Tensor
 
-from abe.engines.adversary import check_positive
 from abe.engines.batching import Chunk
+from abe.engines.checks import check_not_negative, check_positive, check_reach
 from abe.engines.path import check_count
 from abe.engines.problem import Problem
 from abe.engines.refine import along
-from abe.errors import Code, SpecError
 from abe.spec import value
 from abe.types import Result
 
@@ -56,18 +55,19 @@ class IterativeSearch:
         check_positive(alpha=self.alpha, factor=self.factor)
         if self.remove is not None:
             check_count("remove", self.remove)
-        if self.noise < 0 or self.regularisation < 0:
-            raise SpecError(Code.BAD_PARAMETER, "noise and regularisation must not be negative")
+        check_not_negative(noise=self.noise, regularisation=self.regularisation)
 
     def run(self, problem: Problem) -> Result:
         """Rank the elements of every sample."""
         x = problem.x
+        check_reach(problem.bounds, x.shape[1:], alpha=self.alpha)
         size = max(1, BLOCK_BYTES // (2 * x[0].numel() * x.element_size()))
         out = torch.cat([self._block(problem, block) for block in problem.everyone.split(size)])
         return Result(out, diagnostics={"rounds": torch.full_like(problem.target.flatten(), self._rounds(x))})
 
     def _count(self, x: Tensor) -> int:
-        return self.remove or max(1, x[0].numel() // ROUNDS)
+        elements = x[0].numel()
+        return self.remove or (max(1, elements // ROUNDS) if self.published else math.ceil(elements / ROUNDS))
 
     def _rounds(self, x: Tensor) -> int:
         every = x[0].numel() / self._count(x)

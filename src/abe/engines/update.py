@@ -7,144 +7,36 @@ and rows that are done leave the batch. From an input to wherever the update lea
 that the attribution explains s(input) − s(end); from a reference to the input it is kept.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from abe.engines.batching import Chunk, Head
-from abe.engines.path import check_count, check_tolerance, reference_of
+from abe.engines.path import check_count, check_tolerance
 from abe.engines.problem import Problem
-from abe.engines.quadrature import GaussLegendre
-from abe.engines.refine import Pieces, along, refine
-from abe.engines.runs import Plan, Runs, single
-from abe.errors import AbeError, Code, SpecError, note
-from abe.registry import updates
+from abe.engines.runs import Runs
+from abe.engines.step import INTEGRAND, Descent, Look, Point, State, Update, UserUpdate, as_update
+from abe.engines.walk import Paths, who
+from abe.errors import Code, SpecError, note
 from abe.spec import value
-from abe.types import Baseline, Card, Objective, Result
+from abe.types import Baseline, Objective, Result
+
+__all__ = [
+    "INTEGRAND",
+    "Descent",
+    "Look",
+    "Point",
+    "Rule",
+    "State",
+    "Update",
+    "UpdatePath",
+    "UserUpdate",
+    "as_update",
+    "who",
+]
 
 Rule = Literal["trapezoid", "left"]
-State = Mapping[str, Tensor]
-"""Per-row tensors an update carries from step to step; rows that leave are dropped from each.
-
-An entry named ``integrand`` (n, *f) is added up instead of the gradient of the explained score."""
-INTEGRAND = "integrand"
-BLOCK_BYTES = 64 * 2**20
-"""Memory that one tensor of rows moving together may take; further rows wait for their turn."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """Where the rows of a dynamic path are; what an update may look at.
-
-    Attributes:
-        x: (n, *f) current points.
-        start: (n, *f) where the paths began.
-        sample: (n, *f) the explained inputs.
-        gradient: (n, *f) of the explained score at ``x``, each row's own.
-        score: (n,) that score.
-        outputs: (n, C) the model's output at ``x``; None where it is no tensor.
-        owner: (n,) number of each row's sample.
-        step, steps: the current step, from 0, and how many there are.
-        problem: the whole request: objective, targets, draws, bounds.
-        run: (n,) number of each row's run where a sample has several.
-        guide: (n, *f) where a guided path is drawn: up its guide, or down where it is to leave.
-    """
-
-    x: Tensor
-    start: Tensor
-    sample: Tensor
-    gradient: Tensor
-    score: Tensor
-    outputs: Any
-    owner: Tensor
-    step: int
-    steps: int
-    problem: Problem
-    run: Tensor | None = None
-    guide: Tensor | None = None
-
-    @property
-    def bounds(self) -> tuple[Tensor, Tensor] | None:
-        """(low, high) of valid inputs, or None."""
-        return self.problem.bounds
-
-    def clip(self, x: Tensor) -> Tensor:
-        """``x`` inside the bounds."""
-        return x if self.bounds is None else torch.clamp(x, *self.bounds)
-
-    def normal(self, purpose: str) -> Tensor:
-        """(n, *f) standard normal draws of this step."""
-        return self._draw("normal", purpose)
-
-    def uniform(self, purpose: str) -> Tensor:
-        """(n, *f) uniform draws on [0, 1) of this step."""
-        return self._draw("uniform", purpose)
-
-    def _draw(self, kind: str, purpose: str) -> Tensor:
-        number = torch.full_like(self.owner, self.step)
-        if self.run is not None:
-            number = number + self.steps * self.run
-        draw = getattr(self.problem.draws, kind)
-        return draw(purpose, self.problem.keys(self.owner, number), self.x.shape[1:]).to(self.x)
-
-
-@runtime_checkable
-class Update(Protocol):
-    """One step of a dynamic path. A user's update needs only this."""
-
-    def step(self, point: Point, state: State) -> tuple[Tensor, State]:
-        """The next points (n, *f) and the state to carry on (``{}`` to begin with)."""
-        ...
-
-
-@value
-class UserUpdate:
-    """A function ``point -> next points (n, *f)`` as an update without state."""
-
-    function: Callable[[Point], Tensor]
-
-    def step(self, point: Point, state: State) -> tuple[Tensor, State]:
-        """Call the function."""
-        return self.function(point), state
-
-
-@updates.register(
-    Card(
-        name="descent",
-        title="Signed descent",
-        summary="A signed step down the explained score's gradient, inside the bounds.",
-        source="madry2018",
-        formula="x ← clip(x − α r sign ∇s(x))",
-    )
-)
-@value
-class Descent:
-    """x ← clip(x − α r sign ∇s(x)), r the bounds' range (1 without bounds).
-
-    Args:
-        alpha: step as a share of the range.
-    """
-
-    alpha: float = 2 / 255
-
-    def step(self, point: Point, state: State) -> tuple[Tensor, State]:
-        """One signed step."""
-        span = 1.0 if point.bounds is None else point.bounds[1] - point.bounds[0]
-        return point.clip(point.x - self.alpha * span * point.gradient.sign()), state
-
-
-@runtime_checkable
-class Look(Protocol):
-    """What a path reads at its points instead of the plain gradient."""
-
-    def gradients(
-        self, problem: Problem, x: Tensor, owner: Tensor, draw: Tensor, heads: Sequence[Head]
-    ) -> Tensor:
-        """(m, n, *f) of each head around rows ``x`` (n, *f) of samples ``owner``; ``draw`` (n,) numbers."""
-        ...
 
 
 @value
@@ -166,7 +58,8 @@ class UpdatePath:
         guide: score whose gradient for the run's class is given to the update as ``point.guide``; taken
             from the same forward pass as the gradient of the explained score.
         reduce: runs are added up, or averaged.
-        restart: every step begins at the start again (as published code does); its change counts from there.
+        restart: every step begins at the start again (as published code does): the update is shown the start
+            with the gradient of where the last step led, and its change counts from there.
         objective: score that is explained whatever was asked for.
         look: reads gradients around the points instead of at them.
     """
@@ -210,19 +103,20 @@ class UpdatePath:
     def run(self, problem: Problem) -> Result:
         """Follow the update for every sample of the problem."""
         problem = problem if self.objective is None else problem.with_(objective=self.objective)
-        result = _Paths(self, problem).run()
+        result = Paths(self, problem).run()
         for _ in range(2 if self.tolerance is not None else 0):
             missed = self._missed(result)
             if len(missed) == 0:
                 break
             tighter = replace(self, tolerance=(self.tolerance or 0.0) / 4, start=self.start)
-            again = _Paths(tighter, problem.with_(x=problem.x[missed], owner=missed)).run()
+            again = Paths(tighter, problem.with_(x=problem.x[missed], owner=missed)).run()
             result.attribution[missed] = again.attribution
             for name in result.diagnostics:
                 result.diagnostics[name][missed] = again.diagnostics[name]
         if self.tolerance is not None and len(missed := self._missed(result)):
             text = f"Sample {who(missed)} did not reach tolerance {self.tolerance}"
             result.warnings.append(note(Code.TOLERANCE_NOT_REACHED, text))
+        result.objective = self.objective
         return result
 
     def _missed(self, result: Result) -> Tensor:
@@ -230,342 +124,3 @@ class UpdatePath:
             return torch.zeros(0, dtype=torch.long)
         gap = (result.delta - result.attribution.flatten(1).sum(1)).abs()
         return (gap > (self.tolerance or 0.0) * result.delta.abs()).nonzero().flatten()
-
-
-def who(samples: Tensor) -> str:
-    """The first of the given sample numbers as text."""
-    return ", ".join(str(i) for i in samples.tolist()[:8])
-
-
-class _Paths:
-    """All runs of all samples: walked in blocks that fit into memory, added up by sample."""
-
-    def __init__(self, engine: UpdatePath, problem: Problem) -> None:
-        self.engine = engine
-        self.problem = problem
-        self.plan = single(problem) if engine.runs is None else engine.runs.plan(problem)
-        self.sign = 1.0 if engine.start is not None else -1.0
-
-    def run(self) -> Result:
-        x, plan = self.problem.x, self.plan
-        begin = x if self.engine.start is None else reference_of(self.engine.start, self.problem)
-        attribution, delta = torch.zeros_like(x), x.new_zeros(len(x))
-        tables = {
-            name: torch.zeros((len(x), plan.width), dtype=torch.long, device=x.device)
-            for name in ("steps", "nodes", "crossed", "moved")
-        }
-        gap = 0.0
-        size = max(1, BLOCK_BYTES // (x[0].numel() * x.element_size()))
-        for rows in torch.arange(len(plan.owner), device=x.device).split(size):
-            block = plan.take(rows)
-            walk = _Walk(self.engine, self.problem, block, begin[block.owner], attribution)
-            walk.run()
-            delta.index_add_(0, block.owner, walk.end_score - walk.begin_score)
-            for name, numbers in walk.findings().items():
-                tables[name][block.owner, block.run] = numbers
-            gap = max(gap, float((walk.end - x[block.owner]).abs().max()))
-        attribution.mul_(self.sign)
-        delta *= self.sign
-        if self.engine.reduce == "mean":
-            count = torch.bincount(plan.owner, minlength=len(x)).clamp_min(1)
-            attribution, delta = attribution / along(count, attribution), delta / count
-        return Result(
-            attribution, delta, warnings=self._remarks(tables, gap), diagnostics=self._diagnostics(tables)
-        )
-
-    def _diagnostics(self, tables: dict[str, Tensor]) -> dict[str, Tensor]:
-        several = self.engine.runs is not None
-        found = {"steps": tables["steps"], "nodes": tables["nodes"].sum(1)}
-        if not several:
-            found["steps"] = found["steps"][:, 0]
-        if self.engine.stop is not None:
-            found["success"] = tables["crossed"].any(1)
-            if several:
-                found["crossed"] = tables["crossed"].bool()
-        return found
-
-    def _remarks(self, tables: dict[str, Tensor], gap: float) -> list[str]:
-        if self.engine.start is not None:
-            text = f"The path from the baseline ended up to {gap:.3g} away from the input"
-            return [note(Code.PATH, text)] if gap > 1e-4 else []
-        remarks: list[str] = []
-        still = (~tables["moved"].bool().any(1) & ~tables["crossed"].bool().any(1)).nonzero().flatten()
-        if len(still):
-            remarks.append(
-                note(Code.NO_CHANGE, f"The update never moved sample {who(still)}; its map is zero")
-            )
-        stuck = (~tables["crossed"].bool().any(1)).nonzero().flatten()
-        if self.engine.stop is not None and len(stuck):
-            text = f"No run of sample {who(stuck)} reached another class within {self.engine.steps} steps"
-            remarks.append(note(Code.NOT_CROSSED, text))
-        return remarks
-
-
-@dataclass
-class _Front:
-    """The rows that are still moving, with everything known at their points."""
-
-    row: Tensor
-    x: Tensor
-    gradient: Tensor
-    guide: Tensor | None
-    score: Tensor
-    outputs: Any
-    state: State = field(default_factory=dict)
-
-    def keep(self, mask: Tensor) -> "_Front":
-        state = {k: v[mask] for k, v in self.state.items()}
-        outputs = self.outputs[mask] if isinstance(self.outputs, Tensor) else self.outputs
-        guide = None if self.guide is None else self.guide[mask]
-        return _Front(
-            self.row[mask], self.x[mask], self.gradient[mask], guide, self.score[mask], outputs, state
-        )
-
-
-class _Walk:
-    """Rows of an `UpdatePath` that move together; row i belongs to sample ``plan.owner[i]``."""
-
-    def __init__(
-        self, engine: UpdatePath, problem: Problem, plan: Plan, begin: Tensor, total: Tensor
-    ) -> None:
-        self.engine = engine
-        self.problem = problem
-        self.plan = plan
-        self.begin = begin
-        self.total = total
-        self.end = begin.clone()
-        self.begin_score = begin.new_zeros(len(begin))
-        self.end_score = self.begin_score
-        self.taken = torch.zeros_like(plan.owner)
-        self.nodes = torch.zeros_like(plan.owner)
-        self.crossed = torch.zeros_like(plan.owner, dtype=torch.bool)
-
-    def run(self) -> None:
-        everyone = torch.arange(len(self.begin), device=self.begin.device)
-        front = self._front(self.begin.clone(), everyone, {}, 0)
-        self.begin_score, begin_outputs = front.score.clone(), front.outputs
-        self.end_score = self.begin_score.clone()
-        if self.engine.stop == "arrive":
-            front = self._stay(front, begin_outputs)
-        for step in range(self.engine.steps):
-            if len(front.row) == 0:
-                break
-            front = self._advance(front, step)
-            front = self._stay(front, begin_outputs)
-
-    def findings(self) -> dict[str, Tensor]:
-        """Per row: steps taken, gradients read, whether it crossed, whether it moved at all."""
-        moved = (self.end != self.begin).flatten(1).any(1)
-        found = {"steps": self.taken, "nodes": self.nodes, "crossed": self.crossed, "moved": moved}
-        return {name: numbers.long() for name, numbers in found.items()}
-
-    def _stay(self, front: _Front, begin_outputs: Any) -> _Front:
-        done = self._done(front, begin_outputs)
-        self.crossed[front.row[done]] = True
-        return front.keep(~done) if bool(done.any()) else front
-
-    def _advance(self, front: _Front, step: int) -> _Front:
-        last = step == self.engine.steps - 1
-        moved, state = self._step(self._point(front, step), front.state)
-        after = self._front(
-            moved, front.row, state, step + 1, gradient=not last or self._reads_both_ends(state), last=last
-        )
-        self._accumulate(front, after, step)
-        self.end[front.row] = moved
-        self.end_score[front.row] = after.score
-        self.taken[front.row] += 1
-        return after
-
-    def _reads_both_ends(self, state: State) -> bool:
-        """Whether a step's integral needs the gradient at its end; refinement starts from a trapezoid."""
-        if self.engine.segment_nodes or INTEGRAND in state:
-            return False
-        return self.engine.rule == "trapezoid" or self.engine.tolerance is not None
-
-    def _point(self, front: _Front, step: int) -> Point:
-        owner = self.plan.owner[front.row]
-        return Point(
-            x=front.x,
-            start=self.begin[front.row],
-            sample=self.problem.x[owner],
-            gradient=front.gradient,
-            score=front.score,
-            outputs=front.outputs,
-            owner=owner,
-            step=step,
-            steps=self.engine.steps,
-            problem=self.problem,
-            run=self.plan.run[front.row],
-            guide=front.guide,
-        )
-
-    def _step(self, point: Point, state: State) -> tuple[Tensor, State]:
-        versions = _versions(point)
-        try:
-            stepped = self.engine.update.step(point, state)
-        except AbeError:
-            raise
-        except Exception as problem:
-            raise SpecError(
-                Code.UPDATE,
-                "The update raised an exception",
-                got=f"{type(problem).__name__}: {problem}",
-                expected="step(point, state) -> (next points, state)",
-            ) from problem
-        if not isinstance(stepped, tuple) or len(stepped) != 2:
-            raise SpecError(
-                Code.UPDATE,
-                "The update must return its next points and its state",
-                got=type(stepped).__name__,
-                expected="a tuple (next points, state); the state is {} where there is none",
-            )
-        if versions != _versions(point):
-            raise SpecError(
-                Code.UPDATE,
-                "The update wrote into what it was given, so the step it took is lost",
-                fix="Return new tensors: x + change instead of x.add_(change)",
-            )
-        return checked(stepped[0], point), stepped[1]
-
-    def _front(
-        self, x: Tensor, row: Tensor, state: State, step: int, *, gradient: bool = True, last: bool = False
-    ) -> _Front:
-        """Everything the model says at ``x``: one pass serves score, outputs and all gradients."""
-        owner = self.plan.owner[row]
-        heads = self._heads(row, guided=not last) if gradient else []
-        gradients = x.new_zeros((max(len(heads), 1), *x.shape))
-        scores = x.new_zeros(len(x))
-        outputs: list[Any] = []
-
-        def consume(chunk: Chunk) -> None:
-            outputs.append(chunk.outputs)
-            several = chunk.scores.ndim == 2
-            scores[chunk.rows] = (chunk.scores[0] if several else chunk.scores).to(scores.dtype)
-            if gradient and self.engine.look is None:
-                gradients[:, chunk.rows] = chunk.gradients
-
-        if not gradient or self.engine.look is not None:
-            self.problem.forward(len(x), x.__getitem__, owner, consume)
-        elif len(heads) == 1:
-            self.problem.gradient(len(x), x.__getitem__, owner, consume)
-        else:
-            self.problem.gradients(len(x), x.__getitem__, owner, heads, consume)
-        if gradient and self.engine.look is not None:
-            draw = self.plan.run[row] * (self.engine.steps + 1) + step
-            gradients = self.engine.look.gradients(self.problem, x, owner, draw, heads)
-        self.nodes[row] += int(gradient)
-        joined = torch.cat(outputs) if isinstance(outputs[0], Tensor) else None
-        guide = gradients[-1] * along(self.plan.toward[row], x) if self.engine.guide is not None else None
-        return _Front(row, x, gradients[0], guide, scores, joined, state)
-
-    def _heads(self, row: Tensor, *, guided: bool) -> list[Head]:
-        """The explained score and, where something else guides the path, that."""
-        own = Head(self.problem.objective, self.problem.target[self.plan.owner[row]])
-        guide = self.engine.guide
-        if guide is None or not guided:
-            return [own]
-        if self.engine.runs is None and guide == self.problem.objective:
-            return [own]
-        return [own, Head(guide, self.plan.goal[row])]
-
-    def _accumulate(self, front: _Front, after: _Front, step: int) -> None:
-        change = after.x - (self.begin[front.row] if self.engine.restart else front.x)
-        owner = self.plan.owner[front.row]
-        if INTEGRAND in after.state:
-            self.total.index_add_(0, owner, change * after.state[INTEGRAND])
-        elif self.engine.segment_nodes:
-            self._gauss(front, change)
-        elif self.engine.tolerance is not None:
-            self._refined(front, after, change, step)
-        elif self.engine.rule == "left":
-            self.total.index_add_(0, owner, change * front.gradient)
-        else:
-            self.total.index_add_(0, owner, change * (front.gradient + after.gradient) * 0.5)
-
-    def _gauss(self, front: _Front, change: Tensor) -> None:
-        nodes, weights = (t.to(change) for t in GaussLegendre().nodes(self.engine.segment_nodes))
-        k = len(nodes)
-        row = torch.arange(len(change), device=change.device).repeat_interleave(k)
-        owner = self.plan.owner[front.row][row]
-
-        def make(rows: Tensor) -> Tensor:
-            share = along(nodes[rows % k], change)
-            return front.x[row[rows]] + share * change[row[rows]]
-
-        def consume(chunk: Chunk) -> None:
-            piece = change[row[chunk.rows]] * along(weights[chunk.rows % k], change)
-            self.total.index_add_(0, chunk.owner, piece * chunk.gradients)
-
-        self.problem.gradient(len(row), make, owner, consume)
-        self.nodes[front.row] += k
-
-    def _refined(self, front: _Front, after: _Front, change: Tensor, step: int) -> None:
-        """Halve the step where it misses more than its share of the progress made so far."""
-        row = torch.arange(len(change), device=change.device)
-        owner = self.plan.owner[front.row]
-        gain = after.score - front.score
-        pieces = Pieces(
-            owner=row,
-            group=row,
-            start=torch.zeros_like(gain),
-            length=torch.ones_like(gain),
-            gain=gain,
-            total=change * (front.gradient + after.gradient) * 0.5,
-        )
-        progress = (after.score - self.begin_score[front.row]).abs() / (step + 1)
-        allowed = (self.engine.tolerance or 0.0) * torch.maximum(progress, 0.1 * gain.abs())
-        local = self.problem.with_(x=front.x, owner=owner)
-        used = refine(local, _Segment(front.x, change), pieces, allowed, self.engine.max_segment_nodes)
-        self.total.index_add_(0, owner, pieces.total)
-        self.nodes[front.row] += used
-
-    def _done(self, front: _Front, begin_outputs: Any) -> Tensor:
-        if self.engine.stop is None or not isinstance(front.outputs, Tensor) or front.outputs.ndim != 2:
-            return torch.zeros(len(front.row), dtype=torch.bool, device=front.row.device)
-        now, before = front.outputs.argmax(1), begin_outputs[front.row].argmax(1)
-        goal, toward = self.plan.goal[front.row], self.plan.toward[front.row]
-        if self.engine.stop == "flip" or goal.ndim > 1:
-            return now != before
-        return torch.where(toward > 0, now == goal, now != before)
-
-
-class _Segment:
-    def __init__(self, x: Tensor, change: Tensor) -> None:
-        self._x, self._change = x, change
-
-    def point(self, owner: Tensor, alpha: Tensor) -> Tensor:
-        return self._x[owner] + along(alpha, self._change) * self._change[owner]
-
-    def velocity(self, owner: Tensor, alpha: Tensor) -> Tensor:
-        return self._change[owner]
-
-
-def _versions(point: Point) -> tuple[int, ...]:
-    """Counters of in-place writes into what an update may look at."""
-    return tuple(t._version for t in (point.x, point.start, point.sample, point.gradient, point.score))
-
-
-def checked(moved: Any, point: Point) -> Tensor:
-    """The update's points, refused when they have another shape, are not finite or leave the bounds."""
-    if not isinstance(moved, Tensor) or moved.shape != point.x.shape:
-        raise SpecError(
-            Code.UPDATE,
-            "The update must return the next point of every row",
-            got=f"shape {tuple(moved.shape)}" if isinstance(moved, Tensor) else type(moved).__name__,
-            expected=str(tuple(point.x.shape)),
-            fix="Return x + change, not the change",
-        )
-    moved = moved.detach().to(point.x)
-    if not bool(torch.isfinite(moved).all()):
-        raise SpecError(Code.UPDATE, "The update returned NaN or infinity", got=f"at step {point.step}")
-    if point.bounds is not None:
-        low, high = point.bounds
-        slack = 1e-4 * (high - low)
-        if bool(((moved < low - slack) | (moved > high + slack)).any()):
-            raise SpecError(
-                Code.UPDATE,
-                "The update left the task's bounds",
-                got=f"values from {float(moved.min()):.4g} to {float(moved.max()):.4g}",
-                fix="End it with point.clip(…)",
-            )
-    return moved

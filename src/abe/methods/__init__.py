@@ -6,7 +6,7 @@
 import sys
 
 from abe import robustness  # registers the updates
-from abe.methods import adversarial, gradient, path, wrapper
+from abe.methods import adversarial, gradient, path, targeted, wrapper
 from abe.methods.wrapper import ensemble, postprocess, smooth
 from abe.registry import Catalogue
 from abe.registry import methods as registry
@@ -20,6 +20,7 @@ __all__ = [
     "registry",
     "robustness",
     "smooth",
+    "targeted",
     "wrapper",
 ]
 

@@ -1,23 +1,26 @@
-"""Path family, adversarial members: from the input to where the decision changes."""
+"""Path family, adversarial members with one path or search per sample: to where the decision changes."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from abe.baselines import as_baseline
-from abe.engines.adversary import Leave, Nearby, Towards, Transfer
+from abe.engines.adversary import Leave
 from abe.engines.boundary import RADII, FromBoundary, NearestAdversary
+from abe.engines.checks import Variant, published
 from abe.engines.chord import ChordPath
-from abe.engines.path import check_tolerance
+from abe.engines.path import check_count, check_tolerance
 from abe.engines.quadrature import PublishedTrapezoid, quadratures
-from abe.engines.runs import FalseClasses
 from abe.engines.search import IterativeSearch
+from abe.engines.step import as_update, reads_gradient
 from abe.engines.update import Rule, UpdatePath
 from abe.errors import Code, SpecError
-from abe.methods.gradient import Variant, published
-from abe.objectives import LabelAgnostic, LogProbability, Loss
-from abe.registry import methods, updates
+from abe.objectives import Loss
+from abe.registry import methods
+from abe.robustness.chain import Chain, chain
+from abe.robustness.estimators import Shown
+from abe.robustness.parts import Backwards, Ball, Momentum, Sign, TranslationKernel
 from abe.robustness.spectrum import SpectrumCopies
-from abe.types import Card
+from abe.types import Card, Passes
 
 TWO_NODES = "two nodes per step miss part of long steps; tolerance= makes it complete"
 OWN_PATH = "the path depends on the function"
@@ -34,7 +37,11 @@ OWN_PATH = "the path depends on the function"
         reformulations=("path integral", "Taylor expansion"),
         guarantees=("dummy", "implementation_invariance"),
         needs=("gradient",),
-        passes=None,
+        passes=Passes(
+            forward="b * (steps * (1 + segment_nodes) + 3)",
+            backward="b * (steps * (1 + segment_nodes) + 2)",
+            at_most=True,
+        ),
         differs=(
             "Fresh gradients and the trapezoid; the published code adds every gradient to the last ones and "
             "takes the left rule (ΣA was 26.4 times the score change), as variant='published' does.",
@@ -113,248 +120,6 @@ def mfaba(
 
 @methods.register(
     Card(
-        name="agi",
-        title="Adversarial Gradient Integration",
-        summary="The explained score's gradient along targeted attacks on random other classes, summed.",
-        source="pan2021, Alg. 1",
-        formula="A = −Σ_m Σ_t Δx_t ⊙ ½(∇s(x_t) + ∇s(x_{t+1})), x_{t+1} = clip(x_t + α sign ∇p_m(x_t))",
-        family="path attribution",
-        reformulations=("path integral",),
-        guarantees=("dummy", "implementation_invariance"),
-        needs=("gradient", "classes", "draws"),
-        passes=None,
-        differs=(
-            "The path accumulates until it arrives. The published code starts every step at the input again, "
-            "so it never leaves the ε-cube; variant='published' does that, with the left rule.",
-            "The sum over classes explains the sum of the score changes of all paths.",
-        ),
-        pitfalls=(
-            "Steps of .05 are long: two nodes miss more than the whole change on real networks. Read the "
-            "residual, or set tolerance.",
-            "A quarter to half of the entries are negative: the path follows other classes.",
-        ),
-        expected_failures={"completeness": TWO_NODES, "linearity": OWN_PATH},
-    ),
-)
-def agi(
-    *,
-    samples: int = 20,
-    steps: int = 20,
-    alpha: float = 0.05,
-    classes: Sequence[int] | None = None,
-    rule: Rule = "trapezoid",
-    segment_nodes: int = 0,
-    tolerance: float | None = None,
-    variant: Variant = "corrected",
-) -> UpdatePath:
-    """The explained score's gradient along targeted attacks on random other classes, summed.
-
-    A = −Σ_m Σ_t Δx_t ⊙ ½(∇s(x_t) + ∇s(x_{t+1}))
-
-    Composition: `UpdatePath` under `Towards`, one run per class of `FalseClasses`, guided by its
-    log-probability.
-
-    Args:
-        samples: random classes per sample, or all others where there are fewer.
-        steps: most steps of each path.
-        alpha: step, in input units before normalisation.
-        classes: these classes instead of random ones.
-        rule: ``"trapezoid"``, or ``"left"`` as printed.
-        segment_nodes: Gauss nodes inside every step; 0 takes the rule's ends.
-        tolerance: refine steps until |residual| is below this share of the score change.
-        variant: ``"published"`` starts every step at the input again and takes the left rule.
-
-    Shape:
-        (b, *f) in and out; diagnostics ``steps`` and ``crossed`` are (b, runs).
-
-    Guarantees:
-        dummy, implementation invariance; completeness as far as the residual says.
-
-    Cost:
-        At most ``steps`` forward and 2 · ``steps`` + 1 backward rows per class; runs that arrive leave.
-
-    Differs from the paper:
-        Accumulating paths and the trapezoid; see ``variant``.
-
-    Source:
-        pan2021, Alg. 1.
-    """
-    old = published(variant)
-    return UpdatePath(
-        update=Towards(alpha=alpha, restart=old),
-        steps=steps,
-        rule="left" if old else rule,
-        segment_nodes=segment_nodes,
-        tolerance=tolerance,
-        stop="arrive",
-        runs=_others(samples, classes),
-        guide=LogProbability(),
-        restart=old,
-    )
-
-
-@methods.register(
-    Card(
-        name="la",
-        title="Local Attribution",
-        summary="The explained score's gradient along short targeted and untargeted paths around the input.",
-        source="zhu2024la",
-        formula="A = −Σ_m Σ_t Δx_t ⊙ ½(∇s(x_t) + ∇s(x_{t+1})), "
-        "x_{t+1} = clip(x_t ± (x / range) ⊙ sign ∇p_m(x_t))",
-        family="path attribution",
-        reformulations=("path integral",),
-        guarantees=("dummy", "implementation_invariance"),
-        needs=("gradient", "classes", "draws"),
-        passes=None,
-        differs=(
-            "The path accumulates, with the trapezoid; variant='published' starts every step at the input "
-            "again and takes the left rule.",
-            "Steps are at least one grey level (floor=), so that black pixels, which get exactly 0 in the "
-            "published code, can be found to matter.",
-        ),
-        pitfalls=("Steps grow with brightness: bright regions get more for the same gradient.",),
-        expected_failures={"completeness": TWO_NODES, "linearity": OWN_PATH},
-    ),
-    aliases=("local_attribution",),
-)
-def la(
-    *,
-    samples: int = 19,
-    steps: int = 30,
-    spatial_range: float = 10.0,
-    floor: float = 1 / 255,
-    classes: Sequence[int] | None = None,
-    rule: Rule = "trapezoid",
-    segment_nodes: int = 0,
-    tolerance: float | None = None,
-    variant: Variant = "corrected",
-) -> UpdatePath:
-    """The explained score's gradient along short targeted and untargeted paths around the input.
-
-    A = −Σ_m Σ_t Δx_t ⊙ ½(∇s(x_t) + ∇s(x_{t+1}))
-
-    Composition: `UpdatePath` under `Nearby`, one run per class of `FalseClasses` and one untargeted.
-
-    Args:
-        samples: random classes per sample, or all others where there are fewer.
-        steps: steps of each path.
-        spatial_range: the step is the input's distance from the lowest valid value over this.
-        floor: smallest step, in input units.
-        classes: these classes instead of random ones.
-        rule: ``"trapezoid"``, or ``"left"`` as printed.
-        segment_nodes: Gauss nodes inside every step; 0 takes the rule's ends.
-        tolerance: refine steps until |residual| is below this share of the score change.
-        variant: ``"published"`` starts every step at the input again, without floor, with the left rule.
-
-    Shape:
-        (b, *f) in and out; diagnostics ``steps`` are (b, runs).
-
-    Guarantees:
-        dummy, implementation invariance; completeness as far as the residual says.
-
-    Cost:
-        ``steps`` forward and 2 · ``steps`` + 1 backward rows for each of ``samples`` + 1 runs.
-
-    Differs from the paper:
-        Accumulating paths, a smallest step, and the trapezoid; see ``variant``.
-
-    Source:
-        zhu2024la.
-    """
-    old = published(variant)
-    return UpdatePath(
-        update=Nearby(spatial_range=spatial_range, floor=0.0 if old else floor, restart=old),
-        steps=steps,
-        rule="left" if old else rule,
-        segment_nodes=segment_nodes,
-        tolerance=tolerance,
-        runs=_others(samples, classes, untargeted=1),
-        guide=LogProbability(),
-        restart=old,
-    )
-
-
-@methods.register(
-    Card(
-        name="laai",
-        title="Label-Agnostic Attribution",
-        summary="The gradient of the decisiveness along targeted attacks on random other classes, averaged.",
-        source="laai, Eq. 5",
-        formula="A = (1/(C·M)) Σ_m Σ_t Δx_t ⊙ ∇ Σ_j log P_j, x_{t+1} = clip(x_t + η sign ∇ log P_m(x_t))",
-        family="path attribution",
-        reformulations=("path integral",),
-        guarantees=("dummy", "implementation_invariance"),
-        needs=("gradient", "classes", "draws"),
-        passes=None,
-        differs=(
-            "Positive = its change spreads the distribution (Eq. 5, Remark 2); Algorithm 2's line 6 has the "
-            "opposite sign and omits the class. The trapezoid instead of the left rule.",
-        ),
-        pitfalls=(
-            "Explains decisiveness KL(U‖P), whatever objective is asked for; do not rank it by a class score "
-            "alone.",
-            "A quarter to half of the entries are negative: the path follows other classes.",
-        ),
-        expected_failures={"completeness": TWO_NODES, "linearity": OWN_PATH},
-    ),
-    aliases=("label_agnostic_attribution",),
-)
-def laai(
-    *,
-    samples: int = 20,
-    steps: int = 20,
-    alpha: float = 1 / 255,
-    classes: Sequence[int] | None = None,
-    rule: Rule = "trapezoid",
-    segment_nodes: int = 0,
-    tolerance: float | None = None,
-) -> UpdatePath:
-    """The gradient of the decisiveness along targeted attacks on random other classes, averaged.
-
-    A = (1/(C·M)) Σ_m Σ_t Δx_t ⊙ ∇ Σ_j log P_j, which sums to decisiveness(x) − mean decisiveness(x^T)
-
-    Composition: `UpdatePath` under `Towards`, explaining `LabelAgnostic`, one run per class of
-    `FalseClasses`.
-
-    Args:
-        samples: M, random classes per sample, or all others where there are fewer.
-        steps: T, steps of each path.
-        alpha: η, in input units before normalisation.
-        classes: these classes instead of random ones.
-        rule: ``"trapezoid"``, or ``"left"`` as printed.
-        segment_nodes: Gauss nodes inside every step; 0 takes the rule's ends.
-        tolerance: refine steps until |residual| is below this share of the score change.
-
-    Shape:
-        (b, *f) in and out; diagnostics ``steps`` are (b, runs).
-
-    Guarantees:
-        dummy, implementation invariance; completeness for the decisiveness as far as the residual says.
-
-    Cost:
-        ``steps`` forward and 2 · ``steps`` + 1 backward rows per class.
-
-    Differs from the paper:
-        The sign of Eq. 5 rather than that of Algorithm 2, and the trapezoid.
-
-    Source:
-        laai, Eq. 5.
-    """
-    return UpdatePath(
-        update=Towards(alpha=alpha),
-        steps=steps,
-        rule=rule,
-        segment_nodes=segment_nodes,
-        tolerance=tolerance,
-        runs=_others(samples, classes),
-        guide=LogProbability(),
-        reduce="mean",
-        objective=LabelAgnostic(),
-    )
-
-
-@methods.register(
-    Card(
         name="attexplore",
         title="AttEXplore",
         summary="Gradients explored through the spectrum of the points of a transferable attack.",
@@ -365,7 +130,11 @@ def laai(
         reformulations=("path integral",),
         guarantees=("implementation_invariance",),
         needs=("gradient", "draws"),
-        passes=None,
+        passes=Passes(
+            forward="b * (1 + (steps + 1) * (samples + 1))",
+            backward="b * samples * (2 * steps + 1)",
+            at_most=True,
+        ),
         differs=(
             "The attack raises the cross-entropy, and the mean gradient itself is accumulated. The published "
             "code lowers it and accumulates the smoothed, normalised gradient with momentum (ΣA = 45,517 for "
@@ -399,10 +168,12 @@ def attexplore(
 
     A = −Σ_t Δx_t ⊙ ½(ĝ_t + ĝ_{t+1}), ĝ = (1/N) Σ_n ∇s(z_n)
 
-    Composition: `UpdatePath` under `Transfer`, or any attack, looking through `SpectrumCopies`.
+    Composition: `UpdatePath` under a `Chain`, or any attack, looking through `SpectrumCopies`.
 
     Args:
-        update: an attack's name or value in place of the transferable attack; it sees the explored gradient.
+        update: an attack's name or value, or a function, in place of the transferable attack. Where it asks
+            for the gradient at the point it is shown the explored gradient of the loss; estimators with
+            copies of their own take theirs.
         samples: N, copies at every point.
         steps: steps; each is ``epsilon / steps`` long.
         epsilon: largest distance from the input per entry, in input units before normalisation.
@@ -430,19 +201,28 @@ def attexplore(
         zhu2024attexplore.
     """
     old = published(variant)
-    own = Transfer(
-        alpha=epsilon / steps if steps else epsilon,
-        epsilon=epsilon,
-        momentum=momentum,
-        kernel=kernel,
-        descend=old,
-    )
+    check_count("steps", steps)
+    attack = _transferable(epsilon, steps, momentum, kernel, old) if update is None else as_update(update)
     return UpdatePath(
-        update=own if update is None else updates.resolve(update),
+        update=attack,
         steps=steps,
         rule="left" if old else rule,
-        guide=None if old or update is not None else Loss(),
+        guide=Loss() if not old and any(reads_gradient(attack, step) for step in (0, 1)) else None,
         look=SpectrumCopies(copies=samples, sigma=sigma, rho=rho, enlarge=1.15 if old else 1.0),
+    )
+
+
+def _transferable(epsilon: float, steps: int, momentum: float, kernel: int, backwards: bool) -> Chain:
+    """The attack's step: the explored gradient, smoothed, with momentum, inside ±ε."""
+    return chain(
+        Shown(),
+        TranslationKernel(size=kernel, elsewhere=True),
+        Momentum(decay=momentum),
+        *((Backwards(),) if backwards else ()),
+        Sign(),
+        Ball(eps=epsilon),
+        alpha=epsilon / steps,
+        steps=steps,
     )
 
 
@@ -457,7 +237,11 @@ def attexplore(
         reformulations=(),
         guarantees=(),
         needs=("gradient", "draws"),
-        passes=None,
+        passes=Passes(
+            forward="b * (1 + 60 * steps)",
+            backward="b * 60 * steps",
+            at_most=True,
+        ),
         differs=(
             "Rounds do not overlap (width 1, published 1.3), the remainder is a round of its own (published: "
             "importance 0), points stay in bounds, changes of the loss count by size, the minimum is "
@@ -488,7 +272,7 @@ def isa(
     Args:
         steps: steps up and steps down in every round.
         alpha: step, in input units before normalisation.
-        remove: elements removed per round; a thirtieth of all by default.
+        remove: elements removed per round; a thirtieth of all, rounded up, by default.
         noise: standard deviation of the noise on the points, in input units.
         regularisation: weight of the points' L2 norm in the loss.
         variant: ``"published"`` as the card's differences say.
@@ -500,7 +284,7 @@ def isa(
         none: it is a ranking.
 
     Cost:
-        2 · ``steps`` gradient rows per round; thirty rounds by default.
+        2 · ``steps`` gradient rows per round; at most thirty rounds by default.
 
     Differs from the paper:
         Rounds, remainder, bounds and signs; see ``variant``.
@@ -531,7 +315,11 @@ def isa(
         reformulations=("path integral",),
         guarantees=("completeness", "dummy", "implementation_invariance"),
         needs=("gradient", "classes", "draws"),
-        passes=None,
+        passes=Passes(
+            forward="b * (radii * (search_steps + 1) + margin + steps + 70)",
+            backward="b * (radii * search_steps + margin + steps)",
+            at_most=True,
+        ),
         differs=(
             "The adversarial point is moved back onto the boundary by bisection; its step is 2ε/steps (a "
             "published call scales by ε twice). variant='published' does neither, and takes 10 "
@@ -601,10 +389,4 @@ def big(
         tolerance=tolerance,
         max_steps=max_steps,
         boundary=None if boundary is None else as_baseline(boundary),
-    )
-
-
-def _others(samples: int, classes: Sequence[int] | None, untargeted: int = 0) -> FalseClasses:
-    return FalseClasses(
-        count=samples, classes=None if classes is None else tuple(classes), untargeted=untargeted
     )

@@ -1,25 +1,13 @@
 """Gradient family: one gradient at the input, or at noisy copies of it."""
 
-from typing import Literal
-
+from abe.engines.checks import Variant, published
 from abe.engines.local import GradientAt
 from abe.engines.wrappers import Smooth
-from abe.errors import Code, SpecError
 from abe.registry import methods
 from abe.types import Card, Passes
 
-Variant = Literal["corrected", "published"]
 ONE_GRADIENT = Passes(forward="2 * b", backward="b")
 NOISY_GRADIENTS = Passes(forward="b * (samples + 1)", backward="b * samples")
-
-
-def published(variant: str) -> bool:
-    """Whether the published variant is asked for; anything unknown is refused."""
-    if variant not in ("corrected", "published"):
-        raise SpecError(
-            Code.BAD_PARAMETER, "No such variant", got=repr(variant), expected="corrected or published"
-        )
-    return variant == "published"
 
 
 @methods.register(

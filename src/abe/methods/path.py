@@ -1,19 +1,18 @@
 """Path family: integrals of the gradient along a static or a dynamic path."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from torch import Tensor
 
 from abe.baselines import as_baseline
+from abe.engines.checks import Variant, published
 from abe.engines.guided import GuidedStep
 from abe.engines.local import Expectation
 from abe.engines.path import BlurLine, PathIntegral, StraightLine, UserPath
 from abe.engines.quadrature import PublishedTrapezoid, quadratures
-from abe.engines.update import Rule, Update, UpdatePath, UserUpdate
-from abe.errors import Code, SpecError
-from abe.methods.gradient import Variant, published
-from abe.registry import methods, paths, updates
+from abe.engines.update import Rule, Update, UpdatePath, as_update
+from abe.registry import methods, paths
 from abe.types import Card, Passes, Path
 
 Named = tuple[str, Mapping[str, Any]]
@@ -398,21 +397,8 @@ def path_attribution(
     Source:
         zhu2025abe, Alg. 1.
     """
-    resolved = updates.resolve(update)
-    if not isinstance(resolved, Update) and not callable(resolved):
-        raise SpecError(
-            Code.UPDATE,
-            "This is not an update",
-            got=type(update).__name__,
-            expected="a function (point) -> next points, or an object with step(point, state)",
-        )
-    moving = (
-        resolved
-        if isinstance(resolved, Update)
-        else UserUpdate(function=cast("Callable[[Any], Tensor]", resolved))
-    )
     return UpdatePath(
-        update=moving,
+        update=as_update(update),
         steps=steps,
         rule=rule,
         segment_nodes=segment_nodes,

@@ -16,7 +16,6 @@ from abe.engines.state import as_found, eager
 from abe.errors import AbeError, Code, SpecError
 from abe.explain import explain
 from abe.explanation import Explanation
-from abe.formulas import evaluate as evaluate_formula
 from abe.metrics.base import Metric, Score, as_metric, evaluate, named
 from abe.metrics.perturbation import PerturbationRun
 from abe.objectives import as_objective, objective_name
@@ -29,6 +28,8 @@ Execution = Literal["auto", "model"]
 PAIRS = ("gap", "kl_gap", "f_gap")
 """Metrics that rank methods unless told otherwise."""
 
+GUESS = 100.0
+"""Rows per sample of a method that promises none, for the progress bar."""
 EQUAL = 1e-6
 """Relative difference below which two means share a rank: the noise of float32 and of chunking."""
 
@@ -267,7 +268,7 @@ def compare(
     shared = _Shared(task, objective, seed, execution, chunk)
     lifted = task.lift(photos)
     task.check(lifted.x)
-    total = sum(_rows(m, len(lifted.x)) for m in contenders.values())
+    total = sum(m.rows(len(lifted.x)) or GUESS * len(lifted.x) for m in contenders.values())
     total += len(contenders) * sum(len(lifted.x) * r.points(lifted.x.shape[1:]) for r in _runs(chosen))
     with (
         as_found(task.model),
@@ -480,12 +481,3 @@ def _runs(chosen: Sequence[Metric]) -> list[PerturbationRun]:
         if run not in found:
             found.append(run)
     return found
-
-
-def _rows(method: Method, b: int) -> float:
-    """Rows a method's card promises; a guess where it promises none."""
-    passes = method.card.passes if method.name in methods.names() else None
-    names = {**dict(method.params), "b": b}
-    parts = [] if passes is None else [evaluate_formula(f, names) for f in (passes.forward, passes.backward)]
-    known = [p for p in parts if p is not None]
-    return float(sum(known)) if len(known) == 2 else 100.0 * b

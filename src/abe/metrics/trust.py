@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from abe.draws import SeededDraws, sample_ids
-from abe.engines.adversary import Leave, check_positive
+from abe.engines.adversary import Leave
 from abe.engines.batching import Chunk, Evaluator, Head
 from abe.engines.boundary import NearestAdversary, bisect, labels
+from abe.engines.checks import check_positive, published
 from abe.engines.path import check_count
 from abe.engines.problem import Problem, predict, settle_output_kind, settle_target
 from abe.engines.runs import class_count
-from abe.engines.state import as_found
+from abe.engines.state import as_found, eager
 from abe.engines.update import UpdatePath
 from abe.errors import AbeError, Code, InputError, SpecError, note
 from abe.explain import explain
@@ -185,7 +186,7 @@ def trust(
     """
     _check(constructions, etas, steps, variant)
     chosen = _methods(methods)
-    with as_found(task.model), torch.enable_grad():
+    with as_found(task.model), torch.enable_grad(), eager(task.model):
         problem, names = _problem(task, photos, seed)
         class_count(problem)
         pairs = {k: make_pairs(problem, k, etas[0], steps=steps, variant=variant) for k in constructions}
@@ -225,7 +226,7 @@ def make_pairs(
     other = labels(problem, outside, everyone)
     r = outside - inside
     truth, validity = _truth(problem, inside, outside, label, other)
-    sign = -1.0 if variant == "published" else 1.0
+    sign = -1.0 if published(variant) else 1.0
     nan = torch.full_like(validity, torch.nan)
     return Pairs(
         inside=inside,
@@ -379,10 +380,7 @@ def _check(constructions: Sequence[str], etas: Sequence[float], steps: int, vari
         )
     for eta in etas:
         check_positive(eta=eta)
-    if variant not in ("corrected", "published"):
-        raise SpecError(
-            Code.BAD_PARAMETER, "No such variant", got=repr(variant), expected="corrected or published"
-        )
+    published(variant)
 
 
 def _missing(pairs: dict[str, Pairs]) -> list[str]:

@@ -4,7 +4,7 @@ An attack's step is an update, and any update is the path of an attribution: wha
 ``abe.registry.updates`` runs by `attack` and by ``path_attribution(update=…)`` alike.
 """
 
-from abe.robustness import zoo
+from abe.robustness import diverse, zoo
 from abe.robustness.advgan import AdvGAN, train_advgan
 from abe.robustness.aim import Goal
 from abe.robustness.attack import AdversarialResult, attack
@@ -60,6 +60,7 @@ __all__ = [
     "UniformStart",
     "attack",
     "chain",
+    "diverse",
     "evaluate_robustness",
     "train_advgan",
     "transfer_matrix",

@@ -19,14 +19,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from abe.engines.checks import check_positive, check_reach
 from abe.engines.path import check_count
 from abe.engines.problem import settle_output_kind
-from abe.engines.state import as_found
-from abe.engines.update import Point, State
+from abe.engines.state import as_found, eager
+from abe.engines.step import Point, State
 from abe.errors import Code, InputError, SpecError, StorageError
 from abe.objectives import gather
 from abe.registry import updates
-from abe.robustness.parts import check_size, need_image
+from abe.robustness.parts import need_image
 from abe.spec import value
 from abe.task.base import Task
 from abe.types import Card
@@ -118,7 +119,7 @@ class AdvGAN:
 
     def __post_init__(self) -> None:
         if self.eps is not None:
-            check_size("eps", self.eps)
+            check_positive(eps=self.eps)
         _settings(Path(self.checkpoint))
 
     @property
@@ -139,11 +140,11 @@ class AdvGAN:
         """The next equal part of the way to the perturbed image."""
         change = state.get("perturbation")
         if change is None:
-            change = self._perturbation(point.start)
+            change = self._perturbation(point.start, point.bounds)
             state = {**state, "perturbation": change}
         return point.clip(point.start + change * ((point.step + 1) / point.steps)), state
 
-    def _perturbation(self, x: Tensor) -> Tensor:
+    def _perturbation(self, x: Tensor, bounds: tuple[Tensor, Tensor] | None) -> Tensor:
         settings, tensors = _read(Path(self.checkpoint))
         if list(x.shape[1:]) != settings["shape"]:
             raise InputError(
@@ -156,6 +157,7 @@ class AdvGAN:
         generator.load_state_dict({k[2:]: v for k, v in tensors.items() if k.startswith("g.")})
         generator.to(x)
         eps = settings["eps"] if self.eps is None else self.eps
+        check_reach(bounds, x.shape[1:], eps=eps)
         with torch.no_grad():
             rows = [generator(row[None]) for row in x]  # one by one: a row's rounding is its own
         return (torch.cat(rows) * eps).clamp(-eps, eps)
@@ -195,11 +197,12 @@ def train_advgan(
         InputError: no data, or too little for one batch.
         StorageError: the checkpoint is no checkpoint, or belongs to another training.
     """
-    check_size("eps", eps)
-    check_size("rate", rate)
+    check_positive(eps=eps)
+    check_positive(rate=rate)
     check_count("epochs", epochs)
     check_count("batch", batch)
     x = _samples(task, data)
+    check_reach(task.bounds, x.shape[1:], eps=eps)
     asked = {
         "format": FORMAT,
         "shape": list(x.shape[1:]),
@@ -209,7 +212,7 @@ def train_advgan(
         "seed": seed,
     }
     path = Path(checkpoint)
-    with as_found(task.model), torch.enable_grad():
+    with as_found(task.model), torch.enable_grad(), eager(task.model):
         labels = _labels(task, x)
         training = _Training(task, x, labels, asked)
         if path.exists():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from abe.engines.batching import Chunk
 from abe.engines.problem import Problem
-from abe.engines.update import Point
+from abe.engines.step import Point
 from abe.errors import Code, SpecError
 from abe.objectives import Logit, LogProbability, Loss, Margin, Probability, gather
 from abe.registry import suggest

@@ -12,14 +12,17 @@ from abe.draws import SeededDraws, as_ids
 from abe.engines.batching import Chunk, Evaluator, Execution
 from abe.engines.path import check_count
 from abe.engines.problem import Problem, predict, settle_output_kind, settle_target
-from abe.engines.state import as_found
-from abe.engines.update import Point, State, Update, UserUpdate, checked
-from abe.errors import AbeError, Code, SpecError, TargetError, note
+from abe.engines.state import as_found, eager
+from abe.engines.step import Point, State, UserUpdate, as_update, reads_gradient, take_step
+from abe.errors import Code, SpecError, TargetError, note
 from abe.progress import Progress
 from abe.registry import updates
 from abe.robustness.aim import Goal
 from abe.task.base import Task
 from abe.types import Cost, Draws
+
+BLOCK_BYTES = 64 * 2**20
+"""Memory that one tensor of rows attacked together may take; further samples wait for their turn."""
 
 
 @dataclass
@@ -197,6 +200,7 @@ def attack(
     with (
         as_found(task.model),
         torch.enable_grad(),
+        eager(task.model),
         Progress(name, rows, enabled=progress is True) as bar,
     ):
         advance = progress if callable(progress) else bar.advance
@@ -247,17 +251,11 @@ def resolve(method: Any, params: dict[str, Any], steps: int | None = None) -> tu
             fix="Give them to the update itself",
         )
     found = updates.resolve(method)
-    if isinstance(found, Update | OwnLoop) and not isinstance(found, type):
+    if isinstance(found, OwnLoop) and not isinstance(found, type):
         return found, type(found).__name__
-    if callable(found) and not isinstance(found, type):
-        moving = UserUpdate(function=cast("Callable[[Point], Tensor]", found))
-        return moving, getattr(found, "__name__", "update")
-    raise SpecError(
-        Code.UPDATE,
-        "This is not an attack",
-        got=type(method).__name__,
-        expected=f"one of {', '.join(updates.names())}, a chain(…), or a function (point) -> next points",
-    )
+    update = as_update(found)
+    named = update.function if isinstance(update, UserUpdate) else type(update)
+    return update, getattr(named, "__name__", "update")
 
 
 def _steps(update: Any, steps: int | None) -> int:
@@ -323,32 +321,37 @@ def succeeded(outputs: Tensor, goal: Goal, target: Tensor) -> Tensor:
 
 
 def _restarted(update: Any, problem: Problem, steps: int, restarts: int, early_stop: bool) -> Found:
-    """The best of all restarts of every sample."""
-    owner = problem.everyone.repeat_interleave(restarts)
-    runs = problem
-    if restarts > 1:
-        number = torch.arange(restarts, device=owner.device).repeat(len(problem.x))
-        runs = problem.with_(x=problem.x[owner], owner=owner, draw=number)
-        runs.known_outputs = problem.known_outputs[owner]
+    """The best of all restarts of every sample, in blocks of samples that fit into memory."""
+    size = max(1, BLOCK_BYTES // (restarts * problem.x[0].numel() * problem.x.element_size()))
+    blocks = problem.everyone.split(size)
+    found = [_block(update, problem, block, steps, restarts, early_stop) for block in blocks]
+    return Found(*(torch.cat([getattr(f, name) for f in found]) for name in ("x", "outputs", "queries")))
+
+
+def _block(
+    update: Any, problem: Problem, block: Tensor, steps: int, restarts: int, early_stop: bool
+) -> Found:
+    owner = block.repeat_interleave(restarts)
+    number = torch.arange(restarts, device=owner.device).repeat(len(block)) if restarts > 1 else None
+    runs = problem.with_(owner=owner, draw=number)
+    runs.known_outputs = problem.known_outputs[owner]
     if isinstance(update, OwnLoop):
         found = update.search(runs, early_stop)
     else:
-        found = _Loop(update, runs, owner, steps, early_stop).run()
-    return found if restarts == 1 else _best(found, problem, owner, restarts)
+        found = _Loop(update, runs, restarts, steps, early_stop).run()
+    return found if restarts == 1 else _best(found, runs, restarts)
 
 
-def _best(found: Found, problem: Problem, owner: Tensor, restarts: int) -> Found:
+def _best(found: Found, runs: Problem, restarts: int) -> Found:
     """Per sample the nearest success, or else the run with the lowest score."""
-    goal = cast("Goal", problem.objective)
-    target = problem.target[owner]
-    won = succeeded(found.outputs, goal, target)
-    size = (found.x - problem.x[owner]).flatten(1).norm(dim=1)
-    score = goal(problem.task.logits(found.outputs), target)
-    infinite = torch.full_like(size, torch.inf)
-    nearest = torch.where(won, size, infinite).view(-1, restarts)
+    goal = cast("Goal", runs.objective)
+    won = succeeded(found.outputs, goal, runs.target)
+    size = (found.x - runs.x).flatten(1).norm(dim=1)
+    score = goal(runs.task.logits(found.outputs), runs.target)
+    nearest = torch.where(won, size, torch.inf).view(-1, restarts)
     lowest = score.to(size).view(-1, restarts)
     pick = torch.where(nearest.isfinite().any(1), nearest.argmin(1), lowest.argmin(1))
-    rows = problem.everyone * restarts + pick
+    rows = torch.arange(len(pick), device=pick.device) * restarts + pick
     return Found(found.x[rows], found.outputs[rows], found.queries.view(-1, restarts).sum(1))
 
 
@@ -385,10 +388,10 @@ class _Loop:
     already: one gradient row per step and one forward row at the end.
     """
 
-    def __init__(self, update: Any, problem: Problem, group: Tensor, steps: int, early_stop: bool) -> None:
+    def __init__(self, update: Any, problem: Problem, restarts: int, steps: int, early_stop: bool) -> None:
         self.update = update
         self.problem = problem
-        self.group = group
+        self.group = problem.everyone // restarts
         self.steps = steps
         self.early_stop = early_stop
         self.goal = cast("Goal", problem.objective)
@@ -409,9 +412,7 @@ class _Loop:
         return Found(self.x, self.outputs, self.queries)
 
     def _reads(self, step: int) -> bool:
-        """Whether a step uses the gradient at the point; an update that does not say so gets it."""
-        asks = getattr(self.update, "reads_gradient", None)
-        return step < self.steps and (bool(asks(step)) if callable(asks) else True)
+        return step < self.steps and reads_gradient(self.update, step)
 
     def _stay(self, rows: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
         """The rows that go on, their state, and which of the given ones they are."""
@@ -438,8 +439,7 @@ class _Loop:
             problem=self.problem,
         )
         spent = self.problem.evaluator.cost.forward_rows
-        moved, state = call_update(self.update, point, state)
-        self.x[rows] = checked(moved, point)
+        self.x[rows], state = take_step(self.update, point, state)
         # Every active row costs the same, so its share of the total is exact.
         self.queries[rows] += (self.problem.evaluator.cost.forward_rows - spent) // len(rows)
         return state
@@ -458,18 +458,3 @@ class _Loop:
         run(len(rows), x.__getitem__, rows, consume)
         self.queries[rows] += 1
         return gradients if gradient else None
-
-
-def call_update(update: Update, point: Point, state: State) -> tuple[Tensor, State]:
-    """One step, with what a user's update raises told as its fault."""
-    try:
-        return update.step(point, state)
-    except AbeError:
-        raise
-    except Exception as problem:
-        raise SpecError(
-            Code.UPDATE,
-            "The update raised an exception",
-            got=f"{type(problem).__name__}: {problem}",
-            expected="step(point, state) -> (next points, state)",
-        ) from problem

@@ -4,20 +4,21 @@ min ‖x′ − x‖² + c · max(margin, −κ),   x′ = low + (high − low) 
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from abe.engines.batching import Chunk
+from abe.engines.checks import Variant, check_not_negative, check_positive, published
 from abe.engines.path import check_count
 from abe.engines.problem import Problem
-from abe.engines.update import Point, State
+from abe.engines.refine import along
+from abe.engines.step import Point, State
 from abe.errors import Code, SpecError
 from abe.registry import updates
 from abe.robustness.aim import Aim, Goal, LossName
 from abe.robustness.attack import Found, succeeded
-from abe.robustness.parts import check_size, per_row
 from abe.spec import value
 from abe.types import Card
 
@@ -73,19 +74,15 @@ class CarliniWagner:
     steps: int = 50
     searches: int = 6
     rate: float = 0.01
-    variant: Literal["corrected", "published"] = "corrected"
+    variant: Variant = "corrected"
 
     def __post_init__(self) -> None:
-        check_size("c", self.c)
-        check_size("rate", self.rate)
+        check_positive(c=self.c)
+        check_positive(rate=self.rate)
         check_count("steps", self.steps)
         check_count("searches", self.searches)
-        if self.kappa < 0 or self.variant not in ("corrected", "published"):
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "kappa is a margin of at least 0, and variant corrected or published",
-                got=f"{self.kappa} and {self.variant!r}",
-            )
+        check_not_negative(kappa=self.kappa)
+        published(self.variant)
 
     @property
     def stochastic(self) -> bool:
@@ -154,7 +151,7 @@ class CarliniWagner:
     def _slope(self, box: "_Box", w: Tensor, score: Tensor, slope: Tensor, c: Tensor) -> Tensor:
         """Gradient of the cost by w."""
         x = box.outside(w)
-        pulled = per_row(torch.where(score > -self.kappa, c, torch.zeros_like(c)).to(x), x) * slope
+        pulled = along(torch.where(score > -self.kappa, c, torch.zeros_like(c)).to(x), x) * slope
         return (2 * (x - box.start) + pulled) * box.half * (1 - w.tanh().square())
 
 
@@ -208,8 +205,8 @@ class _Adam:
         first = one * self.first + (1 - one) * slope
         second = two * self.second + (1 - two) * slope.square()
         count = self.count + 1
-        length = per_row(rate / (1 - one**count), slope)
-        root = second.sqrt() / per_row((1 - two**count).sqrt(), slope) + ADAM_EPS
+        length = along(rate / (1 - one**count), slope)
+        root = second.sqrt() / along((1 - two**count).sqrt(), slope) + ADAM_EPS
         return _Adam(self.w - length * first / root, first, second, count)
 
 

@@ -1,28 +1,33 @@
 """`chain`: gradient estimator × direction × scale × projection, one step of an attack or of a path."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
+from abe.engines.checks import Norm, check_norm, check_positive, check_reach
 from abe.engines.path import check_count
-from abe.engines.update import Point, State
+from abe.engines.step import Point, State
 from abe.errors import Code, SpecError
 from abe.robustness.aim import Aim, Goal, LossName
 from abe.robustness.estimators import Estimator, Plain
 from abe.robustness.parts import (
     Ball,
     Bounds,
-    DecayIndicator,
     Momentum,
     Normalised,
     Projection,
     Sign,
     Stage,
     UniformStart,
-    check_size,
 )
 from abe.spec import value
+
+WHITE_BOX = {"linf": 8 / 255, "l2": 0.5}
+"""Radius of FGSM, BIM and PGD in [0, 1] unless told otherwise."""
+TRANSFER = {"linf": 16 / 255, "l2": 1.0}
+"""The same for attacks made to transfer to other models."""
 
 
 @value
@@ -53,7 +58,7 @@ class Chain:
     steps: int = 10
 
     def __post_init__(self) -> None:
-        check_size("alpha", self.alpha)
+        check_positive(alpha=self.alpha)
         check_count("steps", self.steps)
         Goal(loss=self.loss)
 
@@ -82,25 +87,24 @@ class Chain:
 
     def check(self, point: Point) -> None:
         """Refuse sizes that do not fit the task, and a class that does not exist."""
-        shape = point.x.shape[1:]
-        for part in (self.projection, None if self.start is None else Ball(eps=self.start.eps)):
-            if isinstance(part, Ball):
-                part.check(point.bounds, shape)
-        norm = self.projection.norm if isinstance(self.projection, Ball) else "linf"
-        if point.bounds is not None:
-            span = point.bounds[1] - point.bounds[0]
-            reach = float(span.max()) if norm == "linf" else float(span.expand(1, *shape).flatten().norm())
-            if self.alpha > reach * (1 + 1e-6):
-                raise SpecError(
-                    Code.BAD_PARAMETER,
-                    "alpha is larger than the range of valid inputs",
-                    got=f"{self.alpha:g}",
-                    expected=f"at most {reach:g}, in input units before normalisation",
-                )
-        classes = (
-            point.outputs.shape[1] if isinstance(point.outputs, Tensor) and point.outputs.ndim == 2 else 0
-        )
-        if self.target is not None and classes and not 0 <= self.target < classes:
+        bounds, shape = point.bounds, point.x.shape[1:]
+        if isinstance(self.projection, Ball):
+            ball = self.projection
+            check_reach(bounds, shape, ball.norm, alpha=self.alpha, eps=ball.eps)
+        else:
+            check_reach(bounds, shape, alpha=self.alpha)
+        if self.start is not None:
+            check_reach(bounds, shape, self.start.norm, eps=self.start.eps)
+        if not isinstance(point.outputs, Tensor) or point.outputs.ndim != 2:
+            return
+        classes = point.outputs.shape[1]
+        if classes < 2 and self.loss != "logit":
+            raise SpecError(
+                Code.UNSUPPORTED,
+                "An attack changes the decision between classes, and this model has one output",
+                fix='Wrap one score s as the two scores (0, s), or attack the score itself: loss="logit"',
+            )
+        if self.target is not None and not 0 <= self.target < classes:
             raise SpecError(
                 Code.BAD_PARAMETER,
                 f"There is no class {self.target} to aim for",
@@ -167,4 +171,34 @@ def resized(update: Any, *, eps: float) -> Any:
     return replace(update, projection=ball, start=start, alpha=update.alpha * scale)
 
 
-__all__ = ["Ball", "Chain", "DecayIndicator", "Momentum", "Normalised", "Sign", "chain", "resized"]
+def sizes(
+    eps: float | None, alpha: float | None, norm: Norm, table: Mapping[str, float], share: float
+) -> tuple[float, float]:
+    """Radius and step of an attack: what was asked for, else the table's radius and a ``share``-th of it."""
+    check_norm(norm)
+    radius = table[norm] if eps is None else eps
+    step = radius / share if alpha is None else alpha
+    check_positive(eps=radius, alpha=step)
+    return radius, step
+
+
+def steepest(norm: Norm) -> Stage:
+    """The direction of steepest ascent in a norm."""
+    return Sign() if norm == "linf" else Normalised()
+
+
+def transferable(
+    estimator: Estimator,
+    *before: Stage,
+    eps: float | None,
+    alpha: float | None,
+    decay: float,
+    norm: Norm,
+    steps: int,
+    after: tuple[Stage, ...] = (),
+) -> Chain:
+    """Momentum, steepest step and ball around an estimator: what all transferable attacks share."""
+    check_count("steps", steps)
+    radius, length = sizes(eps, alpha, norm, TRANSFER, steps)
+    stages = (*before, Momentum(decay=decay), steepest(norm), *after)
+    return chain(estimator, *stages, Ball(eps=radius, norm=norm), alpha=length, steps=steps)

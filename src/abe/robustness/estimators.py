@@ -5,10 +5,12 @@ from typing import ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from abe.engines.adversary import guided
 from abe.engines.path import check_count
-from abe.engines.update import State
+from abe.engines.refine import along
+from abe.engines.step import State
 from abe.robustness.aim import Aim
-from abe.robustness.parts import per_row, tiny
+from abe.robustness.parts import tiny
 from abe.robustness.transforms import ImageTransform
 from abe.spec import value
 
@@ -31,6 +33,17 @@ class Plain:
     def estimate(self, aim: Aim, state: State) -> tuple[Tensor, State]:
         """One gradient row, none where it came with the point."""
         return aim.ascent(), state
+
+
+@value
+class Shown:
+    """The gradient that a path shows its update: its guide, or down the explained score where it has none."""
+
+    reads_gradient: ClassVar[bool] = True
+
+    def estimate(self, aim: Aim, state: State) -> tuple[Tensor, State]:
+        """No rows of its own."""
+        return guided(aim.point), state
 
 
 @value
@@ -77,7 +90,7 @@ class ScaleCopies:
         """``copies`` gradient rows."""
 
         def transform(x: Tensor, who: Tensor, copy: Tensor) -> Tensor:
-            return x * per_row(torch.pow(0.5, copy.to(x)), x)
+            return x * along(torch.pow(0.5, copy.to(x)), x)
 
         return aim.mean_ascent(self.copies, transform), state
 
@@ -125,7 +138,7 @@ class IntegratedGradient:
         """``points`` gradient rows."""
 
         def transform(x: Tensor, who: Tensor, copy: Tensor) -> Tensor:
-            scaled = x * per_row((copy.to(x) + 1) / self.points, x)
+            scaled = x * along((copy.to(x) + 1) / self.points, x)
             return scaled if self.chain_factor else straight_through(x, scaled)
 
         mean = aim.with_loss("probability").mean_ascent(self.points, transform)
@@ -161,22 +174,10 @@ class Neighbourhood:
         here, around = aim.ascent(), aim.mean_ascent(self.copies, transform)
         product = (here * around).flatten(1).sum(1)
         length = here.flatten(1).norm(dim=1) * around.flatten(1).norm(dim=1)
-        share = per_row(product / length.clamp_min(tiny(here)), here)
+        share = along(product / length.clamp_min(tiny(here)), here)
         return share * here + (1 - share) * around, state
 
 
 def straight_through(x: Tensor, moved: Tensor) -> Tensor:
     """``moved``, with the gradient of ``x``: the gradient at the moved point is taken as it is."""
     return moved.detach() + (x - x.detach())
-
-
-__all__ = [
-    "Estimator",
-    "IntegratedGradient",
-    "LookAhead",
-    "Neighbourhood",
-    "Plain",
-    "ScaleCopies",
-    "Transformed",
-    "straight_through",
-]

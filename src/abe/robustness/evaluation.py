@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from abe.draws import as_ids
 from abe.engines.batching import Evaluator
+from abe.engines.checks import check_positive
 from abe.engines.problem import predict, settle_output_kind, settle_target
-from abe.engines.state import as_found
+from abe.engines.state import as_found, eager
 from abe.errors import Code, InputError, SpecError
 from abe.registry import updates
 from abe.robustness.attack import attack, resolve
 from abe.robustness.chain import Chain, resized
-from abe.robustness.parts import Ball, check_size
+from abe.robustness.parts import Ball
 from abe.task.base import Task
 
 EPSILONS = (0.5 / 255, 1 / 255, 2 / 255, 4 / 255, 8 / 255)
@@ -188,8 +190,6 @@ def evaluate_robustness(
     b = len(lifted.x)
     broken = torch.full((b,), torch.inf, dtype=torch.float64)
     distance, queries = broken.clone(), torch.ones(b, dtype=torch.long)
-    from abe.draws import as_ids
-
     numbers = as_ids(ids, lifted.x)
     for eps in radii:
         rows = (right.cpu() & broken.isinf()).nonzero().flatten()
@@ -243,7 +243,9 @@ def transfer_matrix(
 
 
 def _radii(epsilons: Sequence[float]) -> list[float]:
-    radii = sorted({check_size("eps", eps) for eps in epsilons})
+    radii = sorted(set(epsilons))
+    for eps in radii:
+        check_positive(eps=eps)
     if not radii:
         raise SpecError(Code.BAD_PARAMETER, "Give at least one radius", got="epsilons=[]")
     return radii
@@ -284,7 +286,7 @@ def _no_radius(name: str) -> SpecError:
 
 def _judge(task: Task, x: Tensor, context: Any, label: Any) -> tuple[Tensor, Tensor]:
     """(b,) whether the model is right, and the labels: given, or its predictions."""
-    with as_found(task.model):
+    with as_found(task.model), eager(task.model):
         outputs = predict(Evaluator(task), x, context)
         settle_output_kind(task, outputs, [])
         labels = settle_target(task, outputs, label, len(x), x.device)

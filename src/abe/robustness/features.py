@@ -9,14 +9,19 @@ import torch
 from torch import Tensor
 
 from abe.engines.batching import Chunk
+from abe.engines.checks import Norm, Variant, published
 from abe.engines.path import check_count
 from abe.engines.problem import Problem
-from abe.engines.update import State
+from abe.engines.refine import along
+from abe.engines.step import State
 from abe.errors import Code, SpecError
 from abe.objectives import Captured
+from abe.registry import updates
 from abe.robustness.aim import SCORES, Aim
-from abe.robustness.parts import per_row, tiny
+from abe.robustness.chain import TRANSFER, Chain, chain, sizes, steepest, transferable
+from abe.robustness.parts import Ball, tiny
 from abe.spec import value
+from abe.types import Card
 
 
 @value
@@ -58,7 +63,7 @@ class FeatureImportance:
         if weight is None:
             weight = self._importance(aim)
             if self.normalise:
-                weight = weight / per_row(weight.flatten(1).norm(dim=1).clamp_min(tiny(weight)), weight)
+                weight = weight / along(weight.flatten(1).norm(dim=1).clamp_min(tiny(weight)), weight)
             state = {**state, "importance": weight}
         out = torch.empty_like(aim.x)
         objective = Weighted(self.layer, weight * aim.sign)
@@ -99,7 +104,7 @@ class FeatureImportance:
             if self.noise:
                 x = x + self.noise * aim.normal("importance.noise", who, copy, k, x.shape[1:])
             share = copy.to(x) / k
-            return x * per_row(share if self.from_zero else 1 - share, x)
+            return x * along(share if self.from_zero else 1 - share, x)
 
         def consume(chunk: Chunk) -> None:
             if not found:
@@ -169,3 +174,96 @@ def layer_and_input_gradient(aim: Aim, layer: str) -> tuple[Tensor, Tensor]:
 
     problem.gradient(len(outer), aim.x.__getitem__, problem.everyone, consume)
     return torch.cat(inner), outer
+
+
+@updates.register(
+    Card(
+        name="naa",
+        title="Neuron Attribution-based Attack",
+        summary="MIM against the features of a layer, weighted by their integrated importance.",
+        source="zhang2022naa",
+        formula="g = −∇ Σ h(x) ⊙ w,  w = Σ_l ∇_h p_y((x + σ ε)(1 − l/n)) / ‖·‖",
+        family="transferable attack",
+        needs=("layer",),
+        example={"layer": "first"},
+        differs=(
+            "Noise, normalised weights and momentum as in the authors' code; a widespread library has "
+            "none of them and takes the zero image instead of the input (variant='published').",
+        ),
+    )
+)
+def naa(
+    *,
+    layer: str,
+    eps: float | None = None,
+    alpha: float | None = None,
+    steps: int = 10,
+    decay: float = 1.0,
+    points: int = 30,
+    noise: float = 0.2,
+    norm: Norm = "linf",
+    variant: Variant = "corrected",
+) -> Chain:
+    """MIM against the features of a layer, weighted by their integrated importance.
+
+    Args:
+        layer: a module's name, as in ``model.named_modules()``.
+        eps: radius in input units; 16/255 in L∞, 1 in L2.
+        alpha: length of a step; eps/steps by default.
+        steps: how many steps an attack takes.
+        decay: μ.
+        points: points of the line over which the importance is averaged.
+        noise: standard deviation of the noise added before scaling, in input units.
+        norm: ``"linf"`` or ``"l2"``.
+        variant: ``"published"`` is a library's form: no noise, normalisation and momentum, other points.
+
+    Differs from the paper:
+        None; the library's form is the published variant.
+    """
+    if published(variant):
+        plain = FeatureImportance(layer=layer, points=points, noise=0.0, normalise=False, from_zero=True)
+        radius, length = sizes(eps, alpha, norm, TRANSFER, steps)
+        return chain(plain, steepest(norm), Ball(eps=radius, norm=norm), alpha=length, steps=steps)
+    estimator = FeatureImportance(layer=layer, points=points, noise=noise)
+    return transferable(estimator, eps=eps, alpha=alpha, decay=decay, norm=norm, steps=steps)
+
+
+@updates.register(
+    Card(
+        name="danaa",
+        title="Double Adversarial Neuron Attribution Attack",
+        summary="NAA with the importance gathered along an adversarial path.",
+        source="jin2023",
+        formula="w = Σ_l ∇_h p_y(x_l + σ ε) / ‖·‖,  x_{l+1} = x_l − γ sign ∇p_y(x_l + σ ε)",
+        family="transferable attack",
+        needs=("layer",),
+        example={"layer": "first"},
+    )
+)
+def danaa(
+    *,
+    layer: str,
+    eps: float | None = None,
+    alpha: float | None = None,
+    steps: int = 10,
+    decay: float = 1.0,
+    points: int = 30,
+    noise: float = 0.25,
+    pace: float = 0.0025,
+    norm: Norm = "linf",
+) -> Chain:
+    """NAA with the importance gathered along an adversarial path.
+
+    Args:
+        layer: a module's name, as in ``model.named_modules()``.
+        eps: radius in input units; 16/255 in L∞, 1 in L2.
+        alpha: length of a step; eps/steps by default.
+        steps: how many steps an attack takes.
+        decay: μ.
+        points: steps of the adversarial path.
+        noise: standard deviation of the noise at each of its points, in input units.
+        pace: length of its sign steps.
+        norm: ``"linf"`` or ``"l2"``.
+    """
+    estimator = FeatureImportance(layer=layer, points=points, path="adversarial", noise=noise, pace=pace)
+    return transferable(estimator, eps=eps, alpha=alpha, decay=decay, norm=norm, steps=steps)

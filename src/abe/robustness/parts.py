@@ -1,18 +1,17 @@
 """What becomes of a gradient on its way to a step: smoothing, directions, sizes, projections."""
 
-import math
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abe.engines.update import State
+from abe.engines.checks import Norm, check_norm, check_not_negative, check_positive
+from abe.engines.refine import along
+from abe.engines.step import INTEGRAND, State
 from abe.errors import Code, SpecError
 from abe.robustness.aim import Aim
 from abe.spec import value
-
-Norm = Literal["linf", "l2"]
 
 
 @runtime_checkable
@@ -48,7 +47,7 @@ class Normalised:
 
     def turn(self, g: Tensor, aim: Aim, state: State) -> tuple[Tensor, State]:
         """Unit length per row; a zero gradient stays zero."""
-        return g / per_row(g.flatten(1).norm(dim=1).clamp_min(tiny(g)), g), state
+        return g / along(g.flatten(1).norm(dim=1).clamp_min(tiny(g)), g), state
 
 
 @value
@@ -61,9 +60,12 @@ class Momentum:
 
     decay: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_not_negative(decay=self.decay)
+
     def turn(self, g: Tensor, aim: Aim, state: State) -> tuple[Tensor, State]:
         """The accumulated direction, which is also kept as ``momentum``."""
-        scaled = g / per_row(g.abs().flatten(1).mean(1).clamp_min(tiny(g)), g)
+        scaled = g / along(g.abs().flatten(1).mean(1).clamp_min(tiny(g)), g)
         before = state.get("momentum")
         m = scaled if before is None else self.decay * before + scaled
         return m, {**state, "momentum": m}
@@ -80,11 +82,13 @@ class TranslationKernel:
         size: side of the kernel, odd.
         sigmas: how many standard deviations the kernel reaches to either side.
         single_precision: round the kernel to float32, as the published code does.
+        elsewhere: inputs without two space axes pass as they are instead of being refused.
     """
 
     size: int = 15
     sigmas: float = 3.0
     single_precision: bool = False
+    elsewhere: bool = False
 
     def __post_init__(self) -> None:
         if (
@@ -97,6 +101,8 @@ class TranslationKernel:
 
     def turn(self, g: Tensor, aim: Aim, state: State) -> tuple[Tensor, State]:
         """The same shape, every channel smoothed alone."""
+        if self.elsewhere and g.ndim != 4:
+            return g, state
         need_image("A translation kernel", g)
         kernel = self.kernel(g)
         flat = g.reshape(-1, 1, *g.shape[-2:])
@@ -135,6 +141,15 @@ class DecayIndicator:
 
 
 @value
+class Backwards:
+    """−g, and g itself added up in place of the gradient: the step and the map of published AttEXplore."""
+
+    def turn(self, g: Tensor, aim: Aim, state: State) -> tuple[Tensor, State]:
+        """The opposite direction; ``integrand`` is set."""
+        return -g, {**state, INTEGRAND: g}
+
+
+@value
 class Ball:
     """The ball of radius ε around the start, inside the task's bounds.
 
@@ -147,7 +162,7 @@ class Ball:
     norm: Norm = "linf"
 
     def __post_init__(self) -> None:
-        check_size("eps", self.eps)
+        check_positive(eps=self.eps)
         check_norm(self.norm)
 
     def keep(self, x: Tensor, aim: Aim) -> Tensor:
@@ -160,21 +175,7 @@ class Ball:
         if self.norm == "linf":
             return difference.clamp(-self.eps, self.eps)
         length = difference.flatten(1).norm(dim=1).clamp_min(tiny(difference))
-        return difference * per_row((self.eps / length).clamp_max(1.0), difference)
-
-    def check(self, bounds: tuple[Tensor, Tensor] | None, shape: Any) -> None:
-        """Refuse a radius that reaches beyond every valid input."""
-        if bounds is None:
-            return
-        largest = _reach(self.norm, bounds, shape)
-        if self.eps > largest * (1 + 1e-6):
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "eps is larger than the range of valid inputs",
-                got=f"{self.eps:g}",
-                expected=f"at most {largest:g} ({self.norm}), in input units before normalisation",
-                fix="For photographs in [0, 1], 8/255 is usual; for 0 to 255 write 8",
-            )
+        return difference * along((self.eps / length).clamp_max(1.0), difference)
 
 
 @value
@@ -199,6 +200,10 @@ class UniformStart:
     norm: Norm = "linf"
     stochastic: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        check_positive(eps=self.eps)
+        check_norm(self.norm)
+
     def move(self, aim: Aim) -> Tensor:
         """(n, *f) the points at which the attack begins, inside the bounds."""
         if self.norm == "linf":
@@ -209,41 +214,13 @@ class UniformStart:
             who = torch.arange(len(step), device=step.device)
             share = aim.uniform("attack.radius", who, torch.zeros_like(who), 1, ())
             radius = self.eps * share ** (1 / dimension) / step.flatten(1).norm(dim=1)
-            step = step * per_row(radius, step)
+            step = step * along(radius, step)
         return aim.point.clip(aim.point.x + step)
-
-
-def per_row(values: Tensor, like: Tensor) -> Tensor:
-    """(n,) values shaped to multiply rows (n, *f)."""
-    return values.view(-1, *[1] * (like.ndim - 1))
 
 
 def tiny(like: Tensor) -> float:
     """The smallest normal number, to divide by instead of zero."""
     return torch.finfo(like.dtype).tiny
-
-
-def check_size(name: str, number: Any) -> float:
-    """A positive finite number.
-
-    Raises:
-        SpecError: it is not.
-    """
-    good = isinstance(number, int | float) and not isinstance(number, bool)
-    if not good or not math.isfinite(number) or number <= 0:
-        raise SpecError(
-            Code.BAD_PARAMETER,
-            f"{name} must be a positive number",
-            got=repr(number),
-            expected="input units before normalisation, for example 8/255",
-        )
-    return float(number)
-
-
-def check_norm(norm: Any) -> None:
-    """Refuse anything but the two norms."""
-    if norm not in ("linf", "l2"):
-        raise SpecError(Code.BAD_PARAMETER, "No such norm", got=repr(norm), expected="linf or l2")
 
 
 def need_image(what: str, x: Tensor) -> None:
@@ -256,8 +233,3 @@ def need_image(what: str, x: Tensor) -> None:
             expected="(c, h, w)",
             fix="Choose an attack without space, such as pgd or mim",
         )
-
-
-def _reach(norm: str, bounds: tuple[Tensor, Tensor], shape: Any) -> float:
-    span = (bounds[1] - bounds[0]).expand(1, *shape)
-    return float(span.max()) if norm == "linf" else float(span.flatten().norm())

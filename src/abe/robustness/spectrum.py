@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from abe.engines.batching import Chunk, Head
+from abe.engines.checks import check_not_negative
 from abe.engines.path import check_count
 from abe.engines.problem import Problem
 from abe.robustness.parts import need_image
@@ -38,6 +39,7 @@ class SpectrumCopies:
 
     def __post_init__(self) -> None:
         check_count("copies", self.copies)
+        check_not_negative(sigma=self.sigma, rho=self.rho)
 
     def gradients(
         self, problem: Problem, x: Tensor, owner: Tensor, draw: Tensor, heads: Sequence[Head]

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from abe.engines.checks import check_not_negative
 from abe.errors import Code, SpecError
 from abe.robustness.aim import Aim
-from abe.robustness.parts import need_image, per_row
+from abe.robustness.parts import need_image
 from abe.spec import value
 
 
@@ -35,13 +36,11 @@ class InputDiversity:
         rate: smallest (or largest) side as a share of the side.
         one_draw: one size and one coin for the whole batch, as the published code has it; then a row
             depends on its neighbours.
-        resize_back: for rate > 1, whether to return to the input's size.
     """
 
     probability: float = 0.5
     rate: float = 0.75
     one_draw: bool = False
-    resize_back: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1 or not self.rate > 0:
@@ -73,7 +72,7 @@ class InputDiversity:
         room_h, room_w = outer[0] - tall, outer[1] - wide
         y, z = int(top * room_h), int(left * room_w)
         padded = F.pad(moved, (z, room_w - z, y, room_h - y))
-        if padded.shape[-2:] == (h, w) or not self.resize_back:
+        if padded.shape[-2:] == (h, w):
             return padded
         return F.interpolate(padded, size=(h, w), mode="bilinear", align_corners=False)
 
@@ -89,6 +88,9 @@ class Spectrum:
 
     sigma: float = 16 / 255
     rho: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_not_negative(sigma=self.sigma, rho=self.rho)
 
     def apply(self, x: Tensor, aim: Aim, who: Tensor, copy: Tensor, copies: int) -> Tensor:
         """The transformed image, with the gradient of the image itself."""
@@ -281,6 +283,3 @@ def _basis(n: int) -> Tensor:
 def cosines(n: int, dtype: torch.dtype) -> Tensor:
     """(n, n) orthonormal DCT-II basis: rows are frequencies. Diagonal changes of a spectrum need no norm."""
     return _basis(n).to(dtype)
-
-
-__all__ = ["OPERATIONS", "SEVEN", "ImageTransform", "InputDiversity", "Spectrum", "Structure", "per_row"]
