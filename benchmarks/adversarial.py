@@ -41,7 +41,7 @@ def cases(classes: tuple[int, ...], size: int) -> dict[str, Case]:
         "agi": Case({**runs, **old, "alpha": 0.05}, {**runs, "alpha": 0.05}, "probability"),
         "attexplore": Case({**copies, **old}, copies, "loss"),
         "la": Case({**runs, **old}, runs, "probability"),
-        "isa": Case({"steps": size // 2, **old}, {"steps": size // 2, "rounds": 30}, "loss"),
+        "isa": Case({"steps": size // 2, "rounds": 30, **old}, {"steps": size // 2, "rounds": 30}, "loss"),
         "big": Case({"search_steps": 2 * size, **old}, {"steps": 2 * size}),
         "mfaba": Case(
             {"steps": 5 * size, "alpha": 0.001, "epsilon": 0.3, **old},

@@ -137,7 +137,7 @@ def isa(f: Net, x: Tensor, c: int, random: Random, *, steps: int, rounds: int) -
     """Rounds of ascents and descents; the elements with the lowest score leave."""
     mask, rank = torch.ones_like(x), torch.zeros_like(x)
     remove = x.numel() // rounds
-    for number in range(x.numel() // remove):
+    for number in range(rounds):
         ways = []
         for sign in (1, -1):
             point, way, losses = x * mask, torch.zeros_like(x), []

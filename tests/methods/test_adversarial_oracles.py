@@ -135,7 +135,7 @@ def test_isa():
     case = oracle("isa_0")
     noise = case["noise"].double()[None, :, 0] / 0.05
     draws = ReplayedDraws.of([0], isa__noise=noise)
-    how = {"objective": "loss", "steps": 2, "remove": 1024, "draws": draws}
+    how = {"objective": "loss", "steps": 2, "rounds": 3, "draws": draws}
     found = run(case, "isa", variant="published", **how)
     assert miss(found.attribution, case["out"][None]) < FLOAT64
     assert found.cost.backward_rows == 12  # the recorded fourth round has nothing left to remove

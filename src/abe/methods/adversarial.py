@@ -238,8 +238,8 @@ def _transferable(epsilon: float, steps: int, momentum: float, kernel: int, back
         guarantees=(),
         needs=("gradient", "draws"),
         passes=Passes(
-            forward="b * (1 + 60 * steps)",
-            backward="b * 60 * steps",
+            forward="b * (1 + 2 * rounds * steps)",
+            backward="b * 2 * rounds * steps",
             at_most=True,
         ),
         differs=(
@@ -258,7 +258,7 @@ def isa(
     *,
     steps: int = 8,
     alpha: float = 0.004,
-    remove: int | None = None,
+    rounds: int = 30,
     noise: float = 0.05,
     regularisation: float = 0.01,
     variant: Variant = "corrected",
@@ -272,7 +272,7 @@ def isa(
     Args:
         steps: steps up and steps down in every round.
         alpha: step, in input units before normalisation.
-        remove: elements removed per round; a thirtieth of all, rounded up, by default.
+        rounds: how many rounds; each removes an equal share of the elements, rounded up.
         noise: standard deviation of the noise on the points, in input units.
         regularisation: weight of the points' L2 norm in the loss.
         variant: ``"published"`` as the card's differences say.
@@ -284,7 +284,7 @@ def isa(
         none: it is a ranking.
 
     Cost:
-        2 · ``steps`` gradient rows per round; at most thirty rounds by default.
+        2 · ``steps`` gradient rows per round.
 
     Differs from the paper:
         Rounds, remainder, bounds and signs; see ``variant``.
@@ -296,7 +296,7 @@ def isa(
     return IterativeSearch(
         steps=steps,
         alpha=alpha,
-        remove=remove,
+        rounds=rounds,
         noise=noise,
         regularisation=regularisation,
         factor=1.3 if old else 1.0,

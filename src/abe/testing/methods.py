@@ -37,7 +37,7 @@ COMPLETE = 1e-4
 FINER = 4
 """By what `steps` and `samples` are multiplied for fine settings."""
 FEW = 10
-"""Steps and samples of laws about rows, form and traces, which do not depend on their number."""
+"""Steps, samples and rounds of laws about rows, form and traces, which do not depend on their number."""
 SECTIONS = ("Composition", "Shape", "Guarantees", "Cost", "Source")
 
 
@@ -76,11 +76,11 @@ class MethodCase:
         return MethodCase(methods.build(self.method.name, **params))
 
     def coarser(self) -> "MethodCase":
-        """The same method with at most `FEW` ``steps`` and ``samples``."""
+        """The same method with at most `FEW` ``steps``, ``samples`` and ``rounds``."""
         if self.method.name not in methods.names():
             return self
         params = {
-            k: min(v, FEW - v % 2) if k in ("steps", "samples") and isinstance(v, int) else v
+            k: min(v, FEW - v % 2) if k in ("steps", "samples", "rounds") and isinstance(v, int) else v
             for k, v in self.params.items()
         }
         return MethodCase(methods.build(self.method.name, **params))
