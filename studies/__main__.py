@@ -1,6 +1,7 @@
 """``python -m studies NAME``: one study, its tables, a JSON file and a figure; see docs/studies.md."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -54,4 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("Interrupted; the same command goes on where this one was.")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 import abe
 from studies import measuring
@@ -15,6 +16,8 @@ from studies.subjects import Subject
 
 RANDOM, DEFAULT = "random order", "as it is: 4 random classes, α .05, trapezoid, logit"
 REVERSED, MAGNITUDE = "as it is, sign reversed", "as it is, magnitude"
+AVERAGED, WHERE = "as it is, averaged over 15 × 15 pixels", "as it is, magnitude averaged over 15 × 15 pixels"
+CHANGED = (RANDOM, REVERSED, MAGNITUDE, AVERAGED, WHERE)
 SMALL = 1 / 255
 
 
@@ -43,13 +46,13 @@ def run(subject: Subject, size: Size, records: Records, scratch: Path) -> Outcom
     parts = [
         (f"{label} | {b}", _part(subject, chosen[label], w)) for b, w in blocks.items() for label in chosen
     ]
-    parts += [(f"signs | {b}", _signs(subject, chosen[DEFAULT], w)) for b, w in blocks.items()]
+    parts += [(f"changed | {b}", _changed(subject, chosen[DEFAULT], w)) for b, w in blocks.items()]
     records.work("agi", parts)
     found = {label: measuring.gathered(records, label, list(blocks)) for label in chosen}
-    for label in (RANDOM, REVERSED, MAGNITUDE):
+    for label in CHANGED:
         found[label] = {}
         for block in blocks:
-            for key, numbers in records[f"signs | {block}"][label].items():
+            for key, numbers in records[f"changed | {block}"][label].items():
                 found[label].setdefault(key, []).extend(numbers)
     return _outcome(subject, found)
 
@@ -72,7 +75,7 @@ def strongest(subject: Subject, x: torch.Tensor) -> tuple[int, ...]:
     return tuple(int(i) for i in outputs[0].topk(5).indices[1:])
 
 
-def _signs(subject: Subject, chosen: tuple[str, dict[str, Any], str], where: slice) -> Any:
+def _changed(subject: Subject, chosen: tuple[str, dict[str, Any], str], where: slice) -> Any:
     def compute() -> dict[str, Any]:
         task, x = subject.task, subject.x[where]
         made = measuring.explained(task, x, abe.method(chosen[0], **chosen[1]))
@@ -80,10 +83,17 @@ def _signs(subject: Subject, chosen: tuple[str, dict[str, Any], str], where: sli
             RANDOM: torch.ones_like(x),
             REVERSED: -made.attribution,
             MAGNITUDE: made.attribution.abs(),
+            AVERAGED: averaged(made.attribution),
+            WHERE: averaged(made.attribution.abs()),
         }
         return {label: measuring.scored(task, x, one, made.target) for label, one in maps.items()}
 
     return compute
+
+
+def averaged(maps: torch.Tensor) -> torch.Tensor:
+    """(b, 1, h, w) the sum over channels, averaged over a neighbourhood."""
+    return F.avg_pool2d(maps.sum(1, keepdim=True), 15, stride=1, padding=7, count_include_pad=False)
 
 
 def _outcome(subject: Subject, found: dict[str, dict[str, list[float]]]) -> Outcome:

@@ -13,7 +13,7 @@ from abe.types import Result
 from studies.records import Records
 
 METRICS = ("insertion", "deletion", "gap", "kl_insertion", "kl_deletion", "kl_gap")
-STEP = 0.02
+STEP = 0.04
 """Share of the pixels changed per step of a perturbation curve."""
 
 

@@ -14,20 +14,24 @@ from studies.statistics import difference, interval, verdict
 from studies.subjects import Subject
 
 EQUATION, ALGORITHM, AGI, RANDOM = "LAAI, Eq. 5", "LAAI, Algorithm 2", "AGI, 4 random classes", "random order"
-LABELS = (EQUATION, ALGORITHM, AGI, RANDOM)
+SHORT = 3
+"""Steps of short paths, which end about where the decision changes."""
+SHORT_EQUATION, SHORT_ALGORITHM = f"LAAI, Eq. 5, T = {SHORT}", f"LAAI, Algorithm 2, T = {SHORT}"
+LABELS = (EQUATION, ALGORITHM, SHORT_EQUATION, SHORT_ALGORITHM, AGI, RANDOM)
 KEYS = ("insertion", "deletion", "gap", "kl_insertion", "kl_deletion", "kl_gap")
 
 
 def run(subject: Subject, size: Size, records: Records, scratch: Path) -> Outcome:
     """Both signs of one map, photograph by photograph."""
     blocks = measuring.blocks_of(subject.names, 1)
-    records.work("orientation", [(f"maps | {b}", _part(subject, size, w)) for b, w in blocks.items()])
-    found = {label: {key: [] for key in (*KEYS, "confidence")} for label in LABELS}
+    parts = [(f"maps | {b}", _part(subject, size, w)) for b, w in blocks.items()]
+    parts += [(f"short | {b}", _short(subject, size, w)) for b, w in blocks.items()]
+    records.work("orientation", parts)
+    found: dict[str, dict[str, list[float]]] = {label: {} for label in LABELS}
     for block in blocks:
-        for label, numbers in records[f"maps | {block}"].items():
-            for key in found[label]:
-                found[label][key] += numbers.get(key, [])
-    found[ALGORITHM]["confidence"] = found[AGI]["confidence"] = found[EQUATION]["confidence"]
+        for label, numbers in (records[f"maps | {block}"] | records[f"short | {block}"]).items():
+            for key, values in numbers.items():
+                found[label].setdefault(key, []).extend(values)
     return _outcome(subject, size, found)
 
 
@@ -45,9 +49,25 @@ def _part(subject: Subject, size: Size, where: slice) -> Any:
     return compute
 
 
+def _short(subject: Subject, size: Size, where: slice) -> Any:
+    def compute() -> dict[str, Any]:
+        task, x = subject.task, subject.x[where]
+        laai = measuring.explained(task, x, "laai", samples=CLASSES[size], steps=SHORT)
+        return {
+            SHORT_EQUATION: measuring.scored(task, x, laai.attribution, laai.target) | measuring.facts(laai),
+            SHORT_ALGORITHM: measuring.scored(task, x, -laai.attribution, laai.target),
+        }
+
+    return compute
+
+
 def _outcome(subject: Subject, size: Size, found: dict[str, dict[str, list[float]]]) -> Outcome:
     rows = [(label, *(str(interval(found[label][key])) for key in KEYS)) for label in LABELS]
-    pairs = [(EQUATION, ALGORITHM), (EQUATION, RANDOM), (ALGORITHM, RANDOM), (AGI, RANDOM)]
+    pairs = [
+        (EQUATION, ALGORITHM),
+        (SHORT_EQUATION, SHORT_ALGORITHM),
+        *((label, RANDOM) for label in LABELS if label != RANDOM),
+    ]
     compared = [
         (f"{a} − {b}", *(str(difference(found[a][key], found[b][key])) for key in KEYS)) for a, b in pairs
     ]
@@ -63,11 +83,16 @@ def _outcome(subject: Subject, size: Size, found: dict[str, dict[str, list[float
             Table(f"Means ({subject.title}; M = {CLASSES[size]}, T = {STEPS[size]})", head, rows),
             Table("Paired differences", head, compared, "95 % bootstrap intervals over photographs."),
             _split(found),
+            _direction(found),
         ],
         findings=[
             f"Eq. 5 against Algorithm 2's sign: INS differs by {ins}, KL-GAP by {kl}; Eq. 5 inserts better "
             f"on {wins} of {len(subject.names)} photographs. The claim that its orientation pays is "
             f"{verdict(ins)} for INS and {verdict(kl)} for KL-GAP.",
+            _ends(found),
+            f"With paths of {SHORT} steps: INS of Eq. 5 − Algorithm 2 "
+            f"{difference(found[SHORT_EQUATION]['insertion'], found[SHORT_ALGORITHM]['insertion'])}, KL-GAP "
+            f"{difference(found[SHORT_EQUATION]['kl_gap'], found[SHORT_ALGORITHM]['kl_gap'])}.",
             f"Algorithm 2's sign against a random order: INS "
             f"{difference(found[ALGORITHM]['insertion'], found[RANDOM]['insertion'])}, KL-GAP "
             f"{difference(found[ALGORITHM]['kl_gap'], found[RANDOM]['kl_gap'])}.",
@@ -113,3 +138,38 @@ def _split(found: dict[str, dict[str, list[float]]]) -> Table:
         "Algorithm 2: KL-GAP",
     )
     return Table("By confidence of the prediction", head, rows)
+
+
+def _direction(found: dict[str, dict[str, list[float]]]) -> Table:
+    """Eq. 5 − Algorithm 2 where the paths spread the prediction, and where they sharpen it."""
+    rows = []
+    for one, other in ((EQUATION, ALGORITHM), (SHORT_EQUATION, SHORT_ALGORITHM)):
+        change = found[one]["delta"]
+        for title, who in (
+            ("less decided", [i for i, d in enumerate(change) if d > 0]),
+            ("more decided", [i for i, d in enumerate(change) if d <= 0]),
+        ):
+            gains = [
+                str(difference([found[one][key][i] for i in who], [found[other][key][i] for i in who]))
+                if who
+                else "–"
+                for key in ("insertion", "kl_gap")
+            ]
+            rows.append((f"{one}: ends {title}", str(len(who)), *gains))
+    note = "Decided: KL(U‖P), which LAAI explains, at the photograph and on average at the ends of its paths."
+    return Table(
+        "Eq. 5 − Algorithm 2, by where the paths lead",
+        ("paths", "photographs", "INS", "KL-GAP"),
+        rows,
+        note,
+    )
+
+
+def _ends(found: dict[str, dict[str, list[float]]]) -> str:
+    counts = [sum(d <= 0 for d in found[one]["delta"]) for one in (EQUATION, SHORT_EQUATION)]
+    total = len(found[EQUATION]["delta"])
+    return (
+        f"Targeted paths do not stop at the other class but sharpen it: on {counts[0]} of {total} photographs "
+        f"they end more decided than they began, so that the map sums to less than nothing; with {SHORT} steps "
+        f"on {counts[1]}."
+    )

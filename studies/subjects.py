@@ -37,7 +37,6 @@ DEBIAN = {
     "footballer": "doc/opencv-doc/examples/data/messi5.jpg",
     "orange": "doc/opencv-doc/examples/data/orange.jpg",
     "squirrel": "doc/opencv-doc/examples/data/squirrel_cls.jpg",
-    "plant": "doc/opencv-doc/examples/alphamat/input_images/plant.jpg",
     "aloe": "doc/opencv-doc/examples/data/aloeL.jpg",
     "stuff": "doc/opencv-doc/examples/data/stuff.jpg",
     "drops": "backgrounds/mate/nature/RainDrops.jpg",
