@@ -169,7 +169,7 @@ def _ends(found: dict[str, dict[str, list[float]]]) -> str:
     counts = [sum(d <= 0 for d in found[one]["delta"]) for one in (EQUATION, SHORT_EQUATION)]
     total = len(found[EQUATION]["delta"])
     return (
-        f"Targeted paths do not stop at the other class but sharpen it: on {counts[0]} of {total} photographs "
-        f"they end more decided than they began, so that the map sums to less than nothing; with {SHORT} steps "
-        f"on {counts[1]}."
+        f"Targeted paths do not stop at the other class but sharpen it: on {counts[0]} of {total} "
+        f"photographs they end more decided than they began, so that the map sums to less than nothing; "
+        f"with {SHORT} steps on {counts[1]}."
     )
