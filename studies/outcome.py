@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,12 +10,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from abe.explanation import versions
 from abe.report.figures import INK, MUTED, RULE, blank, finish
 from studies.statistics import Interval
 
 DOT, LINE = "#0072b2", "#d55e00"
+LINK = re.compile(r"\[([^\]]*)\]\(/[^)]*\)")
+"""A link into the documentation; the terminal shows its title."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +106,10 @@ def show(outcome: Outcome, console: Console) -> None:
     for table in outcome.tables:
         drawn = RichTable(*table.head, title=table.title, caption=table.note or None)
         for row in table.rows:
-            drawn.add_row(*row)
+            drawn.add_row(*(Text(LINK.sub(r"\1", cell)) for cell in row))
         console.print(drawn)
     for finding in outcome.findings:
-        console.print(f"• {finding}")
+        console.print(Text(f"• {finding}"))
 
 
 def draw(panels: Sequence[Panel], path: Path) -> None:
