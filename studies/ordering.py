@@ -47,7 +47,7 @@ CLAIMS: tuple[tuple[str, str, str, str], ...] = (
 def run(subject: Subject, size: Size, records: Records, scratch: Path) -> Outcome:
     """Every method on every photograph, and the complete ones once more with refinement."""
     blocks = measuring.blocks_of(subject.names, BLOCK)
-    given = methods(size, subject.x[0].numel())
+    given = methods(size)
     few = dict(list(measuring.blocks_of(subject.names, 1).items())[: REFINED[size]])
     parts = []
     for block, where in blocks.items():

@@ -24,7 +24,7 @@ KEYS = ("insertion", "deletion", "gap")
 def run(subject: Subject, size: Size, records: Records, scratch: Path) -> Outcome:
     """Both variants of every method and attack that has two."""
     blocks = measuring.blocks_of(subject.names, BLOCK)
-    given = _methods(size, subject.x[0].numel())
+    given = _methods(size)
     attacks = _attacks(subject, size)
     parts = []
     for block, where in blocks.items():
@@ -46,8 +46,8 @@ def _with_variant(entries: list[Entry]) -> list[Entry]:
     return [e for e in entries if "variant" in e.parameters()]
 
 
-def _methods(size: Size, elements: int) -> dict[str, dict[str, Any]]:
-    known = methods(size, elements)
+def _methods(size: Size) -> dict[str, dict[str, Any]]:
+    known = methods(size)
     found = {}
     for entry in _with_variant(registry.methods.entries()):
         if entry.required() or "image" not in entry.card.modalities:
@@ -153,7 +153,7 @@ def _attack_table(attacks: list[str], found: dict[str, dict[str, list[float]]]) 
     rows = []
     for name in attacks:
         ours, theirs = (found[f"{name}, {variant}"] for variant in VARIANTS)
-        link = f"[{registry.updates.get(name).card.title}](/generated/attacks/{name}.md)"
+        link = f"[{registry.updates.get(name).card.title}](/generated/updates/{name}.md)"
         cells = [
             " → ".join(f"{100 * measuring.mean_of(one, 'success'):.0f} %" for one in (ours, theirs)),
             *(

@@ -15,13 +15,8 @@ ROUNDS = {"quick": 3, "modest": 10, "full": 30}
 """Rounds of the iterative search."""
 
 
-def methods(size: Size, elements: int) -> dict[str, dict[str, Any]]:
-    """Parameters of the path methods: method -> parameters.
-
-    Args:
-        size: of the study.
-        elements: numbers in one input.
-    """
+def methods(size: Size) -> dict[str, dict[str, Any]]:
+    """Parameters of the path methods: method -> parameters."""
     classes, steps, nodes = CLASSES[size], STEPS[size], NODES[size]
     return {
         "integrated_gradients": {"steps": nodes},
@@ -34,7 +29,7 @@ def methods(size: Size, elements: int) -> dict[str, dict[str, Any]]:
         "agi": {"samples": classes, "steps": max(steps, 5)},
         "attexplore": {"samples": COPIES[size], "steps": min(steps, 10)},
         "la": {"samples": classes, "steps": steps},
-        "isa": {"remove": -(-elements // ROUNDS[size])},
+        "isa": {"rounds": ROUNDS[size]},
         "laai": {"samples": classes, "steps": steps},
     }
 
