@@ -1,10 +1,14 @@
 """Tables and findings of the studies, from the result files that ``python -m studies`` wrote."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from docstrings import escape
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from studies.__main__ import STUDIES
 
 RESULTS = "results"
 """Folder of the result files and figures, inside the documentation."""
@@ -21,11 +25,17 @@ def generate(app: Any) -> None:
     source = Path(app.srcdir)
     folder = source / "generated" / "studies"
     folder.mkdir(parents=True, exist_ok=True)
-    for path in (source / RESULTS).glob("*.json"):
-        text = part(json.loads(path.read_text(encoding="utf-8")))
-        written = folder / f"{path.stem}.md"
+    for name in STUDIES:
+        path = source / RESULTS / f"{name}.json"
+        text = part(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else absent(name)
+        written = folder / f"{name}.md"
         if not written.exists() or written.read_text(encoding="utf-8") != text:
             written.write_text(text, encoding="utf-8")
+
+
+def absent(name: str) -> str:
+    """What stands where a result will."""
+    return f"No result is recorded here yet; `python -m studies {name}` makes one.\n"
 
 
 def part(result: dict[str, Any]) -> str:
