@@ -92,8 +92,9 @@ def _changed(subject: Subject, chosen: tuple[str, dict[str, Any], str], where: s
 
 
 def averaged(maps: torch.Tensor) -> torch.Tensor:
-    """(b, 1, h, w) the sum over channels, averaged over a neighbourhood."""
-    return F.avg_pool2d(maps.sum(1, keepdim=True), 15, stride=1, padding=7, count_include_pad=False)
+    """(b, c, h, w) the mean over channels, averaged over a neighbourhood."""
+    mean = maps.mean(1, keepdim=True)
+    return F.avg_pool2d(mean, 15, stride=1, padding=7, count_include_pad=False).expand_as(maps).contiguous()
 
 
 def _outcome(subject: Subject, found: dict[str, dict[str, list[float]]]) -> Outcome:
