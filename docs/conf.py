@@ -11,8 +11,8 @@ project = "ABE"
 author = "the ABE authors"
 release = version = __version__
 
-extensions = ["cards", "mathml", "myst_parser", "sphinxcontrib.bibtex"]
-exclude_patterns = ["_build", "generated/parts", "decisions/template.md"]
+extensions = ["cards", "mathml", "results", "myst_parser", "sphinxcontrib.bibtex"]
+exclude_patterns = ["_build", "generated/parts", "generated/studies", "decisions/template.md"]
 source_suffix = {".md": "markdown"}
 nitpicky = True
 

@@ -50,7 +50,8 @@ def generate(app: Any) -> None:
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
     for path in root.rglob("*.md"):
-        if path.relative_to(root).as_posix() not in pages:
+        name = path.relative_to(root).as_posix()
+        if name not in pages and not name.startswith("studies/"):
             path.unlink()
 
 
