@@ -16,7 +16,7 @@ from torch import Tensor
 
 from abe.errors import Code, SpecError
 from abe.metrics.perturbation import Perturbation, PerturbationRun
-from abe.registry import Registry, baselines, metrics, units
+from abe.registry import Registry, baselines, freeze, metrics, units
 from abe.spec import describe
 from abe.types import Card, Cost, Direction
 from abe.units import Arrival, check_map
@@ -232,14 +232,15 @@ def _perform(
     problem: Any, attribution: Tensor, runs: Sequence[PerturbationRun], samples: Tensor, costs: Sequence[Cost]
 ) -> list[Perturbation]:
     """The runs for some samples; runs over the same unit share the order of arrival."""
-    orders: list[tuple[Any, Arrival]] = []
+    orders: list[tuple[tuple[Any, str], Arrival]] = []
     done = []
     for run, cost in zip(runs, costs, strict=True):
         before, began = replace(problem.evaluator.cost), time.perf_counter()
-        known = next((arrival for unit, arrival in orders if unit == run.unit), None)
+        key = (run.unit, run.first)
+        known = next((arrival for other, arrival in orders if other == key), None)
         arrival = known or run.order(problem, attribution, samples)
         if known is None:
-            orders.append((run.unit, arrival))
+            orders.append((key, arrival))
         done.append(run.perform(problem, attribution, samples=samples, arrival=arrival))
         after = _spent(before, problem.evaluator.cost)
         after.seconds = time.perf_counter() - began
@@ -253,9 +254,10 @@ def label(metric: Metric, shape: tuple[int, ...], seed: int) -> str:
         return metric.name
     run = metric.runs[0]
     step = f"{run.units_per_step(shape)}/{run.unit.count(shape)}"
+    first = "" if run.first == "most" else ", least first"
     return (
         f"{metric.name}[unit={named(run.unit, units)}, baseline={named(run.baseline, baselines)}, "
-        f"step={step}, seed={seed}]"
+        f"step={step}{first}, seed={seed}]"
     )
 
 
@@ -286,7 +288,12 @@ def _registered(name: str, params: dict[str, Any], defaults: Mapping[str, Any]) 
             expected="a value with runs and summary, or with measure",
         )
     direction = entry.card.direction or _direction(value)
-    return Metric(name=entry.name, params=tuple(bound.items()), direction=direction, value=value)
+    return Metric(
+        name=entry.name,
+        params=tuple((k, freeze(v)) for k, v in bound.items()),
+        direction=direction,
+        value=value,
+    )
 
 
 def _direction(value: Any) -> Direction:

@@ -59,6 +59,8 @@ class MetricCase:
     def score(self, net: nn.Module | Task, explanation: Explanation, **how: Any) -> Score:
         """The metric of a finished explanation, by the model itself."""
         how = {"execution": "model", **how}
+        if "mask" in self.card.needs:
+            how["masks"] = _truth(explanation.x)
         return score(explanation, _task(net, explanation.x), metric=self.metric, **how)
 
 
@@ -120,6 +122,14 @@ def _task(net: nn.Module | Task, x: Tensor) -> Task:
     if isinstance(net, Task):
         return net
     return image_task(net, channels=x.shape[1], output_kind="logits")
+
+
+def _truth(x: Tensor) -> Tensor:
+    """(b, h, w) where `nets.Evidence` has most of its evidence; the same region for every sample."""
+    h, w = x.shape[-2:]
+    mask = torch.zeros(len(x), h, w, dtype=torch.bool)
+    mask[:, h // 6 : h // 2 + 1, w // 6 : w // 2 + 1] = True
+    return mask
 
 
 def _setting(b: int = 5) -> tuple[nets.Convolutional, Tensor, Tensor]:
