@@ -5,9 +5,9 @@ import torch
 from tests.metrics.common import evidence_task, photos, problem
 from torch import Tensor
 
-from abe.baselines import NoisyLinear
 from abe.engines import stencil
 from abe.errors import Code, SpecError
+from abe.imputation import NoisyLinear
 from abe.metrics import PerturbationRun
 
 

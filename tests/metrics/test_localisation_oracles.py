@@ -11,6 +11,7 @@ from torch import Tensor
 
 from abe.errors import Code, InputError
 from abe.metrics import as_metric
+from abe.metrics.shared import MASK
 from abe.task import image_task
 
 ORACLES = Path(__file__).parents[1] / "oracles"
@@ -37,7 +38,7 @@ NAMES = [
 @pytest.mark.parametrize(("theirs", "ours", "params"), NAMES, ids=[n[1] for n in NAMES])
 def test_quantus_localisation(theirs, ours, params):
     recorded = oracle(f"quantus_{theirs}")
-    explanation = mapped(recorded["attribution"], diagnostics={"mask": mask_of(theirs)})
+    explanation = mapped(recorded["attribution"], diagnostics={MASK: mask_of(theirs)})
     found = as_metric((ours, params)).value.measure(given(recorded["attribution"]), explanation)
     torch.testing.assert_close(found, recorded["out"], rtol=1e-5, atol=1e-6)
 
@@ -60,5 +61,5 @@ def test_masks_that_are_missing_empty_full_or_of_another_shape():
     mask = torch.zeros(4, 32, 32, dtype=torch.bool)
     mask[1] = True
     mask[2:, :16] = True
-    found = metric.measure(given(maps), mapped(maps, diagnostics={"mask": mask}))
+    found = metric.measure(given(maps), mapped(maps, diagnostics={MASK: mask}))
     assert [math.isnan(v) for v in found.tolist()] == [True, True, False, False]

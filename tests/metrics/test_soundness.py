@@ -6,9 +6,11 @@ from tests.metrics.common import mapped, photos, problem
 from tests.metrics.test_imputation import dense
 from torch import Tensor, nn
 
-from abe.baselines import NoisyLinear
 from abe.errors import AbeError, Code
-from abe.metrics.soundness import RATIOS, completeness, curve, hausdorff, soundness
+from abe.imputation import NoisyLinear
+from abe.metrics import as_metric
+from abe.metrics.shared import LABEL
+from abe.metrics.soundness import RATIOS, Completeness, Soundness, hausdorff
 from abe.task import image_task
 
 SIDE = 10
@@ -33,6 +35,15 @@ def setting(b: int = 12) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
     labels = net(x).argmax(1)
     labels[::5] = (labels[::5] + 1) % 4
     return net, x, maps.view(b, 1, SIDE, SIDE), labels
+
+
+def known(maps: Tensor, labels: Tensor | None) -> object:
+    """Maps of samples whose labels are known."""
+    return mapped(maps, diagnostics={} if labels is None else {LABEL: labels})
+
+
+def soundness(**params) -> Soundness:
+    return as_metric(("soundness", params)).value
 
 
 def published(net: nn.Module, x: Tensor, maps: Tensor, labels: Tensor, ratios) -> tuple[list, list]:
@@ -67,42 +78,53 @@ def test_published_soundness():
     net, x, maps, labels = setting()
     ratios = [round(0.98 - 0.08 * k, 5) for k in range(12)]
     given = problem(image_task(net), x, target=0)
-    found = soundness(
-        given, mapped(maps), labels, ratios=ratios, variant="published", removal=NoisyLinear(noise=0.0)
-    )
+    metric = soundness(ratios=tuple(ratios), variant="published", removal=NoisyLinear(noise=0.0))
+    gathered = metric.gather(given, known(maps, labels))
+    found = metric.curve(gathered)
     accuracy, share = published(net, x, maps, labels, ratios)
     assert torch.equal(found.accuracy, torch.tensor(accuracy, dtype=torch.float64))
     assert (found.sound - torch.tensor(share, dtype=torch.float64)).abs().max() <= 1e-6
     assert bool(found.false_steps.any())
     assert not bool(found.false_steps.all())
     assert given.evaluator.cost.forward_rows == 12 * 12
+    halves = [
+        metric.gather(problem(image_task(net), x[part], target=0), known(maps[part], labels[part]))
+        for part in (slice(0, 5), slice(5, 12))
+    ]
+    assert torch.equal(metric.curve(torch.cat(halves)).shares, found.shares)
+    level = soundness(ratios=tuple(ratios), variant="published", removal=NoisyLinear(noise=0.0), level=0.6)
+    assert float(level.pool(gathered).mean()) == pytest.approx(found.at_levels([0.6])[0])
 
 
 def test_published_completeness():
     net, x, maps, labels = setting(8)
     given = problem(image_task(net), x, target=0)
-    found = completeness(given, mapped(maps), labels, removal=NoisyLinear(noise=0.0))
+    metric: Completeness = as_metric(("completeness", {"removal": NoisyLinear(noise=0.0)})).value
+    found = metric.curve(given, known(maps, labels))
     whole = (net(x).argmax(1) == labels).double().mean()
     for k, ratio in enumerate(round(0.1 * j, 5) for j in range(1, 10)):
         right = 0
         for i in range(8):
             kept = maps[i, 0] <= maps[i].max() * (1 - ratio)
             right += int(net(dense(x[i], ~kept).float()[None]).argmax() == labels[i])
-        assert found.lost[k] == whole - right / 8
+        assert found.complete[k] == whole - right / 8
     assert given.evaluator.cost.forward_rows == 8 * 10
 
 
 def test_the_corrected_form_flags_before_it_reads():
     right = torch.tensor([[True, True, True], [False, True, True]])
-    sums = torch.tensor([[1.0, 2.0, 4.0], [1.0, 2.0, 4.0]])
+    sums = torch.tensor([[1.0, 2.0, 4.0], [1.0, 2.0, 4.0]]).double()
+    gathered = torch.cat([right.double(), sums], 1)
     ratios = (0.98, 0.97, 0.96)
-    corrected = curve(right, sums, ratios)
+    corrected = soundness(ratios=ratios).curve(gathered)
     assert corrected.sound.tolist() == [1.0, 1.0, 0.5]
     assert corrected.false_steps.tolist() == [False, False, True]
-    lagging = curve(right, sums, ratios, variant="published")
+    lagging = soundness(ratios=ratios, variant="published").curve(gathered)
     torch.testing.assert_close(lagging.sound, torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-5)
     assert corrected.at_levels([0.5, 0.6, 1.0, 1.1]) == [1.0, 1.0, 1.0, None]
     assert corrected.covered == (0.5, 1.0)
+    assert soundness(ratios=ratios, level=1.0).pool(gathered).tolist() == [1.0, 1.0]
+    assert bool(soundness(ratios=ratios, level=1.1).pool(gathered).isnan().all())
 
 
 def test_epsilon_scales_with_the_step_and_flips_are_tested():
@@ -110,12 +132,31 @@ def test_epsilon_scales_with_the_step_and_flips_are_tested():
     right = torch.zeros(n, 2, dtype=torch.bool)
     right[:100, 0] = True
     right[:104, 1] = True  # two per cent
-    sums = torch.ones(n, 2).cumsum(1)
-    assert curve(right, sums, (0.9, 0.89)).false_steps.tolist() == [False, False]
-    assert curve(right, sums, (0.9, 0.8)).false_steps.tolist() == [False, True]
-    assert curve(right, sums, (0.9, 0.8), gain="flips").false_steps.tolist() == [False, True]
+
+    def flags(ratios, **how):
+        gathered = torch.cat([right.double(), torch.ones(n, 2).double().cumsum(1)], 1)
+        return soundness(ratios=ratios, **how).curve(gathered).false_steps.tolist()
+
+    assert flags((0.9, 0.89)) == [False, False]
+    assert flags((0.9, 0.8)) == [False, True]
+    assert flags((0.9, 0.8), gain="flips") == [False, True]
     right[:106, 1] = True
-    assert curve(right, sums, (0.9, 0.8), gain="flips").false_steps.tolist() == [False, False]
+    assert flags((0.9, 0.8), gain="flips") == [False, False]
+    with pytest.raises(AbeError) as caught:
+        soundness(ratios=(0.9, 0.8), gain="flips").curve(torch.ones(4, 4).double())
+    assert caught.value.code is Code.SAMPLES
+
+
+def test_thresholds_are_relative_or_absolute_and_maps_are_made_positive():
+    net, x, maps, labels = setting(4)
+    whole = problem(image_task(net), x, target=0)
+    half = known(0.5 * maps, labels)
+    for params, same in (({}, True), ({"relative": False}, False), ({"of": "minmax"}, True)):
+        metric: Completeness = as_metric(("completeness", params)).value
+        one, other = (metric.curve(whole, m).lost for m in (known(maps, labels), half))
+        assert torch.equal(one, other) is same, params
+    zero = as_metric("completeness").value.curve(whole, known(0 * maps, labels))
+    assert not zero.lost.any()
 
 
 def test_hausdorff():
@@ -127,16 +168,22 @@ def test_hausdorff():
 def test_bad_requests():
     net, x, maps, labels = setting(3)
     given = problem(image_task(net), x, target=0)
-    for how, code in (
-        ({"labels": None}, Code.LABELS),
-        ({"labels": labels[:2]}, Code.LABELS),
-        ({"labels": labels, "of": "signed"}, Code.BAD_PARAMETER),
-        ({"labels": labels, "variant": "best"}, Code.BAD_PARAMETER),
-        ({"labels": labels, "ratios": (2.0,)}, Code.BAD_PARAMETER),
+    for wrong in (None, labels[:2], labels.float()):
+        for name in ("soundness", "completeness"):
+            with pytest.raises(AbeError) as caught:
+                as_metric(name).value.measure(given, known(maps, wrong))
+            assert caught.value.code is Code.LABELS
+    for name, params in (
+        ("soundness", {"of": "signed"}),
+        ("soundness", {"variant": "best"}),
+        ("soundness", {"gain": "more"}),
+        ("soundness", {"ratios": (2.0,)}),
+        ("completeness", {"thresholds": ()}),
+        ("completeness", {"of": "round"}),
     ):
         with pytest.raises(AbeError) as caught:
-            soundness(given, mapped(maps), how.pop("labels"), **how)
-        assert caught.value.code is code
+            as_metric((name, params))
+        assert caught.value.code is Code.BAD_PARAMETER
     assert len(RATIOS) == 96
     assert RATIOS[-1] == 0.03
     assert given.evaluator.cost.forward_rows == 0

@@ -1,20 +1,23 @@
-"""Metrics: perturbation curves, completeness and cost, shared runs, and `compare`."""
+"""Metrics of explanations, the runs they share, and `compare`."""
 
 from abe.metrics import (
     axiomatic,
     complexity,
     curves,
+    dataset,
     efficiency,
     faithfulness,
     infidelity,
     localisation,
     masking,
+    multimodal,
     randomisation,
+    soundness,
     stability,
     subsets,
 )
 from abe.metrics.agreement import Agreement, agreement
-from abe.metrics.base import CurveMetric, DirectMetric, Metric, Score, as_metric, evaluate
+from abe.metrics.base import CurveMetric, DirectMetric, Metric, PooledMetric, Score, as_metric, evaluate
 from abe.metrics.compare import Comparison, Failure, compare, score
 from abe.metrics.perturbation import Perturbation, PerturbationRun, area, kl_from_uniform
 
@@ -27,6 +30,7 @@ __all__ = [
     "Metric",
     "Perturbation",
     "PerturbationRun",
+    "PooledMetric",
     "Score",
     "agreement",
     "area",
@@ -35,6 +39,7 @@ __all__ = [
     "compare",
     "complexity",
     "curves",
+    "dataset",
     "efficiency",
     "evaluate",
     "faithfulness",
@@ -42,8 +47,10 @@ __all__ = [
     "kl_from_uniform",
     "localisation",
     "masking",
+    "multimodal",
     "randomisation",
     "score",
+    "soundness",
     "stability",
     "subsets",
 ]

@@ -9,7 +9,7 @@ from torch import Tensor
 from abe.baselines import as_baseline
 from abe.errors import Code, SpecError
 from abe.metrics.shared import again, elsewhere
-from abe.metrics.subsets import losses
+from abe.metrics.subsets import grid, losses
 from abe.registry import metrics
 from abe.spec import value
 from abe.types import Baseline, Card, Passes
@@ -18,7 +18,7 @@ from abe.units import check_map
 
 @value
 class CompletenessGap:
-    """|Σ A − (s(x) − s(baseline))| / |s(x) − s(baseline)|."""
+    """|Σ A − (s(x) − s(baseline))| / |s(x) − s(baseline)|; NaN where the score does not change."""
 
     baseline: Baseline
 
@@ -27,7 +27,7 @@ class CompletenessGap:
         maps = check_map(explanation.attribution, problem.x).double().flatten(1).sum(1)
         reference = self.baseline.rows(problem, everyone, torch.zeros_like(everyone))
         change = problem.score.double() - problem.scores(reference, everyone).double()
-        return (maps - change).abs() / change.abs().clamp_min(1e-12)
+        return torch.where(change == 0, torch.nan, (maps - change).abs() / change.abs())
 
 
 @value
@@ -47,14 +47,7 @@ class NonSensitivity:
             )
 
     def measure(self, problem: Any, explanation: Any) -> Tensor:
-        x = problem.x
-        space = x.shape[2:] if x.ndim > 2 else x.shape[1:]
-        label = torch.zeros((), dtype=torch.long, device=x.device)
-        for axis, n in enumerate(space):
-            parts = min(self.patches, n)
-            along = torch.arange(n, device=x.device) * parts // n
-            label = label * parts + along.view(*[-1 if i == axis else 1 for i in range(len(space))])
-        label = label.flatten()
+        label = grid(problem.x, self.patches)
         sets = int(label.max()) + 1
 
         def members(sample: Tensor, number: Tensor) -> Tensor:
@@ -90,7 +83,7 @@ class InputInvariance:
         summary="What the map's sum misses of the score change from a stated baseline, relative to it.",
         source="sundararajan2017",
         direction="lower",
-        range="[0, inf)",
+        range="[0, inf), or NaN where the score does not change",
         formula="|sum A - (s(x) - s(b))| / |s(x) - s(b)|",
         passes=Passes(forward="2 * b", backward="0"),
         pitfalls=("Small is necessary, not sufficient: any map can be rescaled to fit.",),
@@ -150,7 +143,6 @@ def non_sensitivity(*, patches: int = 8, threshold: float = 0.01, baseline: Any 
         formula="||A(f, x) - A(f', x + c)|| / ||A(f, x)||, f'(x + c) = f(x)",
         needs=("method",),
         pitfalls=("Methods with a fixed baseline change by design; plain gradients do not.",),
-        expected_failures={"ranking": "sometimes: judges the method by explaining again, not the given map"},
     )
 )
 def input_invariance(*, shift: float = 0.1) -> InputInvariance:

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from abe.errors import Code, SpecError
 from abe.metrics.perturbation import Perturbation, PerturbationRun
+from abe.metrics.shared import check_asked
 from abe.registry import Registry, baselines, freeze, metrics, units
 from abe.spec import describe
 from abe.types import Card, Cost, Direction
-from abe.units import Arrival, check_map
+from abe.units import Arrival
 
 BLOCK = 32
 """Samples whose log-probabilities are held at once."""
@@ -45,6 +46,22 @@ class DirectMetric(Protocol):
 
     def measure(self, problem: Any, explanation: Any) -> Tensor:
         """(b,) one number per sample; NaN where it does not apply."""
+        ...
+
+
+@runtime_checkable
+class PooledMetric(DirectMetric, Protocol):
+    """A metric about a whole set of samples, gathered batch by batch and pooled once.
+
+    Its `measure` pools what one batch gathered, so that a batch is a set of its own.
+    """
+
+    def gather(self, problem: Any, explanation: Any) -> Tensor:
+        """(b, k) what each sample contributes."""
+        ...
+
+    def pool(self, gathered: Tensor) -> Tensor:
+        """(n,) one number per sample of everything gathered."""
         ...
 
 
@@ -161,7 +178,7 @@ def evaluate(problem: Any, explanation: Any, chosen: Sequence[Metric], *, seed: 
         chosen: metrics with different names.
         seed: noted in the scores; the draws are the problem's.
     """
-    check_map(explanation.attribution, problem.x)
+    check_asked(problem, explanation, [metric.card for metric in chosen if metric.card is not None])
     runs = _unique(run for metric in chosen for run in metric.runs)
     sheets = {metric.name: _Sheet() for metric in chosen}
     costs = [Cost() for _ in runs]

@@ -19,7 +19,7 @@ from abe.explanation import Explanation
 from abe.formulas import evaluate as evaluate_formula
 from abe.metrics.base import Metric, Score, as_metric, evaluate, named
 from abe.metrics.perturbation import PerturbationRun
-from abe.metrics.shared import with_truth
+from abe.metrics.shared import objective_of, with_truth
 from abe.objectives import as_objective, objective_name
 from abe.progress import Progress
 from abe.registry import Method, baselines, methods, units
@@ -209,7 +209,7 @@ def score(
             x=x,
             context=context,
             target=explanation.target.to(x.device),
-            objective=as_objective("logit"),
+            objective=objective_of(explanation),
             draws=SeededDraws(seed=seed),
             ids=explanation.ids or as_ids(None, x),
         )

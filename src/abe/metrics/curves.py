@@ -5,15 +5,14 @@ Each is a short composition; metrics with the same direction, unit, baseline, st
 
 from collections.abc import Sequence
 from math import ceil
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-from abe.baselines import as_baseline
 from abe.errors import Code, SpecError
-from abe.metrics.faithfulness import AreaUnderCurve, MeanDrop, Step, documented
+from abe.metrics.faithfulness import AreaUnderCurve, MeanDrop, Step, documented, run_of
 from abe.metrics.perturbation import CurveKind, Perturbation, PerturbationRun, area
-from abe.registry import metrics, units
+from abe.registry import metrics
 from abe.spec import value
 from abe.types import Card
 
@@ -110,22 +109,6 @@ class Rises:
         return (perturbations[0].curve("log_probability").double().diff(dim=1) >= 0).double().mean(1)
 
 
-def _run(
-    direction: Literal["insertion", "deletion"],
-    unit: Any,
-    baseline: Any,
-    step: Step,
-    first: Literal["most", "least"] = "most",
-) -> PerturbationRun:
-    return PerturbationRun(
-        direction=direction,
-        unit=units.resolve(unit),
-        baseline=as_baseline(baseline),
-        step=step,
-        first=first,
-    )
-
-
 AOPC_LEVELS = (0.01, 0.05, 0.1, 0.2, 0.5)
 ROAD_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -155,7 +138,7 @@ def comprehensiveness(
         step: units per step, or a fraction of them; None for one per cent.
         levels: fractions of units that are removed.
     """
-    return LevelMean(run=_run("deletion", unit, baseline, step), levels=levels, lost=True)
+    return LevelMean(run=run_of("deletion", unit, baseline, step), levels=levels, lost=True)
 
 
 @metrics.register(
@@ -183,7 +166,7 @@ def sufficiency_aopc(
         step: units per step, or a fraction of them; None for one per cent.
         levels: fractions of units that are kept.
     """
-    return LevelMean(run=_run("insertion", unit, baseline, step), levels=levels, lost=True)
+    return LevelMean(run=run_of("insertion", unit, baseline, step), levels=levels, lost=True)
 
 
 @metrics.register(
@@ -201,7 +184,7 @@ def sufficiency_aopc(
 @documented
 def pixel_flipping(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> Flipping:
     """Area under the flipping curve, the start left out; lower is better."""
-    return Flipping(run=_run("deletion", unit, baseline, step))
+    return Flipping(run=run_of("deletion", unit, baseline, step))
 
 
 @metrics.register(
@@ -225,7 +208,7 @@ def region_perturbation(
     *, unit: Any = ("patch", {"size": 9}), baseline: Any = "uniform", step: Step = 1
 ) -> MeanDrop:
     """Area over the perturbation curve of 9 × 9 regions replaced by noise; higher is better."""
-    return MeanDrop(run=_run("deletion", unit, baseline, step))
+    return MeanDrop(run=run_of("deletion", unit, baseline, step))
 
 
 @metrics.register(
@@ -253,7 +236,7 @@ def irof(*, unit: Any = "superpixel", baseline: Any = "mean", step: Step = 1) ->
     Differs from the paper:
         Superpixels are ranked by the sum of their attributions; the paper takes the mean.
     """
-    return RelativeLoss(run=_run("deletion", unit, baseline, step))
+    return RelativeLoss(run=run_of("deletion", unit, baseline, step))
 
 
 @metrics.register(
@@ -272,7 +255,7 @@ def selectivity(
     *, unit: Any = ("patch", {"size": 4}), baseline: Any = "zero", step: Step = 1
 ) -> AreaUnderCurve:
     """Area under the deletion curve of patches; lower is better."""
-    return AreaUnderCurve(run=_run("deletion", unit, baseline, step))
+    return AreaUnderCurve(run=run_of("deletion", unit, baseline, step))
 
 
 @metrics.register(
@@ -291,7 +274,7 @@ def selectivity(
 @documented
 def monotonicity(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> Rises:
     """Share of insertions, least important first, that do not lower the decision; higher is better."""
-    return Rises(run=_run("insertion", unit, baseline, step, "least"))
+    return Rises(run=run_of("insertion", unit, baseline, step, "least"))
 
 
 @metrics.register(
@@ -329,7 +312,7 @@ def road_morf(
         seeded shuffle per sample, not by noise shared by all images.
     """
     baseline = ("noisy_linear", {"noise": noise})
-    return LevelMean(run=_run("deletion", "pixel", baseline, step), levels=levels, curve=curve)
+    return LevelMean(run=run_of("deletion", "pixel", baseline, step), levels=levels, curve=curve)
 
 
 @metrics.register(
@@ -366,4 +349,4 @@ def road_lerf(
         target's probability; ``curve="accuracy"`` is the paper's.
     """
     baseline = ("noisy_linear", {"noise": noise})
-    return LevelMean(run=_run("deletion", "pixel", baseline, step, "least"), levels=levels, curve=curve)
+    return LevelMean(run=run_of("deletion", "pixel", baseline, step, "least"), levels=levels, curve=curve)

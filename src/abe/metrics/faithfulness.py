@@ -120,16 +120,25 @@ def documented(factory: _Factory) -> _Factory:
     return factory
 
 
-def _run(
-    direction: Literal["insertion", "deletion"], unit: Any, baseline: Any, step: Step
+def run_of(
+    direction: Literal["insertion", "deletion"],
+    unit: Any,
+    baseline: Any,
+    step: Step,
+    first: Literal["most", "least"] = "most",
 ) -> PerturbationRun:
+    """A run from what a metric's factory was given."""
     return PerturbationRun(
-        direction=direction, unit=units.resolve(unit), baseline=as_baseline(baseline), step=step
+        direction=direction,
+        unit=units.resolve(unit),
+        baseline=as_baseline(baseline),
+        step=step,
+        first=first,
     )
 
 
 def _gap(unit: Any, baseline: Any, step: Step, curve: CurveKind) -> Gap:
-    insertion, deletion = (_run(d, unit, baseline, step) for d in ("insertion", "deletion"))
+    insertion, deletion = (run_of(d, unit, baseline, step) for d in ("insertion", "deletion"))
     return Gap(insertion=insertion, deletion=deletion, curve=curve)
 
 
@@ -154,7 +163,7 @@ def insertion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None)
     Differs from the paper:
         Inserts into black, as the ABE family does; RISE's code inserts into a blur.
     """
-    return AreaUnderCurve(run=_run("insertion", unit, baseline, step))
+    return AreaUnderCurve(run=run_of("insertion", unit, baseline, step))
 
 
 @metrics.register(
@@ -173,7 +182,7 @@ def insertion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None)
 @documented
 def deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
     """AUC of the target's probability along a deletion; lower is better."""
-    return AreaUnderCurve(run=_run("deletion", unit, baseline, step))
+    return AreaUnderCurve(run=run_of("deletion", unit, baseline, step))
 
 
 @metrics.register(
@@ -215,7 +224,7 @@ def kl_insertion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = No
     Differs from the paper:
         Uses U as reference and ↑, as the tables do; §4.3 and Appendix E contradict them.
     """
-    return AreaUnderCurve(run=_run("insertion", unit, baseline, step), curve="kl")
+    return AreaUnderCurve(run=run_of("insertion", unit, baseline, step), curve="kl")
 
 
 @metrics.register(
@@ -238,7 +247,7 @@ def kl_deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = Non
     Differs from the paper:
         Uses U as reference and ↓, as the tables do; §4.3 and Appendix E contradict them.
     """
-    return AreaUnderCurve(run=_run("deletion", unit, baseline, step), curve="kl")
+    return AreaUnderCurve(run=run_of("deletion", unit, baseline, step), curve="kl")
 
 
 @metrics.register(
@@ -273,7 +282,7 @@ def kl_gap(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) ->
 @documented
 def f_insertion(*, unit: Any = "pixel", feature: Any = "confusion", step: Step = None) -> AreaUnderCurve:
     """INS with the confusion feature (CFA) as baseline; higher is better."""
-    return AreaUnderCurve(run=_run("insertion", unit, feature, step))
+    return AreaUnderCurve(run=run_of("insertion", unit, feature, step))
 
 
 @metrics.register(
@@ -291,7 +300,7 @@ def f_insertion(*, unit: Any = "pixel", feature: Any = "confusion", step: Step =
 @documented
 def f_deletion(*, unit: Any = "pixel", feature: Any = "confusion", step: Step = None) -> AreaUnderCurve:
     """DEL with the confusion feature (CFA) as baseline; lower is better."""
-    return AreaUnderCurve(run=_run("deletion", unit, feature, step))
+    return AreaUnderCurve(run=run_of("deletion", unit, feature, step))
 
 
 @metrics.register(
@@ -326,7 +335,7 @@ def f_gap(*, unit: Any = "pixel", feature: Any = "confusion", step: Step = None)
 @documented
 def log_odds_insertion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
     """AUC of the target's log-odds along an insertion; higher is better."""
-    return AreaUnderCurve(run=_run("insertion", unit, baseline, step), curve="log_odds")
+    return AreaUnderCurve(run=run_of("insertion", unit, baseline, step), curve="log_odds")
 
 
 @metrics.register(
@@ -344,7 +353,7 @@ def log_odds_insertion(*, unit: Any = "pixel", baseline: Any = "zero", step: Ste
 @documented
 def log_odds_deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
     """AUC of the target's log-odds along a deletion; lower is better."""
-    return AreaUnderCurve(run=_run("deletion", unit, baseline, step), curve="log_odds")
+    return AreaUnderCurve(run=run_of("deletion", unit, baseline, step), curve="log_odds")
 
 
 @metrics.register(
@@ -361,7 +370,7 @@ def log_odds_deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step
 @documented
 def aopc(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> MeanDrop:
     """Area over the deletion curve; higher is better."""
-    return MeanDrop(run=_run("deletion", unit, baseline, step))
+    return MeanDrop(run=run_of("deletion", unit, baseline, step))
 
 
 @metrics.register(

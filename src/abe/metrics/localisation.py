@@ -35,6 +35,7 @@ class Inside:
 
     def measure(self, problem: Any, explanation: Any) -> Tensor:
         mask = region(problem, explanation)
+        mask = _boxed(mask, problem.x.shape[2:]) if self.what == "box" else mask
         found = heat(problem, explanation, self.of)
         decided = mask.any(1) & ~mask.all(1)
         empty = ~heat(problem, explanation, "absolute").any(1)
@@ -45,7 +46,6 @@ class Inside:
             top = found == found.amax(1, keepdim=True)  # several maxima share the point
             return (top & mask).sum(1) / top.sum(1).double()
         if self.what in ("mass", "box"):
-            mask = _boxed(mask, problem.x.shape[2:]) if self.what == "box" else mask
             total, inside = found.sum(1), (found * mask).sum(1)
             # a zero map is as good as a constant one; a map without positive values is nowhere
             nowhere = torch.where(empty, mask.double().mean(1), 0.0)

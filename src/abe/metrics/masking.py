@@ -1,4 +1,4 @@
-"""Average drop, increase and gain: the map as a soft mask on the input; data-set level sufficiency."""
+"""Average drop and increase: the map as a soft mask on the input."""
 
 from typing import Any, Literal
 
@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from abe.baselines import as_baseline
-from abe.engines.batching import Chunk
-from abe.metrics.shared import heat, probabilities, remembered
+from abe.metrics.shared import probabilities, remembered, soft_mask
 from abe.registry import metrics
 from abe.spec import value
 from abe.types import Baseline, Card, Passes
@@ -18,11 +17,11 @@ class SoftMask:
     """Confidence when the input is multiplied by its map.
 
     Args:
-        what: which number.
+        what: ``"drop"`` or ``"increase"``.
         baseline: what shows through where the map is 0.
     """
 
-    what: Literal["drop", "increase", "gain"]
+    what: Literal["drop", "increase"]
     baseline: Baseline
 
     def measure(self, problem: Any, explanation: Any) -> Tensor:
@@ -31,16 +30,11 @@ class SoftMask:
         )
         if self.what == "drop":
             return 100 * (whole - kept).clamp_min(0) / whole.clamp_min(1e-300)
-        if self.what == "increase":
-            return 100 * (kept > whole).double()
-        return 100 * (kept - whole).clamp_min(0) / (1 - whole).clamp_min(1e-12)
+        return 100 * (kept > whole).double()
 
     def _both(self, problem: Any, explanation: Any) -> tuple[Tensor, Tensor]:
         x = problem.x
-        strength = heat(problem, explanation, "positive")
-        top = strength.amax(1, keepdim=True)
-        mask = torch.where(top > 0, strength / top.clamp_min(1e-300), torch.zeros_like(strength)).to(x)
-        mask = mask.reshape(len(x), *((1, *x.shape[2:]) if x.ndim > 2 else x.shape[1:]))
+        mask = soft_mask(problem, explanation)
         b = len(x)
 
         def make(rows: Tensor) -> Tensor:
@@ -108,56 +102,3 @@ def average_increase(*, baseline: Any = "zero") -> SoftMask:
         The mask is the positive part of the map over its maximum; the paper's maps are Grad-CAM's.
     """
     return SoftMask(what="increase", baseline=as_baseline(baseline))
-
-
-@value
-class SharedPredictions:
-    """Share of the other samples with a similar map that are predicted alike.
-
-    Args:
-        threshold: largest distance of unit-norm maps that are similar.
-    """
-
-    threshold: float
-
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
-        flat = heat(problem, explanation, "signed")
-        unit = flat / flat.square().sum(1, keepdim=True).sqrt().clamp_min(1e-300)
-        near = torch.cdist(unit, unit) <= self.threshold
-        near.fill_diagonal_(False)
-        kept: list[Tensor] = []
-
-        def keep(chunk: Chunk) -> None:
-            kept.append(chunk.outputs.argmax(1))
-
-        problem.forward(len(flat), problem.x.__getitem__, problem.everyone, keep)
-        predicted = torch.cat(kept)
-        alike = predicted[:, None] == predicted[None]
-        count = near.sum(1)
-        return torch.where(count > 0, (near & alike).sum(1) / count.clamp_min(1), torch.nan).double()
-
-
-@metrics.register(
-    Card(
-        name="sufficiency",
-        title="SUFF SET",
-        summary="Whether samples with similar maps are predicted alike.",
-        source="dasgupta2022",
-        direction="higher",
-        range="[0, 1], or NaN where no other map is similar",
-        formula="share of j != i with ||A_j - A_i|| <= threshold whose prediction is that of i",
-        passes=Passes(forward="b", backward="0"),
-        pitfalls=("A number about the data set: it depends on which samples are evaluated together.",),
-        expected_failures={
-            "batch": "sometimes: it compares the samples of a batch with each other",
-            "ranking": "compares maps with each other, not with the model",
-        },
-    )
-)
-def sufficiency(*, threshold: float = 0.6) -> SharedPredictions:
-    """Share of samples with similar maps that share the prediction; higher is better.
-
-    Args:
-        threshold: largest Euclidean distance between maps of unit norm that are called similar.
-    """
-    return SharedPredictions(threshold=threshold)

@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from abe.baselines import Removal, Zero
+from abe.baselines import Zero
 from abe.engines.batching import Chunk
 from abe.errors import Code, SpecError, note
+from abe.imputation import Removal
 from abe.spec import value
 from abe.types import Baseline
 from abe.units import Arrival, Pixel, Unit, check_map, number_of_steps, step_size

@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from abe.engines.problem import Problem
 from abe.errors import Code, SpecError
 from abe.metrics.complexity import Spread
-from abe.metrics.shared import again, elsewhere
+from abe.metrics.shared import again, elsewhere, layers
 from abe.metrics.subsets import pearson, places
 from abe.registry import metrics
 from abe.spec import value
@@ -79,6 +80,31 @@ class OtherClass:
         return spearman(again(problem, explanation), again(problem.with_(target=other), explanation))
 
 
+@value
+class OtherLabels:
+    """Similarity of the maps of the model and of one that was trained on labels drawn at random.
+
+    Args:
+        model: that model, with the same inputs and classes.
+    """
+
+    model: Any
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, nn.Module):
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "Data randomisation compares with a second model",
+                got=type(self.model).__name__,
+                expected="an nn.Module that was trained on permuted labels",
+            )
+
+    def measure(self, problem: Any, explanation: Any) -> Tensor:
+        model = deepcopy(self.model).to(problem.x.device, problem.x.dtype).eval()
+        other = elsewhere(problem, replace(problem.task, model=model))
+        return spearman(again(problem, explanation), again(other, explanation))
+
+
 def _classes(problem: Problem) -> int:
     sizes: list[int] = []
     one = problem.everyone[:1]
@@ -86,15 +112,6 @@ def _classes(problem: Problem) -> int:
     if sizes[0] < 2:
         raise SpecError(Code.UNSUPPORTED, "There is no other class to explain", got="a single output")
     return sizes[0]
-
-
-def layers(model: nn.Module) -> list[str]:
-    """Names of the modules that hold parameters of their own, in order of registration."""
-    return [
-        name
-        for name, module in model.named_modules()
-        if next(module.parameters(recurse=False), None) is not None
-    ]
 
 
 def randomised(problem: Problem, names: list[str]) -> Problem:
@@ -141,11 +158,16 @@ def _entropy(problem: Problem, explanation: Any) -> Tensor:
     return Spread(what="entropy").measure(problem, made)
 
 
-_JUDGES = {"ranking": "sometimes: judges the method by explaining again, not the given map"}
-_COPIES = {
-    **_JUDGES,
-    "cost": "sometimes: rows of randomised copies are counted; the kit watches the model itself",
-}
+def _example() -> nn.Module:
+    """A linear model of the law kit's inputs; made without the global generator, which is the user's."""
+    head = skip_init(nn.Linear, 108, 5)
+    with torch.no_grad():
+        head.weight.copy_(torch.linspace(-9, 9, 540).sin().view(5, 108))
+        head.bias.zero_()
+    return nn.Sequential(nn.Flatten(), head)
+
+
+_COPIES = {"cost": "sometimes: rows of other models are counted; the kit watches the model itself"}
 
 
 @metrics.register(
@@ -236,6 +258,30 @@ def efficient_mprt() -> EfficientRandomisation:
 
 @metrics.register(
     Card(
+        name="data_randomisation",
+        title="DATA RAND",
+        summary="Similarity of the map to that of a model trained on permuted labels.",
+        source="adebayo2018",
+        direction="lower",
+        range="[-1, 1]",
+        formula="Spearman(|A|, |A'|), A' of a model of the same form trained on permuted labels",
+        needs=("method",),
+        pitfalls=("The second model must have learnt its labels by heart, or the test says nothing.",),
+        expected_failures=_COPIES,
+        example={"model": _example()},
+    )
+)
+def data_randomisation(*, model: Any) -> OtherLabels:
+    """Rank correlation with the map of a model trained on permuted labels; lower is better.
+
+    Args:
+        model: that model, with the same inputs and classes; it is copied.
+    """
+    return OtherLabels(model=model)
+
+
+@metrics.register(
+    Card(
         name="random_logit",
         title="RAND LOGIT",
         summary="Similarity of the map to that of another class.",
@@ -245,7 +291,6 @@ def efficient_mprt() -> EfficientRandomisation:
         formula="Spearman(|A_y|, |A_c|), c another class drawn per sample",
         needs=("method",),
         differs=("Rank correlation of magnitudes instead of the structural similarity.",),
-        expected_failures=_JUDGES,
     )
 )
 def random_logit() -> OtherClass:

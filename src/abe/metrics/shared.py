@@ -1,25 +1,28 @@
 """What direct metrics share: remembered work, truth about the samples, and explaining again."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from abe.engines.batching import Chunk, Evaluator
 from abe.engines.problem import Problem
 from abe.errors import Code, InputError, SpecError
+from abe.imputation import positions
+from abe.objectives import as_objective
 from abe.registry import Method, methods, objectives
 from abe.spec import from_spec
 from abe.task.base import Task
+from abe.types import Card, Objective
 from abe.units import check_map
 
-MASK = "mask"
+MASK = "truth.mask"
 """Where `Explanation.diagnostics` holds the true region of each sample."""
-LABEL = "label"
+LABEL = "truth.label"
 """Where it holds the true class of each sample."""
 
 _T = TypeVar("_T")
@@ -88,27 +91,72 @@ def labels(problem: Any, explanation: Any) -> Tensor:
     """(b,) the true class of each sample.
 
     Raises:
-        InputError: none were given, or not one per sample.
+        InputError: none were given, or not one class number per sample.
     """
     given = getattr(explanation, "diagnostics", {}).get(LABEL)
-    if given is None or len(given) != len(problem.x):
+    found = None if given is None else torch.as_tensor(given)
+    if found is None or found.shape != (len(problem.x),) or found.is_floating_point():
         raise InputError(
             Code.LABELS,
             "This metric needs the true class of every sample",
-            got="no labels" if given is None else f"{len(given)} labels for {len(problem.x)} samples",
+            got="no labels" if found is None else f"labels of shape {tuple(found.shape)}, {found.dtype}",
+            expected=f"({len(problem.x)},) class numbers",
             fix="Pass labels= with one class number per sample",
         )
-    return torch.as_tensor(given).to(problem.x.device).long()
+    return found.to(problem.x.device).long()
 
 
-PROCESSING = ("positive", "absolute", "signed")
+def check_asked(problem: Any, explanation: Any, cards: Sequence[Card]) -> None:
+    """Refuse what cannot be measured before anything is computed.
+
+    Raises:
+        InputError: maps of other samples, or no masks or labels where a metric needs them.
+        SpecError: a metric that does not apply to the modality, or needs the method of a foreign map.
+    """
+    check_map(explanation.attribution, problem.x)
+    x = getattr(explanation, "x", None)
+    if x is not None and (x.shape != problem.x.shape or not torch.equal(x.to(problem.x), problem.x)):
+        raise InputError(
+            Code.SAMPLES,
+            "The maps explain other samples than these",
+            fix="Explain the same inputs, in the same order",
+        )
+    checks = {"mask": region, "label": labels, "method": lambda _, explained: method_of(explained)}
+    modality = problem.task.modality
+    for card in cards:
+        if modality not in card.modalities:
+            raise SpecError(
+                Code.UNSUPPORTED,
+                f"The metric {card.name!r} does not apply to this modality",
+                got=repr(modality),
+                expected=" or ".join(map(repr, card.modalities)),
+            )
+        for need in card.needs:
+            if need in checks:
+                checks[need](problem, explanation)
+
+
+PROCESSING = ("positive", "absolute", "minmax", "signed")
 
 
 def heat(problem: Any, explanation: Any, of: str) -> Float[Tensor, "b p"]:
-    """(b, positions) float64: the map summed over channels, then clipped at 0, absolute, or as it is."""
+    """(b, positions) float64: the map summed over channels, then post-processed.
+
+    Clipped at 0 (``"positive"``), ``"absolute"``, from 0 for the smallest to 1 for the largest value
+    (``"minmax"``; a constant map is 0), or as it is (``"signed"``).
+    """
     flat = check_map(explanation.attribution, problem.x).double()
     flat = flat.sum(1).flatten(1) if problem.x.ndim > 2 else flat[:, 0]
+    if of == "minmax":
+        low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
+        return (flat - low) / torch.where(high > low, high - low, torch.ones_like(low))
     return {"positive": flat.clamp_min(0), "absolute": flat.abs(), "signed": flat}[of]
+
+
+def soft_mask(problem: Any, explanation: Any) -> Tensor:
+    """(b, 1, *space) or (b, d) the positive part of the map over its maximum; 0 where there is none."""
+    strength = heat(problem, explanation, "positive")
+    return positions(strength / strength.amax(1, keepdim=True).clamp_min(1e-300), problem.x).to(problem.x)
 
 
 def check_processing(of: str) -> None:
@@ -139,20 +187,16 @@ def method_of(explanation: Any) -> Method:
     return from_spec({"method": spec["method"], "params": spec.get("params", {})})
 
 
-def again(problem: Problem, explanation: Any, method: Method | None = None) -> Tensor:
-    """(b, *f) the map of the explanation's method for another problem."""
-    chosen = method or method_of(explanation)
+def objective_of(explanation: Any) -> Objective:
+    """The score an explanation explains, where its name stands for one; else the class score."""
     name = getattr(explanation, "objective", "")
-    known = next((e.factory for e in objectives.entries() if e.factory.__name__ == name), None)
-    score = problem.objective if known is None or type(problem.objective) is known else _made(known)
-    return chosen.engine.run(problem.with_(objective=score or problem.objective)).attribution.detach()
+    found = next((e for e in objectives.entries() if getattr(e.factory, "__name__", "") == name), None)
+    return as_objective("logit" if found is None or found.required() else found.name)
 
 
-def _made(factory: Any) -> Any:
-    try:
-        return factory()
-    except TypeError:
-        return None
+def again(problem: Problem, explanation: Any) -> Tensor:
+    """(b, *f) the map of the explanation's method for another problem."""
+    return method_of(explanation).engine.run(problem).attribution.detach()
 
 
 def elsewhere(problem: Problem, task: Task, x: Tensor | None = None) -> Problem:
@@ -161,3 +205,12 @@ def elsewhere(problem: Problem, task: Task, x: Tensor | None = None) -> Problem:
     evaluator.cost = problem.evaluator.cost
     changes: dict[str, Any] = {} if x is None else {"x": x}
     return replace(problem, evaluator=evaluator, known_outputs=None, **changes)
+
+
+def layers(model: nn.Module) -> list[str]:
+    """Names of the modules that hold parameters of their own, in order of registration."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if next(module.parameters(recurse=False), None) is not None
+    ]

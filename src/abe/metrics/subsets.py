@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from abe.baselines import Removal, as_baseline
+from abe.baselines import as_baseline
 from abe.engines.batching import Chunk
 from abe.errors import Code, SpecError
+from abe.imputation import positions, without
 from abe.registry import metrics
 from abe.spec import value
 from abe.types import Baseline, Card, Passes
@@ -36,17 +37,25 @@ def losses(
         sample, number = rows // sets, rows % sets
         chosen = members(sample, number)
         inside[rows] = (flat[sample] * chosen).sum(1)
-        whole = unit == "element" or x.ndim == 2
-        mask = chosen.reshape(len(rows), *(x.shape[1:] if whole else (1, *x.shape[2:])))
-        if isinstance(baseline, Removal):
-            return baseline.fill(problem, sample, number, mask)
-        return torch.where(mask, baseline.rows(problem, sample, number), x[sample])
+        mask = chosen.view(len(rows), *x.shape[1:]) if unit == "element" else positions(chosen, x)
+        return without(problem, baseline, sample, number, mask)
 
     def keep(chunk: Chunk) -> None:
         score[chunk.rows] = chunk.scores.double()
 
     problem.forward(len(x) * sets, make, problem.everyone.repeat_interleave(sets), keep)
     return inside.view(-1, sets), problem.score.double()[:, None] - score.view(-1, sets)
+
+
+def grid(x: Tensor, patches: int) -> Int[Tensor, "p"]:
+    """(positions,) number of each position's patch, ``patches`` along each axis or fewer."""
+    space = x.shape[2:] if x.ndim > 2 else x.shape[1:]
+    label = torch.zeros((), dtype=torch.long, device=x.device)
+    for axis, n in enumerate(space):
+        parts = min(patches, n)
+        along = torch.arange(n, device=x.device) * parts // n
+        label = label * parts + along.view(*[-1 if i == axis else 1 for i in range(len(space))])
+    return label.flatten()
 
 
 def pearson(a: Float[Tensor, "*b n"], b: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:

@@ -1,0 +1,1 @@
+"""Runnable studies of the claims that ABE's papers make; see docs/studies.md."""
