@@ -112,7 +112,6 @@ def completeness_gap(*, baseline: Any = "zero") -> CompletenessGap:
         formula="mean over patches of [|A_P| ~ 0] xor [|s(x) - s(x without P)| ~ 0]",
         differs=("Patches instead of pixels, and zero is relative to the largest value.",),
         pitfalls=("Blind to sign and size.",),
-        expected_failures={"ranking": "blind to sign, so the inverted map scores as the true one"},
     )
 )
 def non_sensitivity(*, patches: int = 8, threshold: float = 0.01, baseline: Any = "zero") -> NonSensitivity:

@@ -383,6 +383,9 @@ def aopc(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> M
         range="[0, inf)",
         formula="|delta - sum A| / |delta|",
         pitfalls=("NaN for methods that claim no completeness; small is necessary, not sufficient.",),
+        expected_failures={
+            "ranking": "sometimes: reads the sum of a map, which moving its values does not change"
+        },
     )
 )
 def residual() -> Residual:

@@ -185,7 +185,6 @@ def top_k_intersection(*, k: int = 100, of: str = "signed") -> Inside:
         passes=_ZERO,
         needs=_NEEDS,
         pitfalls=(_EMPTY, "Blind to sign; compare with the region's share of the area."),
-        expected_failures={"ranking": "blind to sign, so the inverted map scores as the true one"},
     ),
     aliases=("attr_percent",),
 )

@@ -160,7 +160,7 @@ def _entropy(problem: Problem, explanation: Any) -> Tensor:
 
 def _example() -> nn.Module:
     """A linear model of the law kit's inputs; made without the global generator, which is the user's."""
-    head = skip_init(nn.Linear, 108, 5)
+    head: Any = skip_init(nn.Linear, 108, 5)
     with torch.no_grad():
         head.weight.copy_(torch.linspace(-9, 9, 540).sin().view(5, 108))
         head.bias.zero_()

@@ -121,7 +121,11 @@ def check_asked(problem: Any, explanation: Any, cards: Sequence[Card]) -> None:
             "The maps explain other samples than these",
             fix="Explain the same inputs, in the same order",
         )
-    checks = {"mask": region, "label": labels, "method": lambda _, explained: method_of(explained)}
+    checks = {
+        "mask": lambda: region(problem, explanation),
+        "label": lambda: labels(problem, explanation),
+        "method": lambda: method_of(explanation),
+    }
     modality = problem.task.modality
     for card in cards:
         if modality not in card.modalities:
@@ -133,7 +137,7 @@ def check_asked(problem: Any, explanation: Any, cards: Sequence[Card]) -> None:
             )
         for need in card.needs:
             if need in checks:
-                checks[need](problem, explanation)
+                checks[need]()
 
 
 PROCESSING = ("positive", "absolute", "minmax", "signed")

@@ -141,8 +141,9 @@ class _Tap:
     last: Tensor | None = None
 
     def __call__(self, outputs: Any, target: Tensor) -> Tensor:
-        self.last = outputs.layers[self.layers[0]].flatten(1)
-        return self.last.sum(1)
+        found: Tensor = outputs.layers[self.layers[0]].flatten(1)
+        self.last = found.detach()
+        return found.sum(1)
 
 
 def _look(problem: Any, explanation: Any, layer: str | None) -> _Seen:
@@ -321,6 +322,9 @@ def relative_output_stability(*, samples: int = 10, radius: float = 0.02) -> Sta
         formula="max over x' predicted alike of ||(e - e') / e|| / max(||(r - r') / r||, 1e-6)",
         needs=("method",),
         pitfalls=("Attributions and activations near zero dominate the elementwise ratios.",),
+        expected_failures={
+            "batch": "sometimes: activations near zero divide their own rounding, which depends on the batch"
+        },
     ),
     aliases=("rrs",),
 )

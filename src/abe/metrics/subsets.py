@@ -270,7 +270,6 @@ def faithfulness_estimate(*, groups: int = 50, baseline: Any = "zero") -> Ranked
             "One replacement per group by the baseline; the paper averages the squared change over draws.",
         ),
         pitfalls=("Blind to sign: a map and its negative score the same.",),
-        expected_failures={"ranking": "blind to sign, so the inverted map scores as the true one"},
     )
 )
 def monotonicity_correlation(*, groups: int = 50, baseline: Any = "zero") -> RankedGroups:
