@@ -82,7 +82,7 @@ def judged(maps: Tensor, x: Tensor, donor: Tensor, y: Tensor) -> tuple[list[floa
     """
     metric: Soundness = as_metric(("soundness", {"removal": "zero"})).value
     shuffle = torch.rand(maps.shape, generator=torch.Generator().manual_seed(1)).argsort(1)
-    order = shuffle.gather(1, maps.gather(1, shuffle).argsort(1, descending=True, stable=True))
+    order = shuffle.gather(1, maps.gather(1, shuffle).argsort(dim=1, descending=True, stable=True))
     kept = torch.tensor([FEATURES - int(FEATURES * r) for r in RATIOS])
     gained = (x - donor).gather(1, order).cumsum(1)[:, kept - 1]
     right = (donor.sum(1, keepdim=True) + gained).sign() == y[:, None]
@@ -114,8 +114,8 @@ def _linear_found(found: dict[str, list[tuple[list[float | None], list[float]]]]
     )
     complete = all(a >= b for a, b in zip(lost["ground truth"], lost["Remove"], strict=True))
     findings = [
-        f"Soundness at the accuracies all maps reach ({', '.join(str(LEVELS[k]) for k in shared)}): ground truth "
-        f"= Remove = 1 > Introduce > Random: {said(ordered and bool(shared))}.",
+        f"Soundness at the accuracies all maps reach ({', '.join(str(LEVELS[k]) for k in shared)}): "
+        f"ground truth = Remove = 1 > Introduce > Random: {said(ordered and bool(shared))}.",
         f"Completeness: ground truth >= Remove at every threshold: {said(complete)}.",
         f"{trials} trials of each modification; {SAMPLES} samples of {FEATURES} features.",
     ]
@@ -192,7 +192,8 @@ def _modified_found(distances: dict[str, list[float]], panels: dict[str, Lines],
     rows = [(m, f"{mean:.3f} ± {std:.3f}", published[m]) for m, (mean, std) in stats.items()]
     apart = min(stats["completeness"][0], stats["soundness"][0]) > max(stats["deletion"][0], stats["ROAD"][0])
     findings = [
-        f"Both metrics that read values tell the maps further apart than both that read the order: {said(apart)}.",
+        f"Both metrics that read values tell the maps further apart than both that read the order: "
+        f"{said(apart)}.",
         f"{len(distances['ROAD'])} settings ({len(METHODS)} methods, {len(SCHEMES)} schemes); the network is "
         f"right on {accuracy:.0%}.",
     ]

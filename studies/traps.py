@@ -43,8 +43,8 @@ def retraining() -> Found:
     trap = second[1] > 0.8 and second[1] - first[1] > 0.2 and max(first[0], second[0]) < whole - 0.2
     lazy = third[2] < whole - 0.2
     findings = [
-        f"The original model is right on {whole:.1%} of whole pictures; both large removals of {SHARE:.0%} hurt "
-        f"it, and yet the second can be relearnt where the first cannot: {said(trap)}.",
+        f"The original model is right on {whole:.1%} of whole pictures; both large removals of {SHARE:.0%} "
+        f"hurt it, and yet the second can be relearnt where the first cannot: {said(trap)}.",
         f"With the object whole, the retrained model reads the black mark instead of it: {said(lazy)}.",
     ]
     head = ("removal", "original model", "retrained model", "retrained, whole pictures")
@@ -90,9 +90,9 @@ def _marks() -> Tensor:
 # ---------------------------------------------------------------- planted features
 
 DIGITS = (
-    "111101101101111 010110010010111 111001111100111 111001111001111 101101111001001 "
-    "111100111001111 111100111101111 111001010010010"
-).split()
+    *("111101101101111", "010110010010111", "111001111100111", "111001111001111"),
+    *("101101111001001", "111100111001111", "111100111101111", "111001010010010"),
+)
 """The digits 0 to 7 in three by five dots."""
 NUMBERS = len(DIGITS)
 STRIPES = 7

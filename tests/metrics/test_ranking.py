@@ -13,9 +13,17 @@ import torch
 from tests.metrics.common import Evidence, mapped, photos, problem
 from torch import Tensor, nn
 
-from abe.metrics import as_metric, curves, faithfulness, infidelity, localisation, masking, multimodal
-from abe.metrics import soundness as sound
-from abe.metrics import subsets
+from abe.metrics import (
+    as_metric,
+    curves,
+    faithfulness,
+    infidelity,
+    localisation,
+    masking,
+    multimodal,
+    soundness,
+    subsets,
+)
 from abe.metrics.base import evaluate
 from abe.metrics.shared import LABEL
 from abe.registry import metrics
@@ -23,7 +31,7 @@ from abe.task import image_task
 from abe.testing.metrics import RANDOM, inverted, shuffled
 
 JUDGED: tuple[ModuleType, ...] = (
-    *(curves, faithfulness, infidelity, localisation, masking, multimodal, sound, subsets),
+    *(curves, faithfulness, infidelity, localisation, masking, multimodal, soundness, subsets),
 )
 SIDE = 12
 

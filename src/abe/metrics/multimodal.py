@@ -1,8 +1,8 @@
 """Confidence drop and increase of two-tower models: one input is reduced to what its map shows.
 
-The other input stays whole. The score is the problem's own, usually the cosine similarity of the two embeddings. An image is multiplied
-by its map in the model's space, so that what the map hides becomes the mean colour; of a text the tokens
-above the median of their attributions are kept.
+The other input stays whole. The score is the problem's own, usually the cosine similarity of the two
+embeddings. An image is multiplied by its map in the model's space, so that what the map hides becomes the
+mean colour; of a text the tokens above the median of their attributions are kept.
 """
 
 from dataclasses import replace
