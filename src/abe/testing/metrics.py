@@ -282,7 +282,9 @@ def ranking(case: MetricCase) -> Numbers:
     "constant",
     f"`constant` and `random` are means over {SEEDS} seeds and all samples, `sigmas` their difference in "
     f"standard errors ({SIGMAS:g} allowed). A difference means that ties are broken by position.",
-    when=lambda case: "" if case.metric.runs else "it does not read the order of units",
+    when=lambda case: (
+        "" if case.metric.runs or "mask" in case.card.needs else "it does not read the order of units"
+    ),
 )
 def constant(case: MetricCase) -> Numbers:
     """A constant map scores as a random order."""
@@ -344,7 +346,7 @@ def _refusal(case: MetricCase, net: nn.Module, explanation: Explanation) -> str:
 @law(
     "channels",
     "`shapes` lists what was refused, with the reason.",
-    when=lambda case: "" if case.metric.runs else "it does not perturb the input",
+    when=lambda case: "its maps are made by the method" if "method" in case.card.needs else "",
 )
 def channels(case: MetricCase) -> Numbers:
     """Maps with all channels and with one are both scored, for inputs of three channels and of one."""
@@ -359,9 +361,7 @@ def channels(case: MetricCase) -> Numbers:
             except AbeError as problem:
                 refused.append(f"{tuple(maps.shape)} for {tuple(x.shape)}: {problem.code.value}")
             else:
-                refused += (
-                    [] if bool(values.isfinite().all()) else [f"{tuple(maps.shape)}: {values.tolist()}"]
-                )
+                refused += [f"{tuple(maps.shape)}: {values.tolist()}"] if bool(values.isinf().any()) else []
     return ensure(not refused, refused=refused)
 
 
