@@ -89,7 +89,7 @@ def relative(reference: str) -> tuple[nn.Module, Tensor, Tensor]:
 
 def decided() -> tuple[nn.Module, Tensor, Tensor]:
     """Two classes that both occur; contributions to the class that is predicted, relative to grey."""
-    net, x = Evidence(signed_weight(), 3), photos(24)
+    net, x = Evidence(signed_weight(), 3), photos(12)
     towards = x - 0.5
     total = (towards * signed_weight()).flatten(1).sum(1)
 
@@ -107,7 +107,7 @@ OWN: dict[str, tuple[str, dict[str, Any]]] = {
     "image_confidence_increase": ("balanced", {}),
     "irof": ("mean", {}),
     "region_perturbation": ("middle", {"unit": ("patch", {"size": 3})}),
-    "soundness": ("decided", {"removal": 0.5, "level": 0.9}),
+    "soundness": ("decided", {"removal": 0.5, "level": 0.9, "ratios": (0.95, 0.9, 0.8, 0.6, 0.4, 0.2)}),
     "completeness": ("decided", {"removal": 0.5}),
 }
 

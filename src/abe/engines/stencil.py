@@ -1,16 +1,21 @@
 """Missing positions as weighted means of their eight neighbours, solved for a whole batch by multigrid.
 
 The unknowns of one plane satisfy (Σ_j w_ij) x_i = Σ_j w_ij x_j over the neighbours j inside the image,
-w = 1/6 along the axes and 1/12 across the corners; known positions keep their values. The system is a
-Laplacian with Dirichlet values at the known positions and a free border, so its condition grows with
-the square of the size of the holes: plain conjugate gradients need hundreds of iterations at 224², a
-V-cycle as preconditioner about ten, whatever the size.
+w = 1 along the axes and 1/2 across the corners (only their ratio matters); known positions keep their
+values. The system is a Laplacian with Dirichlet values at the known positions and a free border, so its
+condition grows with the square of the size of the holes: plain conjugate gradients need hundreds of
+iterations at 224², a V-cycle as preconditioner a handful, whatever the size.
 
-The cycle is symmetric (damped Jacobi before and after, bilinear interpolation P that is zero where
-values are known, coarse operators Pᵀ A P) and runs in float32; residuals are kept in float64. Systems
-that have converged are left alone, so a row never depends on its neighbours.
+Every grid is kept as four colours, by the parity of row and column: colour 2a + b holds the positions
+(2p + a, 2q + b). A position's neighbours have other colours, so Gauss-Seidel updates a colour at once, and
+all work is on contiguous quarter planes. Coarse positions are those of colour 0 that are unknown. Where a
+value lies between two of them it is interpolated by the operator itself (Alcouffe et al. 1981; Dendy 1982),
+so that corrections fade towards known positions; colour 3 follows from its neighbours by its own equation.
+Coarse operators are Pᵀ A P. Cycles run in float32; residuals are taken anew in float64. Systems that have
+converged leave, and no system sees another, so a row never depends on its neighbours.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,45 +23,73 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-DAMPING = 0.9
-"""Of Jacobi: the high frequencies of D⁻¹A lie in [2/3, 4/3] on the finest grid, in [3/4, 3/2] on others."""
 DENSE = 64
 """Unknowns of a plane below which it is solved directly."""
-SHIFT = 1e-4
-"""Added to the coarsest diagonal, relative: masked interpolation can have dependent columns."""
 ITERATIONS = 200
-RESTART = 5
+RENEW = 5
 """Iterations between residuals in float64."""
-TOGETHER = 800_000
+TOGETHER = 600_000
 """Numbers of the finest grid that are worked on at once: they should fit into a core's cache."""
-TINY = 1e-37
+TINY = 1e-30
+EVERY = (0, 1, 2, 3)
+OFFSETS = tuple((k // 3 - 1, k % 3 - 1) for k in range(9))
 
 Planes = Float[Tensor, "n c h w"]
 
 
 class _Level(NamedTuple):
-    """One grid of all systems; the first axis numbers systems, so a level can be indexed by them."""
+    """One grid of all systems by colours; the first axis numbers systems, so it can be indexed by them."""
 
-    free: Tensor  # (n, 1, h, w) 1 where there is an unknown
-    relax: Tensor  # (n, 1, h, w) damping / diagonal, 0 where there is no unknown
-    diagonal: Tensor  # (n, 1, h, w) of the finest grid; elsewhere it stands in the stencil
-    stencil: Tensor | None  # (n, 9, h, w) coefficients; None on the finest grid, where they are known
+    free: Tensor  # (n, 4, 1, h, w) 1 where there is an unknown
+    diagonal: Tensor  # (n, 4, 1, h, w)
+    relax: Tensor  # (n, 4, 1, h, w) 1 / diagonal, 0 where there is no unknown
+    coupling: Tensor | None  # (n, 4, 9, h, w) with each neighbour; None on the finest grid: 1 and 1/2
+    between: Tensor  # (n, 4, 1, h, w) weights of colour 1 (left, right) and of colour 2 (up, down)
 
     def take(self, rows: Tensor) -> "_Level":
         """The grid of some systems."""
-        stencil = None if self.stencil is None else self.stencil[rows]
-        return _Level(self.free[rows], self.relax[rows], self.diagonal[rows], stencil)
+        coupling = None if self.coupling is None else self.coupling[rows]
+        return _Level(
+            self.free[rows], self.diagonal[rows], self.relax[rows], coupling, self.between[rows]
+        )
+
+    def near(self, x: Sequence[Tensor], k: int, of: Sequence[int] = EVERY) -> Tensor:
+        """(n, c, h, w) Σ_j w_ij x_j for colour k, over neighbours of the given colours."""
+        if self.coupling is None:
+            return _near(x, k, of)
+        out = torch.zeros_like(x[of[0]])
+        h, w = out.shape[-2:]
+        for number, (di, dj) in enumerate(OFFSETS):
+            row, column = k // 2 + di, k % 2 + dj
+            source = row % 2 * 2 + column % 2
+            if source == k or source not in of:
+                continue
+            (to_row, from_row), (to_column, from_column) = _shift(row // 2, h), _shift(column // 2, w)
+            weight = self.coupling[:, k, number, None, to_row, to_column]
+            out[..., to_row, to_column].addcmul_(weight, x[source][..., from_row, from_column])
+        return out
 
     def apply(self, x: Tensor) -> Tensor:
-        """A x for x that is zero where there is no unknown."""
-        if self.stencil is None:
-            return _gather(x).mul_(-self.free).addcmul_(self.diagonal, x)
-        padded = functional.pad(x, (1, 1, 1, 1))
-        h, w = x.shape[-2:]
-        out = torch.zeros_like(x)
-        for k in range(9):
-            i, j = divmod(k, 3)
-            out.addcmul_(self.stencil[:, k, None], padded[..., i : i + h, j : j + w])
+        """A x for x (n, 4, c, h, w) that is zero where there is no unknown."""
+        out, parts = self.diagonal * x, x.unbind(1)
+        for k in EVERY:
+            out[:, k].sub_(self.near(parts, k))
+        return out.mul_(self.free)
+
+    def interpolate(self, coarse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What coarse values (n, c, h, w) stand for at the colours 0, 1 and 2."""
+        left, right, up, down = self.between.unbind(1)
+        across, along = left * coarse, up * coarse
+        across[..., :-1].addcmul_(right[..., :-1], coarse[..., 1:])
+        along[..., :-1, :].addcmul_(down[..., :-1, :], coarse[..., 1:, :])
+        return coarse, across, along
+
+    def restrict(self, r: Sequence[Tensor]) -> Tensor:
+        """The transpose, for residuals that are zero at colour 3."""
+        left, right, up, down = self.between.unbind(1)
+        out = torch.addcmul(r[0], left, r[1]).addcmul_(up, r[2])
+        out[..., 1:].addcmul_(right[..., :-1], r[1][..., :-1])
+        out[..., 1:, :].addcmul_(down[..., :-1, :], r[2][..., :-1, :])
         return out
 
 
@@ -69,78 +102,90 @@ class _Hierarchy(NamedTuple):
         return _Hierarchy(tuple(level.take(rows) for level in self.levels), self.inverse[rows])
 
     def cycle(self, r: Tensor, depth: int = 0) -> Tensor:
-        """One V-cycle from zero: about A⁻¹ r."""
+        """One symmetric V-cycle from zero: about A⁻¹ r, for r (n, 4, c, h, w)."""
         level = self.levels[depth]
+        right, free, relax = r.unbind(1), level.free.unbind(1), level.relax.unbind(1)
+        out = torch.empty_like(r)
+        x = out.unbind(1)
+        torch.mul(relax[0], right[0], out=x[0])
+        for k in (1, 2, 3):
+            torch.mul(relax[k], level.near(x, k, EVERY[:k]).add_(right[k]), out=x[k])
+        # a colour's equation holds when it is updated, so later colours alone make up its residual
+        rest = [level.near(x, k, EVERY[k + 1 :]).mul_(free[k]) for k in (0, 1, 2)]
+        for part, correction in zip(x, level.interpolate(self._below(level.restrict(rest), depth)), strict=False):
+            part.add_(correction)
+        for k in (3, 2, 1, 0):
+            torch.mul(relax[k], level.near(x, k).add_(right[k]), out=x[k])
+        return out
+
+    def _below(self, r: Tensor, depth: int) -> Tensor:
+        """About the solution of the next coarser grid, for r (n, c, h, w)."""
+        n, c, h, w = r.shape
         if depth == len(self.levels) - 1:
-            n, c, h, w = r.shape
             return (r.reshape(n, c, h * w) @ self.inverse).reshape(n, c, h, w)
-        x = level.relax * r
-        coarse = _restrict((r - level.apply(x)).mul_(level.free))
-        correction = _interpolate(self.cycle(coarse, depth + 1), (r.shape[-2], r.shape[-1]))
-        x.addcmul_(level.free, correction)
-        return torch.addcmul(x, level.relax, r - level.apply(x))
+        return _join(self.cycle(_split(r), depth + 1), h, w)
 
 
 def fill(
-    values: Planes, missing: Bool[Tensor, "n m h w"], *, tolerance: float = 5e-6, iterations: int = ITERATIONS
+    values: Planes, missing: Bool[Tensor, "n m h w"], *, tolerance: float = 1e-5, iterations: int = ITERATIONS
 ) -> Planes:
     """``values`` with the missing positions replaced by the solution; 0 where nothing of a plane is known.
 
     Args:
         values: what is known; numbers at missing positions are not read.
         missing: one mask for all channels (m = 1) or one per channel.
-        tolerance: largest estimated error, relative to the largest known value of the plane.
+        tolerance: largest last correction, relative to the largest known value of the plane; the error that is
+            left is a fraction of it.
         iterations: of preconditioned conjugate gradients, at most.
     """
     n, c, h, w = values.shape
-    apart = missing.shape[1] != 1
     known = (~missing).expand(n, c, h, w)
     planes = torch.where(known, values, torch.zeros_like(values)).double()
     holes = missing
-    if apart:
+    if missing.shape[1] != 1:
         planes, holes = planes.reshape(n * c, 1, h, w), missing.reshape(n * c, 1, h, w)
     free = holes.flatten(1)
     some = (free.any(1) & ~free.all(1)).nonzero().flatten()
     out = planes.clone()
     for rows in some.split(max(1, TOGETHER // (planes.shape[1] * h * w))):
-        out[rows] += _solve(planes[rows], holes[rows], tolerance, iterations)
+        out[rows] += _join(_solve(_split(planes[rows]), holes[rows], tolerance, iterations), h, w)
     return torch.where(known, values, out.reshape(n, c, h, w).to(values))
 
 
 def _solve(planes: Tensor, holes: Tensor, tolerance: float, iterations: int) -> Tensor:
     """Preconditioned conjugate gradients on all systems; rows leave when they are done.
 
-    Between two restarts everything is float32; a restart takes the residual anew in float64.
+    Everything is float32 but the residual that is taken anew every few iterations.
     """
-    ladder = _hierarchy(holes)
-    found = torch.zeros_like(planes)
+    exact = _finest(holes.double())
+    ladder = _hierarchy(_finest(holes.float()))
+    found, total = torch.zeros_like(planes), torch.zeros_like(planes)
     rows = torch.arange(len(planes), device=planes.device)
-    free, degree, total = holes.double(), _degree(planes), torch.zeros_like(planes)
-    right = free * _gather(planes)
+    known = planes.unbind(1)
+    right = exact.free * torch.stack([_near(known, k) for k in EVERY], 1)
     goal = (tolerance * planes.abs().flatten(1).amax(1)).float()
     r = right.float()
     x, p, old = torch.zeros_like(r), torch.zeros_like(r), torch.zeros_like(r)
     previous = torch.ones_like(_dot(r, r))
     for iteration in range(iterations):
-        fresh = iteration % RESTART == 0
-        if fresh and iteration:
+        if iteration and iteration % RENEW == 0:
             total = total + x.double()
-            r = (right - free * (degree * total - _gather(total))).float()
+            r = (right - exact.apply(total)).float()
             x = torch.zeros_like(r)
         z = ladder.cycle(r)
         # z is about the error of x, so adding it is a last step that costs nothing
         keep = z.abs().flatten(1).amax(1) > goal
         if not bool(keep.all()):
             found[rows[~keep]] = (total + x + z)[~keep]
-            rows, r, x, p, z, old, free, right, total, goal, previous = (
-                t[keep] for t in (rows, r, x, p, z, old, free, right, total, goal, previous)
+            rows, r, x, p, z, old, right, total, goal, previous = (
+                t[keep] for t in (rows, r, x, p, z, old, right, total, goal, previous)
             )
             if len(rows) == 0:
                 return found
-            ladder = ladder.take(keep)
+            ladder, exact = ladder.take(keep), exact.take(keep)
         strength = _dot(r, z)
         # Polak-Ribière's β forgives that the cycle is rounded
-        p = z if fresh else torch.addcmul(z, (strength - _dot(old, z)) / previous, p)
+        p = torch.addcmul(z, (strength - _dot(old, z)) / previous, p)
         image = ladder.levels[0].apply(p)
         size = strength / _dot(p, image).clamp_min(TINY)
         x, old = torch.addcmul(x, size, p), r
@@ -150,35 +195,67 @@ def _solve(planes: Tensor, holes: Tensor, tolerance: float, iterations: int) -> 
     return found
 
 
-def _hierarchy(holes: Tensor) -> _Hierarchy:
+def _finest(holes: Float[Tensor, "n 1 h w"]) -> _Level:
+    """The grid of the image itself."""
+    free, inside = _split(holes), _split(torch.ones_like(holes[:1])).unbind(1)
+    degree = torch.stack([_near(inside, k) for k in EVERY], 1).clamp_min(1)
+    f = free.unbind(1)
+    left = f[0] + _pair(f[2], -2, 0) / 2
+    above = f[0] + _pair(f[1], -1, 0) / 2
+    rest = [degree[:, 1] - _pair(f[3], -2, 0), degree[:, 2] - _pair(f[3], -1, 0)]
+    sides = [left, functional.pad(left, (0, 1))[..., 1:], above, functional.pad(above, (0, 0, 0, 1))[..., 1:, :]]
+    diagonal = degree.expand(len(holes), -1, -1, -1, -1)
+    return _Level(free, diagonal, free / degree, None, _between(sides, rest, f))
+
+
+def _between(sides: Sequence[Tensor], rest: Sequence[Tensor], free: Sequence[Tensor]) -> Tensor:
+    """(n, 4, 1, h, w) weights of the two coarse neighbours of colours 1 and 2.
+
+    The stencil of a position is summed across the line through both neighbours; ``sides`` are what couples
+    it to either side, ``rest`` is its diagonal without what lies on neither.
+    """
+    weights = [free[1 + i // 2] * sides[i] / rest[i // 2].clamp_min(TINY) for i in range(4)]
+    return torch.stack(weights, 1).clamp_(0, 1)
+
+
+def _hierarchy(finest: _Level) -> _Hierarchy:
     """Grids from the finest to one that is solved directly."""
-    free = holes.float()
-    h, w = free.shape[-2:]
-    diagonal = free * _degree(free)
-    levels = [_Level(free, DAMPING * free / _degree(free).clamp_min(1e-6), diagonal, None)]
-    while h * w > DENSE and max(h, w) > 2:
+    levels = [finest]
+    while True:
         stencil = _coarsen(levels[-1])
         h, w = stencil.shape[-2:]
-        diagonal = stencil[:, 4:5]
-        free = (diagonal > 1e-6).float()
-        relax = DAMPING * free / torch.where(free > 0, diagonal, torch.ones_like(diagonal))
-        levels.append(_Level(free, relax, diagonal, stencil))
-    return _Hierarchy(tuple(levels), _inverse(levels[-1]))
+        if h * w <= DENSE or max(h, w) <= 2:
+            return _Hierarchy(tuple(levels), _inverse(stencil))
+        levels.append(_coarse(_split(stencil)))
+
+
+def _coarse(stencil: Tensor) -> _Level:
+    """The grid of a stencil (n, 4, 9, h, w)."""
+    diagonal = stencil[:, :, 4:5]
+    free = (diagonal > 0).to(stencil)
+    coupling = -stencil
+    one, two = coupling[:, 1], coupling[:, 2]
+    sides = [one[:, 0::3], one[:, 2::3], two[:, 0:3], two[:, 6:9]]
+    rest = [diagonal[:, 1] - one[:, [1, 7]].sum(1, True), diagonal[:, 2] - two[:, [3, 5]].sum(1, True)]
+    between = _between([side.sum(1, True) for side in sides], rest, free.unbind(1))
+    relax = free / torch.where(free > 0, diagonal, torch.ones_like(diagonal))
+    return _Level(free, diagonal, relax, coupling, between)
 
 
 def _coarsen(level: _Level) -> Tensor:
-    """(n, 9, h', w') coefficients of Pᵀ A P, read off its products with combs three positions wide."""
-    n, _, h, w = level.free.shape
-    hc, wc = (h + 1) // 2, (w + 1) // 2
-    device = level.free.device
-    row, column = torch.arange(hc, device=device)[:, None], torch.arange(wc, device=device)[None]
+    """(n, 9, h, w) coefficients of Pᵀ A P, read off its products with combs three positions wide."""
+    free, diagonal, relax = level.free.unbind(1), level.diagonal.unbind(1), level.relax.unbind(1)
+    h, w = free[0].shape[-2:]
+    row, column = torch.arange(h, device=free[0].device)[:, None], torch.arange(w, device=free[0].device)[None]
     colour = (row % 3) * 3 + column % 3
-    combs = (colour[None] == torch.arange(9, device=device)[:, None, None]).to(level.free)[None]
-    product = _restrict(level.apply(level.free * _interpolate(combs, (h, w))))
+    combs = (colour[None] == torch.arange(9, device=row.device)[:, None, None]).to(free[0])[None] * free[0]
+    x = list(level.interpolate(combs))
+    x.append(level.near(x, 3, (0, 1, 2)).mul_(relax[3]))
+    image = [(diagonal[k] * x[k] - level.near(x, k)).mul_(free[k]) for k in (0, 1, 2)]
+    product = level.restrict(image).mul_(free[0])
     # coefficient k of position i belongs to its neighbour i + d, which is on one comb only
-    offset = [(k // 3 - 1, k % 3 - 1) for k in range(9)]
-    comb = torch.stack([((row + di) % 3) * 3 + (column + dj) % 3 for di, dj in offset])
-    stencil = product.gather(1, comb.expand(n, -1, -1, -1))
+    comb = torch.stack([((row + di) % 3) * 3 + (column + dj) % 3 for di, dj in OFFSETS])
+    stencil = product.gather(1, comb.expand(len(product), -1, -1, -1))
     # neighbours outside the grid do not exist, whatever the residues say
     stencil[:, 0:3, 0] = 0
     stencil[:, 6:9, -1] = 0
@@ -187,72 +264,63 @@ def _coarsen(level: _Level) -> Tensor:
     return stencil
 
 
-def _inverse(level: _Level) -> Tensor:
-    """(n, u, u) inverse of a small level; unknowns that are not there stay zero."""
-    n, _, h, w = level.free.shape
-    unit = torch.eye(h * w, device=level.free.device).reshape(1, h * w, h, w)
-    free = level.free.reshape(n, 1, h, w)
-    matrix = level.apply(free * unit.expand(n, -1, -1, -1)).reshape(n, h * w, h * w).double()
-    diagonal = matrix.diagonal(dim1=1, dim2=2)
-    gone = (free.reshape(n, h * w) == 0).double()
-    matrix = matrix + torch.diag_embed(SHIFT * diagonal + gone)
-    return (torch.linalg.inv(matrix) * (1 - gone)[:, None] * (1 - gone)[:, :, None]).float()
+def _inverse(stencil: Tensor) -> Tensor:
+    """(n, u, u) inverse of a small operator; unknowns that are not there stay zero."""
+    n, _, h, w = stencil.shape
+    number = torch.arange(h * w, device=stencil.device).view(h, w)
+    matrix = stencil.new_zeros(n, h * w, h * w, dtype=torch.float64)
+    for k, (di, dj) in enumerate(OFFSETS):
+        (rows, near_rows), (columns, near_columns) = _shift(di, h), _shift(dj, w)
+        at, neighbour = number[rows, columns].flatten(), number[near_rows, near_columns].flatten()
+        matrix[:, at, neighbour] = stencil[:, k, rows, columns].flatten(1).double()
+    gone = (stencil[:, 4].flatten(1) <= 0).double()
+    matrix = matrix + torch.diag_embed(gone)
+    return (torch.linalg.inv(matrix) * (1 - gone)[:, None] * (1 - gone)[:, :, None]).to(stencil)
 
 
-def _gather(x: Tensor) -> Tensor:
-    """Σ_j w_ij x_j over the neighbours inside: [1 2 1] ⊗ [1 2 1] / 12 without its centre."""
-    along = x / 6
-    along[..., 1:].add_(x[..., :-1], alpha=1 / 12)
-    along[..., :-1].add_(x[..., 1:], alpha=1 / 12)
-    out = torch.add(2 * along, x, alpha=-1 / 3)
-    out[..., 1:, :] += along[..., :-1, :]
-    out[..., :-1, :] += along[..., 1:, :]
+def _near(x: Sequence[Tensor], k: int, of: Sequence[int] = EVERY) -> Tensor:
+    """`_Level.near` on the finest grid: 1 along the axes, 1/2 across the corners."""
+    a, b = divmod(k, 2)
+    column = x[k ^ 2] if k ^ 2 in of else None
+    if k ^ 3 in of:
+        corners = _pair(x[k ^ 3], -1, b)
+        column = corners.mul_(0.5) if column is None else torch.add(column, corners, alpha=0.5)
+    row = _pair(x[k ^ 1], -1, b) if k ^ 1 in of else None
+    if column is None:
+        return torch.zeros_like(x[k]) if row is None else row
+    out = _pair(column, -2, a)
+    return out if row is None else out.add_(row)
+
+
+def _pair(x: Tensor, axis: int, parity: int) -> Tensor:
+    """x plus its neighbour along an axis: the one after for odd positions, the one before for even ones."""
+    out, n = x.clone(), x.shape[axis] - 1
+    if n > 0:
+        out.narrow(axis, 1 - parity, n).add_(x.narrow(axis, parity, n))
     return out
 
 
-def _degree(x: Tensor) -> Tensor:
-    """(1, 1, h, w) Σ_j w_ij: 1 inside, less at the border."""
+def _shift(s: int, size: int) -> tuple[slice, slice]:
+    """Where positions have a neighbour ``s`` away, and where these neighbours are."""
+    return slice(max(0, -s), size - max(0, s)), slice(max(0, s), size - max(0, -s))
+
+
+def _split(x: Float[Tensor, "n c h w"]) -> Tensor:
+    """(n, 4, c, ⌈h/2⌉, ⌈w/2⌉) by colours; a missing last row or column is zero."""
     h, w = x.shape[-2:]
-    return _gather(torch.ones(1, 1, h, w, dtype=x.dtype, device=x.device))
+    x = functional.pad(x, (0, w % 2, 0, h % 2)) if h % 2 or w % 2 else x
+    return torch.stack([x[..., k // 2 :: 2, k % 2 :: 2] for k in EVERY], 1)
 
 
-def _interpolate(coarse: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear from the even positions; continued where the last position is odd."""
-    h, w = size
-    rows = coarse.new_empty(*coarse.shape[:-2], h, coarse.shape[-1])
-    rows[..., ::2, :] = coarse
-    if h > 2:
-        rows[..., 1 : h - 1 : 2, :] = (coarse[..., : (h - 1) // 2, :] + coarse[..., 1 : (h + 1) // 2, :]) / 2
-    if h % 2 == 0:
-        rows[..., -1, :] = coarse[..., -1, :]
-    out = coarse.new_empty(*coarse.shape[:-2], h, w)
-    out[..., ::2] = rows
-    if w > 2:
-        out[..., 1 : w - 1 : 2] = (rows[..., : (w - 1) // 2] + rows[..., 1 : (w + 1) // 2]) / 2
-    if w % 2 == 0:
-        out[..., -1] = rows[..., -1]
-    return out
-
-
-def _restrict(fine: Tensor) -> Tensor:
-    """The transpose of `_interpolate`."""
-    h, w = fine.shape[-2:]
-    rows = fine[..., ::2, :].clone()
-    if h > 2:
-        half = fine[..., 1 : h - 1 : 2, :] / 2
-        rows[..., : (h - 1) // 2, :] += half
-        rows[..., 1 : (h + 1) // 2, :] += half
-    if h % 2 == 0:
-        rows[..., -1, :] += fine[..., -1, :]
-    out = rows[..., ::2].clone()
-    if w > 2:
-        half = rows[..., 1 : w - 1 : 2] / 2
-        out[..., : (w - 1) // 2] += half
-        out[..., 1 : (w + 1) // 2] += half
-    if w % 2 == 0:
-        out[..., -1] += rows[..., -1]
-    return out
+def _join(x: Tensor, h: int, w: int) -> Tensor:
+    """(n, c, h, w) from its colours."""
+    n, _, c, rows, columns = x.shape
+    out = x.new_empty(n, c, 2 * rows, 2 * columns)
+    for k in EVERY:
+        out[..., k // 2 :: 2, k % 2 :: 2] = x[:, k]
+    return out[..., :h, :w]
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum((-2, -1), keepdim=True)
+    """(n, 1, c, 1, 1) product over colours and positions."""
+    return (a * b).sum((1, 3, 4), keepdim=True)
