@@ -110,7 +110,7 @@ def four_curves(net: nn.Module, x: Tensor, labels: Tensor, maps: Tensor) -> dict
     metric: Completeness = as_metric("completeness").value
     complete = metric.curve(problem, known)
     walk: Soundness = as_metric("soundness").value
-    sound = walk.curve(walk.gather(problem, known))
+    sound = walk.curve(walk.collect(problem, known))
     found = {
         "completeness": torch.stack([complete.thresholds, complete.complete], 1),
         "soundness": torch.stack([sound.accuracy, sound.sound], 1),

@@ -87,7 +87,7 @@ def judged(maps: Tensor, x: Tensor, donor: Tensor, y: Tensor) -> tuple[list[floa
     gained = (x - donor).gather(1, order).cumsum(1)[:, kept - 1]
     right = (donor.sum(1, keepdim=True) + gained).sign() == y[:, None]
     sums = maps.gather(1, order).cumsum(1)[:, kept - 1]
-    sound = metric.curve(torch.cat([right.double(), sums], 1)).at_levels(LEVELS)
+    sound = metric.curve({"right": right, "sums": sums}).at_levels(LEVELS)
     top = maps.amax(1, keepdim=True)
     left = [torch.where(maps > t * top, donor, x).sum(1).sign() == y for t in THRESHOLDS]
     return sound, [1 - float(one.double().mean()) for one in left]

@@ -79,8 +79,8 @@ def test_published_soundness():
     ratios = [round(0.98 - 0.08 * k, 5) for k in range(12)]
     given = problem(image_task(net), x, target=0)
     metric = soundness(ratios=tuple(ratios), variant="published", removal=NoisyLinear(noise=0.0))
-    gathered = metric.gather(given, known(maps, labels))
-    found = metric.curve(gathered)
+    kept = metric.collect(given, known(maps, labels))
+    found = metric.curve(kept)
     accuracy, share = published(net, x, maps, labels, ratios)
     assert torch.equal(found.accuracy, torch.tensor(accuracy, dtype=torch.float64))
     assert (found.sound - torch.tensor(share, dtype=torch.float64)).abs().max() <= 1e-6
@@ -88,12 +88,13 @@ def test_published_soundness():
     assert not bool(found.false_steps.all())
     assert given.evaluator.cost.forward_rows == 12 * 12
     halves = [
-        metric.gather(problem(image_task(net), x[part], target=0), known(maps[part], labels[part]))
+        metric.collect(problem(image_task(net), x[part], target=0), known(maps[part], labels[part]))
         for part in (slice(0, 5), slice(5, 12))
     ]
-    assert torch.equal(metric.curve(torch.cat(halves)).shares, found.shares)
+    whole = {name: torch.cat([half[name] for half in halves]) for name in kept}
+    assert torch.equal(metric.curve(whole).shares, found.shares)
     level = soundness(ratios=tuple(ratios), variant="published", removal=NoisyLinear(noise=0.0), level=0.6)
-    assert float(level.pool(gathered).mean()) == pytest.approx(found.at_levels([0.6])[0])
+    assert float(level.conclude(kept).mean()) == pytest.approx(found.at_levels([0.6])[0])
 
 
 def test_published_completeness():
@@ -114,17 +115,17 @@ def test_published_completeness():
 def test_the_corrected_form_flags_before_it_reads():
     right = torch.tensor([[True, True, True], [False, True, True]])
     sums = torch.tensor([[1.0, 2.0, 4.0], [1.0, 2.0, 4.0]]).double()
-    gathered = torch.cat([right.double(), sums], 1)
+    kept = {"right": right, "sums": sums}
     ratios = (0.98, 0.97, 0.96)
-    corrected = soundness(ratios=ratios).curve(gathered)
+    corrected = soundness(ratios=ratios).curve(kept)
     assert corrected.sound.tolist() == [1.0, 1.0, 0.5]
     assert corrected.false_steps.tolist() == [False, False, True]
-    lagging = soundness(ratios=ratios, variant="published").curve(gathered)
+    lagging = soundness(ratios=ratios, variant="published").curve(kept)
     torch.testing.assert_close(lagging.sound, torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-5)
     assert corrected.at_levels([0.5, 0.6, 1.0, 1.1]) == [1.0, 1.0, 1.0, None]
     assert corrected.covered == (0.5, 1.0)
-    assert soundness(ratios=ratios, level=1.0).pool(gathered).tolist() == [1.0, 1.0]
-    assert bool(soundness(ratios=ratios, level=1.1).pool(gathered).isnan().all())
+    assert soundness(ratios=ratios, level=1.0).conclude(kept).tolist() == [1.0, 1.0]
+    assert bool(soundness(ratios=ratios, level=1.1).conclude(kept).isnan().all())
 
 
 def test_epsilon_scales_with_the_step_and_flips_are_tested():
@@ -134,8 +135,8 @@ def test_epsilon_scales_with_the_step_and_flips_are_tested():
     right[:104, 1] = True  # two per cent
 
     def flags(ratios, **how):
-        gathered = torch.cat([right.double(), torch.ones(n, 2).double().cumsum(1)], 1)
-        return soundness(ratios=ratios, **how).curve(gathered).false_steps.tolist()
+        kept = {"right": right, "sums": torch.ones(n, 2).double().cumsum(1)}
+        return soundness(ratios=ratios, **how).curve(kept).false_steps.tolist()
 
     assert flags((0.9, 0.89)) == [False, False]
     assert flags((0.9, 0.8)) == [False, True]
@@ -143,7 +144,9 @@ def test_epsilon_scales_with_the_step_and_flips_are_tested():
     right[:106, 1] = True
     assert flags((0.9, 0.8), gain="flips") == [False, False]
     with pytest.raises(AbeError) as caught:
-        soundness(ratios=(0.9, 0.8), gain="flips").curve(torch.ones(4, 4).double())
+        soundness(ratios=(0.9, 0.8), gain="flips").curve(
+            {"right": torch.ones(4, 2).bool(), "sums": torch.ones(4, 2).double()}
+        )
     assert caught.value.code is Code.SAMPLES
 
 

@@ -122,8 +122,10 @@ def test_samples_that_are_explained_alike():
         given = problem(task, x, target=1)
         whole = value.measure(given, mapped(maps))
         torch.testing.assert_close(whole, torch.tensor(wanted).double(), equal_nan=True)
-        parts = [value.gather(problem(task, x[i : i + 2], target=1), mapped(maps[i : i + 2])) for i in (0, 2)]
-        torch.testing.assert_close(value.pool(torch.cat(parts)), whole, equal_nan=True)
+        halves = [problem(task, x[i : i + 2], target=1) for i in (0, 2)]
+        parts = [value.collect(half, mapped(maps[2 * i : 2 * i + 2])) for i, half in enumerate(halves)]
+        together = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        torch.testing.assert_close(value.conclude(together), whole, equal_nan=True)
     with pytest.raises(AbeError) as caught:
         as_metric(("consistency", {"top": 0}))
     assert caught.value.code is Code.BAD_PARAMETER

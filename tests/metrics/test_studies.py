@@ -36,7 +36,7 @@ def test_its_sums_are_what_the_metrics_compute():
     given = problem(Task(model=Sign(), modality="tabular", lifter=None, output_kind="logits"), x, target=0)
     known = mapped(maps, diagnostics={LABEL: labels})
     metric: Soundness = as_metric(("soundness", {"removal": donor})).value
-    assert metric.curve(metric.gather(given, known)).at_levels(soundness.LEVELS) == pytest.approx(sound)
+    assert metric.curve(metric.collect(given, known)).at_levels(soundness.LEVELS) == pytest.approx(sound)
     complete: Completeness = as_metric(("completeness", {"removal": donor})).value
     assert complete.curve(given, known).complete.tolist() == pytest.approx(lost)
 

@@ -17,7 +17,7 @@ from abe.metrics import (
     subsets,
 )
 from abe.metrics.agreement import Agreement, agreement
-from abe.metrics.base import CurveMetric, DirectMetric, Metric, PooledMetric, Score, as_metric, evaluate
+from abe.metrics.base import CurveMetric, DirectMetric, Metric, Score, as_metric, evaluate
 from abe.metrics.compare import Comparison, Failure, compare, score
 from abe.metrics.perturbation import Perturbation, PerturbationRun, area, kl_from_uniform
 
@@ -30,7 +30,6 @@ __all__ = [
     "Metric",
     "Perturbation",
     "PerturbationRun",
-    "PooledMetric",
     "Score",
     "agreement",
     "area",

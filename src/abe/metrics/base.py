@@ -49,22 +49,6 @@ class DirectMetric(Protocol):
         ...
 
 
-@runtime_checkable
-class PooledMetric(DirectMetric, Protocol):
-    """A metric about a whole set of samples, gathered batch by batch and pooled once.
-
-    Its `measure` pools what one batch gathered, so that a batch is a set of its own.
-    """
-
-    def gather(self, problem: Any, explanation: Any) -> Tensor:
-        """(b, k) what each sample contributes."""
-        ...
-
-    def pool(self, gathered: Tensor) -> Tensor:
-        """(n,) one number per sample of everything gathered."""
-        ...
-
-
 @dataclass(frozen=True)
 class Metric:
     """A metric with its name, parameters and direction; made by `as_metric`."""

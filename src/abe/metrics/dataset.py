@@ -1,9 +1,10 @@
 """Numbers about a data set: whether samples that are explained alike are predicted alike."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from abe.engines.batching import Chunk
@@ -27,18 +28,17 @@ class Sufficiency:
     threshold: float
 
     def measure(self, problem: Any, explanation: Any) -> Tensor:
-        return self.pool(self.gather(problem, explanation))
+        return self.conclude(self.collect(problem, explanation))
 
-    def gather(self, problem: Any, explanation: Any) -> Float[Tensor, "b k"]:
-        """(b, 1 + positions) the predicted class, and the map scaled to unit norm."""
+    def collect(self, problem: Any, explanation: Any) -> dict[str, Tensor]:
+        """(b,) the predicted class, and (b, positions) the map scaled to unit norm."""
         flat = heat(problem, explanation, "signed")
         unit = flat / flat.square().sum(1, keepdim=True).sqrt().clamp_min(1e-300)
-        return torch.cat([_predicted(problem), unit], 1).cpu()
+        return {"predicted": _predicted(problem), "unit": unit.cpu()}
 
-    def pool(self, gathered: Float[Tensor, "n k"]) -> Float[Tensor, "n"]:
+    def conclude(self, kept: Mapping[str, Tensor]) -> Float[Tensor, "n"]:
         """(n,) the share of each sample; NaN where no other map is similar."""
-        unit = gathered[:, 1:]
-        return _alike(gathered[:, 0], torch.cdist(unit, unit) <= self.threshold)
+        return _alike(kept["predicted"], torch.cdist(kept["unit"], kept["unit"]) <= self.threshold)
 
 
 @value
@@ -62,35 +62,35 @@ class Consistency:
             )
 
     def measure(self, problem: Any, explanation: Any) -> Tensor:
-        return self.pool(self.gather(problem, explanation))
+        return self.conclude(self.collect(problem, explanation))
 
-    def gather(self, problem: Any, explanation: Any) -> Float[Tensor, "b k"]:
-        """(b, 1 + top) the predicted class, and the leading patches in ascending order."""
+    def collect(self, problem: Any, explanation: Any) -> dict[str, Tensor]:
+        """(b,) the predicted class, and (b, top) the leading patches in ascending order."""
         label = grid(problem.x, self.patches)
         flat = heat(problem, explanation, "signed")
         sums = flat.new_zeros(len(flat), int(label.max()) + 1).index_add_(1, label, flat)
         order = rank(sums, draws=problem.draws, ids=problem.ids)
         first = order.argsort(1)[:, : self.top].sort(1).values
-        return torch.cat([_predicted(problem), first.to(flat)], 1).cpu()
+        return {"predicted": _predicted(problem), "first": first.cpu()}
 
-    def pool(self, gathered: Float[Tensor, "n k"]) -> Float[Tensor, "n"]:
+    def conclude(self, kept: Mapping[str, Tensor]) -> Float[Tensor, "n"]:
         """(n,) the share of each sample; NaN where no other has the same leading patches."""
-        first = gathered[:, 1:]
-        return _alike(gathered[:, 0], (first[:, None] == first[None]).all(2))
+        first = kept["first"]
+        return _alike(kept["predicted"], (first[:, None] == first[None]).all(2))
 
 
-def _predicted(problem: Any) -> Float[Tensor, "b 1"]:
-    """(b, 1) the class each sample is predicted to be."""
-    found = torch.zeros(len(problem.x), 1, dtype=torch.float64, device=problem.x.device)
+def _predicted(problem: Any) -> Int[Tensor, "b"]:
+    """(b,) the class each sample is predicted to be."""
+    found = torch.zeros(len(problem.x), dtype=torch.long)
 
     def keep(chunk: Chunk) -> None:
-        found[chunk.rows, 0] = chunk.outputs.argmax(1).to(found)
+        found[chunk.rows.cpu()] = chunk.outputs.argmax(1).cpu()
 
     problem.forward(len(found), problem.x.__getitem__, problem.everyone, keep)
     return found
 
 
-def _alike(predicted: Float[Tensor, "n"], near: Bool[Tensor, "n n"]) -> Float[Tensor, "n"]:
+def _alike(predicted: Int[Tensor, "n"], near: Bool[Tensor, "n n"]) -> Float[Tensor, "n"]:
     """(n,) share of the near samples that are predicted like the sample itself."""
     near = near & ~torch.eye(len(near), dtype=torch.bool, device=near.device)
     alike, count = predicted[:, None] == predicted[None], near.sum(1)

@@ -3,11 +3,11 @@
 Soundness adds the most important positions step by step (all others imputed). A step that adds no
 accuracy marks the attribution it added as false; the curve is the share of the attribution so far that
 is not false, against the accuracy reached. Completeness removes what lies above a threshold and reads
-the accuracy that is lost. Both need a set of samples: what each contributes is gathered batch by batch,
+the accuracy that is lost. Both need a set of samples: what each contributes is collected batch by batch,
 and the curve is drawn once for all, so it does not depend on the batches.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import comb
 from typing import Any, Literal
@@ -111,10 +111,10 @@ class Soundness:
             )
 
     def measure(self, problem: Any, explanation: Any) -> Tensor:
-        return self.pool(self.gather(problem, explanation))
+        return self.conclude(self.collect(problem, explanation))
 
-    def gather(self, problem: Any, explanation: Any) -> Float[Tensor, "b k"]:
-        """(b, 2 steps) whether each sample is right after each step, and the attribution that is left."""
+    def collect(self, problem: Any, explanation: Any) -> dict[str, Tensor]:
+        """(b, steps) whether each sample is right after each step, and the attribution that is left."""
         truth, maps = labels(problem, explanation), heat(problem, explanation, self.of)
         order = rank(maps, draws=problem.draws, ids=problem.ids)
         size = maps.shape[1]
@@ -126,24 +126,24 @@ class Soundness:
             return order[sample] >= kept[number][:, None]
 
         right = _right(problem, self.removal, truth, len(kept), removed)
-        return torch.cat([right.double(), sums], 1).cpu()
+        return {"right": right.cpu(), "sums": sums.cpu()}
 
-    def pool(self, gathered: Float[Tensor, "n k"]) -> Float[Tensor, "n"]:
+    def conclude(self, kept: Mapping[str, Tensor]) -> Float[Tensor, "n"]:
         """(n,) the share of each sample at the level; NaN where the level is not reached."""
-        curve = self.curve(gathered)
+        curve = self.curve(kept)
         step = curve.step(self.level)
-        return torch.full_like(gathered[:, 0], torch.nan) if step is None else curve.shares[:, step]
+        return torch.full_like(kept["sums"][:, 0], torch.nan) if step is None else curve.shares[:, step]
 
-    def curve(self, gathered: Float[Tensor, "n k"]) -> SoundnessCurve:
-        """The whole curve from what was gathered.
+    def curve(self, kept: Mapping[str, Tensor]) -> SoundnessCurve:
+        """The whole curve from what was collected of all samples.
 
         Raises:
             InputError: too few samples for the test of flips.
         """
-        right, sums = gathered.tensor_split(2, dim=1)
+        right, sums = kept["right"], kept["sums"]
         published = self.variant == "published"
-        accuracy = right.sum(0) / (len(right) + (SMALL if published else 0.0))
-        flags = self._flags(right.bool(), accuracy)
+        accuracy = right.double().sum(0) / (len(right) + (SMALL if published else 0.0))
+        flags = self._flags(right, accuracy)
         added = sums.diff(dim=1, prepend=torch.zeros_like(sums[:, :1]))
         false = (added * flags).cumsum(1)
         if published:  # the flag of a step shows from the next one on
