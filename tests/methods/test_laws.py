@@ -20,17 +20,35 @@ from abe.testing import (
     task_of,
 )
 from abe.testing.methods import METHOD_LAWS, check_method
-from abe.testing.metrics import METRIC_LAWS, check_metric
+from abe.testing.metrics import METRIC_LAWS, check_metric, metric_case
 from abe.types import Card
 
 METHODS = [
     pytest.param(n, one.name, id=f"{n}-{one.name}") for n in registry.methods.names() for one in laws(n)
 ]
-METRICS = [
-    pytest.param(n, one.name, id=f"{n}-{one.name}")
-    for n in registry.metrics.names()
-    for one in metric_laws(n)
-]
+OF_EACH = ("ranking", "constant", "spec", "docstring", "cost")
+"""Laws of what a metric means; the others are about how its kind computes."""
+
+
+def kinds() -> dict[str, tuple[Any, ...]]:
+    """What a metric computes with, by its name."""
+    found = {name: metric_case(name).metric for name in registry.metrics.names()}
+    return {n: (type(m.value), getattr(m.value, "what", ""), *(r.baseline for r in m.runs)) for n, m in found.items()}
+
+
+def metrics_and_laws() -> list[Any]:
+    """Every law of every metric; what the first of a kind has shown is slow for the rest of it."""
+    seen, params = set(), []
+    for name, kind in kinds().items():
+        for one in metric_laws(name):
+            again = kind in seen and one.name not in OF_EACH
+            marks = [pytest.mark.slow] if again else []
+            params.append(pytest.param(name, one.name, id=f"{name}-{one.name}", marks=marks))
+        seen.add(kind)
+    return params
+
+
+METRICS = metrics_and_laws()
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "ig from a blur": ("ig", {"baseline": "blur", "steps": 20}),
     "ig by Simpson": ("ig", {"quadrature": "simpson", "steps": 101}),

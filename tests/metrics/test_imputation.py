@@ -91,7 +91,9 @@ def test_large_connected_holes_are_solved(share):
     exact = stencil.fill(x.double(), mask, tolerance=1e-11)
     kernel = torch.tensor([[1.0, 2, 1], [2, 0, 2], [1, 2, 1]], dtype=torch.float64)[None, None] / 12
     planes = exact.view(-1, 1, 224, 224)
-    near, degree = (torch.nn.functional.conv2d(p, kernel, padding=1) for p in (planes, torch.ones_like(planes)))
+    near, degree = (
+        torch.nn.functional.conv2d(p, kernel, padding=1) for p in (planes, torch.ones_like(planes))
+    )
     rest = (near / degree - planes).view_as(exact)[mask.expand_as(exact)]
     assert rest.abs().max() <= 1e-12
     assert (stencil.fill(x, mask).double() - exact).abs().max() <= 1e-5

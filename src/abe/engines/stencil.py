@@ -49,9 +49,7 @@ class _Level(NamedTuple):
     def take(self, rows: Tensor) -> "_Level":
         """The grid of some systems."""
         coupling = None if self.coupling is None else self.coupling[rows]
-        return _Level(
-            self.free[rows], self.diagonal[rows], self.relax[rows], coupling, self.between[rows]
-        )
+        return _Level(self.free[rows], self.diagonal[rows], self.relax[rows], coupling, self.between[rows])
 
     def near(self, x: Sequence[Tensor], k: int, of: Sequence[int] = EVERY) -> Tensor:
         """(n, c, h, w) Σ_j w_ij x_j for colour k, over neighbours of the given colours."""
@@ -112,7 +110,9 @@ class _Hierarchy(NamedTuple):
             torch.mul(relax[k], level.near(x, k, EVERY[:k]).add_(right[k]), out=x[k])
         # a colour's equation holds when it is updated, so later colours alone make up its residual
         rest = [level.near(x, k, EVERY[k + 1 :]).mul_(free[k]) for k in (0, 1, 2)]
-        for part, correction in zip(x, level.interpolate(self._below(level.restrict(rest), depth)), strict=False):
+        for part, correction in zip(
+            x, level.interpolate(self._below(level.restrict(rest), depth)), strict=False
+        ):
             part.add_(correction)
         for k in (3, 2, 1, 0):
             torch.mul(relax[k], level.near(x, k).add_(right[k]), out=x[k])
@@ -203,7 +203,12 @@ def _finest(holes: Float[Tensor, "n 1 h w"]) -> _Level:
     left = f[0] + _pair(f[2], -2, 0) / 2
     above = f[0] + _pair(f[1], -1, 0) / 2
     rest = [degree[:, 1] - _pair(f[3], -2, 0), degree[:, 2] - _pair(f[3], -1, 0)]
-    sides = [left, functional.pad(left, (0, 1))[..., 1:], above, functional.pad(above, (0, 0, 0, 1))[..., 1:, :]]
+    sides = [
+        left,
+        functional.pad(left, (0, 1))[..., 1:],
+        above,
+        functional.pad(above, (0, 0, 0, 1))[..., 1:, :],
+    ]
     diagonal = degree.expand(len(holes), -1, -1, -1, -1)
     return _Level(free, diagonal, free / degree, None, _between(sides, rest, f))
 
@@ -246,7 +251,10 @@ def _coarsen(level: _Level) -> Tensor:
     """(n, 9, h, w) coefficients of Pᵀ A P, read off its products with combs three positions wide."""
     free, diagonal, relax = level.free.unbind(1), level.diagonal.unbind(1), level.relax.unbind(1)
     h, w = free[0].shape[-2:]
-    row, column = torch.arange(h, device=free[0].device)[:, None], torch.arange(w, device=free[0].device)[None]
+    row, column = (
+        torch.arange(h, device=free[0].device)[:, None],
+        torch.arange(w, device=free[0].device)[None],
+    )
     colour = (row % 3) * 3 + column % 3
     combs = (colour[None] == torch.arange(9, device=row.device)[:, None, None]).to(free[0])[None] * free[0]
     x = list(level.interpolate(combs))
