@@ -32,8 +32,12 @@ OF_EACH = ("ranking", "constant", "spec", "docstring", "cost")
 
 def kinds() -> dict[str, tuple[Any, ...]]:
     """What a metric computes with, by its name."""
-    found = {name: metric_case(name).metric for name in registry.metrics.names()}
-    return {n: (type(m.value), getattr(m.value, "what", ""), *(r.baseline for r in m.runs)) for n, m in found.items()}
+    found: dict[str, tuple[Any, ...]] = {}
+    for name in registry.metrics.names():
+        metric = metric_case(name).metric
+        baselines = (run.baseline for run in metric.runs)
+        found[name] = (type(metric.value), getattr(metric.value, "what", ""), *baselines)
+    return found
 
 
 def metrics_and_laws() -> list[Any]:

@@ -107,7 +107,7 @@ OWN: dict[str, tuple[str, dict[str, Any]]] = {
     "image_confidence_increase": ("balanced", {}),
     "irof": ("mean", {}),
     "region_perturbation": ("middle", {"unit": ("patch", {"size": 3})}),
-    "soundness": ("decided", {"removal": 0.5, "level": 0.9, "ratios": (0.95, 0.9, 0.8, 0.6, 0.4, 0.2)}),
+    "soundness": ("decided", {"removal": 0.5, "level": 0.9, "ratios": (0.95, 0.9, 0.8, 0.6, 0.4, 0.2, 0.0)}),
     "completeness": ("decided", {"removal": 0.5}),
 }
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from studies import soundness, traps
 from tests.metrics.common import mapped, problem
 from torch import Tensor, nn
 
@@ -9,7 +10,6 @@ from abe.metrics import as_metric
 from abe.metrics.shared import LABEL
 from abe.metrics.soundness import Completeness, Soundness
 from abe.task.base import Task
-from studies import soundness, traps
 
 
 class Sign(nn.Module):

@@ -127,15 +127,15 @@ class _Hierarchy(NamedTuple):
 
 
 def fill(
-    values: Planes, missing: Bool[Tensor, "n m h w"], *, tolerance: float = 1e-5, iterations: int = ITERATIONS
+    values: Planes, missing: Bool[Tensor, "n m h w"], *, tolerance: float = 5e-6, iterations: int = ITERATIONS
 ) -> Planes:
     """``values`` with the missing positions replaced by the solution; 0 where nothing of a plane is known.
 
     Args:
         values: what is known; numbers at missing positions are not read.
         missing: one mask for all channels (m = 1) or one per channel.
-        tolerance: largest last correction, relative to the largest known value of the plane; the error that is
-            left is a fraction of it.
+        tolerance: largest last correction, relative to the largest known value of the plane; the error
+            that is left is a fraction of it.
         iterations: of preconditioned conjugate gradients, at most.
     """
     n, c, h, w = values.shape
