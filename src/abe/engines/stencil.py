@@ -11,8 +11,8 @@ Every grid is kept as four colours, by the parity of row and column: colour 2a +
 all work is on contiguous quarter planes. Coarse positions are those of colour 0 that are unknown. Where a
 value lies between two of them it is interpolated by the operator itself (Alcouffe et al. 1981; Dendy 1982),
 so that corrections fade towards known positions; colour 3 follows from its neighbours by its own equation.
-Coarse operators are Pᵀ A P. Cycles run in float32; residuals are taken anew in float64. Systems that have
-converged leave, and no system sees another, so a row never depends on its neighbours.
+Coarse operators are Pᵀ A P. Cycles run in float32; residuals are taken anew in float64. No
+system sees another, so a row never depends on its neighbours.
 """
 
 from collections.abc import Sequence
@@ -50,6 +50,11 @@ class _Level(NamedTuple):
         """The grid of some systems."""
         coupling = None if self.coupling is None else self.coupling[rows]
         return _Level(self.free[rows], self.diagonal[rows], self.relax[rows], coupling, self.between[rows])
+
+    def double(self) -> "_Level":
+        """The finest grid in float64, for residuals: its numbers are multiples of 1/2."""
+        diagonal = self.diagonal[:1].double().expand(len(self.free), -1, -1, -1, -1)
+        return self._replace(free=self.free.double(), diagonal=diagonal)
 
     def near(self, x: Sequence[Tensor], k: int, of: Sequence[int] = EVERY) -> Tensor:
         """(n, c, h, w) Σ_j w_ij x_j for colour k, over neighbours of the given colours."""
@@ -153,20 +158,19 @@ def fill(
 
 
 def _solve(planes: Tensor, holes: Tensor, tolerance: float, iterations: int) -> Tensor:
-    """Preconditioned conjugate gradients on all systems; rows leave when they are done.
+    """Preconditioned conjugate gradients on all systems; a system's result is what it was when it was done.
 
     Everything is float32 but the residual that is taken anew every few iterations.
     """
-    exact = _finest(holes.double())
-    ladder = _hierarchy(_finest(holes.float()))
+    finest = _finest(holes.float())
+    ladder, exact = _hierarchy(finest), finest.double()
     found, total = torch.zeros_like(planes), torch.zeros_like(planes)
-    rows = torch.arange(len(planes), device=planes.device)
-    known = planes.unbind(1)
+    rows, known = torch.arange(len(planes), device=planes.device), planes.unbind(1)
     right = exact.free * torch.stack([_near(known, k) for k in EVERY], 1)
     goal = (tolerance * planes.abs().flatten(1).amax(1)).float()
     r = right.float()
     x, p, old = torch.zeros_like(r), torch.zeros_like(r), torch.zeros_like(r)
-    previous = torch.ones_like(_dot(r, r))
+    previous, done = torch.ones_like(_dot(r, r)), torch.zeros_like(goal, dtype=torch.bool)
     for iteration in range(iterations):
         if iteration and iteration % RENEW == 0:
             total = total + x.double()
@@ -174,15 +178,18 @@ def _solve(planes: Tensor, holes: Tensor, tolerance: float, iterations: int) -> 
             x = torch.zeros_like(r)
         z = ladder.cycle(r)
         # z is about the error of x, so adding it is a last step that costs nothing
-        keep = z.abs().flatten(1).amax(1) > goal
-        if not bool(keep.all()):
-            found[rows[~keep]] = (total + x + z)[~keep]
-            rows, r, x, p, z, old, right, total, goal, previous = (
-                t[keep] for t in (rows, r, x, p, z, old, right, total, goal, previous)
-            )
-            if len(rows) == 0:
+        now = (z.abs().flatten(1).amax(1) <= goal) & ~done
+        if bool(now.any()):
+            found[rows[now]] = total[now] + x[now] + z[now]
+            done = done | now
+            if bool(done.all()):
                 return found
-            ladder, exact = ladder.take(keep), exact.take(keep)
+            if int(done.sum()) * 2 > len(done):  # few are left: go on without the others
+                left = ~done
+                rows, r, x, p, z, old, right, total, goal, previous, done = (
+                    t[left] for t in (rows, r, x, p, z, old, right, total, goal, previous, done)
+                )
+                ladder, exact = ladder.take(left), exact.take(left)
         strength = _dot(r, z)
         # Polak-Ribière's β forgives that the cycle is rounded
         p = torch.addcmul(z, (strength - _dot(old, z)) / previous, p)
@@ -191,7 +198,7 @@ def _solve(planes: Tensor, holes: Tensor, tolerance: float, iterations: int) -> 
         x, old = torch.addcmul(x, size, p), r
         r = torch.addcmul(r, -size, image)
         previous = strength.clamp_min(TINY)
-    found[rows] = total + x
+    found[rows[~done]] = (total + x)[~done]
     return found
 
 
@@ -330,5 +337,5 @@ def _join(x: Tensor, h: int, w: int) -> Tensor:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """(n, 1, c, 1, 1) product over colours and positions."""
-    return (a * b).sum((1, 3, 4), keepdim=True)
+    """(n, 1, 1, 1, 1) product over everything of a system; its channels are steered together."""
+    return torch.linalg.vecdot(a.flatten(1), b.flatten(1)).view(-1, 1, 1, 1, 1)
