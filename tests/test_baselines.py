@@ -176,6 +176,7 @@ def test_unbounded_tasks_and_tables_say_what_they_cannot_do():
 
 def test_names_and_specs():
     assert baselines.names() == [
+        "noisy_linear",
         "zero",
         "constant",
         "mean",

@@ -19,6 +19,7 @@ from torch.nn import functional
 from abe.draws import mix
 from abe.engines.execution import fingerprint
 from abe.errors import Code, InputError, SpecError
+from abe.imputation import NoisyLinear as NoisyLinear
 from abe.objectives import LabelAgnostic
 from abe.registry import baselines
 from abe.spec import value
@@ -302,9 +303,9 @@ class Given:
                 got=f"{len(reference)} for {len(x)} samples",
             )
         owner = owner.to(reference.device)
-        return _fit(
-            reference[owner if len(reference) == len(x) else torch.zeros_like(owner)], x[: len(owner)]
-        )
+        # the input's rows are not needed, only their shape: a sample may own more rows than there are samples
+        like = x[:1].expand(len(owner), *x.shape[1:])
+        return _fit(reference[owner if len(reference) == len(x) else torch.zeros_like(owner)], like)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,9 @@ class Code(StrEnum):
     BASELINE_SHAPE = "ABE-BASELINE-SHAPE"
     MAP_SHAPE = "ABE-MAP-SHAPE"
     MAP_NOT_FINITE = "ABE-MAP-NOT-FINITE"
+    MASK = "ABE-MASK"
+    LABELS = "ABE-LABELS"
+    SAMPLES = "ABE-SAMPLES"
     IDS = "ABE-IDS"
     DRAW = "ABE-DRAW"
     # targets

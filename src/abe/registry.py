@@ -206,7 +206,7 @@ class MethodRegistry(Registry):
         """
         entry = self.get(name)
         bound = entry.bind(params)
-        frozen = tuple((k, _freeze(v)) for k, v in bound.items())
+        frozen = tuple((k, freeze(v)) for k, v in bound.items())
         return Method(name=entry.name, params=frozen, engine=entry.factory(**dict(frozen)))
 
     def resolve(self, obj: Any) -> Method:
@@ -260,11 +260,11 @@ class Frozen(dict[str, Any]):
     __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
 
 
-def _freeze(obj: Any) -> Any:
+def freeze(obj: Any) -> Any:
     """The same with lists as tuples and dicts as `Frozen`, at any depth."""
     if isinstance(obj, list | tuple) and not hasattr(obj, "_fields"):
-        return tuple(_freeze(item) for item in obj)
-    return Frozen({k: _freeze(v) for k, v in obj.items()}) if isinstance(obj, dict) else obj
+        return tuple(freeze(item) for item in obj)
+    return Frozen({k: freeze(v) for k, v in obj.items()}) if isinstance(obj, dict) else obj
 
 
 methods = MethodRegistry("method", "abe.methods")

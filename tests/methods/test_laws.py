@@ -20,17 +20,39 @@ from abe.testing import (
     task_of,
 )
 from abe.testing.methods import METHOD_LAWS, check_method
-from abe.testing.metrics import METRIC_LAWS, check_metric
+from abe.testing.metrics import METRIC_LAWS, check_metric, metric_case
 from abe.types import Card
 
 METHODS = [
     pytest.param(n, one.name, id=f"{n}-{one.name}") for n in registry.methods.names() for one in laws(n)
 ]
-METRICS = [
-    pytest.param(n, one.name, id=f"{n}-{one.name}")
-    for n in registry.metrics.names()
-    for one in metric_laws(n)
-]
+OF_EACH = ("ranking", "constant", "spec", "docstring", "cost")
+"""Laws of what a metric means; the others are about how its kind computes."""
+
+
+def kinds() -> dict[str, tuple[Any, ...]]:
+    """What a metric computes with, by its name."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for name in registry.metrics.names():
+        metric = metric_case(name).metric
+        baselines = (run.baseline for run in metric.runs)
+        found[name] = (type(metric.value), getattr(metric.value, "what", ""), *baselines)
+    return found
+
+
+def metrics_and_laws() -> list[Any]:
+    """Every law of every metric; what the first of a kind has shown is slow for the rest of it."""
+    seen, params = set(), []
+    for name, kind in kinds().items():
+        for one in metric_laws(name):
+            again = kind in seen and one.name not in OF_EACH
+            marks = [pytest.mark.slow] if again else []
+            params.append(pytest.param(name, one.name, id=f"{name}-{one.name}", marks=marks))
+        seen.add(kind)
+    return params
+
+
+METRICS = metrics_and_laws()
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "ig from a blur": ("ig", {"baseline": "blur", "steps": 20}),
     "ig by Simpson": ("ig", {"quadrature": "simpson", "steps": 101}),
@@ -56,9 +78,16 @@ def test_method(method: str, law: str) -> None:
     check_method(method, only=law)
 
 
+QUICK: dict[str, Any] = {"step": 0.2, "samples": 3, "groups": 10, "ratios": (0.98, 0.9, 0.7, 0.5, 0.3, 0.1)}
+"""Coarser settings where a law is about rows, not about how finely is looked."""
+FINE = ("ranking", "constant", "spec", "docstring")
+
+
 @pytest.mark.parametrize(("metric", "law"), METRICS)
 def test_metric(metric: str, law: str) -> None:
-    check_metric(metric, only=law)
+    known = registry.metrics.get(metric).parameters()
+    quick = {} if law in FINE else {name: given for name, given in QUICK.items() if name in known}
+    check_metric(metric, only=law, **quick)
 
 
 def ease_in(x: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:

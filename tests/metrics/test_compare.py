@@ -294,3 +294,18 @@ def test_the_model_is_left_as_found_also_after_a_failure():
     assert all(p.requires_grad and p.grad is None for p in given.model.parameters())
     assert all(torch.equal(v, before[k]) for k, v in given.model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_metric_reads_the_score_that_was_explained():
+    x = images(2)
+    for objective, read in (("probability", lambda out: out.softmax(1)), ("logit", lambda out: out)):
+        explanation = explain(
+            task(), x, "gradient_x_input", objective=objective, progress=False, execution="model"
+        )
+        found = score(explanation, task(), metric="completeness_gap", execution="model").values
+        with torch.no_grad():
+            s, zero = (read(task().model(v)) for v in (x, torch.zeros_like(x)))
+        target = explanation.target[:, None]
+        change = (s.gather(1, target) - zero.gather(1, target))[:, 0].double()
+        missed = (explanation.attribution.double().flatten(1).sum(1) - change).abs() / change.abs()
+        torch.testing.assert_close(found, missed, rtol=1e-3, atol=1e-5)

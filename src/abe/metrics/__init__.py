@@ -1,12 +1,29 @@
-"""Metrics: perturbation curves, completeness and cost, shared runs, and `compare`."""
+"""Metrics of explanations, the runs they share, and `compare`."""
 
-from abe.metrics import efficiency, faithfulness
+from abe.metrics import (
+    axiomatic,
+    complexity,
+    curves,
+    dataset,
+    efficiency,
+    faithfulness,
+    infidelity,
+    localisation,
+    masking,
+    multimodal,
+    randomisation,
+    soundness,
+    stability,
+    subsets,
+)
+from abe.metrics.agreement import Agreement, agreement
 from abe.metrics.base import CurveMetric, DirectMetric, Metric, Score, as_metric, evaluate
 from abe.metrics.compare import Comparison, Failure, compare, score
 from abe.metrics.perturbation import Perturbation, PerturbationRun, area, kl_from_uniform
 from abe.metrics.trust import Pairs, Trust, make_pairs, trust
 
 __all__ = [
+    "Agreement",
     "Comparison",
     "CurveMetric",
     "DirectMetric",
@@ -17,14 +34,27 @@ __all__ = [
     "PerturbationRun",
     "Score",
     "Trust",
+    "agreement",
     "area",
     "as_metric",
+    "axiomatic",
     "compare",
+    "complexity",
+    "curves",
+    "dataset",
     "efficiency",
     "evaluate",
     "faithfulness",
+    "infidelity",
     "kl_from_uniform",
+    "localisation",
     "make_pairs",
+    "masking",
+    "multimodal",
+    "randomisation",
     "score",
+    "soundness",
+    "stability",
+    "subsets",
     "trust",
 ]

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from abe.errors import Code, SpecError
 from abe.metrics.perturbation import Perturbation, PerturbationRun
-from abe.registry import Registry, baselines, metrics, units
+from abe.metrics.shared import check_asked
+from abe.registry import Registry, baselines, freeze, metrics, units
 from abe.spec import describe
 from abe.types import Card, Cost, Direction
-from abe.units import Arrival, check_map
+from abe.units import Arrival
 
 BLOCK = 32
 """Samples whose log-probabilities are held at once."""
@@ -161,7 +162,7 @@ def evaluate(problem: Any, explanation: Any, chosen: Sequence[Metric], *, seed: 
         chosen: metrics with different names.
         seed: noted in the scores; the draws are the problem's.
     """
-    check_map(explanation.attribution, problem.x)
+    check_asked(problem, explanation, [metric.card for metric in chosen if metric.card is not None])
     runs = _unique(run for metric in chosen for run in metric.runs)
     sheets = {metric.name: _Sheet() for metric in chosen}
     costs = [Cost() for _ in runs]
@@ -232,14 +233,15 @@ def _perform(
     problem: Any, attribution: Tensor, runs: Sequence[PerturbationRun], samples: Tensor, costs: Sequence[Cost]
 ) -> list[Perturbation]:
     """The runs for some samples; runs over the same unit share the order of arrival."""
-    orders: list[tuple[Any, Arrival]] = []
+    orders: list[tuple[tuple[Any, str], Arrival]] = []
     done = []
     for run, cost in zip(runs, costs, strict=True):
         before, began = replace(problem.evaluator.cost), time.perf_counter()
-        known = next((arrival for unit, arrival in orders if unit == run.unit), None)
+        key = (run.unit, run.first)
+        known = next((arrival for other, arrival in orders if other == key), None)
         arrival = known or run.order(problem, attribution, samples)
         if known is None:
-            orders.append((run.unit, arrival))
+            orders.append((key, arrival))
         done.append(run.perform(problem, attribution, samples=samples, arrival=arrival))
         after = _spent(before, problem.evaluator.cost)
         after.seconds = time.perf_counter() - began
@@ -253,9 +255,10 @@ def label(metric: Metric, shape: tuple[int, ...], seed: int) -> str:
         return metric.name
     run = metric.runs[0]
     step = f"{run.units_per_step(shape)}/{run.unit.count(shape)}"
+    first = "" if run.first == "most" else ", least first"
     return (
         f"{metric.name}[unit={named(run.unit, units)}, baseline={named(run.baseline, baselines)}, "
-        f"step={step}, seed={seed}]"
+        f"step={step}{first}, seed={seed}]"
     )
 
 
@@ -286,7 +289,12 @@ def _registered(name: str, params: dict[str, Any], defaults: Mapping[str, Any]) 
             expected="a value with runs and summary, or with measure",
         )
     direction = entry.card.direction or _direction(value)
-    return Metric(name=entry.name, params=tuple(bound.items()), direction=direction, value=value)
+    return Metric(
+        name=entry.name,
+        params=tuple((k, freeze(v)) for k, v in bound.items()),
+        direction=direction,
+        value=value,
+    )
 
 
 def _direction(value: Any) -> Direction:

@@ -18,6 +18,7 @@ from abe.explain import explain
 from abe.explanation import Explanation
 from abe.metrics.base import Metric, Score, as_metric, evaluate, named
 from abe.metrics.perturbation import PerturbationRun
+from abe.metrics.shared import objective_of, with_truth
 from abe.objectives import as_objective, objective_name
 from abe.progress import Progress
 from abe.registry import Method, baselines, methods, units
@@ -173,6 +174,8 @@ def score(
     raw: Any = None,
     execution: Execution = "auto",
     chunk: int | None = None,
+    masks: Any = None,
+    labels: Any = None,
     **params: Any,
 ) -> Score:
     """One metric of a finished explanation, of any origin.
@@ -185,12 +188,15 @@ def score(
         raw: the raw input again, where the model has further inputs beside the explained one.
         execution: ``"auto"`` may run a verified faster copy of the model; ``"model"`` never does.
         chunk: rows at a time; found by timing when None.
+        masks: (b, h, w) true regions, for metrics that need them.
+        labels: (b,) true classes, likewise.
         **params: parameters of the metric, when ``metric`` is a name.
 
     Raises:
         AbeError: unknown metric, or a map that is not finite or does not fit the input.
     """
     chosen = as_metric((metric, params) if params else metric)
+    explanation = with_truth(explanation, masks, labels)
     seed = explanation.seed if seed is None else seed
     context = Context() if raw is None else task.lift(raw).context
     x = explanation.x.to(task.device)
@@ -204,7 +210,7 @@ def score(
             x=x,
             context=context,
             target=explanation.target.to(x.device),
-            objective=as_objective("logit"),
+            objective=objective_of(explanation),
             draws=SeededDraws(seed=seed),
             ids=explanation.ids or as_ids(None, x),
         )

@@ -17,11 +17,12 @@ from torch import Tensor
 from abe.baselines import Zero
 from abe.engines.batching import Chunk
 from abe.errors import Code, SpecError, note
+from abe.imputation import Removal
 from abe.spec import value
 from abe.types import Baseline
 from abe.units import Arrival, Pixel, Unit, check_map, number_of_steps, step_size
 
-CurveKind = Literal["probability", "log_probability", "log_odds", "kl"]
+CurveKind = Literal["probability", "log_probability", "log_odds", "kl", "accuracy"]
 Curve = Float[Tensor, "b k"]
 
 
@@ -32,8 +33,9 @@ class PerturbationRun:
     Args:
         direction: ``"insertion"`` of the input into the baseline, or ``"deletion"`` by it.
         unit: what is changed together.
-        baseline: what stands for "absent", in input space.
+        baseline: what stands for "absent", in input space; one with ``fill`` is asked at every step.
         step: units per step, or a fraction of the units; None for one per cent, at least one unit.
+        first: which units change first, the ``"most"`` or the ``"least"`` important.
 
     Cost:
         b · (n + 1) forward rows, n = ceil(U / step), plus what the baseline needs.
@@ -43,8 +45,16 @@ class PerturbationRun:
     unit: Unit = Pixel()
     baseline: Baseline = Zero()
     step: int | float | None = None
+    first: Literal["most", "least"] | str = "most"
 
     def __post_init__(self) -> None:
+        if self.first not in ("most", "least"):
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "A run begins with the most or the least important units",
+                got=repr(self.first),
+                expected="'most' or 'least'",
+            )
         if self.direction not in ("insertion", "deletion"):
             raise SpecError(
                 Code.BAD_PARAMETER,
@@ -65,6 +75,7 @@ class PerturbationRun:
         """The order in which the units of some samples change."""
         ids = [problem.ids[i] for i in samples.tolist()]
         maps = attribution[samples.to(attribution.device)]
+        maps = maps if self.first == "most" else -maps
         return self.unit.ranks(maps, problem.x[samples], draws=problem.draws, ids=ids)
 
     def perform(
@@ -86,9 +97,13 @@ class PerturbationRun:
         who = problem.everyone if samples is None else samples
         check_map(attribution, problem.x)
         order = self.order(problem, attribution, who) if arrival is None else arrival
-        reference = self.baseline.rows(problem, who, torch.zeros_like(who))
         step = self.units_per_step(problem.x.shape[1:])
-        curve = _Curve(order, order.thresholds(step), problem.x[who], reference, self.direction)
+        x, filler = problem.x[who], None
+        if isinstance(self.baseline, Removal):
+            reference, filler = x, _Filler(self.baseline, problem, who)
+        else:
+            reference = self.baseline.rows(problem, who, torch.zeros_like(who))
+        curve = _Curve(order, order.thresholds(step), x, reference, self.direction, filler)
         return Perturbation(
             run=self,
             log_probabilities=_log_probabilities(problem, curve, who),
@@ -96,6 +111,18 @@ class PerturbationRun:
             step=step,
             warnings=zero_maps(attribution, who),
         )
+
+
+@dataclass(frozen=True)
+class _Filler:
+    """A removal for the samples of a run; each step has noise of its own."""
+
+    removal: Removal
+    problem: Any
+    who: Tensor
+
+    def __call__(self, sample: Tensor, step: Tensor, removed: Tensor) -> Tensor:
+        return self.removal.fill(self.problem, self.who[sample], step, removed)
 
 
 @dataclass(frozen=True)
@@ -107,6 +134,7 @@ class _Curve:
     x: Tensor
     reference: Tensor
     direction: str
+    filler: _Filler | None = None
 
     @property
     def points(self) -> int:
@@ -115,6 +143,9 @@ class _Curve:
     def __call__(self, rows: Tensor) -> Tensor:
         sample = rows // self.points
         reached = self.arrival.reached(sample, self.thresholds[sample, rows % self.points])
+        if self.filler is not None:
+            removed = ~reached if self.direction == "insertion" else reached
+            return self.filler(sample, rows % self.points, removed)
         x, reference = self.x[sample], self.reference[sample]
         return (
             torch.where(reached, x, reference)
@@ -151,6 +182,8 @@ class Perturbation:
         log_p = self.log_probabilities
         if kind == "kl":
             return kl_from_uniform(log_p)
+        if kind == "accuracy":
+            return (log_p.argmax(2) == self.target.to(log_p.device)[:, None]).to(log_p.dtype)
         target = self.target.to(log_p.device).view(-1, 1, 1).expand(-1, log_p.shape[1], 1)
         chosen = log_p.gather(2, target)[:, :, 0]
         if kind == "log_probability":
@@ -164,7 +197,7 @@ class Perturbation:
             Code.BAD_PARAMETER,
             "A run has no such curve",
             got=repr(kind),
-            expected="'probability', 'log_probability', 'log_odds' or 'kl'",
+            expected="'probability', 'log_probability', 'log_odds', 'kl' or 'accuracy'",
         )
 
 

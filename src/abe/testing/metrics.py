@@ -2,10 +2,10 @@
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,15 +22,17 @@ from abe.task.base import Task
 from abe.task.image import image_task
 from abe.testing import nets
 from abe.testing.bench import TARGET, samples
-from abe.testing.laws import Law, Laws, Numbers, Verdict, ensure, run
+from abe.testing.laws import Law, Laws, Numbers, Verdict, always, ensure, run
 from abe.testing.snapshot import Snapshot
 from abe.types import Card
 
 METRIC_LAWS = Laws()
-law = METRIC_LAWS.add
 
+_Check = TypeVar("_Check", bound=Callable[[Any], Numbers])
 ROW = 1e-5
 """The promise for a row alone and in a batch: share of the largest value, float32."""
+RANDOM = 50
+"""Random maps that the true one is compared with."""
 SEEDS = 8
 """Seeds over which random orders are averaged."""
 SIGMAS = 5.0
@@ -59,7 +61,20 @@ class MetricCase:
     def score(self, net: nn.Module | Task, explanation: Explanation, **how: Any) -> Score:
         """The metric of a finished explanation, by the model itself."""
         how = {"execution": "model", **how}
+        if "mask" in self.card.needs:
+            how["masks"] = _truth(explanation.x)
+        if "label" in self.card.needs:
+            how["labels"] = explanation.target
         return score(explanation, _task(net, explanation.x), metric=self.metric, **how)
+
+
+def law(name: str, reading: str, *, when: Callable[[MetricCase], str] = always) -> Callable[[_Check], _Check]:
+    """A law that is checked on the kit's images, where the metric applies to images."""
+
+    def on_images(case: MetricCase) -> str:
+        return when(case) if "image" in case.card.modalities else "it does not apply to images"
+
+    return METRIC_LAWS.add(name, reading, when=on_images)
 
 
 def metric_case(metric: Any, **params: Any) -> MetricCase:
@@ -120,6 +135,14 @@ def _task(net: nn.Module | Task, x: Tensor) -> Task:
     if isinstance(net, Task):
         return net
     return image_task(net, channels=x.shape[1], output_kind="logits")
+
+
+def _truth(x: Tensor) -> Tensor:
+    """(b, h, w) where `nets.Evidence` has most of its evidence; the same region for every sample."""
+    h, w = x.shape[-2:]
+    mask = torch.zeros(len(x), h, w, dtype=torch.bool)
+    mask[:, h // 6 : h // 2 + 1, w // 6 : w // 2 + 1] = True
+    return mask
 
 
 def _setting(b: int = 5) -> tuple[nets.Convolutional, Tensor, Tensor]:
@@ -215,7 +238,7 @@ def _evidence(b: int) -> tuple[nn.Module, Tensor, Tensor]:
     return net, x, (net.weight.detach() * x)
 
 
-def _shuffled(maps: Tensor, seed: int) -> Tensor:
+def shuffled(maps: Tensor, seed: int) -> Tensor:
     """The same values at other places: every position of a map moves, its channels together."""
     generator = torch.Generator().manual_seed(seed)
     flat = maps.flatten(2)
@@ -223,37 +246,52 @@ def _shuffled(maps: Tensor, seed: int) -> Tensor:
     return flat.gather(2, orders[:, None].expand_as(flat)).view_as(maps)
 
 
+def inverted(maps: Tensor) -> Tensor:
+    """The same values with the order of positions turned round: the least important becomes the most."""
+    flat = maps.flatten(2)
+    order = flat.sum(1).argsort(dim=1)
+    at = torch.empty_like(order).scatter_(1, order, order.flip(1))
+    return flat.gather(2, at[:, None].expand_as(flat)).view_as(maps)
+
+
 @law(
     "ranking",
-    "`true`, `random` and `inverted` are means over samples, in the card's direction. A metric that does not "
-    "read the map declares that this law fails.",
-    when=lambda case: "" if case.card.direction else "the card has no direction",
+    f"`true`, `random` ({RANDOM} maps) and `inverted` (the true map with its ranks turned round) are means, "
+    "in the card's direction. A metric that does not read the map declares that this law fails.",
+    when=lambda case: (
+        "it judges the method by explaining again, not the given map"
+        if "method" in case.card.needs
+        else ""
+        if case.card.direction
+        else "the card has no direction"
+    ),
 )
 def ranking(case: MetricCase) -> Numbers:
     """On a function with a known answer the true map beats random ones, and these beat the inverted one."""
-    net, x, true = _evidence(6)
+    net, x, true = _evidence(2)
+    maps = [true, inverted(true), *(shuffled(true, seed) for seed in range(RANDOM))]
     task = _task(net, x)
-    true_score = case.score(task, explained(task, x, true)).mean
-    inverted = case.score(task, explained(task, x, -true)).mean
-    shuffles = [_shuffled(true, seed) for seed in range(4)]
-    chance = sum(case.score(task, explained(task, x, s)).mean for s in shuffles) / len(shuffles)
+    found = case.score(task, explained(task, x.repeat(len(maps), 1, 1, 1), torch.cat(maps))).values
+    best, worst, chance = (part.mean().item() for part in found.view(-1, 2).split([1, 1, RANDOM]))
     sign = 1 if case.card.direction == "higher" else -1
-    right = sign * true_score > sign * chance > sign * inverted
-    return ensure(right, true=true_score, random=chance, inverted=inverted, direction=case.card.direction)
+    right = sign * best > sign * chance > sign * worst
+    return ensure(right, true=best, random=chance, inverted=worst, direction=case.card.direction)
 
 
 @law(
     "constant",
     f"`constant` and `random` are means over {SEEDS} seeds and all samples, `sigmas` their difference in "
     f"standard errors ({SIGMAS:g} allowed). A difference means that ties are broken by position.",
-    when=lambda case: "" if case.metric.runs else "it does not read the order of units",
+    when=lambda case: (
+        "" if case.metric.runs or "mask" in case.card.needs else "it does not read the order of units"
+    ),
 )
 def constant(case: MetricCase) -> Numbers:
     """A constant map scores as a random order."""
     net, x, true = _evidence(6)
     task = _task(net, x)  # one for all seeds: what a baseline finds out about a model is remembered per task
     flat = [case.score(task, explained(task, x, torch.ones_like(true)), seed=s).values for s in range(SEEDS)]
-    chance = [case.score(task, explained(task, x, _shuffled(true, s)), seed=s).values for s in range(SEEDS)]
+    chance = [case.score(task, explained(task, x, shuffled(true, s)), seed=s).values for s in range(SEEDS)]
     a, b = (torch.stack(values).mean(1) for values in (flat, chance))
     error = float(((a.var() + b.var()) / SEEDS).sqrt())
     sigmas = abs(float(a.mean() - b.mean())) / max(error, 1e-12)
@@ -308,7 +346,7 @@ def _refusal(case: MetricCase, net: nn.Module, explanation: Explanation) -> str:
 @law(
     "channels",
     "`shapes` lists what was refused, with the reason.",
-    when=lambda case: "" if case.metric.runs else "it does not perturb the input",
+    when=lambda case: "its maps are made by the method" if "method" in case.card.needs else "",
 )
 def channels(case: MetricCase) -> Numbers:
     """Maps with all channels and with one are both scored, for inputs of three channels and of one."""
@@ -323,9 +361,7 @@ def channels(case: MetricCase) -> Numbers:
             except AbeError as problem:
                 refused.append(f"{tuple(maps.shape)} for {tuple(x.shape)}: {problem.code.value}")
             else:
-                refused += (
-                    [] if bool(values.isfinite().all()) else [f"{tuple(maps.shape)}: {values.tolist()}"]
-                )
+                refused += [f"{tuple(maps.shape)}: {values.tolist()}"] if bool(values.isinf().any()) else []
     return ensure(not refused, refused=refused)
 
 
@@ -401,7 +437,7 @@ def restored(case: MetricCase) -> Numbers:
     return ensure(not success and not failure, after_success=success, after_failure=failure)
 
 
-@law(
+@METRIC_LAWS.add(
     "spec",
     "`restored` is the metric that came back.",
 )
@@ -416,7 +452,7 @@ def spec(case: MetricCase) -> Numbers:
     return ensure(back == case.metric and hash(back) == hash(case.metric), restored=str(back))
 
 
-@law(
+@METRIC_LAWS.add(
     "docstring",
     "`missing` lists what is not there.",
     when=lambda case: "" if case.metric.name in metrics.names() else "it has no factory",

@@ -1,0 +1,113 @@
+"""Removal that depends on what is left: missing positions are filled from their neighbours."""
+
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from abe.engines import stencil
+from abe.errors import Code, SpecError
+from abe.registry import baselines
+from abe.spec import value
+from abe.types import Baseline, Card, RowIndex, Rows
+
+
+@runtime_checkable
+class Removal(Protocol):
+    """A baseline whose values depend on what is left: it fills what was removed."""
+
+    def fill(self, problem: Any, owner: RowIndex, draw: RowIndex, removed: Tensor) -> Rows:
+        """(n, *f) the samples ``owner`` with the positions where ``removed`` is true filled in."""
+        ...
+
+
+@baselines.register(
+    Card(
+        name="noisy_linear",
+        title="Noisy linear imputation",
+        summary="Removed positions become weighted means of their eight neighbours, plus a little noise.",
+        source="rong2022",
+        modalities=("image",),
+        differs=(
+            "Solved for a whole batch by multigrid; the published code solves one sparse system per image.",
+        ),
+        pitfalls=(
+            "A smooth image is restored from few scattered pixels, which favours scattered maps.",
+            "Where everything is removed nothing is known, and 0 is filled in, as in the published code.",
+        ),
+    ),
+    aliases=("road",),
+)
+@value
+class NoisyLinear:
+    """Each removed position is the weighted mean of its neighbours: 1/6 along axes, 1/12 across corners.
+
+    As a plain reference (`rows`) everything is removed; its use is in perturbation runs, which ask
+    `fill` with what is removed at each step.
+
+    Args:
+        noise: standard deviation of what is added at removed positions.
+        space: where the noise is measured: ``"input"`` before the task's normalisation, ``"model"``
+            after it (as in the soundness paper's code).
+
+    Differs from the paper:
+        Solved for a whole batch by multigrid; the published code solves one sparse system per image.
+    """
+
+    noise: float = 0.01
+    space: Literal["input", "model"] | str = "input"
+
+    def __post_init__(self) -> None:
+        if self.noise < 0 or self.space not in ("input", "model"):
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "Noisy linear imputation needs noise of at least 0 and a space",
+                got=repr(self),
+                expected="space 'input' or 'model'",
+            )
+
+    @property
+    def stochastic(self) -> bool:
+        return self.noise > 0
+
+    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+        everything = torch.ones_like(problem.x[owner][:, :1], dtype=torch.bool)
+        return self.fill(problem, owner, draw, everything)
+
+    def fill(self, problem: Any, owner: RowIndex, draw: RowIndex, removed: Tensor) -> Rows:
+        x = problem.x[owner]
+        if x.ndim != 4:
+            raise SpecError(
+                Code.UNSUPPORTED,
+                "Noisy linear imputation needs images",
+                got=f"inputs of shape {tuple(x.shape[1:])}",
+                expected="(c, h, w)",
+                fix='Choose baseline="zero", "mean" or "dataset"',
+            )
+        mean, std = self._space(problem, x)
+        seen = (x - mean) / std
+        filled = stencil.fill(seen, removed)
+        if self.noise:
+            drawn = problem.draws.normal("baseline.noisy_linear", problem.keys(owner, draw), x.shape[1:])
+            filled = filled + self.noise * drawn.to(x)
+        return torch.where(removed, filled * std + mean, x)
+
+    def _space(self, problem: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and scale of the space in which is filled; the identity in input space."""
+        task, one = problem.task, torch.ones((), dtype=x.dtype, device=x.device)
+        if self.space == "input":
+            return torch.zeros_like(one), one
+        mean = torch.zeros_like(one) if task.mean is None else task.mean.to(x)
+        return mean, one if task.std is None else task.std.to(x)
+
+
+def without(problem: Any, baseline: Baseline, owner: RowIndex, draw: RowIndex, removed: Tensor) -> Rows:
+    """(n, *f) the samples ``owner`` with what is ``removed`` (a mask that broadcasts to them) replaced."""
+    if isinstance(baseline, Removal):
+        return baseline.fill(problem, owner, draw, removed)
+    return torch.where(removed, baseline.rows(problem, owner, draw), problem.x[owner])
+
+
+def positions(chosen: Tensor, x: Tensor) -> Tensor:
+    """(n, positions) numbers or flags in a shape that broadcasts to rows like ``x``, channels together."""
+    return chosen.reshape(len(chosen), *((1, *x.shape[2:]) if x.ndim > 2 else x.shape[1:]))

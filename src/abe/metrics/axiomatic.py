@@ -1,0 +1,153 @@
+"""Axioms measured: completeness for a stated baseline, non-sensitivity, invariance to input shifts."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from abe.baselines import as_baseline
+from abe.errors import Code, SpecError
+from abe.metrics.shared import again, elsewhere
+from abe.metrics.subsets import grid, losses
+from abe.registry import metrics
+from abe.spec import value
+from abe.types import Baseline, Card, Passes
+from abe.units import check_map
+
+
+@value
+class CompletenessGap:
+    """|Σ A − (s(x) − s(baseline))| / |s(x) − s(baseline)|; NaN where the score does not change."""
+
+    baseline: Baseline
+
+    def measure(self, problem: Any, explanation: Any) -> Tensor:
+        everyone = problem.everyone
+        maps = check_map(explanation.attribution, problem.x).double().flatten(1).sum(1)
+        reference = self.baseline.rows(problem, everyone, torch.zeros_like(everyone))
+        change = problem.score.double() - problem.scores(reference, everyone).double()
+        return torch.where(change == 0, torch.nan, (maps - change).abs() / change.abs())
+
+
+@value
+class NonSensitivity:
+    """Share of patches whose attribution is zero while the score moves, or the other way round."""
+
+    patches: int
+    threshold: float
+    baseline: Baseline
+
+    def __post_init__(self) -> None:
+        if self.patches < 1 or not 0 <= self.threshold < 1:
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "Non-sensitivity needs a grid and a threshold below 1",
+                got=f"patches {self.patches}, threshold {self.threshold}",
+            )
+
+    def measure(self, problem: Any, explanation: Any) -> Tensor:
+        label = grid(problem.x, self.patches)
+        sets = int(label.max()) + 1
+
+        def members(sample: Tensor, number: Tensor) -> Tensor:
+            return label[None] == number[:, None]
+
+        inside, lost = losses(problem, explanation.attribution, self.baseline, sets, members)
+        silent = [v.abs() <= self.threshold * v.abs().amax(1, keepdim=True) for v in (inside, lost)]
+        return (silent[0] ^ silent[1]).double().mean(1)
+
+
+@value
+class InputInvariance:
+    """‖A − A′‖ / ‖A‖, A′ explaining the shifted input of a model that takes the shift back."""
+
+    shift: float
+
+    def measure(self, problem: Any, explanation: Any) -> Tensor:
+        task, x = problem.task, problem.x
+        offset = torch.full((), self.shift, dtype=x.dtype, device=x.device)
+        mean = offset.expand(1, *[1] * (x.ndim - 1)) if task.mean is None else task.mean.to(x) + offset
+        limits = {k: v.to(x) + offset for k in ("low", "high") if (v := getattr(task, k)) is not None}
+        moved = elsewhere(problem, replace(task, mean=mean, **limits), x=x + offset)
+        before, after = again(problem, explanation).double(), again(moved, explanation).double()
+        size = before.flatten(1).square().sum(1).sqrt()
+        gap = (after - before).flatten(1).square().sum(1).sqrt()
+        return gap / torch.where(size > 0, size, torch.ones_like(size))
+
+
+@metrics.register(
+    Card(
+        name="completeness_gap",
+        title="COMPL GAP",
+        summary="What the map's sum misses of the score change from a stated baseline, relative to it.",
+        source="sundararajan2017",
+        direction="lower",
+        range="[0, inf), or NaN where the score does not change",
+        formula="|sum A - (s(x) - s(b))| / |s(x) - s(b)|",
+        passes=Passes(forward="2 * b", backward="0"),
+        pitfalls=("Small is necessary, not sufficient: any map can be rescaled to fit.",),
+        expected_failures={
+            "ranking": "sometimes: reads the sum of a map, which moving its values does not change"
+        },
+    )
+)
+def completeness_gap(*, baseline: Any = "zero") -> CompletenessGap:
+    """Relative completeness gap against a baseline, whatever the method claims; lower is better.
+
+    Args:
+        baseline: the reference, in input space.
+    """
+    return CompletenessGap(baseline=as_baseline(baseline))
+
+
+@metrics.register(
+    Card(
+        name="non_sensitivity",
+        title="NON-SENS",
+        summary="Share of patches where attribution and influence disagree about being zero.",
+        source="nguyen2020",
+        direction="lower",
+        range="[0, 1]",
+        formula="mean over patches of [|A_P| ~ 0] xor [|s(x) - s(x without P)| ~ 0]",
+        differs=("Patches instead of pixels, and zero is relative to the largest value.",),
+        pitfalls=("Blind to sign and size.",),
+    )
+)
+def non_sensitivity(*, patches: int = 8, threshold: float = 0.01, baseline: Any = "zero") -> NonSensitivity:
+    """Share of patches with attribution but no influence, or the reverse; lower is better.
+
+    Args:
+        patches: along each axis.
+        threshold: what counts as zero, as a share of the largest magnitude.
+        baseline: what stands for "absent", in input space.
+
+    Cost:
+        b · (patches² + 1) forward rows for images.
+
+    Differs from the paper:
+        Patches instead of pixels, and zero is relative to the largest value.
+    """
+    return NonSensitivity(patches=patches, threshold=threshold, baseline=as_baseline(baseline))
+
+
+@metrics.register(
+    Card(
+        name="input_invariance",
+        title="INP INV",
+        summary="How much the map changes when the input is shifted and the model takes the shift back.",
+        source="kindermans2019",
+        direction="lower",
+        range="[0, inf)",
+        formula="||A(f, x) - A(f', x + c)|| / ||A(f, x)||, f'(x + c) = f(x)",
+        needs=("method",),
+        pitfalls=("Methods with a fixed baseline change by design; plain gradients do not.",),
+    )
+)
+def input_invariance(*, shift: float = 0.1) -> InputInvariance:
+    """Relative change of the map under a constant shift the model undoes; lower is better.
+
+    Args:
+        shift: added to every element, in input units.
+    """
+    return InputInvariance(shift=shift)

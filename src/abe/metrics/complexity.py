@@ -1,0 +1,112 @@
+"""Complexity: over how many positions a map spreads; they do not say whether it is right."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from abe.errors import Code, SpecError
+from abe.registry import metrics
+from abe.spec import value
+from abe.types import Card, Passes
+from abe.units import check_map
+
+
+@value
+class Spread:
+    """One number of the magnitudes of a map.
+
+    Args:
+        what: which number.
+        threshold: of `effective`, as a share of the largest magnitude.
+    """
+
+    what: Literal["entropy", "gini", "effective"]
+    threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold < 1:
+            raise SpecError(
+                Code.BAD_PARAMETER, "A threshold is a share of the largest magnitude", got=self.threshold
+            )
+
+    def measure(self, problem: Any, explanation: Any) -> Tensor:
+        size = check_map(explanation.attribution, problem.x).double().abs().flatten(1)
+        if self.what == "effective":
+            return (size > self.threshold * size.amax(1, keepdim=True)).double().mean(1)
+        total = size.sum(1, keepdim=True)
+        share = torch.where(total > 0, size / total.clamp_min(1e-300), 1 / size.shape[1])
+        if self.what == "entropy":
+            return -(share * share.clamp_min(1e-300).log()).sum(1)
+        n = size.shape[1]
+        weight = 2 * torch.arange(1, n + 1, device=size.device, dtype=size.dtype) - n - 1
+        return (share.sort(1).values * weight).sum(1) / n
+
+
+_NOT_TRUTH = {"ranking": "reads how a map is spread, which moving its values does not change"}
+_ZERO = Passes(forward="0", backward="0")
+
+
+@metrics.register(
+    Card(
+        name="complexity",
+        title="ENTROPY",
+        summary="Entropy of the shares of magnitude.",
+        source="bhatt2020, Definition 3",
+        direction="lower",
+        range="[0, ln of the number of elements]",
+        formula="-sum_i q_i ln q_i, q = |A| / sum |A|",
+        passes=_ZERO,
+        pitfalls=("A wrong map with one bright pixel is the simplest of all.",),
+        expected_failures=_NOT_TRUTH,
+    )
+)
+def complexity() -> Spread:
+    """Entropy of |A| / Σ|A|; a zero map counts as uniform; lower is better."""
+    return Spread(what="entropy")
+
+
+@metrics.register(
+    Card(
+        name="sparseness",
+        title="GINI",
+        summary="Gini index of the magnitudes.",
+        source="chalasani2020",
+        direction="higher",
+        range="[0, 1)",
+        formula="sum_k (2k - n - 1) |A|_(k) / (n sum |A|), magnitudes in ascending order",
+        passes=_ZERO,
+        pitfalls=("A wrong map with one bright pixel is the sparsest of all.",),
+        expected_failures=_NOT_TRUTH,
+    ),
+    aliases=("gini",),
+)
+def sparseness() -> Spread:
+    """Gini index of |A|; 0 for a constant or zero map; higher is better."""
+    return Spread(what="gini")
+
+
+@metrics.register(
+    Card(
+        name="effective_complexity",
+        title="EFF CPLX",
+        summary="Share of the elements whose magnitude is above a threshold.",
+        source="nguyen2020",
+        direction="lower",
+        range="[0, 1]",
+        formula="share of i with |A_i| > threshold max |A|",
+        passes=_ZERO,
+        differs=("A share, and a threshold relative to the maximum, so that maps of any scale compare.",),
+        expected_failures=_NOT_TRUTH,
+    )
+)
+def effective_complexity(*, threshold: float = 0.01) -> Spread:
+    """Share of elements with a magnitude above a share of the largest; lower is better.
+
+    Args:
+        threshold: share of the largest magnitude.
+
+    Differs from the paper:
+        A share, and a threshold relative to the maximum, so that maps of any scale compare.
+    """
+    return Spread(what="effective", threshold=threshold)

@@ -1,0 +1,244 @@
+"""Confidence drop and increase of two-tower models: one input is reduced to what its map shows.
+
+The other input stays whole. The score is the problem's own, usually the cosine similarity of the two
+embeddings. An image is multiplied by its map in the model's space, so that what the map hides becomes the
+mean colour; of a text the tokens above the median of their attributions are kept.
+"""
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from abe.baselines import as_baseline
+from abe.errors import Code, InputError, SpecError
+from abe.imputation import without
+from abe.metrics.shared import remembered, soft_mask
+from abe.registry import metrics
+from abe.spec import value
+from abe.task.base import Context
+from abe.types import Baseline, Card, Passes
+from abe.units import check_map, rank
+
+Change = Literal["drop", "increase"]
+
+
+def confidence(whole: Float[Tensor, "b"], kept: Float[Tensor, "b"], what: Change) -> Float[Tensor, "b"]:
+    """(b,) 100 max(0, s - s'), or 100 where s' > s."""
+    return 100 * ((whole - kept).clamp_min(0) if what == "drop" else (kept > whole).double())
+
+
+@value
+class ImageConfidence:
+    """The score when the image is multiplied by its map.
+
+    Args:
+        what: ``"drop"`` or ``"increase"``.
+    """
+
+    what: Change
+
+    def measure(self, problem: Any, explanation: Any) -> Tensor:
+        kept = remembered(problem, explanation, "image confidence", lambda: _shown(problem, explanation))
+        return confidence(problem.score.double(), kept, self.what)
+
+
+def _shown(problem: Any, explanation: Any) -> Float[Tensor, "b"]:
+    """(b,) the score of (x - mean) m + mean, m the positive part of the map over its maximum."""
+    x, mean = problem.x, problem.task.mean
+    middle = torch.zeros((), dtype=x.dtype, device=x.device) if mean is None else mean.to(x)
+    rows = middle + (x - middle) * soft_mask(problem, explanation)
+    return problem.scores(rows, problem.everyone).double()
+
+
+@value
+class TextConfidence:
+    """The score when only the tokens above the median of their attributions are kept.
+
+    Args:
+        what: ``"drop"`` or ``"increase"``.
+        attention: name of the context input (b, t) that says which tokens are attended.
+        special: name of the context input (b, t) that marks tokens which always stay, or None.
+        removal: what removed tokens become while they stay attended; None to end their attention instead.
+    """
+
+    what: Change
+    attention: str
+    special: str | None
+    removal: Baseline | None
+
+    def measure(self, problem: Any, explanation: Any) -> Tensor:
+        key = ("text confidence", self.attention, self.special, self.removal)
+        kept = remembered(problem, explanation, key, lambda: self._shown(problem, explanation))
+        return confidence(problem.score.double(), kept, self.what)
+
+    def _shown(self, problem: Any, explanation: Any) -> Float[Tensor, "b"]:
+        """(b,) the score of the tokens that are kept."""
+        removed = self.removed(problem, explanation)
+        if self.removal is not None:
+            everyone = problem.everyone
+            rows = without(problem, self.removal, everyone, torch.zeros_like(everyone), removed[:, :, None])
+            return problem.scores(rows, everyone).double()
+        values = dict(problem.context.values)
+        attended = values[self.attention]
+        values[self.attention] = torch.where(
+            removed.to(attended.device), torch.zeros_like(attended), attended
+        )
+        shorter = replace(problem, context=Context(values), known_outputs=None)
+        return shorter.scores(problem.x, problem.everyone).double()
+
+    def removed(self, problem: Any, explanation: Any) -> Bool[Tensor, "b t"]:
+        """(b, t) the lower half of each sample's words, the middle one of an odd number among them."""
+        x = problem.x
+        if x.ndim != 3:
+            raise SpecError(
+                Code.UNSUPPORTED,
+                "Text confidence reads embeddings of tokens",
+                got=f"inputs of shape {tuple(x.shape[1:])}",
+                expected="(tokens, embedding)",
+            )
+        score = check_map(explanation.attribution, x).double().sum(2)
+        words = self._flags(problem, self.attention)
+        if self.special is not None:
+            words = words & ~self._flags(problem, self.special)
+        order = rank(torch.where(words, score, -torch.inf), draws=problem.draws, ids=problem.ids)
+        return words & (order >= words.sum(1, keepdim=True) // 2)
+
+    def _flags(self, problem: Any, name: str) -> Bool[Tensor, "b t"]:
+        found = problem.context.values.get(name)
+        if found is None or tuple(found.shape) != tuple(problem.x.shape[:2]):
+            raise InputError(
+                Code.MASK,
+                f"Text confidence needs the input {name!r} beside the embeddings",
+                got="nothing" if found is None else f"shape {tuple(found.shape)}",
+                expected=f"{tuple(problem.x.shape[:2])}",
+                fix="Pass raw= with every input of the model, or name the right one",
+            )
+        return found.to(problem.x.device).bool()
+
+
+_PASSES = Passes(forward="2 * b", backward="0")
+_IMAGE, _TEXT = ("image", "multimodal"), ("text", "multimodal")
+_ABSOLUTE = "In units of the score: an absolute drop, not the relative one of `average_drop`."
+_ATTENTION = (
+    "Removed tokens lose their attention; the published code gives them id 0 (`removal=` with that token's "
+    "embedding), which is a word as well."
+)
+
+
+@metrics.register(
+    Card(
+        name="image_confidence_drop",
+        title="ICD",
+        summary="Loss of similarity, times 100, when the image is multiplied by its map.",
+        source="wang2023m2ib",
+        direction="lower",
+        range="[0, inf)",
+        formula="100 max(0, s(x) - s(mean + m (x - mean))), m = max(A, 0) / max A",
+        passes=_PASSES,
+        modalities=_IMAGE,
+        pitfalls=(_ABSOLUTE, "A map that is 1 everywhere is perfect: read it with a measure of complexity."),
+    ),
+    aliases=("icd",),
+)
+def image_confidence_drop() -> ImageConfidence:
+    """100 times the similarity lost under the map as a mask, the text whole; lower is better."""
+    return ImageConfidence(what="drop")
+
+
+@metrics.register(
+    Card(
+        name="image_confidence_increase",
+        title="ICI",
+        summary="Share of samples, in per cent, whose similarity rises under the map as a mask of the image.",
+        source="wang2023m2ib",
+        direction="higher",
+        range="{0, 100}",
+        formula="100 [s(mean + m (x - mean)) > s(x)], m = max(A, 0) / max A",
+        passes=_PASSES,
+        modalities=_IMAGE,
+        expected_failures={
+            "ranking": "sometimes: masking evidence that is all positive never raises a score"
+        },
+    ),
+    aliases=("ici",),
+)
+def image_confidence_increase() -> ImageConfidence:
+    """100 where similarity rises under the map as a mask, else 0; higher is better."""
+    return ImageConfidence(what="increase")
+
+
+@metrics.register(
+    Card(
+        name="text_confidence_drop",
+        title="TCD",
+        summary="Loss of similarity, times 100, when only the tokens above the median stay.",
+        source="wang2023m2ib",
+        direction="lower",
+        range="[0, inf)",
+        formula="100 max(0, s(t) - s(tokens of t with A > median A)), special tokens kept",
+        passes=_PASSES,
+        modalities=_TEXT,
+        differs=(_ATTENTION,),
+        pitfalls=(_ABSOLUTE, "Half of the words always go, however many carry the meaning."),
+    ),
+    aliases=("tcd",),
+)
+def text_confidence_drop(
+    *, attention: str = "attention_mask", special: str | None = None, removal: Any = None
+) -> TextConfidence:
+    """100 times the similarity lost without the lower half of the words, the image whole; lower is better.
+
+    Args:
+        attention: name of the context input (b, t) that says which tokens are attended.
+        special: name of the context input (b, t) that marks tokens which always stay, or None.
+        removal: what removed tokens become while they stay attended, for the published form the embedding
+            of token 0; None to end their attention instead.
+
+    Differs from the paper:
+        Removed tokens lose their attention; the published code gives them id 0 (``removal=`` with that
+        token's embedding), which is a word as well.
+    """
+    return _text("drop", attention, special, removal)
+
+
+@metrics.register(
+    Card(
+        name="text_confidence_increase",
+        title="TCI",
+        summary="Share of samples, in per cent, whose similarity rises when only the tokens above the median "
+        "stay.",
+        source="wang2023m2ib",
+        direction="higher",
+        range="{0, 100}",
+        formula="100 [s(tokens of t with A > median A) > s(t)], special tokens kept",
+        passes=_PASSES,
+        modalities=_TEXT,
+        differs=(_ATTENTION,),
+        pitfalls=("Half of the words always go, however many carry the meaning.",),
+    ),
+    aliases=("tci",),
+)
+def text_confidence_increase(
+    *, attention: str = "attention_mask", special: str | None = None, removal: Any = None
+) -> TextConfidence:
+    """100 where similarity rises without the lower half of the words, else 0; higher is better.
+
+    Args:
+        attention: name of the context input (b, t) that says which tokens are attended.
+        special: name of the context input (b, t) that marks tokens which always stay, or None.
+        removal: what removed tokens become while they stay attended, for the published form the embedding
+            of token 0; None to end their attention instead.
+
+    Differs from the paper:
+        Removed tokens lose their attention; the published code gives them id 0 (``removal=`` with that
+        token's embedding), which is a word as well.
+    """
+    return _text("increase", attention, special, removal)
+
+
+def _text(what: Change, attention: str, special: str | None, removal: Any) -> TextConfidence:
+    chosen = None if removal is None else as_baseline(removal)
+    return TextConfidence(what=what, attention=attention, special=special, removal=chosen)

@@ -1,0 +1,302 @@
+"""Randomisation: a map should change when the model's weights or the explained class do."""
+
+from copy import deepcopy
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from abe.engines.problem import Problem
+from abe.errors import Code, SpecError
+from abe.metrics.complexity import Spread
+from abe.metrics.shared import again, elsewhere, layers
+from abe.metrics.subsets import pearson, places
+from abe.registry import metrics
+from abe.spec import value
+from abe.types import Card
+
+Order = Literal["top_down", "bottom_up", "independent"]
+
+
+@value
+class ParameterRandomisation:
+    """Similarity of the map before and after layers are randomised.
+
+    Args:
+        order: cascading from the output or from the input, or one layer at a time.
+        smooth: noisy copies over which both maps are averaged; 1 for none.
+        sigma: of that noise, as a fraction of the bounds' range (of 1 without bounds).
+    """
+
+    order: Order | str
+    smooth: int = 1
+    sigma: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.order not in ("top_down", "bottom_up", "independent") or self.smooth < 1:
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "There is no such randomisation",
+                got=f"order {self.order!r}, smooth {self.smooth}",
+                expected="'top_down', 'bottom_up' or 'independent', and at least one copy",
+            )
+
+    def measure(self, problem: Any, explanation: Any) -> Tensor:
+        first = _smoothed(problem, explanation, self)
+        stages = layers(problem.task.model)
+        if self.order == "top_down":
+            stages = stages[::-1]
+        similar: list[Tensor] = []
+        for k in range(len(stages)):
+            chosen = stages[k : k + 1] if self.order == "independent" else stages[: k + 1]
+            other = randomised(problem, chosen)
+            similar.append(spearman(first, _smoothed(other, explanation, self)))
+        return torch.stack(similar).mean(0)
+
+
+@value
+class EfficientRandomisation:
+    """Relative rise of the map's entropy when the whole model is randomised."""
+
+    def measure(self, problem: Any, explanation: Any) -> Tensor:
+        other = randomised(problem, layers(problem.task.model))
+        before, after = (_entropy(p, explanation) for p in (problem, other))
+        return (after - before) / before.clamp_min(1e-12)
+
+
+@value
+class OtherClass:
+    """Similarity of the maps of the explained class and of another one drawn per sample."""
+
+    def measure(self, problem: Any, explanation: Any) -> Tensor:
+        everyone = problem.everyone
+        classes = _classes(problem)
+        keys = problem.keys(everyone, torch.zeros_like(everyone))
+        shift = 1 + problem.draws.integers("metric.other_class", keys, classes - 1, (1,))[:, 0]
+        other = (problem.target + shift.to(problem.target.device)) % classes
+        return spearman(again(problem, explanation), again(problem.with_(target=other), explanation))
+
+
+@value
+class OtherLabels:
+    """Similarity of the maps of the model and of one that was trained on labels drawn at random.
+
+    Args:
+        model: that model, with the same inputs and classes.
+    """
+
+    model: Any
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, nn.Module):
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "Data randomisation compares with a second model",
+                got=type(self.model).__name__,
+                expected="an nn.Module that was trained on permuted labels",
+            )
+
+    def measure(self, problem: Any, explanation: Any) -> Tensor:
+        model = deepcopy(self.model).to(problem.x.device, problem.x.dtype).eval()
+        other = elsewhere(problem, replace(problem.task, model=model))
+        return spearman(again(problem, explanation), again(other, explanation))
+
+
+def _classes(problem: Problem) -> int:
+    sizes: list[int] = []
+    one = problem.everyone[:1]
+    problem.forward(1, problem.x[:1].__getitem__, one, lambda chunk: sizes.append(chunk.outputs.shape[1]))
+    if sizes[0] < 2:
+        raise SpecError(Code.UNSUPPORTED, "There is no other class to explain", got="a single output")
+    return sizes[0]
+
+
+def randomised(problem: Problem, names: list[str]) -> Problem:
+    """The same request for a copy of the model with the named layers drawn anew.
+
+    Weights become normal with the standard deviation they had (1 / √n for a single value), so that
+    activations keep their size; running statistics are reset.
+    """
+    model = deepcopy(problem.task.model)
+    modules = dict(model.named_modules())
+    for name in names:
+        for short, parameter in modules[name].named_parameters(recurse=False):
+            drawn = problem.draws.normal(f"randomise.{name}.{short}", [(0, 0)], parameter.shape)[0]
+            spread = parameter.detach().double().std(unbiased=False) if parameter.numel() > 1 else None
+            size = float(spread) if spread is not None and spread > 0 else 0.1
+            parameter.data.copy_(size * drawn.to(parameter))
+        reset = getattr(modules[name], "reset_running_stats", None)
+        if callable(reset):
+            reset()
+    return elsewhere(problem, replace(problem.task, model=model))
+
+
+def _smoothed(problem: Problem, explanation: Any, how: ParameterRandomisation) -> Tensor:
+    if how.smooth == 1:
+        return again(problem, explanation)
+    everyone, x = problem.everyone, problem.x
+    width = 1.0 if problem.bounds is None else problem.bounds[1] - problem.bounds[0]
+    total = torch.zeros_like(x)
+    for k in range(how.smooth):
+        keys = problem.keys(everyone, torch.full_like(everyone, k))
+        noise = problem.draws.normal("randomise.noise", keys, x.shape[1:]).to(x)
+        total += again(problem.with_(x=x + how.sigma * width * noise), explanation)
+    return total / how.smooth
+
+
+def spearman(a: Tensor, b: Tensor) -> Tensor:
+    """(b,) rank correlation of the magnitudes of two maps, channels summed first."""
+    flat = [(m.sum(1) if m.ndim > 2 else m).double().abs().flatten(1) for m in (a, b)]
+    return pearson(places(flat[0]), places(flat[1]))
+
+
+def _entropy(problem: Problem, explanation: Any) -> Tensor:
+    made = SimpleNamespace(attribution=again(problem, explanation))
+    return Spread(what="entropy").measure(problem, made)
+
+
+def _example() -> nn.Module:
+    """A linear model of the law kit's inputs; made without the global generator, which is the user's."""
+    head: Any = skip_init(nn.Linear, 108, 5)
+    with torch.no_grad():
+        head.weight.copy_(torch.linspace(-9, 9, 540).sin().view(5, 108))
+        head.bias.zero_()
+    return nn.Sequential(nn.Flatten(), head)
+
+
+_COPIES = {"cost": "sometimes: rows of other models are counted; the kit watches the model itself"}
+
+
+@metrics.register(
+    Card(
+        name="mprt",
+        title="MPRT",
+        summary="How much of the map survives when the model's layers are randomised.",
+        source="adebayo2018",
+        direction="lower",
+        range="[-1, 1]",
+        formula="mean over layers of Spearman(|A|, |A'|), A' of the model randomised down to that layer",
+        needs=("method",),
+        differs=(
+            "Weights are drawn with the standard deviation they had; the published code calls the "
+            "layer's initialiser.",
+            "The unchanged model is not part of the mean (in Quantus it is).",
+        ),
+        pitfalls=("Few classes and smooth inputs keep the floor high: read it beside plain gradients.",),
+        expected_failures=_COPIES,
+    ),
+    aliases=("parameter_randomisation",),
+)
+def mprt(*, order: Order | str = "top_down") -> ParameterRandomisation:
+    """Mean rank correlation with maps of randomised models; lower is better.
+
+    Args:
+        order: ``"top_down"`` or ``"bottom_up"`` cascades, or ``"independent"``.
+
+    Differs from the paper:
+        Weights are drawn with the standard deviation they had; the published code calls the layer's
+        initialiser. The unchanged model is not part of the mean (in Quantus it is).
+    """
+    return ParameterRandomisation(order=order)
+
+
+@metrics.register(
+    Card(
+        name="smooth_mprt",
+        title="SMPRT",
+        summary="The same with maps averaged over noisy copies of the input.",
+        source="hedstrom2024",
+        direction="lower",
+        range="[-1, 1]",
+        formula="MPRT of the mean map over samples noisy copies, noise sigma of the bounds' range",
+        needs=("method",),
+        differs=("The noise is drawn from the seed, so the unchanged model correlates perfectly.",),
+        expected_failures=_COPIES,
+    )
+)
+def smooth_mprt(
+    *, order: Order | str = "bottom_up", samples: int = 10, sigma: float = 0.1
+) -> ParameterRandomisation:
+    """MPRT of maps averaged over noisy inputs; lower is better.
+
+    Args:
+        order: ``"top_down"`` or ``"bottom_up"`` cascades, or ``"independent"``.
+        samples: noisy copies.
+        sigma: of the noise, as a fraction of the bounds' range.
+
+    Differs from the paper:
+        The noise is drawn from the seed, so the unchanged model correlates perfectly.
+    """
+    return ParameterRandomisation(order=order, smooth=samples, sigma=sigma)
+
+
+@metrics.register(
+    Card(
+        name="efficient_mprt",
+        title="EMPRT",
+        summary="Relative rise of the map's entropy when the whole model is randomised.",
+        source="hedstrom2024",
+        direction="higher",
+        range="[-1, inf)",
+        formula="(H(A') - H(A)) / H(A), H the entropy of |A| / sum |A|, A' of the randomised model",
+        needs=("method",),
+        differs=("H is the entropy of the shares of magnitude, not of a histogram of values.",),
+        expected_failures=_COPIES,
+    )
+)
+def efficient_mprt() -> EfficientRandomisation:
+    """Relative rise of complexity under full randomisation; higher is better.
+
+    Differs from the paper:
+        H is the entropy of the shares of magnitude, not of a histogram of values.
+    """
+    return EfficientRandomisation()
+
+
+@metrics.register(
+    Card(
+        name="data_randomisation",
+        title="DATA RAND",
+        summary="Similarity of the map to that of a model trained on permuted labels.",
+        source="adebayo2018",
+        direction="lower",
+        range="[-1, 1]",
+        formula="Spearman(|A|, |A'|), A' of a model of the same form trained on permuted labels",
+        needs=("method",),
+        pitfalls=("The second model must have learnt its labels by heart, or the test says nothing.",),
+        expected_failures=_COPIES,
+        example={"model": _example()},
+    )
+)
+def data_randomisation(*, model: Any) -> OtherLabels:
+    """Rank correlation with the map of a model trained on permuted labels; lower is better.
+
+    Args:
+        model: that model, with the same inputs and classes; it is copied.
+    """
+    return OtherLabels(model=model)
+
+
+@metrics.register(
+    Card(
+        name="random_logit",
+        title="RAND LOGIT",
+        summary="Similarity of the map to that of another class.",
+        source="sixt2020",
+        direction="lower",
+        range="[-1, 1]",
+        formula="Spearman(|A_y|, |A_c|), c another class drawn per sample",
+        needs=("method",),
+        differs=("Rank correlation of magnitudes instead of the structural similarity.",),
+    )
+)
+def random_logit() -> OtherClass:
+    """Rank correlation with the map of another class; lower is better.
+
+    Differs from the paper:
+        Rank correlation of magnitudes instead of the structural similarity.
+    """
+    return OtherClass()

@@ -1,0 +1,288 @@
+"""Faithfulness as agreement of two numbers over sets of positions: attribution and loss of score.
+
+For sets S of positions, Σ_{i∈S} A_i is compared with s(x) − s(x with S replaced). All rows of all
+samples go through the planner; the sets are drawn per sample.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from abe.baselines import as_baseline
+from abe.engines.batching import Chunk
+from abe.errors import Code, SpecError
+from abe.imputation import positions, without
+from abe.registry import metrics
+from abe.spec import value
+from abe.types import Baseline, Card, Passes
+from abe.units import check_map, rank
+
+Members = Callable[[Tensor, Tensor], Tensor]
+"""(sample (n,), number (n,)) -> (n, positions) bool: the set with that number."""
+
+
+def losses(
+    problem: Any, attribution: Tensor, baseline: Baseline, sets: int, members: Members, unit: str = "pixel"
+) -> tuple[Tensor, Tensor]:
+    """(b, sets) attribution inside each set, and the score lost when the set is replaced; float64."""
+    x = problem.x
+    flat = _per_feature(attribution, x, unit).double()
+    inside = torch.zeros(len(x) * sets, dtype=torch.float64, device=x.device)
+    score = torch.zeros_like(inside)
+
+    def make(rows: Tensor) -> Tensor:
+        sample, number = rows // sets, rows % sets
+        chosen = members(sample, number)
+        inside[rows] = (flat[sample] * chosen).sum(1)
+        mask = chosen.view(len(rows), *x.shape[1:]) if unit == "element" else positions(chosen, x)
+        return without(problem, baseline, sample, number, mask)
+
+    def keep(chunk: Chunk) -> None:
+        score[chunk.rows] = chunk.scores.double()
+
+    problem.forward(len(x) * sets, make, problem.everyone.repeat_interleave(sets), keep)
+    return inside.view(-1, sets), problem.score.double()[:, None] - score.view(-1, sets)
+
+
+def grid(x: Tensor, patches: int) -> Int[Tensor, "p"]:
+    """(positions,) number of each position's patch, ``patches`` along each axis or fewer."""
+    space = x.shape[2:] if x.ndim > 2 else x.shape[1:]
+    label = torch.zeros((), dtype=torch.long, device=x.device)
+    for axis, n in enumerate(space):
+        parts = min(patches, n)
+        along = torch.arange(n, device=x.device) * parts // n
+        label = label * parts + along.view(*[-1 if i == axis else 1 for i in range(len(space))])
+    return label.flatten()
+
+
+def pearson(a: Float[Tensor, "*b n"], b: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:
+    """Correlation along the last axis; 0 where one of the two does not vary: it then says nothing."""
+    one, other = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)
+    size = one.square().sum(-1).sqrt() * other.square().sum(-1).sqrt()
+    noise = 1e-12 * a.abs().amax(-1) * b.abs().amax(-1) * a.shape[-1]
+    product = (one * other).sum(-1)
+    return torch.where(size > noise, product / size.clamp_min(1e-300), torch.zeros_like(product))
+
+
+def places(x: Float[Tensor, "*b n"]) -> Float[Tensor, "*b n"]:
+    """Ranks along the last axis, equal numbers sharing their mean rank."""
+    x = x.contiguous()
+    ordered = x.sort(-1).values
+    low, high = (torch.searchsorted(ordered, x, right=r).double() for r in (False, True))
+    return (low + high - 1) / 2
+
+
+def _per_feature(attribution: Tensor, x: Tensor, unit: str) -> Tensor:
+    """(b, features) of the map: summed over channels, or every element by itself."""
+    maps = check_map(attribution, x)
+    if unit == "pixel" or x.ndim == 2:
+        return maps.sum(1).flatten(1)
+    return maps.expand_as(x).flatten(1)
+
+
+@value
+class RandomSets:
+    """Correlation over random sets of each size, averaged over sizes.
+
+    Args:
+        sizes: positions in a set: numbers, or fractions of all.
+        samples: sets per size.
+        baseline: what stands for "absent".
+        unit: ``"pixel"`` removes all channels of a position together, ``"element"`` single numbers.
+    """
+
+    sizes: tuple[int | float, ...]
+    samples: int
+    baseline: Baseline
+    unit: str = "pixel"
+
+    def __post_init__(self) -> None:
+        if self.unit not in ("pixel", "element"):
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "Sets are of pixels or of elements",
+                got=repr(self.unit),
+                expected="'pixel' or 'element'",
+            )
+        if self.samples < 2 or not self.sizes or not all(size > 0 for size in self.sizes):
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "A correlation needs at least two sets and positive sizes",
+                got=f"{self.samples} sets of sizes {self.sizes}",
+            )
+
+    def measure(self, problem: Any, explanation: Any) -> Tensor:
+        total = _per_feature(explanation.attribution, problem.x, self.unit).shape[1]
+        counts = torch.tensor([_count(size, total) for size in self.sizes], device=problem.x.device)
+
+        def members(sample: Tensor, number: Tensor) -> Tensor:
+            order = problem.draws.permutation("metric.sets", problem.keys(sample, number), total)
+            chosen = torch.zeros(len(sample), total, dtype=torch.bool)
+            among = torch.arange(total)[None] < counts.cpu()[number.cpu() // self.samples][:, None]
+            return chosen.scatter_(1, order, among).to(problem.x.device)
+
+        sets = len(self.sizes) * self.samples
+        inside, lost = losses(problem, explanation.attribution, self.baseline, sets, members, self.unit)
+        shape = (-1, len(self.sizes), self.samples)
+        return pearson(inside.view(shape), lost.view(shape)).mean(1)
+
+
+@value
+class RankedGroups:
+    """Correlation over groups of neighbours in rank, each replaced by itself.
+
+    Args:
+        groups: how many; fewer where there are fewer positions.
+        baseline: what stands for "absent".
+        magnitude: compare |attribution| with |loss|, by ranks (Spearman).
+    """
+
+    groups: int
+    baseline: Baseline
+    magnitude: bool = False
+
+    def __post_init__(self) -> None:
+        if self.groups < 2:
+            raise SpecError(Code.BAD_PARAMETER, "A correlation needs at least two groups", got=self.groups)
+
+    def measure(self, problem: Any, explanation: Any) -> Tensor:
+        flat = check_map(explanation.attribution, problem.x).sum(1).flatten(1)
+        flat = flat.abs() if self.magnitude else flat
+        order = rank(flat, draws=problem.draws, ids=problem.ids).long()
+        groups = min(self.groups, flat.shape[1])
+        group = order * groups // flat.shape[1]
+
+        def members(sample: Tensor, number: Tensor) -> Tensor:
+            return group[sample] == number[:, None]
+
+        inside, lost = losses(problem, explanation.attribution, self.baseline, groups, members)
+        if self.magnitude:
+            return pearson(places(inside.abs()), places(lost.abs()))
+        return pearson(inside, lost)
+
+
+def _count(size: int | float, total: int) -> int:
+    return max(1, min(total, round(size * total) if isinstance(size, float) else size))
+
+
+@metrics.register(
+    Card(
+        name="faithfulness_correlation",
+        title="FAITH CORR",
+        summary="Correlation of attribution and loss of score over random sets of positions.",
+        source="bhatt2020, Definition 1",
+        direction="higher",
+        range="[-1, 1]",
+        formula="corr over |S| = n of (sum_S A_i, s(x) - s(x without S))",
+        passes=Passes(forward="b * (samples + 1)", backward="0"),
+        pitfalls=("Random sets of many positions differ little, so the correlation is noisy.",),
+    )
+)
+def faithfulness_correlation(
+    *, size: int | float = 0.1, samples: int = 100, baseline: Any = "zero", unit: str = "pixel"
+) -> RandomSets:
+    """Correlation of Σ_S A with the score lost without S, over random sets of one size; higher is better.
+
+    Args:
+        size: positions in a set, or a fraction of all.
+        samples: number of sets.
+        baseline: what stands for "absent", in input space.
+        unit: ``"pixel"`` removes all channels of a position together, ``"element"`` single numbers.
+    """
+    return RandomSets(sizes=(size,), samples=samples, baseline=as_baseline(baseline), unit=unit)
+
+
+@metrics.register(
+    Card(
+        name="sensitivity_n",
+        title="SENS-N",
+        summary="The same correlation over sets of several sizes.",
+        source="ancona2018, Definition 3",
+        direction="higher",
+        range="[-1, 1]",
+        formula="mean over n of corr over |S| = n of (sum_S A_i, s(x) - s(x without S))",
+        passes=Passes(forward="adaptive", backward="0"),
+        pitfalls=("Only methods that are complete for the baseline can reach 1.",),
+    )
+)
+def sensitivity_n(
+    *,
+    sizes: tuple[int | float, ...] = (0.01, 0.05, 0.1, 0.3, 0.6),
+    samples: int = 50,
+    baseline: Any = "zero",
+) -> RandomSets:
+    """Mean over set sizes of the correlation of Σ_S A with the score lost without S; higher is better.
+
+    Args:
+        sizes: positions in a set, or fractions of all.
+        samples: number of sets of each size.
+        baseline: what stands for "absent", in input space.
+
+    Cost:
+        b · (sizes · samples + 1) forward rows.
+    """
+    return RandomSets(sizes=tuple(sizes), samples=samples, baseline=as_baseline(baseline))
+
+
+@metrics.register(
+    Card(
+        name="faithfulness_estimate",
+        title="FAITH EST",
+        summary="Correlation of attribution and loss of score over groups of positions removed one by one.",
+        source="alvarezmelis2018",
+        direction="higher",
+        range="[-1, 1]",
+        formula="corr over groups g, ordered by attribution, of (sum_g A_i, s(x) - s(x without g))",
+        passes=Passes(forward="adaptive", backward="0"),
+        differs=("Positions are grouped by rank, because single pixels of a photograph change nothing.",),
+    )
+)
+def faithfulness_estimate(*, groups: int = 50, baseline: Any = "zero") -> RankedGroups:
+    """Correlation of a group's attribution with the score lost without it; higher is better.
+
+    Args:
+        groups: number of groups of neighbours in rank.
+        baseline: what stands for "absent", in input space.
+
+    Cost:
+        b · (groups + 1) forward rows.
+
+    Differs from the paper:
+        Positions are grouped by rank, because single pixels of a photograph change nothing.
+    """
+    return RankedGroups(groups=groups, baseline=as_baseline(baseline))
+
+
+@metrics.register(
+    Card(
+        name="monotonicity_correlation",
+        title="MONO CORR",
+        summary="Whether groups with larger magnitude change the score more, by ranks.",
+        source="nguyen2020",
+        direction="higher",
+        range="[-1, 1]",
+        formula="Spearman over groups g of (|sum_g A_i|, |s(x) - s(x without g)|)",
+        passes=Passes(forward="adaptive", backward="0"),
+        differs=(
+            "One replacement per group by the baseline; the paper averages the squared change over draws.",
+        ),
+        pitfalls=("Blind to sign: a map and its negative score the same.",),
+    )
+)
+def monotonicity_correlation(*, groups: int = 50, baseline: Any = "zero") -> RankedGroups:
+    """Rank correlation of |attribution| and |loss| over groups; blind to sign; higher is better.
+
+    Args:
+        groups: number of groups of neighbours in rank.
+        baseline: what stands for "absent", in input space.
+
+    Cost:
+        b · (groups + 1) forward rows.
+
+    Differs from the paper:
+        One replacement per group by the baseline; the paper averages the squared change over draws.
+    """
+    return RankedGroups(groups=groups, baseline=as_baseline(baseline), magnitude=True)
