@@ -118,6 +118,7 @@ class Result:
         standard_error: (b, *f) for stochastic methods.
         warnings: notes with codes.
         diagnostics: per-sample extras such as ``nodes`` or ``success``.
+        features: (b, *f) what the attribution is about, where that is not the input: a layer's activation.
     """
 
     attribution: Features
@@ -125,6 +126,7 @@ class Result:
     standard_error: Features | None = None
     warnings: list[str] = field(default_factory=list)
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
+    features: Tensor | None = None
 
 
 @runtime_checkable

@@ -2,28 +2,27 @@
 
 import pytest
 import torch
-from tests.engines.networks import MEAN, NETWORKS, STD, network
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import abe
-from abe.baselines import Zero
-from abe.engines.backward import Backward, RuleBook, coverage_of
-from abe.engines.backward_deeplift import DeepLift
+from abe.engines import backward_steps
+from abe.engines.backward import Backward, RuleBook
 from abe.engines.backward_filters import AsItIs
 from abe.engines.backward_lrp import lrp_book
 from abe.engines.backward_steps import Step
 from abe.engines.backward_weights import Epsilon, ZPlus
-from abe.errors import InputError, ModelError
-from abe.methods.relevance import relevance
+from abe.errors import InputError, ModelError, SpecError
 from abe.spec import value
-from abe.testing.bench import problem_of
+
+
+def task_of(net: nn.Module, channels: int = 3):
+    return abe.image_task(net, output_kind="logits", channels=channels, bounds=None)
 
 
 def explain(net: nn.Module, x: Tensor, method, **how):
-    task = abe.image_task(net, output_kind="logits", channels=x.shape[1], bounds=None)
-    return abe.explain(task, x, method, progress=False, **{"target": 0, **how})
+    return abe.explain(task_of(net, x.shape[1]), x, method, progress=False, **{"target": 0, **how})
 
 
 def images(n: int = 3, side: int = 8, seed: int = 0) -> Tensor:
@@ -118,6 +117,7 @@ class Everything(nn.Module):
 
     def __init__(self, *, batch_first: bool = True) -> None:
         super().__init__()
+        state = torch.get_rng_state()
         torch.random.default_generator.manual_seed(3)
         self.conv = nn.Conv2d(3, 8, 3, padding=1)
         self.group = nn.GroupNorm(2, 8)
@@ -130,11 +130,13 @@ class Everything(nn.Module):
         self.head = nn.Linear(6, 4)
         for parameter in self.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
+        torch.set_rng_state(state)
+        self.double().eval()
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.group(self.conv(x)))
-        x += F.hardswish(x)
-        x = F.max_pool2d(x, 2)
+        x += F.relu(x)
+        x = F.max_pool2d(F.hardswish(x), 2)
         x = self.act(x)
         tokens = x.flatten(2).transpose(1, 2)
         tokens = tokens * torch.sigmoid(self.gate(tokens.mean(1)))[:, None]
@@ -152,9 +154,7 @@ class Everything(nn.Module):
 @pytest.mark.parametrize("rule", ["deeplift", "deeplift_reveal_cancel"])
 def test_deeplift_is_complete(rule, batch_first):
     """Wherever the batch axis is; and for any objective."""
-    restore = torch.get_rng_state()
-    net = Everything(batch_first=batch_first).double().eval()
-    torch.set_rng_state(restore)
+    net = Everything(batch_first=batch_first)
     for objective in ("logit", "probability", "log_probability"):
         found = explain(net, images(), rule, objective=objective)
         assert float(found.residual.abs().max()) < 1e-8
@@ -162,31 +162,135 @@ def test_deeplift_is_complete(rule, batch_first):
     assert float(single.residual.abs().max()) < 1e-4
 
 
-FAST = ("resnet18", "mobilenet_v3_small")
+# ---------------------------------------------------------------- closure
+
+LRP = {
+    "0": ("lrp_0", {}),
+    "ε": ("lrp_epsilon", {"epsilon": 0.1}),
+    "γ": ("lrp_gamma", {}),
+    "α2β1": ("lrp_alpha_beta", {}),
+    "z⁺": ("lrp_z_plus", {}),
+    "w²": ("lrp_w_square", {}),
+    "flat": ("lrp_flat", {}),
+    "ε with flat": ("lrp_composite", {"composite": "epsilon_plus_flat"}),
+    "attention": ("attention_lrp", {}),
+}
+
+
+def closure(found) -> float:
+    """What is missing of the score, from the map and the three accounts, as a share of it."""
+    books = [found.diagnostics[f"{account}_relevance"] for account in backward_steps.ACCOUNTS]
+    total = found.attribution.flatten(1).sum(1) + sum(books)
+    return float(((total - found.score).abs() / found.score.abs().clamp(min=1)).max())
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("name", LRP)
+def test_relevance_is_accounted_for(name, batch_first):
+    method, params = LRP[name]
+    found = explain(Everything(batch_first=batch_first), 4 * images(), method, **params)
+    assert closure(found) < 1e-3
+    assert float(found.diagnostics["closure"].abs().max()) < 1e-3
+    assert float(found.diagnostics["bias_relevance"].abs().max()) > 1e-3
+
+
+@value
+class Scaled:
+    """A rule that passes more on than it was given."""
+
+    rule: Epsilon
+
+    def __call__(self, step: Step):
+        return backward_steps.transformed(self.rule(step), lambda gradient: 1.1 * gradient)
+
+
+BROKEN = ("gelu", "silu", "hardswish", "layer_norm", "group_norm", "softmax", "sigmoid", "glu", "div")
+
+
+@pytest.mark.parametrize("operation", BROKEN)
+def test_closure_fails_where_a_rule_is_missing(operation):
+    """Each rule replaced by the plain gradient: nothing else makes up for it."""
+    assert closure(explain(Everything(), 4 * images(), "lrp_epsilon")) < 1e-3
+    broken = explain(Everything(), 4 * images(), "lrp_epsilon", rules=((operation, AsItIs()),))
+    assert closure(broken) > 5e-3
+
+
+def test_closure_fails_where_a_rule_gives_too_much():
+    broken = explain(Everything(), 4 * images(), "lrp_epsilon", rules=(("conv2d", Scaled(rule=Epsilon())),))
+    assert closure(broken) > 5e-3
 
 
 @pytest.mark.parametrize(
-    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS]
+    ("account", "method", "params"),
+    [
+        ("bias", "lrp_epsilon", {}),
+        ("stabiliser", "lrp_epsilon", {"epsilon": 0.25}),
+        ("bias", "lrp_z_plus", {}),
+        ("stabiliser", "lrp_z_plus", {}),
+        ("bias", "lrp_gamma", {}),
+    ],
 )
-def test_networks(name):
-    """Unmodified networks: DeepLIFT complete, LRP closed, per sample, with biases that matter."""
-    net, x = network(name)
-    task = abe.image_task(net, mean=MEAN, std=STD, output_kind="logits")
-    target = 0
-    lifted = abe.explain(task, x, DeepLift(baseline=Zero()), target=target, progress=False, chunk=2)
-    assert float(lifted.score.abs().min()) > 1
-    assert float(lifted.delta.abs().min()) > 1e-3
-    assert float(lifted.residual.abs().max()) < 1e-8
-    for engine in (
-        relevance(convolution=Epsilon(), dense=Epsilon()),
-        relevance(convolution=ZPlus(), dense=Epsilon(), merged=True),
-    ):
-        found = abe.explain(task, x, engine, target=target, progress=False, chunk=2)
-        books = found.diagnostics
-        total = found.attribution.flatten(1).sum(1) + books["bias_relevance"] + books["stabiliser_relevance"]
-        limit = 1e-3 * found.score.abs().clamp(min=1)
-        assert bool(((total - found.score).abs() <= limit).all())
-        assert float(books["bias_relevance"].abs().max()) > 1e-3
+def test_closure_fails_where_an_account_is_not_kept(account, method, params, monkeypatch):
+    """No account is what the others leave: without one of them its amount is missing."""
+    kept = explain(Everything(), 4 * images(), method, **params)
+    take = backward_steps.Ledger.take
+
+    def forgetful(self, name, seen, amount):
+        if name != account:
+            take(self, name, seen, amount)
+
+    monkeypatch.setattr(backward_steps.Ledger, "take", forgetful)
+    found = explain(Everything(), 4 * images(), method, **params)
+    assert torch.equal(found.attribution, kept.attribution)
+    assert float(kept.diagnostics[f"{account}_relevance"].abs().max()) > 1e-3
+    assert closure(kept) < 1e-3 < closure(found)
+
+
+class Dead(nn.Module):
+    """Sums of zeros, to which the flat rule gives relevance that no summand can have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Written(F.relu), nn.Linear(4, 2).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x - 0.5)
+        return self.second(F.relu(hidden - hidden.mean()) + F.relu(hidden - hidden.mean()).square())
+
+
+def test_relevance_of_nothing_is_the_rest():
+    found = explain(Dead(), images(), "lrp_flat")
+    assert float(found.diagnostics["rest_relevance"].abs().max()) > 1e-3
+    assert closure(found) < 1e-3
+
+
+class SequenceFirst(nn.Module):
+    """Steps come first and their number is a multiple of the samples': a ledger can mix up the axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(3).double()
+        self.norm.bias.data += torch.tensor([0.3, -0.2, 0.5])
+        self.head = nn.Linear(3, 2).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = x.flatten(2).permute(2, 0, 1)
+        return self.head((steps + self.norm(steps)).mean(0))
+
+
+def test_books_of_rows_are_kept_apart_wherever_the_batch_is():
+    x, net = images(2), SequenceFirst()
+    together = explain(net, x, "lrp_epsilon")
+    alone = [explain(net, row[None], "lrp_epsilon") for row in x]
+    for account in backward_steps.ACCOUNTS:
+        name = f"{account}_relevance"
+        assert torch.allclose(
+            together.diagnostics[name], torch.cat([one.diagnostics[name] for one in alone]), atol=1e-12
+        )
+    assert closure(together) < 1e-3
+
+
+# ---------------------------------------------------------------- known answers
 
 
 def test_equivalences():
@@ -271,12 +375,14 @@ def test_a_rule_of_ones_own():
 
 
 def test_coverage_names_every_operation():
-    net = Written(F.relu)
-    report = coverage_of(
-        Backward(book=lrp_book(convolution=ZPlus(), dense=Epsilon())), problem_of(net, images(2, 6))
-    )
+    engine = Backward(book=lrp_book(convolution=ZPlus(), dense=Epsilon()))
+    report = abe.rule_coverage(task_of(Written(F.relu)), images(2, 6), engine)
     found = {(line.name, line.rule.split("(")[0], line.count) for line in report if line.module == ""}
     assert found == {("conv2d", "AlphaBeta", 2), ("relu", "Identity", 2), ("mean", "PassOn", 1)}
+    named = abe.rule_coverage(task_of(Everything()), images(1), "deeplift")
+    assert {"blocks.layers.1.self_attn", "conv", ""} <= {line.module for line in named}
+    with pytest.raises(SpecError, match="no backward rules"):
+        abe.rule_coverage(task_of(Written(F.relu)), images(1), "ig")
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad", "ignore:.torch.jit:FutureWarning")
@@ -336,8 +442,6 @@ def test_z_box_needs_bounds():
 
 def test_the_first_matching_entry_wins():
     book = RuleBook(entries=(("conv2d", Halved()), ("*", AsItIs())))
-    found = coverage_of(
-        Backward(book=book, uncovered="gradient"),
-        problem_of(nn.Sequential(nn.Conv2d(3, 2, 6).double(), nn.Flatten()), images(1, 6)),
-    )
+    net = nn.Sequential(nn.Conv2d(3, 2, 6).double(), nn.Flatten())
+    found = abe.rule_coverage(task_of(net), images(1, 6), Backward(book=book, uncovered="gradient"))
     assert found[0].rule == "Halved()"

@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from abe.engines.backward_steps import (
+    ACCOUNTS,
     CONVOLUTIONS,
     WEIGHTED,
+    Form,
     Ledger,
     Session,
     Step,
@@ -29,19 +31,20 @@ from abe.engines.backward_steps import (
     stabilised,
     transformed,
 )
-from abe.engines.batching import Call, Chunk
+from abe.engines.batching import Chunk
 from abe.engines.execution import candidates, fingerprint
 from abe.engines.instrument import Instrument
+from abe.engines.layer import LayerTask
 from abe.engines.operations import tensors
 from abe.engines.problem import Problem
-from abe.engines.state import as_found
+from abe.engines.scored import Rows, outputs_of, plain_outputs, run_scored, score_of
 from abe.errors import Code, ModelError, SpecError, note
 from abe.objectives import Captured
+from abe.registry import rules
 from abe.spec import value
-from abe.task.base import Task
+from abe.task.base import Context, Task
 from abe.types import Result
 
-Form = Literal["gradient", "ratio", "relevance"]
 Policy = Literal["error", "gradient", "constant"]
 Found = dict[tuple[str, str | None, str], int]
 """(operation, module, rule) -> calls."""
@@ -54,6 +57,26 @@ class BackwardRule(Protocol):
     """A value that runs a step and returns its output: the operation's own value, any gradient."""
 
     def __call__(self, step: Step) -> Any: ...
+
+
+@runtime_checkable
+class RegisteredRule(BackwardRule, Protocol):
+    """A rule that a package registers at `abe.registry.rules`: books without one of their own take it.
+
+    Attributes:
+        operations: canonical names of the operations it is for.
+        forms: what it can pass back: ``"ratio"`` for LRP and its kin, ``"multiplier"`` for DeepLIFT;
+            ``step.session.form`` says which is asked for.
+    """
+
+    operations: tuple[str, ...]
+    forms: tuple[Form, ...]
+
+
+def registered_rules(form: Form) -> tuple[tuple[str, BackwardRule], ...]:
+    """Entries of a book for what packages of one's own have registered."""
+    made: list[RegisteredRule] = [rules.make(name) for name in rules.names()]
+    return tuple((name, rule) for rule in made if form in rule.forms for name in rule.operations)
 
 
 @value
@@ -122,15 +145,11 @@ class Backward:
 
     def run(self, problem: Problem) -> Result:
         """One forward and one backward row per sample; x, score and ledgers per sample."""
-        job = _Run(self, problem)
-        job.go()
-        return job.result()
+        return _Run(self, problem).go().result()
 
     def report(self, problem: Problem) -> Found:
         """Rules by operation on the given samples."""
-        job = _Run(self, problem)
-        job.go()
-        return job.found
+        return _Run(self, problem).go().found
 
 
 def check_policy(policy: str) -> None:
@@ -151,71 +170,90 @@ class _Run:
         self.spec, self.problem = spec, problem
         self.out = torch.empty_like(problem.x)
         zeros = problem.x.new_zeros(len(problem.x))
-        self.books = {k: zeros.clone() for k in ("bias_relevance", "stabiliser_relevance", "closure")}
-        self.started = zeros.clone()
+        self.books = {account: zeros.clone() for account in ACCOUNTS}
+        self.started, self.closure = zeros.clone(), zeros.clone()
+        self.again: list[Tensor] = []
         self.found: Found = {}
-        self.model = merged_copy(problem.task, problem) if spec.merged else problem.task.model
-        self.session: Session | None = None
-        self.start: Tensor | None = None
+        # A copy's layers give something else than those that the objective or the task asks for.
+        merged = spec.merged and not problem.objective.layers and not isinstance(problem.task, LayerTask)
+        first = problem.context.take(problem.everyone[:1])
+        self.model = merged_copy(problem.task, problem.x[:1], first) if merged else problem.task.model
+        self.session = Session(choose=self._choose)
+        self.start = zeros
 
-    def go(self) -> None:
-        """All samples."""
-        x, everyone = self.problem.x, self.problem.everyone
-        self.problem.gradient(len(x), x.__getitem__, everyone, self.consume, around=self.around)
+    def go(self) -> "_Run":
+        """All samples; those whose books may have been mixed up with a neighbour's again, one by one."""
+        self._go(self.problem.everyone)
+        if self.again:
+            again, self.again = torch.cat(self.again), []
+            self._go(again, chunk=1)
+        return self
 
-    def around(self, call: Call) -> tuple[Any, Tensor]:
-        """The chunk's forward under the rules."""
-        n = len(call.x)
-        ledger = None
-        if self.spec.form != "gradient":
-            ledger = Ledger(n, call.x.new_zeros(n), call.x.new_zeros(n))
-        session = Session(choose=self._choose, ledger=ledger, bounds=network_bounds(self.problem.task))
-        with Instrument(self.model, default=session, decompose_attention=True):
-            outputs = call.forward(call.x, self.model)
-        refuse_hidden(_tensor(outputs))
-        if not self.spec.merged:
-            check_same(outputs, self.problem, call)
-        self.session = session
-        self.found.update(session.found)
-        scores = call.score(self._open(outputs))
-        return outputs, scores
+    def _go(self, samples: Tensor, chunk: int | None = None) -> None:
+        def make(rows: Tensor) -> Tensor:
+            return self.problem.x[samples[rows]]
+
+        n, purpose = len(samples), self.spec.form
+        run_scored(self.problem, n, make, samples, self.way, self.consume, purpose=purpose, chunk=chunk)
+
+    def way(self, x: Tensor, rows: Rows) -> Tensor:
+        """The scores of a chunk whose forward ran under the rules."""
+        ledger = None if self.spec.form == "gradient" else Ledger.empty(x)
+        self.session = Session(
+            choose=self._choose, ledger=ledger, bounds=network_bounds(self.problem.task), form=self.spec.form
+        )
+        with Instrument(self.model, default=self.session, decompose=True):
+            outputs = outputs_of(self.problem, x, rows, self.model)
+        refuse_hidden(plain_outputs(outputs))
+        if self.model is self.problem.task.model:
+            check_same(outputs, self.problem, rows)
+        self.found.update(self.session.found)
+        return score_of(self.problem, self._open(outputs), rows.owner)
 
     def _open(self, outputs: Any) -> Any:
-        """Outputs whose gradient is turned into relevance, noted as what the rules start with."""
-        self.start = None
-        if self.spec.form == "gradient" or not isinstance(outputs, Tensor):
+        """What the score reads; its gradient is turned into relevance and noted as the start."""
+        if self.spec.form == "gradient":
             return outputs
+        if isinstance(outputs, Captured):
+            layers = {name: self._started(tensor) for name, tensor in outputs.layers.items()}
+            return Captured(self._open(outputs.outputs), layers)
+        return self._started(outputs) if isinstance(outputs, Tensor) else outputs
+
+    def _started(self, outputs: Tensor) -> Tensor:
+        self.start = outputs.new_zeros(len(outputs))
 
         def begin(gradient: Tensor) -> Tensor:
             relevance = gradient * outputs.detach()
-            self.start = relevance.flatten(1).sum(1)
+            self.start = self.start + relevance.flatten(1).sum(1)
             return relevance if self.spec.form == "relevance" else gradient
 
         return transformed(outputs, begin)
 
     def consume(self, chunk: Chunk) -> None:
         """Keep the maps and the books of a chunk."""
-        ratio = self.spec.form == "ratio"
-        relevance = chunk.gradients * chunk.x if ratio else chunk.gradients
-        ledger = None if self.session is None else self.session.ledger
-        if ledger is not None and self.start is not None:
-            total = relevance.flatten(1).sum(1) + ledger.bias + ledger.stabiliser
-            self.books["bias_relevance"][chunk.rows] = ledger.bias
-            self.books["stabiliser_relevance"][chunk.rows] = ledger.stabiliser
-            self.books["closure"][chunk.rows] = total - self.start
-            self.started[chunk.rows] = self.start
-        self.out[chunk.rows] = relevance
+        relevance = chunk.gradients * chunk.x if self.spec.form == "ratio" else chunk.gradients
+        self.out[chunk.owner] = relevance
+        if self.session.ledger is None:
+            return
+        taken = self.session.ledger.taken
+        for account, amount in taken.items():
+            self.books[account][chunk.owner] = amount
+        closure = relevance.flatten(1).sum(1) + sum(taken.values()) - self.start
+        self.started[chunk.owner], self.closure[chunk.owner] = self.start, closure
+        if _mixed_up(closure, self.start):
+            self.again.append(chunk.owner)
 
     def result(self) -> Result:
         """Maps, ledgers and notes."""
-        out = self.out
+        out, notes = self.out, policy_notes(self.found)
+        if self.spec.form == "gradient":
+            return Result(out, warnings=notes)
+        books = {f"{account}_relevance": amount for account, amount in self.books.items()}
+        books["closure"] = self.closure
         if self.spec.start == "one":
             out = out / expanded(stabilised(self.started, 0.0), out)
-        return Result(
-            out,
-            warnings=policy_notes(self.found),
-            diagnostics={} if self.spec.form == "gradient" else dict(self.books),
-        )
+            books = {name: amount / stabilised(self.started, 0.0) for name, amount in books.items()}
+        return Result(out, warnings=notes, diagnostics=books)
 
     def _choose(self, step: Step) -> Any:
         rule = self.spec.book.find(step)
@@ -223,6 +261,14 @@ class _Run:
             return run_uncovered(step, self.spec.uncovered)
         step.session.note(step, str(rule))
         return rule(step)
+
+
+def _mixed_up(closure: Tensor, start: Tensor) -> bool:
+    """Whether rows miss what others have too much of: a ledger took another axis for the batch's."""
+    largest = closure.abs().amax()
+    return len(closure) > 1 and bool(
+        (largest > 1e-5 * start.abs().amax()) & (closure.sum().abs() < 1e-3 * largest)
+    )
 
 
 def run_uncovered(step: Step, policy: Policy) -> Any:
@@ -257,22 +303,16 @@ def expanded(per_row: Tensor, like: Tensor) -> Tensor:
     return per_row.reshape(-1, *[1] * (like.ndim - 1))
 
 
-def _tensor(outputs: Any) -> Any:
-    return outputs.outputs if isinstance(outputs, Captured) else outputs
-
-
-def check_same(outputs: Any, problem: Problem, call: Call) -> None:
+def check_same(outputs: Any, problem: Problem, rows: Rows) -> None:
     """The forward under rules must give the plain forward's outputs.
 
     Raises:
         ModelError: RULE_CHANGED_OUTPUT.
     """
-    known, found = problem.known_outputs, _tensor(outputs)
+    known, found = problem.known_outputs, plain_outputs(outputs)
     if not isinstance(known, Tensor) or not isinstance(found, Tensor) or not found.is_floating_point():
         return
-    plain = known[call.owner].detach()
-    if not torch.equal(call.x.detach(), problem.x[call.owner]):
-        return
+    plain = known[rows.owner].detach()
     gap = (found.detach() - plain).flatten(1).abs().amax(1)
     size = plain.flatten(1).abs().amax(1)
     limit = SAME_OUTPUT.get(found.dtype, 1e-2)
@@ -300,12 +340,17 @@ def network_bounds(task: Task) -> tuple[Tensor, Tensor] | None:
 _MERGED: "WeakKeyDictionary[Task, tuple[tuple[Any, ...], nn.Module]]" = WeakKeyDictionary()
 
 
-def merged_copy(task: Task, problem: Problem) -> nn.Module:
-    """A copy with batch norm merged into the convolutions before it, or the model itself."""
+def merged_copy(task: Task, x: Tensor, context: Context) -> nn.Module:
+    """A copy with batch norm merged into the convolutions before it, or the model itself.
+
+    Args:
+        task: whose model.
+        x: (1, *f) a sample to check copies on.
+        context: of the sample.
+    """
     now = fingerprint(task.model)
     known = _MERGED.get(task)
     if known is None or known[0] != now:
-        x, context = problem.x[:1], problem.context.take(problem.everyone[:1])
         found = candidates(task.model, lambda model: task.forward(x, context, model))
         copies = (c.model for c in found if c.folded and not c.channels_last)
         known = (now, next(copies, task.model))
@@ -313,11 +358,16 @@ def merged_copy(task: Task, problem: Problem) -> nn.Module:
     return known[1]
 
 
-def coverage_of(engine: Any, problem: Problem) -> list[Covered]:
+@runtime_checkable
+class HasRules(Protocol):
+    """An engine that can say which rule each operation gets."""
+
+    def report(self, problem: Problem) -> Found: ...
+
+
+def coverage_of(engine: HasRules, problem: Problem) -> list[Covered]:
     """Every operation that depends on the input and the rule it gets from ``engine``, on one sample."""
-    one = problem.with_(x=problem.x[:1], owner=problem.everyone[:1])
-    with as_found(problem.task.model), torch.enable_grad():
-        found: Found = engine.report(one)
+    found = engine.report(problem.with_(x=problem.x[:1], owner=problem.everyone[:1]))
     return [Covered(name, module, rule, count) for (name, module, rule), count in found.items()]
 
 
@@ -335,9 +385,12 @@ class Contrast:
 
     def run(self, problem: Problem) -> Result:
         """Two forward and two backward rows per sample."""
-        job = _Run(self.engine, problem)
-        job.go()
-        last = 0 if job.session is None else job.session.layers - 1
-        dual = replace(self.engine, book=self.engine.book.before(((f"layer:{last}", self.negated),)))
+        job = _Run(self.engine, problem).go()
+        last = f"layer:{job.session.layers - 1}"
+        dual = replace(self.engine, book=self.engine.book.before(((last, self.negated),)))
         ours, theirs = job.result(), dual.run(problem)
         return Result(ours.attribution - theirs.attribution, warnings=ours.warnings)
+
+    def report(self, problem: Problem) -> Found:
+        """Rules by operation of the score's own pass."""
+        return self.engine.report(problem)

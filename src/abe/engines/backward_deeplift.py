@@ -17,14 +17,16 @@ from abe.engines.backward import (
     check_policy,
     check_same,
     policy_notes,
+    registered_rules,
     run_uncovered,
 )
 from abe.engines.backward_rescale import Record, Replay, Rescale
 from abe.engines.backward_reveal import RevealCancel
 from abe.engines.backward_steps import Step, refuse_hidden
-from abe.engines.batching import Call, Chunk
+from abe.engines.batching import Chunk
 from abe.engines.instrument import Instrument
 from abe.engines.problem import Problem
+from abe.engines.scored import Rows, outputs_of, run_scored, score_of
 from abe.errors import Code, InputError, SpecError
 from abe.spec import value
 from abe.types import Baseline, Result
@@ -94,7 +96,11 @@ class DeepLift:
     def _job(self, problem: Problem) -> "_Lift":
         job = _Lift(self, problem)
         owner = problem.everyone.repeat_interleave(self.references)
-        problem.gradient(len(owner), lambda i: problem.x[owner[i]], owner, job.consume, around=job.around)
+
+        def make(rows: Tensor) -> Tensor:
+            return problem.x[owner[rows]]
+
+        run_scored(problem, len(owner), make, owner, job.way, job.consume, purpose="deeplift")
         return job
 
 
@@ -108,39 +114,50 @@ class _Lift:
         self.before = problem.x.new_zeros(len(problem.x))
         self.found: Found = {}
         self.book = RuleBook(entries=spec.rules)
+        self.further = RuleBook(entries=registered_rules("multiplier"))
         self.references = self.scores = problem.x.new_empty(0)
         self.rule = _rule(spec.rule)
 
-    def around(self, call: Call) -> tuple[Any, Tensor]:
+    def way(self, x: Tensor, rows: Rows) -> Tensor:
         """The reference pass, recorded; then the input's beside it."""
-        draw = call.rows % self.spec.references
         with torch.no_grad():
-            self.references = self.spec.rows(self.problem, call.owner, draw).to(call.x).contiguous()
-        model = self.problem.task.model
-        record = Record(also=self.rule.reads)
-        with torch.no_grad(), Instrument(model, default=record, decompose_attention=True):
-            self.scores = call.score(call.forward(self.references)).detach()
+            found = self.spec.rows(self.problem, rows.owner, rows.number % self.spec.references)
+            self.references = found.to(x).contiguous()
+            own = {name for name, _ in (*self.book.entries, *self.further.entries)}
+            record = Record(also=self.rule.reads | own)
+            self.scores = self._forward(self.references, rows, record)
         session = Replay(self._choose, record)
-        with Instrument(model, default=session, decompose_attention=True):
-            outputs = call.forward(call.x)
-            scores = call.score(outputs)
+        scores = self._forward(x, rows, session)
         refuse_hidden(scores)
-        check_same(outputs, self.problem, call)
         self.found.update(session.found)
-        return outputs, scores
+        return scores
+
+    def _forward(self, x: Tensor, rows: Rows, session: Record | Replay) -> Tensor:
+        """Scores of ``x``; the score is part of what is attributed, so it runs under the instrument too."""
+        problem, model = self.problem, self.problem.task.model
+        with Instrument(model, default=session, decompose=True):
+            outputs = outputs_of(problem, x, rows, model)
+            scores = score_of(problem, outputs, rows.owner)
+        if isinstance(session, Replay):
+            check_same(outputs, problem, rows)
+        return scores
 
     def _choose(self, step: Step) -> Any:
         rule = self.book.find(step)
-        if rule is not None:
-            step.session.note(step, str(rule))
-            return rule(step)
-        if not self.rule.knows(step):
+        if rule is None and self.rule.knows(step):
+            rule = self.rule
+        if rule is None:
+            rule = self.further.find(step)
+        if rule is None:
             return run_uncovered(step, self.spec.uncovered)
-        step.session.note(step, str(self.rule))
-        return self.rule(step)
+        step.session.note(step, str(rule))
+        return rule(step)
 
     def consume(self, chunk: Chunk) -> None:
-        """Add a chunk's share of the means."""
+        """Add a chunk's share of the means, and count the rows of its references."""
+        cost = self.problem.evaluator.cost
+        cost.forward_rows += len(chunk.rows)
+        cost.forward_calls += 1
         maps, n = chunk.gradients * (chunk.x - self.references), self.spec.references
         self.out.index_add_(0, chunk.owner, maps / n)
         self.before.index_add_(0, chunk.owner, self.scores.to(self.before) / n)

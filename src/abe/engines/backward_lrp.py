@@ -9,8 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from abe.engines.backward import RuleBook
+from abe.engines.backward import RuleBook, registered_rules
 from abe.engines.backward_steps import (
+    ADDED_PRODUCTS,
     Step,
     argument,
     close,
@@ -20,7 +21,7 @@ from abe.engines.backward_steps import (
     stabilised,
     transformed,
 )
-from abe.engines.backward_weights import booked, scaled
+from abe.engines.backward_weights import scaled
 from abe.engines.operations import tensors
 from abe.spec import value
 
@@ -56,7 +57,7 @@ class PassOn:
         constant = constant.nan_to_num(posinf=0.0, neginf=0.0)
         if not bool(constant.any()):
             return output
-        return transformed(output, step.absorb("bias", constant))
+        return transformed(output, step.booked(bias=constant))
 
 
 def _has_numbers(step: Step) -> bool:
@@ -67,26 +68,19 @@ def _has_numbers(step: Step) -> bool:
 
 @value
 class Selected:
-    """maximum, minimum and where: relevance goes to what was selected; constants are booked."""
+    """maximum and minimum: relevance goes to what was selected; a selected constant is booked."""
 
     def __call__(self, step: Step) -> Any:
-        """The operation's gradient."""
+        """The operation's gradient, and that of a constant operand times its value."""
         output = step.plain()
-        held = output.detach()
-        inputs = list({id(t): t for t in step.inputs()}.values())
-        if len(inputs) > 1 and all(depends(t) for t in step.args if isinstance(t, Tensor)):
+        fixed = next((t for t in tensors((step.args, step.kwargs)) if not depends(t)), None)
+        if fixed is None:
             return output
-        leaves = {id(t): t.detach().requires_grad_(True) for t in inputs}
+        other = fixed.detach().to(output).expand_as(output).clone().requires_grad_(True)
         with torch.enable_grad():
-            again = step.with_(lambda t: leaves.get(id(t), t))
-            constant = held - sum(_euler(again, leaf) for leaf in leaves.values())
-        return transformed(output, step.absorb("bias", constant)) if bool(constant.any()) else output
-
-
-def _euler(output: Tensor, leaf: Tensor) -> Tensor:
-    """x ∂out/∂x in the shape of an element-wise output."""
-    (gradient,) = torch.autograd.grad(output.sum(), leaf, retain_graph=True)
-    return (gradient * leaf.detach()).expand_as(output)
+            again = step.with_(lambda t: other if t is fixed else t.detach())
+        (chosen,) = torch.autograd.grad(again.sum(), other)
+        return transformed(output, step.booked(bias=other.detach() * chosen))
 
 
 @value
@@ -107,8 +101,13 @@ class Identity:
         factor = held / torch.where(near, 1.0, x.detach())
         if bool(near.any()):
             factor = torch.where(near, self._slope(step, x), factor)
-        surrogate = x * factor
-        return same_value(surrogate, held, booked(step, held, 0.0, surrogate.detach()))
+            # Where x is zero the function's value there is nobody's.
+            return same_value(x * factor, held, step.booked(rest=self._at_zero(step, x) * near))
+        return same_value(x * factor, held)
+
+    def _at_zero(self, step: Step, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return step.with_(lambda t: torch.zeros_like(t) if t is x else t)
 
     def _slope(self, step: Step, x: Tensor) -> Tensor:
         leaf = x.detach().requires_grad_(True)
@@ -128,17 +127,16 @@ class AsConstant:
 
 @value
 class Taylor:
-    """The gradient; what gradient × input misses of the value is booked as bias (achtibat2024)."""
+    """Softmax by its gradient; s − J x, its Taylor expansion at zero, is booked as bias (achtibat2024)."""
 
     def __call__(self, step: Step) -> Any:
-        """For softmax: c_in = Jᵀ c."""
+        """c_in = Jᵀ c with J = diag s − s sᵀ."""
         output = step.plain()
-        x = step.inputs()[0]
+        axis = argument(step, 1, "dim", -1)
         with torch.no_grad():
-            s, axis = output.detach(), step.kwargs.get("dim", step.args[1] if len(step.args) > 1 else -1)
-            weighted_x = s * x.detach().nan_to_num(neginf=0.0)
-            linear = weighted_x - s * weighted_x.sum(axis, keepdim=True)
-        return transformed(output, step.absorb("bias", s - linear))
+            s, x = output.detach(), step.inputs()[0].nan_to_num(neginf=0.0)
+            at_zero = s * (1 - x + (s * x).sum(axis, keepdim=True))
+        return transformed(output, step.booked(bias=at_zero))
 
 
 @value
@@ -146,9 +144,24 @@ class Halves:
     """A product of two things that depend on the input gives each half of the relevance."""
 
     def __call__(self, step: Step) -> Any:
-        """Half of the product rule."""
-        output = step.plain()
-        return transformed(output, lambda gradient: gradient / 2)
+        """Each factor's gradient is halved; what is added to the product (baddbmm, addcmul) is not."""
+        added = step.args[0] if step.name in ADDED_PRODUCTS else None
+        output = step.with_(lambda t: scaled(t, 0.5) if depends(t) and t is not added else t)
+        if added is None or depends(added):
+            return output
+        with torch.no_grad():
+            constant = step.with_(lambda t: torch.zeros_like(t) if depends(t) else t).nan_to_num(neginf=0.0)
+        return transformed(output, step.booked(bias=constant))
+
+
+@value
+class Gated:
+    """glu: a · σ(b) gives all to a, as any gate's product does."""
+
+    def __call__(self, step: Step) -> Any:
+        """The gate held."""
+        a, b = step.inputs()[0].chunk(2, argument(step, 1, "dim", -1))
+        return same_value(a * b.detach().sigmoid(), step.value())
 
 
 @value
@@ -175,9 +188,9 @@ class Affine:
             zero = torch.zeros(1, *x.shape[1:2], *[1] * (x.ndim - 2), dtype=x.dtype, device=x.device)
             with torch.no_grad():
                 shift = step.with_(lambda t: zero if t is x else t)
-            return transformed(output, step.absorb("bias", shift.expand_as(held)))
+            return transformed(output, step.booked(bias=shift.expand_as(held)))
         surrogate, shift = _centred(step, x, held)
-        return same_value(surrogate, held, booked(step, held, shift, surrogate.detach()))
+        return same_value(surrogate, held, step.booked(bias=shift))
 
 
 def _centred(step: Step, x: Tensor, held: Tensor) -> tuple[Tensor, Tensor | float]:
@@ -237,7 +250,7 @@ class Relevance:
         if getattr(self.rule, "relevance_only", False):
             return self.rule(step)
         if step.name in _MOVES:
-            return step.plain()
+            return _moved(step)
         held = step.value()
         inputs = list({id(t): t for t in step.inputs()}.values())
         if _keeps_place(step, inputs, held):
@@ -253,8 +266,24 @@ class Relevance:
         if not depends(output):
             return output
         back = stabilised(held, 0.0)
-        lost = step.absorb("stabiliser", (held == 0).to(held.dtype))
+        lost = step.booked(rest=(held == 0).to(held.dtype))
         return transformed(output, lambda relevance: torch.where(held == 0, 0.0, lost(relevance) / back))
+
+
+def _moved(step: Step) -> Any:
+    """Entries keep their relevance; that of entries which are constants is booked."""
+    output = step.plain()
+    if step.name not in CONSTANTS_INSIDE or not isinstance(output, Tensor):
+        return output
+    with torch.no_grad():
+        zeros, ones = (step.with_(lambda t, fill=f: fill(t) if depends(t) else t) for f in _FILLS)
+    constant = ones == zeros
+    return (
+        transformed(output, step.booked(bias=constant.to(output.dtype))) if bool(constant.any()) else output
+    )
+
+
+_FILLS = (torch.zeros_like, torch.ones_like)
 
 
 def _keeps_place(step: Step, inputs: list[Tensor], held: Any) -> bool:
@@ -305,12 +334,13 @@ def lrp_book(
     entries += [("convolution", convolution), ("dense", dense), ("softmax", attention)]
     entries += [(gate, AsConstant()) for gate in GATES]
     entries += [(name, Identity()) for name in sorted(IDENTITIES)]
-    entries += [(name, Selected()) for name in ("maximum", "minimum", "where")]
-    entries += [("linear", PassOn()), ("plumbing", PassOn()), ("constant", PassOn()), ("div", Quotient())]
-    entries += [(name, Halves()) for name in ("mul", "matmul", "bmm", "mm", "einsum")]
+    entries += [("maximum", Selected()), ("minimum", Selected()), ("where", PassOn())]
+    entries += [("linear", PassOn()), ("plumbing", PassOn()), ("constant", PassOn())]
+    entries += [("div", Quotient()), ("glu", Gated())]
+    entries += [(name, Halves()) for name in ("mul", "matmul", "bmm", "mm", "einsum", *ADDED_PRODUCTS)]
     entries += [(n, Affine()) for n in ("batch_norm", "layer_norm", "rms_norm", "group_norm")]
     entries += [(n, PassOn()) for n in sorted(_MOVES) if n.startswith(("max", "adaptive_max", "amax"))]
-    return RuleBook(entries=tuple(entries))
+    return RuleBook(entries=(*entries, *registered_rules("ratio")))
 
 
 def needs_relevance(book: RuleBook) -> bool:

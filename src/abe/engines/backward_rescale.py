@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from abe.engines.backward_steps import (
+    ADDED_PRODUCTS,
     Session,
     Step,
     argument,
@@ -58,7 +59,7 @@ _RECORDED = (
     | PRODUCTS
     | POOLS.keys()
     | {"div", "softmax", "log_softmax", "logsumexp", "layer_norm", "group_norm", "instance_norm", "rms_norm"}
-    | {"maximum", "minimum", "where", "glu", "baddbmm", "addcmul"}
+    | {"maximum", "minimum", "where", "glu", *ADDED_PRODUCTS}
 )
 
 
@@ -96,7 +97,7 @@ class Replay(Session):
     """The session of the input's pass: every step beside its record."""
 
     def __init__(self, choose: Callable[[Step], Any], record: Record) -> None:
-        super().__init__(choose=choose)
+        super().__init__(choose=choose, form="multiplier")
         self.record = record
         self.at = -1
 
@@ -199,16 +200,23 @@ def elementwise(step: Step) -> Tensor:
 
 
 def product(step: Step) -> Tensor:
-    """op(a, b̄) + op(ā, b) for a bilinear operation whose two operands depend on the input."""
+    """op(a, b̄) + op(ā, b) for a bilinear operation whose two operands depend on the input.
+
+    What is added to the product (baddbmm, addcmul) is added once.
+    """
     held = step.value()
     mine = list(tensors((step.args, step.kwargs)))
     theirs = list(tensors(reference(step)))
-    depending = [i for i, t in enumerate(mine) if depends(t)]
+    first = int(step.name in ADDED_PRODUCTS)
+    depending = [i for i, t in enumerate(mine) if depends(t) and i >= first]
+    if first and len(depending) == 1:
+        return step.plain()
     if len(depending) != 2:
         raise step.error("A product of more than two tensors of the input has no rule", "Write it as two")
     a, b = depending
     middle = {i: (mine[i].detach() + theirs[i]) / 2 for i in (a, b)}
-    return same_value(_replaced(step, {b: middle[b]}) + _replaced(step, {a: middle[a]}), held)
+    without = {0: torch.zeros_like(mine[0])} if first else {}
+    return same_value(_replaced(step, {b: middle[b]}) + _replaced(step, {**without, a: middle[a]}), held)
 
 
 def _replaced(step: Step, new: dict[int, Tensor]) -> Tensor:
@@ -382,7 +390,7 @@ def gated(step: Step) -> Tensor:
 
 
 _RULES: dict[str, Callable[[Step], Any]] = {
-    **dict.fromkeys(PRODUCTS, product),
+    **dict.fromkeys((*PRODUCTS, *ADDED_PRODUCTS), product),
     **dict.fromkeys(POOLS, max_pool),
     "div": quotient,
     "softmax": softmax,

@@ -12,7 +12,7 @@ as a *surrogate*, an ordinary tensor with a graph whose gradient replaces the op
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -79,23 +79,34 @@ def close(x: Tensor, other: Tensor) -> Tensor:
     return (x - other).abs() <= CLOSE.get(x.dtype, 1e-2) * (x.abs() + other.abs())
 
 
+ACCOUNTS = ("bias", "stabiliser", "rest")
+"""Who takes relevance that is not passed on: biases and other constants, stabilisers, and what a rule has no
+input to give to (an output of value zero, a function's value at zero)."""
+
+
 @dataclass
 class Ledger:
-    """Relevance that rules absorbed on the way back, per row.
+    """Relevance that rules absorbed on the way back, by account and row.
+
+    Every amount comes from the formula of the rule that books it, never from what is left over, so that
+    Σ R_input + Σ accounts = Σ R_start says something about the rules.
 
     Attributes:
         rows: how many rows the chunk has.
-        bias: taken by biases and other constants.
-        stabiliser: taken by stabilisers and by outputs that a rule gives nothing to pass on.
+        taken: (n,) by account.
     """
 
     rows: int
-    bias: Tensor
-    stabiliser: Tensor
+    taken: dict[str, Tensor]
+
+    @classmethod
+    def empty(cls, like: Tensor) -> "Ledger":
+        """Nothing taken yet from the rows of ``like``."""
+        return cls(len(like), {account: like.new_zeros(len(like)) for account in ACCOUNTS})
 
     def take(self, account: str, seen: Seen, amount: Tensor) -> None:
         """Add ``amount``, shaped like the output of ``seen``, to an account."""
-        setattr(self, account, getattr(self, account) + self._per_row(seen, amount.detach()))
+        self.taken[account] = self.taken[account] + self._per_row(seen, amount.detach())
 
     def _per_row(self, seen: Seen, amount: Tensor) -> Tensor:
         n = self.rows
@@ -158,13 +169,15 @@ class Step:
         """The operation with ``replace(t)`` for every argument tensor t."""
         return self.func(*_map(self.args, replace), **_map(self.kwargs, replace))
 
-    def absorb(self, account: str, share: Tensor) -> Transform:
-        """A transform that lets the gradient through and books gradient × share."""
+    def booked(self, **shares: Tensor | float) -> Transform:
+        """A transform that lets the gradient through and books gradient × share for each account."""
         ledger, seen = self.session.ledger, self.seen
+        kept = {account: share for account, share in shares.items() if isinstance(share, Tensor)}
 
         def book(gradient: Tensor) -> Tensor:
             if ledger is not None:
-                ledger.take(account, seen, gradient * share)
+                for account, share in kept.items():
+                    ledger.take(account, seen, gradient * share)
             return gradient
 
         return book
@@ -200,11 +213,15 @@ WEIGHTED = frozenset(
     | {"linear", "addmm", "mm", "matmul", "bmm", "mv", "einsum", "tensordot"}
 )
 """Operations that count as layers when their other operand is a weight."""
+ADDED_PRODUCTS = ("baddbmm", "addbmm", "addcmul")
+"""Products of their second and third argument, added to the first."""
 CONVOLUTIONS = frozenset(name for name in WEIGHTED if name.startswith("conv"))
 COMPARISONS = frozenset({"gt", "ge", "lt", "le", "__gt__", "__ge__", "__lt__", "__le__", "greater", "less"})
 _MASK_CASTS = frozenset({"float", "double", "half", "to", "type_as", "bfloat16"})
 
 Choose = Callable[[Step], Any]
+Form = Literal["gradient", "ratio", "relevance", "multiplier"]
+"""What is passed back: gradients, c = R / value, R itself, or DeepLIFT's multipliers."""
 
 
 @dataclass
@@ -215,12 +232,14 @@ class Session:
         choose: runs a step under its rule and returns the output.
         ledger: books absorbed relevance, where the rules do.
         bounds: (low, high) of the model's own input, where a rule needs them.
+        form: what the rules pass back.
         found: (operation, module, rule) -> calls.
     """
 
     choose: Choose
     ledger: Ledger | None = None
     bounds: tuple[Tensor, Tensor] | None = None
+    form: Form = "ratio"
     found: dict[tuple[str, str | None, str], int] = field(default_factory=dict)
     layers: int = 0
     memory: dict[int, Any] = field(default_factory=dict)

@@ -1,9 +1,12 @@
 """LRP: every output hands its relevance to the inputs it was made of, in shares.
 
 With c = R / value, R_in = x ⊙ Wᵀ(share of c): a rule is a surrogate of the operation whose gradient, times
-the input, is the relevance passed on. What biases and stabilisers take is booked, so that
+the input, is the relevance passed on. What biases and stabilisers take is booked
+by the rule's own formula, so that
 
-    Σ R_input + R_bias + R_stabiliser = Σ R_start        (closure).
+    Σ R_input + R_bias + R_stabiliser + R_rest = Σ R_start        (closure)
+
+is a statement about the rules.
 
 Weighted operations z = W x + b, x⁺ = max(x, 0), x⁻ = min(x, 0), D any denominator below:
 
@@ -90,19 +93,6 @@ def split(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(x > 0, x, torch.zeros_like(x)), torch.where(x < 0, x, torch.zeros_like(x))
 
 
-def booked(step: Step, held: Tensor, bias: Tensor | float, passed: Tensor) -> Callable[[Tensor], Tensor]:
-    """A transform that books gradient × bias share, and as stabiliser what neither passes on nor is bias."""
-    to_bias = step.absorb("bias", bias) if isinstance(bias, Tensor) else None
-    to_stabiliser = step.absorb("stabiliser", held - passed - bias)
-
-    def book(gradient: Tensor) -> Tensor:
-        if to_bias is not None:
-            to_bias(gradient)
-        return to_stabiliser(gradient)
-
-    return book
-
-
 @value
 class Epsilon:
     """R_in = x ⊙ Wᵀ R / (z + ε sign z); biases keep their share (bach2015).
@@ -118,15 +108,14 @@ class Epsilon:
         call = weighted(step)
         output = step.plain()
         held = output.detach()
-        factor = held / stabilised(held, self.epsilon) if self.epsilon else torch.ones_like(held)
-        bias = None if call.bias is None else (call.bias * factor)
-        passed = held * factor - (0 if bias is None else bias)
-        book = booked(step, held, 0.0 if bias is None else bias, passed)
-
-        def back(gradient: Tensor) -> Tensor:
-            return book(gradient) * factor
-
-        return transformed(output, back)
+        if not self.epsilon:
+            bias = 0.0 if call.bias is None else call.bias.expand_as(held)
+            return transformed(output, step.booked(bias=bias))
+        total = stabilised(held, self.epsilon)
+        factor = held / total
+        bias = 0.0 if call.bias is None else call.bias * factor
+        book = step.booked(bias=bias, stabiliser=(total - held) * factor)
+        return transformed(output, lambda gradient: book(gradient) * factor)
 
 
 @value
@@ -154,9 +143,11 @@ class Gamma:
         if call.bias is not None:
             b = call.bias
             bias = torch.where(held > 0, b + self.gamma * b.clamp(min=0), b + self.gamma * b.clamp(max=0))
-        factor = held / stabilised(chosen.detach() + bias, self.stabiliser)
-        surrogate = chosen * factor
-        return same_value(surrogate, held, booked(step, held, bias * factor, surrogate.detach()))
+        shared = chosen.detach() + bias
+        total = stabilised(shared, self.stabiliser)
+        factor = held / total
+        book = step.booked(bias=bias * factor, stabiliser=(total - shared) * factor)
+        return same_value(chosen * factor, held, book)
 
 
 @value
@@ -182,19 +173,26 @@ class AlphaBeta:
         more, less = call.weight.clamp(min=0), call.weight.clamp(max=0)
         bias = call.bias if self.bias == "absorb" else None
         up = call.part(positive, more) + call.part(negative, less)
-        surrogate, absorbed = self._side(up, None if bias is None else bias.clamp(min=0), held, self.alpha)
+        side = self._side(up, None if bias is None else bias.clamp(min=0), held, self.alpha)
         if self.beta:
             down = call.part(positive, less) + call.part(negative, more)
-            other, taken = self._side(down, None if bias is None else bias.clamp(max=0), held, -self.beta)
-            surrogate, absorbed = surrogate + other, absorbed + taken
-        return same_value(surrogate, held, booked(step, held, absorbed, surrogate.detach()))
+            other = self._side(down, None if bias is None else bias.clamp(max=0), held, -self.beta)
+            side = _Side(*(mine + its for mine, its in zip(side, other, strict=True)))
+        return same_value(side.passed, held, step.booked(bias=side.bias, stabiliser=side.stabiliser))
 
-    def _side(
-        self, part: Tensor, bias: Tensor | None, held: Tensor, share: float
-    ) -> tuple[Tensor, Tensor | float]:
+    def _side(self, part: Tensor, bias: Tensor | None, held: Tensor, share: float) -> "_Side":
         total = part.detach() if bias is None else part.detach() + bias
-        factor = share * held / (total + (1 if share > 0 else -1) * max(self.stabiliser, 1e-30))
-        return part * factor, 0.0 if bias is None else bias * factor
+        added = (1 if share > 0 else -1) * max(self.stabiliser, 1e-30)
+        factor = share * held / (total + added)
+        return _Side(part * factor, torch.zeros_like(held) if bias is None else bias * factor, added * factor)
+
+
+class _Side(NamedTuple):
+    """Where the relevance of one sign goes, in units of c."""
+
+    passed: Tensor
+    bias: Tensor
+    stabiliser: Tensor
 
 
 def ZPlus(*, bias: Literal["absorb", "drop"] = "absorb", stabiliser: float = 1e-6) -> AlphaBeta:  # noqa: N802 - reads as a rule
@@ -216,17 +214,16 @@ class Negated:
         """The rule's shares for −W, with the value as it is."""
         call, held = weighted(step), step.value()
         positive, negative = split(call.x)
-        part = call.part(positive, (-call.weight).clamp(min=0)) + call.part(
-            negative, (-call.weight).clamp(max=0)
-        )
+        weight = -call.weight
+        part = call.part(positive, weight.clamp(min=0)) + call.part(negative, weight.clamp(max=0))
         factor = held / (part.detach() + self.rule.stabiliser)
-        return same_value(part * factor, held, booked(step, held, 0.0, (part * factor).detach()))
+        return same_value(part * factor, held, step.booked(stabiliser=self.rule.stabiliser * factor))
 
 
 # --- rules that give relevance to zeros: relevance form only --------------------------------------
 
 
-def scaled(x: Tensor, factor: Tensor) -> Tensor:
+def scaled(x: Tensor, factor: Tensor | float) -> Tensor:
     """x, whose arriving gradient is multiplied by ``factor``."""
     return transformed(x, lambda gradient: gradient * factor)
 
@@ -258,10 +255,12 @@ class WSquare:
 
 def _unscaled(call: Weighted, step: Step, held: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     part = call.part(_ones_like(call.x), weight)
-    total = stabilised(part.detach() + (0 if bias is None else bias), 1e-6)
-    book = step.absorb("bias", (torch.zeros_like(held) if bias is None else bias) / total)
-    lost = step.absorb("stabiliser", 1 - (part.detach() + (0 if bias is None else bias)) / total)
-    return same_value(part, held, lambda relevance: lost(book(relevance)) / total)
+    shared = part.detach() + (0 if bias is None else bias)
+    total = stabilised(shared, 1e-6)
+    book = step.booked(
+        bias=0.0 if bias is None else bias.expand_as(held) / total, stabiliser=(total - shared) / total
+    )
+    return same_value(part, held, lambda relevance: book(relevance) / total)
 
 
 def _ones_like(x: Tensor) -> Tensor:
@@ -289,14 +288,15 @@ class ZBox:
         low, high = self._bounds(step, call.x)
         more, less = call.weight.clamp(min=0), call.weight.clamp(max=0)
         x = call.x.detach()
-        total = call.part(x, call.weight) - call.part(low, more) - call.part(high, less)
-        total = stabilised(total, self.stabiliser)
+        shared = call.part(x, call.weight) - call.part(low, more) - call.part(high, less)
+        total = stabilised(shared, self.stabiliser)
         part = (
             call.part(scaled(call.x, x), call.weight)
             - call.part(scaled(call.x, low), more)
             - call.part(scaled(call.x, high), less)
         )
-        return same_value(part, held, lambda relevance: relevance / total)
+        book = step.booked(stabiliser=(total - shared) / total)
+        return same_value(part, held, lambda relevance: book(relevance) / total)
 
     def _bounds(self, step: Step, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.low is not None and self.high is not None:

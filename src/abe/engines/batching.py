@@ -54,28 +54,6 @@ Consume = Callable[[Chunk], None]
 
 
 @dataclass
-class Call:
-    """One chunk about to run, handed to an `Around`.
-
-    Attributes:
-        owner: (n,) the sample each row belongs to.
-        x: (n, *f) the rows; leaves of autograd in gradient work.
-        forward: runs the model on (n, *f) rows of the same owners, counted; another model if given.
-        score: (n,) scores of outputs.
-    """
-
-    rows: Tensor
-    owner: Tensor
-    x: Tensor
-    forward: Callable[..., Any]
-    score: Callable[[Any], Tensor]
-
-
-Around = Callable[[Call], tuple[Any, Tensor]]
-"""Runs a chunk its own way, under an instrument for example, and returns outputs and scores."""
-
-
-@dataclass
 class TaskState:
     """What the planner remembers of a task: chunk plans and, where it helps, an execution copy."""
 
@@ -137,7 +115,6 @@ class Evaluator:
         context: Context,
         objective: Objective | None,
         consume: Consume,
-        around: Around | None = None,
     ) -> None:
         """Send rows 0 … n − 1 through the model and hand every chunk to ``consume``.
 
@@ -150,10 +127,8 @@ class Evaluator:
             context: other inputs by sample.
             objective: the score; may be None for forward work that reads outputs only.
             consume: gets each `Chunk`, in row order.
-            around: runs each chunk its own way; it always gets the model itself, never a copy.
         """
-        reduced = self.execution == "bfloat16" and around is None
-        job = _Job(kind, make, owner, target, context, objective, reduced, around)
+        job = _Job(kind, make, owner, target, context, objective, self.execution == "bfloat16")
         if n == 0:
             return
         plan = self._plan(job, n)
@@ -192,11 +167,7 @@ class Evaluator:
 
     def _chosen(self, job: "_Job", n: int) -> tuple[nn.Module, str]:
         own = self.task.model, "model"
-        if (
-            self.execution == "model"
-            or job.around is not None
-            or (job.objective is not None and job.objective.layers)
-        ):
+        if self.execution == "model" or (job.objective is not None and job.objective.layers):
             return own
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self.task.model)
@@ -237,13 +208,12 @@ class Evaluator:
             return None
         if self.chunk is None:
             plan.record(len(rows), time.perf_counter() - began)
-        self._count(job, len(rows), time.perf_counter() - began)
+        self._count(job.kind, len(rows), time.perf_counter() - began)
         return chunk
 
-    def _count(self, job: "_Job", rows: int, seconds: float) -> None:
-        kind = job.kind
-        self.cost.forward_rows += job.forwarded
-        self.cost.forward_calls += job.calls
+    def _count(self, kind: Kind, rows: int, seconds: float) -> None:
+        self.cost.forward_rows += rows
+        self.cost.forward_calls += 1
         self.cost.model_seconds += seconds
         self.cost.chunk = max(rows, self.cost.chunk or 0)
         if kind == "gradient":
@@ -262,11 +232,8 @@ class _Job:
     context: Context
     objective: Objective | None
     reduced: bool = False
-    around: Around | None = None
     shape: tuple[Any, ...] = ()
     row_bytes: int = 0
-    forwarded: int = 0
-    calls: int = 0
 
     def peek(self) -> None:
         """Note shape and type of the rows, which decide the plan."""
@@ -283,40 +250,21 @@ class _Job:
     def run(self, task: Task, model: nn.Module, rows: Tensor) -> Chunk:
         """One chunk through ``model``."""
         owner = self.owner[rows]
-        self.forwarded = self.calls = 0
         x = self.make(rows).detach()
         differentiate = self.kind == "gradient"
         with torch.set_grad_enabled(differentiate):
             if differentiate:
                 x = x.clone() if x.is_inference() else x
                 x.requires_grad_(True)
-            outputs, scores = self.evaluate(task, model, x, rows)
+            outputs, scores = self.evaluate(task, model, x, owner)
             gradients = differentiate_rows(scores, x) if differentiate else x.new_empty(0)
         return Chunk(rows, owner, x.detach(), detach(outputs), scores.detach(), gradients)
 
-    def evaluate(self, task: Task, model: nn.Module, x: Tensor, rows: Tensor) -> tuple[Any, Tensor]:
-        """Outputs and, where there is an objective, scores of ``x`` (else none)."""
-        owner = self.owner[rows]
+    def evaluate(self, task: Task, model: nn.Module, x: Tensor, owner: Tensor) -> tuple[Any, Tensor]:
+        """Outputs and, where there is an objective, scores of rows ``x`` (else none)."""
         context = self.context.take(owner)
-
-        def forward(x: Tensor, other: nn.Module | None = None) -> Any:
-            self.forwarded, self.calls = self.forwarded + len(x), self.calls + 1
-            with _blame_model():
-                return self._forward(task, other or model, x, context)
-
-        def score(outputs: Any) -> Tensor:
-            return self._score(task, outputs, owner, len(x))
-
-        if self.around is not None:
-            outputs, scores = self.around(Call(rows, owner, x, forward, score))
-            return outputs.outputs if isinstance(outputs, Captured) else outputs, scores
-        outputs = forward(x)
-        scores = x.new_empty(0) if self.objective is None else score(outputs)
-        return outputs.outputs if isinstance(outputs, Captured) else outputs, scores
-
-    def _forward(self, task: Task, model: nn.Module, x: Tensor, context: Context) -> Any:
-        """The model's checked outputs, with the layers that the objective reads."""
         layers = () if self.objective is None else self.objective.layers
+        captured: dict[str, Tensor] = {}
         outputs: Any = None
 
         def call(chosen: nn.Module) -> Any:
@@ -328,27 +276,20 @@ class _Job:
                 outputs = outputs.to(x.dtype)
             return outputs
 
-        captured: dict[str, Tensor] = {}
-        if layers:
-            from abe.engines.instrument import capture
+        with _blame_model():
+            if layers:
+                from abe.engines.instrument import capture
 
-            captured = capture(model, call, layers)
-        else:
-            call(model)
+                captured = capture(model, call, layers)
+            else:
+                call(model)
         if isinstance(outputs, Tensor) and not bool(torch.isfinite(outputs.detach().sum())):
             _refuse_outputs(outputs)
-        return Captured(outputs, captured) if layers else outputs
-
-    def _score(self, task: Task, outputs: Any, owner: Tensor, n: int) -> Tensor:
-        objective = self.objective
-        if objective is None:
-            return outputs.new_empty(0)
-        if getattr(objective, "reads_logits", False):
-            if isinstance(outputs, Captured):
-                outputs = Captured(task.logits(outputs.outputs), outputs.layers)
-            else:
-                outputs = task.logits(outputs)
-        return _checked(objective(outputs, self.target[owner]), n)
+        if self.objective is None:
+            return outputs, x.new_empty(0)
+        readable = task.logits(outputs) if getattr(self.objective, "reads_logits", False) else outputs
+        seen = Captured(readable, captured) if layers else readable
+        return outputs, _checked(self.objective(seen, self.target[owner]), len(x))
 
 
 def differentiate_rows(scores: Tensor, x: Tensor) -> Tensor:

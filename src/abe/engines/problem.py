@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from abe.draws import mix
-from abe.engines.batching import Around, Chunk, Consume, Evaluator, Kind, Make
+from abe.engines.batching import Chunk, Consume, Evaluator, Kind, Make
 from abe.errors import Code, TargetError, note
 from abe.objectives import Captured
 from abe.task.base import Context, Task
@@ -85,14 +85,9 @@ class Problem:
         """Run rows without gradients; ``consume`` gets every `Chunk` with outputs and scores."""
         self._run("forward", n, make, owner, consume)
 
-    def gradient(
-        self, n: int, make: Make, owner: Tensor, consume: Consume, *, around: Around | None = None
-    ) -> None:
-        """Run rows with the gradient of each row's own score at the row.
-
-        ``around`` runs each chunk its own way, for example under an instrument with backward rules.
-        """
-        self._run("gradient", n, make, owner, consume, around)
+    def gradient(self, n: int, make: Make, owner: Tensor, consume: Consume) -> None:
+        """Run rows with the gradient of each row's own score at the row."""
+        self._run("gradient", n, make, owner, consume)
 
     def with_(
         self,
@@ -129,15 +124,7 @@ class Problem:
             known_outputs=self.known_outputs if unchanged else None,
         )
 
-    def _run(
-        self,
-        kind: Kind,
-        n: int,
-        make: Make,
-        owner: Tensor,
-        consume: Consume,
-        around: Around | None = None,
-    ) -> None:
+    def _run(self, kind: Kind, n: int, make: Make, owner: Tensor, consume: Consume) -> None:
         self.evaluator.run(
             kind,
             n,
@@ -147,7 +134,6 @@ class Problem:
             context=self.context,
             objective=self.objective,
             consume=consume,
-            around=around,
         )
 
 

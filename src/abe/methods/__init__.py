@@ -5,7 +5,7 @@
 
 import sys
 
-from abe.methods import backward, gradient, path, relevance, wrapper
+from abe.methods import backward, gradient, layer, lrp, path, pattern, relevance, wrapper
 from abe.methods.wrapper import ensemble, postprocess, smooth
 from abe.registry import Catalogue
 from abe.registry import methods as registry
@@ -14,7 +14,10 @@ __all__ = [
     "backward",
     "ensemble",
     "gradient",
+    "layer",
+    "lrp",
     "path",
+    "pattern",
     "postprocess",
     "registry",
     "relevance",

@@ -7,9 +7,10 @@ from torch import Tensor
 from abe.baselines import Dataset, as_baseline
 from abe.engines.backward import Backward, Policy
 from abe.engines.backward_deeplift import DeepLift
-from abe.engines.backward_filters import Deconvolve, Guided, Rectify, filter_book
+from abe.engines.backward_filters import AsItIs, Deconvolve, Guided, Rectify, filter_book
+from abe.engines.backward_rescale import POOLS
 from abe.errors import Code, InputError
-from abe.methods.gradient import ONE_GRADIENT
+from abe.methods.gradient import ONE_GRADIENT, Variant, published
 from abe.registry import methods
 from abe.types import Card, Passes
 
@@ -141,6 +142,11 @@ LIFT_DIFFERS = (
     "Products, softmax, layer norm and max-pool have rules that make the map complete; the paper has "
     "rules for linear and element-wise operations only."
 )
+POOLED = (
+    "Max-pool gives its change to the maximum of whichever of input and reference has the larger one; "
+    "variant='published' passes plain gradients there, as recorded maps of published code do, which are "
+    "not complete."
+)
 
 
 @methods.register(
@@ -155,12 +161,18 @@ LIFT_DIFFERS = (
         guarantees=("completeness", "dummy", "sensitivity"),
         needs=("gradient",),
         passes=Passes(forward="3 * b", backward="b"),
-        differs=(LIFT_DIFFERS,),
+        differs=(LIFT_DIFFERS, POOLED),
         pitfalls=("Depends on how the network is written: " + SUBJECT_TO_FORM + ".",),
     ),
     aliases=("deep_lift", "dl", "deeplift_rescale", "dl_res"),
 )
-def deeplift(*, baseline: Any = "zero", rules: tuple[Any, ...] = (), uncovered: Policy = "error") -> DeepLift:
+def deeplift(
+    *,
+    baseline: Any = "zero",
+    rules: tuple[Any, ...] = (),
+    uncovered: Policy = "error",
+    variant: Variant = "corrected",
+) -> DeepLift:
     """Differences from a reference, handed back operation by operation as Δout/Δin.
 
     A = (x − x′) ⊙ m with multipliers m chained like gradients; ΣA = s(x) − s(x′) to rounding, also
@@ -173,6 +185,7 @@ def deeplift(*, baseline: Any = "zero", rules: tuple[Any, ...] = (), uncovered: 
         rules: pairs (operation, rule) in front of the built-in ones.
         uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` or ``"constant"``
             treat it so and say it in the result.
+        variant: ``"published"`` passes plain gradients at max-pool.
 
     Shape:
         (b, *f) in and out.
@@ -184,7 +197,8 @@ def deeplift(*, baseline: Any = "zero", rules: tuple[Any, ...] = (), uncovered: 
         Two forward rows and one backward row per sample, and one forward row for the prediction.
 
     Differs from the paper:
-        Has rules for products, softmax, layer norm and max-pool, without which it is not complete.
+        Has rules for products, softmax, layer norm and max-pool, without which it is not complete; see
+        ``variant``.
 
     Source:
         shrikumar2017, Sec. 3.5.
@@ -196,7 +210,7 @@ def deeplift(*, baseline: Any = "zero", rules: tuple[Any, ...] = (), uncovered: 
         >>> bool(explanation.residual_absolute.abs() < 1e-5)
         True
     """
-    return DeepLift(baseline=as_baseline(baseline), rules=_pairs(rules), uncovered=uncovered)
+    return DeepLift(baseline=as_baseline(baseline), rules=_pairs(rules, variant), uncovered=uncovered)
 
 
 @methods.register(
@@ -261,12 +275,19 @@ def deeplift_reveal_cancel(*, baseline: Any = "zero", uncovered: Policy = "error
         guarantees=("completeness", "dummy", "sensitivity"),
         needs=("gradient", "draws"),
         passes=Passes(forward="b * (2 * samples + 1)", backward="b * samples"),
-        differs=(LIFT_DIFFERS, "Standard errors over the background are returned."),
+        differs=(LIFT_DIFFERS, POOLED, "Standard errors over the background are returned."),
         pitfalls=("Not the Shapley value of the network: multipliers are chained, not averaged.",),
     ),
     aliases=("deep_shap", "dshap", "deepliftshap"),
 )
-def deepshap(*, background: Any = "uniform", samples: int = 10, uncovered: Policy = "error") -> DeepLift:
+def deepshap(
+    *,
+    background: Any = "uniform",
+    samples: int = 10,
+    rules: tuple[Any, ...] = (),
+    uncovered: Policy = "error",
+    variant: Variant = "corrected",
+) -> DeepLift:
     """DeepLIFT averaged over a background, in bounded memory.
 
     A = (1/m) Σ_k DeepLIFT(x, x′_k); ΣA = s(x) − mean s(x′).
@@ -276,7 +297,9 @@ def deepshap(*, background: Any = "uniform", samples: int = 10, uncovered: Polic
     Args:
         background: a tensor (m, *f) or `Dataset`, used whole, or a baseline to draw from.
         samples: references per input where the background is drawn from.
+        rules: pairs (operation, rule) in front of the built-in ones.
         uncovered: policy for operations without a rule.
+        variant: ``"published"`` passes plain gradients at max-pool.
 
     Shape:
         (b, *f) in and out; standard errors (b, *f).
@@ -303,10 +326,10 @@ def deepshap(*, background: Any = "uniform", samples: int = 10, uncovered: Polic
             expected="(m, *features) with m ≥ 2",
             fix="Use deeplift with baseline=… for a single reference",
         )
-    return DeepLift(
-        baseline=chosen, samples=0 if isinstance(members, Tensor) else samples, uncovered=uncovered
-    )
+    count = 0 if isinstance(members, Tensor) else samples
+    return DeepLift(baseline=chosen, samples=count, rules=_pairs(rules, variant), uncovered=uncovered)
 
 
-def _pairs(rules: Any) -> tuple[tuple[str, Any], ...]:
-    return tuple((str(key), rule) for key, rule in rules)
+def _pairs(rules: Any, variant: Variant) -> tuple[tuple[str, Any], ...]:
+    pooling = tuple((name, AsItIs()) for name in POOLS) if published(variant) else ()
+    return (*((str(key), rule) for key, rule in rules), *pooling)
