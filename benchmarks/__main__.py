@@ -1,4 +1,4 @@
-"""``python -m benchmarks [ig] [overhead] [levers]``: prints JSON tables; see docs/performance.md."""
+"""``python -m benchmarks [ig] [overhead] [levers] [backward]`` prints JSON tables; see docs/performance.md."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-PARTS = ("ig", "overhead", "levers")
+PARTS = ("ig", "overhead", "levers", "backward")
 
 
 def main(words: list[str]) -> None:
@@ -26,6 +26,11 @@ def _run(part: str) -> Iterator[Any]:
         from benchmarks import overhead
 
         yield from overhead.run()
+        return
+    if part == "backward":
+        from benchmarks import backward
+
+        yield from backward.run()
         return
     from benchmarks import integrated_gradients, levers
     from benchmarks.subjects import MODELS

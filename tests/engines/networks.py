@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 MEAN, STD = (0.5, 0.4, 0.45), (0.25, 0.2, 0.22)
 
@@ -53,6 +54,13 @@ def _timm(name: str, **how: Any) -> Callable[[], nn.Module]:
     return make
 
 
+def _real() -> nn.Module:
+    from abe.task.zoo import efficientnet_lite0
+
+    return efficientnet_lite0().model
+
+
+REAL = "efficientnet_lite0, real weights"
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "torchvision inception_v3": (_torchvision("inception_v3", init_weights=False), 80),
     "torchvision resnet18": (_torchvision("resnet18"), 64),
@@ -68,7 +76,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "torchvision swin_t": (_torchvision("swin_t"), 64),
     "timm inception_v3": (_timm("inception_v3"), 80),
     "timm resnet50": (_timm("resnet50"), 64),
-    "timm vgg16": (_timm("vgg16"), 224),
+    "timm vgg16": (_timm("vgg16"), 32),
     "timm maxvit_tiny_tf_224": (_timm("maxvit_tiny_tf_224", img_size=64), 64),
     "timm vit_base_patch16_224": (_timm("vit_base_patch16_224", img_size=48), 48),
     "timm densenet121": (_timm("densenet121"), 64),
@@ -77,28 +85,31 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "timm efficientnet_lite0": (_timm("efficientnet_lite0"), 64),
     "timm convnext_tiny": (_timm("convnext_tiny"), 64),
     "timm swin_tiny_patch4_window7_224": (_timm("swin_tiny_patch4_window7_224", img_size=64), 64),
+    REAL: (_real, 128),
 }
 
 
-def network(name: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor]:
-    """The network and two inputs on which scores of class 0 are above 1 in size."""
+def network(name: str) -> tuple[nn.Module, Tensor]:
+    """The network in float64 and two inputs on which scores of class 0 are above 1 in size."""
     make, side = NETWORKS[name]
     generator = torch.Generator().manual_seed(0)
     state = torch.get_rng_state()
     net = make().double().eval()
     torch.set_rng_state(state)
+    x = torch.rand(2, 3, side, side, generator=generator, dtype=torch.float64)
+    if name == REAL:
+        return net, F.interpolate(x[..., : side // 8, : side // 8], size=(side, side), mode="bilinear")
     for module in net.modules():
         _redraw(module, generator)
-    x = torch.rand(2, 3, side, side, generator=generator, dtype=torch.float64)
-    mean, std = (torch.tensor(v, dtype=x.dtype).view(3, 1, 1) for v in (MEAN, STD))
     _calibrate(net, torch.rand(4, 3, side, side, generator=generator, dtype=torch.float64) * 4 - 2)
     head = [module for module in net.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
+    mean, std = (torch.tensor(v, dtype=x.dtype).view(3, 1, 1) for v in (MEAN, STD))
     with torch.no_grad():
         size = 3 / net((x - mean) / std)[:, 0].abs().min()
         head.weight *= size
         if head.bias is not None:
             head.bias *= size
-    return net.to(dtype), x.to(dtype)
+    return net, x
 
 
 def _redraw(module: nn.Module, generator: torch.Generator) -> None:

@@ -406,7 +406,8 @@ def test_hidden_parts_are_refused():
 
     cases = {
         "Custom": lambda inner, x: Custom.apply(inner(x)),
-        "checkpoint": lambda inner, x: checkpoint(inner, x, use_reentrant=True),
+        "re-entrant checkpoint": lambda inner, x: checkpoint(inner, x, use_reentrant=True),
+        "A checkpoint": lambda inner, x: checkpoint(inner, x, use_reentrant=False),
     }
     for name, how in cases.items():
         for method in ("gbp", "deeplift", "lrp_epsilon"):

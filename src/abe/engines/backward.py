@@ -48,6 +48,8 @@ from abe.types import Result
 Policy = Literal["error", "gradient", "constant"]
 Found = dict[tuple[str, str | None, str], int]
 """(operation, module, rule) -> calls."""
+MERGED = "merged batch norms"
+"""What a result names as run where batch norms were merged into the convolutions before them."""
 SAME_OUTPUT = {torch.float64: 1e-9, torch.float32: 1e-4}
 """How far the output under rules may be from the plain output, as a share of the row's largest."""
 
@@ -195,6 +197,8 @@ class _Run:
 
         n, purpose = len(samples), self.spec.form
         run_scored(self.problem, n, make, samples, self.way, self.consume, purpose=purpose, chunk=chunk)
+        if self.model is not self.problem.task.model:
+            self.problem.evaluator.cost.execution = MERGED
 
     def way(self, x: Tensor, rows: Rows) -> Tensor:
         """The scores of a chunk whose forward ran under the rules."""
@@ -205,8 +209,7 @@ class _Run:
         with Instrument(self.model, default=self.session, decompose=True):
             outputs = outputs_of(self.problem, x, rows, self.model)
         refuse_hidden(plain_outputs(outputs))
-        if self.model is self.problem.task.model:
-            check_same(outputs, self.problem, rows)
+        check_same(outputs, self.problem, rows)
         self.found.update(self.session.found)
         return score_of(self.problem, self._open(outputs), rows.owner)
 

@@ -98,7 +98,7 @@ class _Moments(NamedTuple):
     xz: Tensor
     x: Tensor
     z: Tensor
-    count: Tensor
+    number: Tensor
 
     def plus(self, other: "_Moments | None") -> "_Moments":
         """With those of further inputs."""
@@ -107,7 +107,7 @@ class _Moments(NamedTuple):
     def pattern(self, weight: Tensor) -> Tensor:
         """Covariance of input and output, scaled so that wᵀ a = 1."""
         shape = (-1, *[1] * (weight.ndim - 1))
-        count = self.count.clamp(min=1)
+        count = self.number.clamp(min=1)
         mean = (self.z / count).view(shape)
         covariance = (self.xz - self.x * mean) / count.view(shape)
         explained = (weight * covariance).flatten(1).sum(1).view(shape)

@@ -360,8 +360,8 @@ def max_pool(step: Step) -> Tensor:
 
 def extremum(step: Step) -> Tensor:
     """max(a, b) = (a + b + |a − b|)/2 and its mirror: linear, and one absolute value."""
-    a, b = (step.args[0], step.args[1]) if len(step.args) > 1 else (step.args[0], step.kwargs["other"])
-    other_a, other_b = _operands(step) if len(step.args) > 1 else (partner(step, a), partner(step, b))
+    a, b = argument(step, 0, "input"), argument(step, 1, "other")
+    other_a, other_b = partner(step, a), partner(step, b)
     d, other = a - b, other_a - other_b
     held = d.detach()
     slope = ratio(held.abs(), other.abs(), held, other, held.sign)

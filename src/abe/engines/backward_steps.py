@@ -253,6 +253,7 @@ class Session:
             return output
         if seen.name in COMPARISONS:
             return self._compare(func, args, kwargs)
+        _refuse_checkpoint()
         kind = kind_of(seen.name, tuple(depends(t) for t in given))
         weighted = kind == "linear" and seen.name in WEIGHTED
         step = Step(seen, func, args, kwargs, kind, self.layers, self)
@@ -301,12 +302,7 @@ def refuse_hidden(outputs: Any) -> None:
         if made_by.__name__ == "BackwardHookFunction":
             continue  # PyTorch's own, the identity at modules with backward hooks
         if made_by.__name__ == "CheckpointFunction":
-            raise ModelError(
-                Code.HIDDEN_BACKWARD,
-                "A re-entrant checkpoint hides its operations, so backward rules would silently be skipped",
-                got="torch.utils.checkpoint with use_reentrant=True",
-                fix="Switch checkpointing off to explain the model",
-            )
+            raise _checkpoint("A re-entrant checkpoint hides its operations", reentrant=True)
         raise ModelError(
             Code.HIDDEN_BACKWARD,
             "A custom autograd function hides its operations, so no backward rule reaches them",
@@ -314,6 +310,22 @@ def refuse_hidden(outputs: Any) -> None:
             fix="Use the plain operations, or set abe_plumbing = True on the class if its backward "
             "only moves values",
         )
+
+
+def _refuse_checkpoint() -> None:
+    """Raise HIDDEN_BACKWARD inside a checkpoint, whose part would run again without rules on the way back."""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)  # pyright: ignore[reportAttributeAccessIssue]
+    if hooks is not None and "checkpoint" in getattr(hooks[0], "__module__", ""):
+        raise _checkpoint("A checkpoint runs its operations again on the way back", reentrant=False)
+
+
+def _checkpoint(what: str, *, reentrant: bool) -> ModelError:
+    return ModelError(
+        Code.HIDDEN_BACKWARD,
+        f"{what}, so backward rules would silently be skipped",
+        got=f"torch.utils.checkpoint with use_reentrant={reentrant}",
+        fix="Switch checkpointing off to explain the model",
+    )
 
 
 def _graph(outputs: Any) -> Iterator[Any]:
