@@ -375,7 +375,7 @@ def coverage_of(engine: HasRules, problem: Problem) -> list[Covered]:
 
 
 @value
-class Contrast:
+class Contrastive:
     """Relevance of a score minus that of its dual, the score with the last weights' signs turned over.
 
     Args:

@@ -254,12 +254,7 @@ class Relevance:
         held = step.value()
         inputs = list({id(t): t for t in step.inputs()}.values())
         if _keeps_place(step, inputs, held):
-            alive = (
-                (step.with_(lambda t: torch.ones_like(t) if depends(t) else t) != 0)
-                if step.name == "mul"
-                else 1
-            )
-            return same_value(inputs[0] * alive, held)
+            return _kept(step, inputs[0], held)
         twins = {id(t): scaled(t, t.detach()) for t in inputs}
         args, kwargs = _swapped(step, twins)
         output = self.rule(Step(step.seen, step.func, args, kwargs, step.kind, step.number, step.session))
@@ -268,6 +263,14 @@ class Relevance:
         back = stabilised(held, 0.0)
         lost = step.booked(rest=(held == 0).to(held.dtype))
         return transformed(output, lambda relevance: torch.where(held == 0, 0.0, lost(relevance) / back))
+
+
+def _kept(step: Step, x: Tensor, held: Tensor) -> Tensor:
+    """Entry by entry relevance stays what it is; what a gate of zero lets through is nobody's."""
+    if step.name != "mul":
+        return same_value(x, held)
+    alive = (step.with_(lambda t: torch.ones_like(t) if depends(t) else t) != 0).to(held.dtype)
+    return same_value(x * alive, held, step.booked(rest=1 - alive))
 
 
 def _moved(step: Step) -> Any:

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from abe.engines.backward import Backward, BackwardRule, Contrast, Policy
+from abe.engines.backward import Backward, BackwardRule, Contrastive, Policy
 from abe.engines.backward_lrp import Softmax, in_relevance, lrp_book, needs_relevance
 from abe.engines.backward_weights import Epsilon, Negated, WSquare, ZBox, ZPlus
 from abe.methods.gradient import ONE_GRADIENT
@@ -157,12 +157,12 @@ def excitation_backprop(*, merged: bool = True, uncovered: Policy = "error") -> 
     ),
     aliases=("cebp", "contrastive_ebp"),
 )
-def contrastive_excitation_backprop(*, merged: bool = True, uncovered: Policy = "error") -> Contrast:
+def contrastive_excitation_backprop(*, merged: bool = True, uncovered: Policy = "error") -> Contrastive:
     """Excitation Backprop of a class minus that of its negation.
 
     P of the class minus P of the dual unit, whose weights in the last layer have the opposite sign.
 
-    Composition: `Contrast` of `Backward` started at 1.
+    Composition: `Contrastive` of `Backward` started at 1.
 
     Args:
         merged: run a copy with batch norm merged into convolutions, where it can be made.
@@ -184,7 +184,7 @@ def contrastive_excitation_backprop(*, merged: bool = True, uncovered: Policy = 
         zhang2016, Sec. 3.3.
     """
     engine = relevance(convolution=WINNERS, dense=WINNERS, uncovered=uncovered, merged=merged, start="one")
-    return Contrast(engine=engine, negated=Negated(rule=WINNERS))
+    return Contrastive(engine=engine, negated=Negated(rule=WINNERS))
 
 
 @methods.register(
