@@ -1,6 +1,7 @@
 """What each lever gives: chunk, execution copy, channels-last, adaptive nodes, bfloat16."""
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from benchmarks.subjects import MODELS, photos
 CHUNKS = (1, 2, 4, 8, 16, 32, 64)
 
 
-def run(name: str) -> dict[str, Any]:
+def run(name: str, rounds: int = 2) -> Iterator[dict[str, Any]]:
     """Milliseconds per gradient row by chunk and by what is run; seconds by setting of IG."""
     task = MODELS[name]()
     task.model.eval().requires_grad_(False)
@@ -23,7 +24,8 @@ def run(name: str) -> dict[str, Any]:
     table = {}
     for variant, model in _variants(task, x).items():
         table[variant] = {n: 1000 * _seconds_per_row(task, model, x, "gradient", n) for n in CHUNKS}
-    return {"model": name, "ms_per_row": table, "ig": _settings(task, x)}
+    yield {"model": name, "ms_per_row": table}
+    yield {"model": name, "ig": _settings(task, x, rounds)}
 
 
 def _variants(task: Task, x: Tensor) -> dict[str, nn.Module]:
@@ -33,7 +35,7 @@ def _variants(task: Task, x: Tensor) -> dict[str, nn.Module]:
     return {found.name: found.model for found in candidates(task.model, probe)}
 
 
-def _settings(task: Task, x: Tensor) -> dict[str, Any]:
+def _settings(task: Task, x: Tensor, rounds: int) -> dict[str, Any]:
     """Seconds of IG on four photographs, warm: everything off, then one lever after the other."""
     settings: dict[str, dict[str, Any]] = {
         "model, chunk 64": {"execution": "model", "chunk": 64},
@@ -45,7 +47,7 @@ def _settings(task: Task, x: Tensor) -> dict[str, Any]:
     reference = abe.explain(task, x, "ig", execution="model", progress=False).attribution
     found = {}
     for label, params in settings.items():
-        for _ in range(2):
+        for _ in range(rounds):
             began = time.perf_counter()
             done = abe.explain(task, x, "ig", progress=False, **params)
             seconds = time.perf_counter() - began

@@ -17,7 +17,7 @@ USE = """
 import json, random
 import torch
 import abe
-from abe.registry import methods, metrics, objectives, paths, updates
+from abe.registry import methods, metrics, objectives, paths, rules, updates
 from abe.testing import check_method, check_metric, nets, samples, task_of
 
 task, x = task_of(nets.Smooth()), samples(2)
@@ -39,7 +39,7 @@ verdicts = [
     *check_metric("early_drop", only=["ranking", "restored"]),
 ]
 print(json.dumps({
-    "names": {r.kind: r.names() for r in (methods, paths, objectives, metrics, updates)},
+    "names": {r.kind: r.names() for r in (methods, paths, objectives, metrics, updates, rules)},
     "residuals": {name: float(e.residual.abs().max()) for name, e in named.items() if name != "halfway"},
     "objective": named["contrast"].objective,
     "method": str(abe.method("halfway")),
@@ -97,6 +97,7 @@ def test_it_is_found_used_and_keeps_its_laws(installed: Path) -> None:
         "objective": "contrast",
         "metric": "early_drop",
         "update": "heavy_ball",
+        "rule": "sinc",
     }
     assert all(name in said["names"][kind] for kind, name in added.items())
     assert all(len(set(names)) == len(names) for names in said["names"].values())
@@ -137,7 +138,7 @@ def test_the_page_shows_this_very_code() -> None:
     page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
     source = (EXAMPLE / "abe_example_plugin.py").read_text(encoding="utf-8")
     marks = [line.split(":")[0] for line in source.splitlines() if line.startswith("# ") and ":" in line]
-    assert marks == ["# method", "# path", "# objective", "# metric", "# update"]
+    assert marks == ["# method", "# path", "# objective", "# metric", "# update", "# rule"]
     for mark, following in zip(marks, [*marks[1:], None], strict=True):
         assert f':start-at: "{mark}:"' in page
         assert following is None or f':start-at: "{mark}:"\n:end-before: "{following}:"' in page

@@ -1,4 +1,4 @@
-"""A package of one's own for ABE: a method, a path, an objective, a metric and an update."""
+"""A package of one's own for ABE: a method, a path, an objective, a metric, an update and a backward rule."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,11 +7,14 @@ import torch
 from torch import Tensor
 
 from abe.baselines import as_baseline
+from abe.engines.backward_lrp import Identity
+from abe.engines.backward_rescale import elementwise
+from abe.engines.backward_steps import Step
 from abe.engines.path import PathIntegral, StraightLine, reference_of
 from abe.engines.quadrature import Midpoint
 from abe.engines.update import Point
 from abe.metrics import Perturbation, PerturbationRun
-from abe.registry import baselines, methods, metrics, objectives, paths, updates
+from abe.registry import baselines, methods, metrics, objectives, paths, rules, updates
 from abe.spec import value
 from abe.types import Baseline, Card, Passes
 
@@ -190,3 +193,24 @@ class HeavyBall:
         direction = point.gradient / along(norm, point.x)
         velocity = self.momentum * state.get("velocity", torch.zeros_like(point.x)) + direction
         return point.clip(point.x - self.alpha * velocity), {"velocity": velocity}
+
+
+# rule: what an operation that ABE does not know passes back; LRP and DeepLIFT alike take it from here
+@rules.register(
+    Card(
+        name="sinc",
+        title="Rule for torch.sinc",
+        summary="sinc is element-wise: relevance passes unchanged, multipliers are Δout/Δin.",
+        source="yours2026, Eq. 6",
+    )
+)
+@value
+class SincRule:
+    """c_in = c sinc(x) / x for LRP, Δ sinc(x) / Δx for DeepLIFT."""
+
+    operations = ("sinc",)
+    forms = ("ratio", "multiplier")
+
+    def __call__(self, step: Step) -> Tensor:
+        """The operation's own value, with another way back."""
+        return elementwise(step) if step.session.form == "multiplier" else Identity()(step)

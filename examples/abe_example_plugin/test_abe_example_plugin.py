@@ -1,8 +1,10 @@
 """The laws that the cards claim, in the package's own test suite: run it with ``pytest``."""
 
 import pytest
+import torch
 
-from abe.testing import check_method, check_metric, check_objective, check_path, check_update, laws
+import abe
+from abe.testing import check_method, check_metric, check_objective, check_path, check_update, laws, samples
 
 
 @pytest.mark.parametrize("law", [law.name for law in laws("halfway")])
@@ -24,3 +26,24 @@ def test_metric():
 
 def test_update():
     check_update("heavy_ball", alpha=0.05)
+
+
+class Wavy(torch.nn.Module):
+    """A network with an operation that ABE has no rule for."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(108, 3).double()
+
+    def forward(self, x):
+        return self.head(torch.sinc(3 * x.flatten(1) - 1))
+
+
+def test_rule():
+    task, x = abe.image_task(Wavy(), channels=3, output_kind="logits"), samples(2)
+    lifted = abe.explain(task, x, "deeplift", progress=False)
+    assert float(lifted.residual.abs().max()) < 1e-8
+    shared = abe.explain(task, x, "lrp_epsilon", progress=False).diagnostics
+    assert float(shared["closure"].abs().max()) < 1e-4
+    named = {line.name: line.rule for line in abe.rule_coverage(task, x, "lrp_epsilon")}
+    assert named["sinc"] == "SincRule()"

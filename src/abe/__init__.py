@@ -13,8 +13,9 @@ from abe._version import __version__
 
 if TYPE_CHECKING:
     from abe.errors import AbeError
-    from abe.explain import explain, method
+    from abe.explain import explain, method, rule_coverage
     from abe.explanation import Explanation
+    from abe.methods.layer import at_layer
     from abe.methods.wrapper import ensemble, postprocess, smooth
     from abe.metrics.compare import Comparison, compare
     from abe.metrics.trust import trust
@@ -31,7 +32,9 @@ _HOMES = {
     "transfer_matrix": "abe.robustness",
     "explain": "abe.explain",
     "method": "abe.explain",
+    "rule_coverage": "abe.explain",
     "Explanation": "abe.explanation",
+    "at_layer": "abe.methods.layer",
     "ensemble": "abe.methods.wrapper",
     "postprocess": "abe.methods.wrapper",
     "smooth": "abe.methods.wrapper",
@@ -54,6 +57,7 @@ __all__ = [
     "Explanation",
     "Task",
     "__version__",
+    "at_layer",
     "attack",
     "chain",
     "compare",
@@ -64,6 +68,7 @@ __all__ = [
     "load_image",
     "method",
     "postprocess",
+    "rule_coverage",
     "smooth",
     "transfer_matrix",
     "trust",

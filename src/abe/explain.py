@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from abe.draws import SeededDraws, as_ids
+from abe.engines.backward import Covered, HasRules, coverage_of
 from abe.engines.batching import Evaluator, Execution
 from abe.engines.inspection import clean_name, compiled, coupling
 from abe.engines.problem import Problem, predict, settle_output_kind, settle_target
@@ -107,6 +108,41 @@ def explain(
     return explanation
 
 
+def rule_coverage(task: Task, raw: Any, method: Any = "lrp_epsilon", *, target: Any = None) -> list[Covered]:
+    """Every operation that depends on the input, and the backward rule it gets from ``method``.
+
+    Args:
+        task: the model and how to read it.
+        raw: inputs, of which the first is run.
+        method: one with backward rules, by name or as a value.
+        target: the explained class; the prediction by default.
+
+    Raises:
+        SpecError: the method has no backward rules.
+        ModelError: an operation has no rule, unless the method has a policy for it.
+
+    Example:
+        >>> import torch, abe
+        >>> task = abe.image_task(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2)))
+        >>> [(line.name, line.rule) for line in abe.rule_coverage(task, torch.rand(1, 3, 2, 2), "deeplift")]
+        [('flatten', 'Rescale()'), ('linear', 'Rescale()')]
+    """
+    chosen = _method(method, {})
+    if not isinstance(chosen.engine, HasRules):
+        raise SpecError(
+            Code.UNSUPPORTED,
+            "This method has no backward rules",
+            got=chosen.name,
+            expected="a method such as lrp_epsilon, guided_backprop or deeplift",
+        )
+    lifted = task.lift(raw)
+    task.check(lifted.x)
+    with as_found(task.model), torch.enable_grad(), eager(task.model):
+        evaluator = Evaluator(task, execution="model")
+        problem = _problem(evaluator, lifted, target, as_objective("logit"), SeededDraws(seed=0), None, [])
+        return coverage_of(chosen.engine, problem)
+
+
 def _method(method: Any, params: dict[str, Any]) -> Method:
     if isinstance(method, str):
         return methods.build(method, **params)
@@ -155,7 +191,8 @@ def _problem(
 
 
 def _finish(problem: Problem, result: Result, method: Method, lifted: Lifted, seed: int) -> Explanation:
-    check_map(result.attribution, problem.x)
+    features = problem.x if result.features is None else result.features
+    check_map(result.attribution, features)
     warnings = [*problem.warnings, *result.warnings]
     empty = (result.attribution.flatten(1) == 0).all(1)
     if bool(empty.any()):
@@ -167,7 +204,7 @@ def _finish(problem: Problem, result: Result, method: Method, lifted: Lifted, se
     explained = problem if result.objective is None else problem.with_(objective=result.objective)
     return Explanation(
         attribution=result.attribution.detach(),
-        x=problem.x.detach(),
+        x=features.detach(),
         target=target,
         target_names=[problem.task.name(_index(t)) for t in target],
         names=lifted.names,

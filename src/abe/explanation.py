@@ -38,7 +38,7 @@ class Explanation:
 
     Attributes:
         attribution: (b, *f) positive supports the explained decision.
-        x: (b, *f) the explained inputs, in the task's bounds.
+        x: (b, *f) the explained inputs, in the task's bounds; at a layer, its activation.
         target: (b,) or (b, m) the explained outputs.
         target_names: names of the explained classes.
         names: names of the samples.

@@ -124,6 +124,7 @@ class Result:
         warnings: notes with codes.
         diagnostics: per-sample extras such as ``nodes`` or ``success``.
         objective: the score that was explained, where the method brings its own.
+        features: (b, *f) what the attribution is about, where that is not the input: a layer's activation.
     """
 
     attribution: Features
@@ -132,6 +133,7 @@ class Result:
     warnings: list[str] = field(default_factory=list)
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
     objective: "Objective | None" = None
+    features: Tensor | None = None
 
 
 @runtime_checkable

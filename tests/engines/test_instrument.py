@@ -343,7 +343,7 @@ class TestAttention:
         whole, parts, x = Recorder(), Recorder(), rand(2, 5, 4)
         with Instrument(model, observe=whole):
             model(x)
-        with Instrument(model, observe=parts, decompose_attention=True):
+        with Instrument(model, observe=parts, decompose=True):
             model(x)
         assert whole.names == ["scaled_dot_product_attention"]
         assert parts.names == ["mul", "transpose", "matmul", "softmax", "matmul"]

@@ -33,6 +33,7 @@ from torch.overrides import TorchFunctionMode
 
 from abe.engines.inspection import clean_name, compiled, path_name, scripted
 from abe.engines.operations import canonical, is_metadata, out_of_place, tensors
+from abe.engines.recurrent import UNROLLED
 from abe.errors import Code, ModelError
 
 Function = Callable[..., Any]
@@ -87,7 +88,7 @@ class Instrument(TorchFunctionMode):
         rules: canonical operation name -> rule.
         default: rule for every other operation; ``None`` runs them as they are.
         observe: called after every operation.
-        decompose_attention: take fused attention apart also without an ``"attention"`` rule.
+        decompose: take fused attention (also without an ``"attention"`` rule) and recurrent layers apart.
 
     Raises:
         ModelError: OPAQUE_MODEL, naming scripted or traced modules, whose operations cannot be seen.
@@ -100,7 +101,7 @@ class Instrument(TorchFunctionMode):
         rules: Mapping[str, Rule] | None = None,
         default: Rule | None = None,
         observe: Observer | None = None,
-        decompose_attention: bool = False,
+        decompose: bool = False,
     ) -> None:
         super().__init__()
         refuse_opaque(model)
@@ -109,7 +110,7 @@ class Instrument(TorchFunctionMode):
         self._rules = dict(rules or {})
         self._default = default
         self._observe = observe
-        self._decompose = decompose_attention or "attention" in self._rules
+        self._decompose = decompose or "attention" in self._rules
         self._modules: list[str | None] = []
         self._within: list[str] = []
         self._active = False
@@ -187,9 +188,9 @@ class Instrument(TorchFunctionMode):
         """The function to run under the instrument in place of a composite."""
         if func is F.multi_head_attention_forward:
             return _unguarded(F.multi_head_attention_forward)
-        if func is F.scaled_dot_product_attention and self._decompose:
-            return attention
-        return None
+        if not self._decompose:
+            return None
+        return attention if func is F.scaled_dot_product_attention else UNROLLED.get(func.__name__)
 
     def _reenter(self, name: str, parts: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._within.append(name)
@@ -351,11 +352,14 @@ class _Tap:
         self.layer, self.module, self.call = layer, module, call
         self.captured: dict[str, Tensor] = {}
         self.outputs: list[Tensor] = []
+        self.replacement: Tensor | None = None
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         found = next(tensors(output), None)
         if found is None:
             raise self._error("The layer's output holds no tensor", got=type(output).__name__)
+        if self.replacement is not None:
+            return self._replaced(output, found)
         if torch.is_grad_enabled() and not found.requires_grad and found.is_floating_point():
             found = found.detach().clone().requires_grad_()
             replaced = found.clone()
@@ -363,6 +367,19 @@ class _Tap:
             return _with_first(output, replaced)[0]
         self._keep(found)
         return _with_first(output, found.clone())[0]
+
+    def _replaced(self, output: Any, found: Tensor) -> Any:
+        """The replacement at the call that is asked for; a negative number counts from a first run's end."""
+        self._keep(found)
+        if self.call is not None and self.call != len(self.outputs) - 1:
+            return output
+        given = self.replacement
+        if given is None or given.shape != found.shape:
+            shape = None if given is None else tuple(given.shape)
+            raise self._error(
+                "The activation does not fit", got=f"{shape}, the layer gives {tuple(found.shape)}"
+            )
+        return _with_first(output, given.clone())[0]
 
     def _keep(self, found: Tensor) -> None:
         self.outputs.append(found)
@@ -410,6 +427,31 @@ def _with_first(output: Any, tensor: Tensor) -> tuple[Any, bool]:
                 named = hasattr(output, "_fields")
                 return (type(output)(*items) if named else type(output)(items)), True
     return output, False
+
+
+@contextmanager
+def replacing(model: nn.Module, layer: str, activation: Float[Tensor, "n *f"]) -> Generator[None, None, None]:
+    """Let the model run on from ``activation`` at a layer, inside the ``with`` block.
+
+    Args:
+        model: the model; a hook is set on the layer's module and removed again, also after an exception.
+        layer: as in `capturing`.
+        activation: takes the place of the layer's output (of its first tensor).
+
+    Raises:
+        ModelError: LAYER, as in `capturing`; OPAQUE_MODEL for scripted modules.
+    """
+    refuse_opaque(model)
+    modules = {clean_name(name): module for name, module in model.named_modules()}
+    tap = _Tap(layer, *_layer(modules, layer))
+    tap.replacement = activation
+    handle = tap.module.register_forward_hook(tap)
+    try:
+        with eager(model):
+            yield
+    finally:
+        handle.remove()
+    tap.settle()
 
 
 # --- what cannot be seen --------------------------------------------------------------------------

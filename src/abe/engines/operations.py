@@ -79,6 +79,7 @@ _SPELLINGS = {
     "swapdims": "transpose",
     "special_expit": "sigmoid",
     "_softmax": "softmax",
+    "_threshold": "threshold",
 }
 _IN_PLACE_SPELLINGS = {
     "__iadd__": "add",

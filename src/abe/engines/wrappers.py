@@ -1,6 +1,7 @@
 """Wrappers that turn methods into methods: smoothing, ensembles, post-processing."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -61,7 +62,7 @@ class Smooth:
             who, number = owner[rows], draw[rows]
             noise = problem.draws.normal("smooth.noise", problem.keys(who, number), problem.x.shape[1:])
             noisy = problem.x[who] + noise.to(problem.x) * scale[who]
-            maps = self.engine.run(problem.with_(x=noisy, owner=who, draw=number))
+            maps = _of_inputs(self.engine.run(problem.with_(x=noisy, owner=who, draw=number)))
             moments.add(who, maps.attribution)
             if self.reduce == "square":
                 fourth.add(who, maps.attribution.square())
@@ -104,7 +105,7 @@ class Ensemble:
         """Every method once; their scales are removed, so no completeness is claimed."""
         total, warnings = torch.zeros_like(problem.x), []
         for engine in self.engines:
-            result = engine.run(problem)
+            result = _of_inputs(engine.run(problem))
             total += _STEPS["unit_sum"](result.attribution) / len(self.engines)
             warnings += result.warnings
         return Result(total, warnings=warnings)
@@ -135,7 +136,18 @@ class Postprocess:
         result = self.engine.run(problem)
         for step in self.steps:
             result.attribution = _STEPS[step](result.attribution)
-        return Result(result.attribution, warnings=result.warnings, diagnostics=result.diagnostics)
+        return replace(result, delta=None, standard_error=None)
+
+
+def _of_inputs(result: Result) -> Result:
+    """Refuse a map of a layer where maps of inputs are put together."""
+    if result.features is not None:
+        raise SpecError(
+            Code.UNSUPPORTED,
+            "A map of a layer cannot be put together with maps of inputs",
+            fix="Make at_layer the outermost wrapper",
+        )
+    return result
 
 
 def rows_at_once(x: Tensor) -> int:

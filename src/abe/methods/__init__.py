@@ -9,7 +9,8 @@ from abe import robustness  # registers the updates
 
 # Listings show methods in the order of these imports.
 # isort: off
-from abe.methods import gradient, path, adversarial, targeted, wrapper
+from abe.methods import gradient, path, adversarial, targeted, backward, lrp, relevance, pattern
+from abe.methods import layer, wrapper
 
 # isort: on
 from abe.methods.wrapper import ensemble, postprocess, smooth
@@ -18,11 +19,16 @@ from abe.registry import methods as registry
 
 __all__ = [
     "adversarial",
+    "backward",
     "ensemble",
     "gradient",
+    "layer",
+    "lrp",
     "path",
+    "pattern",
     "postprocess",
     "registry",
+    "relevance",
     "robustness",
     "smooth",
     "targeted",

@@ -67,10 +67,11 @@ class Smooth(nn.Module):
         super().__init__()
         self.first = _filled(seed, scale, nn.Linear, FEATURES, 12, dtype=torch.float64)
         self.second = _filled(seed + 10, 2.0, nn.Linear, 12, CLASSES, dtype=torch.float64)
+        self.input = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, 5) scores."""
-        return self.second(F.softplus(self.first(x.flatten(1))))
+        return self.second(F.softplus(self.first(self.input(x).flatten(1))))
 
 
 class Twin(nn.Module):
@@ -104,9 +105,11 @@ class Combined(nn.Module):
     def __init__(self, f: nn.Module, g: nn.Module, a: float, b: float) -> None:
         super().__init__()
         self.f, self.g, self.a, self.b = f, g, a, b
+        self.input = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, 5) scores."""
+        x = self.input(x)
         return self.a * self.f(x) + self.b * self.g(x)
 
 
@@ -118,11 +121,12 @@ class Masked(nn.Module):
     def __init__(self, net: nn.Module, mask: Tensor) -> None:
         super().__init__()
         self.net = net
+        self.input = nn.Identity()
         self.register_buffer("mask", mask)
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, 5) scores."""
-        kept = torch.where(self.mask.bool(), x, torch.zeros_like(x))
+        kept = torch.where(self.mask.bool(), self.input(x), torch.zeros_like(x))
         return self.net(kept)
 
 
@@ -174,13 +178,14 @@ class Convolutional(nn.Module):
             nn.AvgPool2d(2),
         )
         self.head = _filled(seed + 1, 1.5, nn.Linear, 4 * 9, CLASSES)
+        self.input = nn.Identity()
         self.register_buffer("calls", torch.zeros(()))
         self.to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, 5) scores."""
         self.calls += 1
-        return self.head(self.features(x).flatten(1))
+        return self.head(self.features(self.input(x)).flatten(1))
 
 
 def tiny(channels: int) -> nn.Sequential:
@@ -218,6 +223,7 @@ class Watched(nn.Module):
     def __init__(self, net: nn.Module, *, fail_at: int | None = None, limit: int | None = None) -> None:
         super().__init__()
         self.net = net
+        self.input = nn.Identity()
         self._seen = {"calls": 0, "forward": 0, "backward": 0}
         self._fail_at, self._limit = fail_at, limit
 
@@ -242,7 +248,7 @@ class Watched(nn.Module):
             raise torch.OutOfMemoryError(f"simulated: out of memory with {len(x)} rows")
         self._seen["calls"] += 1
         self._seen["forward"] += len(x)
-        out = self.net(x)
+        out = self.net(self.input(x))
         if self._seen["calls"] == self._fail_at:
             raise ArithmeticError("simulated failure in forward")
         return _CountBackward.apply(out, self._count)  # type: ignore[no-any-return]
@@ -253,6 +259,8 @@ class Watched(nn.Module):
 
 class _CountBackward(torch.autograd.Function):
     """The identity, telling how many rows come back."""
+
+    abe_plumbing = True
 
     @staticmethod
     def forward(

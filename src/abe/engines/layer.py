@@ -1,0 +1,247 @@
+"""Methods at a layer: its activation takes the place of the input, so every engine runs there as it is.
+
+The model runs on from the activation; what it computes before the layer, and beside it, stays that of the
+sample. `AtLayer` is any engine on that task, `AtInput` a reference for it, `Conductance` the integral over
+the layer's way while the *input* goes along a straight line.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from abe.engines.batching import Chunk
+from abe.engines.instrument import replacing
+from abe.engines.path import StraightLine, check_count
+from abe.engines.problem import Problem
+from abe.engines.quadrature import GaussLegendre
+from abe.engines.refine import along
+from abe.engines.scored import Rows, derived, outputs_of, run_scored, score_of
+from abe.errors import Code, ModelError, SpecError
+from abe.objectives import Captured
+from abe.registry import baselines
+from abe.spec import value
+from abe.task.base import Context, Task
+from abe.types import Baseline, Engine, Result
+
+INPUT = "abe: the input of the model"
+"""Where the context of a layer's problem keeps the samples themselves."""
+
+
+class LayerTask(Task):
+    """A task whose features are the activation of a layer."""
+
+    def __init__(self, base: Task, layer: str) -> None:
+        super().__init__(
+            base.model, base.modality, base.lifter, labels=base.labels, output_kind=base.output_kind
+        )
+        self.base, self.layer = base, layer
+
+    def forward(self, x: Tensor, context: Context | None = None, model: nn.Module | None = None) -> Any:
+        """The outputs of the model that runs on from activations ``x``."""
+        runs = self.model if model is None else model
+        inputs, rest = _apart(context or Context())
+        with replacing(runs, self.layer, x):
+            return self.base.forward(inputs, rest, runs)
+
+
+def _apart(context: Context) -> tuple[Tensor, Context]:
+    rest = dict(context.values)
+    return rest.pop(INPUT), Context(rest)
+
+
+class _Reader:
+    """Reads a layer instead of scoring."""
+
+    reads_logits = False
+
+    def __init__(self, layer: str) -> None:
+        self.layers = (layer,)
+        self.seen = torch.empty(0)
+
+    def __call__(self, outputs: Captured, target: Tensor) -> Tensor:
+        (layer,) = self.layers
+        self.seen = outputs.layers[layer].detach()
+        if self.seen.shape[:1] != target.shape[:1]:
+            raise ModelError(
+                Code.LAYER,
+                f"The layer's output has no row per sample: {layer!r}",
+                got=f"shape {tuple(self.seen.shape)} for {len(target)} samples",
+                fix="Name a layer whose output begins with the batch axis",
+            )
+        return torch.zeros(len(target), device=self.seen.device)
+
+
+def activations(problem: Problem, layer: str, rows: Tensor, owner: Tensor) -> Tensor:
+    """(n, *f) what the layer gives for input rows (n, …); forward rows, counted."""
+    reader, kept = _Reader(layer), list[Tensor]()
+
+    def keep(chunk: Chunk) -> None:
+        kept.append(reader.seen)
+
+    problem.with_(objective=reader).forward(len(rows), rows.__getitem__, owner, keep)
+    return torch.cat(kept)
+
+
+def at_layer(problem: Problem, layer: str) -> Problem:
+    """The same request with a layer's activation as what is explained.
+
+    Raises:
+        ModelError: LAYER for a name that the model does not have (the nearest is suggested) or never reaches.
+    """
+    if layer.partition("#")[2].startswith("-"):
+        raise ModelError(
+            Code.LAYER,
+            "A layer to run on from is counted from its first call",
+            got=repr(layer),
+            fix="Write '#0', '#1' …",
+        )
+    task = LayerTask(problem.task, layer)
+    x = activations(problem, layer, problem.x, problem.everyone)
+    return Problem(
+        evaluator=derived(problem, task, f"at {layer}"),
+        x=x,
+        context=Context({**problem.context.values, INPUT: problem.x}),
+        target=problem.target,
+        objective=problem.objective,
+        draws=problem.draws,
+        ids=problem.ids,
+        warnings=problem.warnings,
+        known_outputs=problem.known_outputs,
+    )
+
+
+@value
+class AtLayer:
+    """Any engine with a layer's activation in the place of the input.
+
+    Args:
+        engine: the method.
+        layer: dotted name of a module; ``"name#1"`` is the second call of one that runs several times.
+    """
+
+    engine: Engine
+    layer: str
+
+    def run(self, problem: Problem) -> Result:
+        """The method's rows, and one forward row per sample for the activation."""
+        inner = at_layer(problem, self.layer)
+        result = self.engine.run(inner)
+        result.features = inner.x
+        return result
+
+
+@value
+class AtInput:
+    """The layer's activation at a reference of the model's input, as a reference of the layer.
+
+    Args:
+        baseline: reference of the input, a value or a name.
+    """
+
+    baseline: Baseline | str = "zero"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "baseline", baselines.resolve(self.baseline))
+
+    @property
+    def stochastic(self) -> bool:
+        return baselines.resolve(self.baseline).stochastic
+
+    def rows(self, problem: Any, owner: Tensor, draw: Tensor) -> Tensor:
+        """(n, *f) activations; forward rows, counted."""
+        task = problem.task
+        if not isinstance(task, LayerTask):
+            raise SpecError(
+                Code.UNSUPPORTED,
+                "A reference at the input belongs to a method at a layer",
+                fix="Pass its baseline itself, or use at_layer",
+            )
+        inputs, rest = _apart(problem.context)
+        outer = Problem(
+            evaluator=derived(problem, task.base, "at the input"),
+            x=inputs,
+            context=rest,
+            target=problem.target,
+            objective=problem.objective,
+            draws=problem.draws,
+            ids=problem.ids,
+        )
+        return activations(
+            outer, task.layer, baselines.resolve(self.baseline).rows(outer, owner, draw), owner
+        )
+
+
+@value
+class Conductance:
+    """A = Σ_k ḡ_k ⊙ (y(α_{k+1}) − y(α_k)), y the layer while the input goes from a baseline to the sample.
+
+    Args:
+        layer: as in `AtLayer`.
+        baseline: where the input's straight line begins.
+        steps: number of steps.
+        rule: ``"trapezoid"`` takes the mean gradient of both ends of a step over equal steps;
+            ``"published"`` that of its start, over the nodes of Gauss–Legendre, as captum does.
+    """
+
+    layer: str
+    baseline: Baseline
+    steps: int = 50
+    rule: Literal["trapezoid", "published"] = "trapezoid"
+
+    def __post_init__(self) -> None:
+        check_count("steps", self.steps)
+
+    def run(self, problem: Problem) -> Result:
+        """Two forward rows and one backward row per node."""
+        job = _Conductance(self, problem)
+        before = problem.scores(job.line.reference, problem.everyone)
+        return Result(job.total(), problem.score - before, features=job.features)
+
+
+class _Conductance:
+    """One request: rows are nodes, sample by sample."""
+
+    def __init__(self, spec: Conductance, problem: Problem) -> None:
+        self.spec, self.problem, self.k = spec, problem, spec.steps + 1
+        self.line = StraightLine(baseline=spec.baseline).bind(problem)
+        nodes = torch.linspace(0, 1, self.k) if spec.rule == "trapezoid" else GaussLegendre().nodes(self.k)[0]
+        self.alpha = nodes.to(problem.x)
+        self.owner = problem.everyone.repeat_interleave(self.k)
+        self.features = activations(problem, spec.layer, problem.x, problem.everyone)
+        self.out = torch.zeros_like(self.features)
+        self.last: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def total(self) -> Tensor:
+        """(b, *f) the sum over all steps."""
+        n = len(self.owner)
+        run_scored(
+            self.problem, n, self.make, self.owner, self.way, self.consume, purpose=f"at {self.spec.layer}"
+        )
+        return self.out
+
+    def inputs(self, owner: Tensor, number: Tensor) -> Tensor:
+        """Inputs at the nodes of given rows."""
+        return self.line.point(owner, self.alpha[number % self.k])
+
+    def make(self, rows: Tensor) -> Tensor:
+        """Activations at the nodes of given rows."""
+        owner = self.owner[rows]
+        return activations(self.problem, self.spec.layer, self.inputs(owner, rows), owner)
+
+    def way(self, x: Tensor, rows: Rows) -> Tensor:
+        """Scores of the model that runs on from the layer, the rest of it at the same node."""
+        with replacing(self.problem.task.model, self.spec.layer, x):
+            inputs = self.inputs(rows.owner, rows.number)
+            outputs = outputs_of(self.problem, inputs, rows, self.problem.task.model)
+        return score_of(self.problem, outputs, rows.owner)
+
+    def consume(self, chunk: Chunk) -> None:
+        """Steps between neighbouring nodes, the first of which may have come with the chunk before."""
+        owner, y, g = chunk.owner, chunk.x, chunk.gradients
+        if self.last is not None:
+            owner, y, g = (torch.cat(pair) for pair in zip(self.last, (owner, y, g), strict=True))
+        self.last = owner[-1:], y[-1:], g[-1:]
+        slope = (g[:-1] + g[1:]) / 2 if self.spec.rule == "trapezoid" else g[:-1]
+        inside = along((owner[1:] == owner[:-1]).to(y), y)
+        self.out.index_add_(0, owner[:-1], slope * (y[1:] - y[:-1]) * inside)

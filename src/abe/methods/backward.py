@@ -1,0 +1,335 @@
+"""Backward rules that change gradients or multipliers: Deconv, Guided Backprop, RectGrad, DeepLIFT."""
+
+from typing import Any
+
+from torch import Tensor
+
+from abe.baselines import Dataset, as_baseline
+from abe.engines.backward import Backward, Policy
+from abe.engines.backward_deeplift import DeepLift
+from abe.engines.backward_filters import AsItIs, Deconvolve, Guided, Rectify, filter_book
+from abe.engines.backward_rescale import POOLS
+from abe.errors import Code, InputError
+from abe.methods.gradient import ONE_GRADIENT, Variant, published
+from abe.registry import methods
+from abe.types import Card, Passes
+
+RELU_ONLY = "Smooth activations (GELU, SiLU) are no rectifiers: they keep their plain gradient."
+CLASS_BLIND = "Hardly depends on the class or on the upper layers' weights: it restores image edges."
+SUBJECT_TO_FORM = "two networks of one function that split it into other operations get other maps"
+
+
+@methods.register(
+    Card(
+        name="deconvolution",
+        title="Deconvolution",
+        summary="The gradient, clipped at zero at every rectifier on the way back.",
+        source="zeiler2014",
+        formula="g_in = max(g_out, 0) at rectifiers",
+        family="gradient-based",
+        reformulations=("first-order Taylor", "nonnegative backpropagation"),
+        guarantees=("dummy",),
+        needs=("gradient",),
+        passes=ONE_GRADIENT,
+        pitfalls=(CLASS_BLIND, RELU_ONLY),
+    ),
+    aliases=("deconv", "deconvnet"),
+)
+def deconvolution() -> Backward:
+    """The gradient, clipped at zero at every rectifier on the way back.
+
+    g_in = max(g_out, 0) wherever the model computes max(x, 0): ``relu``, ``clamp(min=0)``,
+    ``torch.maximum(x, 0)``, ``x * (x > 0)``, in place or not, functional or reused.
+
+    Composition: `Backward` in gradient form with `Deconvolve` at rectifiers.
+
+    Shape:
+        (b, *f) in and out.
+
+    Guarantees:
+        dummy.
+
+    Cost:
+        One forward and one backward row per sample, and one forward row for the prediction.
+
+    Source:
+        zeiler2014.
+    """
+    return Backward(book=filter_book(Deconvolve()), form="gradient")
+
+
+@methods.register(
+    Card(
+        name="guided_backprop",
+        title="Guided Backprop",
+        summary="The gradient, clipped at zero at every rectifier that was active.",
+        source="springenberg2015",
+        formula="g_in = max(g_out, 0) · 1[x > 0] at rectifiers",
+        family="gradient-based",
+        reformulations=("first-order Taylor", "nonnegative backpropagation"),
+        guarantees=("dummy",),
+        needs=("gradient",),
+        passes=ONE_GRADIENT,
+        pitfalls=(CLASS_BLIND, RELU_ONLY),
+    ),
+    aliases=("gbp", "guided_backpropagation"),
+)
+def guided_backprop() -> Backward:
+    """The gradient, clipped at zero at every rectifier that was active.
+
+    g_in = max(g_out, 0) · 1[x > 0] wherever the model computes max(x, 0), however it is written.
+
+    Composition: `Backward` in gradient form with `Guided` at rectifiers.
+
+    Shape:
+        (b, *f) in and out.
+
+    Guarantees:
+        dummy.
+
+    Cost:
+        One forward and one backward row per sample, and one forward row for the prediction.
+
+    Source:
+        springenberg2015.
+    """
+    return Backward(book=filter_book(Guided()), form="gradient")
+
+
+@methods.register(
+    Card(
+        name="rectgrad",
+        title="Rectified Gradient",
+        summary="The gradient passes rectifiers only where activation times gradient is among the largest.",
+        source="kim2019, Eq. 3",
+        formula="g_in = g_out · 1[a g_out > τ], τ the q-th percentile of the sample and layer",
+        family="layer-wise backpropagation",
+        reformulations=("nonnegative backpropagation",),
+        guarantees=("dummy",),
+        needs=("gradient",),
+        passes=ONE_GRADIENT,
+        pitfalls=("Not linear in the score; which pixels survive depends on the percentile.", RELU_ONLY),
+    ),
+    aliases=("rectified_gradient", "rectg"),
+)
+def rectgrad(*, percentile: float = 98.0) -> Backward:
+    """The gradient passes rectifiers only where activation times gradient is among the largest.
+
+    g_in = g_out · 1[a g_out > τ], a the activation, τ the ``percentile`` of a g_out over the sample's
+    entries of that layer, interpolated linearly.
+
+    Composition: `Backward` in gradient form with `Rectify` at rectifiers.
+
+    Args:
+        percentile: share of each layer's entries that is dropped, in per cent.
+
+    Shape:
+        (b, *f) in and out.
+
+    Guarantees:
+        dummy.
+
+    Cost:
+        One forward and one backward row per sample, and one forward row for the prediction.
+
+    Source:
+        kim2019, Eq. 3.
+    """
+    return Backward(book=filter_book(Rectify(percentile=percentile)), form="gradient")
+
+
+LIFT_DIFFERS = (
+    "Products, softmax, layer norm and max-pool have rules that make the map complete; the paper has "
+    "rules for linear and element-wise operations only."
+)
+POOLED = (
+    "Max-pool gives its change to the maximum of whichever of input and reference has the larger one; "
+    "variant='published' passes plain gradients there, as recorded maps of published code do, which are "
+    "not complete."
+)
+
+
+@methods.register(
+    Card(
+        name="deeplift",
+        title="DeepLIFT (Rescale)",
+        summary="Differences from a reference, handed back operation by operation as Δout/Δin.",
+        source="shrikumar2017, Sec. 3.5",
+        formula="A = (x − x′) ⊙ Π Δout/Δin",
+        family="layer-wise backpropagation",
+        reformulations=("additive feature", "modified gradient × input", "Taylor interaction"),
+        guarantees=("completeness", "dummy", "sensitivity"),
+        needs=("gradient",),
+        passes=Passes(forward="3 * b", backward="b"),
+        differs=(LIFT_DIFFERS, POOLED),
+        pitfalls=("Depends on how the network is written: " + SUBJECT_TO_FORM + ".",),
+    ),
+    aliases=("deep_lift", "dl", "deeplift_rescale", "dl_res"),
+)
+def deeplift(
+    *,
+    baseline: Any = "zero",
+    rules: tuple[Any, ...] = (),
+    uncovered: Policy = "error",
+    variant: Variant = "corrected",
+) -> DeepLift:
+    """Differences from a reference, handed back operation by operation as Δout/Δin.
+
+    A = (x − x′) ⊙ m with multipliers m chained like gradients; ΣA = s(x) − s(x′) to rounding, also
+    with gates, attention, layer norm and max-pool, in place, functional or reused.
+
+    Composition: `DeepLift` with `Rescale`.
+
+    Args:
+        baseline: the reference, a name, value or tensor.
+        rules: pairs (operation, rule) in front of the built-in ones.
+        uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` or ``"constant"``
+            treat it so and say it in the result.
+        variant: ``"published"`` passes plain gradients at max-pool.
+
+    Shape:
+        (b, *f) in and out.
+
+    Guarantees:
+        completeness, dummy, sensitivity.
+
+    Cost:
+        Two forward rows and one backward row per sample, and one forward row for the prediction.
+
+    Differs from the paper:
+        Has rules for products, softmax, layer norm and max-pool, without which it is not complete; see
+        ``variant``.
+
+    Source:
+        shrikumar2017, Sec. 3.5.
+
+    Example:
+        >>> import torch, abe
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2), torch.nn.GELU())
+        >>> explanation = abe.explain(abe.image_task(model), torch.rand(1, 3, 2, 2), "deeplift", target=0)
+        >>> bool(explanation.residual_absolute.abs() < 1e-5)
+        True
+    """
+    return DeepLift(baseline=as_baseline(baseline), rules=_pairs(rules, variant), uncovered=uncovered)
+
+
+@methods.register(
+    Card(
+        name="deeplift_reveal_cancel",
+        title="DeepLIFT (RevealCancel)",
+        summary="DeepLIFT with positive and negative parts of every difference kept apart.",
+        source="shrikumar2017, Sec. 3.5.3",
+        formula="Δy± = ½ [f(z′ + Δz±) − f(z′)] + ½ [f(z) − f(z′ + Δz∓)]",
+        family="layer-wise backpropagation",
+        reformulations=("additive feature", "Taylor interaction"),
+        guarantees=("completeness", "dummy", "sensitivity"),
+        needs=("gradient",),
+        passes=Passes(forward="3 * b", backward="b"),
+        differs=("Convolutions are treated like dense layers; the paper's recipe uses Rescale there.",),
+        pitfalls=(
+            "Parts are kept through weighted and element-wise operations and views only; behind pooling "
+            "or an addition they are taken anew from the sign of the difference.",
+        ),
+    ),
+    aliases=("reveal_cancel", "dl_rev"),
+)
+def deeplift_reveal_cancel(*, baseline: Any = "zero", uncovered: Policy = "error") -> DeepLift:
+    """DeepLIFT with positive and negative parts of every difference kept apart.
+
+    Δy± = ½ [f(z′ + Δz±) − f(z′)] + ½ [f(z) − f(z′ + Δz∓)] at activations: the Shapley values of the
+    two parts; weighted operations send parts on by the sign of their weights.
+
+    Composition: `DeepLift` with `RevealCancel`.
+
+    Args:
+        baseline: the reference, a name, value or tensor.
+        uncovered: policy for operations without a rule.
+
+    Shape:
+        (b, *f) in and out.
+
+    Guarantees:
+        completeness, dummy, sensitivity.
+
+    Cost:
+        Two forward rows and one backward row per sample, and one forward row for the prediction.
+
+    Differs from the paper:
+        Convolutions are treated like dense layers.
+
+    Source:
+        shrikumar2017, Sec. 3.5.3.
+    """
+    return DeepLift(baseline=as_baseline(baseline), rule="reveal_cancel", uncovered=uncovered)
+
+
+@methods.register(
+    Card(
+        name="deepshap",
+        title="DeepSHAP",
+        summary="DeepLIFT averaged over a background.",
+        source="lundberg2017",
+        formula="A = E over x′ of DeepLIFT(x, x′)",
+        family="layer-wise backpropagation",
+        reformulations=("additive feature", "Taylor interaction"),
+        guarantees=("completeness", "dummy", "sensitivity"),
+        needs=("gradient", "draws"),
+        passes=Passes(forward="b * (2 * samples + 1)", backward="b * samples"),
+        differs=(LIFT_DIFFERS, POOLED, "Standard errors over the background are returned."),
+        pitfalls=("Not the Shapley value of the network: multipliers are chained, not averaged.",),
+    ),
+    aliases=("deep_shap", "dshap", "deepliftshap"),
+)
+def deepshap(
+    *,
+    background: Any = "uniform",
+    samples: int = 10,
+    rules: tuple[Any, ...] = (),
+    uncovered: Policy = "error",
+    variant: Variant = "corrected",
+) -> DeepLift:
+    """DeepLIFT averaged over a background, in bounded memory.
+
+    A = (1/m) Σ_k DeepLIFT(x, x′_k); ΣA = s(x) − mean s(x′).
+
+    Composition: `DeepLift` with `Rescale` over many references.
+
+    Args:
+        background: a tensor (m, *f) or `Dataset`, used whole, or a baseline to draw from.
+        samples: references per input where the background is drawn from.
+        rules: pairs (operation, rule) in front of the built-in ones.
+        uncovered: policy for operations without a rule.
+        variant: ``"published"`` passes plain gradients at max-pool.
+
+    Shape:
+        (b, *f) in and out; standard errors (b, *f).
+
+    Guarantees:
+        completeness, dummy, sensitivity.
+
+    Cost:
+        Two forward rows and one backward row per sample and reference.
+
+    Differs from the paper:
+        Has the rules that make DeepLIFT complete, and returns standard errors.
+
+    Source:
+        lundberg2017.
+    """
+    chosen = Dataset(samples=background) if isinstance(background, Tensor) else as_baseline(background)
+    members = getattr(chosen, "samples", None)
+    if isinstance(members, Tensor) and len(members) < 2:
+        raise InputError(
+            Code.BASELINE_SHAPE,
+            "A background of one sample has nothing to average over",
+            got=tuple(members.shape),
+            expected="(m, *features) with m ≥ 2",
+            fix="Use deeplift with baseline=… for a single reference",
+        )
+    count = 0 if isinstance(members, Tensor) else samples
+    return DeepLift(baseline=chosen, samples=count, rules=_pairs(rules, variant), uncovered=uncovered)
+
+
+def _pairs(rules: Any, variant: Variant) -> tuple[tuple[str, Any], ...]:
+    pooling = tuple((name, AsItIs()) for name in POOLS) if published(variant) else ()
+    return (*((str(key), rule) for key, rule in rules), *pooling)

@@ -1,0 +1,131 @@
+"""Methods at a layer: any method with a layer's activation in the place of the input, and conductance."""
+
+from typing import Any
+
+from abe.baselines import as_baseline
+from abe.engines.layer import AtLayer, Conductance
+from abe.methods.gradient import Variant, published
+from abe.registry import Method, methods
+from abe.types import Card, Passes
+
+LAYERS = ("layer",)
+"""Maps of layers: lists of methods by modality pass over them."""
+
+
+@methods.register(
+    Card(
+        name="at_layer",
+        title="Method at a layer",
+        summary="Any method with the activation of a layer in the place of the input.",
+        source="shrikumar2018",
+        formula="A = M(y), y the layer's activation, of the model that runs on from y",
+        family="wrapper",
+        modalities=LAYERS,
+        pitfalls=(
+            "The map has the layer's shape; metrics of inputs cannot read it.",
+            "Baselines are activations: zero is no activity. AtInput is the activation at a reference input.",
+            "What the model computes beside the layer (skip connections around it) stays that of the sample.",
+        ),
+        example={"base": "gradient_x_input", "layer": "input"},
+    )
+)
+def at_layer_method(*, base: Any, layer: str) -> AtLayer:
+    """Any method with the activation of a layer in the place of the input.
+
+    A = M(y), y the layer's activation, of the model that runs on from y.
+
+    Composition: `AtLayer` of the base method.
+
+    Args:
+        base: a method's name, (name, parameters) pair, or value; a gradient, rule or removal method.
+        layer: dotted name of a module; ``"name#1"`` is the second call of one that runs several times.
+
+    Shape:
+        (b, *f) in, (b, *g) out, the shape of the layer's activation, which is the explanation's ``x``.
+
+    Guarantees:
+        the base's, about the layer.
+
+    Cost:
+        The base's, and one forward row per sample.
+
+    Source:
+        shrikumar2018.
+
+    Example:
+        >>> import torch, abe
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4), torch.nn.Linear(4, 2))
+        >>> task = abe.image_task(model)
+        >>> found = abe.explain(task, torch.rand(1, 3, 2, 2), abe.at_layer("ig", "1"), progress=False)
+        >>> tuple(found.attribution.shape), bool(found.residual_absolute.abs() < 1e-5)
+        ((1, 4), True)
+    """
+    return AtLayer(engine=methods.resolve(base).engine, layer=layer)
+
+
+def at_layer(base: Any, layer: str) -> Method:
+    """``base`` about a layer's activation: ``at_layer("ig", "features.3")``."""
+    return methods.build("at_layer", base=base, layer=layer)
+
+
+@methods.register(
+    Card(
+        name="layer_conductance",
+        title="Layer Conductance",
+        summary="The part of Integrated Gradients that flows through each unit of a layer.",
+        source="dhamdhere2019, Eq. 2",
+        formula="A = ∫₀¹ ∂s/∂y ⊙ ∂y(x′ + α (x − x′))/∂α dα",
+        family="path attribution",
+        reformulations=("path integral",),
+        guarantees=("linearity",),
+        needs=("gradient", "baseline"),
+        modalities=LAYERS,
+        passes=Passes(forward="b * (2 * steps + 5) + 1", backward="b * (steps + 1)"),
+        differs=(
+            "Mean gradients over equal steps; variant='published' takes the gradient at each step's start, "
+            "at the nodes of Gauss–Legendre.",
+        ),
+        pitfalls=("Complete only where everything that the score reads goes through the layer.",),
+        expected_failures={
+            "completeness": "sometimes: steps are finite, and skip connections go around the layer"
+        },
+        example={"layer": "input"},
+    ),
+    aliases=("conductance",),
+)
+def layer_conductance(
+    *, layer: str, baseline: Any = "zero", steps: int = 50, variant: Variant = "corrected"
+) -> Conductance:
+    """The part of Integrated Gradients that flows through each unit of a layer.
+
+    A = ∫₀¹ ∂s/∂y ⊙ ∂y(γ(α))/∂α dα, γ the straight line of the input from a baseline.
+
+    Composition: `Conductance`.
+
+    Args:
+        layer: dotted name of a module; ``"name#1"`` is the second call of one that runs several times.
+        baseline: of the input, a name, value or tensor.
+        steps: of the input's line.
+        variant: ``"published"`` is what published code computes.
+
+    Shape:
+        (b, *f) in, (b, *g) out, the shape of the layer's activation.
+
+    Guarantees:
+        linearity; completeness in the limit where everything goes through the layer.
+
+    Cost:
+        Two forward rows and one backward row per node, and forward rows for the ends.
+
+    Differs from the paper:
+        Mean gradients over equal steps.
+
+    Source:
+        dhamdhere2019, Eq. 2.
+    """
+    return Conductance(
+        layer=layer,
+        baseline=as_baseline(baseline),
+        steps=steps,
+        rule="published" if published(variant) else "trapezoid",
+    )

@@ -1,0 +1,423 @@
+"""Layer-wise relevance propagation: every output hands its relevance to what it was made of, in shares."""
+
+from typing import Any, Literal
+
+from abe.engines.backward import Backward, BackwardRule, Policy
+from abe.engines.backward_weights import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
+from abe.errors import Code, SpecError
+from abe.methods.gradient import ONE_GRADIENT
+from abe.methods.relevance import BIASES, FORM, LOGITS, relevance
+from abe.registry import methods
+from abe.types import Card
+
+Composite = Literal[
+    "epsilon_plus", "epsilon_gamma_box", "epsilon_plus_flat", "epsilon_alpha2_beta1", "epsilon_gamma"
+]
+
+
+@methods.register(
+    Card(
+        name="lrp_epsilon",
+        title="LRP-ε",
+        summary="Relevance in shares of each contribution to z, with a stabiliser.",
+        source="bach2015, Eq. 58",
+        formula="R_in = x ⊙ Wᵀ R / (z + ε sign z)",
+        family="layer-wise backpropagation",
+        reformulations=("Taylor interaction", "additive feature"),
+        guarantees=("dummy",),
+        needs=("gradient",),
+        passes=ONE_GRADIENT,
+        differs=(
+            "Gates, attention weights and standard deviations count as constants; products are halved.",
+        ),
+        pitfalls=(BIASES, LOGITS, FORM),
+    ),
+    aliases=("lrp", "lrp_eps"),
+)
+def lrp_epsilon(
+    *, epsilon: float = 1e-6, rules: tuple[Any, ...] = (), uncovered: Policy = "error"
+) -> Backward:
+    """Relevance in shares of each contribution to z, with a stabiliser.
+
+    R_in = x ⊙ Wᵀ R / (z + ε sign z), biases keeping their share; ε → 0 is gradient × input on ReLU networks.
+
+    Composition: `Backward` in ratio form with `Epsilon` at weighted operations.
+
+    Args:
+        epsilon: the stabiliser, in units of z; 0 is LRP-0.
+        rules: pairs (operation, rule) in front of the built-in ones.
+        uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"constant"`` are noted.
+
+    Shape:
+        (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
+
+    Guarantees:
+        dummy.
+
+    Cost:
+        One forward and one backward row per sample, and one forward row for the prediction.
+
+    Differs from the paper:
+        Has rules for gates, attention, normalisation and products, which the paper does not treat.
+
+    Source:
+        bach2015, Eq. 58.
+    """
+    return relevance(
+        convolution=Epsilon(epsilon=epsilon), dense=Epsilon(epsilon=epsilon), rules=rules, uncovered=uncovered
+    )
+
+
+@methods.register(
+    Card(
+        name="lrp_0",
+        title="LRP-0",
+        summary="Relevance in shares of each contribution to z.",
+        source="bach2015, Eq. 56",
+        formula="R_in = x ⊙ Wᵀ R / z",
+        family="layer-wise backpropagation",
+        reformulations=("Taylor interaction", "additive feature"),
+        guarantees=("dummy",),
+        needs=("gradient",),
+        passes=ONE_GRADIENT,
+        pitfalls=(BIASES, LOGITS, FORM),
+    ),
+    aliases=("lrp_zero",),
+)
+def lrp_0(*, uncovered: Policy = "error") -> Backward:
+    """Relevance in shares of each contribution to z.
+
+    R_in = x ⊙ Wᵀ R / z. Computed as c = R / z, so that no division by a small z happens.
+
+    Composition: `Backward` in ratio form with `Epsilon` of 0.
+
+    Args:
+        uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"constant"`` are noted.
+
+    Shape:
+        (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
+
+    Guarantees:
+        dummy.
+
+    Cost:
+        One forward and one backward row per sample, and one forward row for the prediction.
+
+    Source:
+        bach2015, Eq. 56.
+    """
+    return relevance(convolution=Epsilon(epsilon=0.0), dense=Epsilon(epsilon=0.0), uncovered=uncovered)
+
+
+@methods.register(
+    Card(
+        name="lrp_gamma",
+        title="LRP-γ",
+        summary="Shares that favour contributions of the output's own sign.",
+        source="montavon2019, Sec. 10.2.3",
+        formula="R_in = shares of x (w + γ w⁺)",
+        family="layer-wise backpropagation",
+        reformulations=("Taylor interaction",),
+        guarantees=("dummy",),
+        needs=("gradient",),
+        passes=ONE_GRADIENT,
+        differs=("Inputs and outputs of both signs are treated; the paper assumes non-negative ones.",),
+        pitfalls=(BIASES, LOGITS),
+    ),
+    aliases=(),
+)
+def lrp_gamma(*, gamma: float = 0.25, rules: tuple[Any, ...] = (), uncovered: Policy = "error") -> Backward:
+    """Shares that favour contributions of the output's own sign.
+
+    R_in = shares of x⁺(w + γ w⁺) + x⁻(w + γ w⁻) where z > 0, with w⁺ and w⁻ exchanged where z < 0.
+
+    Composition: `Backward` in ratio form with `Gamma` at weighted operations.
+
+    Args:
+        gamma: how much more such contributions count.
+        rules: pairs (operation, rule) in front of the built-in ones.
+        uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"constant"`` are noted.
+
+    Shape:
+        (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
+
+    Guarantees:
+        dummy.
+
+    Cost:
+        One forward and one backward row per sample, and one forward row for the prediction.
+
+    Differs from the paper:
+        Inputs and outputs of both signs are treated.
+
+    Source:
+        montavon2019, Sec. 10.2.3.
+    """
+    return relevance(
+        convolution=Gamma(gamma=gamma), dense=Gamma(gamma=gamma), rules=rules, uncovered=uncovered
+    )
+
+
+@methods.register(
+    Card(
+        name="lrp_alpha_beta",
+        title="LRP-αβ",
+        summary="Positive and negative contributions redistribute apart.",
+        source="bach2015, Eq. 60",
+        formula="R_in = α · positive shares − β · negative shares",
+        family="layer-wise backpropagation",
+        reformulations=("Taylor interaction",),
+        guarantees=("dummy",),
+        needs=("gradient",),
+        passes=ONE_GRADIENT,
+        pitfalls=(BIASES, LOGITS),
+    ),
+    aliases=("lrp_ab",),
+)
+def lrp_alpha_beta(
+    *, alpha: float = 2.0, beta: float = 1.0, rules: tuple[Any, ...] = (), uncovered: Policy = "error"
+) -> Backward:
+    """Positive and negative contributions redistribute apart.
+
+    R_in = α (x⁺w⁺ + x⁻w⁻ shares) − β (x⁺w⁻ + x⁻w⁺ shares), biases keeping theirs.
+
+    Composition: `Backward` in ratio form with `AlphaBeta` at weighted operations.
+
+    Args:
+        alpha: share of positive contributions.
+        beta: share of negative contributions; α − β = 1.
+        rules: pairs (operation, rule) in front of the built-in ones.
+        uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"constant"`` are noted.
+
+    Shape:
+        (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
+
+    Guarantees:
+        dummy.
+
+    Cost:
+        One forward and one backward row per sample, and one forward row for the prediction.
+
+    Source:
+        bach2015, Eq. 60.
+    """
+    if abs(alpha - beta - 1) > 1e-9 or beta < 0:
+        raise SpecError(
+            Code.BAD_PARAMETER, "alpha − beta must be 1 and beta not negative", got=f"{alpha} and {beta}"
+        )
+    rule = AlphaBeta(alpha=alpha, beta=beta)
+    return relevance(convolution=rule, dense=rule, rules=rules, uncovered=uncovered)
+
+
+@methods.register(
+    Card(
+        name="lrp_z_plus",
+        title="LRP-z⁺",
+        summary="Relevance along positive contributions only.",
+        source="montavon2017, Eq. 13",
+        formula="R_in = shares of x⁺w⁺ + x⁻w⁻",
+        family="layer-wise backpropagation",
+        reformulations=("nonnegative backpropagation", "Taylor interaction"),
+        guarantees=("dummy",),
+        needs=("gradient",),
+        passes=ONE_GRADIENT,
+        differs=("Batch norm is merged into convolutions on a copy first.",),
+        pitfalls=(BIASES, LOGITS),
+    ),
+    aliases=("lrp_zplus", "lrp_alpha1_beta0"),
+)
+def lrp_z_plus(
+    *,
+    bias: Literal["absorb", "drop"] = "absorb",
+    merged: bool = True,
+    rules: tuple[Any, ...] = (),
+    uncovered: Policy = "error",
+) -> Backward:
+    """Relevance along positive contributions only.
+
+    R_in = shares of x⁺w⁺ + x⁻w⁻. An output without positive contribution passes nothing on: the stabiliser,
+    ε R / (0 + ε), takes all of it.
+
+    Composition: `Backward` in ratio form with `ZPlus` at weighted operations.
+
+    Args:
+        bias: ``"absorb"`` gives positive biases their share, ``"drop"`` hands it to the inputs.
+        merged: run a copy with batch norm merged into convolutions, where it can be made.
+        rules: pairs (operation, rule) in front of the built-in ones.
+        uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"constant"`` are noted.
+
+    Shape:
+        (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
+
+    Guarantees:
+        dummy.
+
+    Cost:
+        One forward and one backward row per sample, and one forward row for the prediction.
+
+    Differs from the paper:
+        Batch norm is merged into convolutions first.
+
+    Source:
+        montavon2017, Eq. 13.
+    """
+    rule = ZPlus(bias=bias)
+    return relevance(convolution=rule, dense=rule, rules=rules, uncovered=uncovered, merged=merged)
+
+
+@methods.register(
+    Card(
+        name="lrp_w_square",
+        title="LRP-w²",
+        summary="Relevance in proportion to squared weights.",
+        source="montavon2017, Eq. 12",
+        formula="R_in = Σ w² R / Σ w²",
+        family="layer-wise backpropagation",
+        reformulations=("Taylor interaction",),
+        guarantees=(),
+        needs=("gradient",),
+        passes=ONE_GRADIENT,
+        pitfalls=(BIASES, "Does not look at the input; meant for the first layer."),
+    ),
+    aliases=("lrp_wsquare",),
+)
+def lrp_w_square(*, merged: bool = True, uncovered: Policy = "error") -> Backward:
+    """Relevance in proportion to squared weights.
+
+    R_in = w² R / Σ w², whatever the input; biases keep b² of the sum.
+
+    Composition: `Backward` in relevance form with `WSquare` at weighted operations.
+
+    Args:
+        merged: run a copy with batch norm merged into convolutions, where it can be made.
+        uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"constant"`` are noted.
+
+    Shape:
+        (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
+
+    Guarantees:
+        Closure only.
+
+    Cost:
+        One forward and one backward row per sample, and one forward row for the prediction.
+
+    Source:
+        montavon2017, Eq. 12.
+    """
+    return relevance(convolution=WSquare(), dense=WSquare(), uncovered=uncovered, merged=merged)
+
+
+@methods.register(
+    Card(
+        name="lrp_flat",
+        title="LRP-flat",
+        summary="Relevance in equal shares.",
+        source="lapuschkin2019",
+        formula="R_in = Σ R / number of inputs",
+        family="layer-wise backpropagation",
+        reformulations=("Taylor interaction",),
+        guarantees=(),
+        needs=("gradient",),
+        passes=ONE_GRADIENT,
+        pitfalls=("Does not look at the input; meant for the first layer.",),
+    ),
+    aliases=(),
+)
+def lrp_flat(*, merged: bool = True, uncovered: Policy = "error") -> Backward:
+    """Relevance in equal shares.
+
+    R_in = R / (number of inputs read), whatever their value or weight.
+
+    Composition: `Backward` in relevance form with `Flat` at weighted operations.
+
+    Args:
+        merged: run a copy with batch norm merged into convolutions, where it can be made.
+        uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"constant"`` are noted.
+
+    Shape:
+        (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
+
+    Guarantees:
+        Closure only.
+
+    Cost:
+        One forward and one backward row per sample, and one forward row for the prediction.
+
+    Source:
+        lapuschkin2019.
+    """
+    return relevance(convolution=Flat(), dense=Flat(), uncovered=uncovered, merged=merged)
+
+
+COMPOSITES: dict[str, tuple[BackwardRule, BackwardRule | None]] = {
+    "epsilon_plus": (ZPlus(), None),
+    "epsilon_gamma": (Gamma(), None),
+    "epsilon_alpha2_beta1": (AlphaBeta(), None),
+    "epsilon_gamma_box": (Gamma(), ZBox()),
+    "epsilon_plus_flat": (ZPlus(), Flat()),
+}
+
+
+@methods.register(
+    Card(
+        name="lrp_composite",
+        title="LRP composite",
+        summary="Other rules by place: first layer, convolutions, dense layers.",
+        source="montavon2019, Sec. 10.3",
+        formula="rules by place",
+        family="layer-wise backpropagation",
+        reformulations=("Taylor interaction",),
+        guarantees=("dummy",),
+        needs=("gradient",),
+        passes=ONE_GRADIENT,
+        differs=("Batch norm is merged into convolutions on a copy first.",),
+        pitfalls=(BIASES, LOGITS),
+    ),
+    aliases=("lrp_epsilon_plus",),
+)
+def lrp_composite(
+    *,
+    composite: Composite = "epsilon_plus",
+    epsilon: float = 1e-6,
+    merged: bool = True,
+    rules: tuple[Any, ...] = (),
+    uncovered: Policy = "error",
+) -> Backward:
+    """Other rules by place: first layer, convolutions, dense layers.
+
+    ε at dense layers; z⁺, γ or α2β1 at convolutions; zᴮ or flat at the first one.
+
+    Composition: `Backward` with rules by place.
+
+    Args:
+        composite: ``"epsilon_plus"`` (z⁺ at convolutions), ``"epsilon_gamma"``, ``"epsilon_alpha2_beta1"``,
+            ``"epsilon_gamma_box"`` (zᴮ first), ``"epsilon_plus_flat"`` (flat first); ε at dense layers.
+        epsilon: stabiliser of dense layers.
+        merged: run a copy with batch norm merged into convolutions, where it can be made.
+        rules: pairs (operation, rule) in front of the built-in ones.
+        uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"constant"`` are noted.
+
+    Shape:
+        (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
+
+    Guarantees:
+        dummy.
+
+    Cost:
+        One forward and one backward row per sample, and one forward row for the prediction.
+
+    Differs from the paper:
+        Batch norm is merged into convolutions first.
+
+    Source:
+        montavon2019, Sec. 10.3.
+    """
+    if composite not in COMPOSITES:
+        raise SpecError(
+            Code.BAD_PARAMETER, "No such composite", got=repr(composite), expected=", ".join(COMPOSITES)
+        )
+    convolution, first = COMPOSITES[composite]
+    dense = Epsilon(epsilon=epsilon)
+    return relevance(
+        convolution=convolution, dense=dense, first=first, rules=rules, uncovered=uncovered, merged=merged
+    )

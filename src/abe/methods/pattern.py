@@ -1,0 +1,111 @@
+"""PatternNet and PatternAttribution: the score sent back through patterns fitted to data."""
+
+from typing import Any
+
+from abe.engines.backward_patterns import PatternBackward, Patterns
+from abe.registry import methods
+from abe.types import Card, Passes
+
+MERGED = "Batch norm is merged into convolutions on a copy first."
+NEEDS_DATA = (
+    "Patterns have to be fitted to data like that explained; without any, uniform noise stands in.",
+    "Patterns of layers that feed something else than a ReLU are those of a ReLU all the same.",
+)
+PASSES = Passes(forward="2 * b + samples", backward="b")
+
+
+@methods.register(
+    Card(
+        name="pattern_net",
+        title="PatternNet",
+        summary="The signal that the score responds to, sent back through patterns instead of weights.",
+        source="kindermans2018",
+        formula="g_in = Aᵀ g_out with patterns A, started with the score",
+        family="layer-wise backpropagation",
+        reformulations=("Taylor interaction",),
+        needs=("gradient", "draws"),
+        passes=PASSES,
+        differs=(MERGED,),
+        pitfalls=NEEDS_DATA,
+    ),
+    aliases=("patternnet",),
+)
+def pattern_net(*, patterns: Any = None, samples: int = 32) -> PatternBackward:
+    """The signal that the score responds to, sent back through patterns instead of weights.
+
+    g_in = Aᵀ g_out with patterns A, started with the score; rectifiers and pooling keep their gradients.
+
+    Composition: `PatternBackward`.
+
+    Args:
+        patterns: what `abe.engines.backward_patterns.fit_patterns` found, or the path of a file with it.
+        samples: images of uniform noise to fit patterns to, where none are given.
+
+    Shape:
+        (b, *f) in and out.
+
+    Guarantees:
+        none: inputs that correlate with what the score reads get something, read or not.
+
+    Cost:
+        One forward and one backward row per sample, one forward row for the prediction, and
+        ``samples`` forward rows where no patterns are given.
+
+    Differs from the paper:
+        Batch norm is merged into convolutions first.
+
+    Source:
+        kindermans2018.
+    """
+    return PatternBackward(patterns=_patterns(patterns), attribution=False, samples=samples)
+
+
+@methods.register(
+    Card(
+        name="pattern_attribution",
+        title="PatternAttribution",
+        summary="The score sent back through weights times patterns: what the signal contributes.",
+        source="kindermans2018",
+        formula="g_in = (W ⊙ A)ᵀ g_out with patterns A, started with the score",
+        family="layer-wise backpropagation",
+        reformulations=("Taylor interaction",),
+        guarantees=("dummy",),
+        needs=("gradient", "draws"),
+        passes=PASSES,
+        differs=(MERGED,),
+        pitfalls=NEEDS_DATA,
+    ),
+    aliases=("patternattribution",),
+)
+def pattern_attribution(*, patterns: Any = None, samples: int = 32) -> PatternBackward:
+    """The score sent back through weights times patterns: what the signal contributes.
+
+    g_in = (W ⊙ A)ᵀ g_out with patterns A, started with the score; the rest keeps its gradients.
+
+    Composition: `PatternBackward`.
+
+    Args:
+        patterns: what `abe.engines.backward_patterns.fit_patterns` found, or the path of a file with it.
+        samples: images of uniform noise to fit patterns to, where none are given.
+
+    Shape:
+        (b, *f) in and out.
+
+    Guarantees:
+        dummy.
+
+    Cost:
+        One forward and one backward row per sample, one forward row for the prediction, and
+        ``samples`` forward rows where no patterns are given.
+
+    Differs from the paper:
+        Batch norm is merged into convolutions first.
+
+    Source:
+        kindermans2018.
+    """
+    return PatternBackward(patterns=_patterns(patterns), attribution=True, samples=samples)
+
+
+def _patterns(obj: Any) -> Patterns | None:
+    return obj if obj is None or isinstance(obj, Patterns) else Patterns.load(obj)

@@ -1,0 +1,239 @@
+"""Kin of layer-wise relevance propagation: Deep Taylor, Excitation Backprop, attention-aware LRP."""
+
+from typing import Any, Literal
+
+from abe.engines.backward import Backward, BackwardRule, Contrastive, Policy
+from abe.engines.backward_lrp import Softmax, in_relevance, lrp_book, needs_relevance
+from abe.engines.backward_weights import Epsilon, Negated, WSquare, ZBox, ZPlus
+from abe.methods.gradient import ONE_GRADIENT
+from abe.registry import methods
+from abe.types import Card, Passes
+
+BIASES = "Biases, class token and position embedding absorb relevance: bias_relevance is in the result."
+LOGITS = "Explain logits: a softmax at the end of the model counts as a constant and stops everything."
+FORM = "Depends on how the network is written, not only on its function."
+Rules = tuple[tuple[str, BackwardRule], ...]
+
+
+def relevance(
+    *,
+    convolution: BackwardRule,
+    dense: BackwardRule,
+    first: BackwardRule | None = None,
+    softmax: Softmax = "constant",
+    rules: Any = (),
+    uncovered: Policy = "error",
+    merged: bool = False,
+    start: Literal["score", "one"] = "score",
+) -> Backward:
+    """An LRP engine from rules by place, in the form that its rules need."""
+    book = lrp_book(convolution=convolution, dense=dense, first=first, softmax=softmax, rules=_pairs(rules))
+    if needs_relevance(book):
+        return Backward(
+            book=in_relevance(book), form="relevance", uncovered=uncovered, merged=merged, start=start
+        )
+    return Backward(book=book, uncovered=uncovered, merged=merged, start=start)
+
+
+def _pairs(rules: Any) -> Rules:
+    return tuple((str(key), rule) for key, rule in rules)
+
+
+@methods.register(
+    Card(
+        name="deep_taylor",
+        title="Deep Taylor decomposition",
+        summary="One Taylor step per layer from a root point: zᴮ at the input, z⁺ above.",
+        source="montavon2017",
+        formula="zᴮ at the first layer, z⁺ without bias above",
+        family="layer-wise backpropagation",
+        reformulations=("nonnegative backpropagation", "Taylor interaction"),
+        guarantees=(),
+        needs=("gradient",),
+        passes=ONE_GRADIENT,
+        pitfalls=(
+            "Assumes biases that are not positive; otherwise they are handed to the inputs.",
+            LOGITS,
+            "Converges to a map that hardly depends on the class in deep networks.",
+        ),
+    ),
+    aliases=("dtd", "deep_taylor_decomposition"),
+)
+def deep_taylor(*, bounded: bool = True, merged: bool = True, uncovered: Policy = "error") -> Backward:
+    """One Taylor step per layer from a root point: zᴮ at the input, z⁺ above.
+
+    R_in = shares of x w − l w⁺ − h w⁻ at the first layer and of x⁺w⁺ + x⁻w⁻ above it.
+
+    Composition: `Backward` in relevance form with `ZBox` or `WSquare` first and `ZPlus` above.
+
+    Args:
+        bounded: the input is bounded (zᴮ from the task's bounds); else w².
+        merged: run a copy with batch norm merged into convolutions, where it can be made.
+        uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"constant"`` are noted.
+
+    Shape:
+        (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
+
+    Guarantees:
+        Closure only.
+
+    Cost:
+        One forward and one backward row per sample, and one forward row for the prediction.
+
+    Source:
+        montavon2017.
+    """
+    hidden = ZPlus(bias="drop")
+    first = ZBox() if bounded else WSquare()
+    return relevance(convolution=hidden, dense=hidden, first=first, uncovered=uncovered, merged=merged)
+
+
+WINNERS = ZPlus(bias="drop", stabiliser=1e-12)
+
+
+@methods.register(
+    Card(
+        name="excitation_backprop",
+        title="Excitation Backprop",
+        summary="The probability that a winning path from the class reaches each input.",
+        source="zhang2016, Eq. 3",
+        formula="P_in = x ⊙ W⁺ᵀ P / (W⁺ x)",
+        family="layer-wise backpropagation",
+        reformulations=("nonnegative backpropagation", "Taylor interaction"),
+        guarantees=("dummy",),
+        needs=("gradient",),
+        passes=ONE_GRADIENT,
+        differs=("Runs down to the input, with inputs of both signs; the paper stops at an inner layer.",),
+        pitfalls=(
+            "Activations must not be negative; elsewhere contributions of either sign are taken.",
+            LOGITS,
+        ),
+    ),
+    aliases=("ebp", "excitation_bp", "exbp"),
+)
+def excitation_backprop(*, merged: bool = True, uncovered: Policy = "error") -> Backward:
+    """The probability that a winning path from the class reaches each input.
+
+    P_in = x ⊙ W⁺ᵀ P / (W⁺ x), started with probability 1 at the explained class.
+
+    Composition: `Backward` in ratio form with `ZPlus` without biases, started at 1.
+
+    Args:
+        merged: run a copy with batch norm merged into convolutions, where it can be made.
+        uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"constant"`` are noted.
+
+    Shape:
+        (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
+
+    Guarantees:
+        dummy.
+
+    Cost:
+        One forward and one backward row per sample, and one forward row for the prediction.
+
+    Differs from the paper:
+        Runs down to the input.
+
+    Source:
+        zhang2016, Eq. 3.
+    """
+    return relevance(convolution=WINNERS, dense=WINNERS, uncovered=uncovered, merged=merged, start="one")
+
+
+@methods.register(
+    Card(
+        name="contrastive_excitation_backprop",
+        title="Contrastive Excitation Backprop",
+        summary="Excitation Backprop of a class minus that of its negation.",
+        source="zhang2016, Sec. 3.3",
+        formula="P(class) − P(not class)",
+        family="layer-wise backpropagation",
+        reformulations=("nonnegative backpropagation", "Taylor interaction"),
+        guarantees=("dummy",),
+        needs=("gradient",),
+        passes=Passes(forward="3 * b", backward="2 * b"),
+        differs=("Runs down to the input, with inputs of both signs; the paper stops at an inner layer.",),
+        pitfalls=("The last weighted operation must be the classifier.", LOGITS),
+    ),
+    aliases=("cebp", "contrastive_ebp"),
+)
+def contrastive_excitation_backprop(*, merged: bool = True, uncovered: Policy = "error") -> Contrastive:
+    """Excitation Backprop of a class minus that of its negation.
+
+    P of the class minus P of the dual unit, whose weights in the last layer have the opposite sign.
+
+    Composition: `Contrastive` of `Backward` started at 1.
+
+    Args:
+        merged: run a copy with batch norm merged into convolutions, where it can be made.
+        uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"constant"`` are noted.
+
+    Shape:
+        (b, *f) in and out.
+
+    Guarantees:
+        dummy.
+
+    Cost:
+        Two forward and two backward rows per sample, and one forward row for the prediction.
+
+    Differs from the paper:
+        Runs down to the input.
+
+    Source:
+        zhang2016, Sec. 3.3.
+    """
+    engine = relevance(convolution=WINNERS, dense=WINNERS, uncovered=uncovered, merged=merged, start="one")
+    return Contrastive(engine=engine, negated=Negated(rule=WINNERS))
+
+
+@methods.register(
+    Card(
+        name="attention_lrp",
+        title="Attention-aware LRP",
+        summary="LRP-ε for transformers, with a rule for the attention weights.",
+        source="achtibat2024; ali2022",
+        formula="ε at weights, halves at products, softmax by its gradient",
+        family="layer-wise backpropagation",
+        reformulations=("Taylor interaction",),
+        guarantees=("dummy",),
+        needs=("gradient",),
+        passes=ONE_GRADIENT,
+        pitfalls=(BIASES, LOGITS, FORM),
+    ),
+    aliases=("attnlrp", "attn_lrp"),
+)
+def attention_lrp(
+    *, epsilon: float = 1e-6, softmax: Softmax = "taylor", uncovered: Policy = "error"
+) -> Backward:
+    """LRP-ε for transformers, with a rule for the attention weights.
+
+    A · V and Q · Kᵀ give half of their relevance to each factor; softmax passes c_in = Jᵀ c; layer norm is
+    linear with its deviation held.
+
+    Composition: `Backward` in ratio form with `Epsilon`, `Halves`, `Taylor` and `Affine`.
+
+    Args:
+        epsilon: the stabiliser, in units of z.
+        softmax: ``"taylor"`` sends relevance through attention weights by their gradient, ``"constant"``
+            takes them as given.
+        uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"constant"`` are noted.
+
+    Shape:
+        (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
+
+    Guarantees:
+        dummy.
+
+    Cost:
+        One forward and one backward row per sample, and one forward row for the prediction.
+
+    Source:
+        achtibat2024; ali2022.
+    """
+    return relevance(
+        convolution=Epsilon(epsilon=epsilon),
+        dense=Epsilon(epsilon=epsilon),
+        softmax=softmax,
+        uncovered=uncovered,
+    )
