@@ -1,4 +1,4 @@
-"""``python -m benchmarks [ig] [overhead] [levers]``: prints JSON tables; see docs/performance.md."""
+"""``python -m benchmarks [ig] [overhead] [levers] [maps]``: prints JSON tables; see docs/performance.md."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-PARTS = ("ig", "overhead", "levers")
+PARTS = ("ig", "overhead", "levers", "maps")
 
 
 def main(words: list[str]) -> None:
@@ -27,10 +27,10 @@ def _run(part: str) -> Iterator[Any]:
 
         yield from overhead.run()
         return
-    from benchmarks import integrated_gradients, levers
+    from benchmarks import integrated_gradients, levers, maps
     from benchmarks.subjects import MODELS
 
-    module = integrated_gradients if part == "ig" else levers
+    module = {"ig": integrated_gradients, "levers": levers, "maps": maps}[part]
     for name in MODELS:
         yield module.run(name)
 

@@ -23,6 +23,7 @@ PRIMITIVES = {
     "Units": ("what is ranked and removed together", registry.units),
     "Paths": ("static ways from a reference to the input", registry.paths),
     "Updates": ("steps of dynamic paths", registry.updates),
+    "Channel weights": ("what class activation maps differ in", registry.channel_weights),
 }
 
 

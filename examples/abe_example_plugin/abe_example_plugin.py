@@ -1,4 +1,4 @@
-"""A package of one's own for ABE: a method, a path, an objective, a metric and an update."""
+"""A package of one's own for ABE: a method, a path, an objective, a metric, an update, channel weights."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from abe.baselines import as_baseline
+from abe.engines.maps import View
 from abe.engines.path import PathIntegral, StraightLine, reference_of
 from abe.engines.quadrature import Midpoint
 from abe.engines.update import Point
 from abe.metrics import Perturbation, PerturbationRun
-from abe.registry import baselines, methods, metrics, objectives, paths, updates
+from abe.registry import baselines, channel_weights, methods, metrics, objectives, paths, updates
 from abe.spec import value
 from abe.types import Baseline, Card, Passes
 
@@ -190,3 +191,24 @@ class HeavyBall:
         direction = point.gradient / along(norm, point.x)
         velocity = self.momentum * state.get("velocity", torch.zeros_like(point.x)) + direction
         return point.clip(point.x - self.alpha * velocity), {"velocity": velocity}
+
+
+# weights: one value makes a class activation map of a layer's output and the gradient by it
+@channel_weights.register(
+    Card(
+        name="loudest",
+        title="Loudest gradient",
+        summary="Every channel counts by its largest gradient.",
+        source="yours2026, Eq. 6",
+        formula="w_k = max_ij ∂s/∂A_kij",
+    )
+)
+@value
+class Loudest:
+    """w_k = max_ij ∂s/∂A_kij."""
+
+    needs_gradient = True  # without it no backward pass is run
+
+    def __call__(self, view: View) -> Tensor:
+        """(n, h, w) the map at the layer's size; what follows is ABE's."""
+        return view.combine(view.gradient.flatten(2).amax(2))

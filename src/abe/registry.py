@@ -1,4 +1,4 @@
-"""Names for methods, metrics, objectives, baselines, units, paths and updates.
+"""Names for methods, metrics, objectives, baselines, units, paths, updates and channel weights.
 
 A package of one's own adds entries by an entry point in the group of the kind (``abe.methods``,
 ``abe.metrics``, …) that names the module to import; importing it runs the decorators.
@@ -264,3 +264,4 @@ baselines = Registry("baseline", "abe.baselines")
 units = Registry("unit", "abe.units")
 paths = Registry("path", "abe.methods")
 updates = Registry("update", "abe.methods")
+channel_weights = Registry("channel_weight", "abe.methods")

@@ -24,7 +24,8 @@ from abe.objectives import Captured
 from abe.task.base import Context, Task
 from abe.types import Cost, Objective
 
-Kind = Literal["forward", "gradient"]
+Kind = Literal["forward", "gradient", "inner"]
+"""``"inner"`` work differentiates by tensors inside the model, which its `Around` takes care of."""
 Execution = Literal["auto", "model", "bfloat16"]
 """What to run: the fastest verified copy, the model itself, or that copy in reduced precision."""
 Make = Callable[[Tensor], Tensor]
@@ -138,11 +139,12 @@ class Evaluator:
         objective: Objective | None,
         consume: Consume,
         around: Around | None = None,
+        purpose: str = "",
     ) -> None:
         """Send rows 0 … n − 1 through the model and hand every chunk to ``consume``.
 
         Args:
-            kind: ``"forward"`` runs without gradients.
+            kind: ``"forward"`` runs without gradients, ``"inner"`` without gradients of the rows.
             n: how many rows there are.
             make: (m,) row numbers to (m, *f) rows.
             owner: (n,) the sample of each row; picks its target and context.
@@ -151,9 +153,10 @@ class Evaluator:
             objective: the score; may be None for forward work that reads outputs only.
             consume: gets each `Chunk`, in row order.
             around: runs each chunk its own way; it always gets the model itself, never a copy.
+            purpose: names work whose memory per row is of its own, so that it has its own plan.
         """
         reduced = self.execution == "bfloat16" and around is None
-        job = _Job(kind, make, owner, target, context, objective, reduced, around)
+        job = _Job(kind, make, owner, target, context, objective, reduced, around, purpose)
         if n == 0:
             return
         plan = self._plan(job, n)
@@ -167,16 +170,19 @@ class Evaluator:
             consume(chunk)
             done += size
             if self._advance is not None:
-                self._advance(size * (2 if kind == "gradient" else 1))
+                self._advance(size * (1 if kind == "forward" else 2))
 
     def _plan(self, job: "_Job", n: int) -> ChunkPlan:
         self._choose_model(job, n)
-        key = (job.kind, job.shape, self.cost.execution, torch.get_num_threads(), self.task.device.type)
+        key = (
+            *(job.kind, job.purpose, job.shape),
+            *(self.cost.execution, torch.get_num_threads(), self.task.device.type),
+        )
         plan = self._state.plans.get(key)
         if plan is None:
             start = 8 if self.task.device.type == "cpu" else 32
             plan = ChunkPlan(
-                start=start, budget=memory_budget(self.task.device), measured=job.kind != "gradient"
+                start=start, budget=memory_budget(self.task.device), measured=job.kind == "forward"
             )
             if plan.measured:
                 plan.fit(FORWARD_COPIES * job.row_bytes)
@@ -241,12 +247,11 @@ class Evaluator:
         return chunk
 
     def _count(self, job: "_Job", rows: int, seconds: float) -> None:
-        kind = job.kind
         self.cost.forward_rows += job.forwarded
         self.cost.forward_calls += job.calls
         self.cost.model_seconds += seconds
         self.cost.chunk = max(rows, self.cost.chunk or 0)
-        if kind == "gradient":
+        if job.kind != "forward":
             self.cost.backward_rows += rows
             self.cost.backward_calls += 1
 
@@ -263,6 +268,7 @@ class _Job:
     objective: Objective | None
     reduced: bool = False
     around: Around | None = None
+    purpose: str = ""
     shape: tuple[Any, ...] = ()
     row_bytes: int = 0
     forwarded: int = 0
@@ -286,7 +292,7 @@ class _Job:
         self.forwarded = self.calls = 0
         x = self.make(rows).detach()
         differentiate = self.kind == "gradient"
-        with torch.set_grad_enabled(differentiate):
+        with torch.set_grad_enabled(self.kind != "forward"):
             if differentiate:
                 x = x.clone() if x.is_inference() else x
                 x.requires_grad_(True)

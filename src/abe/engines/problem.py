@@ -81,9 +81,24 @@ class Problem:
         """Names of the draws with numbers ``draw`` (n,) of samples ``owner`` (n,)."""
         return [(self.ids[o], d) for o, d in zip(owner.tolist(), draw.tolist(), strict=True)]
 
-    def forward(self, n: int, make: Make, owner: Tensor, consume: Consume) -> None:
-        """Run rows without gradients; ``consume`` gets every `Chunk` with outputs and scores."""
-        self._run("forward", n, make, owner, consume)
+    def forward(
+        self, n: int, make: Make, owner: Tensor, consume: Consume, *, around: Around | None = None
+    ) -> None:
+        """Run rows without gradients; ``consume`` gets every `Chunk` with outputs and scores.
+
+        ``around`` runs each chunk its own way, for example with a layer's output changed.
+        """
+        self._run("forward", n, make, owner, consume, around)
+
+    def inner(
+        self, n: int, make: Make, owner: Tensor, consume: Consume, *, around: Around, purpose: str
+    ) -> None:
+        """Run rows with autograd on, for gradients by tensors inside the model instead of the rows.
+
+        ``around`` runs a chunk, takes these gradients and keeps what it needs until ``consume``;
+        ``purpose`` names its kind of work, whose memory per row is of its own.
+        """
+        self._run("inner", n, make, owner, consume, around, purpose)
 
     def gradient(
         self, n: int, make: Make, owner: Tensor, consume: Consume, *, around: Around | None = None
@@ -137,6 +152,7 @@ class Problem:
         owner: Tensor,
         consume: Consume,
         around: Around | None = None,
+        purpose: str = "",
     ) -> None:
         self.evaluator.run(
             kind,
@@ -148,6 +164,7 @@ class Problem:
             objective=self.objective,
             consume=consume,
             around=around,
+            purpose=purpose,
         )
 
 

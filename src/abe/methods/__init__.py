@@ -5,15 +5,18 @@
 
 import sys
 
-from abe.methods import backward, gradient, path, relevance, wrapper
+from abe.methods import attention, backward, gradient, maps, maps_other, path, relevance, wrapper
 from abe.methods.wrapper import ensemble, postprocess, smooth
 from abe.registry import Catalogue
 from abe.registry import methods as registry
 
 __all__ = [
+    "attention",
     "backward",
     "ensemble",
     "gradient",
+    "maps",
+    "maps_other",
     "path",
     "postprocess",
     "registry",
