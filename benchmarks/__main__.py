@@ -18,9 +18,10 @@ PARTS: dict[str, tuple[str, ...]] = {
     "adversarial-small": ("adversarial", "small"),
     "imputation": ("imputation",),
     "backward": ("backward",),
+    "maps": ("maps",),
 }
 """Name -> module, whose ``run`` yields rows, and what to pass to it."""
-BY_MODEL = ("ig", "levers")
+BY_MODEL = ("ig", "levers", "maps")
 """Parts that measure every network of `MODELS` in turn."""
 
 
@@ -28,7 +29,9 @@ def main() -> None:
     """Run the named parts (all by default) and print what they found."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS) + "; all by default")
-    parser.add_argument("--model", choices=tuple(MODELS), help="one network instead of all (ig, levers)")
+    parser.add_argument(
+        "--model", choices=tuple(MODELS), help="one network (ig, levers, maps); all by default"
+    )
     parser.add_argument("--rounds", type=int, help="alternating rounds; each part has its own default")
     words = parser.parse_args()
     if unknown := [part for part in words.parts if part not in PARTS]:

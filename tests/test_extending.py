@@ -17,7 +17,7 @@ USE = """
 import json, random
 import torch
 import abe
-from abe.registry import methods, metrics, objectives, paths, rules, updates
+from abe.registry import channel_weights, methods, metrics, objectives, paths, rules, updates
 from abe.testing import check_method, check_metric, nets, samples, task_of
 
 task, x = task_of(nets.Smooth()), samples(2)
@@ -28,6 +28,9 @@ named = {
     "contrast": abe.explain(task, x, "ig", objective="contrast", **how),
     "heavy_ball": abe.explain(task, x, "path_attribution", update="heavy_ball", tolerance=0.01, **how),
 }
+pictured = task_of(nets.Convolutional())
+loudest = abe.explain(pictured, x.float(), "channel_map", weights="loudest", layer="features.3", **how)
+mean = abe.explain(pictured, x.float(), "grad_cam", layer="features.3", **how)
 plain = abe.explain(task, x, "ig", **how)
 gap = (named["ease_in"].attribution - plain.attribution).abs().max()
 straight = float(gap / plain.attribution.abs().max())
@@ -39,7 +42,11 @@ verdicts = [
     *check_metric("early_drop", only=["ranking", "restored"]),
 ]
 print(json.dumps({
-    "names": {r.kind: r.names() for r in (methods, paths, objectives, metrics, updates, rules)},
+    "names": {
+        r.kind: r.names() for r in (methods, paths, objectives, metrics, updates, rules, channel_weights)
+    },
+    "weights": float((loudest.attribution - mean.attribution).abs().max()),
+    "warnings": loudest.warnings,
     "residuals": {name: float(e.residual.abs().max()) for name, e in named.items() if name != "halfway"},
     "objective": named["contrast"].objective,
     "method": str(abe.method("halfway")),
@@ -98,6 +105,7 @@ def test_it_is_found_used_and_keeps_its_laws(installed: Path) -> None:
         "metric": "early_drop",
         "update": "heavy_ball",
         "rule": "sinc",
+        "channel_weight": "loudest",
     }
     assert all(name in said["names"][kind] for kind, name in added.items())
     assert all(len(set(names)) == len(names) for names in said["names"].values())
@@ -106,6 +114,8 @@ def test_it_is_found_used_and_keeps_its_laws(installed: Path) -> None:
     assert said["residuals"]["contrast"] < 1e-6
     assert said["residuals"]["ease_in"] < 1e-6
     assert said["residuals"]["heavy_ball"] <= 0.01
+    assert said["weights"] > 0
+    assert said["warnings"] == []
     assert said["straight"] < 1e-9  # the same line at another pace has the same integral
     assert set(said["ranking"]) == {"halfway", "gradient"}
     assert said["outcomes"]["completeness"] == "fails as declared"
@@ -138,7 +148,7 @@ def test_the_page_shows_this_very_code() -> None:
     page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
     source = (EXAMPLE / "abe_example_plugin.py").read_text(encoding="utf-8")
     marks = [line.split(":")[0] for line in source.splitlines() if line.startswith("# ") and ":" in line]
-    assert marks == ["# method", "# path", "# objective", "# metric", "# update", "# rule"]
+    assert marks == ["# method", "# path", "# objective", "# metric", "# update", "# rule", "# weights"]
     for mark, following in zip(marks, [*marks[1:], None], strict=True):
         assert f':start-at: "{mark}:"' in page
         assert following is None or f':start-at: "{mark}:"\n:end-before: "{following}:"' in page

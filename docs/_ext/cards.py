@@ -22,6 +22,7 @@ PRIMITIVES = {
     "Baselines": ("the reference an input is compared with", registry.baselines),
     "Units": ("what is ranked and removed together", registry.units),
     "Paths": ("static ways from a reference to the input", registry.paths),
+    "Channel weights": ("what class activation maps differ in", registry.channel_weights),
 }
 
 

@@ -1,4 +1,4 @@
-"""A package of one's own for ABE: a method, a path, an objective, a metric, an update and a backward rule."""
+"""A package of one's own for ABE: method, path, objective, metric, update, backward rule, weights."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,11 +10,12 @@ from abe.baselines import as_baseline
 from abe.engines.backward_lrp import Identity
 from abe.engines.backward_rescale import elementwise
 from abe.engines.backward_steps import Step
+from abe.engines.maps import View
 from abe.engines.path import PathIntegral, StraightLine, reference_of
 from abe.engines.quadrature import Midpoint
 from abe.engines.update import Point
 from abe.metrics import Perturbation, PerturbationRun
-from abe.registry import baselines, methods, metrics, objectives, paths, rules, updates
+from abe.registry import baselines, channel_weights, methods, metrics, objectives, paths, rules, updates
 from abe.spec import value
 from abe.types import Baseline, Card, Passes
 
@@ -214,3 +215,24 @@ class SincRule:
     def __call__(self, step: Step) -> Tensor:
         """The operation's own value, with another way back."""
         return elementwise(step) if step.session.form == "multiplier" else Identity()(step)
+
+
+# weights: one value makes a class activation map of a layer's output and the gradient by it
+@channel_weights.register(
+    Card(
+        name="loudest",
+        title="Loudest gradient",
+        summary="Every channel counts by its largest gradient.",
+        source="yours2026, Eq. 6",
+        formula="w_k = max_ij ∂s/∂A_kij",
+    )
+)
+@value
+class Loudest:
+    """w_k = max_ij ∂s/∂A_kij."""
+
+    needs_gradient = True  # without it no backward pass is run
+
+    def __call__(self, view: View) -> Tensor:
+        """(n, h, w) the map at the layer's size; what follows is ABE's."""
+        return view.combine(view.gradient.flatten(2).amax(2))

@@ -1,4 +1,4 @@
-"""Names for methods, metrics, objectives, baselines, units, paths, updates and backward rules.
+"""Names for methods, metrics, objectives, baselines, units, paths, updates, rules and channel weights.
 
 A package of one's own adds entries by an entry point in the group of the kind (``abe.methods``,
 ``abe.metrics``, …) that names the module to import; importing it runs the decorators.
@@ -275,3 +275,4 @@ units = Registry("unit", "abe.units")
 paths = Registry("path", "abe.methods")
 updates = Registry("update", "abe.methods")
 rules = Registry("rule", "abe.methods")
+channel_weights = Registry("channel_weight", "abe.methods")

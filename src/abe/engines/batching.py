@@ -24,7 +24,8 @@ from abe.objectives import Captured
 from abe.task.base import Context, Task
 from abe.types import Cost, Objective
 
-Kind = Literal["forward", "gradient"]
+Kind = Literal["forward", "gradient", "inner"]
+"""``"inner"`` work differentiates by tensors inside the model, which its `Around` takes care of."""
 Execution = Literal["auto", "model", "bfloat16"]
 """What to run: the fastest verified copy, the model itself, or that copy in reduced precision."""
 Make = Callable[[Tensor], Tensor]
@@ -63,6 +64,29 @@ class Head(NamedTuple):
 
 
 Consume = Callable[[Chunk], None]
+
+
+@dataclass
+class Call:
+    """One chunk about to run, handed to an `Around`.
+
+    Attributes:
+        rows: (n,) row numbers.
+        owner: (n,) the sample each row belongs to.
+        x: (n, *f) the rows; leaves of autograd in gradient work.
+        forward: runs the model on (n, *f) rows of the same owners, counted; another model if given.
+        score: (n,) scores of outputs.
+    """
+
+    rows: Tensor
+    owner: Tensor
+    x: Tensor
+    forward: Callable[..., Any]
+    score: Callable[[Any], Tensor]
+
+
+Around = Callable[[Call], tuple[Any, Tensor]]
+"""Runs a chunk its own way, under an instrument for example, and returns outputs and scores."""
 
 
 @dataclass
@@ -128,11 +152,13 @@ class Evaluator:
         objective: Objective | None,
         consume: Consume,
         heads: Sequence[Head] = (),
+        around: Around | None = None,
+        purpose: str = "",
     ) -> None:
         """Send rows 0 … n − 1 through the model and hand every chunk to ``consume``.
 
         Args:
-            kind: ``"forward"`` runs without gradients.
+            kind: ``"forward"`` runs without gradients, ``"inner"`` without gradients of the rows.
             n: how many rows there are.
             make: (m,) row numbers to (m, *f) rows.
             owner: (n,) the sample of each row; picks its target and context.
@@ -141,8 +167,11 @@ class Evaluator:
             objective: the score; may be None for forward work that reads outputs only.
             consume: gets each `Chunk`, in row order.
             heads: scores with targets by row instead of ``objective``: one forward pass serves all.
+            around: runs each chunk its own way; it always gets the model itself, never a copy.
+            purpose: names work whose memory per row is of its own, so that it has its own plan.
         """
-        job = _Job(kind, make, owner, target, context, objective, self.execution == "bfloat16", tuple(heads))
+        reduced = self.execution == "bfloat16" and around is None
+        job = _Job(kind, make, owner, target, context, objective, reduced, tuple(heads), around, purpose)
         if n == 0:
             return
         plan = self._plan(job, n)
@@ -161,14 +190,14 @@ class Evaluator:
     def _plan(self, job: "_Job", n: int) -> ChunkPlan:
         self._choose_model(job, n)
         key = (
-            *(job.kind, job.backwards, job.shape),
+            *(job.kind, job.purpose, job.backwards, job.shape),
             *(self.cost.execution, torch.get_num_threads(), self.task.device.type),
         )
         plan = self._state.plans.get(key)
         if plan is None:
             start = 8 if self.task.device.type == "cpu" else 32
             plan = ChunkPlan(
-                start=start, budget=memory_budget(self.task.device), measured=job.kind != "gradient"
+                start=start, budget=memory_budget(self.task.device), measured=job.kind == "forward"
             )
             if plan.measured:
                 plan.fit(FORWARD_COPIES * job.row_bytes)
@@ -184,7 +213,7 @@ class Evaluator:
 
     def _chosen(self, job: "_Job", n: int) -> tuple[nn.Module, str]:
         own = self.task.model, "model"
-        if self.execution == "model" or job.layers:
+        if self.execution == "model" or job.layers or job.around is not None:
             return own
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self.task.model)
@@ -225,16 +254,16 @@ class Evaluator:
             return None
         if self.chunk is None:
             plan.record(len(rows), time.perf_counter() - began)
-        self._count(job.backwards, len(rows), time.perf_counter() - began)
+        self._count(job, len(rows), time.perf_counter() - began)
         return chunk
 
-    def _count(self, backwards: int, rows: int, seconds: float) -> None:
-        self.cost.forward_rows += rows
-        self.cost.forward_calls += 1
+    def _count(self, job: "_Job", rows: int, seconds: float) -> None:
+        self.cost.forward_rows += job.forwarded
+        self.cost.forward_calls += job.calls
         self.cost.model_seconds += seconds
         self.cost.chunk = max(rows, self.cost.chunk or 0)
-        self.cost.backward_rows += rows * backwards
-        self.cost.backward_calls += backwards
+        self.cost.backward_rows += rows * job.backwards
+        self.cost.backward_calls += job.backwards
 
 
 @dataclass
@@ -249,8 +278,12 @@ class _Job:
     objective: Objective | None
     reduced: bool = False
     heads: tuple[Head, ...] = ()
+    around: Around | None = None
+    purpose: str = ""
     shape: tuple[Any, ...] = ()
     row_bytes: int = 0
+    forwarded: int = 0
+    calls: int = 0
 
     @property
     def backwards(self) -> int:
@@ -278,9 +311,10 @@ class _Job:
     def run(self, task: Task, model: nn.Module, rows: Tensor) -> Chunk:
         """One chunk through ``model``."""
         owner = self.owner[rows]
+        self.forwarded = self.calls = 0
         x = self.make(rows).detach()
         differentiate = self.kind == "gradient"
-        with torch.set_grad_enabled(differentiate):
+        with torch.set_grad_enabled(self.kind != "forward"):
             if differentiate:
                 x = x.clone() if x.is_inference() else x
                 x.requires_grad_(True)
@@ -298,8 +332,24 @@ class _Job:
         """Outputs and, where there is an objective, scores of rows ``x`` (else none)."""
         owner = self.owner[rows]
         context = self.context.take(owner)
-        layers = self.layers
-        captured: dict[str, Tensor] = {}
+
+        def forward(x: Tensor, other: nn.Module | None = None) -> Any:
+            self.forwarded, self.calls = self.forwarded + len(x), self.calls + 1
+            with _blame_model():
+                return self._forward(task, other or model, x, context)
+
+        def score(outputs: Any) -> Tensor:
+            return self._scores(task, outputs, rows)
+
+        if self.around is None:
+            outputs = forward(x)
+            scores = score(outputs)
+        else:
+            outputs, scores = self.around(Call(rows, owner, x, forward, score))
+        return outputs.outputs if isinstance(outputs, Captured) else outputs, scores
+
+    def _forward(self, task: Task, model: nn.Module, x: Tensor, context: Context) -> Any:
+        """The model's checked outputs, with the layers that the scores read."""
         outputs: Any = None
 
         def call(chosen: nn.Module) -> Any:
@@ -311,26 +361,31 @@ class _Job:
                 outputs = outputs.to(x.dtype)
             return outputs
 
-        with _blame_model():
-            if layers:
-                from abe.engines.instrument import capture
+        layers, captured = self.layers, {}
+        if layers:
+            from abe.engines.instrument import capture
 
-                captured = capture(model, call, layers)
-            else:
-                call(model)
+            captured = capture(model, call, layers)
+        else:
+            call(model)
         if isinstance(outputs, Tensor) and not bool(torch.isfinite(outputs.detach().sum())):
             _refuse_outputs(outputs)
+        return Captured(outputs, captured) if layers else outputs
 
-        def score(objective: Objective, target: Tensor) -> Tensor:
-            readable = task.logits(outputs) if getattr(objective, "reads_logits", False) else outputs
-            seen = Captured(readable, captured) if objective.layers else readable
-            return _checked(objective(seen, target), len(x))
-
+    def _scores(self, task: Task, outputs: Any, rows: Tensor) -> Tensor:
+        """(n,) scores of outputs, (m, n) with m heads, empty without an objective."""
         if self.heads:
-            return outputs, torch.stack([score(h.objective, h.target[rows]) for h in self.heads])
+            return torch.stack([_score(task, outputs, h.objective, h.target[rows]) for h in self.heads])
         if self.objective is None:
-            return outputs, x.new_empty(0)
-        return outputs, score(self.objective, self.target[owner])
+            return torch.empty(0, device=rows.device)
+        return _score(task, outputs, self.objective, self.target[self.owner[rows]])
+
+
+def _score(task: Task, outputs: Any, objective: Objective, target: Tensor) -> Tensor:
+    raw, layers = (outputs.outputs, outputs.layers) if isinstance(outputs, Captured) else (outputs, {})
+    readable = task.logits(raw) if getattr(objective, "reads_logits", False) else raw
+    seen = Captured(readable, layers) if objective.layers else readable
+    return _checked(objective(seen, target), len(target))
 
 
 def differentiate_rows(scores: Tensor, x: Tensor, *, keep: bool = False) -> Tensor:

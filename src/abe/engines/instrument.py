@@ -318,7 +318,7 @@ def capturing(
     """
     refuse_opaque(model)
     modules = {clean_name(name): module for name, module in model.named_modules()}
-    taps = [_Tap(layer, *_layer(modules, layer)) for layer in layers]
+    taps = [_Tap(layer, *find_layer(modules, layer)) for layer in layers]
     captured: dict[str, Tensor] = {}
     with ExitStack() as stack:
         stack.enter_context(eager(model))
@@ -330,7 +330,7 @@ def capturing(
         tap.settle()
 
 
-def _layer(modules: Mapping[str, nn.Module], layer: str) -> tuple[nn.Module, int | None]:
+def find_layer(modules: Mapping[str, nn.Module], layer: str) -> tuple[nn.Module, int | None]:
     """The module and the call number that a layer's name asks for."""
     name, _, call = layer.partition("#")
     if name not in modules or (call and not call.lstrip("-").isdigit()):
@@ -364,9 +364,9 @@ class _Tap:
             found = found.detach().clone().requires_grad_()
             replaced = found.clone()
             self._keep(found)
-            return _with_first(output, replaced)[0]
+            return with_first(output, replaced)[0]
         self._keep(found)
-        return _with_first(output, found.clone())[0]
+        return with_first(output, found.clone())[0]
 
     def _replaced(self, output: Any, found: Tensor) -> Any:
         """The replacement at the call that is asked for; a negative number counts from a first run's end."""
@@ -379,7 +379,7 @@ class _Tap:
             raise self._error(
                 "The activation does not fit", got=f"{shape}, the layer gives {tuple(found.shape)}"
             )
-        return _with_first(output, given.clone())[0]
+        return with_first(output, given.clone())[0]
 
     def _keep(self, found: Tensor) -> None:
         self.outputs.append(found)
@@ -408,20 +408,20 @@ class _Tap:
         return ModelError(Code.LAYER, f"{what}: {self.layer!r}", got=got, fix=fix)
 
 
-def _with_first(output: Any, tensor: Tensor) -> tuple[Any, bool]:
+def with_first(output: Any, tensor: Tensor) -> tuple[Any, bool]:
     """The output with its first tensor replaced, and whether there was one."""
     if isinstance(output, Tensor):
         return tensor, True
     if isinstance(output, dict):
         for key, item in output.items():
-            replaced, done = _with_first(item, tensor)
+            replaced, done = with_first(item, tensor)
             if done:
                 twin = copy.copy(output)
                 twin[key] = replaced
                 return twin, True
     elif isinstance(output, (list, tuple)):
         for position, item in enumerate(output):
-            replaced, done = _with_first(item, tensor)
+            replaced, done = with_first(item, tensor)
             if done:
                 items = [*output[:position], replaced, *output[position + 1 :]]
                 named = hasattr(output, "_fields")
@@ -443,7 +443,7 @@ def replacing(model: nn.Module, layer: str, activation: Float[Tensor, "n *f"]) -
     """
     refuse_opaque(model)
     modules = {clean_name(name): module for name, module in model.named_modules()}
-    tap = _Tap(layer, *_layer(modules, layer))
+    tap = _Tap(layer, *find_layer(modules, layer))
     tap.replacement = activation
     handle = tap.module.register_forward_hook(tap)
     try:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from abe.draws import mix
-from abe.engines.batching import Chunk, Consume, Evaluator, Head, Kind, Make
+from abe.engines.batching import Around, Chunk, Consume, Evaluator, Head, Kind, Make
 from abe.errors import Code, TargetError, note
 from abe.objectives import Captured
 from abe.task.base import Context, Task
@@ -81,9 +81,24 @@ class Problem:
         """Names of the draws with numbers ``draw`` (n,) of samples ``owner`` (n,)."""
         return [(self.ids[o], d) for o, d in zip(owner.tolist(), draw.tolist(), strict=True)]
 
-    def forward(self, n: int, make: Make, owner: Tensor, consume: Consume) -> None:
-        """Run rows without gradients; ``consume`` gets every `Chunk` with outputs and scores."""
-        self._run("forward", n, make, owner, consume)
+    def forward(
+        self, n: int, make: Make, owner: Tensor, consume: Consume, *, around: Around | None = None
+    ) -> None:
+        """Run rows without gradients; ``consume`` gets every `Chunk` with outputs and scores.
+
+        ``around`` runs each chunk its own way, for example with a layer's output changed.
+        """
+        self._run("forward", n, make, owner, consume, around=around)
+
+    def inner(
+        self, n: int, make: Make, owner: Tensor, consume: Consume, *, around: Around, purpose: str
+    ) -> None:
+        """Run rows with autograd on, for gradients by tensors inside the model instead of the rows.
+
+        ``around`` runs a chunk, takes these gradients and keeps what it needs until ``consume``;
+        ``purpose`` names its kind of work, whose memory per row is of its own.
+        """
+        self._run("inner", n, make, owner, consume, around=around, purpose=purpose)
 
     def gradient(self, n: int, make: Make, owner: Tensor, consume: Consume) -> None:
         """Run rows with the gradient of each row's own score at the row."""
@@ -99,7 +114,7 @@ class Problem:
             heads: m scores, each with a target for every row.
             consume: gets each `Chunk`, with scores (m, k) and gradients (m, k, *f).
         """
-        self._run("gradient", n, make, owner, consume, heads)
+        self._run("gradient", n, make, owner, consume, heads=heads)
 
     def with_(
         self,
@@ -144,6 +159,8 @@ class Problem:
         owner: Tensor,
         consume: Consume,
         heads: Sequence[Head] = (),
+        around: Around | None = None,
+        purpose: str = "",
     ) -> None:
         self.evaluator.run(
             kind,
@@ -155,6 +172,8 @@ class Problem:
             objective=self.objective,
             consume=consume,
             heads=heads,
+            around=around,
+            purpose=purpose,
         )
 
 

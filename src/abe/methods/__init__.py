@@ -10,7 +10,7 @@ from abe import robustness  # registers the updates
 # Listings show methods in the order of these imports.
 # isort: off
 from abe.methods import gradient, path, adversarial, targeted, backward, lrp, relevance, pattern
-from abe.methods import layer, wrapper
+from abe.methods import maps, maps_other, attention, layer, wrapper
 
 # isort: on
 from abe.methods.wrapper import ensemble, postprocess, smooth
@@ -19,11 +19,14 @@ from abe.registry import methods as registry
 
 __all__ = [
     "adversarial",
+    "attention",
     "backward",
     "ensemble",
     "gradient",
     "layer",
     "lrp",
+    "maps",
+    "maps_other",
     "path",
     "pattern",
     "postprocess",

@@ -34,6 +34,9 @@ GUESS = 100.0
 EQUAL = 1e-6
 """Relative difference below which two means share a rank: the noise of float32 and of chunking."""
 
+PARTS_OF_SOME = frozenset({"layer", "attention", "cross_attention"})
+"""What methods may need of a model and some models lack; such methods are compared when named."""
+
 DEFAULT_METRICS = (
     *("insertion", "deletion", "gap"),
     *("kl_insertion", "kl_deletion", "kl_gap"),
@@ -443,7 +446,7 @@ def _methods(given: Sequence[Any] | None, task: Task) -> dict[str, Method]:
     """Methods by a label that tells equal names apart."""
     if given is None:
         entries = [e for e in methods.entries() if not e.required() and task.modality in e.card.modalities]
-        given = [entry.name for entry in entries]
+        given = [e.name for e in entries if not PARTS_OF_SOME.intersection(e.card.needs)]
     chosen = list(dict.fromkeys(methods.resolve(item) for item in _listed(given)))
     if not chosen:
         raise SpecError(Code.BAD_PARAMETER, "There is no method to compare", fix="Name at least one")

@@ -85,6 +85,15 @@ class MethodCase:
         }
         return MethodCase(methods.build(self.method.name, **params))
 
+    def net(self, dtype: torch.dtype = torch.float64) -> nn.Module:
+        """A net with all parts that the method needs."""
+        needs = self.card.needs
+        if "attention" in needs or "cross_attention" in needs:
+            return nets.Attending(dtype=dtype)
+        if "layer" in needs:
+            return nets.Convolutional(dtype=dtype, side=1)
+        return nets.Smooth() if dtype == torch.float64 else nets.Convolutional(dtype=dtype)
+
     def explain(self, net: nn.Module, x: Tensor, **how: Any) -> Explanation:
         """The explanation of class `TARGET`, by the model itself."""
         how = {"target": TARGET, "execution": "model", "progress": False, **how}
@@ -182,7 +191,7 @@ def completeness(case: MethodCase) -> Numbers:
 def claim(case: MethodCase) -> Numbers:
     """A residual is reported where completeness is claimed or declared to fail, and nowhere else."""
     expected = not claimed("completeness")(case)
-    delta = case.explain(nets.Smooth(), samples(2)).delta
+    delta = case.explain(case.net(), samples(2)).delta
     return ensure((delta is not None) == expected, delta=delta is not None, expected=expected)
 
 
@@ -268,7 +277,7 @@ def sensitivity(case: MethodCase) -> Numbers:
 
 def _rows(case: MethodCase) -> tuple[nn.Module, Tensor, Tensor]:
     """An ordinary float32 net, five samples, and their maps in one batch."""
-    net, x = nets.Convolutional(), samples(5, dtype=torch.float32)
+    net, x = case.net(torch.float32), samples(5, dtype=torch.float32)
     return net, x, case.map(net, x)
 
 
@@ -318,8 +327,8 @@ def chunk(case: MethodCase) -> Numbers:
 def dtype(case: MethodCase) -> Numbers:
     """The map has the input's shape, type and device."""
     case = case.coarser()
-    single = case.map(nets.Convolutional(), samples(2, dtype=torch.float32))
-    double = case.map(nets.Convolutional(dtype=torch.float64), samples(2))
+    single = case.map(case.net(torch.float32), samples(2, dtype=torch.float32))
+    double = case.map(case.net(), samples(2))
     right = single.dtype == torch.float32 and double.dtype == torch.float64
     right = right and single.shape == double.shape == (2, *nets.SHAPE) and double.device.type == "cpu"
     return ensure(right, float32=single.dtype, float64=double.dtype, shape=tuple(double.shape))
@@ -333,7 +342,7 @@ def dtype(case: MethodCase) -> Numbers:
 def determinism(case: MethodCase) -> Numbers:
     """The same seed gives the same map; another seed another one exactly where numbers are drawn."""
     case = case.coarser()
-    net, x = nets.Smooth(), samples(2)
+    net, x = case.net(), samples(2)
     recorder = RecordedDraws()
     first = case.map(net, x, chunk=4, draws=recorder)
     repeat = bool(torch.equal(first, case.map(net, x, chunk=4, seed=0)))
@@ -353,7 +362,7 @@ def determinism(case: MethodCase) -> Numbers:
 def randomness(case: MethodCase) -> Numbers:
     """All randomness passes through Draws."""
     case = case.coarser()
-    net, x = nets.Smooth(), samples(2)
+    net, x = case.net(), samples(2)
     recorder = RecordedDraws()
     first = case.map(net, x, chunk=4, draws=recorder)
     replay = recorder.replayed()
@@ -383,7 +392,7 @@ def cost(case: MethodCase) -> Numbers:
     numbers: dict[str, object] = {}
     right = True
     for b in (1, 3):
-        net = nets.Watched(nets.Smooth())
+        net = nets.Watched(case.net())
         spent = case.explain(net, samples(b)).cost
         counted = (spent.forward_rows, spent.backward_rows)
         seen, formula = (net.forward_rows, net.backward_rows), _formula(case, b)
@@ -401,9 +410,9 @@ def _as_promised(case: MethodCase, formula: tuple[float, float] | None, counted:
 
 
 def _formula(case: MethodCase, b: int) -> tuple[float, float] | None:
-    """What the card promises; None where it promises nothing or a tolerance decides."""
+    """What the card promises; None where it promises nothing, or a tolerance or a named layer decides."""
     passes = case.card.passes
-    if passes is None or case.params.get("tolerance") is not None:
+    if passes is None or any(case.params.get(name) is not None for name in ("tolerance", "layer")):
         return None
     forward, backward = (evaluate(f, {**case.params, "b": b}) for f in (passes.forward, passes.backward))
     return None if forward is None or backward is None else (forward, backward)
@@ -421,7 +430,7 @@ def restored(case: MethodCase) -> Numbers:
     """The model, the input and the process are as before, also after an exception in the model's forward."""
     case = case.coarser()
     changed: dict[str, object] = {}
-    net, x = _lived_in(None), samples(2, dtype=torch.float32)
+    net, x = _lived_in(case, None), samples(2, dtype=torch.float32)
     before, content = Snapshot(net), x.clone()
     case.explain(net, x)
     changed["after_success"] = before.changes() + ([] if torch.equal(x, content) else ["the input"])
@@ -432,7 +441,7 @@ def restored(case: MethodCase) -> Numbers:
 
 
 def _after_failure(case: MethodCase, x: Tensor, k: int) -> list[str]:
-    net = _lived_in(k)
+    net = _lived_in(case, k)
     before = Snapshot(net)
     try:
         case.explain(net, x)
@@ -443,9 +452,9 @@ def _after_failure(case: MethodCase, x: Tensor, k: int) -> list[str]:
     return [*before.changes(), "no error at all"]
 
 
-def _lived_in(fail_at: int | None) -> nets.Watched:
+def _lived_in(case: MethodCase, fail_at: int | None) -> nets.Watched:
     """A model as users have them: mixed flags, frozen parts, gradients, hooks."""
-    inner = nets.Convolutional()
+    inner: Any = case.net(torch.float32)
     net = nets.Watched(inner, fail_at=fail_at)
     net.train()
     inner.features[2].eval()

@@ -15,6 +15,8 @@ SHAPE = (CHANNELS, SIDE, SIDE)
 """Inputs of the kit's nets: three channels of six by six."""
 _Module = TypeVar("_Module", bound=nn.Module)
 FEATURES = CHANNELS * SIDE * SIDE
+WIDTH = 8
+"""Of the tokens of `Attending`."""
 
 
 def weights(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
@@ -166,18 +168,23 @@ class Convolutional(nn.Module):
     An ordinary network with everything a call can leave behind: training flags that matter, running
     statistics, and a buffer that its own forward changes. The pooling is not a maximum: on constant
     regions rounding decides a maximum's ties, so that the network itself depends on the chunk.
+
+    Args:
+        seed: of the weights.
+        dtype: of the weights.
+        side: of the pooled maps: 3, or 1 for global average pooling.
     """
 
-    def __init__(self, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, *, seed: int = 0, dtype: torch.dtype = torch.float32, side: int = 3) -> None:
         super().__init__()
         self.features = nn.Sequential(
             _filled(seed, 1.5, nn.Conv2d, CHANNELS, 4, 3, padding=1),
             nn.BatchNorm2d(4),
             nn.Dropout(0.5),
             nn.ReLU(),
-            nn.AvgPool2d(2),
+            nn.AvgPool2d(SIDE // side),
         )
-        self.head = _filled(seed + 1, 1.5, nn.Linear, 4 * 9, CLASSES)
+        self.head = _filled(seed + 1, 1.5, nn.Linear, 4 * side * side, CLASSES)
         self.input = nn.Identity()
         self.register_buffer("calls", torch.zeros(()))
         self.to(dtype)
@@ -186,6 +193,56 @@ class Convolutional(nn.Module):
         """(n, 5) scores."""
         self.calls += 1
         return self.head(self.features(self.input(x)).flatten(1))
+
+
+class Attending(nn.Module):
+    """A transformer over nine patches and a class token, beside three learned tokens of another kind.
+
+    The sequences attend to themselves, to each other, and to themselves again; the head reads the first
+    token of both. Attention is written by hand, as in most libraries.
+    """
+
+    def __init__(self, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            _filled(seed, 1.0, nn.Conv2d, CHANNELS, WIDTH, 2, stride=2),
+            nn.BatchNorm2d(WIDTH),
+            nn.Dropout(0.5),
+        )
+        self.start = nn.Parameter(weights(1, WIDTH, seed=seed + 1))
+        self.words = nn.Parameter(weights(3, WIDTH, seed=seed + 2))
+        self.blocks = nn.ModuleList([_Attention(seed + 10 * k) for k in range(1, 7)])
+        self.head = _filled(seed + 3, 1.5, nn.Linear, 2 * WIDTH, CLASSES)
+        self.register_buffer("calls", torch.zeros(()))
+        self.to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 5) scores."""
+        self.calls += 1
+        n = len(x)
+        patches = torch.cat([self.start.expand(n, 1, -1), self.features(x).flatten(2).transpose(1, 2)], 1)
+        words = self.words.expand(n, -1, -1)
+        own, others, across, back, again, once_more = self.blocks
+        patches, words = patches + own(patches, patches), words + others(words, words)
+        patches, words = patches + across(patches, words), words + back(words, patches)
+        patches, words = patches + again(patches, patches), words + once_more(words, words)
+        return self.head(torch.cat([patches[:, 0], words[:, 0]], 1))
+
+
+class _Attention(nn.Module):
+    """Two heads of softmax(Q Kᵀ / √d) V."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.query = _filled(seed, 1.0, nn.Linear, WIDTH, WIDTH)
+        self.memory = _filled(seed + 1, 1.0, nn.Linear, WIDTH, 2 * WIDTH)
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        """(n, queries, width) what the queries read."""
+        split = [t.unflatten(2, (2, -1)).transpose(1, 2) for t in self.memory(memory).chunk(2, 2)]
+        query = self.query(x).unflatten(2, (2, -1)).transpose(1, 2)
+        attention = (query @ split[0].transpose(2, 3) / query.shape[-1] ** 0.5).softmax(-1)
+        return (attention @ split[1]).transpose(1, 2).flatten(2)
 
 
 def tiny(channels: int) -> nn.Sequential:

@@ -1,0 +1,367 @@
+"""Class activation maps: a layer's output at its places, weighted by gradients."""
+
+from abe.engines.maps import ChannelMap
+from abe.engines.maps_layers import Upsample
+from abe.engines.maps_weights import (
+    GradientHere,
+    MeanGradient,
+    PlusPlus,
+    PositiveGradient,
+    SummedGradient,
+    WeightedGradient,
+)
+from abe.methods.gradient import Variant, published
+from abe.registry import methods
+from abe.types import Card, Passes
+
+PLACES = ("image", "series")
+CAM_GRADIENT = Passes(forward="2 * b + 1", backward="b + 1")
+COARSE = "As coarse as the layer: enlarging a 7 × 7 map draws smooth blobs, not borders."
+
+
+@methods.register(
+    Card(
+        name="cam",
+        title="CAM",
+        summary="The last layer's channels, weighted as a linear head behind average pooling weights them.",
+        source="zhou2016",
+        formula="A = up(ReLU Σ_k w_k A_k), w the head's weights",
+        family="gradient × input",
+        reformulations=("Taylor interaction",),
+        needs=("gradient", "layer"),
+        modalities=PLACES,
+        passes=CAM_GRADIENT,
+        differs=("ReLU by default, as in the maps that came later; relu=False gives the map of the paper.",),
+        pitfalls=(
+            "Works only where average pooling and one linear layer follow; anything else is refused.",
+            COARSE,
+        ),
+    ),
+)
+def cam(
+    *, layer: str | None = None, relu: bool = True, normalise: bool = False, upsample: Upsample = "bilinear"
+) -> ChannelMap:
+    """The last layer's channels, weighted as a linear head behind average pooling weights them.
+
+    A = up(ReLU Σ_k w_k A_k), w_k = Σ_ij ∂s/∂A_kij, which is the head's weight
+
+    Composition: `ChannelMap` with `SummedGradient`.
+
+    Args:
+        layer: a module's name (``"layer4"``, ``"relu#2"`` for one of several calls); None takes the last
+            layer with places on which the score depends, and a note names it.
+        relu: keep what supports the decision only.
+        normalise: scale every map to [0, 1].
+        upsample: ``"bilinear"`` between the centres of places (align_corners=False), or ``"nearest"``.
+
+    Shape:
+        (b, c, …) in and out; the map is shared out equally over the channels.
+
+    Guarantees:
+        None of the axioms.
+
+    Cost:
+        One forward row per sample, and one backward row from the output to the layer; without ``layer``
+        one of both more, to find it. One forward row per sample for the prediction.
+
+    Differs from the paper:
+        ReLU by default; without it, ``relu=False``, the map's mean over places is the score less its bias.
+
+    Source:
+        zhou2016.
+    """
+    return ChannelMap(
+        weights=SummedGradient(), layer=layer, relu=relu, normalise=normalise, upsample=upsample
+    )
+
+
+@methods.register(
+    Card(
+        name="grad_cam",
+        title="Grad-CAM",
+        summary="A layer's channels, weighted by their mean gradient.",
+        source="selvaraju2017, Eq. 1",
+        formula="A = up(ReLU Σ_k mean_ij(∂s/∂A_kij) A_k)",
+        family="gradient × input",
+        reformulations=("Taylor interaction",),
+        needs=("gradient", "layer"),
+        modalities=PLACES,
+        passes=CAM_GRADIENT,
+        pitfalls=(
+            COARSE,
+            "Averaging over places can show places that the score does not use; HiResCAM does not.",
+        ),
+    ),
+    aliases=("gradcam",),
+)
+def grad_cam(
+    *, layer: str | None = None, relu: bool = True, normalise: bool = False, upsample: Upsample = "bilinear"
+) -> ChannelMap:
+    """A layer's channels, weighted by their mean gradient.
+
+    A = up(ReLU Σ_k w_k A_k), w_k = mean_ij ∂s/∂A_kij
+
+    Composition: `ChannelMap` with `MeanGradient`.
+
+    Args:
+        layer: a module's name (``"layer4"``, ``"relu#2"`` for one of several calls); None takes the last
+            layer with places on which the score depends, and a note names it.
+        relu: keep what supports the decision only.
+        normalise: scale every map to [0, 1].
+        upsample: ``"bilinear"`` between the centres of places (align_corners=False), or ``"nearest"``.
+
+    Shape:
+        (b, c, …) in and out; the map is shared out equally over the channels.
+
+    Guarantees:
+        None of the axioms.
+
+    Cost:
+        One forward row per sample, and one backward row from the output to the layer; without ``layer``
+        one of both more, to find it. One forward row per sample for the prediction.
+
+    Source:
+        selvaraju2017, Eq. 1.
+
+    Example:
+        >>> import abe
+        >>> from abe.testing import nets, samples, task_of
+        >>> exp = abe.explain(task_of(nets.Convolutional()), samples(2).float(), "grad_cam", layer="features")
+        >>> tuple(exp.shape), exp.cost.backward_rows
+        ((2, 3, 6, 6), 2)
+    """
+    return ChannelMap(weights=MeanGradient(), layer=layer, relu=relu, normalise=normalise, upsample=upsample)
+
+
+@methods.register(
+    Card(
+        name="grad_cam_plus_plus",
+        title="Grad-CAM++",
+        summary="A layer's channels, weighted by positive gradients so that small objects count as well.",
+        source="chattopadhay2018, Eq. 19",
+        formula="w_k = Σ_ij α_kij max(g_kij, 0), α = g² / (2 g² + g³ Σ_ab A_kab)",
+        family="gradient × input",
+        needs=("gradient", "layer"),
+        modalities=PLACES,
+        passes=CAM_GRADIENT,
+        differs=(
+            "No constant in the denominator; the published 1e-6 decides the map where gradients are small.",
+        ),
+        pitfalls=(
+            "Holds for an exponential of the score; scaling the score changes the map's shape.",
+            COARSE,
+        ),
+    ),
+    aliases=("gradcam_plus_plus", "gradcampp"),
+)
+def grad_cam_plus_plus(
+    *,
+    layer: str | None = None,
+    relu: bool = True,
+    normalise: bool = False,
+    upsample: Upsample = "bilinear",
+    variant: Variant = "corrected",
+) -> ChannelMap:
+    """A layer's channels, weighted by positive gradients so that small objects count as well.
+
+    A = up(ReLU Σ_k w_k A_k), w_k = Σ_ij α max(g, 0), α = g² / (2 g² + g³ Σ_ab A_kab), g = ∂s/∂A
+
+    Composition: `ChannelMap` with `PlusPlus`.
+
+    Args:
+        layer: a module's name (``"layer4"``, ``"relu#2"`` for one of several calls); None takes the last
+            layer with places on which the score depends, and a note names it.
+        relu: keep what supports the decision only.
+        normalise: scale every map to [0, 1].
+        upsample: ``"bilinear"`` between the centres of places (align_corners=False), or ``"nearest"``.
+        variant: ``"published"`` adds 1e-6 to the denominator, in the score's units.
+
+    Shape:
+        (b, c, …) in and out; the map is shared out equally over the channels.
+
+    Guarantees:
+        None of the axioms.
+
+    Cost:
+        One forward row per sample, and one backward row from the output to the layer; without ``layer``
+        one of both more, to find it. One forward row per sample for the prediction.
+
+    Differs from the paper:
+        No constant in the denominator.
+
+    Source:
+        chattopadhay2018, Eq. 19.
+    """
+    return ChannelMap(
+        weights=PlusPlus(epsilon=1e-6 if published(variant) else 0.0),
+        layer=layer,
+        relu=relu,
+        normalise=normalise,
+        upsample=upsample,
+    )
+
+
+@methods.register(
+    Card(
+        name="hires_cam",
+        title="HiResCAM",
+        summary="A layer's output times the gradient, place by place.",
+        source="draelos2020",
+        formula="A = up(ReLU Σ_k ∂s/∂A_k ⊙ A_k)",
+        family="gradient × input",
+        reformulations=("Taylor interaction",),
+        needs=("gradient", "layer"),
+        modalities=PLACES,
+        passes=CAM_GRADIENT,
+        pitfalls=(COARSE,),
+    ),
+    aliases=("hirescam",),
+)
+def hires_cam(
+    *, layer: str | None = None, relu: bool = True, normalise: bool = False, upsample: Upsample = "bilinear"
+) -> ChannelMap:
+    """A layer's output times the gradient, place by place.
+
+    A = up(ReLU Σ_k ∂s/∂A_k ⊙ A_k)
+
+    Composition: `ChannelMap` with `GradientHere`.
+
+    Args:
+        layer: a module's name (``"layer4"``, ``"relu#2"`` for one of several calls); None takes the last
+            layer with places on which the score depends, and a note names it.
+        relu: keep what supports the decision only.
+        normalise: scale every map to [0, 1].
+        upsample: ``"bilinear"`` between the centres of places (align_corners=False), or ``"nearest"``.
+
+    Shape:
+        (b, c, …) in and out; the map is shared out equally over the channels.
+
+    Guarantees:
+        None of the axioms. Before ReLU and enlarging the map sums to the score less its bias where only
+        linear operations follow the layer.
+
+    Cost:
+        One forward row per sample, and one backward row from the output to the layer; without ``layer``
+        one of both more, to find it. One forward row per sample for the prediction.
+
+    Source:
+        draelos2020.
+    """
+    return ChannelMap(weights=GradientHere(), layer=layer, relu=relu, normalise=normalise, upsample=upsample)
+
+
+@methods.register(
+    Card(
+        name="xgrad_cam",
+        title="XGrad-CAM",
+        summary="A layer's channels, weighted by their gradient averaged with the activation as weight.",
+        source="fu2020, Eq. 8",
+        formula="w_k = Σ_ij A_kij g_kij / Σ_ij A_kij",
+        family="gradient × input",
+        needs=("gradient", "layer"),
+        modalities=PLACES,
+        passes=CAM_GRADIENT,
+        differs=(
+            "A channel that sums to zero gets weight zero; published code adds 1e-7 to the sum instead.",
+        ),
+        pitfalls=(
+            "Meant for activations that are not negative; otherwise a channel's sum can be near zero.",
+            COARSE,
+        ),
+    ),
+    aliases=("xgradcam",),
+)
+def xgrad_cam(
+    *,
+    layer: str | None = None,
+    relu: bool = True,
+    normalise: bool = False,
+    upsample: Upsample = "bilinear",
+    variant: Variant = "corrected",
+) -> ChannelMap:
+    """A layer's channels, weighted by their gradient averaged with the activation as weight.
+
+    A = up(ReLU Σ_k w_k A_k), w_k = Σ_ij A_kij g_kij / Σ_ij A_kij, g = ∂s/∂A
+
+    Composition: `ChannelMap` with `WeightedGradient`.
+
+    Args:
+        layer: a module's name (``"layer4"``, ``"relu#2"`` for one of several calls); None takes the last
+            layer with places on which the score depends, and a note names it.
+        relu: keep what supports the decision only.
+        normalise: scale every map to [0, 1].
+        upsample: ``"bilinear"`` between the centres of places (align_corners=False), or ``"nearest"``.
+        variant: ``"published"`` adds 1e-7 to the denominator.
+
+    Shape:
+        (b, c, …) in and out; the map is shared out equally over the channels.
+
+    Guarantees:
+        None of the axioms.
+
+    Cost:
+        One forward row per sample, and one backward row from the output to the layer; without ``layer``
+        one of both more, to find it. One forward row per sample for the prediction.
+
+    Differs from the paper:
+        A channel that sums to zero gets weight zero.
+
+    Source:
+        fu2020, Eq. 8.
+    """
+    return ChannelMap(
+        weights=WeightedGradient(epsilon=1e-7 if published(variant) else 0.0),
+        layer=layer,
+        relu=relu,
+        normalise=normalise,
+        upsample=upsample,
+    )
+
+
+@methods.register(
+    Card(
+        name="layer_cam",
+        title="Layer-CAM",
+        summary="A layer's output times the positive gradient, place by place.",
+        source="jiang2021, Eq. 5",
+        formula="A = up(ReLU Σ_k max(∂s/∂A_k, 0) ⊙ A_k)",
+        family="gradient × input",
+        needs=("gradient", "layer"),
+        modalities=PLACES,
+        passes=CAM_GRADIENT,
+        pitfalls=("Drops negative gradients, so what speaks against the decision is not seen.",),
+    ),
+    aliases=("layercam",),
+)
+def layer_cam(
+    *, layer: str | None = None, relu: bool = True, normalise: bool = False, upsample: Upsample = "bilinear"
+) -> ChannelMap:
+    """A layer's output times the positive gradient, place by place.
+
+    A = up(ReLU Σ_k max(∂s/∂A_k, 0) ⊙ A_k)
+
+    Composition: `ChannelMap` with `PositiveGradient`.
+
+    Args:
+        layer: a module's name (``"layer4"``, ``"relu#2"`` for one of several calls); None takes the last
+            layer with places on which the score depends, and a note names it.
+        relu: keep what supports the decision only.
+        normalise: scale every map to [0, 1].
+        upsample: ``"bilinear"`` between the centres of places (align_corners=False), or ``"nearest"``.
+
+    Shape:
+        (b, c, …) in and out; the map is shared out equally over the channels.
+
+    Guarantees:
+        None of the axioms.
+
+    Cost:
+        One forward row per sample, and one backward row from the output to the layer; without ``layer``
+        one of both more, to find it. One forward row per sample for the prediction.
+
+    Source:
+        jiang2021, Eq. 5.
+    """
+    return ChannelMap(
+        weights=PositiveGradient(), layer=layer, relu=relu, normalise=normalise, upsample=upsample
+    )
