@@ -23,6 +23,8 @@ PRIMITIVES = {
     "Units": ("what is ranked and removed together", registry.units),
     "Paths": ("static ways from a reference to the input", registry.paths),
     "Updates": ("steps of dynamic paths", registry.updates),
+    "Removals": ("what stands where a unit is absent", registry.removals),
+    "Summaries": ("how values of coalitions become one number per unit", registry.summaries),
 }
 
 

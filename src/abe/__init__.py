@@ -13,7 +13,7 @@ from abe._version import __version__
 
 if TYPE_CHECKING:
     from abe.errors import AbeError
-    from abe.explain import explain, method
+    from abe.explain import explain, method, summarise
     from abe.explanation import Explanation
     from abe.methods.wrapper import ensemble, postprocess, smooth
     from abe.metrics.compare import Comparison, compare
@@ -24,6 +24,7 @@ _HOMES = {
     "AbeError": "abe.errors",
     "explain": "abe.explain",
     "method": "abe.explain",
+    "summarise": "abe.explain",
     "Explanation": "abe.explanation",
     "ensemble": "abe.methods.wrapper",
     "postprocess": "abe.methods.wrapper",
@@ -53,6 +54,7 @@ __all__ = [
     "method",
     "postprocess",
     "smooth",
+    "summarise",
 ]
 
 

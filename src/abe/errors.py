@@ -22,6 +22,7 @@ class Code(StrEnum):
     MAP_SHAPE = "ABE-MAP-SHAPE"
     MAP_NOT_FINITE = "ABE-MAP-NOT-FINITE"
     IDS = "ABE-IDS"
+    UNITS = "ABE-UNITS"
     DRAW = "ABE-DRAW"
     # targets
     TARGET_RANGE = "ABE-TARGET-RANGE"
@@ -50,6 +51,7 @@ class Code(StrEnum):
     PATH = "ABE-PATH"
     UPDATE = "ABE-UPDATE"
     OBJECTIVE = "ABE-OBJECTIVE"
+    EVALUATIONS = "ABE-EVALUATIONS"
     # storage and packages
     CORRUPT_FILE = "ABE-CORRUPT-FILE"
     FOREIGN_FILE = "ABE-FOREIGN-FILE"

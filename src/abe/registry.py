@@ -91,9 +91,10 @@ class Entry:
 class Registry:
     """Entries of one kind, found by name or alias; dashes and capitals do not matter."""
 
-    def __init__(self, kind: str, home: str) -> None:
+    def __init__(self, kind: str, home: str, *, plural: str = "") -> None:
         self.kind = kind
         self.home = home
+        self.group = f"abe.{plural or kind + 's'}"
         self._entries: dict[str, Entry] = {}
         self._aliases: dict[str, str] = {}
         self._loaded = False
@@ -176,7 +177,7 @@ class Registry:
         except BaseException:
             self._loaded = False
             raise
-        for point in entry_points(group=f"abe.{self.kind}s"):
+        for point in entry_points(group=self.group):
             try:
                 point.load()
             except Exception as problem:
@@ -264,3 +265,5 @@ baselines = Registry("baseline", "abe.baselines")
 units = Registry("unit", "abe.units")
 paths = Registry("path", "abe.methods")
 updates = Registry("update", "abe.methods")
+removals = Registry("removal", "abe.engines.patches")
+summaries = Registry("summary", "abe.engines.surrogate", plural="summaries")
