@@ -17,7 +17,7 @@ USE = """
 import json, random
 import torch
 import abe
-from abe.registry import methods, metrics, objectives, paths, updates
+from abe.registry import methods, metrics, objectives, paths, removals, summaries, updates
 from abe.testing import check_method, check_metric, nets, samples, task_of
 
 task, x = task_of(nets.Smooth()), samples(2)
@@ -29,6 +29,7 @@ named = {
     "heavy_ball": abe.explain(task, x, "path_attribution", update="heavy_ball", tolerance=0.01, **how),
 }
 plain = abe.explain(task, x, "ig", **how)
+ends, loss = abe.summarise(task, x, ["both_ends", "remove_individual"], removal="fade", **how)
 gap = (named["ease_in"].attribution - plain.attribution).abs().max()
 straight = float(gap / plain.attribution.abs().max())
 table = abe.compare(task, x, methods=["halfway", "gradient"], metrics=["early_drop"], progress=False)
@@ -39,12 +40,14 @@ verdicts = [
     *check_metric("early_drop", only=["ranking", "restored"]),
 ]
 print(json.dumps({
-    "names": {r.kind: r.names() for r in (methods, paths, objectives, metrics, updates)},
+    "names": {r.kind: r.names() for r in (methods, paths, objectives, metrics, updates, removals, summaries)},
     "residuals": {name: float(e.residual.abs().max()) for name, e in named.items() if name != "halfway"},
     "objective": named["contrast"].objective,
     "method": str(abe.method("halfway")),
     "straight": straight,
     "ranking": table.methods,
+    "ends": [float(e.attribution.abs().max()) for e in (ends, loss)],
+    "rows": ends.cost.forward_rows,
     "outcomes": {v.law: v.outcome for v in verdicts},
     "python generator": state == random.getstate(),
 }))
@@ -97,6 +100,8 @@ def test_it_is_found_used_and_keeps_its_laws(installed: Path) -> None:
         "objective": "contrast",
         "metric": "early_drop",
         "update": "heavy_ball",
+        "removal": "fade",
+        "summary": "both_ends",
     }
     assert all(name in said["names"][kind] for kind, name in added.items())
     assert all(len(set(names)) == len(names) for names in said["names"].values())
@@ -110,6 +115,8 @@ def test_it_is_found_used_and_keeps_its_laws(installed: Path) -> None:
     assert said["outcomes"]["completeness"] == "fails as declared"
     assert set(said["outcomes"].values()) == {"holds", "fails as declared"}
     assert said["python generator"]
+    assert min(said["ends"]) > 0
+    assert said["rows"] == 2 * (1 + 19)  # none, nine alone, nine left out: shared by both summaries
 
 
 def test_its_own_test_suite_passes(installed: Path) -> None:
@@ -137,7 +144,7 @@ def test_the_page_shows_this_very_code() -> None:
     page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
     source = (EXAMPLE / "abe_example_plugin.py").read_text(encoding="utf-8")
     marks = [line.split(":")[0] for line in source.splitlines() if line.startswith("# ") and ":" in line]
-    assert marks == ["# method", "# path", "# objective", "# metric", "# update"]
+    assert marks == ["# method", "# path", "# objective", "# metric", "# update", "# removal", "# summary"]
     for mark, following in zip(marks, [*marks[1:], None], strict=True):
         assert f':start-at: "{mark}:"' in page
         assert following is None or f':start-at: "{mark}:"\n:end-before: "{following}:"' in page

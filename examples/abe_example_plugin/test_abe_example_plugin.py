@@ -24,3 +24,8 @@ def test_metric():
 
 def test_update():
     check_update("heavy_ball", alpha=0.05)
+
+
+@pytest.mark.parametrize("law", ["linearity", "implementation_invariance", "batch", "chunk", "spec"])
+def test_removal_and_summary(law):
+    check_method("removal", only=law, summary="both_ends", removal=("fade", {"share": 0.25}))

@@ -73,7 +73,7 @@ class Unit(Protocol):
 class Partition(Protocol):
     """Units that tile the input: every number of it belongs to exactly one."""
 
-    def partition(self, x: Features) -> Int[Tensor, "b *f"]:
+    def partition(self, x: Features) -> Int[Tensor, "b *p"]:
         """(b, 1 or c, *space) the unit of each position, numbered from 0 without gaps per sample."""
         ...
 
@@ -189,7 +189,7 @@ class Pixel:
         order = rank(score, draws=draws, ids=ids)
         return _arrival(_place(order[:, None], x), x, score.shape[1])
 
-    def partition(self, x: Features) -> Int[Tensor, "b *f"]:
+    def partition(self, x: Features) -> Int[Tensor, "b *p"]:
         return _numbered(_space(x.shape[1:]), x)
 
 
@@ -244,7 +244,7 @@ class Element:
         score = score.flatten(1)
         return _arrival(_place(rank(score, draws=draws, ids=ids), x), x, score.shape[1])
 
-    def partition(self, x: Features) -> Int[Tensor, "b *f"]:
+    def partition(self, x: Features) -> Int[Tensor, "b *p"]:
         numbers = torch.arange(x[0].numel(), device=x.device).view(1, *x.shape[1:])
         return numbers.expand(x.shape)
 
@@ -290,7 +290,7 @@ class Patch:
         order = rank(score, draws=draws, ids=ids).gather(1, self._labels(space, grid, x).expand(len(x), -1))
         return _arrival(_place(order[:, None], x), x, score.shape[1])
 
-    def partition(self, x: Features) -> Int[Tensor, "b *f"]:
+    def partition(self, x: Features) -> Int[Tensor, "b *p"]:
         space = _space(x.shape[1:])
         labels = self._labels(space, self._grid(space), x)
         return _place(labels.expand(len(x), -1)[:, None], x)
@@ -337,7 +337,7 @@ class Grid:
     def ranks(self, attribution: Map, x: Features, *, draws: Draws, ids: Sequence[int]) -> Arrival:
         return _ranks(self.partition(x), attribution, x, draws=draws, ids=ids)
 
-    def partition(self, x: Features) -> Int[Tensor, "b *f"]:
+    def partition(self, x: Features) -> Int[Tensor, "b *p"]:
         space = _space(x.shape[1:])
         label = torch.zeros((), dtype=torch.long, device=x.device)
         for axis, (size, cells) in enumerate(zip(space, self._cells(space), strict=True)):
@@ -389,7 +389,7 @@ class Regions:
     def ranks(self, attribution: Map, x: Features, *, draws: Draws, ids: Sequence[int]) -> Arrival:
         return _ranks(self.partition(x), attribution, x, draws=draws, ids=ids)
 
-    def partition(self, x: Features) -> Int[Tensor, "b *f"]:
+    def partition(self, x: Features) -> Int[Tensor, "b *p"]:
         regions = self.regions.to(x.device)
         if regions.dtype == torch.bool:
             regions = _tiled(regions, _space(x.shape[1:]))
@@ -434,7 +434,7 @@ class Superpixel:
         order = _place(torch.stack(orders)[:, None].to(x.device), x)
         return Arrival(order=order, counts=torch.tensor(counts), nominal=self.count(x.shape[1:]))
 
-    def partition(self, x: Features) -> Int[Tensor, "b *f"]:
+    def partition(self, x: Features) -> Int[Tensor, "b *p"]:
         return torch.stack([self.labels(image) for image in x])[:, None].to(x.device)
 
     def labels(self, image: Float[Tensor, "c h w"]) -> Int[Tensor, "h w"]:

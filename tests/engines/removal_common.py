@@ -1,4 +1,4 @@
-"""A network that plays a given game: its score at an input of zeros and ones is the value of that coalition."""
+"""A network that plays a given game: its score at zeros and ones is the value of that coalition."""
 
 import torch
 from torch import Tensor, nn

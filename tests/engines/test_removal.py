@@ -110,7 +110,7 @@ def test_estimators_that_see_all_coalitions_are_exact():
 
 
 def test_the_owen_value_is_a_game_between_groups_and_games_within():
-    """The sum over a group is the Shapley value of the group; written out over orders that keep groups together."""
+    """Written out over the orders that keep groups together."""
     from itertools import permutations
 
     v, groups = random_game(5, seed=4), ((0, 3), (1, 2, 4))
@@ -153,7 +153,7 @@ def test_orders_are_unbiased_walks_of_marginal_contributions():
 
 @pytest.mark.parametrize("name", SAMPLED)
 def test_sampled_summaries_are_unbiased_and_their_errors_are_right(name):
-    """400 copies with draws of their own: the mean is within 4 errors, and 95 % intervals cover about 95 %."""
+    """400 copies with their own draws: the mean is within 4 errors, and 95 % intervals cover about 95 %."""
     method, params = SAMPLED[name]
     v, copies = random_game(10, seed=2), 400
     found = explained(v, method, copies=copies, evaluations=150, **params)
@@ -214,7 +214,7 @@ def test_segment_means_and_marginals_fill_what_is_absent():
 
 
 def test_a_random_baseline_is_the_same_for_every_coalition():
-    """v({i}) − v(∅) of an input equal to its completion elsewhere would be noise otherwise."""
+    """Otherwise units that nothing reads would get the noise of their completions."""
     net = nets.Masked(nets.Smooth(), (torch.arange(6) >= 3).double().expand(nets.SHAPE))
     units = ("grid", {"n": 2})
     found = abe.explain(

@@ -107,7 +107,7 @@ def test_recorded_random_game():
 
 
 def test_recorded_rise():
-    """The recorded masks replayed; the default divides by the masks drawn instead of what they are on average."""
+    """The recorded masks replayed; the default divides by the masks drawn, not by their mean."""
     case = oracle("rise")
     n, ids = len(case["grid"]), range(4)
     recorded = {

@@ -1,4 +1,4 @@
-"""Where removal and gradient methods put the effects of a biased network: the split of the survey's Table VI."""
+"""Where methods put the effects of a biased network: the split of the survey's Table VI."""
 
 import pytest
 import torch

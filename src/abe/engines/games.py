@@ -160,7 +160,7 @@ def _stii(t: int, s: int, order: int) -> Fraction:
 
 
 def _k_sii(t: int, s: int, order: int) -> Fraction:
-    """Σ_r B_r C(t−s, r) / (t−s−r+1), r ≤ order − s: Shapley interactions of supersets by Bernoulli numbers."""
+    """Σ_r B_r C(t−s, r) / (t−s−r+1), r ≤ order − s: interactions of supersets."""
     return sum(
         (bernoulli(r) * comb(t - s, r) * Fraction(1, t - s - r + 1) for r in range(min(order, t) - s + 1)),
         Fraction(0),
