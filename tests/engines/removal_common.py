@@ -32,7 +32,7 @@ def random_game(u: int, seed: int = 0) -> Tensor:
 def explained(table: Tensor, method, *, copies: int = 1, **how) -> abe.Explanation:
     """The method on the game of all units, once or in copies with draws of their own."""
     u = len(table).bit_length() - 1
-    task = abe.image_task(Played(table), channels=1, output_kind="logits")
+    task = abe.image_task(Played(table).eval(), channels=1, output_kind="logits")
     x = torch.ones((copies, 1, 1, u), dtype=torch.float64)
     settings = {"units": "pixel", "target": 1, "execution": "model", "progress": False, **how}
     return abe.explain(task, x, method, **settings)

@@ -198,12 +198,14 @@ def test_the_causal_effect_averages_over_the_others():
 
     x = samples(1)
     background = samples(8, seed=4)
-    found = run(Product(), x, "ace", units="element", background=background, reference="zero", samples=4000)
+    first = (torch.arange(108).view(1, 3, 6, 6) > 0).long()
+    how = {"units": ("regions", {"regions": first}), "background": background, "samples": 4000}
+    found = run(Product(), x, "ace", reference="zero", **how)
     right = x.flatten()[0] * background.flatten(1)[:, 1].mean()
     error = found.standard_error.flatten()[0]
     assert abs(float(found.attribution.flatten()[0] - right)) < 4 * float(error)
     assert float(error) < 0.02
-    against = run(Product(), x, "ace", units="element", background=background, samples=4000)
+    against = run(Product(), x, "ace", **how)
     mean = background.flatten(1)[:, 0].mean()
     right = (x.flatten()[0] - mean) * background.flatten(1)[:, 1].mean()
     assert abs(float(against.attribution.flatten()[0] - right)) < 5 * float(

@@ -84,7 +84,7 @@ def test_stability_indices_tell_few_rows_from_many():
     for name in ("coefficient_stability", "variable_stability"):
         low, high = float(few.diagnostics[name]), float(many.diagnostics[name])
         assert 0 <= low <= 100
-        assert high > 90
+        assert high > 80
     assert float(few.diagnostics["variable_stability"]) < float(many.diagnostics["variable_stability"])
 
 

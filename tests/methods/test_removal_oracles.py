@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tests.methods.common import FLOAT32, FLOAT64, miss, net, oracle, run
+from tests.methods.common import FLOAT32, FLOAT32_WEIGHTS, FLOAT64, miss, net, oracle, run
 from torch import Tensor, nn
 
 import abe
@@ -46,7 +46,8 @@ def test_recorded_feature_ablation():
 def test_recorded_occlusion():
     case = oracle("captum_occlusion")
     found = run(case, "occlusion_patch", size=8, stride=4)
-    assert miss(found.attribution, whole(case)) < FLOAT64
+    assert miss(found.attribution, whole(case)) <= FLOAT32_WEIGHTS  # recorded in float32
+    assert miss(found.attribution.float(), whole(case)) < FLOAT64
     assert found.cost.forward_rows == len(case["x"]) * 50
 
 
@@ -90,7 +91,7 @@ def test_recorded_games(name):
         sets = explanation.diagnostics["interaction_sets"][0]
         recorded = dict(zip(case[f"{index}_mask"].tolist(), case[index].tolist(), strict=True))
         right = torch.tensor([recorded[s] for s in sets.tolist()], dtype=torch.float64)
-        assert miss(explanation.diagnostics["interactions"], right[None]) < FLOAT64
+        assert miss(explanation.diagnostics["interactions"], right[None]) < tolerance(index)
 
 
 def test_recorded_random_game():
@@ -103,18 +104,22 @@ def test_recorded_random_game():
         sets, found = games.interactions(v, index, order)
         recorded = dict(zip(case[f"{name}_mask"].tolist(), case[name].tolist(), strict=True))
         right = torch.tensor([recorded[s] for s in sets.tolist()], dtype=torch.float64)
-        assert miss(found[None], right[None]) < FLOAT64
+        assert miss(found[None], right[None]) < tolerance(name)
+
+
+def tolerance(name: str) -> float:
+    """The recorded Faith-Shap is a regression with large weights at both ends instead of a constraint."""
+    return 1e-8 if name == "fsii2" else FLOAT64
 
 
 def test_recorded_rise():
     """The recorded masks replayed; the default divides by the masks drawn, not by their mean."""
     case = oracle("rise")
     n, ids = len(case["grid"]), range(4)
-    recorded = {
-        "rise.grid": {(i, k): (~case["grid"][k]).float() for i in ids for k in range(n)},
-        "rise.shift.0": {(i, k): case["shift"][k, 0] for i in ids for k in range(n)},
-        "rise.shift.1": {(i, k): case["shift"][k, 1] for i in ids for k in range(n)},
-    }
+    block = torch.zeros(64, 2 + 64)
+    block[:n, :2] = (case["shift"] + 0.5) / 4  # offsets below ⌈32 / 8⌉, then cells that are kept below p
+    block[:n, 2:] = (~case["grid"].bool()).flatten(1).float()
+    recorded = {"rise.masks": {(i, 0): block for i in ids}}
     settings = {"evaluations": n, "cells": 8, "p": 0.1, "objective": "probability", "dtype": torch.float32}
     draws = ReplayedDraws(recorded)
     found = run(case, "rise", variant="published", draws=draws, **settings)

@@ -30,7 +30,6 @@ def network() -> nn.Module:
 SPLIT = {
     # name: method, parameters, passes (effect completeness, allocation correctness, allocation completeness)
     "shapley": ("shapley", {"units": "pixel"}, (True, True, True)),
-    "shapley by orders": ("shapley", {"units": "pixel", "estimator": "permutation"}, (True, True, False)),
     "owen": ("owen", {"units": "pixel", "groups": 2}, (True, True, True)),
     "kernel shap": ("kernel_shap", {"units": "pixel"}, (True, True, True)),
     "banzhaf": ("banzhaf", {"units": "pixel"}, (False, True, False)),
@@ -61,7 +60,7 @@ def test_the_split_of_the_survey(name, reference):
     numbers = (found.effect / effect, found.correctness / correct, found.completeness / tight)
     assert tuple(n < 1 for n in numbers) == passes, found
     assert all(
-        ok or n * scale > 0.01 for n, ok, scale in zip(numbers, passes, (effect, correct, tight), strict=True)
+        ok or n * scale > 1e-3 for n, ok, scale in zip(numbers, passes, (effect, correct, tight), strict=True)
     )
 
 

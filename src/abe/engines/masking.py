@@ -3,11 +3,8 @@
 Masks are made for the rows of a chunk and forgotten, so memory does not grow with their number.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from abe.engines.absence import Absent, BoundRemoval, Removal
 from abe.engines.batching import Chunk
@@ -163,9 +160,10 @@ class RandomMasks:
         sums = torch.zeros((3, len(x), *x.shape[2:]), dtype=torch.float64, device=x.device)
         squares = torch.zeros_like(sums[:2])
         last: list[tuple[Tensor, Tensor]] = []
+        blocks = _Blocks(problem, self.cells ** (x.ndim - 2) + x.ndim - 2)
 
         def masks(rows: Tensor) -> Tensor:
-            return self._masks(problem, owner[rows], rows % n)
+            return self._masks(problem, blocks, owner[rows], rows % n)
 
         def make(rows: Tensor) -> Tensor:
             mask = masks(rows)
@@ -201,28 +199,57 @@ class RandomMasks:
         maps = [m.to(x)[:, None].expand_as(x).clone() for m in (mean, spread.sqrt())]
         return Result(maps[0], standard_error=maps[1])
 
-    def _masks(self, problem: Problem, owner: Tensor, number: Tensor) -> Tensor:
+    def _masks(self, problem: Problem, blocks: "_Blocks", owner: Tensor, number: Tensor) -> Tensor:
         """(n, *space) masks in the type of the features."""
         x, axes = problem.x, problem.x.ndim - 2
-        keys = problem.keys(owner, number)
-        grid = problem.draws.uniform("rise.grid", keys, (self.cells,) * axes) < self.p
         side = [-(-n // self.cells) for n in x.shape[2:]]
-        shifts = torch.stack(
-            [problem.draws.integers(f"rise.shift.{axis}", keys, step, ()) for axis, step in enumerate(side)],
-            dim=1,
-        )
-        mode: Literal["bilinear", "linear"] = "bilinear" if axes == 2 else "linear"
-        large = functional.interpolate(
-            grid.to(x)[:, None],
-            size=[(self.cells + 1) * step for step in side],
-            mode=mode,
-            align_corners=False,
-        )[:, 0]
+        drawn = blocks.rows(owner, number)
+        grid = drawn[:, axes:].reshape(-1, *(self.cells,) * axes) < self.p
+        shifts = (drawn[:, :axes].double() * torch.tensor(side)).long()
+        large = grid.to(x)
+        for axis, step in enumerate(side):
+            weights = _enlarging(self.cells, (self.cells + 1) * step).to(x)
+            large = (large.movedim(1 + axis, -1) @ weights).movedim(-1, 1 + axis)
         out = x.new_empty((len(owner), *x.shape[2:]))
         for row, mask, shift in zip(out, large, shifts.tolist(), strict=True):
             where = tuple(slice(s, s + n) for s, n in zip(shift, x.shape[2:], strict=True))
             row.copy_(mask[where])
         return out
+
+
+def _enlarging(n: int, size: int) -> Tensor:
+    """(n, size) linear interpolation between the centres of n cells, mirrored beyond the outermost."""
+    at = (torch.arange(size, dtype=torch.float64) + 0.5) * n / size - 0.5
+    left = at.floor()
+    weights = torch.zeros((n, size), dtype=torch.float64)
+    for cell, share in ((left, 1 - (at - left)), (left + 1, at - left)):
+        inside = cell.abs().minimum(2 * (n - 1) - cell).clamp_min(0).long()
+        weights.index_put_((inside, torch.arange(size)), share, accumulate=True)
+    return weights
+
+
+class _Blocks:
+    """Uniform numbers of masks, drawn for a block of masks of one sample at a time."""
+
+    SIZE = 64
+
+    def __init__(self, problem: Problem, numbers: int) -> None:
+        self._problem, self._numbers = problem, numbers
+        self._known: dict[tuple[int, int], Tensor] = {}
+
+    def rows(self, owner: Tensor, number: Tensor) -> Tensor:
+        """(n, numbers) of the masks with these numbers of these samples."""
+        pairs = list(zip(owner.tolist(), (number // self.SIZE).tolist(), strict=True))
+        self._known = {pair: self._block(*pair) for pair in dict.fromkeys(pairs)}
+        places = (number % self.SIZE).tolist()
+        return torch.stack([self._known[pair][place] for pair, place in zip(pairs, places, strict=True)])
+
+    def _block(self, sample: int, block: int) -> Tensor:
+        found = self._known.get((sample, block))
+        if found is not None:
+            return found
+        key = (self._problem.ids[sample], block)
+        return self._problem.draws.uniform("rise.masks", [key], (self.SIZE, self._numbers))[0]
 
 
 @value

@@ -367,7 +367,7 @@ class KernelShapley:
         return True
 
     def needs(self, u: int) -> int:
-        return min(2**u - 1, 2 * u + 1)
+        return min(2**u - 1, 2 * u + 5)
 
     def coalitions(self, u: int, budget: int | None, stream: Stream) -> Tensor:
         budget = SAMPLED if budget is None else budget
@@ -411,8 +411,8 @@ class KernelShapley:
         for s in range(1, u // 2 + 1):
             both = [s] if 2 * s == u else [s, u - s]
             needed = sum(comb(u, size) for size in both)
-            if needed > left:
-                break
+            if needed + (4 if len(sizes) > len(both) else 0) > left:
+                break  # what is not taken whole is drawn, in two pairs at least
             whole += [_of_size(u, size) for size in both]
             sizes = [size for size in sizes if size not in both]
             left -= needed

@@ -160,7 +160,7 @@ class AdherentRidge:
 
     def summarise(self, evaluated: Evaluated) -> Summarised:
         z, y = evaluated.coalitions.double(), evaluated.values.mean(1)
-        reached = torch.stack([fit(z, y, cosine_kernel(z, float(w)), self.penalty).adherence for w in WIDTHS])
+        reached = torch.stack([self._reached(z, y, float(width)) for width in WIDTHS])
         good = (reached >= self.target).nonzero().flatten()
         best = int(good[-1]) if len(good) else int(reached.argmax())
         found = ridge(evaluated, float(WIDTHS[best]), self.penalty)
@@ -173,6 +173,13 @@ class AdherentRidge:
                 )
             )
         return found
+
+    def _reached(self, z: Tensor, y: Tensor, width: float) -> Tensor:
+        """() the adherence; −∞ where the kernel leaves too few rows for as many coefficients."""
+        weight = cosine_kernel(z, width)
+        rows = weight.sum().square() / weight.square().sum()
+        few = float(rows) < min(2 * z.shape[1] + 2, len(z) / 2)
+        return torch.full_like(rows, -torch.inf) if few else fit(z, y, weight, self.penalty).adherence
 
 
 @summaries.register(
