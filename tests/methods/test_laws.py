@@ -44,7 +44,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "smoothed ig": ("smooth", {"base": ("ig", {"steps": 4}), "samples": 3}),
     "VarGrad of Grad × Input": ("smooth", {"base": "gxi", "samples": 5, "reduce": "variance"}),
     "ensemble with draws": ("ensemble", {"bases": ("gradient", ("smoothgrad", {"samples": 3}))}),
-    "occlusion of cells by a background": ("occlusion", {"units": "grid", "removal": samples(3, seed=9)}),
+    "occlusion by a background": ("occlusion", {"removal": samples(3, seed=9)}),
     "shapley by orders": ("shapley", {"estimator": "permutation", "evaluations": 60}),
     "shapley by orders of groups": ("shapley", {"estimator": "owen", "evaluations": 60}),
     "shapley over a random baseline": ("shapley", {"units": ("grid", {"n": 2}), "removal": "uniform"}),
