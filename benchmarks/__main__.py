@@ -19,6 +19,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "imputation": ("imputation",),
     "backward": ("backward",),
     "maps": ("maps",),
+    "removal": ("removal",),
 }
 """Name -> module, whose ``run`` yields rows, and what to pass to it."""
 BY_MODEL = ("ig", "levers", "maps")

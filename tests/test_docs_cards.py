@@ -21,6 +21,8 @@ KINDS = (
     registry.units,
     registry.paths,
     registry.updates,
+    registry.removals,
+    registry.summaries,
 )
 ENTRIES = [pytest.param(e, id=f"{kind.kind}-{e.name}") for kind in KINDS for e in kind.entries()]
 

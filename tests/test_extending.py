@@ -17,7 +17,8 @@ USE = """
 import json, random
 import torch
 import abe
-from abe.registry import channel_weights, methods, metrics, objectives, paths, rules, updates
+from abe.registry import channel_weights, methods, metrics, objectives, paths, removals, rules, summaries
+from abe.registry import updates
 from abe.testing import check_method, check_metric, nets, samples, task_of
 
 task, x = task_of(nets.Smooth()), samples(2)
@@ -32,6 +33,7 @@ pictured = task_of(nets.Convolutional())
 loudest = abe.explain(pictured, x.float(), "channel_map", weights="loudest", layer="features.3", **how)
 mean = abe.explain(pictured, x.float(), "grad_cam", layer="features.3", **how)
 plain = abe.explain(task, x, "ig", **how)
+ends, loss = abe.summarise(task, x, ["both_ends", "remove_individual"], removal="fade", **how)
 gap = (named["ease_in"].attribution - plain.attribution).abs().max()
 straight = float(gap / plain.attribution.abs().max())
 table = abe.compare(task, x, methods=["halfway", "gradient"], metrics=["early_drop"], progress=False)
@@ -43,7 +45,8 @@ verdicts = [
 ]
 print(json.dumps({
     "names": {
-        r.kind: r.names() for r in (methods, paths, objectives, metrics, updates, rules, channel_weights)
+        r.kind: r.names()
+        for r in (methods, paths, objectives, metrics, updates, rules, channel_weights, removals, summaries)
     },
     "weights": float((loudest.attribution - mean.attribution).abs().max()),
     "warnings": loudest.warnings,
@@ -52,6 +55,8 @@ print(json.dumps({
     "method": str(abe.method("halfway")),
     "straight": straight,
     "ranking": table.methods,
+    "ends": [float(e.attribution.abs().max()) for e in (ends, loss)],
+    "rows": ends.cost.forward_rows,
     "outcomes": {v.law: v.outcome for v in verdicts},
     "python generator": state == random.getstate(),
 }))
@@ -106,6 +111,8 @@ def test_it_is_found_used_and_keeps_its_laws(installed: Path) -> None:
         "update": "heavy_ball",
         "rule": "sinc",
         "channel_weight": "loudest",
+        "removal": "fade",
+        "summary": "both_ends",
     }
     assert all(name in said["names"][kind] for kind, name in added.items())
     assert all(len(set(names)) == len(names) for names in said["names"].values())
@@ -121,6 +128,8 @@ def test_it_is_found_used_and_keeps_its_laws(installed: Path) -> None:
     assert said["outcomes"]["completeness"] == "fails as declared"
     assert set(said["outcomes"].values()) == {"holds", "fails as declared"}
     assert said["python generator"]
+    assert min(said["ends"]) > 0
+    assert said["rows"] == 2 * (1 + 19)  # none, nine alone, nine left out: shared by both summaries
 
 
 def test_its_own_test_suite_passes(installed: Path) -> None:
@@ -148,7 +157,8 @@ def test_the_page_shows_this_very_code() -> None:
     page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
     source = (EXAMPLE / "abe_example_plugin.py").read_text(encoding="utf-8")
     marks = [line.split(":")[0] for line in source.splitlines() if line.startswith("# ") and ":" in line]
-    assert marks == ["# method", "# path", "# objective", "# metric", "# update", "# rule", "# weights"]
+    kinds = ("method", "path", "objective", "metric", "update", "rule", "weights", "removal", "summary")
+    assert marks == [f"# {kind}" for kind in kinds]
     for mark, following in zip(marks, [*marks[1:], None], strict=True):
         assert f':start-at: "{mark}:"' in page
         assert following is None or f':start-at: "{mark}:"\n:end-before: "{following}:"' in page

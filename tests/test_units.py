@@ -171,7 +171,7 @@ def test_step_sizes():
 
 
 def test_names_and_specs():
-    assert units.names() == ["pixel", "union", "element", "patch", "superpixel"]
+    assert units.names() == ["pixel", "union", "element", "patch", "grid", "regions", "superpixel"]
     for unit in ALL:
         assert from_spec(to_spec(unit)) == unit
     assert units.resolve(("patch", {"size": 8})) == Patch(size=8)

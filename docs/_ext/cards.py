@@ -23,6 +23,8 @@ PRIMITIVES = {
     "Units": ("what is ranked and removed together", registry.units),
     "Paths": ("static ways from a reference to the input", registry.paths),
     "Channel weights": ("what class activation maps differ in", registry.channel_weights),
+    "Removals": ("what stands where a unit is absent", registry.removals),
+    "Summaries": ("how values of coalitions become one number per unit", registry.summaries),
 }
 
 

@@ -1,4 +1,4 @@
-"""A package of one's own for ABE: method, path, objective, metric, update, backward rule, weights."""
+"""A package of one's own for ABE, with one of everything that can be added."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,15 +7,28 @@ import torch
 from torch import Tensor
 
 from abe.baselines import as_baseline
+from abe.engines.absence import Absent, BoundRemoval, Layout
 from abe.engines.backward_lrp import Identity
 from abe.engines.backward_rescale import elementwise
 from abe.engines.backward_steps import Step
 from abe.engines.maps import View
 from abe.engines.path import PathIntegral, StraightLine, reference_of
 from abe.engines.quadrature import Midpoint
+from abe.engines.removal import Evaluated, Stream, Summarised
 from abe.engines.update import Point
 from abe.metrics import Perturbation, PerturbationRun
-from abe.registry import baselines, channel_weights, methods, metrics, objectives, paths, rules, updates
+from abe.registry import (
+    baselines,
+    channel_weights,
+    methods,
+    metrics,
+    objectives,
+    paths,
+    removals,
+    rules,
+    summaries,
+    updates,
+)
 from abe.spec import value
 from abe.types import Baseline, Card, Passes
 
@@ -236,3 +249,76 @@ class Loudest:
     def __call__(self, view: View) -> Tensor:
         """(n, h, w) the map at the layer's size; what follows is ABE's."""
         return view.combine(view.gradient.flatten(2).amax(2))
+
+
+# removal: what stands where a unit is absent; the bound form makes the rows of a chunk
+@removals.register(
+    Card(
+        name="fade",
+        title="Fading",
+        summary="Absent units keep a share of their value.",
+        source="yours2026, Eq. 6",
+    )
+)
+@value
+class Fade:
+    """Absent units keep a share of their value.
+
+    Args:
+        share: that is kept, 0 for black.
+    """
+
+    share: float = 0.5
+
+    def bind(self, problem: Any, layout: Layout) -> BoundRemoval:
+        """The faded copies of a batch."""
+        return Faded(problem.x, self.share)
+
+
+class Faded:
+    """One completion per coalition."""
+
+    draws = 1
+
+    def __init__(self, x: Tensor, share: float) -> None:
+        self.x, self.share = x, share
+
+    def rows(self, absent: Absent) -> Tensor:
+        """(n, *f) each row's sample, faded where it does not stay."""
+        x = self.x[absent.owner]
+        return torch.where(absent.keep, x, self.share * x)
+
+
+# summary: which coalitions to evaluate, and one number per unit from their values
+@summaries.register(
+    Card(
+        name="both_ends",
+        title="Both ends",
+        summary="The mean of what a unit adds to none and what it takes from all.",
+        source="yours2026, Eq. 7",
+        formula="a_i = ½ (v(i) − v(∅)) + ½ (v(N) − v(N ∖ i))",
+    )
+)
+@value
+class BothEnds:
+    """a_i = ½ (v(i) − v(∅)) + ½ (v(N) − v(N ∖ i)): exact where only pairs of units interact."""
+
+    @property
+    def complete(self) -> bool:
+        """Its numbers add up to the change of the score for pairs only, so it is not claimed."""
+        return False
+
+    def needs(self, u: int) -> int:
+        """Fewest coalitions besides that of all units."""
+        return 2 * u + 1
+
+    def coalitions(self, u: int, budget: int | None, stream: Stream) -> Tensor:
+        """(2 u + 1, u) none, one each, all but one each."""
+        one = torch.eye(u, dtype=torch.bool)
+        return torch.cat([torch.zeros((1, u), dtype=torch.bool), one, ~one])
+
+    def summarise(self, evaluated: Evaluated) -> Summarised:
+        """(u,) from the mean over completions."""
+        v, full = evaluated.values.mean(1), evaluated.full.mean()
+        alone, without = v[1:].chunk(2)
+        return Summarised((alone - v[0] + full - without) / 2)

@@ -47,3 +47,8 @@ def test_rule():
     assert float(shared["closure"].abs().max()) < 1e-4
     named = {line.name: line.rule for line in abe.rule_coverage(task, x, "lrp_epsilon")}
     assert named["sinc"] == "SincRule()"
+
+
+@pytest.mark.parametrize("law", ["linearity", "implementation_invariance", "batch", "chunk", "spec"])
+def test_removal_and_summary(law):
+    check_method("removal", only=law, summary="both_ends", removal=("fade", {"share": 0.25}))

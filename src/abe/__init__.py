@@ -13,7 +13,7 @@ from abe._version import __version__
 
 if TYPE_CHECKING:
     from abe.errors import AbeError
-    from abe.explain import explain, method, rule_coverage
+    from abe.explain import explain, method, rule_coverage, summarise
     from abe.explanation import Explanation
     from abe.methods.layer import at_layer
     from abe.methods.wrapper import ensemble, postprocess, smooth
@@ -33,6 +33,7 @@ _HOMES = {
     "explain": "abe.explain",
     "method": "abe.explain",
     "rule_coverage": "abe.explain",
+    "summarise": "abe.explain",
     "Explanation": "abe.explanation",
     "at_layer": "abe.methods.layer",
     "ensemble": "abe.methods.wrapper",
@@ -70,6 +71,7 @@ __all__ = [
     "postprocess",
     "rule_coverage",
     "smooth",
+    "summarise",
     "transfer_matrix",
     "trust",
 ]

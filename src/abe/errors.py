@@ -25,6 +25,7 @@ class Code(StrEnum):
     LABELS = "ABE-LABELS"
     SAMPLES = "ABE-SAMPLES"
     IDS = "ABE-IDS"
+    UNITS = "ABE-UNITS"
     DRAW = "ABE-DRAW"
     # targets
     TARGET_RANGE = "ABE-TARGET-RANGE"
@@ -60,6 +61,7 @@ class Code(StrEnum):
     PATH = "ABE-PATH"
     UPDATE = "ABE-UPDATE"
     OBJECTIVE = "ABE-OBJECTIVE"
+    EVALUATIONS = "ABE-EVALUATIONS"
     # storage and packages
     CORRUPT_FILE = "ABE-CORRUPT-FILE"
     FOREIGN_FILE = "ABE-FOREIGN-FILE"

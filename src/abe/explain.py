@@ -1,7 +1,8 @@
-"""`explain`: one call from a raw input to an `Explanation`."""
+"""`explain`: one call from a raw input to an `Explanation`; `summarise`: several from one run of a game."""
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from abe.engines.backward import Covered, HasRules, coverage_of
 from abe.engines.batching import Evaluator, Execution
 from abe.engines.inspection import clean_name, compiled, coupling
 from abe.engines.problem import Problem, predict, settle_output_kind, settle_target
+from abe.engines.removal import run_all
 from abe.engines.state import as_found, eager
 from abe.errors import Code, ModelError, SpecError, note
 from abe.explanation import Explanation, check_map, versions
@@ -81,7 +83,98 @@ def explain(
         True
     """
     chosen = _method(method, params)
-    score = as_objective(objective)
+
+    def run(problem: Problem) -> list[Result]:
+        return [chosen.engine.run(problem)]
+
+    request = _Request(target, objective, seed, ids, draws, execution, chunk, progress)
+    return _explain(task, raw, [chosen], run, request)[0]
+
+
+def summarise(
+    task: Task,
+    raw: Any,
+    summaries: Sequence[Any],
+    *,
+    units: Any = "grid",
+    removal: Any = "zero",
+    evaluations: int | None = None,
+    target: Any = None,
+    objective: Any = "logit",
+    seed: int = 0,
+    ids: Sequence[int | str] | None = None,
+    draws: Draws | None = None,
+    execution: Execution = "auto",
+    chunk: int | None = None,
+    progress: bool | Callable[[int], None] = True,
+) -> list[Explanation]:
+    """Several summaries of one game of units: every coalition is evaluated once for all of them.
+
+    Args:
+        task: the model and how to read it.
+        raw: what `explain` takes.
+        summaries: names, (name, parameters) pairs or values, such as ``["shapley", "banzhaf",
+            ("interactions", {"order": 2})]``.
+        units: what is removed together.
+        removal: what absent units show: a baseline, a background set (a tensor), or a removal.
+        evaluations: most rows per sample and summary.
+        target: as for `explain`, and so the following.
+        objective: the explained score.
+        seed: of all random draws.
+        ids: identities the draws depend on.
+        draws: another source of randomness than the seed.
+        execution: what to run.
+        chunk: rows at a time.
+        progress: show a bar, or a function called with rows done.
+
+    Returns:
+        One `Explanation` per summary; ``cost`` is that of the whole run in each.
+
+    Example:
+        >>> import torch, abe
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
+        >>> task = abe.image_task(model)
+        >>> both = abe.summarise(task, torch.rand(1, 3, 2, 2), ["shapley", "banzhaf"], units="pixel")
+        >>> [one.cost.forward_rows for one in both]
+        [16, 16]
+    """
+    shared = {"units": units, "removal": removal, "evaluations": evaluations}
+    chosen = [methods.build("removal", summary=summary, **shared) for summary in summaries]
+    if not chosen:
+        raise SpecError(Code.BAD_PARAMETER, "Name at least one summary", got="none")
+    engines = [method.engine for method in chosen]
+
+    def run(problem: Problem) -> list[Result]:
+        return run_all(problem, engines)
+
+    request = _Request(target, objective, seed, ids, draws, execution, chunk, progress)
+    return _explain(task, raw, chosen, run, request)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What `explain` and `summarise` have in common."""
+
+    target: Any
+    objective: Any
+    seed: int
+    ids: Sequence[int | str] | None
+    draws: Draws | None
+    execution: Execution
+    chunk: int | None
+    progress: bool | Callable[[int], None]
+
+
+def _explain(
+    task: Task,
+    raw: Any,
+    chosen: Sequence[Method],
+    run: Callable[[Problem], list[Result]],
+    request: _Request,
+) -> list[Explanation]:
+    """One explanation per method, from one run."""
+    score = as_objective(request.objective)
+    execution, chunk, progress = request.execution, request.chunk, request.progress
     _refuse_inference_mode(task.model)
     if execution not in ("auto", "model", "bfloat16"):
         raise SpecError(
@@ -97,15 +190,19 @@ def explain(
         as_found(task.model),
         torch.enable_grad(),
         eager(task.model),
-        Progress(chosen.name, chosen.rows(len(lifted.x)), enabled=progress is True) as bar,
+        Progress(chosen[0].name, chosen[0].rows(len(lifted.x)), enabled=progress is True) as bar,
     ):
         advance = progress if callable(progress) else bar.advance
         evaluator = Evaluator(task, execution=execution, chunk=chunk, advance=advance)
-        problem = _problem(evaluator, lifted, target, score, draws or SeededDraws(seed=seed), ids, warnings)
-        result = chosen.engine.run(problem)
-        explanation = _finish(problem, result, chosen, lifted, seed)
-    explanation.cost.seconds = time.perf_counter() - began
-    return explanation
+        draws = request.draws or SeededDraws(seed=request.seed)
+        problem = _problem(evaluator, lifted, request.target, score, draws, request.ids, warnings)
+        found = [
+            _finish(problem, result, method, lifted, request.seed)
+            for method, result in zip(chosen, run(problem), strict=True)
+        ]
+    for explanation in found:
+        explanation.cost.seconds = time.perf_counter() - began
+    return found
 
 
 def rule_coverage(task: Task, raw: Any, method: Any = "lrp_epsilon", *, target: Any = None) -> list[Covered]:

@@ -101,9 +101,10 @@ class Entry:
 class Registry:
     """Entries of one kind, found by name or alias; dashes and capitals do not matter."""
 
-    def __init__(self, kind: str, home: str) -> None:
+    def __init__(self, kind: str, home: str, *, plural: str = "") -> None:
         self.kind = kind
         self.home = home
+        self.group = f"abe.{plural or kind + 's'}"
         self._entries: dict[str, Entry] = {}
         self._aliases: dict[str, str] = {}
         self._loaded = False
@@ -186,7 +187,7 @@ class Registry:
         except BaseException:
             self._loaded = False
             raise
-        for point in entry_points(group=f"abe.{self.kind}s"):
+        for point in entry_points(group=self.group):
             try:
                 point.load()
             except Exception as problem:
@@ -276,3 +277,5 @@ paths = Registry("path", "abe.methods")
 updates = Registry("update", "abe.methods")
 rules = Registry("rule", "abe.methods")
 channel_weights = Registry("channel_weight", "abe.methods")
+removals = Registry("removal", "abe.engines.patches")
+summaries = Registry("summary", "abe.engines.surrogate", plural="summaries")

@@ -1,7 +1,8 @@
-"""What an attribution is about: pixel, union, element, patch, superpixel.
+"""What an attribution is about: pixel, union, element, patch, grid cell, superpixel, given regions.
 
 A unit turns an attribution into an `Arrival`: for each position of the input, the place of its unit
 in the order from most to least important. A perturbed row is then one comparison on the device.
+A unit that is a `Partition` also says which unit each position belongs to, for removal methods.
 """
 
 from collections.abc import Sequence
@@ -65,6 +66,15 @@ class Unit(Protocol):
 
     def ranks(self, attribution: Map, x: Features, *, draws: Draws, ids: Sequence[int]) -> Arrival:
         """The order of arrival, most important first; ties are broken by a seeded shuffle."""
+        ...
+
+
+@runtime_checkable
+class Partition(Protocol):
+    """Units that tile the input: every number of it belongs to exactly one."""
+
+    def partition(self, x: Features) -> Int[Tensor, "b *p"]:
+        """(b, 1 or c, *space) the unit of each position, numbered from 0 without gaps per sample."""
         ...
 
 
@@ -179,6 +189,9 @@ class Pixel:
         order = rank(score, draws=draws, ids=ids)
         return _arrival(_place(order[:, None], x), x, score.shape[1])
 
+    def partition(self, x: Features) -> Int[Tensor, "b *p"]:
+        return _numbered(_space(x.shape[1:]), x)
+
 
 @units.register(
     Card(
@@ -231,6 +244,10 @@ class Element:
         score = score.flatten(1)
         return _arrival(_place(rank(score, draws=draws, ids=ids), x), x, score.shape[1])
 
+    def partition(self, x: Features) -> Int[Tensor, "b *p"]:
+        numbers = torch.arange(x[0].numel(), device=x.device).view(1, *x.shape[1:])
+        return numbers.expand(x.shape)
+
 
 @units.register(
     Card(
@@ -273,6 +290,11 @@ class Patch:
         order = rank(score, draws=draws, ids=ids).gather(1, self._labels(space, grid, x).expand(len(x), -1))
         return _arrival(_place(order[:, None], x), x, score.shape[1])
 
+    def partition(self, x: Features) -> Int[Tensor, "b *p"]:
+        space = _space(x.shape[1:])
+        labels = self._labels(space, self._grid(space), x)
+        return _place(labels.expand(len(x), -1)[:, None], x)
+
     def _grid(self, space: Sequence[int]) -> tuple[int, ...]:
         return tuple(-(-n // self.size) for n in space)
 
@@ -282,6 +304,98 @@ class Patch:
             along = torch.arange(n, device=x.device) // self.size
             label = label * g + along.view(*[-1 if i == axis else 1 for i in range(len(space))])
         return label.reshape(1, -1)
+
+
+@units.register(
+    Card(
+        name="grid",
+        title="Grid of n × n cells",
+        summary="The same number of cells whatever the size of the input.",
+        source="lundberg2017",
+        pitfalls=("A cell that mixes an object and its background has one value for both.",),
+    )
+)
+@value
+class Grid:
+    """n cells along each of two axes; n² runs of neighbours (or fewer) where there is one axis.
+
+    Args:
+        n: cells along each axis; where an axis is shorter, one position each.
+    """
+
+    n: int = 3
+
+    def __post_init__(self) -> None:
+        if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
+            raise SpecError(
+                Code.BAD_PARAMETER, "A grid has at least one cell along an axis", got=repr(self.n)
+            )
+
+    def count(self, shape: Sequence[int]) -> int:
+        return _size(self._cells(_space(shape)))
+
+    def ranks(self, attribution: Map, x: Features, *, draws: Draws, ids: Sequence[int]) -> Arrival:
+        return _ranks(self.partition(x), attribution, x, draws=draws, ids=ids)
+
+    def partition(self, x: Features) -> Int[Tensor, "b *p"]:
+        space = _space(x.shape[1:])
+        label = torch.zeros((), dtype=torch.long, device=x.device)
+        for axis, (size, cells) in enumerate(zip(space, self._cells(space), strict=True)):
+            along = torch.arange(size, device=x.device) * cells // size
+            label = label * cells + along.view(*[-1 if i == axis else 1 for i in range(len(space))])
+        return _place(label.reshape(1, 1, -1).expand(len(x), -1, -1), x)
+
+    def _cells(self, space: Sequence[int]) -> tuple[int, ...]:
+        along = self.n if len(space) > 1 else self.n**2
+        return tuple(min(along, size) for size in space)
+
+
+@units.register(
+    Card(
+        name="regions",
+        title="Regions of one's own",
+        summary="Regions given as numbers per position or as a stack of masks.",
+        source="ribeiro2016",
+        example={"regions": torch.zeros((1, 1), dtype=torch.long)},
+    )
+)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Regions:
+    """Given regions: region numbers, or a stack of boolean masks that tile the input.
+
+    Holds a tensor, so a specification only describes it.
+
+    Attributes:
+        regions: integers (*space), (1 or c, *space) or (b, 1 or c, *space) from 0 without gaps; or
+            booleans (u, *space) of which exactly one is true at every position.
+    """
+
+    regions: Tensor
+
+    def __eq__(self, other: object) -> bool:
+        same = isinstance(other, Regions) and other.regions.dtype == self.regions.dtype
+        return same and torch.equal(other.regions, self.regions)  # type: ignore[union-attr]
+
+    def __hash__(self) -> int:
+        return hash((tuple(self.regions.shape), int(self.regions.sum())))
+
+    def __spec__(self) -> dict[str, str]:
+        return {"opaque": f"Regions{tuple(self.regions.shape)}"}
+
+    def count(self, shape: Sequence[int]) -> int:
+        boolean = self.regions.dtype == torch.bool
+        return len(self.regions) if boolean else int(self.regions.max()) + 1
+
+    def ranks(self, attribution: Map, x: Features, *, draws: Draws, ids: Sequence[int]) -> Arrival:
+        return _ranks(self.partition(x), attribution, x, draws=draws, ids=ids)
+
+    def partition(self, x: Features) -> Int[Tensor, "b *p"]:
+        regions = self.regions.to(x.device)
+        if regions.dtype == torch.bool:
+            regions = _tiled(regions, _space(x.shape[1:]))
+        if regions.is_floating_point() or regions.is_complex():
+            raise _not_tiling(f"{regions.dtype}", "region numbers as integers, or masks as booleans")
+        return _fitted(regions.long(), x)
 
 
 @units.register(
@@ -320,6 +434,9 @@ class Superpixel:
         order = _place(torch.stack(orders)[:, None].to(x.device), x)
         return Arrival(order=order, counts=torch.tensor(counts), nominal=self.count(x.shape[1:]))
 
+    def partition(self, x: Features) -> Int[Tensor, "b *p"]:
+        return torch.stack([self.labels(image) for image in x])[:, None].to(x.device)
+
     def labels(self, image: Float[Tensor, "c h w"]) -> Int[Tensor, "h w"]:
         """The region of each position, numbered from 0 without gaps."""
         slic = _slic()
@@ -341,6 +458,66 @@ class Superpixel:
             convert2lab=image.shape[0] == 3,
         )
         return torch.unique(torch.from_numpy(found).long(), return_inverse=True)[1]
+
+
+def _numbered(space: Sequence[int], x: Tensor) -> Tensor:
+    """Every position a unit of its own."""
+    numbers = torch.arange(_size(space), device=x.device)
+    return _place(numbers.expand(len(x), 1, -1), x)
+
+
+def _ranks(labels: Tensor, attribution: Tensor, x: Tensor, *, draws: Draws, ids: Sequence[int]) -> Arrival:
+    """The order of units by the sum of the map over each."""
+    dense = check_map(attribution, x)
+    dense = dense.expand_as(x) if x.ndim > 2 else dense[:, 0]
+    where = labels.expand_as(x).flatten(1)
+    counts = where.amax(1) + 1
+    total = dense.new_zeros((len(x), int(counts.max()))).scatter_add_(1, where, dense.flatten(1))
+    total[torch.arange(total.shape[1], device=x.device) >= counts[:, None]] = -torch.inf
+    order = rank(total, draws=draws, ids=ids).gather(1, labels.flatten(1)).view(labels.shape)
+    return Arrival(order=order, counts=counts.cpu(), nominal=int(counts.max()))
+
+
+def _tiled(masks: Tensor, space: Sequence[int]) -> Tensor:
+    """(*space) the number of the one mask that is true at each position."""
+    if tuple(masks.shape[1:]) != tuple(space):
+        raise _not_tiling(f"masks of shape {tuple(masks.shape[1:])}", f"{tuple(space)}")
+    covered = masks.sum(0)
+    if bool((covered != 1).any()):
+        none, several = int((covered == 0).sum()), int((covered > 1).sum())
+        raise _not_tiling(f"{none} positions in no mask and {several} in several", "each in exactly one")
+    return masks.long().argmax(0)
+
+
+def _fitted(regions: Tensor, x: Tensor) -> Tensor:
+    """(b, 1 or c, *space) region numbers of each sample, checked to have no gaps."""
+    space, tail = _space(x.shape[1:]), x.ndim > 2
+    if regions.ndim < x.ndim and tuple(regions.shape) == tuple(space) and tail:
+        regions = regions[None]
+    if regions.ndim < x.ndim:
+        regions = regions[None]
+    channels = (1, x.shape[1]) if tail else (len(space) and space[0],)
+    fits = regions.ndim == x.ndim and len(regions) in (1, len(x)) and regions.shape[1] in channels
+    if not fits or (tail and tuple(regions.shape[2:]) != tuple(space)):
+        raise _not_tiling(f"regions of shape {tuple(regions.shape)}", f"shape {tuple(space)} of the input")
+    for own in regions:
+        found = torch.unique(own)
+        if int(found[0]) != 0 or int(found[-1]) != len(found) - 1:
+            raise _not_tiling(
+                f"region numbers from {int(found[0])} to {int(found[-1])}, {len(found)} different",
+                "0 to u − 1, each used, so that every position belongs to one region",
+            )
+    return regions.expand(len(x), *regions.shape[1:])
+
+
+def _not_tiling(got: str, expected: str) -> InputError:
+    return InputError(
+        Code.UNITS,
+        "The units do not tile the input",
+        got=got,
+        expected=expected,
+        fix="Give every position of the input exactly one unit",
+    )
 
 
 def _slic() -> Any:

@@ -66,6 +66,20 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "smoothed ig": ("smooth", {"base": ("ig", {"steps": 4}), "samples": 3}),
     "VarGrad of Grad × Input": ("smooth", {"base": "gxi", "samples": 5, "reduce": "variance"}),
     "ensemble with draws": ("ensemble", {"bases": ("gradient", ("smoothgrad", {"samples": 3}))}),
+    "occlusion by a background": ("occlusion", {"removal": samples(3, seed=9)}),
+    "shapley by orders": ("shapley", {"estimator": "permutation", "evaluations": 60}),
+    "shapley by orders of groups": ("shapley", {"estimator": "owen", "evaluations": 60}),
+    "shapley over a random baseline": ("shapley", {"units": ("grid", {"n": 2}), "removal": "uniform"}),
+    "shapley over the nearest": (
+        "shapley",
+        {
+            "units": ("grid", {"n": 2}),
+            "removal": ("conditional", {"samples": samples(4, seed=9), "nearest": 2}),
+        },
+    ),
+    "sampled banzhaf of superpixels": ("banzhaf", {"units": ("superpixel", {"n": 12}), "evaluations": 64}),
+    "mean when included": ("removal", {"summary": "mean_when_included", "evaluations": 64}),
+    "baylime with a prior": ("baylime", {"prior": ("occlusion", {}), "units": ("grid", {"n": 3})}),
     "smoothed and changed": (
         "postprocess",
         {"base": ("sg", {"samples": 3}), "steps": ("positive", "unit_sum")},

@@ -10,7 +10,7 @@ from abe import robustness  # registers the updates
 # Listings show methods in the order of these imports.
 # isort: off
 from abe.methods import gradient, path, adversarial, targeted, backward, lrp, relevance, pattern
-from abe.methods import maps, maps_other, attention, layer, wrapper
+from abe.methods import maps, maps_other, attention, removal, shapley, surrogate, layer, wrapper
 
 # isort: on
 from abe.methods.wrapper import ensemble, postprocess, smooth
@@ -32,8 +32,11 @@ __all__ = [
     "postprocess",
     "registry",
     "relevance",
+    "removal",
     "robustness",
+    "shapley",
     "smooth",
+    "surrogate",
     "targeted",
     "wrapper",
 ]

@@ -11,6 +11,7 @@ from typing import Any
 from abe.testing import nets
 from abe.testing.bench import KNOWN, Known, problem_of, samples, task_of
 from abe.testing.draws import RecordedDraws, ReplayedDraws
+from abe.testing.effects import Allocation, allocation, allocation_of
 from abe.testing.laws import Law, LawBroken, Verdict
 from abe.testing.methods import check_method, method_laws
 from abe.testing.metrics import check_metric, metric_laws
@@ -18,12 +19,15 @@ from abe.testing.primitives import check_objective, check_path, check_update
 
 __all__ = [
     "KNOWN",
+    "Allocation",
     "Known",
     "Law",
     "LawBroken",
     "RecordedDraws",
     "ReplayedDraws",
     "Verdict",
+    "allocation",
+    "allocation_of",
     "check_method",
     "check_metric",
     "check_objective",

@@ -38,6 +38,8 @@ FINER = 4
 """By what `steps` and `samples` are multiplied for fine settings."""
 FEW = 10
 """Steps, samples and rounds of laws about rows, form and traces, which do not depend on their number."""
+SOME = 96
+"""Evaluations of these laws, for methods with a budget: enough for a linear fit to the nets' positions."""
 SECTIONS = ("Composition", "Shape", "Guarantees", "Cost", "Source")
 
 
@@ -76,13 +78,15 @@ class MethodCase:
         return MethodCase(methods.build(self.method.name, **params))
 
     def coarser(self) -> "MethodCase":
-        """The same method with at most `FEW` ``steps``, ``samples`` and ``rounds``."""
+        """The same method with at most `FEW` steps, samples and rounds, and `SOME` evaluations."""
         if self.method.name not in methods.names():
             return self
         params = {
             k: min(v, FEW - v % 2) if k in ("steps", "samples", "rounds") and isinstance(v, int) else v
             for k, v in self.params.items()
         }
+        if isinstance(params.get("evaluations"), int):
+            params["evaluations"] = min(params["evaluations"], SOME)
         return MethodCase(methods.build(self.method.name, **params))
 
     def net(self, dtype: torch.dtype = torch.float64) -> nn.Module:

@@ -1,0 +1,406 @@
+"""Perturbation family: what the score does when parts of the input are removed."""
+
+from typing import Any
+
+from torch import Tensor
+
+from abe.baselines import as_baseline
+from abe.engines.absence import Marginal, Removal, Replace
+from abe.engines.masking import Intervention, LeaveOut, RandomMasks
+from abe.engines.patches import PatchGaussian
+from abe.engines.removal import Behaviour, Coalitions
+from abe.engines.segments import Spread
+from abe.methods.gradient import Variant, published
+from abe.methods.path import as_distribution
+from abe.registry import methods, removals
+from abe.types import Card, Passes
+
+FORWARD = Passes(forward="adaptive", backward="0")
+WHOLE = "variant='published' lets every position of a unit carry the unit's whole value."
+
+
+def as_removal(obj: Any) -> Removal:
+    """A removal from a value, its name, a (name, parameters) pair, a background set, or a baseline.
+
+    A tensor is a background set (m, *f) of at least two samples, all of which complete every coalition; a
+    baseline, its name or a number is what absent units show.
+    """
+    if isinstance(obj, Tensor):
+        return Marginal(samples=obj)
+    name = obj[0] if isinstance(obj, tuple) and len(obj) == 2 else obj
+    if isinstance(name, str) and name in removals.names():
+        return removals.resolve(obj)
+    if isinstance(obj, Removal) and not isinstance(obj, type):
+        return obj
+    return Replace(baseline=as_baseline(obj))
+
+
+@methods.register(
+    Card(
+        name="removal",
+        title="Removal of one's own",
+        summary="Any units, any removal and any summary of the values of coalitions.",
+        source="covert2021",
+        formula="A = ψ(μ(F(x_S)) for S in the coalitions that ψ reads)",
+        family="perturbation",
+        reformulations=("feature removal",),
+        guarantees=("implementation_invariance",),
+        passes=FORWARD,
+        example={"summary": "include_individual"},
+    ),
+    aliases=("feature_removal",),
+)
+def removal(
+    *,
+    summary: Any,
+    units: Any = "grid",
+    removal: Any = "zero",
+    evaluations: int | None = None,
+    behaviour: Behaviour = "score",
+    spread: Spread = "share",
+) -> Coalitions:
+    """Any units, any removal and any summary of the values of coalitions.
+
+    A = ψ(μ(F(x_S)) for S in the coalitions that ψ reads)
+
+    Composition: `Coalitions`.
+
+    Args:
+        summary: how values become one number per unit: a name such as "include_individual",
+            "mean_when_included" or "banzhaf", a pair of name and parameters, or a value.
+        units: what is removed together: "grid", "patch", "superpixel", "pixel", ("regions", {...}).
+        removal: what absent units show: a baseline, a background set (a tensor), or a removal.
+        evaluations: most rows per sample; None lets the summary choose.
+        behaviour: ``"score"``, or ``"log_probability"`` or ``"log_odds"`` of the mean probability.
+        spread: ``"share"`` divides a unit's number among its positions, ``"whole"`` gives it to each.
+
+    Shape:
+        (b, *f) in and out.
+
+    Guarantees:
+        implementation invariance.
+
+    Cost:
+        What the summary asks for, at most ``evaluations`` forward rows per sample.
+
+    Source:
+        covert2021.
+    """
+    return Coalitions(
+        units=units,
+        removal=as_removal(removal),
+        summary=summary,
+        evaluations=evaluations,
+        behaviour=behaviour,
+        spread=spread,
+    )
+
+
+@methods.register(
+    Card(
+        name="occlusion",
+        title="Occlusion-1",
+        summary="What the score loses when one unit is replaced.",
+        source="zeiler2014",
+        formula="a_i = s(x) − s(x with unit i replaced)",
+        family="perturbation",
+        reformulations=("feature removal", "Taylor interaction"),
+        guarantees=("linearity", "dummy", "implementation_invariance", "sensitivity"),
+        passes=FORWARD,
+        differs=(WHOLE,),
+        pitfalls=(
+            "What two units do together is counted for both; what either can do alone, for neither.",
+            "One row per position: 50,176 for a photograph of 224²; units='grid' or 'patch' are coarser.",
+        ),
+        expected_failures={
+            "symmetry": "channels of a position are removed together; units='element' keeps it"
+        },
+    ),
+    aliases=("occlusion_1", "occ_1", "feature_ablation"),
+)
+def occlusion(
+    *,
+    units: Any = "pixel",
+    removal: Any = "zero",
+    evaluations: int | None = None,
+    variant: Variant = "corrected",
+) -> LeaveOut:
+    """What the score loses when one unit is replaced.
+
+    a_i = s(x) − s(x with unit i replaced), averaged over completions where there are several
+
+    Composition: `LeaveOut` of units.
+
+    Args:
+        units: what is replaced together: "pixel", "element", "grid", "patch", "superpixel",
+            ("regions", {"regions": …}).
+        removal: what stands there instead: a baseline, a background set (a tensor), or a removal.
+        evaluations: most rows per sample; more units than that are an error.
+        variant: ``"published"`` lets every position carry its unit's whole value.
+
+    Shape:
+        (b, *f) in and out; standard errors where completions are drawn.
+
+    Guarantees:
+        linearity, dummy, implementation invariance, sensitivity.
+
+    Cost:
+        One forward row per unit and completion.
+
+    Differs from the paper:
+        The positions of a unit share its value.
+
+    Source:
+        zeiler2014.
+    """
+    return LeaveOut(
+        units=units,
+        removal=as_removal(removal),
+        evaluations=evaluations,
+        spread="whole" if published(variant) else "share",
+    )
+
+
+@methods.register(
+    Card(
+        name="occlusion_patch",
+        title="Occlusion by patches",
+        summary="What the score loses when a sliding window is replaced, averaged where windows overlap.",
+        source="zeiler2014; zintgraf2017",
+        formula="a_p = mean over windows W ∋ p of s(x) − s(x with W replaced)",
+        family="perturbation",
+        reformulations=("feature removal", "Taylor interaction"),
+        guarantees=("linearity", "dummy", "implementation_invariance", "sensitivity"),
+        passes=FORWARD,
+        pitfalls=("The map is as fine as the windows, and theirs is the scale of what is found.",),
+        expected_failures={"symmetry": "channels of a window are removed together"},
+    ),
+    aliases=("occ_p", "sliding_window"),
+)
+def occlusion_patch(
+    *,
+    size: int | None = None,
+    stride: int | None = None,
+    removal: Any = "zero",
+    evaluations: int | None = None,
+) -> LeaveOut:
+    """What the score loses when a sliding window is replaced, averaged where windows overlap.
+
+    a_p = mean over windows W ∋ p of s(x) − s(x with W replaced)
+
+    Composition: `LeaveOut` of windows.
+
+    Args:
+        size: side of the window in positions; None is a fourteenth of the input's shorter side.
+        stride: step of the window; None is half of its size.
+        removal: what stands there instead: a baseline, a background set (a tensor), or a removal.
+        evaluations: most rows per sample; more windows than that are an error.
+
+    Shape:
+        (b, *f) in and out; standard errors where completions are drawn.
+
+    Guarantees:
+        linearity, dummy, implementation invariance, sensitivity.
+
+    Cost:
+        One forward row per window and completion: 729 windows of 16 for a photograph of 224².
+
+    Source:
+        zeiler2014; zintgraf2017.
+    """
+    return LeaveOut(size=size, stride=stride, removal=as_removal(removal), evaluations=evaluations)
+
+
+@methods.register(
+    Card(
+        name="pdiff",
+        title="Prediction difference",
+        summary="The log-odds lost when a window is drawn from what its surroundings allow.",
+        source="zintgraf2017, Eqs. 2-4",
+        formula="a_p = mean over W ∋ p of log-odds p(y|x) − log-odds E_{w ~ p(w | rim)} p(y | x with w)",
+        family="perturbation",
+        reformulations=("feature removal", "Taylor interaction"),
+        guarantees=("implementation_invariance",),
+        needs=("draws",),
+        modalities=("image", "series"),
+        passes=FORWARD,
+        differs=(
+            "Without a background set, patches of the sample itself give the distribution.",
+            "Probabilities are kept away from 0 and 1 by float rounding, not by a Laplace correction.",
+        ),
+        pitfalls=(
+            "Always the log-odds of the target, whatever objective is asked for.",
+            "Ten rows per window: thousands for a photograph.",
+        ),
+    ),
+    aliases=("prediction_difference",),
+)
+def pdiff(
+    *,
+    size: int | None = None,
+    stride: int | None = None,
+    background: Tensor | None = None,
+    rim: int | None = None,
+    samples: int = 10,
+    evaluations: int | None = None,
+) -> LeaveOut:
+    """The log-odds lost when a window is drawn from what its surroundings allow.
+
+    a_p = mean over W ∋ p of log-odds p(y | x) − log-odds E_{w ~ p(w | rim)} p(y | x with w)
+
+    Composition: `LeaveOut` of windows with `PatchGaussian`.
+
+    Args:
+        size: side of the window in positions; None is a fourteenth of the input's shorter side.
+        stride: step of the window; None is half of its size.
+        background: (m, *f) inputs whose patches are the data; None takes the sample's own.
+        rim: width of the surroundings that are looked at; None is a quarter of the window.
+        samples: completions per window.
+        evaluations: most rows per sample; more than that needed is an error.
+
+    Shape:
+        (b, c, *space) in and out; standard errors (b, c, *space).
+
+    Guarantees:
+        implementation invariance.
+
+    Cost:
+        ``samples`` forward rows per window.
+
+    Differs from the paper:
+        Patches of the sample itself where no background is given; no Laplace correction.
+
+    Source:
+        zintgraf2017, Eqs. 2-4.
+    """
+    patches = PatchGaussian(samples=background, rim=rim, draws=samples)
+    return LeaveOut(size=size, stride=stride, removal=patches, behaviour="log_odds", evaluations=evaluations)
+
+
+@methods.register(
+    Card(
+        name="rise",
+        title="RISE",
+        summary="The mean score under random soft masks, weighted by what each mask shows of a position.",
+        source="petsiuk2018, Eq. 6",
+        formula="A = E[s(x ⊙ M) M] / E[M]",
+        family="perturbation",
+        reformulations=("feature removal",),
+        guarantees=("linearity", "implementation_invariance"),
+        needs=("draws",),
+        modalities=("image", "series"),
+        passes=Passes(forward="b * (evaluations + 1)", backward="0"),
+        differs=(
+            "Divided by the sum of the masks drawn, so that a constant added to the score is added to "
+            "the map; variant='published' divides by n p.",
+        ),
+        pitfalls=("Not a difference: positions that do nothing get the mean score.",),
+    ),
+)
+def rise(
+    *,
+    evaluations: int = 4000,
+    cells: int = 7,
+    p: float = 0.5,
+    baseline: Any = "zero",
+    variant: Variant = "corrected",
+) -> RandomMasks:
+    """The mean score under random soft masks, weighted by what each mask shows of a position.
+
+    A = Σ_k s(x ⊙ M_k + x′ ⊙ (1 − M_k)) M_k / Σ_k M_k
+
+    Composition: `RandomMasks`.
+
+    Args:
+        evaluations: masks per sample.
+        cells: cells of a mask along each axis, before it is enlarged.
+        p: probability of a cell to show the input.
+        baseline: what stands behind the mask.
+        variant: ``"published"`` divides by n p.
+
+    Shape:
+        (b, c, *space) in and out, the same for every channel; standard errors (b, c, *space).
+
+    Guarantees:
+        linearity, implementation invariance.
+
+    Cost:
+        ``evaluations`` forward rows.
+
+    Differs from the paper:
+        Divided by the sum of the masks drawn.
+
+    Source:
+        petsiuk2018, Eq. 6.
+    """
+    return RandomMasks(
+        evaluations=evaluations, cells=cells, p=p, baseline=as_baseline(baseline), expected=published(variant)
+    )
+
+
+@methods.register(
+    Card(
+        name="ace",
+        title="Average causal effect",
+        summary="What setting a unit to its value does on average over all else.",
+        source="chattopadhyay2019; deng2025, Eq. 21",
+        formula="a_i = E[s | do(x_i = own value)] − E[s | do(x_i = reference)]",
+        family="perturbation",
+        guarantees=("linearity", "implementation_invariance", "sensitivity"),
+        needs=("draws",),
+        passes=Passes(forward="adaptive", backward="0"),
+        differs=(
+            "Expectations by draws from a background set, not by a Taylor expansion of second order.",
+            "Units have no effects on one another: they are taken to be independent causes.",
+        ),
+        pitfalls=("About the model over the background, not about its decision on this input.",),
+        expected_failures={
+            "dummy": "holds for whole units: the positions of a cell share its value",
+            "symmetry": "the background is drawn position by position",
+        },
+    ),
+    aliases=("average_causal_effect",),
+)
+def ace(
+    *,
+    units: Any = "grid",
+    background: Any = "uniform",
+    reference: Any = None,
+    samples: int = 20,
+    evaluations: int | None = None,
+) -> Intervention:
+    """What setting a unit to its value does on average over all else.
+
+    a_i = E[s | do(x_i = own value)] − E[s | do(x_i = reference)], all other units from the background
+
+    Composition: `Intervention`.
+
+    Args:
+        units: what is set together.
+        background: a distribution: "uniform", "noise", or a tensor of at least two background samples.
+        reference: a baseline for the unit on the other side; None draws it from the background too.
+        samples: background draws per unit and side.
+        evaluations: most rows per sample; more than that needed is an error.
+
+    Shape:
+        (b, *f) in and out; standard errors (b, *f).
+
+    Guarantees:
+        linearity, implementation invariance, sensitivity.
+
+    Cost:
+        2 · ``samples`` forward rows per unit.
+
+    Differs from the paper:
+        Expectations by draws, not by a Taylor expansion; no effects of units on one another.
+
+    Source:
+        chattopadhyay2019.
+    """
+    return Intervention(
+        units=units,
+        background=as_distribution(background),
+        reference=None if reference is None else as_baseline(reference),
+        samples=samples,
+        evaluations=evaluations,
+    )

@@ -1,0 +1,483 @@
+"""Games of units: Shapley values and their estimators, Banzhaf, Owen, interactions, values of the loss."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from abe.engines.removal import Coalitions, Summary
+from abe.engines.sage import DataSetShapley
+from abe.engines.summaries import (
+    EXACT_UNITS,
+    BanzhafValue,
+    Interactions,
+    KernelShapley,
+    OwenValue,
+    PermutationShapley,
+    ShapleyValue,
+)
+from abe.errors import Code, SpecError
+from abe.methods.gradient import Variant, published
+from abe.methods.removal import FORWARD, WHOLE, as_removal
+from abe.registry import methods
+from abe.types import Card
+
+Estimator = Literal["auto", "exact", "permutation", "kernel", "owen"]
+CELLS = {
+    "dummy": "holds for whole units: the positions of a cell share its value",
+    "symmetry": "holds for whole units: the positions of a cell share its value",
+}
+EXAMPLE = torch.linspace(0.1, 0.9, 4).view(4, 1, 1, 1)
+"""Four grey inputs: data that fit any image."""
+INTERVALS = ("Errors are of the draws; how far replaced inputs are from real ones no error says.",)
+
+
+@methods.register(
+    Card(
+        name="shapley",
+        title="Shapley value",
+        summary="Each unit's contribution to the score, averaged over all orders in which units can come.",
+        source="shapley1953; lundberg2017",
+        formula="φ_i = Σ_{S∌i} |S|! (u−|S|−1)! / u! (v(S∪i) − v(S))",
+        family="perturbation",
+        reformulations=(
+            "feature additive",
+            "game-theoretic",
+            "path integral",
+            "feature removal",
+            "Taylor interaction",
+        ),
+        guarantees=("completeness", "linearity", "implementation_invariance", "sensitivity"),
+        passes=FORWARD,
+        differs=(WHOLE,),
+        pitfalls=(
+            "2^u rows for u units; more than ten units are sampled unless max_units says otherwise.",
+            *INTERVALS,
+        ),
+        expected_failures=CELLS,
+    ),
+    aliases=("shapley_value", "shapley_values", "shap"),
+)
+def shapley(
+    *,
+    units: Any = "grid",
+    removal: Any = "zero",
+    estimator: Estimator = "auto",
+    evaluations: int | None = None,
+    max_units: int = EXACT_UNITS,
+    variant: Variant = "corrected",
+) -> Coalitions:
+    """Each unit's contribution to the score, averaged over all orders in which units can come.
+
+    φ_i = Σ_{S∌i} |S|! (u−|S|−1)! / u! (v(S∪i) − v(S))
+
+    Composition: `Coalitions` with `ShapleyValue`, or with an estimator of it.
+
+    Args:
+        units: the players: "grid" (nine cells), ("grid", {"n": 4}), "superpixel", ("regions", {...}).
+        removal: what absent units show: a baseline, a background set (a tensor), or a removal.
+        estimator: ``"exact"``, ``"permutation"`` (random orders both ways), ``"kernel"`` (regression),
+            ``"owen"`` (orders in which three groups of neighbours stay together: another value), or
+            ``"auto"``: exact where it fits, else by orders.
+        evaluations: most rows per sample; None is all coalitions, or 2,000 of them when sampled.
+        max_units: up to this many units all coalitions may be evaluated; 16 at most, 65,535 rows.
+        variant: ``"published"`` lets every position carry its unit's whole value.
+
+    Shape:
+        (b, *f) in and out; standard errors (b, *f) where anything is drawn.
+
+    Guarantees:
+        completeness, linearity, implementation invariance, sensitivity; dummy and symmetry of units.
+
+    Cost:
+        2^u − 1 forward rows for u units and every completion, or ``evaluations``.
+
+    Differs from the paper:
+        The positions of a unit share its value.
+
+    Source:
+        shapley1953; lundberg2017.
+
+    Example:
+        >>> import abe
+        >>> abe.method("shapley", units=("grid", {"n": 2})).name
+        'shapley'
+    """
+    return Coalitions(
+        units=units,
+        removal=as_removal(removal),
+        summary=_estimator(estimator, max_units),
+        evaluations=evaluations,
+        spread="whole" if published(variant) else "share",
+    )
+
+
+def _estimator(name: str, max_units: int) -> Summary:
+    made: dict[str, Summary] = {
+        "auto": PermutationShapley(max_units=max_units),
+        "exact": ShapleyValue(max_units=max_units),
+        "permutation": PermutationShapley(),
+        "kernel": KernelShapley(),
+        "owen": OwenValue(),
+    }
+    if name not in made:
+        raise SpecError(
+            Code.BAD_PARAMETER, "No such estimator", got=repr(name), expected=f"one of {', '.join(made)}"
+        )
+    return made[name]
+
+
+@methods.register(
+    Card(
+        name="kernel_shap",
+        title="Kernel SHAP",
+        summary="Shapley values by a weighted regression that meets both ends exactly.",
+        source="lundberg2017, Theorem 2; covert2021kernel",
+        formula="min_φ Σ_S π(S) (v(S) − v(∅) − Σ_{i∈S} φ_i)², Σφ = v(N) − v(∅)",
+        family="perturbation",
+        reformulations=("feature additive", "game-theoretic", "feature removal", "Taylor interaction"),
+        guarantees=("completeness", "linearity", "implementation_invariance", "sensitivity"),
+        passes=FORWARD,
+        differs=("No selection of features; coalitions in pairs, both ends constrained.", WHOLE),
+        pitfalls=INTERVALS,
+        expected_failures=CELLS,
+    ),
+    aliases=("kernelshap",),
+)
+def kernel_shap(
+    *,
+    units: Any = "grid",
+    removal: Any = "zero",
+    evaluations: int = 2000,
+    variant: Variant = "corrected",
+) -> Coalitions:
+    """Shapley values by a weighted regression that meets both ends exactly.
+
+    min_φ Σ_S π(S) (v(S) − v(∅) − Σ_{i∈S} φ_i)² such that Σφ = v(N) − v(∅)
+
+    Composition: `Coalitions` with `KernelShapley`.
+
+    Args:
+        units: the players.
+        removal: what absent units show: a baseline, a background set (a tensor), or a removal.
+        evaluations: most rows per sample; with all coalitions the result is exact.
+        variant: ``"published"`` lets every position carry its unit's whole value.
+
+    Shape:
+        (b, *f) in and out; standard errors (b, *f) where anything is drawn.
+
+    Guarantees:
+        completeness, linearity, implementation invariance, sensitivity.
+
+    Cost:
+        At most ``evaluations`` forward rows.
+
+    Differs from the paper:
+        No selection of features; coalitions in pairs, both ends constrained; positions share values.
+
+    Source:
+        lundberg2017, Theorem 2; covert2021kernel.
+    """
+    return Coalitions(
+        units=units,
+        removal=as_removal(removal),
+        summary=KernelShapley(),
+        evaluations=evaluations,
+        spread="whole" if published(variant) else "share",
+    )
+
+
+@methods.register(
+    Card(
+        name="owen",
+        title="Owen value",
+        summary="The Shapley value between groups of units, and within each group.",
+        source="owen1977",
+        formula="φ_i = Σ_{R⊆M∖k} Σ_{T⊆B_k∖i} w(R) w(T) (v(B_R ∪ T ∪ i) − v(B_R ∪ T))",
+        family="perturbation",
+        reformulations=("game-theoretic", "feature removal"),
+        guarantees=("completeness", "linearity", "implementation_invariance", "sensitivity"),
+        passes=FORWARD,
+        pitfalls=("Another value than Shapley's: it depends on the groups.", *INTERVALS),
+        expected_failures=CELLS,
+    ),
+    aliases=("owen_value",),
+)
+def owen(
+    *,
+    units: Any = "grid",
+    removal: Any = "zero",
+    groups: int | tuple[tuple[int, ...], ...] = 3,
+    evaluations: int | None = None,
+) -> Coalitions:
+    """The Shapley value between groups of units, and within each group.
+
+    φ_i = Σ_{R⊆M∖k} Σ_{T⊆B_k∖i} w(R) w(T) (v(B_R ∪ T ∪ i) − v(B_R ∪ T))
+
+    Composition: `Coalitions` with `OwenValue`.
+
+    Args:
+        units: the players.
+        removal: what absent units show: a baseline, a background set (a tensor), or a removal.
+        groups: how many groups of neighbouring units, or the units of each.
+        evaluations: most rows per sample; exact where they suffice.
+
+    Shape:
+        (b, *f) in and out; standard errors (b, *f) where anything is drawn.
+
+    Guarantees:
+        completeness, linearity, implementation invariance, sensitivity.
+
+    Cost:
+        2^m + Σ_k 2^{m−1} (2^{|B_k|} − 2) forward rows for m groups, or ``evaluations``.
+
+    Source:
+        owen1977.
+    """
+    summary = OwenValue(groups=groups)
+    return Coalitions(units=units, removal=as_removal(removal), summary=summary, evaluations=evaluations)
+
+
+@methods.register(
+    Card(
+        name="banzhaf",
+        title="Banzhaf value",
+        summary="Each unit's contribution to the score, averaged over all coalitions of the others alike.",
+        source="banzhaf1965; wang2023",
+        formula="φ_i = 2^{1−u} Σ_{S∌i} (v(S∪i) − v(S))",
+        family="perturbation",
+        reformulations=("game-theoretic", "feature removal"),
+        guarantees=("linearity", "implementation_invariance", "sensitivity"),
+        passes=FORWARD,
+        pitfalls=("Values do not add up to the change of the score.", *INTERVALS),
+        expected_failures=CELLS,
+    ),
+    aliases=("banzhaf_value",),
+)
+def banzhaf(
+    *,
+    units: Any = "grid",
+    removal: Any = "zero",
+    evaluations: int | None = None,
+    max_units: int = EXACT_UNITS,
+) -> Coalitions:
+    """Each unit's contribution to the score, averaged over all coalitions of the others alike.
+
+    φ_i = 2^{1−u} Σ_{S∌i} (v(S∪i) − v(S)); sampled, every coalition counts for every unit
+
+    Composition: `Coalitions` with `BanzhafValue`.
+
+    Args:
+        units: the players.
+        removal: what absent units show: a baseline, a background set (a tensor), or a removal.
+        evaluations: most rows per sample; None is all coalitions, or 2,000 of them when sampled.
+        max_units: up to this many units all coalitions may be evaluated; at most 16.
+
+    Shape:
+        (b, *f) in and out; standard errors (b, *f) where anything is drawn.
+
+    Guarantees:
+        linearity, implementation invariance, sensitivity; dummy and symmetry of units.
+
+    Cost:
+        2^u − 1 forward rows for u units and every completion, or ``evaluations``.
+
+    Source:
+        banzhaf1965; wang2023.
+    """
+    summary = BanzhafValue(max_units=max_units)
+    return Coalitions(units=units, removal=as_removal(removal), summary=summary, evaluations=evaluations)
+
+
+@methods.register(
+    Card(
+        name="interactions",
+        title="Interaction index",
+        summary="What sets of units do together that no part of them does.",
+        source="grabisch1999; sundararajan2020; tsai2023",
+        formula="I(S) = Σ_{T⊇S} w(|T|, |S|) m(T), m(S) = Σ_{T⊆S} (−1)^{|S|−|T|} v(T)",
+        family="perturbation",
+        reformulations=("game-theoretic", "feature removal", "Taylor interaction"),
+        guarantees=("completeness", "linearity", "implementation_invariance", "sensitivity"),
+        passes=FORWARD,
+        pitfalls=(
+            "The map lets units share their interactions equally, which for efficient indices is the "
+            "Shapley value; the interactions themselves are in the diagnostics.",
+        ),
+        expected_failures=CELLS,
+    ),
+    aliases=("shapley_interactions",),
+)
+def interactions(
+    *,
+    units: Any = "grid",
+    removal: Any = "zero",
+    index: Literal["moebius", "sii", "k_sii", "stii", "fsii", "bii", "fbii"] = "k_sii",
+    order: int = 2,
+    max_units: int = EXACT_UNITS,
+    evaluations: int | None = None,
+) -> Coalitions:
+    """What sets of units do together that no part of them does.
+
+    I(S) = Σ_{T⊇S} w(|T|, |S|) m(T), m(S) = Σ_{T⊆S} (−1)^{|S|−|T|} v(T)
+
+    Composition: `Coalitions` with `Interactions`.
+
+    Args:
+        units: the players.
+        removal: what absent units show: a baseline, a background set (a tensor), or a removal.
+        index: ``"moebius"`` (Harsanyi dividends), ``"sii"`` (Shapley), ``"k_sii"`` (its efficient
+            form), ``"stii"`` (Shapley–Taylor), ``"fsii"`` (Faith-Shap), ``"bii"`` (Banzhaf), ``"fbii"``
+            (Faith-Banzhaf).
+        order: size of the largest sets.
+        max_units: more units than this are refused; at most 16.
+        evaluations: most rows per sample; fewer than all coalitions are an error.
+
+    Shape:
+        (b, *f) in and out; diagnostics ``interaction_sets`` (b, n), bit i of a number for unit i, and
+        ``interactions`` (b, n).
+
+    Guarantees:
+        completeness (k_sii, stii, fsii), linearity, implementation invariance, sensitivity.
+
+    Cost:
+        2^u − 1 forward rows for u units and every completion.
+
+    Source:
+        grabisch1999; sundararajan2020; tsai2023.
+    """
+    summary = Interactions(index=index, order=order, max_units=max_units)
+    return Coalitions(units=units, removal=as_removal(removal), summary=summary, evaluations=evaluations)
+
+
+@methods.register(
+    Card(
+        name="loss_shap",
+        title="Loss SHAP",
+        summary="Shapley values of minus the loss: what each unit does for the given label.",
+        source="lundberg2020",
+        formula="φ = Shapley value of v(S) = log E_b p_y(x_S, b)",
+        family="perturbation",
+        reformulations=("game-theoretic", "feature removal"),
+        guarantees=("completeness", "implementation_invariance", "sensitivity"),
+        passes=FORWARD,
+        differs=("Probabilities are averaged over the background before the logarithm, as in SAGE.",),
+        pitfalls=(
+            "Pass the true label as target=; by default the prediction's loss is explained.",
+            "Always the cross-entropy, whatever objective is asked for.",
+        ),
+        expected_failures=CELLS,
+    ),
+    aliases=("lossshap",),
+)
+def loss_shap(
+    *,
+    units: Any = "grid",
+    removal: Any = "zero",
+    estimator: Estimator = "auto",
+    evaluations: int | None = None,
+    max_units: int = EXACT_UNITS,
+) -> Coalitions:
+    """Shapley values of minus the loss: what each unit does for the given label.
+
+    φ = Shapley value of v(S) = log E_b p_y(x_S, b)
+
+    Composition: `Coalitions` of the log-probability.
+
+    Args:
+        units: the players.
+        removal: what absent units show: a baseline, a background set (a tensor), or a removal.
+        estimator: as for ``shapley``.
+        evaluations: most rows per sample.
+        max_units: up to this many units all coalitions may be evaluated; at most 16.
+
+    Shape:
+        (b, *f) in and out; standard errors (b, *f) where anything is drawn.
+
+    Guarantees:
+        completeness, implementation invariance, sensitivity.
+
+    Cost:
+        As ``shapley``.
+
+    Differs from the paper:
+        Probabilities are averaged over the background before the logarithm.
+
+    Source:
+        lundberg2020.
+    """
+    return Coalitions(
+        units=units,
+        removal=as_removal(removal),
+        summary=_estimator(estimator, max_units),
+        evaluations=evaluations,
+        behaviour="log_probability",
+    )
+
+
+@methods.register(
+    Card(
+        name="sage",
+        title="SAGE",
+        summary="Shapley values of the loss over a data set: which units the model needs at all.",
+        source="covert2020, Alg. 1",
+        formula="φ = Shapley value of v(S) = E_{(x, y)} log E_b p_y(x_S, b)",
+        family="perturbation",
+        reformulations=("feature removal",),
+        guarantees=("implementation_invariance",),
+        needs=("draws",),
+        passes=FORWARD,
+        differs=(
+            "Orders are walked both ways; positions of a unit share its value.",
+            "v(S) is the gain of the mean log-probability; its sum is that over the data rows drawn.",
+        ),
+        pitfalls=("Global: the same map for every sample, it says nothing about this one.",),
+        example={"data": EXAMPLE, "evaluations": 2000},
+    ),
+)
+def sage(
+    *,
+    data: Tensor,
+    labels: Tensor | None = None,
+    units: Any = "grid",
+    removal: Any = "mean",
+    evaluations: int = 20_000,
+    tolerance: float = 0.025,
+) -> DataSetShapley:
+    """Shapley values of the loss over a data set: which units the model needs at all.
+
+    φ = Shapley value of v(S) = E_{(x, y)} log E_b p_y(x_S, b)
+
+    Composition: `DataSetShapley`.
+
+    Args:
+        data: (m, *f) inputs, at least two.
+        labels: (m,) their classes; None takes the model's predictions.
+        units: the players, the same for every input: "grid", "patch", "pixel", or ("regions", {...}).
+        removal: what absent units show: a baseline, a background set (a tensor), or a removal.
+        evaluations: most rows of the whole run.
+        tolerance: stop when the largest standard error is below this share of the range of the values.
+
+    Shape:
+        (b, *f) out, the same for every sample; standard errors (b, *f).
+
+    Guarantees:
+        implementation invariance.
+
+    Cost:
+        At most ``evaluations`` forward rows, however many samples are explained.
+
+    Differs from the paper:
+        Orders are walked both ways; the sum is that over the data rows drawn.
+
+    Source:
+        covert2020, Alg. 1.
+    """
+    return DataSetShapley(
+        data=data,
+        labels=labels,
+        units=units,
+        removal=as_removal(removal),
+        evaluations=evaluations,
+        tolerance=tolerance,
+    )

@@ -1,0 +1,337 @@
+"""Local surrogates: the coefficients of a linear model fitted around the input."""
+
+from typing import Any
+
+from abe.engines.absence import Removal
+from abe.engines.removal import Coalitions
+from abe.engines.surrogate import (
+    ROWS,
+    AdherentRidge,
+    BayesianRidge,
+    ContinuousNeighbours,
+    Ridge,
+    StableSelection,
+)
+from abe.methods.gradient import Variant, published
+from abe.methods.removal import FORWARD, as_removal
+from abe.registry import methods
+from abe.types import Card, Engine, Passes
+
+REFORMULATIONS = ("feature additive", "feature removal")
+UNITS = "Units are the cells of a grid by default; the paper's are superpixels (units='superpixel')."
+READ_ADHERENCE = "Read diagnostics['adherence']: a fit that misses the model explains nothing."
+
+
+@methods.register(
+    Card(
+        name="lime",
+        title="LIME",
+        summary="The coefficients of a linear model fitted to the score on random coalitions near the input.",
+        source="ribeiro2016, Eq. 2",
+        formula="min_w Σ_z π(z) (s(x_z) − w₀ − w·z)² + λ ‖w‖², π(z) = exp(−d(z)²/σ²)",
+        family="local surrogate",
+        reformulations=REFORMULATIONS,
+        guarantees=("linearity", "implementation_invariance"),
+        needs=("draws",),
+        passes=FORWARD,
+        differs=(
+            UNITS,
+            "The kernel as printed; variant='published' takes its root, as the published code does.",
+            "No selection of features: every unit gets its coefficient.",
+        ),
+        pitfalls=(READ_ADHERENCE, "Another seed, other coefficients: read the errors and stability indices."),
+    ),
+)
+def lime(
+    *,
+    units: Any = ("grid", {"n": 7}),
+    removal: Any = "segment_mean",
+    evaluations: int = ROWS,
+    width: float = 0.25,
+    penalty: float = 1.0,
+    variant: Variant = "corrected",
+) -> Coalitions:
+    """The coefficients of a linear model fitted to the score on random coalitions near the input.
+
+    min_w Σ_z π(z) (s(x_z) − w₀ − w·z)² + λ ‖w‖², π(z) = exp(−d(z)²/σ²), d the cosine distance to all units
+
+    Composition: `Coalitions` with `Ridge`.
+
+    Args:
+        units: what is removed together.
+        removal: what absent units show; by default their own mean.
+        evaluations: most rows per sample.
+        width: σ of the kernel.
+        penalty: λ of the ridge.
+        variant: ``"published"`` takes the root of the kernel and lets every position carry its
+            unit's whole coefficient.
+
+    Shape:
+        (b, *f) in and out; standard errors (b, *f); diagnostics ``adherence`` (weighted R²),
+        ``coefficient_stability`` and ``variable_stability`` in per cent.
+
+    Guarantees:
+        linearity, implementation invariance.
+
+    Cost:
+        At most ``evaluations`` forward rows.
+
+    Differs from the paper:
+        A grid by default, the kernel as printed, no selection of features.
+
+    Source:
+        ribeiro2016, Eq. 2.
+    """
+    old = published(variant)
+    return Coalitions(
+        units=units,
+        removal=as_removal(removal),
+        summary=Ridge(width=width, penalty=penalty, root=old),
+        evaluations=evaluations,
+        spread="whole" if old else "share",
+    )
+
+
+@methods.register(
+    Card(
+        name="c_lime",
+        title="C-LIME",
+        summary="A linear fit to the score at inputs whose units are moved by normal noise.",
+        source="agarwal2021",
+        formula="min_w Σ_k (s(x + σ Σ_u ε_u 1_u) − w₀ − w·σε)², ε normal",
+        family="local surrogate",
+        reformulations=REFORMULATIONS,
+        guarantees=("linearity", "implementation_invariance"),
+        needs=("draws",),
+        passes=Passes(forward="b * (evaluations + 1)", backward="0"),
+        differs=("Units move as a whole; with units='element' it is the paper's.",),
+        pitfalls=(
+            READ_ADHERENCE,
+            "A slope, not a contribution: it tends to SmoothGrad's, summed over the unit's positions.",
+        ),
+    ),
+    aliases=("clime", "continuous_lime"),
+)
+def c_lime(
+    *, units: Any = ("grid", {"n": 7}), sigma: float = 0.15, evaluations: int = ROWS
+) -> ContinuousNeighbours:
+    """A linear fit to the score at inputs whose units are moved by normal noise.
+
+    min_w Σ_k (s(x + σ Σ_u ε_u 1_u) − w₀ − w·σε)², ε normal
+
+    Composition: `ContinuousNeighbours`.
+
+    Args:
+        units: what moves together.
+        sigma: noise as a share of the input range.
+        evaluations: rows per sample, at least two more than units.
+
+    Shape:
+        (b, *f) in and out; standard errors (b, *f); diagnostic ``adherence`` (R²).
+
+    Guarantees:
+        linearity, implementation invariance.
+
+    Cost:
+        ``evaluations`` forward rows.
+
+    Differs from the paper:
+        Units move as a whole.
+
+    Source:
+        agarwal2021.
+    """
+    return ContinuousNeighbours(units=units, sigma=sigma, evaluations=evaluations)
+
+
+@methods.register(
+    Card(
+        name="optilime",
+        title="OptiLIME",
+        summary="LIME with the widest kernel whose fit still adheres to the model.",
+        source="visani2020optilime",
+        formula="max σ such that R²(σ) ≥ adherence",
+        family="local surrogate",
+        reformulations=REFORMULATIONS,
+        guarantees=("implementation_invariance",),
+        needs=("draws",),
+        passes=FORWARD,
+        differs=(
+            UNITS,
+            "Widths are tried on the same rows; the paper searches them by Bayesian optimisation.",
+        ),
+        pitfalls=("Where no width adheres the best one is taken, and a warning says so.",),
+    ),
+)
+def optilime(
+    *,
+    units: Any = ("grid", {"n": 7}),
+    removal: Any = "segment_mean",
+    evaluations: int = ROWS,
+    adherence: float = 0.8,
+    penalty: float = 1.0,
+) -> Coalitions:
+    """LIME with the widest kernel whose fit still adheres to the model.
+
+    max σ such that R²(σ) ≥ adherence
+
+    Composition: `Coalitions` with `AdherentRidge`.
+
+    Args:
+        units: what is removed together.
+        removal: what absent units show; by default their own mean.
+        evaluations: most rows per sample.
+        adherence: weighted R² that must be kept.
+        penalty: λ of the ridge.
+
+    Shape:
+        (b, *f) in and out; standard errors (b, *f); diagnostics as of ``lime``, and ``width``.
+
+    Guarantees:
+        implementation invariance.
+
+    Cost:
+        At most ``evaluations`` forward rows, for all widths together.
+
+    Differs from the paper:
+        A grid by default; widths are tried on the same rows.
+
+    Source:
+        visani2020optilime.
+    """
+    return Coalitions(
+        units=units,
+        removal=as_removal(removal),
+        summary=AdherentRidge(target=adherence, penalty=penalty),
+        evaluations=evaluations,
+    )
+
+
+@methods.register(
+    Card(
+        name="s_lime",
+        title="S-LIME",
+        summary="LIME on units chosen by least angles, with rows added until every choice is significant.",
+        source="zhou2021, Alg. 1",
+        formula="n ← n (z_{1−α}/ẑ)² until Δ = |ĉ_{j₁}| − |ĉ_{j₂}| is significant at every step",
+        family="local surrogate",
+        reformulations=REFORMULATIONS,
+        guarantees=("implementation_invariance",),
+        needs=("draws",),
+        passes=FORWARD,
+        differs=(UNITS,),
+        pitfalls=("Units that are not chosen get 0, which does not mean that they do nothing.",),
+    ),
+    aliases=("slime",),
+)
+def s_lime(
+    *,
+    units: Any = ("grid", {"n": 7}),
+    removal: Any = "segment_mean",
+    features: int = 5,
+    level: float = 0.05,
+    start: int = 500,
+    evaluations: int = 5000,
+    width: float = 0.25,
+    penalty: float = 1.0,
+) -> Coalitions:
+    """LIME on units chosen by least angles, with rows added until every choice is significant.
+
+    n ← n (z_{1−α}/ẑ)² until Δ = |ĉ_{j₁}| − |ĉ_{j₂}| is significant at every step
+
+    Composition: `Coalitions` with `StableSelection`.
+
+    Args:
+        units: what is removed together.
+        removal: what absent units show; by default their own mean.
+        features: units to choose.
+        level: of the test of every choice.
+        start: rows of the first round.
+        evaluations: most rows per sample.
+        width: of the kernel.
+        penalty: λ of the ridge on the chosen units.
+
+    Shape:
+        (b, *f) in and out; standard errors (b, *f); diagnostics ``adherence``, ``chosen``, ``rows``.
+
+    Guarantees:
+        implementation invariance.
+
+    Cost:
+        Between ``start`` and ``evaluations`` forward rows.
+
+    Differs from the paper:
+        A grid by default.
+
+    Source:
+        zhou2021, Alg. 1.
+    """
+    summary = StableSelection(features=features, level=level, start=start, width=width, penalty=penalty)
+    return Coalitions(units=units, removal=as_removal(removal), summary=summary, evaluations=evaluations)
+
+
+@methods.register(
+    Card(
+        name="baylime",
+        title="BayLIME",
+        summary="LIME with a normal prior of the coefficients, from evidence or from another method's map.",
+        source="zhao2021, Eqs. 6-9",
+        formula="w | data ~ N(Σ(λμ₀ + αZᵀΠy), Σ), Σ = (λI + αZᵀΠZ)⁻¹",
+        family="local surrogate",
+        reformulations=REFORMULATIONS,
+        guarantees=("implementation_invariance",),
+        needs=("draws",),
+        passes=FORWARD,
+        differs=(UNITS,),
+        pitfalls=(
+            "A confident prior outweighs the model; its precision counts rows of unit weight.",
+            READ_ADHERENCE,
+        ),
+    ),
+    aliases=("bay_lime",),
+)
+def baylime(
+    *,
+    units: Any = ("grid", {"n": 7}),
+    removal: Any = "segment_mean",
+    prior: Any = None,
+    precision: float | None = None,
+    noise_precision: float | None = None,
+    evaluations: int = ROWS,
+    width: float = 0.25,
+) -> Coalitions:
+    """LIME with a normal prior of the coefficients, from evidence or from another method's map.
+
+    w | data ~ N(Σ(λμ₀ + αZᵀΠy), Σ), Σ = (λI + αZᵀΠZ)⁻¹
+
+    Composition: `Coalitions` with `BayesianRidge`.
+
+    Args:
+        units: what is removed together.
+        removal: what absent units show; by default their own mean.
+        prior: a method whose map, summed over each unit, is μ₀; None is zero.
+        precision: λ of the prior; None takes what the evidence says.
+        noise_precision: α of the score around the fit; None for the same.
+        evaluations: most rows per sample, besides the prior's.
+        width: of the kernel.
+
+    Shape:
+        (b, *f) in and out; standard errors (b, *f) are the posterior's deviations; diagnostics
+        ``adherence``, ``precision``, ``noise_precision``.
+
+    Guarantees:
+        implementation invariance.
+
+    Cost:
+        At most ``evaluations`` forward rows, and the prior's.
+
+    Differs from the paper:
+        A grid by default.
+
+    Source:
+        zhao2021, Eqs. 6-9.
+    """
+    before: Engine | None = None if prior is None else methods.resolve(prior).engine
+    summary = BayesianRidge(precision=precision, noise_precision=noise_precision, width=width)
+    found: Removal = as_removal(removal)
+    return Coalitions(units=units, removal=found, summary=summary, evaluations=evaluations, prior=before)
