@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from abe.errors import AbeError
     from abe.explain import explain, method
     from abe.explanation import Explanation
+    from abe.methods.amortised import fit, load_fitted
     from abe.methods.wrapper import ensemble, postprocess, smooth
     from abe.metrics.compare import Comparison, compare
     from abe.task.base import Task
@@ -25,6 +26,8 @@ _HOMES = {
     "explain": "abe.explain",
     "method": "abe.explain",
     "Explanation": "abe.explanation",
+    "fit": "abe.methods.amortised",
+    "load_fitted": "abe.methods.amortised",
     "ensemble": "abe.methods.wrapper",
     "postprocess": "abe.methods.wrapper",
     "smooth": "abe.methods.wrapper",
@@ -48,7 +51,9 @@ __all__ = [
     "compare",
     "ensemble",
     "explain",
+    "fit",
     "image_task",
+    "load_fitted",
     "load_image",
     "method",
     "postprocess",
