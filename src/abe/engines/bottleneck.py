@@ -95,24 +95,24 @@ class NoiseFor:
 
     Args:
         statistics: where μ and σ come from.
-        layer: where R is, for the statistics to check.
+        layer: where R is.
     """
 
     statistics: Any
     layer: str = INPUT
 
     def bind(self, problem: Problem) -> "_Noisy":
-        return _Noisy(problem, self.statistics.of(problem, self.layer))
+        return _Noisy(problem, self.statistics.of(problem, self.layer), f"bottleneck.{self.layer}")
 
 
 class _Noisy:
-    def __init__(self, problem: Problem, noise: Noise) -> None:
-        self._problem, self._noise = problem, noise
+    def __init__(self, problem: Problem, noise: Noise, purpose: str) -> None:
+        self._problem, self._noise, self._purpose = problem, noise, purpose
 
     def rows(self, mask: Tensor, owner: Tensor, draw: Tensor) -> Tensor:
         x, problem = self._problem.x, self._problem
         mean, std, active = (_for(part, owner) for part in self._noise)
-        drawn = problem.draws.normal("bottleneck.noise", problem.keys(owner, draw), x.shape[1:])
+        drawn = problem.draws.normal(self._purpose, problem.keys(owner, draw), x.shape[1:])
         noise = mean + std * drawn.to(x)
         return (mask * x[owner] + (1 - mask) * noise) * active
 
@@ -241,7 +241,7 @@ class Bottleneck:
         return capacity(gate, (inside.x - mean) / std) * active / math.log(2)
 
 
-OWN = 'The noise has each sample\'s own mean and deviation per channel; abe.fit(task, loader, "iba") learns them'
+OWN = "The noise has each sample's own mean and deviation per channel; abe.fit learns them from data"
 
 
 def place(problem: Problem, layer: str, notes: list[str]) -> tuple[str, list[str]]:
@@ -377,7 +377,7 @@ class InputBottleneck:
 
 
 class _Match:
-    """s = −mean ((h − goal) / σ)², how closely a layer has the activations that are wanted; target = sample."""
+    """s = −mean ((h − goal) / σ)², how closely a layer has the wanted activations; target = sample."""
 
     reads_logits = False
 

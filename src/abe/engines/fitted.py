@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], described: Mapping[str, Any
         spare.write_bytes(dump(kept, metadata=metadata))
         os.replace(spare, path)
     except OSError as problem:
-        spare.unlink(missing_ok=True)
+        with suppress(OSError):
+            spare.unlink()
         raise StorageError(
             Code.NOT_WRITTEN, "The file could not be written", got=f"{path}: {problem.strerror or problem}"
         ) from problem
