@@ -115,7 +115,7 @@ class _Run:
     def __init__(self, task: Task, recipe: Recipe, seed: int, path: Path | None, every: int) -> None:
         self.task, self.recipe, self.seed, self.path, self.every = task, recipe, seed, path, every
         self.epoch = self.batch = self.samples = self.length = 0
-        self.seen = 0
+        self.seen, self.whole = 0, True
         self.shape: tuple[int, ...] = ()
         self.classes = 0
         self.notes: list[str] = []
@@ -132,8 +132,7 @@ class _Run:
                 problem = training_problem(self.task, raw, self.seed)
                 seen = mix(seen, digest({"x": problem.x}))
                 if number > self.batch:
-                    self._learn(problem, epoch)
-                    self.batch, self.seen = number, seen
+                    self._learn(problem, epoch, seen)
                     if self.path is not None and number % self.every == 0:
                         self._save()
                 elif number == self.batch and seen != self.seen:
@@ -146,7 +145,7 @@ class _Run:
         self._save()
         return True
 
-    def _learn(self, problem: Problem, epoch: int) -> None:
+    def _learn(self, problem: Problem, epoch: int, seen: int) -> None:
         shape = tuple(problem.x.shape[1:])
         if self.learner is None:
             self.learner = self._build(problem)
@@ -162,8 +161,10 @@ class _Run:
         loss = self.recipe.loss(net, problem, epoch)
         for parameter, slope in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = slope
+        self.whole = False  # an interruption from here on must not be written down
         adam.step()
-        self.samples += len(problem.x)
+        self.samples, self.batch, self.seen = self.samples + len(problem.x), self.batch + 1, seen
+        self.whole = True
 
     def _build(self, problem: Problem) -> tuple[nn.Module, torch.optim.Adam]:
         """The network and its optimiser, as they were left where something was stored."""
@@ -183,11 +184,12 @@ class _Run:
 
     @contextmanager
     def _kept(self) -> Generator[None]:
-        """The state is written before an exception goes on its way."""
+        """The state is written before an exception goes on its way, unless it is half changed."""
         try:
             yield
         except BaseException:
-            self._save()
+            if self.whole:
+                self._save()
             raise
 
     def _ended(self, epoch: int, number: int, failures: list[str]) -> None:
@@ -312,10 +314,11 @@ def training_problem(task: Task, raw: Any, seed: int) -> Problem:
     """One batch as a request about the model's predictions, or the given classes."""
     target = None
     if isinstance(raw, tuple | list) and not task.explained:
-        items = list(raw)
-        if len(items) == 2 and isinstance(items[1], Tensor) and not items[1].is_floating_point():
-            target = items[1]
-        raw = items[0] if isinstance(items[0], Tensor) else raw
+        last = raw[-1] if len(raw) else None
+        if len(raw) == 2 and isinstance(last, Tensor) and not last.is_floating_point() and last.ndim < 3:
+            raw, target = raw
+        elif len(raw) == 1 and isinstance(last, Tensor):
+            raw = last
     lifted = task.lift(raw)
     task.check(lifted.x)
     evaluator = Evaluator(task, execution="model")
