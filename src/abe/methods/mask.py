@@ -36,7 +36,7 @@ from abe.types import Card, Passes
         formula="min_m s(Φ(x; m)) + λ₁ mean(1 − m) + λ₂ TV_β(m), A = 1 − m",
         family="influential subset",
         reformulations=("feature removal",),
-        needs=("gradient", "baseline", "draws"),
+        needs=("gradient", "baseline", "draws", "optimisation"),
         passes=Passes(forward="b * (steps + 2)", backward="b * steps"),
         differs=(
             "The score counts as a share of what removing everything changes, so that the weights mean the "
@@ -115,7 +115,7 @@ def meaningful_perturbation(
         formula="max_m s(Φ(x; m)) − λ_t mean (sort(m) − r_a)², m(u) = smax_v k(‖u − v‖) p(v)",
         family="influential subset",
         reformulations=("feature removal",),
-        needs=("gradient",),
+        needs=("gradient", "optimisation"),
         modalities=("image", "series"),
         passes=None,
         differs=(
@@ -200,7 +200,7 @@ def extremal_perturbation(
         source="schulz2020, Eq. 3-7",
         formula="min_λ −E s(λR + (1 − λ)ε) + β mean KL, A = KL / ln 2",
         family="influential subset",
-        needs=("gradient", "draws"),
+        needs=("gradient", "draws", "optimisation"),
         modalities=("image", "series"),
         passes=None,
         differs=(
@@ -277,7 +277,7 @@ def iba(
         source="zhang2021, Eq. 3-8",
         formula="min_λ −E s(λx + (1 − λ)ε) + β mean KL(N(λ) ‖ N(Λλ)), A = λ",
         family="influential subset",
-        needs=("gradient", "draws"),
+        needs=("gradient", "draws", "optimisation"),
         modalities=("image", "series"),
         passes=None,
         differs=(
@@ -347,7 +347,7 @@ def input_iba(
         source="wang2023m2ib, Eq. 6-9",
         formula="min_λ −E s(λR + (1 − λ)ε; other tower) + β mean KL, per tower, A = KL / ln 2",
         family="influential subset",
-        needs=("gradient", "draws", "two towers"),
+        needs=("gradient", "draws", "optimisation", "two towers"),
         modalities=("multimodal",),
         passes=None,
         differs=("Maps are in bits; the published code scales each to 0 … 1.",),
