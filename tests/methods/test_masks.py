@@ -404,14 +404,19 @@ def test_shifted_rows_are_the_rows_at_other_places():
 
 
 def test_samples_that_stand_still_leave_the_batch_and_stay_as_they_are():
-    net = nets.Watched(nets.Smooth())
-    x = samples(3)
-    found = explain(net, x, "mp", steps=200, jitter=0, tolerance=1e-3)
-    taken = found.diagnostics["steps"]
-    assert (taken < 200).all()
-    assert found.cost.backward_rows == int(taken.sum())
-    alone = explain(net, x[1:2], "mp", steps=200, jitter=0, tolerance=1e-3)
-    assert int(alone.diagnostics["steps"]) == int(taken[1])
+    net = nets.Watched(Adding(torch.ones(1, 6, 6, dtype=torch.float64)))
+    x = torch.full((3, 1, 6, 6), 0.5, dtype=torch.float64)  # no position is worth removing
+    x[1] = 0.01
+    x[1, 0, 2, 3] = 1.0  # one is
+    how = {"baseline": "zero", "variation": 0.0, "sparsity": 1.5, "jitter": 0, "tolerance": 1e-3}
+    found = explain(net, x, "mp", steps=200, **how)
+    taken = found.diagnostics["steps"].tolist()
+    assert taken[0] == taken[2] == 1
+    assert 10 <= taken[1] <= 12
+    assert found.cost.backward_rows == net.backward_rows == sum(taken)
+    assert found.attribution.sum() == found.attribution[1, 0, 2, 3] == 1
+    alone = explain(net, x[1:2], "mp", steps=200, **how)
+    assert alone.diagnostics["steps"].tolist() == taken[1:2]
 
 
 def test_momentum_is_that_of_torch():
