@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ BATCH = 32
 """Rows of a tensor that are a batch."""
 
 
+@runtime_checkable
 class Recipe(Protocol):
     """What is learnt."""
 

@@ -133,7 +133,7 @@ def meaningful_perturbation(
 )
 def extremal_perturbation(
     *,
-    areas: tuple[float, ...] = (0.1,),
+    areas: tuple[float, ...] | float = (0.1,),
     baseline: Any = None,
     cells: int = 32,
     sigma: float = 21 / 224,
@@ -177,16 +177,15 @@ def extremal_perturbation(
     Source:
         fong2019, Eq. 5-9.
     """
-    if isinstance(areas, int | float):
-        areas = (areas,)
+    wanted = areas if isinstance(areas, tuple) else (areas,)
     return MaskOptimisation(
         parametrisation=SmoothMaxGrid(cells=cells, sigma=sigma),
         perturbation=FadeByBlur() if baseline is None else FadeTo(baseline=as_baseline(baseline)),
-        penalties=(SortedArea(areas=tuple(areas), weight=weight, growth=growth),),
+        penalties=(SortedArea(areas=wanted, weight=weight, growth=growth),),
         optimiser=MomentumStep(rate=rate),
         keep=True,
         steps=steps,
-        variants=len(areas),
+        variants=len(wanted),
         augment=FlipRows() if flip else None,
         tolerance=tolerance,
     )
@@ -357,7 +356,7 @@ def input_iba(
 )
 def m2ib(
     *,
-    layers: Mapping[str | int, str],
+    layers: Any,
     beta: float = 0.1,
     variance: float = 1.0,
     samples: int = 10,
