@@ -85,7 +85,7 @@ def one_feature(n: int = 512) -> tuple[nn.Module, Tensor]:
     [
         ("l2x", {"features": 1, "epochs": 15, "rate": 5e-3}),
         ("cxplain", {"epochs": 15, "rate": 5e-3}),
-        ("rtis", {"baseline": "zero", "epochs": 20, "rate": 5e-3}),
+        ("rtis", {"baseline": "zero", "epochs": 12, "rate": 5e-3}),
     ],
 )
 def test_the_feature_that_decides_is_found(name, settings):
@@ -103,7 +103,7 @@ def test_the_feature_that_decides_is_found(name, settings):
 def test_cxplain_learns_which_feature_decides_where():
     x = torch.randn(2048, 4, generator=torch.Generator().manual_seed(5))
     task = vectors(Switch())
-    learnt = abe.fit(task, x, "cxplain", epochs=15, rate=5e-3, width=16)
+    learnt = abe.fit(task, x, "cxplain", epochs=8, rate=5e-3, width=16)
     unseen = torch.randn(400, 4, generator=torch.Generator().manual_seed(6))
     unseen = unseen[unseen[:, 0].abs() > 0.3]
     found = abe.explain(task, unseen, learnt, progress=False).attribution
@@ -118,10 +118,10 @@ def test_the_corner_of_an_image_is_found(name):
     x = torch.rand(256, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     x[:, :, :4, :4] = (x[:, :, :4, :4] + torch.rand(256, 1, 1, 1) * 2 - 1).clamp(0, 1)
     task = abe.image_task(Corner(), channels=1, output_kind="logits")
-    settings = {"rtis": {"baseline": ("constant", {"value": 0.5})}}.get(name, {"cells": 2})
+    settings = {"baseline": 0.5} | ({} if name == "rtis" else {"cells": 2})
     if name == "l2x":
         settings |= {"features": 1}
-    learnt = abe.fit(task, x[:200], name, epochs=25, rate=5e-3, **settings)
+    learnt = abe.fit(task, x[:200], name, epochs=12, rate=1e-2, **settings)
     found = abe.explain(task, x[200:], learnt, progress=False).attribution
     inside = found[:, :, :4, :4].flatten(1).mean(1)
     assert (inside > 1.5 * found.flatten(1).mean(1)).float().mean() > 0.9

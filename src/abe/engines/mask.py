@@ -97,7 +97,7 @@ class Penalty(Protocol):
 class Augment(Protocol):
     """A change of the rows that the mask must not depend on."""
 
-    def rows(self, problem: Problem, rows: Tensor, owner: Tensor, draw: Tensor) -> Tensor: ...
+    def rows(self, problem: Problem, rows: Tensor, owner: Tensor, draw: Tensor, step: int) -> Tensor: ...
 
 
 @runtime_checkable
@@ -249,7 +249,9 @@ class _Lockstep:
         def row(masks: Tensor, rows: Tensor) -> Tensor:
             made = self.perturbed.rows(masks, owner[rows], draw[rows])
             change = self.engine.augment
-            return made if change is None else change.rows(self.problem, made, owner[rows], draw[rows])
+            if change is None:
+                return made
+            return change.rows(self.problem, made, owner[rows], draw[rows], at.step)
 
         scores, pulled = pull(self.problem, mask, row, place, owner)
         self.score[active] = scores.view(-1, k).mean(1).to(self.score)

@@ -9,7 +9,6 @@ from torch import Tensor
 from abe.engines.mask import At, BoundPenalty, State
 from abe.engines.path import BlurLine, check_count, reference_of
 from abe.engines.problem import Problem
-from abe.engines.refine import along
 from abe.errors import Code, SpecError
 from abe.spec import value
 from abe.types import Baseline
@@ -215,7 +214,7 @@ class ShiftRows:
 
     pixels: int = 4
 
-    def rows(self, problem: Problem, rows: Tensor, owner: Tensor, draw: Tensor) -> Tensor:
+    def rows(self, problem: Problem, rows: Tensor, owner: Tensor, draw: Tensor, step: int) -> Tensor:
         if self.pixels == 0 or rows.ndim < 3:
             return rows
         axes = rows.ndim - 2
@@ -233,12 +232,10 @@ class ShiftRows:
 
 @value
 class FlipRows:
-    """Rows mirrored along their last axis at every second draw."""
+    """Images mirrored along their last axis at every second step."""
 
-    def rows(self, problem: Problem, rows: Tensor, owner: Tensor, draw: Tensor) -> Tensor:
-        if rows.ndim < 4:
-            return rows
-        return torch.where(along(draw % 2 == 0, rows), rows.flip(-1), rows)
+    def rows(self, problem: Problem, rows: Tensor, owner: Tensor, draw: Tensor, step: int) -> Tensor:
+        return rows.flip(-1) if rows.ndim == 4 and step % 2 == 0 else rows
 
 
 # --- what is not wanted of a mask -----------------------------------------------------------------
@@ -286,17 +283,19 @@ class Variation:
 
 @value
 class SortedArea:
-    """weight · growth^t · mean (sort(m) − r_a)², r_a zero but for its last share a of ones.
+    """weight · growth^(t / steps) · mean (sort(m) − r_a)², r_a zero but for its last share a of ones.
 
     Args:
         areas: share of positions to keep, one per variant.
-        weight: at the first step.
-        growth: factor from step to step.
+        weight: at the first step; small enough that the score decides which positions are sorted first.
+        growth: factor from the first step to the last.
+        steps: of the optimisation.
     """
 
     areas: tuple[float, ...]
     weight: float
-    growth: float = 1.0035
+    growth: float
+    steps: int
 
     def __post_init__(self) -> None:
         if not self.areas or not all(isinstance(a, int | float) and 0 < a < 1 for a in self.areas):
@@ -315,7 +314,7 @@ class SortedArea:
             zeros = torch.tensor([n - max(1, round(a * n)) for a in self.areas], device=mask.device)
             wanted = (rank >= zeros[at.variant][:, None]).to(flat)
             miss = (flat.sort(dim=1, stable=True).values - wanted).square().mean(1)
-            return self.weight * self.growth**at.step * miss
+            return self.weight * self.growth ** (at.step / self.steps) * miss
 
         return penalty
 

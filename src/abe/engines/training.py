@@ -27,6 +27,8 @@ from abe.task.base import Task
 
 BATCH = 32
 """Rows of a tensor that are a batch."""
+CHUNK = {"cpu": 8}
+"""Rows at a time by device, else `BATCH`: a chunk found by timing would let the clock decide the last bit."""
 
 
 @runtime_checkable
@@ -142,6 +144,7 @@ class _Run:
         if failures or number < max(self.length, self.batch):
             self._ended(epoch, number, failures)
             return False
+        self._enough()
         self.length, self.epoch, self.batch = number, epoch + 1, 0
         self._save()
         return True
@@ -194,20 +197,22 @@ class _Run:
             raise
 
     def _ended(self, epoch: int, number: int, failures: list[str]) -> None:
-        if self.samples < 2:
-            return
-        of = f" of {self.length}" if self.length else ""
-        if not failures:
-            say(f"The loader ended early, after {number}{of} batches of epoch {epoch + 1}", self.notes)
-        say(
-            f"Training stopped in epoch {epoch + 1}; what was learnt from {self.samples} samples is kept",
-            self.notes,
-        )
+        if not failures and self.samples > 1:
+            of = f" of {self.length}" if self.length else ""
+            what = f"The loader ended early, after {number}{of} batches of epoch {epoch + 1}"
+            say(f"{what}; what was learnt from {self.samples} samples is kept", self.notes)
         self.notes += failures
         self._save()
 
     def finish(self) -> Trained:
         """What was learnt."""
+        self._enough()
+        weights = {k.removeprefix("net/"): v for k, v in self.stored.items() if k.startswith("net/")}
+        if self.learner is not None:
+            weights = {name: p.detach() for name, p in self.learner[0].named_parameters()}
+        return Trained(weights, self.shape, self.classes, self.epoch, self.samples, self.notes)
+
+    def _enough(self) -> None:
         if self.samples < 2:
             raise InputError(
                 Code.TRAINING_DATA,
@@ -215,10 +220,6 @@ class _Run:
                 got=f"{self.samples} samples",
                 expected="at least two, a few hundred to be of use",
             )
-        weights = {k.removeprefix("net/"): v for k, v in self.stored.items() if k.startswith("net/")}
-        if self.learner is not None:
-            weights = {name: p.detach() for name, p in self.learner[0].named_parameters()}
-        return Trained(weights, self.shape, self.classes, self.epoch, self.samples, self.notes)
 
     def _settings(self) -> dict[str, Any]:
         return {**self.recipe.settings(), "seed": self.seed}
@@ -322,7 +323,8 @@ def training_problem(task: Task, raw: Any, seed: int) -> Problem:
             raw = last
     lifted = task.lift(raw)
     task.check(lifted.x)
-    evaluator = Evaluator(task, execution="model")
+    chunk = CHUNK.get(task.device.type, BATCH)
+    evaluator = Evaluator(task, execution="model", chunk=chunk)
     outputs = predict(evaluator, lifted.x, lifted.context)
     settle_output_kind(task, outputs, [])
     return Problem(

@@ -119,8 +119,9 @@ def meaningful_perturbation(
         modalities=("image", "series"),
         passes=None,
         differs=(
-            "The score counts as a share of what removing everything changes; weight and rate are scaled by "
-            "ten for that.",
+            "The score counts as a share of what removing everything changes; the price of the area grows "
+            "from 3 such shares to 90 over the steps. The published 300 · 1.0035^t per logit is so high at "
+            "first that the order of equals in the sort decides where the mask goes.",
             "The smooth maximum is taken at the points of the grid and interpolated between them, so any "
             "size of input works; the kernel is cut at 1.75 σ, where it is 0.044.",
         ),
@@ -139,14 +140,14 @@ def extremal_perturbation(
     sigma: float = 21 / 224,
     steps: int = 800,
     rate: float = 0.1,
-    weight: float = 30.0,
-    growth: float = 1.0035,
+    weight: float = 3.0,
+    growth: float = 30.0,
     flip: bool = True,
     tolerance: float | None = None,
 ) -> MaskOptimisation:
     """The smooth mask of a given area that keeps most of the score.
 
-    A = mean over areas a of argmax s(Φ(x; m)) − λ_t mean (sort(m) − r_a)², λ_t = weight · growth^t
+    A = mean over areas a of argmax s(Φ(x; m)) − λ_t mean (sort(m) − r_a)², λ_t = weight · growth^(t / steps)
 
     Composition: `MaskOptimisation` of a `SmoothMaxGrid` under `FadeByBlur`, `SortedArea`, `MomentumStep`.
 
@@ -158,7 +159,7 @@ def extremal_perturbation(
         steps: of gradient descent with momentum.
         rate: of gradient descent.
         weight: price of missing the area at the first step.
-        growth: factor of that price from step to step.
+        growth: factor of that price from the first step to the last.
         flip: mirror the input at every second step.
         tolerance: a mask whose points move less than this in a step is done; None makes all steps.
 
@@ -172,7 +173,8 @@ def extremal_perturbation(
         ``steps`` gradient rows per area, and two forward rows.
 
     Differs from the paper:
-        Shares of the score; the mask is interpolated between the points of its grid.
+        Shares of the score; a price of the area that starts low; the mask is interpolated between the
+        points of its grid.
 
     Source:
         fong2019, Eq. 5-9.
@@ -181,7 +183,7 @@ def extremal_perturbation(
     return MaskOptimisation(
         parametrisation=SmoothMaxGrid(cells=cells, sigma=sigma),
         perturbation=FadeByBlur() if baseline is None else FadeTo(baseline=as_baseline(baseline)),
-        penalties=(SortedArea(areas=wanted, weight=weight, growth=growth),),
+        penalties=(SortedArea(areas=wanted, weight=weight, growth=growth, steps=steps),),
         optimiser=MomentumStep(rate=rate),
         keep=True,
         steps=steps,
