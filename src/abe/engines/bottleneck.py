@@ -213,7 +213,7 @@ class Bottleneck:
 
     def place(self, problem: Problem) -> tuple[str, list[str]]:
         """Where the bottleneck goes, and what is to be said about that."""
-        notes = list(getattr(self.statistics, "notes", ()))
+        notes: list[str] = [*getattr(self.statistics, "notes", ())]
         if isinstance(self.statistics, OwnStatistics):
             notes.append(note(Code.OWN_STATISTICS, OWN))
         if self.layer == "auto" and isinstance(self.statistics, Statistics):
@@ -324,7 +324,7 @@ class InputBottleneck:
     inner: Bottleneck = Bottleneck(beta=20.0)
     beta: float = 20.0
     samples: int = 10
-    prior_steps: int = 20
+    prior_steps: int = 10
     steps: int = 60
     rate: float = 1.0
     sigma: float = 1.0

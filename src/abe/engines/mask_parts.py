@@ -324,19 +324,22 @@ class SortedArea:
 
 @value
 class AdamStep:
-    """Adam, with the usual β and ε.
+    """Adam, with the usual β.
 
     Args:
         rate: step size.
+        soft: ε is 1e-8 and this divided by the count of numbers. Where the score counts in shares, a
+            number's slope is about a share by their count; those far below it would move by rounding.
     """
 
     rate: float
+    soft: float = 0.0
 
     def step(self, numbers: Tensor, gradient: Tensor, state: State, number: int) -> tuple[Tensor, State]:
         first = 0.9 * state["first"] + 0.1 * gradient if state else 0.1 * gradient
         square = gradient.square()
         second = 0.999 * state["second"] + 0.001 * square if state else 0.001 * square
-        size = (second / (1 - 0.999 ** (number + 1))).sqrt() + 1e-8
+        size = (second / (1 - 0.999 ** (number + 1))).sqrt() + 1e-8 + self.soft / numbers[0].numel()
         moved = numbers - self.rate * first / (1 - 0.9 ** (number + 1)) / size
         return moved, {"first": first, "second": second}
 
