@@ -175,8 +175,7 @@ def extremal_perturbation(
         ``steps`` gradient rows per area, and two forward rows.
 
     Differs from the paper:
-        Shares of the score; a price of the area that starts low; 400 steps; the mask is interpolated between the
-        points of its grid.
+        Shares of the score; a price of the area that starts low; 400 steps; interpolation of the mask.
 
     Source:
         fong2019, Eq. 5-9.
