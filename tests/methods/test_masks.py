@@ -106,7 +106,7 @@ def test_extremal_masks_keep_the_area_that_was_asked_for_where_the_evidence_is(a
     weight = torch.zeros(1, side, side, dtype=torch.float64)
     weight[0, 4:10, 12:20] = 1.0
     x = torch.ones(1, 1, side, side, dtype=torch.float64)
-    found = explain(Adding(weight), x, "ep", areas=(area,), baseline="zero", steps=150, flip=False)
+    found = explain(Adding(weight), x, "ep", areas=(area,), baseline="zero", steps=100, flip=False)
     assert float(found.diagnostics["kept"]) == pytest.approx(area, abs=0.04)
     mask = found.attribution[0, 0]
     assert mask[4:10, 12:20].mean() > 2 * mask.mean()
@@ -455,7 +455,7 @@ def test_vectors_and_series_have_masks_too():
     series[0, 5:9] = 1
     task = abe.Task(model=Adding(series), modality="series", lifter=_as_is, output_kind="logits")
     long = torch.ones(1, 1, 24, dtype=torch.float64)
-    found = abe.explain(task, long, "ep", areas=(0.2,), baseline="zero", target=1, progress=False, steps=200)
+    found = abe.explain(task, long, "ep", areas=(0.2,), baseline="zero", target=1, progress=False, steps=100)
     assert found.attribution[0, 0, 5:9].mean() > 0.7
     assert found.attribution[0, 0, 12:].mean() < 0.2
 

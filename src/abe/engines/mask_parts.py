@@ -349,7 +349,7 @@ class MomentumStep:
     """Gradient descent along v ← μ v + (1 − d) g, v = g at the first step.
 
     Args:
-        rate: step size.
+        rate: step size, per number: slopes of means shrink with the count of numbers.
         momentum: μ.
         dampening: d.
     """
@@ -360,4 +360,4 @@ class MomentumStep:
 
     def step(self, numbers: Tensor, gradient: Tensor, state: State, number: int) -> tuple[Tensor, State]:
         speed = self.momentum * state["speed"] + (1 - self.dampening) * gradient if state else gradient
-        return numbers - self.rate * speed, {"speed": speed}
+        return numbers - self.rate * numbers[0].numel() * speed, {"speed": speed}
