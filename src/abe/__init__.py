@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from abe.errors import AbeError
     from abe.explain import explain, method, rule_coverage, summarise
     from abe.explanation import Explanation
+    from abe.methods.amortised import fit, load_fitted
     from abe.methods.layer import at_layer
     from abe.methods.wrapper import ensemble, postprocess, smooth
     from abe.metrics.compare import Comparison, compare
@@ -36,6 +37,8 @@ _HOMES = {
     "summarise": "abe.explain",
     "Explanation": "abe.explanation",
     "at_layer": "abe.methods.layer",
+    "fit": "abe.methods.amortised",
+    "load_fitted": "abe.methods.amortised",
     "ensemble": "abe.methods.wrapper",
     "postprocess": "abe.methods.wrapper",
     "smooth": "abe.methods.wrapper",
@@ -65,7 +68,9 @@ __all__ = [
     "ensemble",
     "evaluate_robustness",
     "explain",
+    "fit",
     "image_task",
+    "load_fitted",
     "load_image",
     "method",
     "postprocess",

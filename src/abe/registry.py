@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from abe.errors import Code, SpecError
 from abe.formulas import evaluate
 from abe.spec import describe, to_spec
-from abe.types import Card, Engine
+from abe.types import Card, Engine, Fitted
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -211,13 +211,15 @@ class MethodRegistry(Registry):
         return Method(name=entry.name, params=frozen, engine=entry.factory(**dict(frozen)))
 
     def resolve(self, obj: Any) -> Method:
-        """A `Method` from a name, a (name, parameters) pair, an engine, or a method."""
+        """A `Method` from a name, a (name, parameters) pair, an engine, something fitted, or a method."""
         if isinstance(obj, Method):
             return obj
         if isinstance(obj, str):
             return self.build(obj)
         if isinstance(obj, tuple) and len(obj) == 2 and isinstance(obj[0], str):
             return self.build(obj[0], **dict(obj[1]))
+        if isinstance(obj, Fitted):
+            return self.build(obj.method, fitted=obj)
         if isinstance(obj, Engine):
             return Method(name=type(obj).__name__, params=(("engine", obj),), engine=obj)
         raise SpecError(

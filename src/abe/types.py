@@ -7,6 +7,7 @@ Axes: ``b`` batch (samples), ``n`` rows (flattened work), ``c h w`` channels and
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path as FilePath
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
@@ -209,5 +210,27 @@ class Quadrature(Protocol):
 @runtime_checkable
 class Engine(Protocol):
     """A composition of primitives that can explain a problem."""
+
+    def run(self, problem: Any) -> Result: ...
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """Something learnt from data that explains by itself: ``abe.explain(task, x, fitted)``.
+
+    Made by ``abe.fit(task, loader, "l2x")``, written by its ``save`` and read by ``abe.load_fitted``.
+    """
+
+    @property
+    def method(self) -> str:
+        """The registered method that takes it as ``fitted=``."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said about the training, with codes."""
+        ...
+
+    def save(self, path: str | FilePath) -> FilePath: ...
 
     def run(self, problem: Any) -> Result: ...

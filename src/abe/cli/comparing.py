@@ -88,7 +88,8 @@ def demo(*, out: Path, step: str, seed: int, json: bool) -> None:
 def every_method(modality: str) -> list[tuple[str, Mapping[str, Any]]]:
     """Registered methods of a modality; one that needs a parameter comes with its card's example.
 
-    Wrappers of other methods are left out.
+    Wrappers of other methods are left out, and so is what takes minutes per photograph: methods that
+    need training, or an optimisation for every sample.
     """
     from abe.registry import methods
 
@@ -97,6 +98,7 @@ def every_method(modality: str) -> list[tuple[str, Mapping[str, Any]]]:
         for entry in methods.entries()
         if modality in entry.card.modalities
         and entry.card.family != "wrapper"
+        and not {"training", "optimisation"} & set(entry.card.needs)
         and set(entry.required()) <= (set(entry.card.example) if entry.required() else set())
     ]
 

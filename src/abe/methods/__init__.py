@@ -10,7 +10,8 @@ from abe import robustness  # registers the updates
 # Listings show methods in the order of these imports.
 # isort: off
 from abe.methods import gradient, path, adversarial, targeted, backward, lrp, relevance, pattern
-from abe.methods import maps, maps_other, attention, removal, shapley, surrogate, layer, wrapper
+from abe.methods import maps, maps_other, attention, removal, shapley, surrogate, mask, amortised
+from abe.methods import layer, wrapper
 
 # isort: on
 from abe.methods.wrapper import ensemble, postprocess, smooth
@@ -19,6 +20,7 @@ from abe.registry import methods as registry
 
 __all__ = [
     "adversarial",
+    "amortised",
     "attention",
     "backward",
     "ensemble",
@@ -27,6 +29,7 @@ __all__ = [
     "lrp",
     "maps",
     "maps_other",
+    "mask",
     "path",
     "pattern",
     "postprocess",
