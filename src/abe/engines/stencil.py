@@ -16,7 +16,8 @@ system sees another, so a row never depends on its neighbours.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -28,13 +29,15 @@ DENSE = 64
 ITERATIONS = 200
 RENEW = 5
 """Iterations between residuals in float64."""
-TOGETHER = 600_000
-"""Numbers of the finest grid that are worked on at once: they should fit into a core's cache."""
+TOGETHER = 1_300_000
+"""Numbers of the finest grid that are worked on at once: coarse grids cost calls, fine ones cache."""
 TINY = 1e-30
 EVERY = (0, 1, 2, 3)
 OFFSETS = tuple((k // 3 - 1, k % 3 - 1) for k in range(9))
 
 Planes = Float[Tensor, "n c h w"]
+Part = tuple[Any, slice, slice]
+"""An index of the last two axes."""
 
 
 class _Level(NamedTuple):
@@ -60,16 +63,9 @@ class _Level(NamedTuple):
         """(n, c, h, w) Σ_j w_ij x_j for colour k, over neighbours of the given colours."""
         if self.coupling is None:
             return _near(x, k, of)
-        out = torch.zeros_like(x[of[0]])
-        h, w = out.shape[-2:]
-        for number, (di, dj) in enumerate(OFFSETS):
-            row, column = k // 2 + di, k % 2 + dj
-            source = row % 2 * 2 + column % 2
-            if source == k or source not in of:
-                continue
-            (to_row, from_row), (to_column, from_column) = _shift(row // 2, h), _shift(column // 2, w)
-            weight = self.coupling[:, k, number, None, to_row, to_column]
-            out[..., to_row, to_column].addcmul_(weight, x[source][..., from_row, from_column])
+        out, coupling = torch.zeros_like(x[of[0]]), self.coupling[:, k, :, None]
+        for number, source, to, where in _plan(k, tuple(of), *out.shape[-2:]):
+            out[to].addcmul_(coupling[:, number][to], x[source][where])
         return out
 
     def apply(self, x: Tensor) -> Tensor:
@@ -313,6 +309,19 @@ def _pair(x: Tensor, axis: int, parity: int) -> Tensor:
     if n > 0:
         out.narrow(axis, 1 - parity, n).add_(x.narrow(axis, parity, n))
     return out
+
+
+@lru_cache(maxsize=1024)
+def _plan(k: int, of: tuple[int, ...], h: int, w: int) -> tuple[tuple[int, int, Part, Part], ...]:
+    """What colour k reads: number of the coefficient, colour, and where to put what from where."""
+    found: list[tuple[int, int, Part, Part]] = []
+    for number, (di, dj) in enumerate(OFFSETS):
+        row, column = k // 2 + di, k % 2 + dj
+        source = row % 2 * 2 + column % 2
+        if source != k and source in of:
+            (to_row, row_of), (to_column, column_of) = _shift(row // 2, h), _shift(column // 2, w)
+            found.append((number, source, (..., to_row, to_column), (..., row_of, column_of)))
+    return tuple(found)
 
 
 def _shift(s: int, size: int) -> tuple[slice, slice]:
