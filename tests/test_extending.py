@@ -29,7 +29,7 @@ named = {
     "contrast": abe.explain(task, x, "ig", objective="contrast", **how),
     "heavy_ball": abe.explain(task, x, "path_attribution", update="heavy_ball", tolerance=0.01, **how),
 }
-pictured = task_of(nets.Convolutional())
+pictured = task_of(nets.Convolutional().eval())
 loudest = abe.explain(pictured, x.float(), "channel_map", weights="loudest", layer="features.3", **how)
 mean = abe.explain(pictured, x.float(), "grad_cam", layer="features.3", **how)
 plain = abe.explain(task, x, "ig", **how)

@@ -4,26 +4,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from captum.attr import LayerGradCam
-from tests.engines.networks import NETWORKS, redrawn
+from tests.engines.networks import network
 from torch import Tensor, nn
-from torchvision import models
 
 import abe
 from abe.engines.maps_attention import capturing_attention
 
-CASES = {
-    **NETWORKS,
-    "inception_v3": (lambda: models.inception_v3(init_weights=False), 139),
-    "vgg16": (models.vgg16, 64),
-    "maxvit_t": (models.maxvit_t, 224),
-}
 LAYERS = {
     "resnet18": "layer4",
     "resnet50": "layer4",
-    "vgg11": "features.19",
     "vgg16": "features.29",
     "densenet121": "features",
-    "inception_v3": "Mixed_7c",
+    "inception_v3": "Mixed_6e",
     "mobilenet_v3_small": "features",
     "efficientnet_b0": "features",
     "convnext_tiny": "features",
@@ -45,7 +37,7 @@ def enlarged(raw: Tensor, side: int) -> Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
 def test_grad_cam_of_real_networks(name: str) -> None:
-    net, x = redrawn(*CASES[name])
+    net, x = network(f"torchvision {name}")
     found = explain(net, x, "grad_cam", relu=False)
     assert f"layer {LAYERS[name]!r}" in found.warnings[0]
     assert float(found.score.abs().min()) > 1
@@ -80,7 +72,7 @@ def _tokens_by_hand(net: nn.Module, x: Tensor) -> Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "vit_b_16", "swin_t"])
 def test_every_weight_on_real_networks(name: str) -> None:
-    net, x = redrawn(*CASES[name])
+    net, x = network(f"torchvision {name}")
     for method in (
         "hires_cam",
         "xgrad_cam",
@@ -102,7 +94,7 @@ def test_every_weight_on_real_networks(name: str) -> None:
 
 @pytest.mark.slow
 def test_attention_of_real_networks() -> None:
-    net, x = redrawn(*CASES["vit_b_16"])
+    net, x = network("torchvision vit_b_16")
     rolled = explain(net, x, "rollout")
     with torch.no_grad(), capturing_attention(net) as found:
         net(x)
@@ -115,8 +107,8 @@ def test_attention_of_real_networks() -> None:
     torch.testing.assert_close(rolled.attribution.sum(1), right)
     for method in ("chefer", "gradient_x_attention", "raw_attention"):
         assert float(explain(net, x, method).attribution.abs().max()) > 0
-    for name, count in (("swin_t", 12), ("maxvit_t", 16)):
-        net, x = redrawn(*CASES[name])
+    for name, count in (("swin_t", 12), ("maxvit_t", 22)):
+        net, x = network(f"torchvision {name}")
         with torch.no_grad(), capturing_attention(net) as found:
             net(x)
         assert len(found) == count

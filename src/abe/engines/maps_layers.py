@@ -268,6 +268,7 @@ class _Survey:
         # Tensors are told apart by identity and by how often they were written to.
         self._handed: dict[tuple[int, int], _Site] = {}
         self._pooled: set[tuple[int, int]] = set()
+        self._known: set[int] = set()
         self._alive: list[Tensor] = []
 
     def around(self, call: Call) -> tuple[Any, Tensor]:
@@ -281,6 +282,7 @@ class _Survey:
         scores = call.score(outputs)
         self._grade(scores)
         self._handed.clear()
+        self._known.clear()
         self._alive.clear()
         return outputs, scores
 
@@ -316,6 +318,8 @@ class _Survey:
                 if same.name.startswith(name + "."):
                     same.name, same.call = name, call  # the outermost module with this output names it
                 return None
+            if any(found is given for given in tensors(args)) and id(found) not in self._known:
+                return None  # the model's own input, handed on
             return with_first(output, self._new(name, call, found))[0]
 
         return hook
@@ -329,6 +333,7 @@ class _Survey:
         self.sites.append(site)
         handed = found.clone()
         self._handed[_mark(handed)] = site
+        self._known.add(id(handed))
         self._alive.append(handed)
         return handed
 
