@@ -11,11 +11,10 @@ from abe.engines.batching import Chunk
 from abe.engines.path import check_count, reference_of
 from abe.engines.problem import Problem
 from abe.engines.refine import along
-from abe.engines.removal import Behaviour, linked, too_few
+from abe.engines.removal import Behaviour, linked, probability_of, too_few
 from abe.engines.segments import Segments, Spread, Units, Windows, check_spread, segments_of, windows_of
 from abe.engines.summaries import check_probability
 from abe.errors import Code, SpecError
-from abe.objectives import Probability
 from abe.registry import baselines, removals, units
 from abe.spec import value
 from abe.types import Baseline, Result
@@ -57,7 +56,7 @@ class LeaveOut:
 
     def run(self, problem: Problem) -> Result:
         """One row per sample, unit or window, and completion."""
-        asked = problem if self.behaviour == "score" else problem.with_(objective=Probability())
+        asked = problem if self.behaviour == "score" else probability_of(problem)
         layout = self._layout(problem)
         bound = removals.resolve(self.removal).bind(problem, layout)
         counts = layout.counts if isinstance(layout, Segments) else (len(layout.starts),) * len(problem.x)

@@ -133,7 +133,7 @@ class Game:
     def __init__(
         self, problem: Problem, unit: Unit, removal: Removal, *, behaviour: Behaviour = "score"
     ) -> None:
-        self.problem = problem if behaviour == "score" else problem.with_(objective=Probability())
+        self.problem = problem if behaviour == "score" else probability_of(problem)
         self.segments = segments_of(unit, problem.x)
         self.bound = removal.bind(problem, self.segments)
         self.behaviour: Behaviour = behaviour
@@ -339,6 +339,21 @@ def _evaluated(
     empty = seen[none[0]] if len(none) else torch.full_like(full, torch.nan)
     stream = Stream(game.problem, sample, f"removal.{_name(summary)}.after")
     return Evaluated(rows, seen, empty, full, stream, prior)
+
+
+def probability_of(problem: Problem) -> Problem:
+    """The same request for the target's probability.
+
+    Raises:
+        SpecError: the task is a regression, which has none.
+    """
+    if problem.task.output_kind == "regression":
+        raise SpecError(
+            Code.UNSUPPORTED,
+            "A regression has no class probabilities",
+            fix="Explain the output itself, for example by occlusion or shapley",
+        )
+    return problem.with_(objective=Probability())
 
 
 def linked(values: Tensor, behaviour: Behaviour) -> Tensor:

@@ -11,10 +11,9 @@ from abe.engines.absence import Absent, Removal
 from abe.engines.batching import Chunk
 from abe.engines.path import check_count
 from abe.engines.problem import Problem
-from abe.engines.removal import too_few
+from abe.engines.removal import probability_of, too_few
 from abe.engines.segments import Spread, Units, check_spread, segments_of
 from abe.errors import Code, InputError, SpecError, note
-from abe.objectives import Probability
 from abe.registry import removals, units
 from abe.types import Result
 
@@ -131,7 +130,7 @@ class DataSetShapley:
             ) from None
         first = torch.zeros(len(x), dtype=torch.long, device=x.device)
         labels = first if self.labels is None else self.labels.to(x.device).long()
-        asked = problem.with_(x=x, owner=first, target=labels, objective=Probability())
+        asked = probability_of(problem).with_(x=x, owner=first, target=labels)
         asked.ids = [mix("sage", number) for number in range(len(x))]
         if self.labels is None:
             asked.target = _predicted(asked)

@@ -288,7 +288,7 @@ class OwenValue:
         label = torch.empty(u, dtype=torch.long)
         for number, block in enumerate(blocks):
             label[list(block)] = number
-        between, within = stream.permutations(pairs, len(blocks)), stream.permutations(pairs, u)
+        between, within = stream.permutations(pairs, len(blocks)), stream.permutations(pairs, u, 1)
         place = between.argsort(1)[:, label] * u + within.argsort(1)
         forward = place.argsort(1)
         return walks(torch.stack([forward, forward.flip(1)], dim=1).flatten(0, 1))
@@ -398,7 +398,10 @@ class KernelShapley:
         if whole == len(z):
             return over_completions(phi)
         residual = (y - z @ phi).mean(1)
+        pulls = torch.einsum("mi,ij,mj->m", z, project, z) * weight
+        left = 1 - pulls[whole:].unflatten(0, (-1, 2)).sum(1)  # what a pair would miss without itself
         pair = ((z * (weight * residual)[:, None])[whole:]).unflatten(0, (-1, 2)).sum(1)
+        pair = pair / left.clamp_min(0.05)[:, None]
         n = len(pair)
         spread = pair - pair.mean(0)
         variance = torch.einsum("ij,nj->ni", project, spread).square().sum(0) * n / max(n - 1, 1)

@@ -338,9 +338,13 @@ class BayesianRidge:
         noise = self.noise_precision or 1 / max(variance, 1e-12)
         precision = self.precision or 1.0
         identity = torch.eye(len(prior)).to(prior)
-        for _ in range(300):
+
+        def solved() -> tuple[Tensor, Tensor]:
             covariance = torch.linalg.inv(precision * identity + noise * gram)
-            mean = covariance @ (precision * prior + noise * moment)
+            return covariance @ (precision * prior + noise * moment), covariance
+
+        mean, covariance = solved()
+        for _ in range(300):
             known = float((noise * spectrum / (precision + noise * spectrum)).sum())
             missed = float(weight @ (y - x @ mean).square())
             old = precision, noise
@@ -348,6 +352,7 @@ class BayesianRidge:
                 precision = (known + 2e-6) / (float((mean - prior).square().sum()) + 2e-6)
             if self.noise_precision is None:
                 noise = (n - known + 2e-6) / (missed + 2e-6)
+            mean, covariance = solved()
             if abs(precision / old[0] - 1) + abs(noise / old[1] - 1) < 1e-10:
                 break
         return mean, covariance, (precision, noise)

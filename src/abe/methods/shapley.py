@@ -440,7 +440,7 @@ def sage(
     data: Tensor,
     labels: Tensor | None = None,
     units: Any = "grid",
-    removal: Any = "mean",
+    removal: Any = "zero",
     evaluations: int = 20_000,
     tolerance: float = 0.025,
 ) -> DataSetShapley:

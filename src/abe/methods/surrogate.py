@@ -18,7 +18,10 @@ from abe.registry import methods
 from abe.types import Card, Engine, Passes
 
 REFORMULATIONS = ("feature additive", "feature removal")
-UNITS = "Units are the cells of a grid by default; the paper's are superpixels (units='superpixel')."
+UNITS = (
+    "Units are the cells of a grid and absent ones show the sample's mean; published code takes superpixels "
+    "and their own means (units='superpixel', removal='segment_mean')."
+)
 READ_ADHERENCE = "Read diagnostics['adherence']: a fit that misses the model explains nothing."
 
 
@@ -45,7 +48,7 @@ READ_ADHERENCE = "Read diagnostics['adherence']: a fit that misses the model exp
 def lime(
     *,
     units: Any = ("grid", {"n": 7}),
-    removal: Any = "segment_mean",
+    removal: Any = "mean",
     evaluations: int = ROWS,
     width: float = 0.25,
     penalty: float = 1.0,
@@ -59,7 +62,7 @@ def lime(
 
     Args:
         units: what is removed together.
-        removal: what absent units show; by default their own mean.
+        removal: what absent units show; by default the sample's mean colour.
         evaluations: most rows per sample.
         width: σ of the kernel.
         penalty: λ of the ridge.
@@ -77,7 +80,7 @@ def lime(
         At most ``evaluations`` forward rows.
 
     Differs from the paper:
-        A grid by default, the kernel as printed, no selection of features.
+        A grid and the sample's mean by default, the kernel as printed, no selection of features.
 
     Source:
         ribeiro2016, Eq. 2.
@@ -166,7 +169,7 @@ def c_lime(
 def optilime(
     *,
     units: Any = ("grid", {"n": 7}),
-    removal: Any = "segment_mean",
+    removal: Any = "mean",
     evaluations: int = ROWS,
     adherence: float = 0.8,
     penalty: float = 1.0,
@@ -179,7 +182,7 @@ def optilime(
 
     Args:
         units: what is removed together.
-        removal: what absent units show; by default their own mean.
+        removal: what absent units show; by default the sample's mean colour.
         evaluations: most rows per sample.
         adherence: weighted R² that must be kept.
         penalty: λ of the ridge.
@@ -194,7 +197,7 @@ def optilime(
         At most ``evaluations`` forward rows, for all widths together.
 
     Differs from the paper:
-        A grid by default; widths are tried on the same rows.
+        A grid and the sample's mean by default; widths are tried on the same rows.
 
     Source:
         visani2020optilime.
@@ -227,7 +230,7 @@ def optilime(
 def s_lime(
     *,
     units: Any = ("grid", {"n": 7}),
-    removal: Any = "segment_mean",
+    removal: Any = "mean",
     features: int = 5,
     level: float = 0.05,
     start: int = 500,
@@ -243,7 +246,7 @@ def s_lime(
 
     Args:
         units: what is removed together.
-        removal: what absent units show; by default their own mean.
+        removal: what absent units show; by default the sample's mean colour.
         features: units to choose.
         level: of the test of every choice.
         start: rows of the first round.
@@ -261,7 +264,7 @@ def s_lime(
         Between ``start`` and ``evaluations`` forward rows.
 
     Differs from the paper:
-        A grid by default.
+        A grid and the sample's mean by default.
 
     Source:
         zhou2021, Alg. 1.
@@ -293,7 +296,7 @@ def s_lime(
 def baylime(
     *,
     units: Any = ("grid", {"n": 7}),
-    removal: Any = "segment_mean",
+    removal: Any = "mean",
     prior: Any = None,
     precision: float | None = None,
     noise_precision: float | None = None,
@@ -308,7 +311,7 @@ def baylime(
 
     Args:
         units: what is removed together.
-        removal: what absent units show; by default their own mean.
+        removal: what absent units show; by default the sample's mean colour.
         prior: a method whose map, summed over each unit, is μ₀; None is zero.
         precision: λ of the prior; None takes what the evidence says.
         noise_precision: α of the score around the fit; None for the same.
@@ -326,7 +329,7 @@ def baylime(
         At most ``evaluations`` forward rows, and the prior's.
 
     Differs from the paper:
-        A grid by default.
+        A grid and the sample's mean by default.
 
     Source:
         zhao2021, Eqs. 6-9.
