@@ -101,9 +101,9 @@ def test_the_feature_that_decides_is_found(name, settings):
 
 
 def test_cxplain_learns_which_feature_decides_where():
-    x = torch.randn(2048, 4, generator=torch.Generator().manual_seed(5))
+    x = torch.randn(1024, 4, generator=torch.Generator().manual_seed(5))
     task = vectors(Switch())
-    learnt = abe.fit(task, x, "cxplain", epochs=8, rate=5e-3, width=16)
+    learnt = abe.fit(task, x, "cxplain", epochs=10, rate=1e-2)
     unseen = torch.randn(400, 4, generator=torch.Generator().manual_seed(6))
     unseen = unseen[unseen[:, 0].abs() > 0.3]
     found = abe.explain(task, unseen, learnt, progress=False).attribution
