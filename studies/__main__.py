@@ -32,7 +32,8 @@ def main(words: list[str] | None = None) -> Outcome:
     run: Callable[[Subject, Size, Records, Path], Outcome] = import_module(f"studies.{options.study}").run
     outcome = run(subject, size, records, scratch)
     command = f"python -m studies {options.study}" + (f" --{size}" if size != "modest" else "")
-    write(outcome, options.out / options.study, {**about, "command": f"{command} --count {count}"})
+    command += f" --count {count}" + (" --photographs photographs" if options.photographs else "")
+    write(outcome, options.out / options.study, {**about, "command": command})
     console = Console()
     show(outcome, console)
     console.print(f"Written to {options.out / options.study}.json and .png")
