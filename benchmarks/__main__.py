@@ -1,4 +1,4 @@
-"""``python -m benchmarks [ig] [overhead] [levers]``: prints JSON tables; see docs/performance.md."""
+"""``python -m benchmarks [ig] [overhead] [levers] [metrics]``: prints JSON; see docs/performance.md."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-PARTS = ("ig", "overhead", "levers")
+PARTS = ("ig", "overhead", "levers", "metrics")
 
 
 def main(words: list[str]) -> None:
@@ -26,6 +26,11 @@ def _run(part: str) -> Iterator[Any]:
         from benchmarks import overhead
 
         yield from overhead.run()
+        return
+    if part == "metrics":
+        from benchmarks import metrics
+
+        yield from metrics.every()
         return
     from benchmarks import integrated_gradients, levers
     from benchmarks.subjects import MODELS

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from abe.explain import explain, method
     from abe.explanation import Explanation
     from abe.methods.wrapper import ensemble, postprocess, smooth
-    from abe.metrics.compare import Comparison, compare
+    from abe.metrics.compare import compare
+    from abe.metrics.comparison import Comparison
+    from abe.metrics.evaluation import evaluate
     from abe.task.base import Task
     from abe.task.image import image_task, load_image
 
@@ -28,8 +30,9 @@ _HOMES = {
     "ensemble": "abe.methods.wrapper",
     "postprocess": "abe.methods.wrapper",
     "smooth": "abe.methods.wrapper",
-    "Comparison": "abe.metrics.compare",
+    "Comparison": "abe.metrics.comparison",
     "compare": "abe.metrics.compare",
+    "evaluate": "abe.metrics.evaluation",
     "Task": "abe.task.base",
     "image_task": "abe.task.image",
     "load_image": "abe.task.image",
@@ -47,6 +50,7 @@ __all__ = [
     "__version__",
     "compare",
     "ensemble",
+    "evaluate",
     "explain",
     "image_task",
     "load_image",
