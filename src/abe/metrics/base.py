@@ -27,6 +27,7 @@ PROCESSED = {
     "signed": "signed, channels summed",
     "positive": "positive part, channels summed",
     "absolute": "absolute value, channels summed",
+    "minmax": "scaled from 0 to 1 per sample, channels summed",
 }
 BLOCK = 32
 """Samples whose log-probabilities are held at once."""
