@@ -19,6 +19,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "imputation": ("imputation",),
     "backward": ("backward",),
     "maps": ("maps",),
+    "metrics": ("metrics",),
     "removal": ("removal",),
 }
 """Name -> module, whose ``run`` yields rows, and what to pass to it."""
@@ -31,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS) + "; all by default")
     parser.add_argument(
-        "--model", choices=tuple(MODELS), help="one network (ig, levers, maps); all by default"
+        "--model", choices=tuple(MODELS), help="one network of the parts that measure several"
     )
     parser.add_argument("--rounds", type=int, help="alternating rounds; each part has its own default")
     words = parser.parse_args()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from abe import registry
+from abe.metrics.base import as_metric
 from abe.registry import Entry
 
 ROOT = Path(__file__).parents[1]
@@ -49,3 +50,15 @@ def test_docstrings_explain_every_parameter(entry: Entry) -> None:
 def test_deviations_stand_in_card_and_docstring(entry: Entry) -> None:
     said = "Differs from the paper:" in (inspect.getdoc(entry.factory) or "")
     assert said == bool(entry.card.differs)
+
+
+@pytest.mark.parametrize("entry", [pytest.param(e, id=e.name) for e in registry.metrics.entries()])
+def test_metric_pages_have_all_they_need(entry: Entry) -> None:
+    card = entry.card
+    assert card.formula
+    assert card.direction
+    assert card.range
+    assert card.pitfalls, "say when not to believe it"
+    assert card.passes or "Cost:" in (inspect.getdoc(entry.factory) or "")
+    given = dict(card.example) if entry.required() else {}
+    assert as_metric((entry.name, given)).processing

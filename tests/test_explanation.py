@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 import abe
 from abe.errors import Code, InputError, StorageError
-from abe.explanation import MANIFEST, Explanation, check_map, versions
+from abe.explanation import Explanation, check_map, versions
 from abe.types import Cost
+
+MANIFEST = "explanation.json"
 
 
 def _explanation(b: int = 3, seed: int = 0, **changes) -> Explanation:
@@ -368,7 +370,7 @@ def _fails(monkeypatch: pytest.MonkeyPatch, step: str, call: int) -> None:
         "write": (os, "fdopen"),
         "fsync": (os, "fsync"),
         "rename": (os, "replace"),
-        "open": (abe.explanation.tempfile, "mkstemp"),
+        "open": (abe.storage.tempfile, "mkstemp"),
     }[step]
     real, left = getattr(module, name), [call]
 

@@ -14,6 +14,7 @@ from typing import Any
 from docstrings import escape, to_markdown
 
 from abe import registry
+from abe.metrics.base import as_metric
 from abe.registry import Entry, Registry
 from abe.types import Card
 
@@ -79,15 +80,19 @@ def method_page(entry: Entry) -> str:
 def metric_page(entry: Entry) -> str:
     """The page of one metric."""
     card = entry.card
+    given = dict(card.example) if entry.required() else {}
     facts = {
         "Name": names(entry),
         "Source": source(card),
         "Better": {"higher": "higher ↑", "lower": "lower ↓", None: ""}[card.direction],
         "Range": escape(card.range),
+        "Reads of a map": escape(as_metric((entry.name, given)).processing),
         "Needs": escape(", ".join(card.needs)),
-        "Passes for `b` samples": passes(card),
+        "Inputs": escape(", ".join(card.modalities)),
+        "Cost for `b` samples": passes(card) or cost(entry),
     }
-    call = f'table = abe.compare(task, photos, methods=["ig", "gradient"], metrics=["{entry.name}"])'
+    truth = "".join(f", {n}s={n}s" for n in card.needs if n in ("mask", "label"))
+    call = f'found = abe.evaluate(task, explanations, metrics=["{entry.name}"]{truth})'
     return page(entry, facts, call, "metric")
 
 
@@ -218,6 +223,11 @@ def deviations() -> str:
         for text in e.card.differs
     ]
     return "\n".join(["| entry | what differs | source |", "| --- | --- | --- |", *rows]) + "\n"
+
+
+def cost(entry: Entry) -> str:
+    """Where the cost of an entry without a formula on its card is said."""
+    return "see Cost below" if "Cost:" in (inspect.getdoc(entry.factory) or "") else ""
 
 
 def names(entry: Entry) -> str:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from abe.methods.amortised import fit, load_fitted
     from abe.methods.layer import at_layer
     from abe.methods.wrapper import ensemble, postprocess, smooth
-    from abe.metrics.compare import Comparison, compare
+    from abe.metrics.compare import compare
+    from abe.metrics.comparison import Comparison
+    from abe.metrics.evaluation import evaluate
     from abe.metrics.trust import trust
     from abe.robustness import AdversarialResult, attack, chain, evaluate_robustness, transfer_matrix
     from abe.task.base import Task
@@ -42,8 +44,9 @@ _HOMES = {
     "ensemble": "abe.methods.wrapper",
     "postprocess": "abe.methods.wrapper",
     "smooth": "abe.methods.wrapper",
-    "Comparison": "abe.metrics.compare",
+    "Comparison": "abe.metrics.comparison",
     "compare": "abe.metrics.compare",
+    "evaluate": "abe.metrics.evaluation",
     "Task": "abe.task.base",
     "trust": "abe.metrics.trust",
     "image_task": "abe.task.image",
@@ -66,6 +69,7 @@ __all__ = [
     "chain",
     "compare",
     "ensemble",
+    "evaluate",
     "evaluate_robustness",
     "explain",
     "fit",

@@ -61,9 +61,14 @@ def mix(*parts: int | str) -> int:
     return int.from_bytes(digest.digest(), "little") >> 1
 
 
-def sample_ids(x: Tensor) -> list[int]:
-    """(b,) identities from each row's content; equal rows are told apart by their occurrence."""
-    seen: dict[int, int] = {}
+def sample_ids(x: Tensor, seen: dict[int, int] | None = None) -> list[int]:
+    """(b,) identities from each row's content; equal rows are told apart by their occurrence.
+
+    Args:
+        x: the samples.
+        seen: occurrences in earlier batches of one data set, which are counted on.
+    """
+    seen = {} if seen is None else seen
     ids: list[int] = []
     for row in x.detach().cpu():
         content = hashlib.blake2b(

@@ -11,7 +11,7 @@ that sums, means and B×B blocks inside it cannot mix samples.
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 from typing import Any
@@ -84,6 +84,38 @@ def _bind(name: str, task: ExplanationTask, **params: Any) -> Explainer:
     return Explainer(task, methods.build(name, **params))
 
 
+def explain_func(task: Task, method: Any = "integrated_gradients", **settings: Any) -> Callable[..., Any]:
+    """A method in the call signature of Quantus: ``(model, inputs, targets, **settings) -> array``.
+
+    Pass it to a metric of Quantus as ``explain_func=``. The model that Quantus hands over is the one that is
+    explained, so its randomisation tests work; the task says how to feed and read it. Quantus normalises
+    and perturbs what it is given: hand it inputs in the task's bounds, before normalisation.
+
+    Args:
+        task: how to feed and read the model, from `abe.image_task`.
+        method: as for `abe.explain`.
+        **settings: of the method (where it is a name), or of `abe.explain`, such as ``seed``.
+
+    Example:
+        >>> import numpy as np, torch, abe
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2, bias=False))
+        >>> function = explain_func(abe.image_task(model), "gradient")
+        >>> function(model, np.ones((1, 3, 2, 2), np.float32), np.array([1])).shape
+        (1, 3, 2, 2)
+    """
+
+    def function(model: nn.Module, inputs: Any, targets: Any, **more: Any) -> Any:
+        known = {k: more[k] for k in more if k in settings}  # Quantus adds keywords of its own, e.g. device
+        same = replace(task, model=model)
+        x = torch.as_tensor(inputs).to(device=same.device, dtype=same.dtype)
+        made = explain(
+            same, x, method, target=torch.as_tensor(targets).long(), progress=False, **{**settings, **known}
+        )
+        return made.attribution.cpu().numpy()
+
+    return function
+
+
 SaliencyMap = partial(_bind, "gradient")
 SmoothGradient = partial(_bind, "smoothgrad")
 SmoothGradientSquared = partial(_bind, "smoothgrad_squared")
@@ -111,6 +143,7 @@ __all__ = [
     "SmoothGradient",
     "SmoothGradientSquared",
     "VarGrad",
+    "explain_func",
 ]
 
 

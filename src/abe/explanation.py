@@ -1,14 +1,7 @@
 """The one result type: maps with everything needed to trust, repeat and store them."""
 
-import hashlib
-import json
-import os
 import platform
-import re
-import shutil
-import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,20 +9,14 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load as parse_tensors
-from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
+from abe import arrays, storage
 from abe._version import __version__
-from abe.errors import Code, InputError, StorageError
+from abe.errors import Code, InputError
 from abe.types import Cost, Features, PerSample
 
-FORMAT = "abe-explanation"
-FORMAT_VERSION = 1
-MANIFEST = "explanation.json"
-TENSORS = re.compile(r"explanation-[0-9a-f]{16}\.safetensors")
-"""The only files that a manifest may name, so that no other file is ever read or removed."""
+KIND = "explanation"
 
 
 @dataclass(eq=False, kw_only=True)
@@ -109,22 +96,22 @@ class Explanation:
     def __len__(self) -> int:
         return len(self.attribution)
 
-    def __getitem__(self, index: int) -> "Explanation":
-        """The explanation of one sample."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        i = index % len(self)
-        one = slice(i, i + 1)
-        per_sample = {k: v[one] for k, v in self._tensors().items()}
+    def __getitem__(self, index: int | slice) -> "Explanation":
+        """The explanation of one sample, or of some in a row."""
+        if isinstance(index, int):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"sample {index} of {len(self)}")
+            index = slice(index % len(self), index % len(self) + 1)
+        per_sample = {k: v[index] for k, v in self._tensors().items()}
         diagnostics = {k.removeprefix("diagnostic."): v for k, v in per_sample.items() if "diagnostic." in k}
         core = {k: v for k, v in per_sample.items() if "diagnostic." not in k}
         return Explanation(
             **core,
             diagnostics=diagnostics,
-            target_names=self.target_names[one],
-            names=self.names[one],
-            top=self.top[one],
-            ids=self.ids[one],
+            target_names=self.target_names[index],
+            names=self.names[index],
+            top=self.top[index],
+            ids=self.ids[index],
             **self._shared(),
         )
 
@@ -148,41 +135,11 @@ class Explanation:
     def save(self, folder: str | Path) -> Path:
         """Write tensors (safetensors) and a JSON manifest; an explanation already there survives a failure.
 
-        Everything is written beside the old files first; replacing the manifest is the commit.
-
         Raises:
             StorageError: the folder cannot be written, or holds an ``explanation.json`` of something
                 else; what stood there before is untouched.
         """
-        folder = Path(folder)
-        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in self._tensors().items()}
-        payload = dump_tensors(tensors, metadata={"format": FORMAT})
-        digest = hashlib.sha256(payload).hexdigest()
-        name = f"explanation-{digest[:16]}.safetensors"
-        manifest = {**self._manifest(), "tensors": name, "sha256": digest}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            old = _tensor_file(folder)
-            _replace(folder / name, payload)
-            try:
-                _replace(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False).encode())
-            except BaseException:
-                if old != name:
-                    (folder / name).unlink(missing_ok=True)
-                raise
-        except StorageError:
-            raise
-        except OSError as problem:
-            raise StorageError(
-                Code.NOT_WRITTEN,
-                "The explanation could not be written",
-                got=f"{folder}: {problem.strerror or problem}",
-                fix="Free space or choose another folder; what was there before is unchanged",
-            ) from problem
-        if old is not None and old != name:
-            with suppress(OSError):  # the new explanation is complete; a file too many does no harm
-                (folder / old).unlink()
-        return folder
+        return storage.save(folder, KIND, self._manifest(), self._tensors())
 
     @classmethod
     def load(cls, folder: str | Path) -> "Explanation":
@@ -191,18 +148,104 @@ class Explanation:
         Raises:
             StorageError: missing, damaged, or written by something else.
         """
-        folder = Path(folder)
-        manifest = _read_manifest(folder)
-        payload = _read_tensors(folder, manifest)
+        manifest, tensors = storage.load(folder, KIND)
         try:
-            return cls._restore(manifest, parse_tensors(payload))
-        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as problem:
-            raise StorageError(
-                Code.CORRUPT_FILE,
-                "The saved explanation is damaged",
-                got=f"{folder}: {problem!r}",
-                fix="Explain again, or restore the folder from a copy",
-            ) from problem
+            return cls._restore(manifest, tensors)
+        except (KeyError, TypeError, ValueError, AttributeError) as problem:
+            raise storage.damaged(folder, KIND, problem) from problem
+
+    @classmethod
+    def from_array(
+        cls,
+        maps: Any,
+        x: Any,
+        *,
+        target: Any,
+        name: str = "foreign",
+        layout: arrays.Layout = "auto",
+        names: Sequence[str] | None = None,
+        ids: Sequence[int] | None = None,
+        modality: str = "image",
+    ) -> "Explanation":
+        """Maps that something else made: an array or tensor, a file, or what captum, shap or inseq return.
+
+        Args:
+            maps: an array of the inputs' shape, with one channel, without channels, or with channels last;
+                one such array per class (a list, or classes on a last axis), of which the target's is
+                taken; a ``shap.Explanation``; an inseq output; or a path to ``.npy``, ``.npz`` or
+                ``.safetensors`` (nothing is unpickled).
+            x: (b, *f) the explained inputs, in the task's bounds.
+            target: the explained class, one for all or one each.
+            name: what to call them.
+            layout: which axis holds the channels, where the shape alone does not say.
+            names: of the samples.
+            ids: identities the draws depend on; by default each sample's content.
+            modality: of the task.
+
+        Raises:
+            InputError: another shape, NaN, or a file that says it belongs to other samples.
+            StorageError: a file that cannot be read.
+
+        Example:
+            >>> import numpy as np
+            >>> given = Explanation.from_array(np.ones((2, 4, 4, 3)), torch.rand(2, 3, 4, 4), target=0)
+            >>> given.shape
+            torch.Size([2, 3, 4, 4])
+        """
+        inputs = torch.as_tensor(x)
+        target = torch.as_tensor(target)
+        each = target.expand(len(inputs)).clone() if target.ndim == 0 else target
+        return cls(
+            attribution=arrays.as_map(maps, inputs, target=each, layout=layout),
+            x=inputs,
+            target=each,
+            target_names=[str(t) for t in each.tolist()],
+            names=[f"sample {i}" for i in range(len(inputs))] if names is None else list(names),
+            method=name,
+            spec={"foreign": name},
+            objective="",
+            score=torch.full((len(inputs),), torch.nan),
+            top=[[] for _ in range(len(inputs))],
+            ids=[] if ids is None else list(ids),
+            versions=versions(),
+            modality=modality,
+        )
+
+    @classmethod
+    def join(cls, parts: "Sequence[Explanation]") -> "Explanation":
+        """One explanation of the samples of several, by the same method and of the same shape, in order.
+
+        Raises:
+            InputError: nothing, other methods or parameters, or inputs of different shapes.
+        """
+        kinds = {repr((p.spec, p.objective, p.modality, tuple(p.x.shape[1:]))) for p in parts}
+        if len(kinds) != 1:
+            raise InputError(
+                Code.SHAPE,
+                "Only explanations of one kind can be joined",
+                got=f"{len(kinds)} kinds: {', '.join(sorted(kinds))[:200]}" if kinds else "none",
+                expected="the same method, parameters, score and input shape",
+            )
+        held = [p._tensors() for p in parts]
+        common = [name for name in held[0] if all(name in tensors for tensors in held)]
+        whole = {name: torch.cat([tensors[name] for tensors in held]) for name in common}
+        cost = Cost()
+        for p in parts:
+            cost.add(p.cost)
+        diagnostics = {k.removeprefix("diagnostic."): whole.pop(k) for k in common if "diagnostic." in k}
+        return cls(
+            **whole,
+            diagnostics=diagnostics,
+            target_names=[n for p in parts for n in p.target_names],
+            names=[n for p in parts for n in p.names],
+            top=[row for p in parts for row in p.top],
+            ids=[i for p in parts for i in p.ids],
+            **{
+                **parts[0]._shared(),
+                "cost": cost,
+                "warnings": list(dict.fromkeys(w for p in parts for w in p.warnings)),
+            },
+        )
 
     def _tensors(self) -> dict[str, Tensor]:
         found = {
@@ -231,8 +274,6 @@ class Explanation:
     def _manifest(self) -> dict[str, Any]:
         residual = self.residual
         return {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
             **self._shared(),
             "cost": asdict(self.cost),
             "names": self.names,
@@ -288,88 +329,3 @@ def check_map(attribution: Tensor, x: Tensor) -> None:
 
 def _json_number(number: float) -> float | str:
     return number if abs(number) != float("inf") and number == number else str(number)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside, flush to disk, then rename: the path holds the old content or the new, never half."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        shutil.copymode(path, temporary) if path.exists() else os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _tensor_file(folder: Path) -> str | None:
-    """The tensors of the explanation that stands in ``folder``, if any; a foreign manifest is refused."""
-    try:
-        manifest = _read_manifest(folder)
-    except StorageError as problem:
-        if problem.code is Code.FOREIGN_FILE and (folder / MANIFEST).exists():
-            raise StorageError(
-                Code.FOREIGN_FILE,
-                f"The folder holds a {MANIFEST} that ABE did not write, or another version of it",
-                got=str(folder),
-                fix="Choose another folder, or move that file away",
-            ) from problem
-        return None
-    name = manifest.get("tensors")
-    return name if isinstance(name, str) and TENSORS.fullmatch(name) else None
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError as problem:
-        raise StorageError(
-            Code.FOREIGN_FILE,
-            "There is no saved explanation here",
-            got=str(folder),
-            expected=f"a folder with {MANIFEST}, as written by explanation.save(folder)",
-        ) from problem
-    except (OSError, ValueError, RecursionError) as problem:
-        raise StorageError(
-            Code.CORRUPT_FILE, "The manifest cannot be read", got=f"{folder / MANIFEST}: {problem}"
-        ) from problem
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise StorageError(
-            Code.FOREIGN_FILE,
-            "This was not written by ABE",
-            got=f"format {manifest.get('format')!r}"
-            if isinstance(manifest, dict)
-            else type(manifest).__name__,
-            expected=repr(FORMAT),
-        )
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise StorageError(
-            Code.FOREIGN_FILE,
-            "This was written by another version of ABE",
-            got=f"format version {manifest.get('format_version')}",
-            expected=str(FORMAT_VERSION),
-            fix="Read it with that version",
-        )
-    return manifest
-
-
-def _read_tensors(folder: Path, manifest: Mapping[str, Any]) -> bytes:
-    name = manifest.get("tensors")
-    if not isinstance(name, str) or not TENSORS.fullmatch(name):
-        raise StorageError(Code.CORRUPT_FILE, "The manifest names no file of this folder", got=repr(name))
-    try:
-        payload = (folder / name).read_bytes()
-    except OSError as problem:
-        raise StorageError(
-            Code.CORRUPT_FILE, "The tensors of this explanation are missing", got=str(folder / name)
-        ) from problem
-    if hashlib.sha256(payload).hexdigest() != manifest.get("sha256"):
-        raise StorageError(
-            Code.CORRUPT_FILE,
-            "The tensors are damaged or were exchanged",
-            got=f"{folder / name} with another digest than the manifest's",
-        )
-    return payload

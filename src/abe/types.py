@@ -113,6 +113,16 @@ class Cost:
         """Forward plus backward rows."""
         return self.forward_rows + self.backward_rows
 
+    def add(self, more: "Cost") -> None:
+        """Count more work; chunk and execution are those of the latest."""
+        self.forward_rows += more.forward_rows
+        self.backward_rows += more.backward_rows
+        self.forward_calls += more.forward_calls
+        self.backward_calls += more.backward_calls
+        self.seconds += more.seconds
+        self.model_seconds += more.model_seconds
+        self.chunk, self.execution = more.chunk, more.execution
+
 
 @dataclass
 class Result:

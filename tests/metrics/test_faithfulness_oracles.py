@@ -153,7 +153,7 @@ def test_levels_and_variants_are_checked():
 
 
 def test_many_curve_metrics_cost_no_more_rows_than_two():
-    from abe.metrics import evaluate
+    from abe.metrics.base import measure
 
     task, weight = evidence_task()
     x = photos(3)
@@ -169,7 +169,7 @@ def test_many_curve_metrics_cost_no_more_rows_than_two():
     rows = []
     for chosen in (names[:2], names):
         given = problem(task, x, target=1)
-        evaluate(given, mapped(weight * x), [as_metric(n) for n in chosen])
+        measure(given, mapped(weight * x), [as_metric(n) for n in chosen])
         rows.append(given.evaluator.cost.forward_rows)
     assert rows[0] == rows[1]
 

@@ -10,8 +10,8 @@ import torch
 from tests.metrics.common import evidence_task, mapped, photos, problem
 
 from abe.errors import AbeError, Code
-from abe.metrics import Metric, PerturbationRun, area, as_metric, evaluate
-from abe.metrics.base import BLOCK
+from abe.metrics import Metric, PerturbationRun, area, as_metric
+from abe.metrics.base import BLOCK, measure
 from abe.registry import metrics
 from abe.spec import value
 from abe.types import Card, Cost
@@ -58,7 +58,7 @@ def test_aliases_and_cards():
 def test_one_run_serves_every_metric_that_reads_it():
     """144 pixels in steps of 12: 13 points. Twelve metrics need four runs and one feature search."""
     given, explanation = setting()
-    scores = evaluate(given, explanation, chosen(*FROM_RUNS))
+    scores = measure(given, explanation, chosen(*FROM_RUNS))
     cost = given.evaluator.cost
     search = 8 * 10
     assert cost.forward_rows == 4 * 3 * 13 + search
@@ -67,13 +67,13 @@ def test_one_run_serves_every_metric_that_reads_it():
     assert scores["gap"].cost.forward_rows == 2 * 3 * 13
     for name in FROM_RUNS:
         alone, _ = setting()
-        one = evaluate(alone, explanation, chosen(name))[name]
+        one = measure(alone, explanation, chosen(name))[name]
         torch.testing.assert_close(one.values, scores[name].values, rtol=1e-6, atol=1e-7)
 
 
 def test_values_are_the_areas_of_the_curves():
     given, explanation = setting()
-    scores = evaluate(given, explanation, chosen(*FROM_RUNS))
+    scores = measure(given, explanation, chosen(*FROM_RUNS))
     for name in FROM_RUNS:
         score = scores[name]
         assert score.values.shape == (3,)
@@ -92,7 +92,7 @@ def test_the_true_map_beats_random_beats_inverted_by_every_metric():
     given, true = setting(6)
     noise = torch.rand(true.attribution.shape, generator=torch.Generator().manual_seed(5))
     tables = [
-        evaluate(given, mapped(m), chosen(*FROM_RUNS)) for m in (true.attribution, noise, -true.attribution)
+        measure(given, mapped(m), chosen(*FROM_RUNS)) for m in (true.attribution, noise, -true.attribution)
     ]
     for name in FROM_RUNS:
         sign = 1 if tables[0][name].direction == "higher" else -1
@@ -107,11 +107,11 @@ def test_batch_order_and_chunks_do_not_change_a_score():
     a = (x * weight).round(decimals=1)  # ties
     ids = list(range(50, 50 + b))
     names = chosen(*FROM_RUNS, step=30)
-    whole = evaluate(problem(model, x, target=1, ids=ids), mapped(a), names)
-    back = evaluate(problem(model, x.flip(0), target=1, ids=ids[::-1], chunk=5), mapped(a.flip(0)), names)
+    whole = measure(problem(model, x, target=1, ids=ids), mapped(a), names)
+    back = measure(problem(model, x.flip(0), target=1, ids=ids[::-1], chunk=5), mapped(a.flip(0)), names)
     for i in (0, 17, b - 1):
         one = problem(model, x[i : i + 1], target=1, ids=[ids[i]], chunk=1)
-        alone = evaluate(one, mapped(a[i : i + 1]), names)
+        alone = measure(one, mapped(a[i : i + 1]), names)
         for name in FROM_RUNS:
             torch.testing.assert_close(alone[name].values[0], whole[name].values[i], rtol=1e-5, atol=1e-6)
     for name in FROM_RUNS:
@@ -126,7 +126,7 @@ def test_a_label_says_what_the_number_depends_on():
         as_metric("passes"),
     ]
     explanation.cost = Cost(forward_rows=30, backward_rows=30, seconds=1.5)
-    scores = evaluate(given, explanation, asked, seed=7)
+    scores = measure(given, explanation, asked, seed=7)
     assert scores["insertion"].label == (
         "insertion[unit=patch(size=3), baseline=constant(value=0.5), step=4/16, seed=7]"
     )
@@ -141,21 +141,21 @@ def test_efficiency_and_residual_read_the_explanation():
     given, explanation = setting()
     explanation.cost = Cost(forward_rows=30, backward_rows=30, seconds=1.5)
     explanation.residual = torch.tensor([0.1, -0.2, 0.0])
-    scores = evaluate(given, explanation, chosen("passes", "seconds", "fps", "residual"))
+    scores = measure(given, explanation, chosen("passes", "seconds", "fps", "residual"))
     assert scores["passes"].values.tolist() == [20, 20, 20]
     assert scores["seconds"].values.tolist() == [0.5, 0.5, 0.5]
     assert scores["explanations_per_second"].values.tolist() == [2, 2, 2]
     torch.testing.assert_close(scores["residual"].values, torch.tensor([0.1, 0.2, 0.0]).double())
     assert given.evaluator.cost.passes == 0
     explanation.residual = None
-    silent = evaluate(given, explanation, chosen("residual"))["residual"]
+    silent = measure(given, explanation, chosen("residual"))["residual"]
     assert math.isnan(silent.mean)
     assert silent.to_dict()["mean"] is None
 
 
 def test_a_zero_map_is_noted_and_scored_as_a_random_order():
     given, _ = setting()
-    scores = evaluate(given, mapped(torch.zeros_like(given.x)), chosen("insertion", "residual"))
+    scores = measure(given, mapped(torch.zeros_like(given.x)), chosen("insertion", "residual"))
     assert Code.ZERO_MAP.value in scores["insertion"].warnings[0]
     assert len(scores["insertion"].warnings) == 1
     assert scores["residual"].warnings == []
@@ -167,7 +167,7 @@ def test_bad_maps_are_refused_before_anything_is_run():
     broken[2, 0, 0, 0] = math.nan
     for attribution, code in ((broken, Code.MAP_NOT_FINITE), (broken[:2], Code.MAP_SHAPE)):
         with pytest.raises(AbeError) as caught:
-            evaluate(given, mapped(attribution), chosen("insertion"))
+            measure(given, mapped(attribution), chosen("insertion"))
         assert caught.value.code is code
     assert given.evaluator.cost.passes == 0
 
@@ -235,7 +235,7 @@ def test_third_parties_register_both_kinds(monkeypatch):
         return Sparsity()
 
     given, explanation = setting()
-    scores = evaluate(given, explanation, chosen("deletion", "half_way", "sparsity"))
+    scores = measure(given, explanation, chosen("deletion", "half_way", "sparsity"))
     assert given.evaluator.cost.forward_rows == 3 * 13 + 3
     assert scores["sparsity"].cost.forward_rows == 3
     assert scores["half_way"].direction == "lower"
@@ -244,11 +244,11 @@ def test_third_parties_register_both_kinds(monkeypatch):
 
 def test_a_metric_value_needs_no_registration_but_a_direction_and_a_shape():
     given, explanation = setting()
-    scores = evaluate(given, explanation, [as_metric(HalfWay(run=PerturbationRun(direction="deletion")))])
+    scores = measure(given, explanation, [as_metric(HalfWay(run=PerturbationRun(direction="deletion")))])
     assert list(scores) == ["HalfWay"]
     with pytest.raises(AbeError, match="which way is better"):
         as_metric(Sparsity())
     with pytest.raises(AbeError, match="one number per sample"):
-        evaluate(given, explanation, [as_metric(Careless())])
+        measure(given, explanation, [as_metric(Careless())])
     with pytest.raises(AbeError):
         as_metric(SimpleNamespace())

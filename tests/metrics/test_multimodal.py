@@ -11,7 +11,8 @@ from abe.draws import SeededDraws, as_ids
 from abe.engines.batching import Evaluator
 from abe.engines.problem import Problem
 from abe.errors import AbeError, Code
-from abe.metrics import as_metric, evaluate
+from abe.metrics import as_metric
+from abe.metrics.base import measure
 from abe.objectives import as_objective
 from abe.task.base import Context, Task
 
@@ -84,7 +85,7 @@ def test_an_image_is_multiplied_by_its_map_in_the_models_space():
     seen = [(all_data["image"] - 0.4) * m for m in (torch.ones_like(mask), mask)]
     whole, kept = (net.similarity(i, all_data["text"], all_data["attention_mask"])[:, 0] for i in seen)
     drops, rises = by_hand(whole, kept)
-    found = evaluate(problem, mapped(maps), [as_metric("icd"), as_metric("ici")])
+    found = measure(problem, mapped(maps), [as_metric("icd"), as_metric("ici")])
     assert found["image_confidence_drop"].values.tolist() == pytest.approx(drops, abs=1e-9)
     assert found["image_confidence_increase"].values.tolist() == rises
     assert 0 < sum(rises) < 400
@@ -122,7 +123,7 @@ def test_half_of_the_words_lose_their_attention_or_become_a_token(form, special)
         kept = net.similarity(image, torch.where(gone[:, :, None], token, text), attended)[:, 0]
     drops, rises = by_hand(whole, kept)
     params = {"special": "special" if special else None, "removal": token if form == "token" else None}
-    found = evaluate(problem, mapped(maps), [as_metric(("tcd", params)), as_metric(("tci", params))])
+    found = measure(problem, mapped(maps), [as_metric(("tcd", params)), as_metric(("tci", params))])
     assert found["text_confidence_drop"].values.tolist() == pytest.approx(drops, abs=1e-9)
     assert found["text_confidence_increase"].values.tolist() == rises
     assert problem.evaluator.cost.forward_rows == 8
@@ -170,9 +171,9 @@ def test_bad_requests_are_refused_before_computing():
         ("insertion", {}, Code.UNSUPPORTED),
     ):
         with pytest.raises(AbeError) as caught:
-            evaluate(problem, mapped(maps), [as_metric((name, params))])
+            measure(problem, mapped(maps), [as_metric((name, params))])
         assert caught.value.code is code
     with pytest.raises(AbeError) as caught:
-        evaluate(problem, mapped(maps * math.nan), [as_metric("tcd")])
+        measure(problem, mapped(maps * math.nan), [as_metric("tcd")])
     assert caught.value.code is Code.MAP_NOT_FINITE
     assert problem.evaluator.cost.forward_rows == 0

@@ -24,7 +24,7 @@ from abe.metrics import (
     soundness,
     subsets,
 )
-from abe.metrics.base import evaluate
+from abe.metrics.base import measure
 from abe.metrics.shared import LABEL
 from abe.registry import metrics
 from abe.task import image_task
@@ -135,7 +135,7 @@ def test_on_a_function_of_its_own(name: str) -> None:
     for a in maps:
         target = task.forward(x).argmax(1) if function == "decided" else 1
         given = problem(task, x, target=target)
-        found = evaluate(given, mapped(a, diagnostics={LABEL: given.target}), [metric])[name].values
+        found = measure(given, mapped(a, diagnostics={LABEL: given.target}), [metric])[name].values
         means.append(float(found.nanmean()) if name == "soundness" else float(found.mean()))
     sign = 1 if metric.direction == "higher" else -1
     best, worst, *chance = (sign * m for m in means)

@@ -8,7 +8,8 @@ from tests.metrics.common import evidence_task, mapped, net_s, oracle, photos, p
 from torch import Tensor, nn
 
 from abe.errors import AbeError, Code
-from abe.metrics import as_metric, evaluate
+from abe.metrics import as_metric
+from abe.metrics.base import measure
 from abe.metrics.shared import LABEL, MASK
 from abe.task import image_task
 from abe.task.base import Task
@@ -151,7 +152,7 @@ def test_what_cannot_be_measured_is_refused_before_computing():
     )
     for about, more, name, code in cases:
         with pytest.raises(AbeError) as caught:
-            evaluate(about, mapped(maps, **more), [as_metric("insertion"), as_metric(name)])
+            measure(about, mapped(maps, **more), [as_metric("insertion"), as_metric(name)])
         assert caught.value.code is code, name
     assert given.evaluator.cost.passes == tabular.evaluator.cost.passes == 0
 
@@ -182,9 +183,9 @@ def test_a_model_that_does_not_react_to_removal():
         "completeness": 0.0,
         "completeness_gap": math.nan,
     }
-    scores = evaluate(given, explanation, [as_metric(name) for name in wanted])
+    scores = measure(given, explanation, [as_metric(name) for name in wanted])
     for name, number in wanted.items():
         expected = torch.full((2,), number, dtype=torch.float64)
         torch.testing.assert_close(scores[name].values, expected, rtol=1e-6, atol=1e-6, equal_nan=True)
-    sound = evaluate(given, explanation, [as_metric(("soundness", {"level": 0.9}))])["soundness"]
+    sound = measure(given, explanation, [as_metric(("soundness", {"level": 0.9}))])["soundness"]
     assert bool(sound.values.isnan().all())  # half of the labels are never right

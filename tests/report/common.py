@@ -2,7 +2,7 @@
 
 import torch
 
-from abe.metrics.compare import Comparison, compare
+from abe.metrics import Comparison, compare
 from abe.task import zoo
 from abe.task.base import Task
 from abe.task.image import image_task

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from tests.report.common import LABELS, NAMES, hostile
 
-from abe.metrics.compare import Comparison
+from abe.metrics import Comparison
 from abe.report.html import page, write_page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -108,7 +108,7 @@ def test_settings_versions_and_notes_are_on_the_page(comparison: Comparison, rea
 
 
 def test_failures_are_notes(comparison: Comparison) -> None:
-    from abe.metrics.compare import Failure
+    from abe.metrics import Failure
 
     comparison.failures["guided_ig"] = Failure("ABE-PATH", "it <i>broke</i>")
     try:

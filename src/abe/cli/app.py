@@ -269,6 +269,94 @@ def compare(
 
 
 @app.command(
+    epilog="Examples:\n\nabe explain *.jpg -k ig --save --out maps\n\n"
+    "abe explain *.jpg -k gradient --save --out maps"
+    "\n\nabe evaluate maps/*-integrated_gradients maps/*-gradient\n\n"
+    "abe evaluate captum=a.npy quantus=b.npz -f cat.jpg -f dog.jpg --metrics insertion,deletion"
+    "\n\nabe evaluate maps/*-ig --metrics relevance_mass --masks masks.npy --json\n\n" + EXITS
+)
+@guarded
+def evaluate(
+    maps: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]MAPS...",
+            help="Folders that [bold]abe explain --save[/] wrote (those of one method belong together), or "
+            "arrays of maps made elsewhere: .npy, .npz, .safetensors, one map per --photo.",
+            show_default=False,
+        ),
+    ],
+    photo: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--photo",
+            "-f",
+            help="The explained image file; may be repeated. Saved folders hold their own.",
+            show_default="those of the saved maps",
+        ),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="Names from [bold]abe metrics[/], separated by commas.",
+            show_default="curves, gaps, residual, cost",
+        ),
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="True regions, for localisation: an array file of (photographs, height, width)."),
+    ] = None,
+    truth: Annotated[
+        str | None,
+        typer.Option(help="True classes, for metrics that need them: names or numbers, separated by commas."),
+    ] = None,
+    step: Step = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            "-t",
+            help="The class that the maps explain, by number or name.",
+            show_default="what the saved maps say, else the prediction",
+        ),
+    ] = None,
+    confidence: Annotated[float, typer.Option(help="Of intervals and tests.", min=0.5, max=0.9999)] = 0.95,
+    seed: Seed = 0,
+    model: Model = "efficientnet-lite0",
+    bounds: Bounds = None,
+    mean: Mean = None,
+    std: Std = None,
+    size: Size = None,
+    labels: Labels = None,
+    out: Out = Path("out"),
+    json: Json = False,
+) -> None:
+    """Score maps that exist already, made by ABE or by another library, and test whether they differ.
+
+    Prints means with their intervals and says which maps do not differ; writes the scores
+    (comparison.json, to load with abe.Comparison.load) and a picture of them (scores.png).
+    Fewer photographs than a test needs are said to be too few.
+    """
+    from abe.cli import evaluating
+    from abe.cli.inputs import ModelOptions
+
+    evaluating.run(
+        maps,
+        ModelOptions(model=model, bounds=bounds, mean=mean, std=std, size=size, labels=labels),
+        photos=photo or [],
+        metrics=metrics,
+        masks=masks,
+        truth=truth,
+        step=step,
+        target=target,
+        confidence=confidence,
+        seed=seed,
+        out=out,
+        json=json,
+    )
+
+
+@app.command(
     epilog="Examples:\n\nabe attack cat.jpg\n\nabe attack cat.jpg -k mim --eps 4/255 -t 'tabby cat'\n\n"
     "abe attack *.jpg --epsilons 1/255,2/255,4/255,8/255 --json > robustness.json\n\n" + EXITS
 )

@@ -126,7 +126,7 @@ def _finish(comparison: Any, out: Path, *, json: bool, title: str | None) -> Non
         screen.print(comparison.table())
         for path in written:
             screen.print(str(path), markup=False, soft_wrap=True)
-    output.warn([w for e in comparison.explanations.values() for w in e.warnings])
+    output.warn([w for origin in comparison.origins.values() for w in origin.warnings])
 
 
 def write(comparison: Any, out: Path, *, title: str | None) -> list[Path]:

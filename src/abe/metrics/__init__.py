@@ -1,4 +1,4 @@
-"""Metrics of explanations, the runs they share, and `compare`."""
+"""Metrics: what they measure, shared runs, `evaluate` and `compare`, intervals and tests."""
 
 from abe.metrics import (
     axiomatic,
@@ -17,18 +17,23 @@ from abe.metrics import (
     subsets,
 )
 from abe.metrics.agreement import Agreement, agreement
-from abe.metrics.base import CurveMetric, DirectMetric, Metric, Score, as_metric, evaluate
-from abe.metrics.compare import Comparison, Failure, compare, score
+from abe.metrics.base import CurveMetric, DataSetMetric, DirectMetric, Metric, Score, as_metric
+from abe.metrics.compare import compare, score
+from abe.metrics.comparison import Comparison, Failure
+from abe.metrics.evaluation import evaluate
 from abe.metrics.perturbation import Perturbation, PerturbationRun, area, kl_from_uniform
+from abe.metrics.statistics import PairedTest
 from abe.metrics.trust import Pairs, Trust, make_pairs, trust
 
 __all__ = [
     "Agreement",
     "Comparison",
     "CurveMetric",
+    "DataSetMetric",
     "DirectMetric",
     "Failure",
     "Metric",
+    "PairedTest",
     "Pairs",
     "Perturbation",
     "PerturbationRun",

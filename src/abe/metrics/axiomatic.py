@@ -1,7 +1,7 @@
 """Axioms measured: completeness for a stated baseline, non-sensitivity, invariance to input shifts."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ class CompletenessGap:
     """|Σ A − (s(x) − s(baseline))| / |s(x) − s(baseline)|; NaN where the score does not change."""
 
     baseline: Baseline
+    processing: ClassVar[str] = "signed, summed over everything"
 
     def measure(self, problem: Any, explanation: Any) -> Tensor:
         everyone = problem.everyone
@@ -63,6 +64,7 @@ class InputInvariance:
     """‖A − A′‖ / ‖A‖, A′ explaining the shifted input of a model that takes the shift back."""
 
     shift: float
+    processing: ClassVar[str] = "not read: the method explains again, its map as it is"
 
     def measure(self, problem: Any, explanation: Any) -> Tensor:
         task, x = problem.task, problem.x
@@ -149,5 +151,8 @@ def input_invariance(*, shift: float = 0.1) -> InputInvariance:
 
     Args:
         shift: added to every element, in input units.
+
+    Cost:
+        Twice the rows of the method.
     """
     return InputInvariance(shift=shift)

@@ -2,11 +2,12 @@
 
 A metric value either declares the runs it reads (``runs`` and ``summary``), which are performed
 once for all metrics that ask for them, or computes from the problem and the explanation
-(``measure``). Both give one number per sample.
+(``measure``), or keeps something of every sample and concludes from all of them (``collect`` and
+``conclude``). All give one number per sample.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,6 +23,12 @@ from abe.spec import describe
 from abe.types import Card, Cost, Direction
 from abe.units import Arrival
 
+PROCESSED = {
+    "signed": "signed, channels summed",
+    "positive": "positive part, channels summed",
+    "absolute": "absolute value, channels summed",
+    "minmax": "scaled from 0 to 1 per sample, channels summed",
+}
 BLOCK = 32
 """Samples whose log-probabilities are held at once."""
 
@@ -49,6 +56,22 @@ class DirectMetric(Protocol):
         ...
 
 
+@runtime_checkable
+class DataSetMetric(Protocol):
+    """A metric of a data set: it compares samples with each other, so it waits until all were seen."""
+
+    def collect(self, problem: Any, explanation: Any) -> Mapping[str, Tensor]:
+        """Tensors with one entry per sample of the problem."""
+        ...
+
+    def conclude(self, kept: Mapping[str, Tensor]) -> Tensor:
+        """(b,) one number per sample, from what was kept of all samples in order."""
+        ...
+
+
+Kinds = CurveMetric | DirectMetric | DataSetMetric
+
+
 @dataclass(frozen=True)
 class Metric:
     """A metric with its name, parameters and direction; made by `as_metric`."""
@@ -72,6 +95,18 @@ class Metric:
         """What is known about it, if it is registered."""
         return metrics.get(self.name).card if self.name in metrics.names() else None
 
+    @property
+    def sampled(self) -> bool:
+        """Whether every sample has a number of its own; else neither interval nor test means anything."""
+        return getattr(self.value, "sampled", True)
+
+    @property
+    def processing(self) -> str:
+        """What it reads of a map."""
+        of = PROCESSED.get(getattr(self.value, "of", ""))
+        usual = "signed, summed over each unit" if self.runs else PROCESSED["signed"]
+        return of or getattr(self.value, "processing", usual)
+
     def describe(self) -> dict[str, Any]:
         """JSON-able name and parameters."""
         return {"metric": self.name, "params": {k: describe(v) for k, v in self.params}}
@@ -85,7 +120,9 @@ class Score:
         name: of the metric.
         label: the name with everything the number depends on: unit, baseline, step, seed.
         direction: which way is better.
-        values: (b,) per sample, float64.
+        values: (b,) per sample, float64; NaN where the metric does not apply.
+        interval: of the mean, by the bootstrap; None where none was computed or none makes sense.
+        processing: what the metric reads of a map.
         step: units per step of its runs, or None.
         seed: of the draws (ties, stochastic baselines).
         cost: model rows of its runs; metrics that read the same runs report the same rows.
@@ -98,6 +135,8 @@ class Score:
     label: str
     direction: Direction
     values: Float[Tensor, "b"]
+    interval: tuple[float, float] | None = None
+    processing: str = ""
     step: int | None = None
     seed: int = 0
     cost: Cost = field(default_factory=Cost)
@@ -107,8 +146,8 @@ class Score:
 
     @property
     def mean(self) -> float:
-        """Mean over samples; NaN where the metric does not apply."""
-        return float(self.values.mean())
+        """Mean over the samples to which the metric applies; NaN where there is none."""
+        return float(self.values.nanmean())
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form without the curve."""
@@ -117,6 +156,8 @@ class Score:
             "label": self.label,
             "direction": self.direction,
             "mean": number(self.mean),
+            "interval": None if self.interval is None else [number(end) for end in self.interval],
+            "processing": self.processing,
             "values": [number(v) for v in self.values.tolist()],
             "step": self.step,
             "seed": self.seed,
@@ -142,7 +183,7 @@ def as_metric(obj: Any, *, defaults: Mapping[str, Any] | None = None) -> Metric:
         return _registered(obj, {}, defaults or {})
     if isinstance(obj, tuple) and len(obj) == 2 and isinstance(obj[0], str):
         return _registered(obj[0], dict(obj[1]), defaults or {})
-    if isinstance(obj, CurveMetric | DirectMetric) and not isinstance(obj, type):
+    if isinstance(obj, Kinds) and not isinstance(obj, type):
         return Metric(name=type(obj).__name__, params=(("value", obj),), direction=_direction(obj), value=obj)
     raise SpecError(
         Code.UNKNOWN_NAME,
@@ -153,7 +194,7 @@ def as_metric(obj: Any, *, defaults: Mapping[str, Any] | None = None) -> Metric:
     )
 
 
-def evaluate(problem: Any, explanation: Any, chosen: Sequence[Metric], *, seed: int = 0) -> dict[str, Score]:
+def measure(problem: Any, explanation: Any, chosen: Sequence[Metric], *, seed: int = 0) -> dict[str, Score]:
     """Scores of one explanation by metric name; equal runs are performed once.
 
     Args:
@@ -162,24 +203,65 @@ def evaluate(problem: Any, explanation: Any, chosen: Sequence[Metric], *, seed: 
         chosen: metrics with different names.
         seed: noted in the scores; the draws are the problem's.
     """
-    check_asked(problem, explanation, [metric.card for metric in chosen if metric.card is not None])
-    runs = _unique(run for metric in chosen for run in metric.runs)
-    sheets = {metric.name: _Sheet() for metric in chosen}
-    costs = [Cost() for _ in runs]
-    for samples in problem.everyone.split(BLOCK):
-        done = _perform(problem, explanation.attribution, runs, samples, costs)
-        for metric in chosen:
-            if metric.runs:
-                sheets[metric.name].read(metric, [done[runs.index(run)] for run in metric.runs])
-    scores = {}
-    for metric in chosen:
-        sheet = sheets[metric.name]
-        if not metric.runs:
-            sheet.measure(metric, problem, explanation)
-        spent = [costs[runs.index(run)] for run in metric.runs]
-        score = sheet.score(metric, problem, seed)
-        scores[metric.name] = replace(score, cost=_total(spent)) if spent else score
-    return scores
+    sheets = Sheets(chosen, seed=seed)
+    sheets.add(problem, explanation)
+    return sheets.scores()
+
+
+class Sheets:
+    """The scores of one explanation, collected lot by lot of a data set.
+
+    Args:
+        chosen: metrics with different names.
+        seed: noted in the scores.
+        curves: keep the curves, which take n + 1 numbers per sample.
+    """
+
+    def __init__(self, chosen: Sequence[Metric], *, seed: int = 0, curves: bool = True) -> None:
+        self._chosen = tuple(chosen)
+        self._curves = curves
+        self._seed = seed
+        self._runs = runs_of(chosen)
+        self._costs = [Cost() for _ in self._runs]
+        self._sheets = {metric.name: _Sheet() for metric in chosen}
+        self._shape: tuple[int, ...] = ()
+        self._seen = 0
+
+    def add(self, problem: Any, explanation: Any) -> None:
+        """Measure the samples of a problem; runs that several metrics read are performed once."""
+        check_asked(problem, explanation, [m.card for m in self._chosen if m.card is not None])
+        self._shape = tuple(problem.x.shape[1:])
+        curves = [metric for metric in self._chosen if metric.runs]
+        for samples in problem.everyone.split(BLOCK) if curves else ():
+            done = _perform(problem, explanation.attribution, self._runs, samples, self._costs)
+            for metric in curves:
+                read = [done[self._runs.index(run)] for run in metric.runs]
+                self._sheets[metric.name].read(metric, read, curves=self._curves)
+        for metric in self._chosen:
+            if not metric.runs:
+                self._sheets[metric.name].measure(metric, problem, explanation)
+        self._seen += len(problem.x)
+
+    def scores(self) -> dict[str, Score]:
+        """What the lots gave together."""
+        found = {}
+        for metric in self._chosen:
+            sheet = self._sheets[metric.name]
+            spent = [self._costs[self._runs.index(run)] for run in metric.runs]
+            found[metric.name] = Score(
+                name=metric.name,
+                label=label(metric, self._shape, self._seed),
+                direction=metric.direction,
+                values=sheet.result(metric, self._seen),
+                processing=metric.processing,
+                step=sheet.step,
+                seed=self._seed,
+                cost=_total(spent) if spent else sheet.cost,
+                curve=torch.cat(sheet.curves) if sheet.curves else None,
+                spec=metric.describe(),
+                warnings=sheet.warnings,
+            )
+        return found
 
 
 @dataclass
@@ -188,45 +270,47 @@ class _Sheet:
 
     values: list[Tensor] = field(default_factory=list)
     curves: list[Tensor] = field(default_factory=list)
+    kept: list[Mapping[str, Tensor]] = field(default_factory=list)
     step: int | None = None
     cost: Cost = field(default_factory=Cost)
     warnings: list[str] = field(default_factory=list)
 
-    def read(self, metric: Metric, perturbations: Sequence[Perturbation]) -> None:
-        self._keep(metric, metric.value.summary(perturbations), len(perturbations[0].target))
-        if hasattr(metric.value, "line"):
+    def read(self, metric: Metric, perturbations: Sequence[Perturbation], *, curves: bool) -> None:
+        b = len(perturbations[0].target)
+        self.values.append(_checked(metric, metric.value.summary(perturbations), b))
+        if curves and hasattr(metric.value, "line"):
             self.curves.append(metric.value.line(perturbations).double().cpu())
         self.step = perturbations[0].step
         self.warnings.extend(w for p in perturbations for w in p.warnings if w not in self.warnings)
 
     def measure(self, metric: Metric, problem: Any, explanation: Any) -> None:
-        before = replace(problem.evaluator.cost)
-        self._keep(metric, metric.value.measure(problem, explanation), len(problem.x))
-        self.cost = _spent(before, problem.evaluator.cost)
+        before, began = replace(problem.evaluator.cost), time.perf_counter()
+        if isinstance(metric.value, DataSetMetric):
+            kept = metric.value.collect(problem, explanation)
+            self.kept.append({name: part.detach().cpu() for name, part in kept.items()})
+        else:
+            self.values.append(_checked(metric, metric.value.measure(problem, explanation), len(problem.x)))
+        spent = _spent(before, problem.evaluator.cost)
+        spent.seconds = time.perf_counter() - began
+        self.cost.add(spent)
 
-    def score(self, metric: Metric, problem: Any, seed: int) -> Score:
-        return Score(
-            name=metric.name,
-            label=label(metric, tuple(problem.x.shape[1:]), seed),
-            direction=metric.direction,
-            values=torch.cat(self.values),
-            step=self.step,
-            seed=seed,
-            cost=self.cost,
-            curve=torch.cat(self.curves) if self.curves else None,
-            spec=metric.describe(),
-            warnings=self.warnings,
+    def result(self, metric: Metric, b: int) -> Tensor:
+        if not self.kept:
+            return torch.cat(self.values)
+        whole = {name: torch.cat([part[name] for part in self.kept]) for name in self.kept[0]}
+        return _checked(metric, metric.value.conclude(whole), b)
+
+
+def _checked(metric: Metric, values: Any, b: int) -> Tensor:
+    """The values as float64 on the CPU, if there is one per sample."""
+    if not isinstance(values, Tensor) or values.shape != (b,):
+        raise SpecError(
+            Code.SHAPE,
+            f"The metric {metric.name!r} must give one number per sample",
+            got=f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__,
+            expected=f"({b},)",
         )
-
-    def _keep(self, metric: Metric, values: Tensor, b: int) -> None:
-        if not isinstance(values, Tensor) or values.shape != (b,):
-            raise SpecError(
-                Code.SHAPE,
-                f"The metric {metric.name!r} must give one number per sample",
-                got=f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__,
-                expected=f"({b},)",
-            )
-        self.values.append(values.detach().double().cpu())
+    return values.detach().double().cpu()
 
 
 def _perform(
@@ -245,14 +329,15 @@ def _perform(
         done.append(run.perform(problem, attribution, samples=samples, arrival=arrival))
         after = _spent(before, problem.evaluator.cost)
         after.seconds = time.perf_counter() - began
-        _add(cost, after)
+        cost.add(after)
     return done
 
 
 def label(metric: Metric, shape: tuple[int, ...], seed: int) -> str:
     """The metric's name with everything its number depends on."""
     if not metric.runs:
-        return metric.name
+        inner = ", ".join(f"{k}={v!r}" for k, v in metric.params)
+        return f"{metric.name}[{inner}, seed={seed}]" if inner else metric.name
     run = metric.runs[0]
     step = f"{run.units_per_step(shape)}/{run.unit.count(shape)}"
     first = "" if run.first == "most" else ", least first"
@@ -281,7 +366,7 @@ def _registered(name: str, params: dict[str, Any], defaults: Mapping[str, Any]) 
     known = entry.parameters()
     bound = entry.bind({**{k: v for k, v in defaults.items() if k in known}, **params})
     value = entry.factory(**bound)
-    if not isinstance(value, CurveMetric | DirectMetric):
+    if not isinstance(value, Kinds):
         raise SpecError(
             Code.NOT_A_VALUE,
             f"The factory of the metric {entry.name!r} does not return a metric",
@@ -310,9 +395,10 @@ def _direction(value: Any) -> Direction:
     return found
 
 
-def _unique(runs: Iterator[PerturbationRun]) -> list[PerturbationRun]:
+def runs_of(chosen: Iterable[Metric]) -> list[PerturbationRun]:
+    """The different runs that metrics read, in the order of the first that does."""
     found: list[PerturbationRun] = []
-    for run in runs:
+    for run in (run for metric in chosen for run in metric.runs):
         if run not in found:
             found.append(run)
     return found
@@ -331,21 +417,8 @@ def _spent(before: Cost, after: Cost) -> Cost:
     )
 
 
-def _add(total: Cost, more: Cost) -> None:
-    for name in (
-        "forward_rows",
-        "backward_rows",
-        "forward_calls",
-        "backward_calls",
-        "seconds",
-        "model_seconds",
-    ):
-        setattr(total, name, getattr(total, name) + getattr(more, name))
-    total.chunk, total.execution = more.chunk, more.execution
-
-
 def _total(costs: Sequence[Cost]) -> Cost:
     total = Cost()
     for cost in costs:
-        _add(total, cost)
+        total.add(cost)
     return total

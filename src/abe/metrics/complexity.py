@@ -1,6 +1,6 @@
 """Complexity: over how many positions a map spreads; they do not say whether it is right."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ class Spread:
 
     what: Literal["entropy", "gini", "effective"]
     threshold: float = 0.0
+    processing: ClassVar[str] = "magnitude of every element"
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1:
@@ -93,6 +94,7 @@ def sparseness() -> Spread:
         summary="Share of the elements whose magnitude is above a threshold.",
         source="nguyen2020",
         direction="lower",
+        pitfalls=("Says how many elements matter to the map, not whether they matter to the model.",),
         range="[0, 1]",
         formula="share of i with |A_i| > threshold max |A|",
         passes=_ZERO,

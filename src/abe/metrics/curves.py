@@ -246,6 +246,7 @@ def irof(*, unit: Any = "superpixel", baseline: Any = "mean", step: Step = 1) ->
         summary="How fast the decision falls while patches are removed, best first.",
         source="montavon2018",
         direction="lower",
+        pitfalls=("Patches cut objects; compare maps at one patch size only.",),
         range="[0, 1]",
         formula="AUC of p_y while patches of 4 x 4 are removed",
     )

@@ -1,27 +1,31 @@
 """What an explanation cost: model rows, seconds, and how many a second at the batch it ran in."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from abe.registry import metrics
 from abe.spec import value
-from abe.types import Card
+from abe.types import Card, Passes
 
 
 @value
 class Efficiency:
-    """One number of an explanation's recorded cost, shared evenly by its samples.
+    """One number of an explanation's recorded cost, shared evenly by its samples; NaN without a record.
 
     Args:
         what: which number.
     """
 
     what: Literal["passes", "seconds", "rate"]
+    sampled: ClassVar[bool] = False  # one measurement of a whole batch, repeated
+    processing: ClassVar[str] = "not read"
 
     def measure(self, problem: Any, explanation: Any) -> Tensor:
         cost, b = explanation.cost, len(problem.x)
+        if not cost.passes and not cost.seconds:  # a map from elsewhere
+            return torch.full((b,), torch.nan, dtype=torch.float64)
         if self.what == "rate":
             each = b / cost.seconds if cost.seconds > 0 else torch.inf
         else:
@@ -36,6 +40,8 @@ class Efficiency:
         summary="Forward plus backward rows per sample.",
         source="zhu2025abe, Table V",
         direction="lower",
+        passes=Passes(forward="0", backward="0"),
+        pitfalls=("Counts rows of the model alone; solving, segmenting and sorting are in `seconds`.",),
         range="[1, inf)",
         formula="(forward rows + backward rows) / b",
         expected_failures={"ranking": "reads the cost, not the map"},
@@ -53,6 +59,7 @@ def passes() -> Efficiency:
         summary="Wall seconds per sample at the batch that was explained.",
         source="zhu2025abe, Table V",
         direction="lower",
+        passes=Passes(forward="0", backward="0"),
         range="(0, inf)",
         formula="seconds / b",
         pitfalls=("Depends on machine, threads and batch; compare within one run only.",),
@@ -75,6 +82,7 @@ def seconds() -> Efficiency:
         summary="Explanations per second at the batch that was explained.",
         source="zhu2025abe, Table V",
         direction="higher",
+        passes=Passes(forward="0", backward="0"),
         range="(0, inf)",
         formula="b / seconds",
         pitfalls=("Depends on machine, threads and batch; compare within one run only.",),

@@ -7,7 +7,7 @@ the same unit, baseline and step read the same run.
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from abe.baselines import as_baseline
 from abe.metrics.perturbation import CurveKind, Perturbation, PerturbationRun, area
 from abe.registry import metrics, units
 from abe.spec import value
-from abe.types import Card
+from abe.types import Card, Passes
 
 Step = int | float | None
 
@@ -80,6 +80,8 @@ class MeanDrop:
 @value
 class Residual:
     """|score(x) − score(reference) − Σ map| relative to the score change."""
+
+    processing: ClassVar[str] = "signed, summed over everything"
 
     def measure(self, problem: Any, explanation: Any) -> Tensor:
         if explanation.residual is None:
@@ -192,6 +194,7 @@ def deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) 
         summary="Insertion minus deletion.",
         source="laai, Table 1",
         direction="higher",
+        pitfalls=("A map can gain as much by insertion as it loses by deletion; read both beside it.",),
         range="[-1, 1]",
         formula="GAP = INS - DEL",
     ),
@@ -234,6 +237,7 @@ def kl_insertion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = No
         summary="How soon the prediction becomes undecided when units are removed.",
         source="laai, Table 2",
         direction="lower",
+        pitfalls=("Dominated by the least likely classes; not comparable between numbers of classes.",),
         range="[0, inf)",
         formula="AUC of KL(U||P) along the deletion curve",
         differs=("Uses U as reference and ↓, as the tables do; §4.3 and Appendix E contradict them.",),
@@ -257,6 +261,7 @@ def kl_deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = Non
         summary="KL insertion minus KL deletion.",
         source="laai, Table 2",
         direction="higher",
+        pitfalls=("Blind to which class is decided: a map for another class can score well.",),
         range="(-inf, inf)",
         formula="KL-GAP = KL-INS - KL-DEL",
     )
@@ -274,6 +279,7 @@ def kl_gap(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) ->
         summary="Insertion into the colour that leaves the model least decided (fair insertion).",
         source="laai, §3.4",
         direction="higher",
+        pitfalls=("The colour is fair on average; for a photograph that holds it, it is not absent.",),
         range="[0, 1]",
         formula="INS with the confusion feature as baseline",
     ),
@@ -292,6 +298,7 @@ def f_insertion(*, unit: Any = "pixel", feature: Any = "confusion", step: Step =
         summary="Deletion by the colour that leaves the model least decided (fair deletion).",
         source="laai, §3.4",
         direction="lower",
+        pitfalls=("The colour is fair on average; for a photograph that holds it, it is not absent.",),
         range="[0, 1]",
         formula="DEL with the confusion feature as baseline",
     ),
@@ -310,6 +317,9 @@ def f_deletion(*, unit: Any = "pixel", feature: Any = "confusion", step: Step = 
         summary="Fair insertion minus fair deletion.",
         source="laai, §3.4",
         direction="higher",
+        pitfalls=(
+            "A model may be decided about every plain colour; look at H / ln C of the confusion feature.",
+        ),
         range="[-1, 1]",
         formula="F-GAP = F-INS - F-DEL",
     )
@@ -327,6 +337,7 @@ def f_gap(*, unit: Any = "pixel", feature: Any = "confusion", step: Step = None)
         summary="Insertion followed on the log-odds, which do not saturate.",
         source="shrikumar2017",
         direction="higher",
+        pitfalls=("Unbounded: one very sure sample can outweigh all others in the mean.",),
         range="(-inf, inf)",
         formula="AUC of ln p_y - ln(1 - p_y) along the insertion curve",
     ),
@@ -345,6 +356,7 @@ def log_odds_insertion(*, unit: Any = "pixel", baseline: Any = "zero", step: Ste
         summary="Deletion followed on the log-odds, which do not saturate.",
         source="shrikumar2017",
         direction="lower",
+        pitfalls=("Unbounded: one very sure sample can outweigh all others in the mean.",),
         range="(-inf, inf)",
         formula="AUC of ln p_y - ln(1 - p_y) along the deletion curve",
     ),
@@ -363,6 +375,7 @@ def log_odds_deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step
         summary="Mean loss of probability over the steps of a deletion.",
         source="samek2017, Eq. 12",
         direction="higher",
+        pitfalls=("Grows with the share of units removed; compare runs of the same steps only.",),
         range="[-1, 1]",
         formula="(1/(n+1)) sum_k (p_y(x) - p_y(x_k))",
     )
@@ -380,6 +393,7 @@ def aopc(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> M
         summary="What the map's sum misses of the score change it claims, relative to that change.",
         source="zhu2025abe, Alg. 1",
         direction="lower",
+        passes=Passes(forward="0", backward="0"),
         range="[0, inf)",
         formula="|delta - sum A| / |delta|",
         pitfalls=("NaN for methods that claim no completeness; small is necessary, not sufficient.",),

@@ -1,6 +1,6 @@
 """Infidelity: how far the map is from predicting the change of score under perturbations."""
 
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -113,6 +113,7 @@ class Infidelity:
     perturbation: Perturber
     samples: int
     variant: Variant | str = "corrected"
+    processing: ClassVar[str] = "signed, every element"
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.variant not in ("corrected", "published", "unscaled"):

@@ -1,6 +1,6 @@
 """Average drop and increase: the map as a soft mask on the input."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ class SoftMask:
 
     what: Literal["drop", "increase"]
     baseline: Baseline
+    processing: ClassVar[str] = "positive part over its maximum, channels summed"
 
     def measure(self, problem: Any, explanation: Any) -> Tensor:
         whole, kept = remembered(
@@ -83,6 +84,7 @@ def average_drop(*, baseline: Any = "zero") -> SoftMask:
         summary="Share of samples, in per cent, whose confidence rises when only what the map shows is kept.",
         source="chattopadhay2018",
         direction="higher",
+        pitfalls=("Counts samples and not how much; a sure model leaves nothing to rise.",),
         range="{0, 100}",
         formula="100 [p_y(m * x) > p_y(x)], m = max(A, 0) / max A",
         passes=Passes(forward="2 * b", backward="0"),

@@ -155,6 +155,7 @@ def image_confidence_drop() -> ImageConfidence:
         summary="Share of samples, in per cent, whose similarity rises under the map as a mask of the image.",
         source="wang2023m2ib",
         direction="higher",
+        pitfalls=("Counts samples and not how much; a sure match leaves nothing to rise.",),
         range="{0, 100}",
         formula="100 [s(mean + m (x - mean)) > s(x)], m = max(A, 0) / max A",
         passes=_PASSES,

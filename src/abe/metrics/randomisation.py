@@ -3,7 +3,7 @@
 from copy import deepcopy
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ class ParameterRandomisation:
     order: Order | str
     smooth: int = 1
     sigma: float = 0.1
+    processing: ClassVar[str] = "not read: the method explains again, magnitudes, channels summed"
 
     def __post_init__(self) -> None:
         if self.order not in ("top_down", "bottom_up", "independent") or self.smooth < 1:
@@ -61,6 +62,8 @@ class ParameterRandomisation:
 class EfficientRandomisation:
     """Relative rise of the map's entropy when the whole model is randomised."""
 
+    processing: ClassVar[str] = "not read: the method explains again, magnitude of every element"
+
     def measure(self, problem: Any, explanation: Any) -> Tensor:
         other = randomised(problem, layers(problem.task.model))
         before, after = (_entropy(p, explanation) for p in (problem, other))
@@ -70,6 +73,8 @@ class EfficientRandomisation:
 @value
 class OtherClass:
     """Similarity of the maps of the explained class and of another one drawn per sample."""
+
+    processing: ClassVar[str] = "not read: the method explains again, magnitudes, channels summed"
 
     def measure(self, problem: Any, explanation: Any) -> Tensor:
         everyone = problem.everyone
@@ -196,6 +201,9 @@ def mprt(*, order: Order | str = "top_down") -> ParameterRandomisation:
     Args:
         order: ``"top_down"`` or ``"bottom_up"`` cascades, or ``"independent"``.
 
+    Cost:
+        The rows of the method, layers + 1 times.
+
     Differs from the paper:
         Weights are drawn with the standard deviation they had; the published code calls the layer's
         initialiser. The unchanged model is not part of the mean (in Quantus it is).
@@ -210,6 +218,7 @@ def mprt(*, order: Order | str = "top_down") -> ParameterRandomisation:
         summary="The same with maps averaged over noisy copies of the input.",
         source="hedstrom2024",
         direction="lower",
+        pitfalls=("Averaging makes all maps alike: similarities are higher than those of MPRT.",),
         range="[-1, 1]",
         formula="MPRT of the mean map over samples noisy copies, noise sigma of the bounds' range",
         needs=("method",),
@@ -227,6 +236,9 @@ def smooth_mprt(
         samples: noisy copies.
         sigma: of the noise, as a fraction of the bounds' range.
 
+    Cost:
+        The rows of the method, samples · (layers + 1) times.
+
     Differs from the paper:
         The noise is drawn from the seed, so the unchanged model correlates perfectly.
     """
@@ -240,6 +252,7 @@ def smooth_mprt(
         summary="Relative rise of the map's entropy when the whole model is randomised.",
         source="hedstrom2024",
         direction="higher",
+        pitfalls=("A rise of entropy says that the map got flatter, not that it followed the model.",),
         range="[-1, inf)",
         formula="(H(A') - H(A)) / H(A), H the entropy of |A| / sum |A|, A' of the randomised model",
         needs=("method",),
@@ -249,6 +262,9 @@ def smooth_mprt(
 )
 def efficient_mprt() -> EfficientRandomisation:
     """Relative rise of complexity under full randomisation; higher is better.
+
+    Cost:
+        Twice the rows of the method.
 
     Differs from the paper:
         H is the entropy of the shares of magnitude, not of a histogram of values.
@@ -276,6 +292,9 @@ def data_randomisation(*, model: Any) -> OtherLabels:
 
     Args:
         model: that model, with the same inputs and classes; it is copied.
+
+    Cost:
+        The rows of the method, twice.
     """
     return OtherLabels(model=model)
 
@@ -287,6 +306,7 @@ def data_randomisation(*, model: Any) -> OtherLabels:
         summary="Similarity of the map to that of another class.",
         source="sixt2020",
         direction="lower",
+        pitfalls=("Classes that share evidence share maps for a good reason.",),
         range="[-1, 1]",
         formula="Spearman(|A_y|, |A_c|), c another class drawn per sample",
         needs=("method",),
@@ -295,6 +315,9 @@ def data_randomisation(*, model: Any) -> OtherLabels:
 )
 def random_logit() -> OtherClass:
     """Rank correlation with the map of another class; lower is better.
+
+    Cost:
+        Twice the rows of the method, and one forward row.
 
     Differs from the paper:
         Rank correlation of magnitudes instead of the structural similarity.

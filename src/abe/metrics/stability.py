@@ -1,7 +1,7 @@
 """Robustness: how much the map moves when the input moves a little. These judge a method, not one map."""
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,6 +54,7 @@ class Stability:
     samples: int
     radius: float
     layer: str | None = None
+    processing: ClassVar[str] = "not read: the method explains again, its map as it is"
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.radius <= 0:
@@ -190,6 +191,10 @@ def max_sensitivity(*, samples: int = 10, radius: float = 0.02) -> Stability:
     Args:
         samples: neighbours per sample.
         radius: largest change of an element, in input units.
+
+    Cost:
+        b forward rows and the rows of the method, samples + 1 times; shared with metrics of the
+        same neighbours.
     """
     return Stability(ratio="sensitivity", summary="max", samples=samples, radius=radius)
 
@@ -213,6 +218,10 @@ def average_sensitivity(*, samples: int = 10, radius: float = 0.02) -> Stability
     Args:
         samples: neighbours per sample.
         radius: largest change of an element, in input units.
+
+    Cost:
+        b forward rows and the rows of the method, samples + 1 times; shared with metrics of the
+        same neighbours.
     """
     return Stability(ratio="sensitivity", summary="mean", samples=samples, radius=radius)
 
@@ -236,6 +245,10 @@ def local_lipschitz(*, samples: int = 10, radius: float = 0.02) -> Stability:
     Args:
         samples: neighbours per sample.
         radius: largest change of an element, in input units.
+
+    Cost:
+        b forward rows and the rows of the method, samples + 1 times; shared with metrics of the
+        same neighbours.
     """
     return Stability(ratio="lipschitz", summary="max", samples=samples, radius=radius)
 
@@ -259,6 +272,10 @@ def continuity(*, samples: int = 10, radius: float = 0.02) -> Stability:
     Args:
         samples: neighbours per sample.
         radius: largest change of an element, in input units.
+
+    Cost:
+        b forward rows and the rows of the method, samples + 1 times; shared with metrics of the
+        same neighbours.
     """
     return Stability(ratio="continuity", summary="max", samples=samples, radius=radius)
 
@@ -283,6 +300,10 @@ def relative_input_stability(*, samples: int = 10, radius: float = 0.02) -> Stab
     Args:
         samples: neighbours per sample.
         radius: largest change of an element, in input units.
+
+    Cost:
+        b forward rows and the rows of the method, samples + 1 times; shared with metrics of the
+        same neighbours.
     """
     return Stability(ratio="input", summary="max", samples=samples, radius=radius)
 
@@ -307,6 +328,10 @@ def relative_output_stability(*, samples: int = 10, radius: float = 0.02) -> Sta
     Args:
         samples: neighbours per sample.
         radius: largest change of an element, in input units.
+
+    Cost:
+        b forward rows and the rows of the method, samples + 1 times; shared with metrics of the
+        same neighbours.
     """
     return Stability(ratio="output", summary="max", samples=samples, radius=radius)
 
@@ -337,5 +362,8 @@ def relative_representation_stability(
         samples: neighbours per sample.
         radius: largest change of an element, in input units.
         layer: name of the layer; the last one with weights before the output by default.
+
+    Cost:
+        b forward rows and the rows of the method, samples + 1 times.
     """
     return Stability(ratio="representation", summary="max", samples=samples, radius=radius, layer=layer)

@@ -234,6 +234,7 @@ def sensitivity_n(
         summary="Correlation of attribution and loss of score over groups of positions removed one by one.",
         source="alvarezmelis2018",
         direction="higher",
+        pitfalls=("Groups of zeros hold no information; sparse maps leave few groups that do.",),
         range="[-1, 1]",
         formula="corr over groups g, ordered by attribution, of (sum_g A_i, s(x) - s(x without g))",
         passes=Passes(forward="adaptive", backward="0"),

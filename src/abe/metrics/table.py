@@ -12,7 +12,7 @@ def build(comparison: Any) -> Any:
     """A `rich.table.Table`: one row per method, best first, failures last.
 
     Args:
-        comparison: an `abe.metrics.compare.Comparison`.
+        comparison: an `abe.Comparison`.
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -24,9 +24,9 @@ def build(comparison: Any) -> Any:
     table.add_column("method", overflow="fold", min_width=20)
     for metric in comparison.metrics:
         table.add_column(header(metric), justify="right", no_wrap=True)
-    best = {m.name: _best(m, comparison.scores) for m in comparison.metrics}
+    best = {m.name: comparison.leaders(m.name) if len(comparison) > 1 else [] for m in comparison.metrics}
     for method, scores in comparison.scores.items():
-        cells = [_cell(scores[m.name], best[m.name]) for m in comparison.metrics]
+        cells = [_cell(scores[m.name], method in best[m.name]) for m in comparison.metrics]
         table.add_row(_rank(comparison.ranks[method]), _plain(method), *cells)
     for method, failure in comparison.failures.items():
         table.add_row(
@@ -60,16 +60,13 @@ def compact(x: float) -> str:
     return text.replace("0.", ".", 1) if size < 0.9995 else text
 
 
-def _cell(score: Score, best: float) -> str:
+def _cell(score: Score, best: bool) -> str:
     text = compact(score.mean)
-    return f"[bold]{text}[/]" if score.mean == best else text
-
-
-def _best(metric: Metric, scores: Any) -> float:
-    means = [s[metric.name].mean for s in scores.values() if not math.isnan(s[metric.name].mean)]
-    if len(means) < 2:
-        return math.nan
-    return max(means) if metric.direction == "higher" else min(means)
+    text = f"[bold]{text}[/]" if best else text
+    if score.interval is None:
+        return text
+    low, high = score.interval
+    return f"{text}\n[dim]±{compact((high - low) / 2)}[/]"
 
 
 def _rank(rank: float) -> str:
@@ -78,7 +75,8 @@ def _rank(rank: float) -> str:
 
 def _caption(comparison: Any) -> str:
     lost = [f"{_plain(name)} failed: {_plain(f.message)}" for name, f in comparison.failures.items()]
-    return "\n".join([_plain(comparison.caption), *lost])
+    said = [_plain(text) for text in comparison.conclusions]
+    return "\n".join([_plain(comparison.caption), *said, *lost])
 
 
 def _plain(text: str) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 INK = "#1f2328"
 MUTED = "#6a737d"
 RULE = "#d0d7de"
+ARROWS = {"higher": "↑", "lower": "↓"}
 MAPS_ABREAST = 8
 """Most maps side by side in a panel before the next line begins."""
 
@@ -88,6 +89,52 @@ def plot_comparison(
     return [
         plot_photo(photo, path=path, smooth=smooth) for photo, path in zip(page.photos, paths, strict=True)
     ]
+
+
+def plot_scores(comparison: Any, *, path: str | Path | None = None) -> "Figure":
+    """Means with their intervals, one panel per metric; filled where the best, or said not to differ from it.
+
+    Args:
+        comparison: what `abe.evaluate` or `abe.compare` returns.
+        path: also write the figure there.
+    """
+    metrics, names = comparison.metrics, comparison.methods
+    columns = min(4, len(metrics))
+    lines = -(-len(metrics) // columns)
+    figure = blank(1.4 + 2.6 * columns, 0.4 + lines * (0.9 + 0.24 * len(names)))
+    grid = figure.subplots(lines, columns, squeeze=False, sharey=True).flatten()
+    for axes in grid[len(metrics) :]:
+        axes.set_axis_off()
+    for axes, metric in zip(grid, metrics, strict=False):
+        leaders = comparison.leaders(metric.name)
+        for at, name in enumerate(names):
+            _interval(axes, at, comparison.scores[name][metric.name], name in leaders)
+        title = metric.name if metric.card is None else metric.card.title
+        axes.set_title(plain(f"{title} {ARROWS[metric.direction]}"), fontsize=8, color=INK, pad=4)
+        axes.set_yticks(range(len(names)), [plain(_short(name)) for name in names])
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.tick_params(labelsize=6.5, colors=MUTED, length=2)
+        axes.grid(axis="x", color=RULE, linewidth=0.4)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+    share = f"{100 * comparison.confidence:g} %"
+    figure.supxlabel(
+        f"mean over {len(comparison.names)} samples with its {share} bootstrap interval; filled: the best "
+        "mean, and whatever is said not to differ from it",
+        fontsize=7,
+        color=MUTED,
+    )
+    return finish(figure, path)
+
+
+def _interval(axes: "Axes", at: int, score: Any, leads: bool) -> None:
+    """One method's mean as a dot on the line of its interval."""
+    if not np.isfinite(score.mean):
+        axes.plot([], [])
+        return
+    if score.interval is not None:
+        axes.plot(score.interval, [at, at], color=MUTED, linewidth=1.4, solid_capstyle="butt")
+    face = "#d54a00" if leads else "white"
+    axes.plot([score.mean], [at], "o", markersize=4.5, markerfacecolor=face, markeredgecolor="#d54a00")
 
 
 def blank(width: float, height: float) -> "Figure":

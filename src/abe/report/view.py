@@ -205,7 +205,18 @@ CURVE_VALUES = {
 
 
 def from_comparison(comparison: Any, *, title: str | None = None) -> PageView:
-    """A page from what `abe.compare` returns."""
+    """A page from what `abe.compare` returns.
+
+    Raises:
+        SpecError: the maps are not at hand, because the samples came as a stream or scores were loaded.
+    """
+    if not comparison.explanations:
+        raise SpecError(
+            Code.UNSUPPORTED,
+            "Only a comparison that still holds its maps can be shown photograph by photograph",
+            got="scores alone, of a stream or from a file",
+            fix="Show comparison.table() or comparison.plot()",
+        )
     first = next(iter(comparison.explanations.values()))
     count = len(comparison.names)
     number_of = {1: "One method", 2: "Two methods", 3: "Three methods", 4: "Four methods"}
@@ -244,14 +255,17 @@ def _table(comparison: Any) -> TableView:
         columns.append(
             ColumnView(key=metric.name, title=_title(metric), direction=metric.direction, about=about)
         )
-    best = {m.name: _best(comparison, m) for m in comparison.metrics}
+    best = {m.name: comparison.leaders(m.name) if len(comparison) > 1 else [] for m in comparison.metrics}
     rows = []
     for method in comparison.methods:
         rank = comparison.ranks[method]
         cells = [CellView(text=f"{rank:.1f}", value=rank, best=rank == min(comparison.ranks.values()))]
-        cells += [_cell(comparison.scores[method][m.name], best[m.name]) for m in comparison.metrics]
+        cells += [
+            _cell(comparison.scores[method][m.name], method in best[m.name]) for m in comparison.metrics
+        ]
         rows.append((method, _label(method), cells))
-    return TableView(columns=columns, rows=rows, caption=comparison.caption)
+    said = " ".join([comparison.caption, *comparison.conclusions])
+    return TableView(columns=columns, rows=rows, caption=said)
 
 
 def _label(method: str) -> str:
@@ -260,31 +274,20 @@ def _label(method: str) -> str:
     return f"{method_title(name)} ({rest}" if bracket else method_title(name)
 
 
-def _cell(score: Any, best: float | None) -> CellView:
+def _cell(score: Any, best: bool) -> CellView:
     mean = score.mean if np.isfinite(score.mean) else None
     values = [float(v) for v in score.values]
     spread = "per photograph: " + ", ".join(number(v) for v in values) if len(values) > 1 else ""
-    return CellView(text=_figure(score.name, mean), value=mean, best=_same(mean, best), spread=spread)
-
-
-def _same(mean: float | None, best: float | None) -> bool:
-    """Whether a mean is the best, up to rounding of the sums it comes from."""
-    return mean is not None and best is not None and abs(mean - best) <= 1e-6 * abs(best)
+    if score.interval is not None:
+        low, high = (_figure(score.name, end) for end in score.interval)
+        spread = f"interval of the mean {low} to {high}; {spread}"
+    return CellView(text=_figure(score.name, mean), value=mean, best=best, spread=spread)
 
 
 def _figure(name: str, mean: float | None) -> str:
     if name == "residual":
         return percent(mean)
     return number(mean, 0 if name == "passes" else 2 if name == "seconds" else 3)
-
-
-def _best(comparison: Any, metric: Any) -> float | None:
-    """The best mean of a column, None where there is nothing to be better than."""
-    means = [scores[metric.name].mean for scores in comparison.scores.values()]
-    means = [mean for mean in means if np.isfinite(mean)]
-    if len(means) < 2:
-        return None
-    return max(means) if metric.direction == "higher" else min(means)
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
@@ -353,7 +356,7 @@ def _settings(comparison: Any, first: Any) -> list[tuple[str, str]]:
     if comparison.confusion is not None:
         found.append(("Confusion feature, H / ln C", number(comparison.confusion)))
     for method in comparison.methods:
-        spec = comparison.explanations[method].spec
+        spec = comparison.origins[method].spec
         inner = ", ".join(f"{k}={_shown(v)}" for k, v in spec.get("params", {}).items())
         found.append((_label(method), f"{spec.get('method', method)}({inner})"))
     return found
@@ -377,7 +380,7 @@ def _notes(comparison: Any) -> list[str]:
     said: dict[str, list[str]] = {}
     for method in comparison.methods:
         scores = comparison.scores[method].values()
-        remarks = [*comparison.explanations[method].warnings, *(w for s in scores for w in s.warnings)]
+        remarks = [*comparison.origins[method].warnings, *(w for s in scores for w in s.warnings)]
         for remark in dict.fromkeys(remarks):
             said.setdefault(remark, []).append(_label(method))
     for remark, who in said.items():

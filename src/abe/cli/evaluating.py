@@ -1,0 +1,157 @@
+"""``abe evaluate``."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from abe.cli import inputs, output
+from abe.errors import Code, InputError, SpecError, StorageError
+
+if TYPE_CHECKING:
+    from abe.explanation import Explanation
+    from abe.metrics.comparison import Comparison
+
+PICTURE = "scores.png"
+
+
+def run(
+    maps: Sequence[str],
+    options: inputs.ModelOptions,
+    *,
+    photos: Sequence[str],
+    metrics: str | None,
+    masks: Path | None,
+    truth: str | None,
+    step: str | None,
+    target: str | None,
+    confidence: float,
+    seed: int,
+    out: Path,
+    json: bool,
+) -> None:
+    """Score saved maps; print the table and the tests, write the scores and a picture of them."""
+    size, measured = inputs.step_of(step), inputs.names(metrics)
+    paths = inputs.photos(photos) if photos else []
+    from abe.report.files import check_folder
+
+    check_folder(out)
+    from abe import arrays, registry
+
+    for name in measured or ():
+        registry.metrics.get(name)
+    folders, files = _sorted_out(maps)
+    groups = _loaded(folders)
+    if not groups and not paths:
+        raise InputError(
+            Code.EMPTY_BATCH,
+            "The explained photographs are not known",
+            got="array files, which hold maps alone",
+            fix="Pass --photo once per photograph, in the order of the maps",
+        )
+    task = inputs.task_of(options)
+    lifted = task.lift([str(path) for path in paths]) if paths else None
+    given: dict[str, Any] = {**_aligned(groups, lifted), **files}
+    from abe.metrics.evaluation import evaluate
+
+    found = evaluate(
+        task,
+        given,
+        measured,
+        data=[str(path) for path in paths] if paths else None,
+        target=inputs.target_of(task, target),
+        labels=None if truth is None else _truth(task, truth),
+        masks=None if masks is None else arrays.read(masks)["maps"],
+        step=size,
+        confidence=confidence,
+        seed=seed,
+    )
+    _finish(found, out, json=json)
+
+
+def _finish(found: "Comparison", out: Path, *, json: bool) -> None:
+    written = [found.save(out) / "comparison.json", out / PICTURE]
+    found.plot(written[1])
+    if json:
+        output.emit({**found.to_dict(), "saved": str(written[0]), "picture": str(written[1])})
+    else:
+        screen = output.console()
+        screen.print(found.table())
+        for path in written:
+            screen.print(str(path), markup=False, soft_wrap=True)
+    notes = [w for origin in found.origins.values() for w in origin.warnings]
+    output.warn(
+        [*notes, *(w for scores in found.scores.values() for s in scores.values() for w in s.warnings)]
+    )
+
+
+def _sorted_out(maps: Sequence[str]) -> tuple[list[tuple[str, Path]], dict[str, Path]]:
+    """Folders of saved explanations with the names given to them, and array files by name."""
+    from abe import arrays
+
+    folders: list[tuple[str, Path]] = []
+    files: dict[str, Path] = {}
+    for item in maps:
+        name, equals, rest = item.partition("=")
+        path = Path(rest) if equals and not Path(item).exists() else Path(item)
+        name = name if path != Path(item) else ""
+        if not path.exists():
+            raise StorageError(Code.FOREIGN_FILE, "There is nothing at this path", got=str(path))
+        if path.is_dir():
+            folders.append((name, path))
+            continue
+        name = name or path.stem
+        if name in files:
+            raise SpecError(
+                Code.DUPLICATE_NAME, f"Two files are called {name!r}", fix="Name one of them: NAME=PATH"
+            )
+        arrays.read(path)  # an unreadable one is refused before the model is loaded
+        files[name] = path
+    return folders, files
+
+
+def _loaded(folders: Sequence[tuple[str, Path]]) -> dict[str, list["Explanation"]]:
+    """Explanations of single samples by method, or by the name given to them."""
+    from abe.explanation import Explanation
+
+    kinds: dict[tuple[str, str], list[Explanation]] = {}
+    for name, path in folders:
+        whole = Explanation.load(path)
+        key = (name or whole.method, "" if name else repr(whole.spec))
+        kinds.setdefault(key, []).extend(whole[i] for i in range(len(whole)))
+    found: dict[str, list[Explanation]] = {}
+    for name, _ in kinds:
+        same = [key for key in kinds if key[0] == name]
+        for number, key in enumerate(same, 1):
+            found[name if number == 1 else f"{name} ({number})"] = kinds[key]
+    return found
+
+
+def _aligned(groups: Mapping[str, list["Explanation"]], lifted: Any) -> dict[str, "Explanation"]:
+    """One explanation per name, the samples in one order."""
+    from abe.draws import sample_ids
+    from abe.explanation import Explanation
+
+    if not groups:
+        return {}
+    first = next(iter(groups.values()))
+    order = [sample_ids(e.x)[0] for e in first] if lifted is None else sample_ids(lifted.x)
+    found: dict[str, Explanation] = {}
+    for name, parts in groups.items():
+        by_id = {sample_ids(e.x)[0]: e for e in parts}
+        missing = [i for i in order if i not in by_id]
+        if missing or len(parts) != len(order):
+            raise InputError(
+                Code.SAMPLES,
+                f"The maps {name!r} are not of the photographs that are evaluated",
+                got=f"{len(parts)} maps ({', '.join(e.names[0] for e in parts[:4])}), "
+                f"{len(order) - len(missing)} of them of these",
+                expected=f"{len(order)} maps, one per photograph",
+                fix="Explain all photographs by every method, with the same model options",
+            )
+        found[name] = Explanation.join([by_id[i] for i in order])
+    return found
+
+
+def _truth(task: Any, text: str) -> list[int]:
+    """True classes, by number or name."""
+    return [int(inputs.target_of(task, part.strip()) or 0) for part in text.split(",")]

@@ -1,0 +1,70 @@
+"""ABE's explanations in Quantus, and maps that Quantus scored scored by ABE; needs Quantus 0.6."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from tests.metrics.common import net_s, oracle
+
+import abe
+from abe.explainers import explain_func
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    quantus = pytest.importorskip("quantus")
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+QUIET = {"disable_warnings": True, "display_progressbar": False}
+
+
+def setting():
+    net, recorded = net_s(torch.float32), oracle("quantus_pixelflipping_1ch")
+    return net, recorded["x"].float(), recorded["label"], recorded["attribution"].float()
+
+
+def test_deletion_equals_pixel_flipping():
+    net, x, label, maps = setting()
+    metric = quantus.PixelFlipping(
+        features_in_step=32, perturb_baseline="black", abs=False, normalise=False, **QUIET
+    )
+    theirs = metric(
+        model=net,
+        x_batch=x.numpy(),
+        y_batch=label.numpy(),
+        a_batch=maps.numpy(),
+        device="cpu",
+        softmax=True,
+    )
+    found = abe.evaluate(
+        abe.image_task(net),
+        {"given": maps.numpy()},
+        ["deletion", "pixel_flipping"],
+        data=x,
+        target=label,
+        step=32,
+        progress=False,
+    )
+    curve = found.scores["given"]["deletion"].curve
+    np.testing.assert_allclose(curve[:, 1:], np.asarray(theirs)[:, :32], rtol=1e-4, atol=1e-5)
+
+
+def test_quantus_calls_our_methods():
+    net, x, label, _ = setting()
+    task = abe.image_task(net, output_kind="logits")
+    calls: list[torch.nn.Module] = []
+    ours = explain_func(task, "integrated_gradients", steps=4)
+
+    def watched(model, inputs, targets, **more):
+        calls.append(model)
+        return ours(model, inputs, targets, **more)
+
+    batch = {"model": net, "x_batch": x.numpy(), "y_batch": label.numpy(), "device": "cpu"}
+    simple = quantus.Complexity(abs=True, normalise=False, **QUIET)
+    theirs = simple(**batch, a_batch=None, explain_func=watched)
+    exact = abe.explain(task, x, "integrated_gradients", steps=4, target=label, progress=False)
+    mine = abe.metrics.score(exact, task, metric="complexity").values
+    np.testing.assert_allclose(theirs, mine, rtol=1e-5)
+    randomised = quantus.MPRT(layer_order="independent", abs=False, normalise=False, **QUIET)
+    randomised(**batch, a_batch=None, explain_func=watched)
+    assert any(model is not net for model in calls)  # the randomised copies are explained, not the task's
