@@ -214,15 +214,17 @@ def _placed(found: Tensor, x: Tensor, layout: str) -> Tensor | None:
     """The array with batch and channels where the inputs have them, or None where it does not fit."""
     wanted = tuple(x.shape)
     if len(wanted) == 2:
-        shapes = {wanted: found}
+        shapes: dict[tuple[int, ...], Tensor] = {wanted: found}
     else:
         b, c, *space = wanted
-        first = {
+        first: dict[tuple[int, ...], Tensor] = {
             wanted: found,
             (b, 1, *space): found,
             (b, *space): found[:, None] if found.ndim > 1 else found,
         }
-        last = {(b, *space, n): found.movedim(-1, 1) if found.ndim > 1 else found for n in (c, 1)}
+        last: dict[tuple[int, ...], Tensor] = {
+            (b, *space, n): found.movedim(-1, 1) if found.ndim > 1 else found for n in (c, 1)
+        }
         shapes = {"auto": {**last, **first}, "channels_first": first, "channels_last": last}[layout]
         if layout == "channels_last":
             shapes[(b, *space)] = first[(b, *space)]

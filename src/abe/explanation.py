@@ -228,23 +228,24 @@ class Explanation:
             )
         held = [p._tensors() for p in parts]
         common = [name for name in held[0] if all(name in tensors for tensors in held)]
-        whole = {name: torch.cat([tensors[name] for tensors in held]) for name in common}
+        whole: dict[str, Any] = {name: torch.cat([tensors[name] for tensors in held]) for name in common}
         cost = Cost()
         for p in parts:
             cost.add(p.cost)
         diagnostics = {k.removeprefix("diagnostic."): whole.pop(k) for k in common if "diagnostic." in k}
-        return cls(
+        told: dict[str, Any] = {
             **whole,
+            **parts[0]._shared(),
+            "cost": cost,
+            "warnings": list(dict.fromkeys(w for p in parts for w in p.warnings)),
+        }
+        return cls(
+            **told,
             diagnostics=diagnostics,
             target_names=[n for p in parts for n in p.target_names],
             names=[n for p in parts for n in p.names],
             top=[row for p in parts for row in p.top],
             ids=[i for p in parts for i in p.ids],
-            **{
-                **parts[0]._shared(),
-                "cost": cost,
-                "warnings": list(dict.fromkeys(w for p in parts for w in p.warnings)),
-            },
         )
 
     def _tensors(self) -> dict[str, Tensor]:

@@ -315,7 +315,7 @@ def with_statistics(
         for score, span in zip(asked, spans, strict=True):
             score.interval = None if math.isnan(span[0]) else span
     values = {name: {m.name: s[m.name].values for m in sampled} for name, s in scores.items()}
-    directions = {m.name: m.direction for m in sampled}
+    directions: dict[str, Direction] = {m.name: m.direction for m in sampled}
     return statistics.paired_tests(values, directions, seed=seed, confidence=confidence)
 
 
@@ -343,28 +343,31 @@ def _number(x: Any) -> float:
     return math.nan if x is None else float(x)
 
 
+def _test(record: Mapping[str, Any]) -> PairedTest:
+    interval = tuple(map(_number, record["interval"]))
+    told: dict[str, Any] = {**record, "difference": _number(record["difference"]), "interval": interval}
+    return PairedTest(**told)
+
+
+def _origin(record: Mapping[str, Any]) -> Origin:
+    told: dict[str, Any] = {**record, "cost": Cost(**record["cost"])}
+    return Origin(**told)
+
+
 def _restored(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Comparison:
     scores: dict[str, dict[str, Score]] = {}
     for method, records in manifest["scores"].items():
         scores[method] = {}
         for name, record in records.items():
             interval = None if record["interval"] is None else tuple(map(_number, record["interval"]))
+            told: dict[str, Any] = {**record, "interval": interval, "cost": Cost(**record["cost"])}
             scores[method][name] = Score(
-                **{**record, "interval": interval, "cost": Cost(**record["cost"])},
+                **told,
                 name=name,
                 values=tensors[f"values/{method}/{name}"],
                 curve=tensors.get(f"curve/{method}/{name}"),
             )
-    tests = [
-        PairedTest(
-            **{
-                **test,
-                "difference": _number(test["difference"]),
-                "interval": tuple(map(_number, test["interval"])),
-            }
-        )
-        for test in manifest["tests"]
-    ]
+    tests = [_test(record) for record in manifest["tests"]]
     metrics = [
         Metric(
             name=m["metric"],
@@ -374,7 +377,7 @@ def _restored(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Com
         )
         for m in manifest["metrics"]
     ]
-    origins = {m: Origin(**{**o, "cost": Cost(**o["cost"])}) for m, o in manifest["origins"].items()}
+    origins = {m: _origin(record) for m, record in manifest["origins"].items()}
     plain = ("objective", "seed", "confidence", "unit", "baseline", "step", "count", "confusion", "ranks")
     return Comparison(
         scores=scores,
