@@ -90,12 +90,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 
 
 def network(name: str) -> tuple[nn.Module, Tensor]:
-    """A named network, redrawn."""
-    return redrawn(*NETWORKS[name])
-
-
-def redrawn(make: Callable[[], nn.Module], side: int) -> tuple[nn.Module, Tensor]:
     """The network in float64 and two inputs on which scores of class 0 are above 1 in size."""
+    make, side = NETWORKS[name]
     generator = torch.Generator().manual_seed(0)
     state = torch.get_rng_state()
     net = make().double().eval()
