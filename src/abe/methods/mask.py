@@ -48,7 +48,11 @@ from abe.types import Card, Passes
             "A mask can be adversarial: look at it, and at how it changes with jitter and size.",
             "Where blurring hardly changes the score there is nothing to find; the result says so.",
         ),
-        expected_failures=dict.fromkeys(("batch", "order", "chunk"), "sometimes: a share divides by a difference of scores; where removing everything changes " "little, float32 rounds it by more than 1e-5"),
+        expected_failures=dict.fromkeys(
+            ("batch", "order", "chunk"),
+            "sometimes: a share divides by a difference of scores; where removing everything changes "
+            "little, float32 rounds it by more than 1e-5",
+        ),
     ),
     aliases=("mp",),
 )
