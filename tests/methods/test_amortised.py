@@ -84,7 +84,7 @@ def one_feature(n: int = 512) -> tuple[nn.Module, Tensor]:
     ("name", "settings"),
     [
         ("l2x", {"features": 1, "epochs": 15, "rate": 5e-3}),
-        ("cxplain", {"epochs": 15, "rate": 5e-3}),
+        pytest.param("cxplain", {"epochs": 15, "rate": 5e-3}, marks=pytest.mark.slow),
         ("rtis", {"baseline": "zero", "epochs": 12, "rate": 5e-3}),
     ],
 )
@@ -100,6 +100,7 @@ def test_the_feature_that_decides_is_found(name, settings):
     assert (control.argmax(1) == 3).float().mean() < 0.5
 
 
+@pytest.mark.slow
 def test_cxplain_learns_which_feature_decides_where():
     x = torch.randn(1024, 4, generator=torch.Generator().manual_seed(5))
     task = vectors(Switch())
