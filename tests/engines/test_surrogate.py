@@ -137,7 +137,7 @@ def test_s_lime_chooses_the_largest_effects_and_asks_for_rows_where_it_cannot_te
     tie = games.coalitions(6).double() @ torch.tensor([1.0, 1, 1, 1, 1, 1]).double()
     found = explained(tie, "s_lime", removal="zero", features=3, start=100, evaluations=800)
     assert any(Code.TOLERANCE_NOT_REACHED in w for w in found.warnings)
-    assert found.diagnostics["rows"][0] == 801
+    assert found.diagnostics["rows"][0] >= 801  # coalitions of all units cost nothing
     assert found.cost.forward_rows <= 801
 
 

@@ -77,7 +77,6 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
             "removal": ("conditional", {"samples": samples(4, seed=9), "nearest": 2}),
         },
     ),
-    "sampled banzhaf of superpixels": ("banzhaf", {"units": ("superpixel", {"n": 12}), "evaluations": 64}),
     "mean when included": ("removal", {"summary": "mean_when_included", "evaluations": 64}),
     "baylime with a prior": ("baylime", {"prior": ("occlusion", {}), "units": ("grid", {"n": 3})}),
     "smoothed and changed": (

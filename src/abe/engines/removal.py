@@ -157,7 +157,7 @@ class Game:
         """(k,) the value of all units."""
         return linked(self._values[sample][:1], self.behaviour)[0]
 
-    def values(self, asked: Sequence[Bool[Tensor, "m u"]]) -> list[Float[Tensor, "m k"]]:
+    def values(self, asked: Sequence[Tensor]) -> list[Tensor]:
         """(m, k) per sample: values of the coalitions asked for, each evaluated at most once.
 
         Args:
