@@ -16,7 +16,7 @@ from abe.metrics import statistics
 from abe.metrics.base import Metric, Score
 from abe.metrics.statistics import PairedTest
 from abe.registry import freeze, suggest
-from abe.types import Cost
+from abe.types import Cost, Direction
 
 KIND = "comparison"
 EQUAL = 1e-6
