@@ -133,7 +133,7 @@ def test_a_model_of_ones_own(run: Run, tmp_path: Path) -> None:
 
 def _demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = [("gradient", {}), ("fast_ig", {})]
-    monkeypatch.setattr(comparing, "every_method", lambda modality: chosen)
+    monkeypatch.setattr(comparing, "demo_methods", lambda: chosen)
     result = run("demo", "--step", "50%")
     assert result.exit_code == 0, result.output
     assert "steps of 50% of the pixels" in result.stderr
@@ -152,30 +152,11 @@ def test_demo_runs_with_the_real_network(run: Run, tmp_path: Path, monkeypatch: 
     _demo(run, tmp_path, monkeypatch)
 
 
-def test_demo_knows_every_method_that_is_no_wrapper_and_takes_no_minutes() -> None:
-    from abe.registry import methods
-
-    wrappers = {"smooth", "ensemble", "postprocess"}
-    slow = {"training", "optimisation"}
-    assert [name for name, _ in comparing.every_method("image")] == [
-        name for name, card in methods.cards().items() if name not in wrappers and not slow & set(card.needs)
-    ]
-
-
-def test_demo_leaves_out_what_would_take_too_long_and_says_so(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept, left_out = comparing.affordable(comparing.every_method("image"))
-    assert {"integrated_gradients", "mfaba"} <= {name for name, _ in kept}
-    assert {"agi", "la", "laai", "isa", "attexplore", "big"} <= set(left_out)
-    assert min(left_out.values()) > comparing.MOST_ROWS
-    monkeypatch.setattr(zoo, "efficientnet_lite0", lambda: zoo.load_factory("tiny_net:task"))
-    chosen = [("gradient", {}), ("agi", {"samples": 3, "steps": 100})]
-    monkeypatch.setattr(comparing, "every_method", lambda modality: chosen)
-    result = run("demo", "--step", "50%")
-    assert result.exit_code == 0, result.output
-    assert "1 methods" in result.stderr
-    assert "agi (907)" in " ".join(result.stderr.split())
+def test_demo_compares_the_gradient_and_path_methods() -> None:
+    chosen = dict(comparing.demo_methods())
+    assert len(chosen) == len(comparing.DEMO) == 12
+    assert chosen["path_integral"]["path"]
+    assert chosen["gradient"] == {}
 
 
 def test_methods_lists_and_explains(run: Run) -> None:

@@ -577,7 +577,7 @@ def test_extremal_masks_of_vectors_are_refused():
 
 
 @value
-class Halved:
+class HalvedMask:
     """Everything is kept by half."""
 
     def bind(self, problem):
@@ -591,7 +591,7 @@ def test_a_penalty_of_ones_own_is_one_value():
     engine = MaskOptimisation(
         parametrisation=CellGrid(cells=3),
         perturbation=FadeTo(baseline=Zero()),
-        penalties=(Halved(), Removed(weight=0.0)),
+        penalties=(HalvedMask(), Removed(weight=0.0)),
         optimiser=AdamStep(rate=0.01),
         keep=True,
         steps=200,

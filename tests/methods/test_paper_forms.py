@@ -260,7 +260,7 @@ def _walk(net: nn.Module, x: Tensor, step, steps: int, rule: str) -> Tensor:
 
 
 @value
-class Momentum:
+class OwnMomentum:
     """Ascent along accumulated unit gradients; carries a state from step to step."""
 
     alpha: float = 0.05
@@ -295,7 +295,7 @@ def test_algorithm_1_with_a_state(rule):
         return (at - 0.05 * memory).clamp(0, 1)
 
     slow = _walk(net, x, step, 5, rule)
-    found = _explain(net, x, "path_attribution", update=Momentum(), steps=5, rule=rule)
+    found = _explain(net, x, "path_attribution", update=OwnMomentum(), steps=5, rule=rule)
     assert miss(found.attribution, slow) < EXACT
 
 

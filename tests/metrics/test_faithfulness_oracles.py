@@ -17,7 +17,7 @@ from abe.testing import ReplayedDraws, check_metric
 
 
 @value
-class Recorded:
+class RecordedMethod:
     """Perturbations that were recorded: draw k of sample i is x − perturbation[i, k]."""
 
     name: str
@@ -30,7 +30,7 @@ def test_captum_infidelity():
     recorded = oracle("captum_infidelity")
     given = problem(image_task(net_s()), recorded["x"], target=recorded["target"])
     for variant, key in (("unscaled", "out"), ("published", "out_normalize")):
-        metric = Infidelity(perturbation=Recorded(name="captum_infidelity"), samples=8, variant=variant)
+        metric = Infidelity(perturbation=RecordedMethod(name="captum_infidelity"), samples=8, variant=variant)
         found = metric.measure(given, mapped(recorded["attribution"]))
         # captum's scale has no ridge, which the published form of INFD adds
         torch.testing.assert_close(found, recorded[key], rtol=1e-6, atol=1e-9)
@@ -74,7 +74,7 @@ def test_infidelity_of_known_answers():
 
 @dataclass(frozen=True)
 class Sets:
-    """Recorded sets as the first entries of the order that is asked for."""
+    """RecordedMethod sets as the first entries of the order that is asked for."""
 
     first: Tensor  # (b, samples, size)
 

@@ -8,8 +8,12 @@ from typing import Any
 from abe.cli import inputs, output
 
 PAGE = "comparison.html"
-MOST_ROWS = 250
-"""Rows per photograph that a method of the demo may need by its card: about ten seconds on two cores."""
+DEMO: tuple[str, ...] = (
+    *("gradient", "gradient_x_input", "fast_ig", "smoothgrad", "smoothgrad_squared", "vargrad"),
+    *("integrated_gradients", "expected_gradients", "guided_ig", "blur_ig", "path_integral"),
+    "path_attribution",
+)
+"""What the demo compares: the gradient and path methods, three minutes on two cores with their curves."""
 
 
 def run(
@@ -58,60 +62,35 @@ def run(
 
 
 def demo(*, out: Path, step: str, seed: int, json: bool) -> None:
-    """The main job on real photographs: every method that is quick enough, one ranked table."""
+    """The main job on real photographs: twelve methods, one ranked table."""
     began = time.perf_counter()
     size = inputs.step_of(step)
     from abe.report.files import check_folder
 
     check_folder(out)
     from abe.metrics.compare import compare
+    from abe.registry import methods
     from abe.task import zoo
 
     task, photos = zoo.efficientnet_lite0(), zoo.photographs()
-    contenders, left_out = affordable(every_method(task.modality))
+    contenders = demo_methods()
     output.remark(
         f"EfficientNet-Lite0 (ImageNet) on {len(photos)} photographs: {', '.join(photos)}; "
-        f"{len(contenders)} methods; curves in steps of {step} of the pixels"
+        f"{len(contenders)} of {len(methods.names())} methods (abe methods lists all, abe compare runs any); "
+        f"curves in steps of {step} of the pixels"
     )
-    if left_out:
-        each = ", ".join(f"{name} ({rows:.0f})" for name, rows in left_out.items())
-        output.remark(
-            f"left out because they need more than {MOST_ROWS} rows per photograph: {each}; "
-            "abe compare runs any of them"
-        )
     comparison = compare(task, list(photos.values()), contenders, step=size, seed=seed)
     title = f"{len(contenders)} ways to explain EfficientNet-Lite0"
     _finish(comparison, out, json=json, title=title)
     output.remark(f"{time.perf_counter() - began:.0f} s in all")
 
 
-def every_method(modality: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """Registered methods of a modality; one that needs a parameter comes with its card's example.
-
-    Wrappers of other methods are left out, and so is what takes minutes per photograph: methods that
-    need training, or an optimisation for every sample.
-    """
+def demo_methods() -> list[tuple[str, Mapping[str, Any]]]:
+    """The methods of the demo; one that needs a parameter comes with its card's example."""
     from abe.registry import methods
 
-    return [
-        (entry.name, dict(entry.card.example) if entry.required() else {})
-        for entry in methods.entries()
-        if modality in entry.card.modalities
-        and entry.card.family != "wrapper"
-        and not {"training", "optimisation"} & set(entry.card.needs)
-        and set(entry.required()) <= (set(entry.card.example) if entry.required() else set())
-    ]
-
-
-def affordable(
-    contenders: Sequence[tuple[str, Mapping[str, Any]]],
-) -> tuple[list[tuple[str, Mapping[str, Any]]], dict[str, float]]:
-    """Methods that keep within `MOST_ROWS` by their cards, and the rows per photograph of the others."""
-    from abe.registry import methods
-
-    rows = {name: methods.build(name, **params).rows(1) or 0.0 for name, params in contenders}
-    kept = [(name, params) for name, params in contenders if rows[name] <= MOST_ROWS]
-    return kept, {name: n for name, n in rows.items() if n > MOST_ROWS}
+    entries = map(methods.get, DEMO)
+    return [(entry.name, dict(entry.card.example) if entry.required() else {}) for entry in entries]
 
 
 def _finish(comparison: Any, out: Path, *, json: bool, title: str | None) -> None:
