@@ -473,7 +473,7 @@ def demo(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Explain four real photographs with a real network by every quick method, and rank them.
+    """Explain four real photographs with a real network by twelve methods, and rank them.
 
     Uses EfficientNet-Lite0 with its ImageNet weights and photographs of scikit-image, all from
     installed packages; nothing is downloaded. Writes a web page and pictures.
