@@ -394,6 +394,10 @@ class Confusion:
             memory[key] = self._search(problem, sample)
         return memory[key]
 
+    def remembered(self, problem: Any) -> ConfusionFeature | None:
+        """The feature if it was found before; nothing is searched."""
+        return _FOUND.get(problem.task, {}).get(self._key(problem, 0))
+
     def _key(self, problem: Any, sample: int) -> Hashable | None:
         """What the feature depends on; None where it cannot be remembered."""
         if problem.context.values or not isinstance(problem.draws, Hashable):

@@ -142,11 +142,16 @@ def _replaced(model: nn.Module, layer: str, h: Tensor) -> Generator[None]:
 
 
 def called_layers(problem: Problem) -> list[Layer]:
-    """Layers called exactly once with a tensor of numbers as output, in the order they finished; one row."""
+    """Layers called exactly once with a tensor of numbers as output, in the order they finished; one row.
+
+    An `nn.Identity` computes nothing, so it is no layer.
+    """
     seen: dict[str, list[tuple[int, ...]]] = {}
     order: list[str] = []
     handles = []
     for name, module in problem.task.model.named_modules():
+        if isinstance(module, nn.Identity):
+            continue
 
         def hook(module: nn.Module, args: Any, output: Any, name: str = clean_name(name)) -> None:
             found = next(tensors(output), None)

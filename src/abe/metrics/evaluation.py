@@ -224,6 +224,7 @@ class Plan:
             relabel(name)
             if name not in self.failures:
                 self._measure(name, source, lot, problem, request, keep)
+        self._note_confusion(problem)
 
     def scores(self) -> dict[str, dict[str, Score]]:
         """Scores of the sources that did not fail, with intervals still to come."""
@@ -267,14 +268,22 @@ class Plan:
             ids=lot.ids,
             known_outputs=outputs,
         )
-        features = [r.baseline for r in runs_of(self.metrics) if isinstance(r.baseline, Confusion)]
-        found = [f.feature(problem).confusion for f in features]
-        self.confusion = min([*found, *filter(None, [self.confusion])], default=None)
+        if len(self.sources) > 1:  # what one source alone needs counts as its metrics' own
+            for feature in self._confusions():
+                feature.feature(problem)
         evaluator.cost.seconds = time.perf_counter() - began
         self.setup.add(evaluator.cost)
         self.names += lot.lifted.names
         self.target_names += [self.task.name(t.tolist()) for t in problem.target]
         return problem
+
+    def _confusions(self) -> list[Confusion]:
+        return [r.baseline for r in runs_of(self.metrics) if isinstance(r.baseline, Confusion)]
+
+    def _note_confusion(self, problem: Problem) -> None:
+        """Keep how undecided the model is at the confusion features that were used."""
+        found = [f.confusion for f in (c.remembered(problem) for c in self._confusions()) if f is not None]
+        self.confusion = min([*found, *filter(None, [self.confusion])], default=None)
 
     def _finish(self, samples: int) -> None:
         for source in self.sources.values():
