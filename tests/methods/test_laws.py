@@ -23,9 +23,23 @@ from abe.testing.methods import METHOD_LAWS, check_method
 from abe.testing.metrics import METRIC_LAWS, check_metric, metric_case
 from abe.types import Card
 
-METHODS = [
-    pytest.param(n, one.name, id=f"{n}-{one.name}") for n in registry.methods.names() for one in laws(n)
-]
+ONE_BY_ONE = frozenset(
+    {"banzhaf", "interactions", "shapley", "pdiff", "loss_shap", "input_iba", "isa", "m2ib", "ace", "iba"}
+)
+"""Their thousands of rows one at a time take ten seconds; others of their engines show the same sooner."""
+
+
+def methods_and_laws() -> list[Any]:
+    """Every law of every method."""
+    return [
+        pytest.param(n, one.name, id=f"{n}-{one.name}", marks=[pytest.mark.slow] * takes_long)
+        for n in registry.methods.names()
+        for one in laws(n)
+        for takes_long in [one.name == "chunk" and n in ONE_BY_ONE]
+    ]
+
+
+METHODS = methods_and_laws()
 OF_EACH = ("ranking", "constant", "spec", "docstring", "cost")
 """Laws of what a metric means; the others are about how its kind computes."""
 
@@ -108,7 +122,12 @@ def ease_in(x: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
     return x * alpha.view(-1, *[1] * (x.ndim - 1)).square()
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+LONG = frozenset({"shapley over a random baseline", "baylime with a prior"})
+
+
+@pytest.mark.parametrize(
+    "setting", [pytest.param(s, marks=[pytest.mark.slow] * (s in LONG)) for s in SETTINGS]
+)
 def test_other_settings(setting: str) -> None:
     """What does not hold by default only: laws that no parameter may break."""
     name, params = SETTINGS[setting]
