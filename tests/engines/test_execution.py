@@ -445,6 +445,11 @@ class TestAgrees:
 
     def test_unusable_values(self) -> None:
         output, gradient = torch.ones(2, 2), torch.ones(2, 3)
+        off = gradient * 1.1
+        apart = (off - gradient).flatten(1).norm(dim=1)
+        assert not agrees(output, output, gradient, off)
+        assert agrees(output, output, gradient, off, blur=apart / 2.9)
+        assert not agrees(output, output, gradient, off, blur=apart / 3.1)
         assert not agrees(output, output * torch.nan, gradient, gradient)
         assert not agrees(output, output, gradient, gradient[:1])
         assert not agrees(output, output.double(), gradient, gradient)

@@ -13,6 +13,8 @@ from abe.task.base import Context, Task
 
 PROBE_ROWS = 4
 """Rows on which candidates are verified and timed: near the best chunk on a CPU."""
+ROUNDING = 1e-6
+"""About ten units in the last place of float32."""
 ROUNDS = 3
 """Timed runs of every candidate that agrees; the verification before them warms caches up."""
 
@@ -65,10 +67,14 @@ def _fastest(task: Task, x: Tensor, context: Context, contenders: list[Choice]) 
 
 
 def _blur(task: Task, x: Tensor, context: Context, reference: "_Measured") -> Tensor:
-    """(n,) how far each row's gradient moves in L2 when the input moves by rounding errors only."""
+    """(n,) how far each row's gradient moves in L2 when the input moves by rounding errors only.
+
+    They are those of the largest input: what a model computes of a dark row, after its normalisation, is
+    no smaller than what it computes of a bright one.
+    """
     signs = torch.ones_like(x)
     signs.flatten(1)[:, ::2] = -1
-    moved = _measure(task, task.model, x * (1 + 1e-6 * signs), context, reference.chosen)
+    moved = _measure(task, task.model, x + ROUNDING * x.abs().amax() * signs, context, reference.chosen)
     if moved is None:
         return torch.zeros(len(x), device=x.device)
     return (moved.gradients - reference.gradients).flatten(1).norm(dim=1)

@@ -450,7 +450,7 @@ def _gradients_agree(reference: Tensor, other: Tensor, blur: Tensor | None = Non
     size, wrong = rows.norm(dim=1), difference.norm(dim=1)
     slack = torch.zeros_like(size) if blur is None else BLUR * blur.to(size)
     typical = int((wrong <= torch.maximum(GRADIENT_TOLERANCE * size, slack)).sum())
-    return 2 * typical >= len(rows) and bool((wrong <= KINK_TOLERANCE * size).all())
+    return 2 * typical >= len(rows) and bool((wrong <= torch.maximum(KINK_TOLERANCE * size, slack)).all())
 
 
 _WIDTH = 1024
