@@ -208,6 +208,8 @@ def _explain(
 def rule_coverage(task: Task, raw: Any, method: Any = "lrp_epsilon", *, target: Any = None) -> list[Covered]:
     """Every operation that depends on the input, and the backward rule it gets from ``method``.
 
+    What happens outside the model, such as taking the explained score, has None for a module.
+
     Args:
         task: the model and how to read it.
         raw: inputs, of which the first is run.
@@ -221,7 +223,8 @@ def rule_coverage(task: Task, raw: Any, method: Any = "lrp_epsilon", *, target: 
     Example:
         >>> import torch, abe
         >>> task = abe.image_task(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2)))
-        >>> [(line.name, line.rule) for line in abe.rule_coverage(task, torch.rand(1, 3, 2, 2), "deeplift")]
+        >>> lines = abe.rule_coverage(task, torch.rand(1, 3, 2, 2), "deeplift")
+        >>> [(line.name, line.rule) for line in lines if line.module is not None]
         [('flatten', 'Rescale()'), ('linear', 'Rescale()')]
     """
     chosen = _method(method, {})
