@@ -83,8 +83,13 @@ def activations(problem: Problem, layer: str, rows: Tensor, owner: Tensor) -> Te
     return torch.cat(kept)
 
 
-def at_layer(problem: Problem, layer: str) -> Problem:
+def at_layer(problem: Problem, layer: str, x: Tensor | None = None) -> Problem:
     """The same request with a layer's activation as what is explained.
+
+    Args:
+        problem: the request.
+        layer: as in `AtLayer`.
+        x: (b, *f) the activations, where they are known.
 
     Raises:
         ModelError: LAYER for a name that the model does not have (the nearest is suggested) or never reaches.
@@ -97,10 +102,9 @@ def at_layer(problem: Problem, layer: str) -> Problem:
             fix="Write '#0', '#1' …",
         )
     task = LayerTask(problem.task, layer)
-    x = activations(problem, layer, problem.x, problem.everyone)
     return Problem(
         evaluator=derived(problem, task, f"at {layer}"),
-        x=x,
+        x=activations(problem, layer, problem.x, problem.everyone) if x is None else x,
         context=Context({**problem.context.values, INPUT: problem.x}),
         target=problem.target,
         objective=problem.objective,

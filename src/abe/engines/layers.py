@@ -1,26 +1,18 @@
-"""A problem seen from inside the network: the activations of a layer take the place of the input.
+"""Which layer of a network everything passes through, found by running the model from candidates on."""
 
-`at_layer` captures a layer's activations h and gives back the same request about h: rows are
-activations, and the model runs with them in the place of what the layer computed. Rows are counted
-like any others. `find_layer` picks a layer that everything passes through.
-"""
-
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from abe.engines.batching import Chunk, Evaluator
+from abe.engines import layer as inside
+from abe.engines.batching import Call, Chunk
 from abe.engines.inspection import clean_name
-from abe.engines.instrument import find_layer as named_layer
-from abe.engines.instrument import refuse_opaque, with_first
+from abe.engines.layer import at_layer
 from abe.engines.operations import tensors
 from abe.engines.problem import Problem
 from abe.errors import Code, ModelError, note
-from abe.objectives import Captured
-from abe.task.base import Context, Task
+from abe.task.base import Context
 
 TRIED = 16
 """Layers that `find_layer` tries before it gives up."""
@@ -35,110 +27,21 @@ class Layer(NamedTuple):
     shape: tuple[int, ...]
 
 
-class _Reader:
-    """An objective that keeps a layer's activations and scores nothing."""
-
-    reads_logits = False
-
-    def __init__(self, layer: str) -> None:
-        self.layers = (layer,)
-        self.kept: list[Tensor] = []
-
-    def __call__(self, outputs: Captured, target: Tensor) -> Tensor:
-        found = outputs.layers[self.layers[0]]
-        if not found.is_floating_point() or found.ndim < 2 or len(found) != len(target):
-            raise ModelError(
-                Code.LAYER,
-                f"The layer {self.layers[0]!r} does not give one activation per row",
-                got=f"{found.dtype} of shape {tuple(found.shape)} for {len(target)} rows",
-            )
-        self.kept.append(found.detach().clone())
-        return found.new_zeros(len(target))
-
-
 def activations(problem: Problem, layer: str) -> Tensor:
     """(b, *h) what the layer gives at the samples; one forward row each.
 
     Raises:
-        ModelError: LAYER for an unknown name (the nearest is suggested), or a layer that is never reached.
+        ModelError: LAYER for an unknown name (the nearest is suggested), a layer that is never reached, or
+            one that does not give numbers for every sample.
     """
-    reader = _Reader(layer)
-    problem.with_(objective=reader).forward(len(problem.x), problem.x.__getitem__, problem.everyone, _ignore)
-    return torch.cat(reader.kept)
-
-
-def at_layer(problem: Problem, layer: str, h: Tensor | None = None) -> Problem:
-    """The same request about a layer's activations instead of the inputs.
-
-    Args:
-        problem: the request.
-        layer: a module's name; ``"relu#1"`` for the second call of a module that runs several times.
-        h: (b, *h) the activations, where they are known.
-    """
-    h = activations(problem, layer) if h is None else h
-    task = problem.task
-    others = list(problem.context.values)
-    context = {f"other_{i}": problem.context.values[name] for i, name in enumerate(others)}
-    inner = Task(
-        model=_FromLayer(task, layer, others),
-        modality=task.modality,
-        lifter=None,
-        labels=task.labels,
-        output=_itself,
-        output_kind=task.output_kind,
-    )
-    evaluator = plain_evaluator(problem, inner)
-    return Problem(
-        evaluator=evaluator,
-        x=h,
-        context=Context({"sample": problem.x, **context}),
-        target=problem.target,
-        objective=problem.objective,
-        draws=problem.draws,
-        ids=problem.ids,
-        warnings=problem.warnings,
-    )
-
-
-def plain_evaluator(problem: Problem, task: Task) -> Evaluator:
-    """An evaluator of another task that adds to the problem's cost and never runs a copy."""
-    outer = problem.evaluator
-    evaluator = Evaluator(task, execution="model", chunk=outer.chunk, advance=outer._advance)
-    evaluator.cost = outer.cost
-    return evaluator
-
-
-class _FromLayer(nn.Module):
-    """The model with a layer's output given from outside."""
-
-    def __init__(self, task: Task, layer: str, others: list[str | int]) -> None:
-        super().__init__()
-        refuse_opaque(task.model)
-        self._task, self._layer, self._others = task, layer, others
-        self.inner = task.model
-
-    def forward(self, h: Tensor, sample: Tensor, **others: Tensor) -> Any:
-        context = Context({name: others[f"other_{i}"] for i, name in enumerate(self._others)})
-        with _replaced(self.inner, self._layer, h):
-            return self._task.forward(sample, context)
-
-
-@contextmanager
-def _replaced(model: nn.Module, layer: str, h: Tensor) -> Generator[None]:
-    modules = {clean_name(name): module for name, module in model.named_modules()}
-    module, wanted = named_layer(modules, layer)
-    calls = 0
-
-    def hook(module: nn.Module, args: Any, output: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        return with_first(output, h.clone())[0] if wanted in (None, calls - 1) else None
-
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
+    h = inside.activations(problem, layer, problem.x, problem.everyone)
+    if not h.is_floating_point() or h.ndim < 2:
+        raise ModelError(
+            Code.LAYER,
+            f"The layer {layer!r} does not give one activation per row",
+            got=f"{h.dtype} of shape {tuple(h.shape)} for {len(problem.x)} rows",
+        )
+    return h
 
 
 def called_layers(problem: Problem) -> list[Layer]:
@@ -160,19 +63,8 @@ def called_layers(problem: Problem) -> list[Layer]:
             order.append(name)
 
         handles.append(module.register_forward_hook(hook))
-    evaluator = plain_evaluator(problem, problem.task)
-    first = problem.everyone[:1]
     try:
-        evaluator.run(
-            "forward",
-            1,
-            problem.x.__getitem__,
-            owner=first,
-            target=problem.target,
-            context=problem.context,
-            objective=None,
-            consume=_ignore,
-        )
+        problem.forward(1, problem.x.__getitem__, problem.everyone[:1], _ignore, around=_unscored)
     finally:
         for handle in handles:
             handle.remove()
@@ -203,11 +95,11 @@ def bypassed(problem: Problem, layer: str) -> bool:
     everyone = problem.everyone[:1]
     one = problem.with_(x=problem.x[:1], owner=everyone)
     h = activations(one, layer)
-    inside = at_layer(one, layer, h)
+    within = at_layer(one, layer, h)
     mirrored = problem.x[:1].flatten(1).flip(1).view_as(problem.x[:1])
     samples = torch.cat([problem.x[:1], mirrored, problem.x[:1]])
-    probe = inside.with_(x=torch.cat([h, h, torch.zeros_like(h)]), owner=everyone.repeat(3))
-    probe.context = Context({**probe.context.values, "sample": samples})
+    probe = within.with_(x=torch.cat([h, h, torch.zeros_like(h)]), owner=everyone.repeat(3))
+    probe.context = Context({**probe.context.values, inside.INPUT: samples})
     kept: list[Any] = []
     probe.evaluator.run(
         "forward",
@@ -235,12 +127,13 @@ def bypass_note(layer: str) -> str:
     )
 
 
-def _itself(raw: Any) -> Any:
-    return raw
-
-
 def _size(space: Any) -> int:
     return int(torch.Size(space).numel())
+
+
+def _unscored(call: Call) -> tuple[Any, Tensor]:
+    """The model itself, never a copy, whatever is explained."""
+    return call.forward(call.x), call.x.new_empty(0)
 
 
 def _ignore(chunk: Chunk) -> None:
