@@ -72,6 +72,20 @@ def cosine_kernel(z: Tensor, width: float, *, root: bool = False) -> Tensor:
     return torch.exp(-(distance**2) / width**2 * (0.5 if root else 1.0))
 
 
+class _Local:
+    """What linear fits to a sample's neighbours have in common: how many they need, and which."""
+
+    @property
+    def complete(self) -> bool:
+        return False
+
+    def needs(self, u: int) -> int:
+        return u + 2
+
+    def coalitions(self, u: int, budget: int | None, stream: Stream) -> Tensor:
+        return neighbours(u, budget, stream)
+
+
 @summaries.register(
     Card(
         name="lime",
@@ -84,7 +98,7 @@ def cosine_kernel(z: Tensor, width: float, *, root: bool = False) -> Tensor:
     aliases=("ridge",),
 )
 @value
-class Ridge:
+class Ridge(_Local):
     """min_w Σ_z π(z) (v(z) − w₀ − w·z)² + λ‖w‖², z uniform over coalitions, π by cosine distance.
 
     Args:
@@ -104,16 +118,6 @@ class Ridge:
         check_positive("width", self.width)
         check_positive("penalty", self.penalty, zero=True)
 
-    @property
-    def complete(self) -> bool:
-        return False
-
-    def needs(self, u: int) -> int:
-        return u + 2
-
-    def coalitions(self, u: int, budget: int | None, stream: Stream) -> Tensor:
-        return neighbours(u, budget, stream)
-
     def summarise(self, evaluated: Evaluated) -> Summarised:
         return ridge(evaluated, self.width, self.penalty, root=self.root)
 
@@ -129,7 +133,7 @@ class Ridge:
     ),
 )
 @value
-class AdherentRidge:
+class AdherentRidge(_Local):
     """LIME with the widest kernel whose weighted R² is at least ``target``.
 
     Args:
@@ -147,16 +151,6 @@ class AdherentRidge:
         check_positive("penalty", self.penalty, zero=True)
         if not 0 < self.target <= 1:
             raise SpecError(Code.BAD_PARAMETER, "The adherence is a share", got=repr(self.target))
-
-    @property
-    def complete(self) -> bool:
-        return False
-
-    def needs(self, u: int) -> int:
-        return u + 2
-
-    def coalitions(self, u: int, budget: int | None, stream: Stream) -> Tensor:
-        return neighbours(u, budget, stream)
 
     def summarise(self, evaluated: Evaluated) -> Summarised:
         z, y = evaluated.coalitions.double(), evaluated.values.mean(1)
@@ -284,7 +278,7 @@ class StableSelection:
     ),
 )
 @value
-class BayesianRidge:
+class BayesianRidge(_Local):
     """w | data ~ N(Σ(λμ₀ + αZᵀΠy), Σ), Σ = (λI + αZᵀΠZ)⁻¹; the error is the posterior's deviation.
 
     Args:
@@ -302,16 +296,6 @@ class BayesianRidge:
         for name in ("precision", "noise_precision"):
             if getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))
-
-    @property
-    def complete(self) -> bool:
-        return False
-
-    def needs(self, u: int) -> int:
-        return u + 2
-
-    def coalitions(self, u: int, budget: int | None, stream: Stream) -> Tensor:
-        return neighbours(u, budget, stream)
 
     def summarise(self, evaluated: Evaluated) -> Summarised:
         z, y = evaluated.coalitions.double(), evaluated.values.mean(1)
