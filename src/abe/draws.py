@@ -2,7 +2,7 @@
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -27,37 +27,48 @@ class SeededDraws:
     def normal(self, purpose: str, keys: Sequence[Key], shape: Sequence[int]) -> Tensor:
         """(len(keys), *shape) standard normal, float32."""
         out = torch.empty((len(keys), *shape))
-        for row, key in zip(out, keys, strict=True):
-            row.normal_(generator=self._generator(purpose, key))
+        for row, generator in zip(out, self._generators(purpose, keys), strict=True):
+            row.normal_(generator=generator)
         return out
 
     def uniform(self, purpose: str, keys: Sequence[Key], shape: Sequence[int]) -> Tensor:
         """(len(keys), *shape) uniform on [0, 1), float32."""
         out = torch.empty((len(keys), *shape))
-        for row, key in zip(out, keys, strict=True):
-            row.uniform_(generator=self._generator(purpose, key))
+        for row, generator in zip(out, self._generators(purpose, keys), strict=True):
+            row.uniform_(generator=generator)
         return out
 
     def integers(self, purpose: str, keys: Sequence[Key], high: int, shape: Sequence[int]) -> Tensor:
         """(len(keys), *shape) integers 0 … high − 1."""
-        rows = [torch.randint(high, tuple(shape), generator=self._generator(purpose, key)) for key in keys]
+        rows = [torch.randint(high, tuple(shape), generator=g) for g in self._generators(purpose, keys)]
         return torch.stack(rows) if rows else torch.empty((0, *shape), dtype=torch.long)
 
     def permutation(self, purpose: str, keys: Sequence[Key], size: int) -> Tensor:
         """(len(keys), size) random orders."""
-        rows = [torch.randperm(size, generator=self._generator(purpose, key)) for key in keys]
+        rows = [torch.randperm(size, generator=g) for g in self._generators(purpose, keys)]
         return torch.stack(rows) if rows else torch.empty((0, size), dtype=torch.long)
 
-    def _generator(self, purpose: str, key: Key) -> torch.Generator:
-        return torch.Generator().manual_seed(mix(self.seed, purpose, *key))
+    def _generators(self, purpose: str, keys: Sequence[Key]) -> Iterator[torch.Generator]:
+        """One generator, set anew for every key: making generators and hashing the purpose takes time."""
+        generator, start = torch.Generator(), _digest(self.seed, purpose)
+        for key in keys:
+            yield generator.manual_seed(_number(_digest(*key, after=start)))
 
 
 def mix(*parts: int | str) -> int:
     """A 63-bit number that depends on every part and on their order."""
-    digest = hashlib.blake2b(digest_size=8)
+    return _number(_digest(*parts))
+
+
+def _digest(*parts: int | str, after: hashlib.blake2b | None = None) -> hashlib.blake2b:
+    digest = hashlib.blake2b(digest_size=8) if after is None else after.copy()
     for part in parts:
         text = part.encode() if isinstance(part, str) else struct.pack("<q", _signed(part))
         digest.update(struct.pack("<q", len(text)) + text)
+    return digest
+
+
+def _number(digest: hashlib.blake2b) -> int:
     return int.from_bytes(digest.digest(), "little") >> 1
 
 

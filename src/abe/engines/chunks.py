@@ -8,6 +8,8 @@ from torch import Tensor
 
 WORTHWHILE = 0.02
 """A larger chunk must save this share of the time per row: memory is not spent on noise."""
+ENOUGH, TIMES = 0.03, 8
+"""Every size is timed at least twice, and on until this many seconds or times: short chunks are noisy."""
 CPU_BUDGET = 2**29
 """Bytes that the activations of one chunk may take on a CPU, or a quarter of what is free if less."""
 GPU_SHARE = 0.5
@@ -61,8 +63,9 @@ class ChunkPlan:
         if size not in self._warm:
             self._warm.add(size)
             return
-        self.seen.setdefault(size, []).append(seconds / size)
-        if len(self.seen[size]) >= 2:
+        times = self.seen.setdefault(size, [])
+        times.append(seconds / size)
+        if len(times) >= 2 and (sum(times) * size >= ENOUGH or len(times) >= TIMES):
             self._advance()
 
     def shrink(self, size: int) -> None:

@@ -109,11 +109,10 @@ class SpectrumCopies:
     def _reduced(self, g: Tensor, x: Tensor, draws: Tensor) -> Tensor:
         """(m, *f) gradients at the copy from those at its enlargement: resizing is linear."""
         inner, top, left, _ = self._window(x.shape[-1], draws)
-        with torch.enable_grad():
-            z = x.new_zeros((len(g), *x.shape[1:]), requires_grad=True)
-            moved = F.interpolate(z, size=(inner, inner), mode="bilinear", align_corners=False)
-            (back,) = torch.autograd.grad(moved, z, g[..., top : top + inner, left : left + inner])
-        return back
+        window = g[..., top : top + inner, left : left + inner].contiguous()
+        return torch.ops.aten.upsample_bilinear2d_backward(
+            window, [inner, inner], [len(g), *x.shape[1:]], align_corners=False
+        )
 
     def _copies(self, problem: Problem, x: Tensor, owner: Tensor, number: Tensor) -> Tensor:
         keys = problem.keys(owner, number)
