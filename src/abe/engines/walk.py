@@ -134,8 +134,7 @@ class _Walk:
         self.crossed = torch.zeros_like(plan.owner, dtype=torch.bool)
 
     def run(self) -> None:
-        everyone = torch.arange(len(self.begin), device=self.begin.device)
-        front = self._front(self.begin.clone(), everyone, {}, 0)
+        front = self._first()
         self.begin_score, begin_outputs = front.score.clone(), front.outputs
         self.end_score = self.begin_score.clone()
         if self.engine.stop == "arrive":
@@ -192,6 +191,26 @@ class _Walk:
             run=self.plan.run[front.row],
             guide=front.guide,
         )
+
+    def _first(self) -> _Front:
+        """The front at the start, where all runs of a sample meet: one forward pass serves them all."""
+        everyone = torch.arange(len(self.begin), device=self.begin.device)
+        engine, plan = self.engine, self.plan
+        if engine.guide is None or engine.runs is None or engine.look is not None:
+            return self._front(self.begin.clone(), everyone, {}, 0)
+        owner, sample = plan.owner.unique(return_inverse=True)
+        _, run = plan.run.unique(return_inverse=True)
+        x = self.begin.new_empty((len(owner), *self.begin.shape[1:]))
+        x[sample] = self.begin
+        target = self.problem.target[owner]
+        goals = target.repeat(int(run.max()) + 1, 1)
+        goals[run, sample] = plan.goal
+        heads = [Head(self.problem.objective, target), *(Head(engine.guide, goal) for goal in goals)]
+        scores, outputs, gradients = self._read(x, owner, heads)
+        self.nodes += 1
+        guide = gradients[1 + run, sample] * along(plan.toward, self.begin)
+        seen = outputs[sample] if isinstance(outputs, Tensor) else outputs
+        return _Front(everyone, self.begin.clone(), gradients[0, sample], guide, scores[sample], seen)
 
     def _front(
         self, x: Tensor, row: Tensor, state: State, step: int, *, gradient: bool = True, last: bool = False
