@@ -7,6 +7,7 @@ from tests.engines.test_layer import Split
 from torch import Tensor, nn
 
 import abe
+from abe.baselines import Constant
 from abe.engines.layer import AtInput
 from abe.errors import InputError, SpecError
 from abe.units import Regions
@@ -77,7 +78,6 @@ ALIKE = {
     "interactions": {},
     "lime": {"penalty": 0.0},
     "optilime": {"penalty": 0.0},
-    "c_lime": {},
 }
 """Methods that give additive scores away exactly, each unit its own part."""
 
@@ -97,7 +97,7 @@ def test_additive_scores_of_tokens(name: str) -> None:
 def test_what_is_absent_may_be_the_activation_at_an_input() -> None:
     net, x = Additive(), images(2)
     start = explain(net, torch.full_like(x, 0.5), abe.at_layer("gradient", "tokens")).x
-    half = AtInput(baseline=("constant", {"value": 0.5}))
+    half = AtInput(baseline=Constant(value=0.5))
     for name in ("occlusion", "shapley", "kernel_shap"):
         found = explain(net, x, abe.at_layer((name, {"units": TOKENS, "removal": half}), "tokens"))
         own = (net.weight * (found.x - start)).sum(2).detach()

@@ -243,16 +243,21 @@ def test_a_scripted_or_traced_part_is_named(compiled: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 def test_a_reentrant_checkpoint_is_named() -> None:
-    class Checkpointed(nets.Convolutional):
+    class Checkpointed(Unreached):
         def forward(self, x: Tensor) -> Tensor:
-            return checkpoint(super().forward, x, use_reentrant=True)
+            hidden = checkpoint(self.unused, self.used(x)[:, :3], use_reentrant=True)
+            return self.head(hidden.mean((2, 3)))
 
-    model = Checkpointed().eval()
-    for method in ("gradient", "ig", "grad_cam", "guided_grad_cam", abe.at_layer("ig", "features")):
+    model, x = Checkpointed().eval(), samples(2).float()
+    for method in ("gradient", "ig", "grad_cam", "guided_grad_cam", abe.at_layer("ig", "used")):
         with pytest.raises(abe.errors.ModelError, match=r"use_reentrant=True.*ABE-HIDDEN-BACKWARD"):
-            abe.explain(task_of(model), samples(2).float(), method, target=1, progress=False)
-    found = abe.explain(task_of(model), samples(2).float(), "occlusion", target=1, progress=False)
-    assert bool(found.attribution.any())
+            abe.explain(task_of(model), x, method, target=1, progress=False)
+    for method in (("grad_cam", {"layer": "unused"}), abe.at_layer("ig", "unused")):
+        with pytest.raises(abe.errors.ModelError, match="checkpoint"):
+            abe.explain(task_of(model), x, method, target=1, progress=False)
+    for method in ("occlusion", "ablation_cam"):
+        found = abe.explain(task_of(model), x, method, target=1, progress=False)
+        assert bool(found.attribution.any())
 
 
 def test_several_packed_inputs_have_no_places() -> None:

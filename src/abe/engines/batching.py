@@ -403,7 +403,7 @@ def differentiate_rows(scores: Tensor, x: Tensor, *, keep: bool = False) -> Tens
         raise ModelError(
             Code.NOT_DIFFERENTIABLE,
             "The score does not depend on the input in a differentiable way",
-            fix="Look for .detach(), torch.no_grad(), argmax or NumPy inside the model's forward; "
+            fix="Look for .detach(), torch.no_grad(), argmax, NumPy or a checkpoint in the model's forward; "
             "removal methods need no gradient",
         )
     (gradients,) = slopes(scores, [x], keep=keep)

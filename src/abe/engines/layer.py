@@ -121,11 +121,11 @@ def at_layer(problem: Problem, layer: str, x: Tensor | None = None) -> Problem:
     )
 
 
-def _outside(problem: Problem) -> Problem:
+def _outside(problem: Problem, task: LayerTask) -> Problem:
     """The request about the model's inputs that one at a layer came from."""
     inputs, rest = _apart(problem.context)
     return Problem(
-        evaluator=derived(problem, problem.task.base, "at the input"),
+        evaluator=derived(problem, task.base, "at the input"),
         x=inputs,
         context=rest,
         target=problem.target,
@@ -144,9 +144,10 @@ def about(problem: Problem, inputs: Tensor, owner: Tensor, target: Tensor) -> Pr
         owner: (n,) which of the samples each stands in for.
         target: (n, …) targets.
     """
-    if not isinstance(problem.task, LayerTask):
+    task = problem.task
+    if not isinstance(task, LayerTask):
         return problem.with_(x=inputs, owner=owner, target=target)
-    features = activations(_outside(problem), problem.task.layer, inputs, owner)
+    features = activations(_outside(problem, task), task.layer, inputs, owner)
     asked = problem.with_(x=features, owner=owner, target=target)
     asked.context = Context({**asked.context.values, INPUT: inputs})
     return asked
@@ -203,7 +204,7 @@ class AtInput:
                 "A reference at the input belongs to a method at a layer",
                 fix="Pass its baseline itself, or use at_layer",
             )
-        outer = _outside(problem)
+        outer = _outside(problem, task)
         return activations(
             outer, task.layer, baselines.resolve(self.baseline).rows(outer, owner, draw), owner
         )

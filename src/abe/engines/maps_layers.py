@@ -181,7 +181,8 @@ def differentiate(scores: Tensor, inside: Sequence[Tensor]) -> list[Tensor]:
         raise ModelError(
             Code.NOT_DIFFERENTIABLE,
             "The score does not depend on what was captured in a differentiable way",
-            fix="Look for .detach(), torch.no_grad(), argmax or NumPy between there and the output",
+            fix="Look for .detach(), torch.no_grad(), argmax, NumPy or a re-entrant checkpoint on the way "
+            "from there to the output",
         )
     found = slopes(scores, inside)
     gradients = [torch.zeros_like(t) if g is None else g for g, t in zip(found, inside, strict=True)]
