@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from captum.attr import LayerGradCam
-from tests.engines.networks import MEAN, NETWORKS, REAL, STD, network
+from tests.engines.networks import MEAN, NETWORKS, REAL, STD, network, normalised
 from torch import Tensor, nn
 
 import abe
@@ -51,11 +51,6 @@ def explain(net: nn.Module, x: Tensor, method: str, **how: object) -> abe.Explan
 
 def enlarged(raw: Tensor, side: int) -> Tensor:
     return F.interpolate(raw[:, None], (side, side), mode="bilinear", align_corners=False)[:, 0]
-
-
-def normalised(x: Tensor) -> Tensor:
-    mean, std = (torch.tensor(v, dtype=x.dtype).view(3, 1, 1) for v in (MEAN, STD))
-    return (x - mean) / std
 
 
 @pytest.mark.slow

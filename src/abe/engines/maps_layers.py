@@ -7,7 +7,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -346,7 +346,8 @@ class _Survey:
         gradients: Sequence[Tensor | None] = [site.output for site in self.sites]
         if scores.requires_grad:
             inside = [site.output for site in self.sites]
-            gradients = slopes(scores, inside)
+            with suppress(ModelError):  # of a re-entrant checkpoint; removal methods can do without
+                gradients = slopes(scores, inside)
         for site, gradient in zip(self.sites, gradients, strict=True):
             if gradient is not None and site.grid is not None:
                 site.live = bool((site.grid.places(gradient) != 0).any())
