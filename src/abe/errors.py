@@ -112,7 +112,7 @@ class AbeError(Exception):
         if expected is not None:
             parts.append(f"Expected {expected}.")
         if fix is not None:
-            parts.append(fix.rstrip(".") + ".")
+            parts.append(fix if fix.endswith("?") else fix.rstrip(".") + ".")
         super().__init__(" ".join(parts) + f" [{code.value}]")
 
 

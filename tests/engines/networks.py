@@ -1,7 +1,7 @@
-"""Real networks, unmodified: parameters redrawn from a fixed seed, batch norms measured on it.
+"""Real networks, unmodified: parameters redrawn from a fixed seed, batch norms measured on seeded inputs.
 
 As shipped, ViT's output is exactly 0, layer scales are 1e-6 and biases 0, which would make tests empty.
-Inputs are as small as each network lets them be.
+Inputs are about as small as each network lets them be.
 """
 
 from collections.abc import Callable
@@ -65,7 +65,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "torchvision inception_v3": (_torchvision("inception_v3", init_weights=False), 80),
     "torchvision resnet18": (_torchvision("resnet18"), 64),
     "torchvision resnet50": (_torchvision("resnet50"), 64),
-    "torchvision vgg16": (_torchvision("vgg16"), 32),
+    "torchvision vgg16": (_torchvision("vgg16"), 64),
     "torchvision maxvit_t": (_maxvit, 64),
     "torchvision vit_b_16": (_vit, 48),
     "torchvision densenet121": (_torchvision("densenet121"), 64),
@@ -76,7 +76,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "torchvision swin_t": (_torchvision("swin_t"), 64),
     "timm inception_v3": (_timm("inception_v3"), 80),
     "timm resnet50": (_timm("resnet50"), 64),
-    "timm vgg16": (_timm("vgg16"), 32),
+    "timm vgg16": (_timm("vgg16"), 64),
     "timm maxvit_tiny_tf_224": (_timm("maxvit_tiny_tf_224", img_size=64), 64),
     "timm vit_base_patch16_224": (_timm("vit_base_patch16_224", img_size=48), 48),
     "timm densenet121": (_timm("densenet121"), 64),
@@ -89,29 +89,51 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 }
 
 
-def network(name: str) -> tuple[nn.Module, Tensor]:
-    """The network in float64 and two inputs on which scores of class 0 are above 1 in size."""
-    make, side = NETWORKS[name]
+def network(name: str, side: int | None = None) -> tuple[nn.Module, Tensor]:
+    """The network in float64 and two inputs on which scores of class 0 are above 1 in size.
+
+    Args:
+        name: of `NETWORKS`.
+        side: of the inputs, where it is to be another.
+    """
+    make, usual = NETWORKS[name]
+    side = usual if side is None else side
     generator = torch.Generator().manual_seed(0)
     state = torch.get_rng_state()
     net = make().double().eval()
     torch.set_rng_state(state)
-    # Smooth, as photographs are: deep layers average noise away, and with it the change from a reference.
-    coarse = torch.rand(2, 3, 4, 4, generator=generator, dtype=torch.float64)
-    x = F.interpolate(coarse, size=(side, side), mode="bilinear")
+    x = _smooth(2, side, generator)
     if name == REAL:
         return net, x
     for module in net.modules():
         _redraw(module, generator)
-    _calibrate(net, torch.rand(4, 3, side, side, generator=generator, dtype=torch.float64) * 4 - 2)
+    _calibrate(net, normalised(_various(side, generator)))
     head = [module for module in net.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
-    mean, std = (torch.tensor(v, dtype=x.dtype).view(3, 1, 1) for v in (MEAN, STD))
     with torch.no_grad():
-        size = 3 / net((x - mean) / std)[:, 0].abs().min()
+        size = 3 / net(normalised(x))[:, 0].abs().min()
         head.weight *= size
         if head.bias is not None:
             head.bias *= size
     return net, x
+
+
+def normalised(x: Tensor) -> Tensor:
+    """What the network sees of inputs in [0, 1]."""
+    mean, std = (torch.tensor(v, dtype=x.dtype).view(3, 1, 1) for v in (MEAN, STD))
+    return (x - mean) / std
+
+
+def _smooth(b: int, side: int, generator: torch.Generator) -> Tensor:
+    """Smooth, as photographs are: deep layers average noise away, and with it the change from a reference."""
+    coarse = torch.rand(b, 3, 4, 4, generator=generator, dtype=torch.float64)
+    return F.interpolate(coarse, size=(side, side), mode="bilinear")
+
+
+def _various(side: int, generator: torch.Generator) -> Tensor:
+    """From black to bright, smooth and noisy: norms are to have seen inputs and references."""
+    brightness = torch.linspace(0, 1, 4, dtype=torch.float64).view(4, 1, 1, 1)
+    noise = torch.rand(4, 3, side, side, generator=generator, dtype=torch.float64)
+    return torch.cat([brightness * _smooth(4, side, generator), noise])
 
 
 def _redraw(module: nn.Module, generator: torch.Generator) -> None:

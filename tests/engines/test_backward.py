@@ -397,6 +397,17 @@ def test_hidden_parts_are_refused():
         def backward(ctx, gradient):
             return gradient * 2
 
+    class Clamped(torch.autograd.Function):
+        """Operations that rules see, under a backward pass that they do not."""
+
+        @staticmethod
+        def forward(ctx, x):
+            return x.clamp(min=0)
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient
+
     class Hidden(nn.Module):
         def __init__(self, how):
             super().__init__()
@@ -407,11 +418,12 @@ def test_hidden_parts_are_refused():
 
     cases = {
         "Custom": lambda inner, x: Custom.apply(inner(x)),
+        "custom": lambda inner, x: inner(Clamped.apply(x)),
         "re-entrant checkpoint": lambda inner, x: checkpoint(inner, x, use_reentrant=True),
         "A checkpoint": lambda inner, x: checkpoint(inner, x, use_reentrant=False),
     }
     for name, how in cases.items():
-        for method in ("gbp", "deeplift", "lrp_epsilon"):
+        for method in ("gbp", "deeplift", "lrp_epsilon", "ebp", ("deepshap", {"background": "noise"})):
             with pytest.raises(ModelError, match=rf"{name}.*ABE-HIDDEN-BACKWARD"):
                 explain(Hidden(how), images(), method)
     traced = torch.jit.trace(nn.Conv2d(3, 2, 3).double(), images(1))

@@ -427,7 +427,7 @@ class TestCapture:
             ("unused", "never reached: 'unused'"),
             ("blocks", "never reached: 'blocks'.*ModuleList"),
             ("relu", "called several times: 'relu'.*2 calls.*'relu#0' to 'relu#1'"),
-            ("relu#2", "called less often: 'relu#2'.*2 calls"),
+            ("relu#2", "called less often: 'relu#2'.*2 calls.*the last was '#1'"),
         ],
     )
     def test_errors(self, layer: str, message: str) -> None:

@@ -2,26 +2,41 @@
 
 import pytest
 import torch
-from tests.engines.test_backward import Everything, Written, closure, explain, images
+from tests.engines.test_backward import Everything, Written, closure, explain, images, task_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import abe
+from abe.engines.backward_patterns import Patterns, fit_patterns
+from abe.engines.backward_weights import Epsilon, ZPlus
 from abe.engines.layer import AtInput
 from abe.errors import ModelError, SpecError
+from abe.methods.lrp import COMPOSITES
+from abe.methods.relevance import relevance
+from abe.registry import methods
 
 EVERY = (
-    *("gradient", "gradient_x_input", "ig", "eg", "smoothgrad", "guided_ig", "gbp", "deconv", "rectgrad"),
+    *("gradient", "gradient_x_input", "fast_ig", "smoothgrad", "smoothgrad_squared", "vargrad"),
+    *("ig", "eg", "guided_ig", "blur_ig", "path_integral", "path_attribution"),
+    *("mfaba", "attexplore", "isa", "big", "agi", "la", "laai"),
+    *("gbp", "deconv", "rectgrad", "deeplift", "dl_rev", "deepshap", "ebp", "cebp", "attention_lrp"),
     *("lrp_0", "lrp_epsilon", "lrp_gamma", "lrp_alpha_beta", "lrp_z_plus", "lrp_w_square", "lrp_flat"),
-    *("lrp_composite", "attention_lrp", "ebp", "cebp", "deeplift", "dl_rev"),
-    *("pattern_net", "pattern_attribution"),
+    *("lrp_composite", "pattern_net", "pattern_attribution"),
 )
+"""Every gradient and rule method but Deep Taylor, whose first rule is about the input."""
+SHORT = {"steps": 3}
+FEW = {"samples": 3}
 PARAMS = {
-    "smoothgrad": {"samples": 3},
+    **dict.fromkeys(("smoothgrad", "smoothgrad_squared", "vargrad"), FEW),
+    **dict.fromkeys(("ig", "guided_ig", "blur_ig", "path_integral", "path_attribution", "mfaba"), SHORT),
+    **dict.fromkeys(("attexplore", "agi", "la", "laai"), FEW | SHORT),
     "eg": {"baseline": "zero", "samples": 3},
-    "ig": {"steps": 5},
-    "guided_ig": {"steps": 5},
+    "isa": {"steps": 2, "rounds": 2},
+    "big": {"search_steps": 3, "steps": 3},
+    "deepshap": {"background": "noise", "samples": 3},
 }
+PLUS, _ = COMPOSITES["epsilon_plus_flat"]
+COMPOSITE = ("lrp_composite", {"composite": "epsilon_plus_flat"})
 
 
 class Split(nn.Module):
@@ -38,14 +53,52 @@ class Split(nn.Module):
 @pytest.mark.parametrize("name", EVERY)
 def test_it_is_the_method_on_the_rest_of_the_model(name):
     first, second, x = nn.Conv2d(3, 3, 3, padding=1).double(), Everything(), images()
-    method = (name, PARAMS.get(name, {}))
+    method = abe.method(name, **{**methods.get(name).card.example, **PARAMS.get(name, {})})
     ids = range(3)
     found = explain(Split(first, second), x, abe.at_layer(method, "first"), ids=ids)
     hidden = first(x).detach()
-    expected = explain(second, hidden, abe.method(*method[:1], **method[1]), ids=ids)
+    expected = explain(second, hidden, method, ids=ids)
     assert torch.allclose(found.attribution, expected.attribution, atol=1e-12)
     assert torch.equal(found.x, hidden)
     assert bool(expected.attribution.any())
+
+
+def test_rules_for_the_input_stay_there():
+    """What flat and zᴮ say of the first operation is not said of the first one behind a layer."""
+    first, second, x = nn.Conv2d(3, 3, 3, padding=1).double(), Everything(), images()
+    hidden, net = first(x).detach(), Split(first, second)
+    for method, everywhere in (
+        (COMPOSITE, relevance(convolution=PLUS, dense=Epsilon(epsilon=1e-6))),
+        ("deep_taylor", relevance(convolution=ZPlus(bias="drop"), dense=ZPlus(bias="drop"))),
+    ):
+        found = explain(net, x, abe.at_layer(method, "first"))
+        assert torch.allclose(found.attribution, explain(second, hidden, everywhere).attribution, atol=1e-12)
+    changed = explain(second, hidden, COMPOSITE).attribution
+    assert not torch.allclose(changed, explain(net, x, abe.at_layer(COMPOSITE, "first")).attribution)
+
+
+def test_patterns_keep_their_places():
+    """Patterns of the whole model serve at a layer, wherever it is."""
+    first, second, x = nn.Conv2d(3, 3, 3, padding=1).double(), Everything(), images()
+    net = Split(first, second)
+    patterns = fit_patterns(task_of(net), [images(6, seed=1)])
+    given, rest = {"patterns": patterns}, Patterns(patterns.layers[1:])
+    found = explain(net, x, abe.at_layer(("pattern_net", given), "first"))
+    expected = explain(second, first(x).detach(), "pattern_net", patterns=rest)
+    assert torch.allclose(found.attribution, expected.attribution, rtol=1e-9)
+    for layer in ("first", "second.blocks.layers.0.self_attn", "second.blocks.layers.1.norm1", "second.glu"):
+        assert bool(explain(net, x, abe.at_layer(("pattern_net", given), layer)).attribution.any())
+    conv = nn.Conv2d(3, 3, 3)
+    normed = nn.Sequential(conv, nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 3, 3), nn.Flatten())
+    normed.double().eval()
+    given = {"patterns": fit_patterns(task_of(normed), [images(6)])}
+    with pytest.raises(ModelError, match=r"batch norms merged.*layer '1'.*ABE-RULE"):
+        explain(normed, x, abe.at_layer(("pattern_net", given), "1"))
+
+
+def test_nothing_reaches_a_layer_that_only_makes_a_gate():
+    with pytest.raises(ModelError, match=r"Under these rules.*Gates.*ABE-NOT-DIFFERENTIABLE"):
+        explain(Everything(), images(), abe.at_layer("lrp_epsilon", "gate"))
 
 
 def test_rules_stay_exact_at_layers_of_other_shapes():

@@ -1,12 +1,14 @@
 """How a layer's output lies over the input, which layer is chosen, and what is refused."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from jaxtyping import config
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import abe
 from abe.engines.maps_layers import Grid, grid_of, located, unit_range, upsampled
@@ -229,12 +231,33 @@ def test_methods_without_gradients_take_a_model_that_has_none() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*")
-def test_a_scripted_part_is_named() -> None:
+@pytest.mark.parametrize("compiled", [lambda m: torch.jit.trace(m, samples(2).float()), torch.jit.script])
+def test_a_scripted_or_traced_part_is_named(compiled: Any) -> None:
     model = nets.Convolutional().eval()
-    model.features = torch.jit.trace(model.features, samples(2).float())
-    for method in ("grad_cam", "chefer"):
-        with pytest.raises(abe.errors.ModelError, match="ABE-OPAQUE-MODEL"):
-            abe.explain(task_of(model), samples(2).float(), method, target=1, progress=False)
+    model.features[0] = compiled(model.features[0])
+    for method in ("grad_cam", "ablation_cam", "chefer", "layer_conductance", abe.at_layer("ig", "head")):
+        params = {"layer": "head"} if method == "layer_conductance" else {}
+        with pytest.raises(abe.errors.ModelError, match=r"'features.0'.*ABE-OPAQUE-MODEL"):
+            abe.explain(task_of(model), samples(2).float(), method, target=1, progress=False, **params)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_a_reentrant_checkpoint_is_named() -> None:
+    class Checkpointed(Unreached):
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = checkpoint(self.unused, self.used(x)[:, :3], use_reentrant=True)
+            return self.head(hidden.mean((2, 3)))
+
+    model, x = Checkpointed().eval(), samples(2).float()
+    for method in ("gradient", "ig", "grad_cam", "guided_grad_cam", abe.at_layer("ig", "used")):
+        with pytest.raises(abe.errors.ModelError, match=r"use_reentrant=True.*ABE-HIDDEN-BACKWARD"):
+            abe.explain(task_of(model), x, method, target=1, progress=False)
+    for method in (("grad_cam", {"layer": "unused"}), abe.at_layer("ig", "unused")):
+        with pytest.raises(abe.errors.ModelError, match="checkpoint"):
+            abe.explain(task_of(model), x, method, target=1, progress=False)
+    for method in ("occlusion", "ablation_cam"):
+        found = abe.explain(task_of(model), x, method, target=1, progress=False)
+        assert bool(found.attribution.any())
 
 
 def test_several_packed_inputs_have_no_places() -> None:

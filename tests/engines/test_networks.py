@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from tests.engines.networks import MEAN, NETWORKS, REAL, STD, network
+from tests.engines.networks import MEAN, NETWORKS, STD, network
 from torch import Tensor, nn
 
 import abe
@@ -40,16 +40,15 @@ PATTERNS = ("pattern_net", "pattern_attribution")
 
 @dataclass
 class Case:
-    """A network in float64, its inputs and the explained class (the prediction of real weights)."""
+    """A network in float64 and its inputs. What is explained is the prediction."""
 
     name: str
     net: nn.Module
     x: Tensor
-    target: int | None
 
     def explain(self, method: str, **params: Any) -> abe.Explanation:
         task = abe.image_task(self.net, mean=MEAN, std=STD, output_kind="logits")
-        return abe.explain(task, self.x, method, target=self.target, progress=False, chunk=2, **params)
+        return abe.explain(task, self.x, method, progress=False, chunk=2, **params)
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -59,7 +58,7 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     if name.startswith("timm"):
         pytest.importorskip("timm")
     net, x = network(name)
-    yield Case(name, net, x, None if name == REAL else 0)
+    yield Case(name, net, x)
     gc.collect()
 
 
@@ -69,7 +68,7 @@ def test_deeplift_is_complete(case: Case) -> None:
     assert float(found.delta.abs().min()) > 1e-3
     double = float(found.residual.abs().max())
     revealed = float(case.explain("deeplift_reveal_cancel").residual.abs().max())
-    single = Case(case.name, case.net.float(), case.x.float(), case.target)
+    single = Case(case.name, case.net.float(), case.x.float())
     rounded = float(single.explain("deeplift").residual.abs().max())
     case.net.double()
     print(f"\n| {case.name} | {double:.0e} | {rounded:.0e} | {revealed:.0e} |", end="")

@@ -176,8 +176,8 @@ class _Run:
         self.started, self.closure = zeros.clone(), zeros.clone()
         self.again: list[Tensor] = []
         self.found: Found = {}
-        # A copy's layers give something else than those that the objective or the task asks for.
-        merged = spec.merged and not problem.objective.layers and not isinstance(problem.task, LayerTask)
+        # A copy's layers give something else than those that the objective asks for.
+        merged = spec.merged and not problem.objective.layers
         first = problem.context.take(problem.everyone[:1])
         self.model = merged_copy(problem.task, problem.x[:1], first) if merged else problem.task.model
         self.session = Session(choose=self._choose)
@@ -204,14 +204,26 @@ class _Run:
         """The scores of a chunk whose forward ran under the rules."""
         ledger = None if self.spec.form == "gradient" else Ledger.empty(x)
         self.session = Session(
-            choose=self._choose, ledger=ledger, bounds=network_bounds(self.problem.task), form=self.spec.form
+            choose=self._choose,
+            ledger=ledger,
+            bounds=network_bounds(self.problem.task),
+            form=self.spec.form,
+            inside=isinstance(self.problem.task, LayerTask),
         )
         with Instrument(self.model, default=self.session, decompose=True):
             outputs = outputs_of(self.problem, x, rows, self.model)
         refuse_hidden(plain_outputs(outputs))
         check_same(outputs, self.problem, rows)
         self.found.update(self.session.found)
-        return score_of(self.problem, self._open(outputs), rows.owner)
+        scores = score_of(self.problem, self._open(outputs), rows.owner)
+        if not scores.requires_grad and self.spec.form != "gradient":
+            raise ModelError(
+                Code.NOT_DIFFERENTIABLE,
+                "Under these rules the score does not depend on what is explained",
+                fix="Gates, attention weights and deviations of norms count as constants: explain another "
+                "layer, or use deeplift; elsewhere look for .detach() in the model's forward",
+            )
+        return scores
 
     def _open(self, outputs: Any) -> Any:
         """What the score reads; its gradient is turned into relevance and noted as the start."""
@@ -346,11 +358,15 @@ _MERGED: "WeakKeyDictionary[Task, tuple[tuple[Any, ...], nn.Module]]" = WeakKeyD
 def merged_copy(task: Task, x: Tensor, context: Context) -> nn.Module:
     """A copy with batch norm merged into the convolutions before it, or the model itself.
 
+    At a layer it is the model itself: the layers of a copy give something else.
+
     Args:
         task: whose model.
         x: (1, *f) a sample to check copies on.
         context: of the sample.
     """
+    if isinstance(task, LayerTask):
+        return task.model
     now = fingerprint(task.model)
     known = _MERGED.get(task)
     if known is None or known[0] != now:

@@ -79,7 +79,7 @@ class Selected:
         other = fixed.detach().to(output).expand_as(output).clone().requires_grad_(True)
         with torch.enable_grad():
             again = step.with_(lambda t: other if t is fixed else t.detach())
-        (chosen,) = torch.autograd.grad(again.sum(), other)
+        (chosen,) = torch.autograd.grad(again, other, torch.ones_like(again))
         return transformed(output, step.booked(bias=other.detach() * chosen))
 
 
@@ -113,7 +113,7 @@ class Identity:
         leaf = x.detach().requires_grad_(True)
         with torch.enable_grad():
             out = step.with_(lambda t: leaf if t is x else t)
-        return torch.autograd.grad(out.sum(), leaf)[0]
+        return torch.autograd.grad(out, leaf, torch.ones_like(out))[0]
 
 
 @value

@@ -29,6 +29,7 @@ from abe.engines.backward_steps import WEIGHTED, Session, Step, same_value
 from abe.engines.backward_weights import weighted
 from abe.engines.batching import Chunk
 from abe.engines.instrument import Instrument
+from abe.engines.layer import LayerTask, input_of
 from abe.engines.path import check_count
 from abe.engines.problem import Problem
 from abe.engines.scored import Rows, outputs_of, run_scored, score_of
@@ -153,7 +154,8 @@ class PatternFit:
                 new[step.number] = _measured(step)
             return step.plain()
 
-        with torch.enable_grad(), Instrument(model, default=Session(choose=choose), decompose=True):
+        session = Session(choose=choose, inside=isinstance(self.task, LayerTask))
+        with torch.enable_grad(), Instrument(model, default=session, decompose=True):
             outputs = run(x.detach().clone().requires_grad_(True))
         for number, layer in new.items():
             old = self._layers.get(number)
@@ -175,13 +177,15 @@ class PatternFit:
             raise InputError(
                 Code.EMPTY_BATCH, "Patterns need at least one batch of inputs", got="a loader that gave none"
             )
-        numbers = sorted(self._layers)
-        return Patterns(
-            tuple(
-                (layer.everywhere if number == numbers[-1] else layer.positive).pattern(layer.weight)
-                for number, layer in ((n, self._layers[n]) for n in numbers)
-            )
-        )
+        last = max(self._layers, default=-1)
+        return Patterns(tuple(self._pattern(number, last) for number in range(last + 1)))
+
+    def _pattern(self, number: int, last: int) -> Tensor:
+        """The pattern of one operation, empty for one that was not measured, such as those before a layer."""
+        layer = self._layers.get(number)
+        if layer is None:
+            return torch.empty(0)
+        return (layer.everywhere if number == last else layer.positive).pattern(layer.weight)
 
 
 def _measured(step: Step) -> _Layer:
@@ -278,9 +282,28 @@ class PatternBackward:
         return self._backward(problem).report(problem)
 
     def _backward(self, problem: Problem) -> Backward:
-        patterns = _fitted(problem, self.samples) if self.patterns is None else self.patterns
+        if self.patterns is None:
+            patterns = _fitted(problem, self.samples)
+        else:
+            patterns = self.patterns
+            _check_place(problem)
         book = RuleBook(entries=(("weighted", ByPattern(patterns, self.attribution)), ("*", AsItIs())))
         return Backward(book=book, form="gradient", merged=True)
+
+
+def _check_place(problem: Problem) -> None:
+    """Patterns of a model are those of its merged copy, if it has one."""
+    task = problem.task
+    if not isinstance(task, LayerTask):
+        return
+    x, context = input_of(problem)
+    if merged_copy(task.base, x[:1], context.take(problem.everyone[:1])) is not task.model:
+        raise ModelError(
+            Code.RULE,
+            "The patterns were fitted with batch norms merged into convolutions, which the layer's are not",
+            got=f"patterns for a method at layer {task.layer!r}",
+            fix="Leave patterns out at a layer, or explain the input",
+        )
 
 
 def _fitted(problem: Problem, samples: int) -> Patterns:

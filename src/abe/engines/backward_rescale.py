@@ -193,7 +193,7 @@ def elementwise(step: Step) -> Tensor:
             raise step.error("This call is not element-wise", "Add a rule for it")
 
     def slope() -> Tensor:
-        return torch.autograd.grad(out.sum(), leaf)[0]
+        return torch.autograd.grad(out, leaf, torch.ones_like(out))[0]
 
     plain = out.detach()
     return same_value(x * ratio(plain, out_reference, x.detach(), other, slope), plain)

@@ -234,6 +234,9 @@ class Session:
         bounds: (low, high) of the model's own input, where a rule needs them.
         form: what the rules pass back.
         found: (operation, module, rule) -> calls.
+        inside: whether what is explained is a layer's activation: weighted operations before it are counted
+            too, so that a place in the model keeps its number.
+        layers: weighted operations so far.
     """
 
     choose: Choose
@@ -241,15 +244,19 @@ class Session:
     bounds: tuple[Tensor, Tensor] | None = None
     form: Form = "ratio"
     found: dict[tuple[str, str | None, str], int] = field(default_factory=dict)
+    inside: bool = False
     layers: int = 0
     memory: dict[int, Any] = field(default_factory=dict)
     _masks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _fixed: dict[int, Tensor] = field(default_factory=dict)
 
     def __call__(self, seen: Seen, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         given = list(tensors((args, kwargs)))
         if not any(depends(t) for t in given):
             output = func(*args, **kwargs)
             self._follow_mask(seen, args, output)
+            if self.inside:
+                self._count_before(seen.name, given, output)
             return output
         if seen.name in COMPARISONS:
             return self._compare(func, args, kwargs)
@@ -280,6 +287,14 @@ class Session:
         if len(sources) == 1 and isinstance(mask, Tensor):
             self._masks[id(mask)] = (mask, sources[0])
         return mask
+
+    def _count_before(self, name: str, given: list[Tensor], output: Any) -> None:
+        """Count an operation before the layer, where all but parameters and what is made of them varies."""
+        varies = tuple(not isinstance(t, torch.nn.Parameter) and id(t) not in self._fixed for t in given)
+        if not any(varies):
+            self._fixed |= {id(t): t for t in tensors(output)}
+        elif name in WEIGHTED and kind_of(name, varies) == "linear":
+            self.layers += 1
 
     def _follow_mask(self, seen: Seen, args: tuple[Any, ...], output: Any) -> None:
         if seen.name in _MASK_CASTS and args and id(args[0]) in self._masks and isinstance(output, Tensor):

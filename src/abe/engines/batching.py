@@ -397,16 +397,16 @@ def differentiate_rows(scores: Tensor, x: Tensor, *, keep: bool = False) -> Tens
         keep: whether other scores of the same forward pass are still to be differentiated.
 
     Raises:
-        ModelError: nothing differentiable, no dependence on the input, or NaN.
+        ModelError: nothing differentiable, no dependence on the input, a re-entrant checkpoint, or NaN.
     """
     if not scores.requires_grad:
         raise ModelError(
             Code.NOT_DIFFERENTIABLE,
             "The score does not depend on the input in a differentiable way",
-            fix="Look for .detach(), torch.no_grad(), argmax or NumPy inside the model's forward; "
+            fix="Look for .detach(), torch.no_grad(), argmax, NumPy or a checkpoint in the model's forward; "
             "removal methods need no gradient",
         )
-    (gradients,) = torch.autograd.grad(scores.sum(), x, retain_graph=keep, allow_unused=True)
+    (gradients,) = slopes(scores, [x], keep=keep)
     if gradients is None:
         raise ModelError(
             Code.NOT_DIFFERENTIABLE,
@@ -423,6 +423,25 @@ def differentiate_rows(scores: Tensor, x: Tensor, *, keep: bool = False) -> Tens
             fix="Typical causes are sqrt, log or norm at zero inside the model; add a small constant",
         )
     return gradients.contiguous()
+
+
+def slopes(scores: Tensor, inside: Sequence[Tensor], *, keep: bool = False) -> tuple[Tensor | None, ...]:
+    """Gradients of every row's own score by tensors of its graph; None where there is no path.
+
+    Raises:
+        ModelError: HIDDEN_BACKWARD for a re-entrant checkpoint, whose part has no graph.
+    """
+    try:
+        return torch.autograd.grad(scores.sum(), inside, retain_graph=keep, allow_unused=True)
+    except RuntimeError as problem:
+        if "heckpoint" not in str(problem):
+            raise
+        raise ModelError(
+            Code.HIDDEN_BACKWARD,
+            "A re-entrant checkpoint gives gradients to parameters only, none to inputs or layers",
+            got="torch.utils.checkpoint with use_reentrant=True",
+            fix="Switch checkpointing off to explain the model, or pass use_reentrant=False to it",
+        ) from problem
 
 
 def out_of_memory(problem: BaseException) -> bool:

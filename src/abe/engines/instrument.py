@@ -396,7 +396,11 @@ class _Tap:
                 fix="Containers such as ModuleList are not called; name a module inside",
             )
         if self.layer not in self.captured:
-            raise self._error("The layer was called less often", got=f"{count} calls")
+            raise self._error(
+                "The layer was called less often",
+                got=f"{count} call{'s' * (count > 1)}",
+                fix=f"Calls are counted from '#0'; the last was '#{count - 1}'",
+            )
         if self.call is None and count > 1:
             raise self._error(
                 "The layer was called several times",

@@ -47,6 +47,12 @@ class LayerTask(Task):
 
 def _apart(context: Context) -> tuple[Tensor, Context]:
     rest = dict(context.values)
+    if INPUT not in rest:
+        raise SpecError(
+            Code.UNSUPPORTED,
+            "The method runs inputs of its own, and the model cannot run on from a layer without the sample",
+            fix="Use it at the input; gradient, rule and removal methods work at a layer",
+        )
     return rest.pop(INPUT), Context(rest)
 
 
@@ -115,6 +121,43 @@ def at_layer(problem: Problem, layer: str, x: Tensor | None = None) -> Problem:
     )
 
 
+def _outside(problem: Problem, task: LayerTask) -> Problem:
+    """The request about the model's inputs that one at a layer came from."""
+    inputs, rest = _apart(problem.context)
+    return Problem(
+        evaluator=derived(problem, task.base, "at the input"),
+        x=inputs,
+        context=rest,
+        target=problem.target,
+        objective=problem.objective,
+        draws=problem.draws,
+        ids=problem.ids,
+    )
+
+
+def about(problem: Problem, inputs: Tensor, owner: Tensor, target: Tensor) -> Problem:
+    """The same request about other inputs of the model, also where what is explained is a layer's activation.
+
+    Args:
+        problem: the request.
+        inputs: (n, …) inputs of the model.
+        owner: (n,) which of the samples each stands in for.
+        target: (n, …) targets.
+    """
+    task = problem.task
+    if not isinstance(task, LayerTask):
+        return problem.with_(x=inputs, owner=owner, target=target)
+    features = activations(_outside(problem, task), task.layer, inputs, owner)
+    asked = problem.with_(x=features, owner=owner, target=target)
+    asked.context = Context({**asked.context.values, INPUT: inputs})
+    return asked
+
+
+def input_of(problem: Problem) -> tuple[Tensor, Context]:
+    """The model's own explained input, and what else it takes."""
+    return _apart(problem.context) if isinstance(problem.task, LayerTask) else (problem.x, problem.context)
+
+
 @value
 class AtLayer:
     """Any engine with a layer's activation in the place of the input.
@@ -161,16 +204,7 @@ class AtInput:
                 "A reference at the input belongs to a method at a layer",
                 fix="Pass its baseline itself, or use at_layer",
             )
-        inputs, rest = _apart(problem.context)
-        outer = Problem(
-            evaluator=derived(problem, task.base, "at the input"),
-            x=inputs,
-            context=rest,
-            target=problem.target,
-            objective=problem.objective,
-            draws=problem.draws,
-            ids=problem.ids,
-        )
+        outer = _outside(problem, task)
         return activations(
             outer, task.layer, baselines.resolve(self.baseline).rows(outer, owner, draw), owner
         )

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from abe.engines import layer as inside
 from abe.engines.batching import Call, Chunk
 from abe.engines.inspection import clean_name
+from abe.engines.instrument import refuse_opaque
 from abe.engines.layer import at_layer
 from abe.engines.operations import tensors
 from abe.engines.problem import Problem
@@ -49,6 +50,7 @@ def called_layers(problem: Problem) -> list[Layer]:
 
     An `nn.Identity` computes nothing, so it is no layer.
     """
+    refuse_opaque(problem.task.model)
     seen: dict[str, list[tuple[int, ...]]] = {}
     order: list[str] = []
     handles = []

@@ -7,7 +7,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from abe.engines.batching import Call, Chunk
+from abe.engines.batching import Call, Chunk, slopes
 from abe.engines.inspection import clean_name
-from abe.engines.instrument import Instrument, Seen, eager, find_layer, with_first
+from abe.engines.instrument import Instrument, Seen, eager, find_layer, refuse_opaque, with_first
 from abe.engines.operations import tensors
 from abe.engines.problem import Problem
 from abe.errors import Code, InputError, ModelError, SpecError, note
@@ -175,15 +175,16 @@ def differentiate(scores: Tensor, inside: Sequence[Tensor]) -> list[Tensor]:
     """Gradients of every row's own score by tensors inside the model; zeros where there is no path.
 
     Raises:
-        ModelError: NOT_DIFFERENTIABLE, NOT_FINITE_GRADIENT.
+        ModelError: NOT_DIFFERENTIABLE, NOT_FINITE_GRADIENT, HIDDEN_BACKWARD.
     """
     if not scores.requires_grad:
         raise ModelError(
             Code.NOT_DIFFERENTIABLE,
             "The score does not depend on what was captured in a differentiable way",
-            fix="Look for .detach(), torch.no_grad(), argmax or NumPy between there and the output",
+            fix="Look for .detach(), torch.no_grad(), argmax, NumPy or a re-entrant checkpoint on the way "
+            "from there to the output",
         )
-    found = torch.autograd.grad(scores.sum(), list(inside), allow_unused=True)
+    found = slopes(scores, inside)
     gradients = [torch.zeros_like(t) if g is None else g for g, t in zip(found, inside, strict=True)]
     if not all(bool(torch.isfinite(g).all()) for g in gradients):
         raise ModelError(
@@ -231,10 +232,11 @@ def located(problem: Problem, layer: str | None) -> tuple[str, list[str]]:
     Results of pooling do not count, nor attention matrices. Costs one forward and one backward row.
 
     Raises:
-        ModelError: NO_SPATIAL_LAYER.
+        ModelError: NO_SPATIAL_LAYER; OPAQUE_MODEL for scripted or traced modules.
     """
     if layer is not None:
         return layer, []
+    refuse_opaque(problem.task.model)
     survey = _Survey(problem)
     one = problem.everyone[:1]
     problem.inner(1, problem.x[:1].__getitem__, one, _nothing, around=survey.around, purpose="survey")
@@ -344,7 +346,8 @@ class _Survey:
         gradients: Sequence[Tensor | None] = [site.output for site in self.sites]
         if scores.requires_grad:
             inside = [site.output for site in self.sites]
-            gradients = torch.autograd.grad(scores.sum(), inside, allow_unused=True)
+            with suppress(ModelError):  # of a re-entrant checkpoint; removal methods can do without
+                gradients = slopes(scores, inside)
         for site, gradient in zip(self.sites, gradients, strict=True):
             if gradient is not None and site.grid is not None:
                 site.live = bool((site.grid.places(gradient) != 0).any())

@@ -92,7 +92,9 @@ class PatchGaussian:
                 Code.UNSUPPORTED,
                 "Conditional patches fill windows of inputs with space",
                 got="a flat input" if isinstance(layout, Windows) else "units",
-                fix="Use pdiff or occlusion_patch, or another removal",
+                fix="Use another removal, such as 'replace'"
+                if isinstance(layout, Windows)
+                else "Use pdiff or occlusion_patch, or another removal",
             )
         samples = None
         if self.samples is not None:

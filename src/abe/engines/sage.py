@@ -9,6 +9,7 @@ from torch import Tensor
 from abe.draws import mix
 from abe.engines.absence import Absent, Removal
 from abe.engines.batching import Chunk
+from abe.engines.layer import about, input_of
 from abe.engines.path import check_count
 from abe.engines.problem import Problem
 from abe.engines.removal import probability_of, too_few
@@ -28,7 +29,7 @@ class DataSetShapley:
     It is global: the same map for every sample, and it does not depend on the samples that are explained.
 
     Attributes:
-        data: (m, *f) inputs in input space.
+        data: (m, *f) inputs in input space, also at a layer.
         labels: (m,) classes; None takes the model's own predictions.
         units: what is removed together; the same units for every input.
         removal: what replaces absent units.
@@ -113,24 +114,25 @@ class DataSetShapley:
 
     def _data_set(self, problem: Problem) -> Problem:
         """The data as the samples of a problem that explains the probability of their labels."""
-        if problem.context.values:
+        explained, further = input_of(problem)
+        if further.values:
             raise SpecError(
                 Code.UNSUPPORTED,
                 "A data set of one input cannot stand for a model with further inputs",
                 fix="Wrap the model so that it takes the explained input only",
             )
         try:
-            x = self.data.to(problem.x).expand(len(self.data), *problem.x.shape[1:])
+            x = self.data.to(explained).expand(len(self.data), *explained.shape[1:])
         except RuntimeError:
             raise InputError(
                 Code.BASELINE_SHAPE,
                 "The data do not fit the input",
                 got=f"samples of shape {tuple(self.data.shape[1:])}",
-                expected=f"{tuple(problem.x.shape[1:])}",
+                expected=f"{tuple(explained.shape[1:])}",
             ) from None
         first = torch.zeros(len(x), dtype=torch.long, device=x.device)
         labels = first if self.labels is None else self.labels.to(x.device).long()
-        asked = probability_of(problem).with_(x=x, owner=first, target=labels)
+        asked = about(probability_of(problem), x, first, labels)
         asked.ids = [mix("sage", number) for number in range(len(x))]
         if self.labels is None:
             asked.target = _predicted(asked)

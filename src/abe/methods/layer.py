@@ -25,6 +25,7 @@ LAYERS = ("layer",)
             "The map has the layer's shape; metrics of inputs cannot read it.",
             "Baselines are activations: zero is no activity. AtInput is the activation at a reference input.",
             "What the model computes beside the layer (skip connections around it) stays that of the sample.",
+            "Units of removal methods take the first axis for channels: give tokens as regions.",
         ),
         example={"base": "gradient_x_input", "layer": "input"},
     )
