@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,9 +97,10 @@ def classifier(count: int) -> tuple[nn.Module, Tensor, Tensor]:
     return net, *pictures(count, seed=2)
 
 
-def unit_map(net: nn.Module, x: Tensor, method: str) -> Tensor:
+def unit_map(net: nn.Module, x: Tensor, method: str, **params: Any) -> Tensor:
     """(n, 1, h, w) magnitudes averaged over channels, from 0 to 1 per picture."""
-    found = abe.explain(task_of(net), x, method, progress=False).attribution.abs().mean(1, keepdim=True)
+    maps = abe.explain(task_of(net), x, method, progress=False, **params).attribution
+    found = maps.abs().mean(1, keepdim=True)
     low, high = found.amin((1, 2, 3), keepdim=True), found.amax((1, 2, 3), keepdim=True)
     return (found - low) / (high - low).clamp_min(1e-12)
 
