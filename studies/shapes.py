@@ -12,7 +12,7 @@ from torch.nn.utils import skip_init
 import abe
 from abe.metrics import PerturbationRun, as_metric
 from abe.metrics.shared import LABEL
-from abe.metrics.soundness import Completeness, Soundness
+from abe.metrics.soundness import RATIOS, Completeness, Soundness
 from abe.registry import baselines
 from abe.testing import problem_of, task_of
 
@@ -105,13 +105,15 @@ def unit_map(net: nn.Module, x: Tensor, method: str, **params: Any) -> Tensor:
     return (found - low) / (high - low).clamp_min(1e-12)
 
 
-def four_curves(net: nn.Module, x: Tensor, labels: Tensor, maps: Tensor) -> dict[str, Tensor]:
-    """(k, 2) points of completeness, soundness, deletion and ROAD."""
+def four_curves(
+    net: nn.Module, x: Tensor, labels: Tensor, maps: Tensor, *, every: int = 1
+) -> dict[str, Tensor]:
+    """(k, 2) points of completeness, soundness (at each ``every``-th ratio), deletion and ROAD."""
     problem = problem_of(net, x, target=labels)
     known = SimpleNamespace(attribution=maps, diagnostics={LABEL: labels})
     metric: Completeness = as_metric("completeness").value
     complete = metric.curve(problem, known)
-    walk: Soundness = as_metric("soundness").value
+    walk: Soundness = as_metric(("soundness", {"ratios": RATIOS[::every]})).value
     sound = walk.curve(walk.collect(problem, known))
     found = {
         "completeness": torch.stack([complete.thresholds, complete.complete], 1),

@@ -394,7 +394,11 @@ def soundness(
         formula="mean over t of [f(x) = y] - [f(x without A > t max A) = y]",
         needs=("label",),
         differs=("The curve is averaged over thresholds to one number; `Completeness.curve` has all of it.",),
-        pitfalls=("Not the axiom of that name, which `residual` and `completeness_gap` measure.",),
+        pitfalls=(
+            "Not the axiom of that name, which `residual` and `completeness_gap` measure.",
+            "A map that is the same everywhere removes everything and is as complete as can be: read it "
+            "beside soundness.",
+        ),
         expected_failures={
             "ranking": "sometimes: imputation restores the kit's noise well enough to decide it"
         },
