@@ -76,6 +76,12 @@ class Outcome:
 
 def write(outcome: Outcome, path: Path, about: dict[str, Any]) -> None:
     """``path``.json and ``path``.png."""
+    record(outcome, path, about)
+    draw(outcome.panels, path.with_suffix(".png"))
+
+
+def record(outcome: Outcome, path: Path, about: dict[str, Any]) -> None:
+    """``path``.json alone."""
     content = {
         "format": "abe-study",
         **about,
@@ -89,7 +95,6 @@ def write(outcome: Outcome, path: Path, about: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = head.removesuffix("\n}") + ',\n "values": {\n' + numbers + "\n }\n}\n"
     path.with_suffix(".json").write_text(text, encoding="utf-8")
-    draw(outcome.panels, path.with_suffix(".png"))
 
 
 def _plain(item: Any) -> Any:

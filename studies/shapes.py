@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.nn.utils import skip_init
 import abe
 from abe.metrics import PerturbationRun, as_metric
 from abe.metrics.shared import LABEL
-from abe.metrics.soundness import Completeness, Soundness
+from abe.metrics.soundness import RATIOS, Completeness, Soundness
 from abe.registry import baselines
 from abe.testing import problem_of, task_of
 
@@ -96,20 +97,23 @@ def classifier(count: int) -> tuple[nn.Module, Tensor, Tensor]:
     return net, *pictures(count, seed=2)
 
 
-def unit_map(net: nn.Module, x: Tensor, method: str) -> Tensor:
+def unit_map(net: nn.Module, x: Tensor, method: str, **params: Any) -> Tensor:
     """(n, 1, h, w) magnitudes averaged over channels, from 0 to 1 per picture."""
-    found = abe.explain(task_of(net), x, method, progress=False).attribution.abs().mean(1, keepdim=True)
+    maps = abe.explain(task_of(net), x, method, progress=False, **params).attribution
+    found = maps.abs().mean(1, keepdim=True)
     low, high = found.amin((1, 2, 3), keepdim=True), found.amax((1, 2, 3), keepdim=True)
     return (found - low) / (high - low).clamp_min(1e-12)
 
 
-def four_curves(net: nn.Module, x: Tensor, labels: Tensor, maps: Tensor) -> dict[str, Tensor]:
-    """(k, 2) points of completeness, soundness, deletion and ROAD."""
+def four_curves(
+    net: nn.Module, x: Tensor, labels: Tensor, maps: Tensor, *, every: int = 1
+) -> dict[str, Tensor]:
+    """(k, 2) points of completeness, soundness (at each ``every``-th ratio), deletion and ROAD."""
     problem = problem_of(net, x, target=labels)
     known = SimpleNamespace(attribution=maps, diagnostics={LABEL: labels})
     metric: Completeness = as_metric("completeness").value
     complete = metric.curve(problem, known)
-    walk: Soundness = as_metric("soundness").value
+    walk: Soundness = as_metric(("soundness", {"ratios": RATIOS[::every]})).value
     sound = walk.curve(walk.collect(problem, known))
     found = {
         "completeness": torch.stack([complete.thresholds, complete.complete], 1),

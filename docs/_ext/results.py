@@ -9,7 +9,13 @@ from docstrings import escape
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from studies.__main__ import STUDIES
+from studies.soundness import NAMES
 
+COMMANDS = {
+    **{name: f"python -m studies {name}" for name in STUDIES},
+    **{f"soundness-{name}": f"python -m studies.soundness {name}" for name in NAMES},
+}
+"""What makes each result."""
 RESULTS = "results"
 """Folder of the result files and figures, inside the documentation."""
 
@@ -25,7 +31,7 @@ def generate(app: Any) -> None:
     source = Path(app.srcdir)
     folder = source / "generated" / "studies"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in STUDIES:
+    for name in COMMANDS:
         path = source / RESULTS / f"{name}.json"
         text = part(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else absent(name)
         written = folder / f"{name}.md"
@@ -35,7 +41,7 @@ def generate(app: Any) -> None:
 
 def absent(name: str) -> str:
     """What stands where a result will."""
-    return f"No result is recorded here yet; `python -m studies {name}` makes one.\n"
+    return f"No result is recorded here yet; `{COMMANDS[name]}` makes one.\n"
 
 
 def part(result: dict[str, Any]) -> str:
@@ -47,9 +53,11 @@ def part(result: dict[str, Any]) -> str:
         f":::{{figure}} /{RESULTS}/{name}.png\n:alt: {result['caption']}\n\n{escape(result['caption'])}\n:::"
     )
     parts += [_table(table) for table in result["tables"]]
-    shown = ", ".join(result["subject"]["photographs"])
     versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
-    parts.append(f"Photographs: {escape(shown)}. Made with {escape(versions)}.")
+    made = f"Made with {escape(versions)}."
+    if "subject" in result:
+        made = f"Photographs: {escape(', '.join(result['subject']['photographs']))}. {made}"
+    parts.append(made)
     return "\n\n".join(parts) + "\n"
 
 

@@ -16,9 +16,9 @@ from abe.errors import Code, InputError, SpecError, StorageError
 
 Layout = Literal["auto", "channels_first", "channels_last"]
 LAYOUTS = ("auto", "channels_first", "channels_last")
-MAPS = ("attribution", "attributions", "maps", "values", "arr_0")
+MAPS = ("attribution", "attributions", "maps", "values", "a_batch", "arr_0")
 """Names under which a file may hold maps; a file with one array needs none of them."""
-INPUTS = ("x", "inputs")
+INPUTS = ("x", "inputs", "x_batch")
 """Names under which it may hold the explained inputs, which are then compared with those given."""
 SUFFIXES = (".npy", ".npz", ".safetensors")
 SAME = 1e-6

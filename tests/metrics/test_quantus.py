@@ -5,7 +5,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from tests.metrics.common import net_s, oracle
+from tests.methods.common import oracle
+from tests.metrics.common import net_s
 
 import abe
 from abe.explainers import explain_func
@@ -19,8 +20,9 @@ QUIET = {"disable_warnings": True, "display_progressbar": False}
 
 
 def setting():
-    net, recorded = net_s(torch.float32), oracle("quantus_pixelflipping_1ch")
-    return net, recorded["x"].float(), recorded["label"], recorded["attribution"].float()
+    """Quantus 0.6's own case: net, four pictures, their labels, and maps of one channel."""
+    recorded = oracle("quantus_pixelflipping_1ch")
+    return net_s(torch.float32), recorded["x"].float(), recorded["label"], recorded["attribution"].float()
 
 
 def test_deletion_equals_pixel_flipping():

@@ -28,7 +28,7 @@ from abe.metrics.base import measure
 from abe.metrics.shared import LABEL
 from abe.registry import metrics
 from abe.task import image_task
-from abe.testing.metrics import RANDOM, inverted, shuffled
+from abe.testing.metrics import RANDOM, SEEDS, SIGMAS, inverted, shuffled
 
 JUDGED: tuple[ModuleType, ...] = (
     *(curves, faithfulness, infidelity, localisation, masking, multimodal, soundness, subsets),
@@ -123,6 +123,41 @@ def test_the_law_exempts_only_metrics_of_sums():
     """What is not judged here is judged by the law of the kit, in `tests/methods/test_laws.py`."""
     exempt = [n for n in set(judged()) - set(OWN) if "ranking" in metrics.get(n).card.expected_failures]
     assert exempt == ["residual"]
+
+
+def test_what_is_not_judged_on_images_is_judged_on_words():
+    """The two metrics of texts have their ranking in `test_multimodal.py`."""
+    homes = {module.__name__ for module in JUDGED}
+    every = {e.name for e in metrics.entries() if e.factory.__module__ in homes}
+    assert every - set(judged()) == {"text_confidence_drop", "text_confidence_increase"}
+
+
+CONSTANT: dict[str, dict[str, Any]] = {
+    "soundness": {
+        "removal": 0.5,
+        "level": 0.9,
+        "ratios": tuple(round(0.95 - 0.05 * k, 2) for k in range(20)),
+    },
+    "faithfulness_estimate": {"groups": 48},
+    "monotonicity_correlation": {"groups": 48},
+}
+"""Metrics that order positions without a perturbation run; those with one have the kit's law `constant`."""
+
+
+@pytest.mark.parametrize("name", CONSTANT)
+def test_a_constant_map_scores_as_a_random_order(name: str) -> None:
+    net, x, true = decided()
+    task, metric = image_task(net), as_metric((name, CONSTANT[name]))
+    target = task.forward(x).argmax(1)
+    flat, chance = [], []
+    for seed in range(SEEDS):
+        for maps, found in ((torch.ones_like(true), flat), (shuffled(true.abs(), seed), chance)):
+            given = problem(task, x, target=target, seed=seed)
+            known = mapped(maps, diagnostics={LABEL: given.target})
+            found.append(float(measure(given, known, [metric])[name].values.nanmean()))
+    one, other = torch.tensor(flat).double(), torch.tensor(chance).double()
+    error = float(((one.var() + other.var()) / SEEDS).sqrt())
+    assert abs(float(one.mean() - other.mean())) <= SIGMAS * max(error, 1e-12), (flat, chance)
 
 
 @pytest.mark.parametrize("name", OWN)

@@ -1,7 +1,10 @@
 """Boundary pairs, their ground truth, and the three experiments."""
 
+import io
+
 import pytest
 import torch
+from rich.console import Console
 from tests.methods.common import images, net, oracle
 
 import abe
@@ -85,6 +88,9 @@ def test_three_experiments():
     text = found.to_dict()
     assert "by construction" in text["caption"]
     assert found.table().row_count == 3
+    screen = Console(file=io.StringIO(), width=120)
+    screen.print(found.table())
+    assert "±" in screen.file.getvalue()
     lost = ~found.pairs["sign"].success
     assert bool(found.distances["sign"]["gradient"][lost].isnan().all())
 

@@ -1,11 +1,14 @@
 """``abe methods``, ``abe metrics`` and ``abe zoo``."""
 
 import inspect
+import re
 from dataclasses import asdict
 from typing import Any, Literal
 
 from abe.cli import output
 
+GIVEN = {"mask": " --masks masks.npy", "label": " --truth CLASS,..."}
+"""Options that bring what a metric needs."""
 ARROWS = {"higher": "↑ higher is better", "lower": "↓ lower is better"}
 
 
@@ -81,12 +84,17 @@ def _card(kind: str, entry: Any) -> None:
     screen.print(Text(card.summary))
     screen.print()
     facts = Table.grid(padding=(0, 2))
-    for label, text in _facts(card):
+    cost = "" if card.passes else section(inspect.getdoc(entry.factory) or "", "Cost")
+    for label, text in [*_facts(card), *([("cost", cost)] if cost else [])]:
         facts.add_row(Text(label, style="dim"), Text(text))
     screen.print(facts)
     if entry.parameters():
         screen.print()
         screen.print(_parameters(entry))
+    if kind == "metric":
+        asked = "".join(GIVEN[need] for need in card.needs if need in GIVEN)
+        screen.print()
+        screen.print(Text(f"abe evaluate MAPS --metrics {entry.name}{asked}", style="dim"))
     if kind == "method":
         example = " ".join(
             f"-p {n}={p.default}" for n, p in list(entry.parameters().items())[:1] if _simple(p)
@@ -138,6 +146,12 @@ def _parameters(entry: Any) -> Any:
         default = Text("required", style="bold") if required else Text(repr(parameter.default))
         table.add_row(Text(name), default, Text(about.get(name, _annotation(parameter))))
     return table
+
+
+def section(docstring: str, name: str) -> str:
+    """The text of a section of a Google-style docstring, without the code's quotation marks."""
+    found = re.search(rf"^{name}:\n((?:[ \t]+.*\n?|\n)*)", docstring, flags=re.MULTILINE)
+    return "" if found is None else " ".join(found[1].split()).replace("``", "")
 
 
 def described(docstring: str) -> dict[str, str]:

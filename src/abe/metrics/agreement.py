@@ -11,7 +11,7 @@ from torch import Tensor
 from abe.draws import SeededDraws, as_ids
 from abe.errors import Code, InputError, SpecError
 from abe.metrics.subsets import pearson, places
-from abe.units import rank
+from abe.units import check_map, rank
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def agreement(explanations: Mapping[str, Any], *, share: float = 0.1, seed: int 
         seed: of the order among equals.
 
     Raises:
-        InputError: maps of different samples or shapes.
+        InputError: maps of different samples, of another shape than these, NaN or infinite.
         SpecError: no fraction, or no explanation.
     """
     if not explanations or not 0 < share <= 1:
@@ -68,8 +68,7 @@ def agreement(explanations: Mapping[str, Any], *, share: float = 0.1, seed: int 
             raise InputError(
                 Code.SAMPLES, "Agreement compares maps of the same samples", got=f"others in {name!r}"
             )
-        maps = one.attribution.double()
-        flat.append((maps.sum(1) if maps.ndim > 2 else maps).flatten(1))
+        flat.append(check_map(one.attribution, one.x).double().sum(1).flatten(1))
     ids = first.ids or as_ids(None, first.x)
     draws, k = SeededDraws(seed=seed), max(1, round(share * flat[0].shape[1]))
     ranks = [places(f) for f in flat]

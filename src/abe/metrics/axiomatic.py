@@ -22,6 +22,7 @@ class CompletenessGap:
 
     baseline: Baseline
     processing: ClassVar[str] = "signed, summed over everything"
+    missing: ClassVar[str] = "its score at the baseline is that at the input"
 
     def measure(self, problem: Any, explanation: Any) -> Tensor:
         everyone = problem.everyone

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from abe.errors import Code, SpecError
+from abe.errors import Code, SpecError, note
 from abe.metrics.perturbation import Perturbation, PerturbationRun
 from abe.metrics.shared import check_asked
 from abe.registry import Registry, baselines, freeze, metrics, units
@@ -31,6 +31,8 @@ PROCESSED = {
 }
 BLOCK = 32
 """Samples whose log-probabilities are held at once."""
+NAMED = 5
+"""Samples that a note names."""
 
 
 @runtime_checkable
@@ -99,6 +101,16 @@ class Metric:
     def sampled(self) -> bool:
         """Whether every sample has a number of its own; else neither interval nor test means anything."""
         return getattr(self.value, "sampled", True)
+
+    @property
+    def fewest(self) -> int:
+        """Samples it needs at least."""
+        return getattr(self.value, "fewest", 1)
+
+    @property
+    def missing(self) -> str:
+        """Why a sample may have no number; nothing where the metric does not say."""
+        return getattr(self.value, "missing", "")
 
     @property
     def processing(self) -> str:
@@ -248,18 +260,19 @@ class Sheets:
         for metric in self._chosen:
             sheet = self._sheets[metric.name]
             spent = [self._costs[self._runs.index(run)] for run in metric.runs]
+            values = sheet.result(metric, self._seen)
             found[metric.name] = Score(
                 name=metric.name,
                 label=label(metric, self._shape, self._seed),
                 direction=metric.direction,
-                values=sheet.result(metric, self._seen),
+                values=values,
                 processing=metric.processing,
                 step=sheet.step,
                 seed=self._seed,
                 cost=_total(spent) if spent else sheet.cost,
                 curve=torch.cat(sheet.curves) if sheet.curves else None,
                 spec=metric.describe(),
-                warnings=sheet.warnings,
+                warnings=[*sheet.warnings, *_without_number(metric, values)],
             )
         return found
 
@@ -299,6 +312,15 @@ class _Sheet:
             return torch.cat(self.values)
         whole = {name: torch.cat([part[name] for part in self.kept]) for name in self.kept[0]}
         return _checked(metric, metric.value.conclude(whole), b)
+
+
+def _without_number(metric: Metric, values: Tensor) -> list[str]:
+    """A note about samples without a number, from metrics that say why there is none."""
+    samples = values.isnan().nonzero().flatten().tolist()
+    if not samples or not metric.missing:
+        return []
+    who = ", ".join(map(str, samples[:NAMED])) + (" …" if len(samples) > NAMED else "")
+    return [note(Code.NO_NUMBER, f"{metric.name} has no number for sample {who}: {metric.missing}")]
 
 
 def _checked(metric: Metric, values: Any, b: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Numbers about a data set: whether samples that are explained alike are predicted alike."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,6 +26,7 @@ class Sufficiency:
     """
 
     threshold: float
+    missing: ClassVar[str] = "no other sample has a similar map"
 
     def measure(self, problem: Any, explanation: Any) -> Tensor:
         return self.conclude(self.collect(problem, explanation))
@@ -52,6 +53,7 @@ class Consistency:
 
     patches: int
     top: int
+    missing: ClassVar[str] = "no other sample has the same leading patches"
 
     def __post_init__(self) -> None:
         if self.patches < 1 or self.top < 1:

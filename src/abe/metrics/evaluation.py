@@ -194,6 +194,7 @@ class Plan:
                 shape = tuple(lot.lifted.x.shape[1:])
                 if not samples.stream:
                     self._finish(len(lot))
+                    self._check_number(len(lot))
                 bar.total = bar.total or self._rows(lot, samples.expected)
                 self.measure(lot, advance, keep=not samples.stream, relabel=bar.relabel)
             self._finish(len(self.names))
@@ -314,6 +315,17 @@ class Plan:
                     f"The metric {metric.name!r} explains again, so it needs a method of ABE",
                     got=f"the maps {silent[0]!r}, which were made elsewhere",
                     fix="Leave out that metric or those maps",
+                )
+
+    def _check_number(self, samples: int) -> None:
+        """Say before computing which metric needs more samples than there are."""
+        for metric in self.metrics:
+            if samples < metric.fewest:
+                raise InputError(
+                    Code.SAMPLES,
+                    f"The metric {metric.name!r} needs more samples",
+                    got=str(samples),
+                    expected=f"at least {metric.fewest}",
                 )
 
     def _check_truth(self, lot: Lot) -> None:

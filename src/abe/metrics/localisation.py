@@ -1,6 +1,6 @@
 """Localisation: how much of the map lies in the region where the evidence is known to be."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class Inside:
     what: Literal["point", "mass", "rank", "top_k", "auc", "box"]
     of: str = "positive"
     k: int = 0
+    missing: ClassVar[str] = "its region is empty, or everything"
 
     def __post_init__(self) -> None:
         check_processing(self.of)

@@ -99,6 +99,14 @@ class Soundness:
     of: str
     removal: Baseline
 
+    @property
+    def missing(self) -> str:
+        return f"the accuracy does not reach {self.level:g}, or the map has nothing positive"
+
+    @property
+    def fewest(self) -> int:
+        return FLIPS if self.gain == "flips" else 1
+
     def __post_init__(self) -> None:
         _check_maps(self.of)
         _check_shares(self.ratios)
@@ -257,10 +265,23 @@ def _right(
         return without(problem, removal, sample, torch.zeros_like(number), mask)
 
     def keep(chunk: Chunk) -> None:
+        _check_classes(truth, chunk.outputs.shape[1])
         found[chunk.rows] = chunk.outputs.argmax(1) == truth[chunk.owner]
 
     problem.forward(len(found), make, problem.everyone.repeat_interleave(steps), keep)
     return found.view(-1, steps)
+
+
+def _check_classes(truth: Tensor, classes: int) -> None:
+    """Refuse labels that no prediction can equal."""
+    wrong = ((truth < 0) | (truth >= classes)).nonzero().flatten().tolist()
+    if wrong:
+        raise InputError(
+            Code.LABELS,
+            "A label is no class of the model",
+            got=f"{int(truth[wrong[0]])} for sample {wrong[0]}, of {classes} classes",
+            expected=f"class numbers from 0 to {classes - 1}",
+        )
 
 
 def _gained(before: Tensor, after: Tensor) -> bool:
@@ -373,7 +394,11 @@ def soundness(
         formula="mean over t of [f(x) = y] - [f(x without A > t max A) = y]",
         needs=("label",),
         differs=("The curve is averaged over thresholds to one number; `Completeness.curve` has all of it.",),
-        pitfalls=("Not the axiom of that name, which `residual` and `completeness_gap` measure.",),
+        pitfalls=(
+            "Not the axiom of that name, which `residual` and `completeness_gap` measure.",
+            "A map that is the same everywhere removes everything and is as complete as can be: read it "
+            "beside soundness.",
+        ),
         expected_failures={
             "ranking": "sometimes: imputation restores the kit's noise well enough to decide it"
         },

@@ -55,6 +55,7 @@ class Stability:
     radius: float
     layer: str | None = None
     processing: ClassVar[str] = "not read: the method explains again, its map as it is"
+    missing: ClassVar[str] = "no neighbour is predicted alike"
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.radius <= 0:

@@ -24,6 +24,8 @@ from abe.engines.state import as_found, eager
 from abe.engines.update import UpdatePath
 from abe.errors import AbeError, Code, InputError, SpecError, note
 from abe.explain import explain
+from abe.metrics.statistics import intervals
+from abe.metrics.table import compact
 from abe.objectives import Logit, LogProbability
 from abe.registry import Method, methods
 from abe.task.base import Task
@@ -93,7 +95,8 @@ class Trust:
         """How to read the table, with the bias of the construction."""
         valid = ", ".join(f"{k} {_mean(p.validity):.2g}" for k, p in self.pairs.items())
         return (
-            "Cosine distances, means over samples: to the ground truth (T), and between the maps at x1 for "
+            "Cosine distances, means over samples ± half of their 95 % bootstrap interval: to the ground "
+            "truth (T), and between the maps at x1 for "
             "its label and at x2 for its own (P; the sign counts, two classes pull apart), by construction "
             f"of the pair; lower is nearer. Validity of the ground truth: {valid} (0 is exact). "
             f"{BIAS}"
@@ -399,8 +402,12 @@ def _mean(values: Tensor) -> float:
 
 
 def _cell(values: Tensor) -> str:
+    """The mean, and below it half of its interval where there is one."""
     mean = _mean(values)
-    return "–" if mean != mean else f"{mean:.3f}"
+    if mean != mean:
+        return "–"
+    low, high = intervals(values[:, None])[0]
+    return f"{mean:.3f}" if low != low else f"{mean:.3f}\n[dim]±{compact((high - low) / 2)}[/]"
 
 
 def _list(values: Tensor) -> Any:
