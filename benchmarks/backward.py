@@ -30,21 +30,26 @@ def _vgg() -> nn.Module:
 
 
 def run(rounds: int = 5) -> Iterator[dict[str, Any]]:
-    """Median seconds of both by method, and captum's over ours."""
+    """Median seconds of both by method, and captum's over ours; both predict the class first."""
     from captum.attr import Deconvolution, DeepLift, GuidedBackprop
 
     net = _vgg()
     x = torch.rand(ROWS, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     task = abe.image_task(net, output_kind="logits")
+
+    def predicted(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return net(x).argmax(1)
+
     theirs: dict[str, Callable[[Tensor], Tensor]] = {
-        "guided_backprop": lambda x: GuidedBackprop(net).attribute(x, target=0),
-        "deconvolution": lambda x: Deconvolution(net).attribute(x, target=0),
-        "deeplift": lambda x: DeepLift(net).attribute(x, torch.zeros_like(x), target=0),
+        "guided_backprop": lambda x: GuidedBackprop(net).attribute(x, target=predicted(x)),
+        "deconvolution": lambda x: Deconvolution(net).attribute(x, target=predicted(x)),
+        "deeplift": lambda x: DeepLift(net).attribute(x, torch.zeros_like(x), target=predicted(x)),
     }
     for name, other in theirs.items():
         seconds: dict[str, list[float]] = {"abe": [], "captum": []}
         for _ in range(rounds + 3):  # three rounds let the planner settle
-            seconds["abe"].append(_timed(lambda n=name: abe.explain(task, x, n, target=0, progress=False)))
+            seconds["abe"].append(_timed(lambda n=name: abe.explain(task, x, n, progress=False)))
             seconds["captum"].append(_timed(lambda o=other: o(x.clone().requires_grad_(True))))
         ours, captum = (median(found[3:]) for found in seconds.values())
         yield {"method": name, "abe": ours, "captum": captum, "ratio": captum / ours}

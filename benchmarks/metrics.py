@@ -27,6 +27,7 @@ METRICS = (
     *("log_odds_insertion", "log_odds_deletion"),
 )
 STEPS = 100
+"""At most; every step has as many pixels."""
 LIMIT = 1e-3
 """Largest difference of two curves: the execution copy agrees with the model to 1e-5 in logits."""
 
@@ -104,7 +105,7 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     return {
         "model": name,
         "samples": len(x),
-        "steps": STEPS,
+        "steps": x.shape[-1] * x.shape[-2] // _step(x),
         "threads": torch.get_num_threads(),
         "rounds": rounds,
         "together": {"seconds": best["together"], "rows": spent + found.setup.forward_rows},
@@ -115,8 +116,14 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     }
 
 
+def _step(x: Tensor) -> int:
+    """Pixels per step: the smallest divisor of their number that gives at most `STEPS` steps."""
+    pixels = x.shape[-1] * x.shape[-2]
+    return next(step for step in range(-(-pixels // STEPS), pixels + 1) if pixels % step == 0)
+
+
 def _together(task: Task, x: Tensor, maps: Tensor, target: Tensor) -> Callable[[], Any]:
-    step = -(-x.shape[-1] * x.shape[-2] // STEPS)
+    step = _step(x)
 
     def work() -> Any:
         return abe.evaluate(
@@ -147,7 +154,7 @@ def _loop(
 ) -> Tensor:
     """(b, n + 1) one curve, one call of the model per step for the whole batch."""
     pixels = x.shape[-1] * x.shape[-2]
-    step = -(-pixels // STEPS)
+    step = _step(x)
     order = maps.flatten(1).argsort(1, descending=True)
     start, end = (torch.zeros_like(x), x) if inserts else (x, torch.zeros_like(x))
     current = start.clone().flatten(2)
@@ -174,13 +181,16 @@ def _log_odds(outputs: Tensor, target: Tensor) -> Tensor:
 
 
 def _quantus(model: nn.Module, x: Tensor, maps: Tensor, target: Tensor) -> Callable[[], np.ndarray]:
-    """PixelFlipping with as many steps; it counts elements, so maps have the input's channels."""
+    """PixelFlipping with as many steps. It counts elements, so a step of ours is three times as many."""
     import quantus
 
-    pixels = x.shape[-1] * x.shape[-2]
-    metric = quantus.PixelFlipping(
-        features_in_step=-(-pixels // STEPS),
-        perturb_baseline="black",
+    class Flipping(quantus.PixelFlipping):
+        def custom_preprocess(self, **_: Any) -> None:
+            """Without the check that a step divides the pixels, which mistakes elements for pixels."""
+
+    metric = Flipping(
+        features_in_step=_step(x) * x.shape[1],
+        perturb_baseline=0.0,
         abs=False,
         normalise=False,
         disable_warnings=True,

@@ -102,7 +102,6 @@ FORWARD_COPIES = 32
 """Rough size of what a forward pass holds at once, in copies of its input."""
 WORTH_A_COPY = 64
 """Rows of work after which preparing and timing an execution copy pays."""
-
 _STATES: "WeakKeyDictionary[Task, TaskState]" = WeakKeyDictionary()
 
 
@@ -236,7 +235,7 @@ class Evaluator:
             if plan.measured:
                 chunk = job.run(self.task, self._model, rows)
             else:
-                with Saved() as saved:
+                with Saved((*self._model.parameters(), *self._model.buffers())) as saved:
                     chunk = job.run(self.task, self._model, rows)
                 plan.fit(saved.bytes // len(rows))
         except (MemoryError, torch.OutOfMemoryError, RuntimeError) as problem:

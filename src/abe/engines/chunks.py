@@ -1,6 +1,7 @@
 """How many rows to run at once: the fastest chunk by the clock, within a memory budget."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -93,11 +94,15 @@ class ChunkPlan:
 
 
 class Saved:
-    """Counts the bytes a forward pass keeps for its backward pass."""
+    """Counts the bytes a forward pass keeps for its backward pass, apart from what is there anyway.
 
-    def __init__(self) -> None:
+    Args:
+        known: tensors that do not count, such as the weights, which every backward pass reads.
+    """
+
+    def __init__(self, known: Iterable[Tensor] = ()) -> None:
         self.bytes = 0
-        self._seen: set[int] = set()
+        self._seen = {tensor.untyped_storage().data_ptr() for tensor in known}
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._count, _unchanged)
 
     def __enter__(self) -> "Saved":

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from dataclasses import fields as dataclass_fields
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -313,7 +314,7 @@ def _check_type(x: Tensor, dtype: torch.dtype, device: torch.device) -> None:
 
 
 def _first_tensor(model: nn.Module) -> Tensor | None:
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in chain(model.parameters(), model.buffers()):
         if tensor.is_floating_point():
             return tensor
     return None
