@@ -174,7 +174,7 @@ def _solve(planes: Tensor, holes: Tensor, tolerance: float, iterations: int) -> 
             x = torch.zeros_like(r)
         z = ladder.cycle(r)
         # z is about the error of x, so adding it is a last step that costs nothing
-        now = (z.abs().flatten(1).amax(1) <= goal) & ~done
+        now = (torch.linalg.vector_norm(z.flatten(1), torch.inf, dim=1) <= goal) & ~done
         if bool(now.any()):
             found[rows[now]] = total[now] + x[now] + z[now]
             done = done | now
@@ -188,11 +188,11 @@ def _solve(planes: Tensor, holes: Tensor, tolerance: float, iterations: int) -> 
                 ladder, exact = ladder.take(left), exact.take(left)
         strength = _dot(r, z)
         # Polak-Ribière's β forgives that the cycle is rounded
-        p = torch.addcmul(z, (strength - _dot(old, z)) / previous, p)
+        p.mul_((strength - _dot(old, z)) / previous).add_(z)
         image = ladder.levels[0].apply(p)
         size = strength / _dot(p, image).clamp_min(TINY)
-        x, old = torch.addcmul(x, size, p), r
-        r = torch.addcmul(r, -size, image)
+        x.addcmul_(size, p)
+        r, old = image.mul_(-size).add_(r), r
         previous = strength.clamp_min(TINY)
     found[rows[~done]] = (total + x)[~done]
     return found
@@ -347,4 +347,4 @@ def _join(x: Tensor, h: int, w: int) -> Tensor:
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """(n, 1, 1, 1, 1) product over everything of a system; its channels are steered together."""
-    return torch.linalg.vecdot(a.flatten(1), b.flatten(1)).view(-1, 1, 1, 1, 1)
+    return torch.bmm(a.flatten(1)[:, None], b.flatten(1)[:, :, None])[..., None, None]
