@@ -138,10 +138,10 @@ def fingerprint(model: nn.Module) -> tuple[Any, ...]:
     """
     modules = tuple((name, id(module), module.training) for name, module in model.named_modules())
     digest = hashlib.blake2b(digest_size=16)
-    versions: list[tuple[str, int, int]] = []
+    versions: list[tuple[Any, ...]] = []
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        versions.append((name, id(tensor), -1 if tensor.is_inference() else tensor._version))  # pyright: ignore[reportPrivateUsage]
-        digest.update(str((tensor.dtype, tensor.shape, tensor.device)).encode())
+        version = -1 if tensor.is_inference() else tensor._version  # pyright: ignore[reportPrivateUsage]
+        versions.append((name, id(tensor), version, tensor.dtype, tensor.shape, tensor.device))
         digest.update(_checksum(tensor))
     return (modules, tuple(versions), tuple(hooked(model)), tuple(rewired(model)), digest.hexdigest())
 
@@ -459,11 +459,13 @@ _AS_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @torch.no_grad()
 def _checksum(tensor: Tensor) -> bytes:
-    """Sums of every 1,024 neighbours' bits as integers: any change of one value is seen.
+    """The bits of small tensors, else sums of 1,024 neighbours' as integers: any change of one value is seen.
 
     The bits are read as 64-bit integers, whose sums wrap: others are widened first, twenty times as slow.
     """
     plain = torch.view_as_real(tensor) if tensor.is_complex() else tensor.detach()
+    if plain.numel() <= _WIDTH:
+        return plain.cpu().view(_AS_INTEGERS[plain.element_size()]).numpy().tobytes()
     flat = plain.reshape(-1).view(_AS_INTEGERS[plain.element_size()])
     rows = flat.numel() // _WIDTH
     body, tail = flat[: rows * _WIDTH], flat[rows * _WIDTH :]
