@@ -249,13 +249,17 @@ def test_a_reentrant_checkpoint_is_named() -> None:
             return self.head(hidden.mean((2, 3)))
 
     model, x = Checkpointed().eval(), samples(2).float()
-    for method in ("gradient", "ig", "grad_cam", "guided_grad_cam", abe.at_layer("ig", "used")):
+    named = {"layer": "used"}
+    for method in (
+        *("gradient", "ig", ("grad_cam", named), ("guided_grad_cam", named)),
+        *(abe.at_layer("ig", "used"), ("layer_conductance", named)),
+    ):
         with pytest.raises(abe.errors.ModelError, match=r"use_reentrant=True.*ABE-HIDDEN-BACKWARD"):
             abe.explain(task_of(model), x, method, target=1, progress=False)
-    for method in (("grad_cam", {"layer": "unused"}), abe.at_layer("ig", "unused")):
+    for method in ("grad_cam", abe.at_layer("ig", "unused")):
         with pytest.raises(abe.errors.ModelError, match="checkpoint"):
             abe.explain(task_of(model), x, method, target=1, progress=False)
-    for method in ("occlusion", "ablation_cam"):
+    for method in ("occlusion", ("ablation_cam", {"relu": False})):
         found = abe.explain(task_of(model), x, method, target=1, progress=False)
         assert bool(found.attribution.any())
 

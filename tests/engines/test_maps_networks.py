@@ -120,8 +120,12 @@ def test_every_weight_on_real_networks(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_attention_of_real_networks() -> None:
-    net, x = network("torchvision vit_b_16")
+@pytest.mark.parametrize("name", TOKENS)
+def test_attention_of_real_networks(name: str) -> None:
+    """Rollout by hand from what was captured; the others run."""
+    if name.startswith("timm"):
+        pytest.importorskip("timm")
+    net, x = network(name)
     rolled = explain(net, x, "rollout")
     with torch.no_grad(), capturing_attention(net) as found:
         net(normalised(x))
@@ -134,13 +138,27 @@ def test_attention_of_real_networks() -> None:
     torch.testing.assert_close(rolled.attribution.sum(1), right)
     for method in ("chefer", "gradient_x_attention", "raw_attention"):
         assert float(explain(net, x, method).attribution.abs().max()) > 0
-    for name, count in (("swin_t", 12), ("maxvit_t", 22)):
-        net, x = network(f"torchvision {name}")
-        with torch.no_grad(), capturing_attention(net) as found:
-            net(x)
-        assert len(found) == count
-        for one in found:
-            total = one.shaped(2).weights.sum(-1)
-            torch.testing.assert_close(total, torch.ones_like(total))
-        with pytest.raises(abe.errors.ModelError, match="attends within windows"):
-            explain(net, x, "chefer")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("torchvision swin_t", 12),
+        ("torchvision maxvit_t", 22),
+        ("timm swin_tiny_patch4_window7_224", 12),
+        ("timm maxvit_tiny_tf_224", 22),
+    ],
+)
+def test_attention_within_windows_is_captured_and_named(name: str, count: int) -> None:
+    if name.startswith("timm"):
+        pytest.importorskip("timm")
+    net, x = network(name)
+    with torch.no_grad(), capturing_attention(net) as found:
+        net(normalised(x))
+    assert len(found) == count
+    for one in found:
+        total = one.shaped(2).weights.sum(-1)
+        torch.testing.assert_close(total, torch.ones_like(total))
+    with pytest.raises(abe.errors.ModelError, match="attends within windows"):
+        explain(net, x, "chefer")
