@@ -3,13 +3,14 @@
 import pytest
 import torch
 from tests.engines.test_backward import Everything, explain, images
-from tests.engines.test_layer import Split
+from tests.engines.test_layer import EVERY, Split
 from torch import Tensor, nn
 
 import abe
 from abe.baselines import Constant
 from abe.engines.layer import AtInput
 from abe.errors import InputError, SpecError
+from abe.registry import methods
 from abe.units import Regions
 
 GRID = ("grid", {"n": 2})
@@ -33,6 +34,22 @@ PLACES = {
     "baylime": {"units": GRID, "evaluations": 40},
 }
 """Every removal method, with parameters for activations with two axes of places."""
+
+
+FAMILIES = (
+    *("gradient-based", "path attribution", "layer-wise backpropagation"),
+    *("perturbation", "local surrogate"),
+)
+TESTED_ALONE = {"deep_taylor", "sage", "layer_conductance"}
+LAYERS_OF_THEIR_OWN = {"guided_grad_cam", "score_cam", "ablation_cam"}
+TRAINED = {"cxplain"}
+
+
+def test_every_gradient_rule_and_removal_method_is_here() -> None:
+    known = {methods.get(name).card.name for name in (*EVERY, *PLACES)}
+    known |= TESTED_ALONE | LAYERS_OF_THEIR_OWN | TRAINED
+    own = [c for c in methods.cards().values() if methods.get(c.name).factory.__module__.startswith("abe.")]
+    assert {card.name for card in own if card.family in FAMILIES} <= known
 
 
 @pytest.mark.parametrize("name", PLACES)
