@@ -469,6 +469,7 @@ def _checksum(tensor: Tensor) -> bytes:
     flat = plain.reshape(-1).view(_AS_INTEGERS[plain.element_size()])
     rows = flat.numel() // _WIDTH
     body, tail = flat[: rows * _WIDTH], flat[rows * _WIDTH :]
-    if rows and (body.storage_offset() * body.element_size()) % 8 == 0:
+    if (body.storage_offset() * body.element_size()) % 8 == 0:
         body = body.view(torch.int64)
-    return torch.cat([tail.sum()[None], body.view(rows, -1 if rows else _WIDTH).sum(1)]).cpu().numpy().tobytes()
+    sums = body.view(rows, -1).sum(1)
+    return torch.cat([tail.sum()[None], sums]).cpu().numpy().tobytes()
