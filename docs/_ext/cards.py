@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import taxonomy
 from docstrings import escape, to_markdown
 
 from abe import registry
@@ -43,6 +44,7 @@ def generate(app: Any) -> None:
         **{f"metrics/{e.name}.md": metric_page(e) for e in registry.metrics.entries()},
         **{f"updates/{e.name}.md": update_page(e) for e in registry.updates.entries()},
         "parts/methods.md": method_table(registry.methods),
+        "parts/taxonomy.md": taxonomy.page(registry.methods.entries(), link, passes, row),
         "parts/updates.md": update_table(registry.updates),
         "parts/metrics.md": metric_table(registry.metrics),
         "parts/primitives.md": primitives(),

@@ -41,7 +41,7 @@ from abe.types import Baseline, Card, Passes
         summary="The gradient halfway between a baseline and the input, times their difference.",
         source="yours2026, Eq. 1",
         formula="A = (x − x′) ⊙ ∇s((x + x′) / 2)",
-        family="path attribution",
+        family="gradient × input",
         guarantees=("linearity", "dummy", "symmetry", "implementation_invariance"),
         needs=("gradient", "baseline"),
         passes=Passes(forward="3 * b", backward="b"),

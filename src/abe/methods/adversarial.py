@@ -33,8 +33,8 @@ OWN_PATH = "the path depends on the function"
         summary="Gradients along a steepest descent of the score until the predicted class changes.",
         source="zhu2024mfaba",
         formula="A = −Σ_t Δx_t ⊙ ½(∇s(x_t) + ∇s(x_{t+1})), x_{t+1} = clip(x_t − α sign ∇s(x_t))",
-        family="path attribution",
-        reformulations=("path integral", "Taylor expansion"),
+        family="gradient × input",
+        reformulations=("path integral",),
         guarantees=("dummy", "implementation_invariance"),
         needs=("gradient",),
         passes=Passes(
@@ -126,7 +126,7 @@ def mfaba(
         source="zhu2024attexplore",
         formula="A = −Σ_t Δx_t ⊙ ½(ĝ_t + ĝ_{t+1}), "
         "ĝ the mean of ∇s over copies IDCT(DCT(x + σε) ⊙ U[1 − ρ, 1 + ρ])",
-        family="path attribution",
+        family="gradient × input",
         reformulations=("path integral",),
         guarantees=("implementation_invariance",),
         needs=("gradient", "draws"),
@@ -233,8 +233,7 @@ def _transferable(epsilon: float, steps: int, momentum: float, kernel: int, back
         summary="Elements ranked by removing, in rounds, what matters least to short ascents and descents.",
         source="zhu2024isa",
         formula="A_i = r + place of i in round r, by |(T_up/w_up + T_down/w_down − min) ⊙ x|, least first",
-        family="path attribution",
-        reformulations=(),
+        family="gradient × input",
         guarantees=(),
         needs=("gradient", "draws"),
         passes=Passes(
@@ -311,7 +310,7 @@ def isa(
         summary="The gradient integrated along the straight line from the nearest decision boundary.",
         source="wang2022, Def. 4",
         formula="A = (x − x_b) ⊙ ∫₀¹ ∇s(x_b + α (x − x_b)) dα, x_b the nearest adversarial point",
-        family="path attribution",
+        family="gradient × input",
         reformulations=("path integral",),
         guarantees=("completeness", "dummy", "implementation_invariance"),
         needs=("gradient", "classes", "draws"),

@@ -76,7 +76,7 @@ def at_layer(base: Any, layer: str) -> Method:
         summary="The part of Integrated Gradients that flows through each unit of a layer.",
         source="dhamdhere2019, Eq. 2",
         formula="A = ∫₀¹ ∂s/∂y ⊙ ∂y(x′ + α (x − x′))/∂α dα",
-        family="path attribution",
+        family="gradient × input",
         reformulations=("path integral",),
         guarantees=("linearity",),
         needs=("gradient", "baseline"),

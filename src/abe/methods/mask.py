@@ -105,7 +105,7 @@ def meaningful_perturbation(
     return MaskOptimisation(
         parametrisation=CellGrid(cells=cells),
         perturbation=FadeTo(baseline=as_baseline(baseline)),
-        penalties=(Removed(weight=sparsity), Variation(weight=variation, power=power)),
+        penalties=(Removed(weight=sparsity), Variation(weight=variation, power=power, cells=cells)),
         optimiser=AdamStep(rate=rate, soft=0.1),
         keep=False,
         steps=steps,
