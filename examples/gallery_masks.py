@@ -10,7 +10,7 @@ Run it with ``python examples/gallery_masks.py``; it writes ``gallery_masks.png`
 # %%
 # The network and the photographs come out of installed packages; nothing is downloaded.
 
-import matplotlib.pyplot as plt
+from pictures import draw
 
 import abe
 from abe.task.zoo import efficientnet_lite0, photographs
@@ -38,20 +38,5 @@ found = {
 # %%
 # Maps are shared out over the colour channels, so their sum over channels is the mask.
 
-figure, axes = plt.subplots(
-    len(photos), len(METHODS) + 1, figsize=(3 * (len(METHODS) + 1), 3.2 * len(photos))
-)
-for column, (title, explanation) in enumerate(found.items(), start=1):
-    for row, mask in enumerate(explanation.attribution.sum(1)):
-        picture = explanation.x[row].movedim(0, -1)
-        axes[row, 0].imshow(picture)
-        axes[row, 0].set_title(explanation.target_names[row], fontsize=9)
-        axes[row, column].imshow(picture.mean(-1), cmap="gray")
-        axes[row, column].imshow(mask, cmap="magma", alpha=0.65, vmin=0)
-        bits = explanation.diagnostics.get("bits")
-        amount = "" if bits is None else f"{float(bits[row]):.0f} bits"
-        axes[row, column].set_title("\n".join(filter(None, [title if row == 0 else "", amount])), fontsize=9)
-for axis in axes.flat:
-    axis.set_axis_off()
-figure.tight_layout()
-figure.savefig("gallery_masks.png", dpi=80)
+notes = {title: "bits" for title, explanation in found.items() if "bits" in explanation.diagnostics}
+draw(found, "gallery_masks.png", signed=False, notes=notes)
