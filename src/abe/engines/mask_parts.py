@@ -265,17 +265,22 @@ class Variation:
     Args:
         weight: price of a step of 1 everywhere.
         power: larger forgives gentle slopes.
+        cells: the step is one from cell to cell of a grid of so many along each axis, whatever the
+            number of positions that the mask was interpolated to; None is from position to position.
     """
 
     weight: float
     power: float = 3.0
+    cells: int | None = None
 
     def bind(self, problem: Problem) -> BoundPenalty:
         def penalty(mask: Tensor, at: At) -> Tensor:
             total = mask.new_zeros(len(mask))
             for axis in range(2, mask.ndim):
-                if mask.shape[axis] > 1:
-                    total = total + mask.diff(dim=axis).abs().pow(self.power).flatten(1).mean(1)
+                side = mask.shape[axis]
+                if side > 1:
+                    step = 1.0 if self.cells is None else side / min(self.cells, side)
+                    total = total + (step * mask.diff(dim=axis)).abs().pow(self.power).flatten(1).mean(1)
             return self.weight * total
 
         return penalty
