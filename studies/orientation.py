@@ -14,7 +14,7 @@ from studies import measuring
 from studies.outcome import Outcome, Panel, Table
 from studies.records import Records
 from studies.settings import CLASSES, STEPS, Size
-from studies.statistics import difference, interval, rank_correlation, verdict
+from studies.statistics import Interval, difference, interval, rank_correlation, verdict
 from studies.subjects import Subject
 
 EQUATION, ALGORITHM, AGI, RANDOM = "LAAI, Eq. 5", "LAAI, Algorithm 2", "AGI, 4 random classes", "random order"
@@ -104,7 +104,6 @@ def _outcome(subject: Subject, size: Size, chosen: list[str], found: dict[str, N
         (f"{a} − {b}", *(str(difference(found[a][key], found[b][key])) for key in KEYS)) for a, b in pairs
     ]
     head = ("map", "INS ↑", "DEL ↓", "GAP ↑", "KL-INS ↑", "KL-DEL ↓", "KL-GAP ↑")
-    gains = [(way, _gain(found, f"{way}, {ONE}", f"{way}, {OTHER}", "insertion")) for way in chosen]
     whole = f"M = {CLASSES[size]}, T = {STEPS[size]}"
     return Outcome(
         tables=[
@@ -123,10 +122,12 @@ def _outcome(subject: Subject, size: Size, chosen: list[str], found: dict[str, N
                 measuring.mean_of(found[RANDOM], "insertion"),
                 "random order",
             ),
-            Panel(
-                "INS, Eq. 5 − Algorithm 2",
-                [(whole, _gain(found, EQUATION, ALGORITHM, "insertion")), *gains],
-                0.0,
+            *(
+                Panel(title, _gains(chosen, found, whole, key), 0.0, "no difference")
+                for title, key in (
+                    ("INS, Eq. 5 − Algorithm 2", "insertion"),
+                    ("KL-GAP, Eq. 5 − Algorithm 2", "kl_gap"),
+                )
             ),
         ],
         values=found,
@@ -141,6 +142,8 @@ def _findings(subject: Subject, chosen: list[str], found: dict[str, Numbers]) ->
     wins = sum(a > b for a, b in zip(one, other, strict=True))
     most = max(range(len(one)), key=lambda i: abs(one[i] - other[i]))
     rest = [i for i in range(len(one)) if i != most]
+    names = [f"T = {CHECKED}, {sign}" for sign in (ONE, OTHER)]
+    quick = {key: _gain(found, *names, key) for key in ("insertion", "kl_gap")}
     agi = {key: _gain(found, AGI, RANDOM, key) for key in ("insertion", "gap", "kl_gap")}
     return [
         f"Eq. 5 against Algorithm 2's sign: INS differs by {ins}, KL-GAP by {kl}; Eq. 5 inserts better on "
@@ -148,6 +151,9 @@ def _findings(subject: Subject, chosen: list[str], found: dict[str, Numbers]) ->
         f"and {verdict(kl)} for KL-GAP.",
         f"One photograph counts most, {subject.names[most]} ({one[most]:.3f} against {other[most]:.3f}); "
         f"without it INS differs by {difference([one[i] for i in rest], [other[i] for i in rest])}.",
+        f"With the quick check's setting (M = {FEW}, T = {CHECKED}) on all of them, INS differs by "
+        f"{quick['insertion']} ({verdict(quick['insertion'])}), KL-GAP by {quick['kl_gap']} "
+        f"({verdict(quick['kl_gap'])}).",
         _ends(chosen, found),
         _related(subject, found),
         f"Without any path, the size of the decisiveness's gradient at the photograph: INS, least first − "
@@ -163,7 +169,12 @@ def _findings(subject: Subject, chosen: list[str], found: dict[str, Numbers]) ->
     ]
 
 
-def _gain(found: dict[str, Numbers], one: str, other: str, key: str) -> Any:
+def _gains(chosen: list[str], found: dict[str, Numbers], whole: str, key: str) -> list[tuple[str, Interval]]:
+    rows = [(way, _gain(found, f"{way}, {ONE}", f"{way}, {OTHER}", key)) for way in chosen]
+    return [(whole, _gain(found, EQUATION, ALGORITHM, key)), *rows]
+
+
+def _gain(found: dict[str, Numbers], one: str, other: str, key: str) -> Interval:
     return difference(found[one][key], found[other][key])
 
 

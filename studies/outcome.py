@@ -137,6 +137,8 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
             axes.set_xlabel(f"dashed: {panel.label}", fontsize=7, color=LINE)
         if panel.log:
             axes.set_xscale("log")
+        else:
+            axes.locator_params(axis="x", nbins=5)
         names = named[index] if shown[index] else [""] * len(panel.rows)
         axes.set_yticks(list(heights), names, fontsize=7.5, color=INK)
         axes.set_title(panel.title, fontsize=9, color=INK)
