@@ -321,6 +321,6 @@ def _ends(chosen: list[str], found: dict[str, Numbers]) -> str:
     return (
         f"Targeted paths do not stop at the other class but sharpen it: on {sharper} of {len(change)} "
         f"photographs they end more decided than they began, so that the map sums to less than nothing and "
-        f"{100 * measuring.mean_of(found[EQUATION], 'negative'):.0f} % of its entries are negative. Of the "
+        f"{100 * measuring.mean_of(found[EQUATION], 'negative'):.1f} % of its entries are negative. Of the "
         f"paths with M = {FEW}, those that end less decided: {few}."
     )

@@ -59,7 +59,7 @@ def _methods(subject: Subject, size: Size) -> dict[str, dict[str, Any]]:
 def _affordable(subject: Subject, size: Size) -> dict[str, dict[str, Any]]:
     """Fewer samples, larger units or fewer channels where the defaults would take minutes a photograph."""
     samples = 4 if size == "quick" else 20
-    evaluations = 20 if size == "quick" else 200
+    evaluations = 120 if size == "quick" else 200
     grid = ("grid", {"n": 2 if size == "quick" else 7})
     return {
         **{key: {"samples": samples} for key in ("smoothgrad", "smoothgrad_squared", "vargrad")},
