@@ -113,10 +113,10 @@ def _outcome(subject: Subject, found: dict[str, dict[str, list[float]]]) -> Outc
         tables=[Table(f"Plain-gradient paths ({subject.title})", head, rows, note), _cannot(found)],
         findings=[
             f"With tolerance={TOLERANCE}, the largest |residual| of the {sum(map(len, after.values()))} maps "
-            f"whose score changes enough is {_number(max(map(_most, after.values())))}. "
-            + (f"Above it: {', '.join(over)}." if over else "Every path keeps to the tolerance."),
+            f"whose score changes enough is {_number(max(_most(sizes) for sizes in after.values() if sizes))}. "
+            + (f"Above it: {'; '.join(over)}." if over else "Every path keeps to the tolerance."),
             *(
-                f"Without it, the median |residual| is {words}: {', '.join(names)}."
+                f"Without it, the median |residual| is {words}: {'; '.join(names)}."
                 for words, names in _groups(before)
                 if names
             ),
@@ -167,7 +167,7 @@ def _median(sizes: Sequence[float]) -> float:
 
 
 def _most(sizes: Sequence[float]) -> float:
-    return max(sizes, default=0.0)
+    return max(sizes, default=float("nan"))
 
 
 def _number(one: float) -> str:
