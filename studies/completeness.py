@@ -113,7 +113,7 @@ def _outcome(subject: Subject, found: dict[str, dict[str, list[float]]]) -> Outc
         tables=[Table(f"Plain-gradient paths ({subject.title})", head, rows, note), _cannot(found)],
         findings=[
             f"With tolerance={TOLERANCE}, the largest |residual| of the {sum(map(len, after.values()))} maps "
-            f"whose score changes enough is {_number(_most(sum(after.values(), [])))}. "
+            f"whose score changes enough is {_number(_most([r for sizes in after.values() for r in sizes]))}. "
             + (f"Above it: {'; '.join(over)}." if over else "Every path keeps to the tolerance."),
             *(
                 f"Without it, the median |residual| is {words}: {'; '.join(names)}."
