@@ -109,11 +109,12 @@ def _outcome(subject: Subject, found: dict[str, dict[str, list[float]]]) -> Outc
         "|residual| relative to the score's change. A photograph counts where the score changes by more than "
         f"{SHARE:.0%} of the range of the logits (of the decisiveness for LAAI)."
     )
+    judged = [r for sizes in after.values() for r in sizes]
     return Outcome(
         tables=[Table(f"Plain-gradient paths ({subject.title})", head, rows, note), _cannot(found)],
         findings=[
-            f"With tolerance={TOLERANCE}, the largest |residual| of the {sum(map(len, after.values()))} maps "
-            f"whose score changes enough is {_number(_most([r for sizes in after.values() for r in sizes]))}. "
+            f"With tolerance={TOLERANCE}, the largest |residual| of the {len(judged)} maps "
+            f"whose score changes enough is {_number(_most(judged))}. "
             + (f"Above it: {'; '.join(over)}." if over else "Every path keeps to the tolerance."),
             *(
                 f"Without it, the median |residual| is {words}: {'; '.join(names)}."
