@@ -14,8 +14,16 @@ from studies.records import Records
 from studies.settings import Size
 from studies.subjects import Subject
 
-STUDIES = ("figure3", "orientation", "agi", "ignorance", "ordering", "published")
-COUNTS = {"figure3": 8, "orientation": 30, "agi": 12, "ignorance": 30, "ordering": 12, "published": 8}
+STUDIES = ("figure3", "orientation", "agi", "ignorance", "ordering", "completeness", "published")
+COUNTS = {
+    "figure3": 8,
+    "orientation": 30,
+    "agi": 12,
+    "ignorance": 30,
+    "ordering": 12,
+    "completeness": 4,
+    "published": 8,
+}
 """Photographs by default."""
 
 

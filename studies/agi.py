@@ -16,8 +16,9 @@ from studies.subjects import Subject
 
 RANDOM, DEFAULT = "random order", "as it is: 4 random classes, α .05, trapezoid, logit"
 REVERSED, MAGNITUDE = "as it is, sign reversed", "as it is, magnitude"
+LEAST = "as it is, magnitude, least first"
 AVERAGED, WHERE = "as it is, averaged over 15 × 15 pixels", "as it is, magnitude averaged over 15 × 15 pixels"
-CHANGED = (RANDOM, REVERSED, MAGNITUDE, AVERAGED, WHERE)
+CHANGED = (RANDOM, REVERSED, MAGNITUDE, LEAST, AVERAGED, WHERE)
 SMALL = 1 / 255
 
 
@@ -83,6 +84,7 @@ def _changed(subject: Subject, chosen: tuple[str, dict[str, Any], str], where: s
             RANDOM: torch.ones_like(x),
             REVERSED: -made.attribution,
             MAGNITUDE: made.attribution.abs(),
+            LEAST: -made.attribution.abs(),
             AVERAGED: averaged(made.attribution),
             WHERE: averaged(made.attribution.abs()),
         }

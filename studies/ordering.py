@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import abe
 from studies import measuring
 from studies.outcome import Outcome, Panel, Table
@@ -15,13 +13,6 @@ from studies.subjects import Subject
 
 BLOCK = 4
 RANDOM = "random"
-TOLERANCE = 0.02
-SHARE = 0.05
-"""Completeness is asked of photographs whose score changes by more than this share of the logits' range."""
-REFINED = {"quick": 2, "modest": 6, "full": 12}
-"""Photographs that are explained again with ``tolerance=``."""
-PLAIN = ("integrated_gradients", "guided_ig", "blur_ig", "big", "mfaba", "agi", "la", "laai")
-"""Methods that add up the plain gradient along their path, and can refine."""
 
 CLAIMS: tuple[tuple[str, str, str, str], ...] = (
     ("insertion", "big", "integrated_gradients", "BIG inserts better than IG (ABE, Table V)"),
@@ -45,26 +36,16 @@ CLAIMS: tuple[tuple[str, str, str, str], ...] = (
 
 
 def run(subject: Subject, size: Size, records: Records, scratch: Path) -> Outcome:
-    """Every method on every photograph, and the complete ones once more with refinement."""
+    """Every method on every photograph."""
     blocks = measuring.blocks_of(subject.names, BLOCK)
     given = methods(size)
-    few = dict(list(measuring.blocks_of(subject.names, 1).items())[: REFINED[size]])
     parts = []
     for block, where in blocks.items():
         parts += [(f"{name} | {block}", _part(subject, name, p, where)) for name, p in given.items()]
         parts.append((f"{RANDOM} | {block}", _control(subject, where)))
-    for block, where in few.items():
-        refined = {name: _refined(given[name]) for name in PLAIN}
-        parts += [(f"refined {n} | {block}", _facts(subject, n, p, where)) for n, p in refined.items()]
     records.work("ordering", parts)
     found = {name: measuring.gathered(records, name, list(blocks)) for name in (*given, RANDOM)}
-    again = {name: measuring.gathered(records, f"refined {name}", list(few)) for name in PLAIN}
-    return _outcome(subject, given, found, again)
-
-
-def _refined(parameters: dict[str, Any]) -> dict[str, Any]:
-    """With refinement, which places its own nodes."""
-    return {**parameters, "tolerance": TOLERANCE}
+    return _outcome(subject, given, found)
 
 
 def _control(subject: Subject, where: slice) -> Any:
@@ -75,25 +56,15 @@ def _part(subject: Subject, name: str, parameters: dict[str, Any], where: slice)
     return lambda: measuring.record(subject.task, subject.x[where], abe.method(name, **parameters))
 
 
-def _facts(subject: Subject, name: str, parameters: dict[str, Any], where: slice) -> Any:
-    def compute() -> dict[str, Any]:
-        made = measuring.explained(subject.task, subject.x[where], abe.method(name, **parameters))
-        return measuring.facts(made)
-
-    return compute
-
-
 def _outcome(
     subject: Subject,
     given: dict[str, dict[str, Any]],
     found: dict[str, dict[str, list[float]]],
-    again: dict[str, dict[str, list[float]]],
 ) -> Outcome:
     order = sorted(found, key=lambda n: -measuring.mean_of(found[n], "insertion"))
     claims = [(_claimed(found, *claim), claim) for claim in CLAIMS]
     held = [text for gain, (*_, text) in claims if verdict(gain) == "confirmed"]
     against = [text for gain, (*_, text) in claims if verdict(gain) == "refuted"]
-    worst = max((w for n in PLAIN if (w := _worst(subject, n, again[n])) == w), default=0.0)
     return Outcome(
         tables=[
             _scores(subject, given, found, order),
@@ -103,14 +74,11 @@ def _outcome(
                 [(text, str(gain), verdict(gain)) for gain, (*_, text) in claims],
                 "Confirmed or refuted: the whole 95 % interval of the difference is on one side of zero.",
             ),
-            _completeness(subject, found, again),
         ],
         findings=[
             f"{len(held)} of {len(claims)} claims are confirmed, {len(against)} are refuted, "
             f"{len(claims) - len(held) - len(against)} are not decided by {len(subject.names)} photographs.",
             *(f"Refuted: {text}." for text in against),
-            f"With tolerance={TOLERANCE} the largest |residual| among photographs whose score changes by "
-            f"more than {SHARE:.0%} of the logits' range is {worst:.3f}.",
         ],
         panels=[
             Panel(
@@ -124,7 +92,7 @@ def _outcome(
                 ("deletion (lower is better)", "deletion"),
             )
         ],
-        values={**found, **{f"refined {n}": v for n, v in again.items()}},
+        values=found,
         caption="Insertion and deletion of all path methods, with 95 % intervals; dashed: a random order.",
     )
 
@@ -154,55 +122,3 @@ def _scores(
 
 def _claimed(found: dict[str, dict[str, list[float]]], key: str, high: str, low: str, text: str) -> Interval:
     return difference(found[high][key], found[low][key])
-
-
-def _changes_enough(subject: Subject, name: str, delta: list[float]) -> list[bool]:
-    """Per photograph, whether the score changes by more than a share of its range."""
-    with torch.no_grad():
-        outputs = subject.task.forward(subject.x[: len(delta)])
-    span = outputs.amax(1) - outputs.amin(1)
-    if name == "laai":  # explains decisiveness, which counts from that of a uniform distribution, 0
-        span = -torch.log_softmax(outputs, 1).mean(1) - float(torch.tensor(outputs.shape[1]).log())
-    return [abs(d) > SHARE * s for d, s in zip(delta, span.tolist(), strict=True)]
-
-
-def _worst(subject: Subject, name: str, numbers: dict[str, list[float]]) -> float:
-    enough = _changes_enough(subject, name, numbers["delta"])
-    kept = [abs(r) for r, e in zip(numbers["residual"], enough, strict=True) if e]
-    return max(kept) if kept else float("nan")
-
-
-def _completeness(
-    subject: Subject, found: dict[str, dict[str, list[float]]], again: dict[str, dict[str, list[float]]]
-) -> Table:
-    rows = []
-    for name in PLAIN:
-        count = len(again[name]["residual"])
-        plain = {k: v[:count] for k, v in found[name].items()}
-        enough = _changes_enough(subject, name, again[name]["delta"])
-        before = [abs(r) for r in plain["residual"]]
-        rows.append(
-            (
-                SHORT[name],
-                f"{sorted(before)[count // 2]:.3f}",
-                f"{max(before):.3f}",
-                f"{_worst(subject, name, again[name]):.3f}",
-                f"{sum(enough)} of {count}",
-                f"{measuring.mean_of(plain, 'passes'):.0f}",
-                f"{measuring.mean_of(again[name], 'passes'):.0f}",
-            )
-        )
-    head = (
-        "method",
-        "median residual, plain",
-        "largest, plain",
-        f"largest, tolerance={TOLERANCE}",
-        "photographs that count",
-        "passes, plain",
-        "passes, refined",
-    )
-    note = (
-        f"|residual| relative to the score's change. Refined: photographs whose score changes by more than "
-        f"{SHARE:.0%} of the range of the logits (of the decisiveness for LAAI)."
-    )
-    return Table("Completeness", head, rows, note)

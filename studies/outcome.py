@@ -47,12 +47,14 @@ class Panel:
         rows: name and interval, from top to bottom.
         reference: a value drawn as a dashed line, or None.
         label: what the line is.
+        log: a logarithmic axis.
     """
 
     title: str
     rows: list[tuple[str, Interval]]
     reference: float | None = None
     label: str = ""
+    log: bool = False
 
 
 @dataclass(kw_only=True)
@@ -118,9 +120,12 @@ def show(outcome: Outcome, console: Console) -> None:
 
 
 def draw(panels: Sequence[Panel], path: Path) -> None:
-    """Points with intervals, panels side by side."""
+    """Points with intervals, panels side by side; names that all panels share stand once."""
     longest = max(len(panel.rows) for panel in panels)
-    figure = blank(1.8 + 3.4 * len(panels), 1.1 + 0.26 * longest)
+    named = [[name for name, _ in panel.rows] for panel in panels]
+    shown = [i == 0 or names != named[i - 1] for i, names in enumerate(named)]
+    widest = sum(0.055 * max(map(len, names)) for names, show in zip(named, shown, strict=True) if show)
+    figure = blank(0.4 + widest + 2.6 * len(panels), 1.2 + 0.24 * longest)
     for index, panel in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1)
         heights = range(len(panel.rows), 0, -1)
@@ -128,11 +133,17 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
             axes.plot([value.low, value.high], [height, height], color=DOT, linewidth=1.6, alpha=0.55)
             axes.plot([value.mean], [height], "o", color=DOT, markersize=4.5)
         if panel.reference is not None:
-            axes.axvline(panel.reference, color=LINE, linestyle="--", linewidth=1.1, label=panel.label)
-            axes.legend(frameon=False, fontsize=7, loc="lower right")
-        axes.set_yticks(list(heights), [name for name, _ in panel.rows], fontsize=7.5, color=INK)
+            axes.axvline(panel.reference, color=LINE, linestyle="--", linewidth=1.1)
+            axes.set_xlabel(f"dashed: {panel.label}", fontsize=7, color=LINE)
+        if panel.log:
+            axes.set_xscale("log")
+        else:
+            axes.locator_params(axis="x", nbins=5)
+        names = named[index] if shown[index] else [""] * len(panel.rows)
+        axes.set_yticks(list(heights), names, fontsize=7.5, color=INK)
         axes.set_title(panel.title, fontsize=9, color=INK)
         axes.tick_params(axis="x", labelsize=7, colors=MUTED)
+        axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", color=RULE, linewidth=0.5)
         axes.set_ylim(0.3, len(panel.rows) + 0.7)
         axes.spines[["top", "right"]].set_visible(False)

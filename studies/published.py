@@ -9,13 +9,12 @@ from abe.registry import Entry
 from studies import measuring
 from studies.outcome import Outcome, Panel, Table
 from studies.records import Records
-from studies.settings import SHORT, Size, methods
+from studies.settings import SHORT, Size, called, methods
 from studies.statistics import difference
 from studies.subjects import Subject
 
 BLOCK = 4
 VARIANTS = ("corrected", "published")
-EXTRA = {"smoothgrad": "samples", "smoothgrad_squared": "samples", "vargrad": "samples"}
 SMALL_EPS = 1 / 255
 """Radius at which attacks are compared: small enough for some to fail."""
 KEYS = ("insertion", "deletion", "gap")
@@ -24,7 +23,7 @@ KEYS = ("insertion", "deletion", "gap")
 def run(subject: Subject, size: Size, records: Records, scratch: Path) -> Outcome:
     """Both variants of every method and attack that has two."""
     blocks = measuring.blocks_of(subject.names, BLOCK)
-    given = _methods(size)
+    given = _methods(subject, size)
     attacks = _attacks(subject, size)
     parts = []
     for block, where in blocks.items():
@@ -39,24 +38,36 @@ def run(subject: Subject, size: Size, records: Records, scratch: Path) -> Outcom
     records.work("published", parts)
     labels = [f"{name}, {variant}" for name in (*given, *attacks) for variant in VARIANTS]
     found = {label: measuring.gathered(records, label, list(blocks)) for label in labels}
-    return _outcome(subject, list(given), list(attacks), found)
+    return _outcome(subject, given, list(attacks), found)
 
 
 def _with_variant(entries: list[Entry]) -> list[Entry]:
     return [e for e in entries if "variant" in e.parameters()]
 
 
-def _methods(size: Size) -> dict[str, dict[str, Any]]:
+def _methods(subject: Subject, size: Size) -> dict[str, dict[str, Any]]:
     known = methods(size)
     found = {}
     for entry in _with_variant(registry.methods.entries()):
-        if entry.required() or "image" not in entry.card.modalities:
-            continue
-        samples = {EXTRA[entry.name]: 4 if size == "quick" else 20} if entry.name in EXTRA else {}
-        found[entry.name] = {**known.get(entry.name, {}), **samples}
+        if not entry.required() and "image" in entry.card.modalities:
+            found[entry.name] = known.get(entry.name, {}) | _affordable(subject, size).get(entry.name, {})
     found["integrated_gradients"] = {}  # the published rule has 50 points, whatever is asked for
     found["agi"] = {**found["agi"], "rule": "trapezoid"}
     return found
+
+
+def _affordable(subject: Subject, size: Size) -> dict[str, dict[str, Any]]:
+    """Fewer samples, larger units or fewer channels where the defaults would take minutes a photograph."""
+    samples = 4 if size == "quick" else 20
+    evaluations = 120 if size == "quick" else 200
+    grid = ("grid", {"n": 2 if size == "quick" else 7})
+    return {
+        **{key: {"samples": samples} for key in ("smoothgrad", "smoothgrad_squared", "vargrad")},
+        **{key: {"evaluations": evaluations} for key in ("rise", "lime", "kernel_shap")},
+        "occlusion": {"units": grid},
+        "shapley": {"units": ("grid", {"n": 2})},
+        "score_cam": {"layer": subject.layer},
+    }
 
 
 def _attacks(subject: Subject, size: Size) -> dict[str, dict[str, Any]]:
@@ -88,10 +99,13 @@ def _attack(subject: Subject, name: str, parameters: dict[str, Any], where: slic
 
 
 def _outcome(
-    subject: Subject, names: list[str], attacks: list[str], found: dict[str, dict[str, list[float]]]
+    subject: Subject,
+    given: dict[str, dict[str, Any]],
+    attacks: list[str],
+    found: dict[str, dict[str, list[float]]],
 ) -> Outcome:
     rows, panels = [], []
-    for name in names:
+    for name, parameters in given.items():
         ours, theirs = (found[f"{name}, {variant}"] for variant in VARIANTS)
         gain = {key: difference(theirs[key], ours[key]) for key in KEYS}
         short = SHORT.get(name, name)
@@ -103,6 +117,7 @@ def _outcome(
                 str(gain["gap"]),
                 f"{_residual(ours)} → {_residual(theirs)}",
                 f"{measuring.mean_of(ours, 'passes'):.0f} → {measuring.mean_of(theirs, 'passes'):.0f}",
+                called(parameters),
             )
         )
     head = (
@@ -113,6 +128,7 @@ def _outcome(
         "change of GAP, paired",
         "median residual",
         "passes per photograph",
+        "parameters",
     )
     better = [n for n, gain in panels if gain.sign == "above"]
     worse = [n for n, gain in panels if gain.sign == "below"]

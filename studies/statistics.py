@@ -42,6 +42,29 @@ def difference(one: Sequence[float], other: Sequence[float]) -> Interval:
     return interval([a - b for a, b in zip(one, other, strict=True)])
 
 
+def rank_correlation(one: Sequence[float], other: Sequence[float], seed: int = 0) -> Interval:
+    """Spearman's correlation over photographs with its 95 % interval."""
+    pairs = np.asarray([one, other], dtype=np.float64)
+    count = pairs.shape[1]
+    drawn = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
+    resampled = np.array([_spearman(pairs[:, rows]) for rows in drawn])
+    low, high = np.nanpercentile(resampled, [2.5, 97.5])
+    return Interval(_spearman(pairs), float(low), float(high))
+
+
+def _spearman(pairs: np.ndarray) -> float:
+    """Of two rows; ties share their mean rank, a constant row has no correlation."""
+    ranks = np.array([_ranks(row) for row in pairs])
+    centred = ranks - ranks.mean(1, keepdims=True)
+    scale = float(np.sqrt((centred**2).sum(1).prod()))
+    return float((centred[0] * centred[1]).sum() / scale) if scale > 0 else float("nan")
+
+
+def _ranks(row: np.ndarray) -> np.ndarray:
+    _, place, count = np.unique(row, return_inverse=True, return_counts=True)
+    return (count.cumsum() - (count - 1) / 2)[place]
+
+
 def verdict(claimed_above: Interval) -> str:
     """What the interval of a difference says of the claim that it is positive."""
     return {"above": "confirmed", "below": "refuted", "undecided": "not decided"}[claimed_above.sign]

@@ -8,7 +8,7 @@ import pytest
 from studies import __main__ as command
 from studies import measuring
 from studies.records import Records
-from studies.statistics import Interval, difference, interval, verdict
+from studies.statistics import Interval, difference, interval, rank_correlation, verdict
 
 
 def run(study: str, folder: Path) -> Any:
@@ -71,6 +71,14 @@ def test_intervals_hold_the_mean_and_decide_by_their_ends() -> None:
     assert verdict(Interval(0.5, 0.1, 0.9)) == "confirmed"
     assert verdict(Interval(-0.5, -0.9, -0.1)) == "refuted"
     assert verdict(Interval(0.1, -0.1, 0.3)) == "not decided"
+
+
+def test_a_rank_correlation_has_its_known_values() -> None:
+    assert rank_correlation([1.0, 2.0, 3.0], [1.0, 8.0, 27.0]).mean == pytest.approx(1.0)
+    found = rank_correlation([1.0, 2.0, 3.0, 4.0, 5.0], [2.0, 1.0, 4.0, 3.0, 5.0])
+    assert found.mean == pytest.approx(0.8)
+    assert found.low <= found.mean <= found.high
+    assert rank_correlation([1.0, 1.0, 2.0], [1.0, 2.0, 3.0]).mean == pytest.approx(0.75**0.5)
 
 
 def test_a_part_counts_as_ignored_below_the_threshold_and_as_extra_above_it() -> None:

@@ -222,6 +222,28 @@ def test_the_score_that_laai_explains_is_the_one_in_the_result() -> None:
     torch.testing.assert_close(found.score, decisiveness)
 
 
+def test_laai_is_algorithm_2_step_by_step_with_the_sign_of_equation_5() -> None:
+    """The paper's loop, one sample and one class at a time; line 6 has the other sign and no 1 / (C M)."""
+    net, eta, steps, classes = nets.Smooth(scale=12.0), 0.05, 6, (1, 3)
+    how = {"classes": classes, "steps": steps, "alpha": eta, "rule": "left", "target": [0, 2]}
+    found = explained(net, samples(2), "laai", **how)
+    for row, start in enumerate(samples(2)):
+        printed = torch.zeros_like(start)
+        for goal in classes:
+            x = start[None]
+            for _ in range(steps):
+                x = x.detach().requires_grad_(True)
+                log = net(x).log_softmax(1)
+                loss, everything = -log[0, goal], log.sum()
+                (down,) = torch.autograd.grad(loss, x, retain_graph=True)
+                (spread,) = torch.autograd.grad(everything, x)
+                moved = (x - eta * down.sign()).clamp(0, 1).detach()
+                printed += ((x - moved) * spread)[0].detach()
+                x = moved
+        share = len(classes) * log.shape[1]
+        torch.testing.assert_close(found.attribution[row], -printed / share, rtol=1e-10, atol=1e-13)
+
+
 PLAIN: dict[str, dict[str, Any]] = {
     "mfaba": {"alpha": 0.02},
     "agi": {"samples": 3},
