@@ -86,6 +86,7 @@ def test_captum_grad_cam_at_every_layer(layer: int) -> None:
     assert miss(found, small) < FLOAT64
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_captum_guided_grad_cam() -> None:
     attr = pytest.importorskip("captum.attr")
     model = net("s")

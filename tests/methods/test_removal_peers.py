@@ -75,7 +75,7 @@ def test_captum_shapley_value_sampling_on_the_same_orders() -> None:
         variant="published",
         draws=ReplayedDraws({"removal.PermutationShapley": {(0, 0): places / 9}}),
     )
-    assert miss(found.attribution, right) < FLOAT64
+    assert miss(found.attribution, right) < 1e-6  # captum adds up in float32
 
 
 @pytest.mark.parametrize("kind", ["ShapleyValueSampling", "KernelShap"])
@@ -211,7 +211,6 @@ def test_lime_image_explainer_on_the_same_rows() -> None:
         num_features=8,
         num_samples=120,
         segmentation_fn=lambda _: segments,
-        progress_bar=False,
     )
     right = torch.tensor([[w for _, w in sorted(found.local_exp[target])]], dtype=torch.float64)
     recorded = {"removal.Ridge": {(0, 0): torch.where(torch.as_tensor(rows[0][1:]) == 1, 0.0, 1.0)}}
