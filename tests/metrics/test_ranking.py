@@ -136,7 +136,7 @@ CONSTANT: dict[str, dict[str, Any]] = {
     "soundness": {
         "removal": 0.5,
         "level": 0.9,
-        "ratios": tuple(round(0.95 - 0.05 * k, 2) for k in range(20)),
+        "ratios": tuple(round(0.95 - k / 20, 2) for k in range(20)),
     },
     "faithfulness_estimate": {"groups": 48},
     "monotonicity_correlation": {"groups": 48},
