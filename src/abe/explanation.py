@@ -17,6 +17,8 @@ from abe.errors import Code, InputError
 from abe.types import Cost, Features, PerSample
 
 KIND = "explanation"
+Maps = Float[Tensor, "b *m"]
+"""Of the inputs' shape, or with one channel."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -24,7 +26,7 @@ class Explanation:
     """Attributions of a batch with their provenance.
 
     Attributes:
-        attribution: (b, *f) positive supports the explained decision.
+        attribution: (b, *f) positive supports the explained decision; a map from elsewhere may have one channel.
         x: (b, *f) the explained inputs, in the task's bounds; at a layer, its activation.
         target: (b,) or (b, m) the explained outputs.
         target_names: names of the explained classes.
@@ -45,7 +47,7 @@ class Explanation:
         modality: of the task.
     """
 
-    attribution: Features
+    attribution: Maps
     x: Features
     target: Tensor
     target_names: list[str]
@@ -55,7 +57,7 @@ class Explanation:
     objective: str
     score: PerSample
     delta: PerSample | None = None
-    standard_error: Features | None = None
+    standard_error: Maps | None = None
     top: list[list[tuple[str, float]]] = field(default_factory=list)
     cost: Cost = field(default_factory=Cost)
     warnings: list[str] = field(default_factory=list)
