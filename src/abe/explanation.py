@@ -26,7 +26,7 @@ class Explanation:
     """Attributions of a batch with their provenance.
 
     Attributes:
-        attribution: (b, *f) positive supports the explained decision; a map from elsewhere may have one channel.
+        attribution: (b, *f) positive supports the explained decision; foreign maps may have one channel.
         x: (b, *f) the explained inputs, in the task's bounds; at a layer, its activation.
         target: (b,) or (b, m) the explained outputs.
         target_names: names of the explained classes.
