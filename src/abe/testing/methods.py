@@ -436,7 +436,7 @@ def restored(case: MethodCase) -> Numbers:
     changed: dict[str, object] = {}
     net, x = _lived_in(case, None), samples(2, dtype=torch.float32)
     before, content = Snapshot(net), x.clone()
-    case.explain(net, x)
+    case.explain(net, x, chunk=4)  # as many calls each time
     changed["after_success"] = before.changes() + ([] if torch.equal(x, content) else ["the input"])
     for k in sorted({1, 2, net.calls}):
         if k <= net.calls:
@@ -448,7 +448,7 @@ def _after_failure(case: MethodCase, x: Tensor, k: int) -> list[str]:
     net = _lived_in(case, k)
     before = Snapshot(net)
     try:
-        case.explain(net, x)
+        case.explain(net, x, chunk=4)
     except ModelError:
         return before.changes()
     except Exception as problem:
