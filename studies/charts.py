@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from abe.metrics.statistics import intervals
-from abe.report.figures import INK, MUTED, RULE, blank, finish
-from studies.outcome import Outcome, Table
+from abe.report.colour import CYCLE
+from abe.report.figures import INK, blank, finish
+from studies.outcome import Outcome, Table, dress
 from studies.statistics import Interval, verdict
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 PRECISION = 5
 """Significant digits of a number in the result file."""
 
@@ -108,18 +108,14 @@ def draw(charts: Sequence[Chart], path: Path) -> None:
     figure = blank(0.6 + 3.7 * len(charts), 3.3)
     for number, chart in enumerate(charts):
         axes = figure.add_subplot(1, len(charts), number + 1)
-        for (name, line), colour in zip(chart.lines.items(), COLOURS, strict=False):
+        for (name, line), colour in zip(chart.lines.items(), CYCLE, strict=False):
             (_bar if len(line.y) == 1 else _line)(axes, name, line, colour)
-        axes.set_title(chart.title, fontsize=9, color=INK)
+        dress(axes, chart.title, grid="y")
         axes.set_xlabel(chart.across, fontsize=7.5, color=INK)
         axes.set_ylabel(chart.up, fontsize=7.5, color=INK)
-        axes.tick_params(labelsize=7, colors=MUTED)
-        axes.grid(axis="y", color=RULE, linewidth=0.5)
         axes.set_axisbelow(True)
         if any(len(line.y) > 1 for line in chart.lines.values()):
             axes.legend(frameon=False, fontsize=7)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(RULE)
     finish(figure, path)
 
 

@@ -140,12 +140,17 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
         else:
             axes.locator_params(axis="x", nbins=5)
         names = named[index] if shown[index] else [""] * len(panel.rows)
+        dress(axes, panel.title, grid="x")
         axes.set_yticks(list(heights), names, fontsize=7.5, color=INK)
-        axes.set_title(panel.title, fontsize=9, color=INK)
-        axes.tick_params(axis="x", labelsize=7, colors=MUTED)
         axes.tick_params(axis="y", length=0)
-        axes.grid(axis="x", color=RULE, linewidth=0.5)
         axes.set_ylim(0.3, len(panel.rows) + 0.7)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(RULE)
     finish(figure, path)
+
+
+def dress(axes: Any, title: str, *, grid: str) -> None:
+    """What all figures of studies share; ``grid`` is the axis whose values the lines mark."""
+    axes.set_title(title, fontsize=9, color=INK)
+    axes.tick_params(labelsize=7, colors=MUTED)
+    axes.grid(axis=grid, color=RULE, linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(RULE)

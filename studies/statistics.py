@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+
+from abe.metrics.subsets import pearson, places
 
 RESAMPLES = 4000
 
@@ -44,25 +47,18 @@ def difference(one: Sequence[float], other: Sequence[float]) -> Interval:
 
 def rank_correlation(one: Sequence[float], other: Sequence[float], seed: int = 0) -> Interval:
     """Spearman's correlation over photographs with its 95 % interval."""
-    pairs = np.asarray([one, other], dtype=np.float64)
-    count = pairs.shape[1]
-    drawn = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
-    resampled = np.array([_spearman(pairs[:, rows]) for rows in drawn])
+    pairs = torch.tensor([one, other], dtype=torch.float64)
+    drawn = np.random.default_rng(seed).integers(len(one), size=(RESAMPLES, len(one)))
+    resampled = _spearman(pairs[:, torch.from_numpy(drawn)]).numpy()
     low, high = np.nanpercentile(resampled, [2.5, 97.5])
-    return Interval(_spearman(pairs), float(low), float(high))
+    return Interval(float(_spearman(pairs)), float(low), float(high))
 
 
-def _spearman(pairs: np.ndarray) -> float:
-    """Of two rows; ties share their mean rank, a constant row has no correlation."""
-    ranks = np.array([_ranks(row) for row in pairs])
-    centred = ranks - ranks.mean(1, keepdims=True)
-    scale = float(np.sqrt((centred**2).sum(1).prod()))
-    return float((centred[0] * centred[1]).sum() / scale) if scale > 0 else float("nan")
-
-
-def _ranks(row: np.ndarray) -> np.ndarray:
-    _, place, count = np.unique(row, return_inverse=True, return_counts=True)
-    return (count.cumsum() - (count - 1) / 2)[place]
+def _spearman(pairs: torch.Tensor) -> torch.Tensor:
+    """(*b,) of pairs (2, *b, n); a constant row has no correlation."""
+    ranks = places(pairs)
+    constant = (ranks.amax(-1) == ranks.amin(-1)).any(0)
+    return pearson(*ranks).masked_fill(constant, torch.nan)
 
 
 def verdict(claimed_above: Interval) -> str:

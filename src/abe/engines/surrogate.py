@@ -187,7 +187,7 @@ class AdherentRidge(_Local):
     aliases=("s_lime",),
 )
 @value
-class StableSelection:
+class StableSelection(_Local):
     """S-LIME: least-angle selection with a test of every step, and ridge on the chosen units.
 
     Args:
@@ -211,13 +211,6 @@ class StableSelection:
         check_positive("penalty", self.penalty, zero=True)
         if not 0 < self.level < 0.5:
             raise SpecError(Code.BAD_PARAMETER, "The level of a test is below one half", got=repr(self.level))
-
-    @property
-    def complete(self) -> bool:
-        return False
-
-    def needs(self, u: int) -> int:
-        return u + 2
 
     def coalitions(self, u: int, budget: int | None, stream: Stream) -> Tensor:
         first = max(self.start, self.needs(u))
