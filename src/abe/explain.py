@@ -1,5 +1,6 @@
 """`explain`: one call from a raw input to an `Explanation`; `summarise`: several from one run of a game."""
 
+import cmath
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -363,7 +364,14 @@ def _remarks(model: nn.Module) -> list[str]:
                 "one another and the chunk size matters",
             )
         )
-    for name, parameter in model.named_parameters():
+    _check_weights(model)
+    return remarks
+
+
+def _check_weights(model: nn.Module) -> None:
+    """Raise where weights are missing, NaN or infinite; a sum is read once per weight, a value only then."""
+    weights = dict(model.named_parameters())
+    for name, parameter in weights.items():
         if parameter.is_meta:
             raise ModelError(
                 Code.DEVICE,
@@ -371,14 +379,16 @@ def _remarks(model: nn.Module) -> list[str]:
                 got=f"{name!r} on the meta device",
                 fix="Load weights with model.to_empty(device=…) and load_state_dict(…)",
             )
-        if not bool(torch.isfinite(parameter.detach().sum())) and not bool(torch.isfinite(parameter).all()):
+    if all(cmath.isfinite(parameter.detach().sum().item()) for parameter in weights.values()):
+        return
+    for name, parameter in weights.items():
+        if not bool(torch.isfinite(parameter).all()):
             raise ModelError(
                 Code.NOT_FINITE_WEIGHTS,
                 "The model's weights hold NaN or infinity",
                 got=f"in {name!r}",
                 fix="Load a sound checkpoint; an explanation of NaN means nothing",
             )
-    return remarks
 
 
 def _refuse_inference_mode(model: nn.Module) -> None:

@@ -214,12 +214,12 @@ class Evaluator:
         own = self.task.model, "model"
         if self.execution == "model" or job.layers or job.around is not None:
             return own
+        self._state.rows_seen += n
+        if self._state.choice is None and self._state.rows_seen < WORTH_A_COPY:
+            return own
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self.task.model)
-        self._state.rows_seen += n
         if self._state.choice is None or self._state.choice.fingerprint != self._fingerprint:
-            if self._state.rows_seen < WORTH_A_COPY:
-                return own
             self._state.choice = self._try_copies(job)
         return self._state.choice.model, self._state.choice.name
 
