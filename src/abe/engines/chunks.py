@@ -9,8 +9,10 @@ from torch import Tensor
 
 WORTHWHILE = 0.02
 """A larger chunk must save this share of the time per row: memory is not spent on noise."""
-ENOUGH, TIMES = 0.03, 8
-"""Every size is timed at least twice, and on until this many seconds or times: short chunks are noisy."""
+ENOUGH, FEWEST, MOST = 0.03, 4, 8
+"""A size is timed `FEWEST` times or more, until `ENOUGH` seconds or `MOST` times: short chunks are noisy."""
+HOPELESS = 0.1
+"""A size that is slower by this share after two times is not timed on."""
 CPU_BUDGET = 2**29
 """Bytes that the activations of one chunk may take on a CPU, or a quarter of what is free if less."""
 GPU_SHARE = 0.5
@@ -66,7 +68,9 @@ class ChunkPlan:
             return
         times = self.seen.setdefault(size, [])
         times.append(seconds / size)
-        if len(times) >= 2 and (sum(times) * size >= ENOUGH or len(times) >= TIMES):
+        if self._hopeless(size) or (
+            len(times) >= FEWEST and (sum(times) * size >= ENOUGH or len(times) >= MOST)
+        ):
             self._advance()
 
     def shrink(self, size: int) -> None:
@@ -85,6 +89,11 @@ class ChunkPlan:
                 self.trial = neighbour
                 return
         self.settled = best
+
+    def _hopeless(self, size: int) -> bool:
+        others = [min(times) for other, times in self.seen.items() if other != size]
+        times = self.seen[size]
+        return len(times) >= 2 and bool(others) and min(times) > min(others) * (1 + HOPELESS)
 
     def _best(self) -> int:
         """The smallest size whose time per row is within `WORTHWHILE` of the least."""
