@@ -162,3 +162,15 @@ def test_ensemble_smooth_and_postprocess():
     deep = abe.postprocess(abe.smooth(("ig", {"steps": 3}), samples=2), "absolute")
     assert from_spec(to_spec(deep)) == deep
     assert (explain(task, x, deep).attribution >= 0).all()
+
+
+@pytest.mark.parametrize(
+    "method", ["ig", "lrp_epsilon", "deep_taylor", "deeplift", "eigen_cam", "kernel_shap"]
+)
+def test_a_model_of_half_precision_is_explained_as_its_float32_twin(method):
+    model, x = Net(), torch.rand(2, 3, 5, 5).bfloat16()
+    how = {"layer": "conv"} if method.endswith("cam") else {}
+    whole = explain(abe.image_task(model), x.float(), method, target=1, **how).attribution
+    half = explain(abe.image_task(model.bfloat16()), x, method, target=1, **how).attribution
+    assert half.dtype == torch.bfloat16
+    assert bool((torch.cosine_similarity(half.float().flatten(1), whole.flatten(1)) > 0.98).all())

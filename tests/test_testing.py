@@ -129,7 +129,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def register(kind: Any = registry.methods, name: str = "gradient_x_input", **changes: Any) -> str:
         entry = kind.get(name)
-        made = Entry("probe", entry.factory, replace(entry.card, name="probe", **changes), ())
+        made = Entry("method", "probe", entry.factory, replace(entry.card, name="probe", **changes), ())
         monkeypatch.setitem(kind._entries, "probe", made)
         monkeypatch.setitem(kind._aliases, "probe", "probe")
         return "probe"

@@ -62,8 +62,9 @@ class Method:
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered name."""
+    """One registered name of a kind."""
 
+    kind: str
     name: str
     factory: Callable[..., Any]
     card: Card
@@ -93,9 +94,13 @@ class Entry:
             raise SpecError(
                 Code.BAD_PARAMETER,
                 f"{self.name} needs the parameter {missing[0]!r}",
-                fix=f"Pass {missing[0]}=…; `abe methods {self.name}` explains it",
+                fix=f"Pass {missing[0]}=…{self._where()}",
             )
         return {n: params.get(n, p.default) for n, p in known.items()}
+
+    def _where(self) -> str:
+        listed = self.kind in ("method", "metric")
+        return f"; `abe {self.kind}s {self.name}` explains it" if listed else ""
 
 
 class Registry:
@@ -122,7 +127,7 @@ class Registry:
                         got=f"{self._entries[taken].factory.__module__}.{taken}",
                         fix="Choose another name",
                     )
-            self._entries[card.name] = Entry(card.name, factory, card, aliases)
+            self._entries[card.name] = Entry(self.kind, card.name, factory, card, aliases)
             for name in (card.name, *aliases):
                 self._aliases[canonical(name)] = card.name
             return factory

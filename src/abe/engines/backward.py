@@ -29,6 +29,7 @@ from abe.engines.backward_steps import (
     depends,
     refuse_hidden,
     stabilised,
+    sums_of,
     transformed,
 )
 from abe.engines.batching import Chunk
@@ -171,7 +172,7 @@ class _Run:
     def __init__(self, spec: Backward, problem: Problem) -> None:
         self.spec, self.problem = spec, problem
         self.out = torch.empty_like(problem.x)
-        zeros = problem.x.new_zeros(len(problem.x))
+        zeros = sums_of(problem.x)
         self.books = {account: zeros.clone() for account in ACCOUNTS}
         self.started, self.closure = zeros.clone(), zeros.clone()
         self.again: list[Tensor] = []
@@ -235,11 +236,11 @@ class _Run:
         return self._started(outputs) if isinstance(outputs, Tensor) else outputs
 
     def _started(self, outputs: Tensor) -> Tensor:
-        self.start = outputs.new_zeros(len(outputs))
+        self.start = sums_of(outputs)
 
         def begin(gradient: Tensor) -> Tensor:
             relevance = gradient * outputs.detach()
-            self.start = self.start + relevance.flatten(1).sum(1)
+            self.start = self.start + relevance.flatten(1).sum(1, dtype=self.start.dtype)
             return relevance if self.spec.form == "relevance" else gradient
 
         return transformed(outputs, begin)
@@ -253,7 +254,7 @@ class _Run:
         taken = self.session.ledger.taken
         for account, amount in taken.items():
             self.books[account][chunk.owner] = amount
-        closure = relevance.flatten(1).sum(1) + sum(taken.values()) - self.start
+        closure = relevance.flatten(1).sum(1, dtype=self.start.dtype) + sum(taken.values()) - self.start
         self.started[chunk.owner], self.closure[chunk.owner] = self.start, closure
         if _mixed_up(closure, self.start):
             self.again.append(chunk.owner)

@@ -84,6 +84,11 @@ ACCOUNTS = ("bias", "stabiliser", "rest")
 input to give to (an output of value zero, a function's value at zero)."""
 
 
+def sums_of(rows: Tensor) -> Tensor:
+    """(n,) zeros to add up what belongs to ``rows``, in float32 at least."""
+    return rows.new_zeros(len(rows), dtype=torch.promote_types(rows.dtype, torch.float32))
+
+
 @dataclass
 class Ledger:
     """Relevance that rules absorbed on the way back, by account and row.
@@ -101,12 +106,13 @@ class Ledger:
 
     @classmethod
     def empty(cls, like: Tensor) -> "Ledger":
-        """Nothing taken yet from the rows of ``like``."""
-        return cls(len(like), {account: like.new_zeros(len(like)) for account in ACCOUNTS})
+        """Nothing taken yet from the rows of ``like``; sums are float32 at least."""
+        return cls(len(like), {account: sums_of(like) for account in ACCOUNTS})
 
     def take(self, account: str, seen: Seen, amount: Tensor) -> None:
         """Add ``amount``, shaped like the output of ``seen``, to an account."""
-        self.taken[account] = self.taken[account] + self._per_row(seen, amount.detach())
+        taken = self.taken[account]
+        self.taken[account] = taken + self._per_row(seen, amount.detach().to(taken.dtype))
 
     def _per_row(self, seen: Seen, amount: Tensor) -> Tensor:
         n = self.rows

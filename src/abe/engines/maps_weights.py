@@ -191,7 +191,8 @@ class Principal:
         """The map; the class plays no part."""
         rows = view.activation.flatten(2).transpose(1, 2)
         used = rows - rows.mean(1, keepdim=True) if self.centred else rows
-        first = torch.linalg.svd(used, full_matrices=False).Vh[:, 0]
+        exact = used.to(torch.promote_types(used.dtype, torch.float32))  # no half-precision SVD
+        first = torch.linalg.svd(exact, full_matrices=False).Vh[:, 0].to(used.dtype)
         side = torch.einsum("nk,npk->n", first, rows)
         first = torch.where(side[:, None] < 0, -first, first)
         return torch.einsum("nk,npk->np", first, used).unflatten(1, view.grid.size)
