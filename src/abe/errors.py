@@ -109,7 +109,7 @@ class AbeError(Exception):
         self.fix = fix
         parts = [what.rstrip(".") + "."]
         if got is not None:
-            parts.append(f"Got {got}.")
+            parts.append(f"Got {str(got).removesuffix('.')}.")
         if expected is not None:
             parts.append(f"Expected {expected}.")
         if fix is not None:

@@ -131,7 +131,7 @@ def class_count(problem: Problem) -> int:
             "This method needs a classifier with at least two classes",
             got=got,
             expected="(n, C) with C ≥ 2",
-            fix="Give a single output a second column, for example torch.stack([-f, f], 1), or use "
+            fix="Give a single output a second column, for example torch.stack([0 * f, f], 1), or use "
             "method='mfaba'",
         )
     return outputs.shape[1]

@@ -15,11 +15,10 @@ def build(comparison: Any) -> Any:
         comparison: an `abe.Comparison`.
     """
     from rich.box import SIMPLE_HEAD
-    from rich.table import Table
 
-    table = Table(
-        box=SIMPLE_HEAD, padding=0, pad_edge=False, caption=_caption(comparison), caption_justify="left"
-    )
+    from abe.terminal import NotedTable
+
+    table = NotedTable(_caption(comparison), box=SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("rank", justify="right")
     table.add_column("method", overflow="fold", min_width=20)
     for metric in comparison.metrics:

@@ -104,9 +104,9 @@ class Trust:
 
     def table(self) -> Any:
         """A `rich.table.Table`, nearest to the ground truth first."""
-        from rich.table import Table
+        from abe.terminal import NotedTable
 
-        table = Table(caption=self.caption, caption_justify="left", pad_edge=False)
+        table = NotedTable(self.caption, pad_edge=False)
         table.add_column("method")
         for kind in self.pairs:
             table.add_column(f"{kind} T", justify="right")

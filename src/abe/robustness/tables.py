@@ -56,9 +56,10 @@ def build(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str, *, t
     """A `rich.table.Table` whose first ``text`` columns are words and the others numbers."""
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, caption=escape(caption), caption_justify="left")
+    from abe.terminal import NotedTable
+
+    table = NotedTable(escape(caption), box=SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(head):
         table.add_column(escape(name), justify="left" if i < text else "right", overflow="fold")
     for row in rows:
