@@ -130,6 +130,8 @@ def _outcome(
         "passes per photograph",
         "parameters",
     )
+    same = [n for n, gain in panels if gain.low == gain.high == 0]
+    undecided = [n for n, gain in panels if gain.sign == "undecided" and n not in same]
     better = [n for n, gain in panels if gain.sign == "above"]
     worse = [n for n, gain in panels if gain.sign == "below"]
     return Outcome(
@@ -148,9 +150,8 @@ def _outcome(
             + (", ".join(better) or "none")
             + ".",
             "The published variant has the smaller GAP for: " + (", ".join(worse) or "none") + ".",
-            "For the others the difference is not decided: "
-            + (", ".join(n for n, gain in panels if gain.sign == "undecided") or "none")
-            + ".",
+            "The difference is not decided for: " + (", ".join(undecided) or "none") + ".",
+            "Both give the same numbers here for: " + (", ".join(same) or "none") + ".",
         ],
         panels=[Panel("GAP, published − corrected", panels, 0.0, "no difference")],
         values=found,
