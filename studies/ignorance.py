@@ -93,20 +93,23 @@ def answers(size: Size) -> dict[str, tuple[str, dict[str, Any], str]]:
         "IG, label": ("integrated_gradients", {"steps": NODES[size]}, "logit"),
         "IG, no label": ("integrated_gradients", {"steps": NODES[size]}, "label_agnostic"),
         "AGI's paths, label": ("agi", small, "logit"),
-        "AGI's paths, no label (LAAI)": ("laai", {"samples": classes, "steps": steps}, "logit"),
+        LAAI: ("laai", {"samples": classes, "steps": steps}, "logit"),
         "AttEXplore, label": ("attexplore", copies, "logit"),
         "MFABA, label": ("mfaba", {"steps": max(steps, 10)}, "logit"),
         "MFABA, no label": ("mfaba", {"steps": max(steps, 10)}, "label_agnostic"),
     }
 
 
+LAAI = "AGI's paths, no label (LAAI)"
+ALGORITHM_2 = "LAAI with the sign of Algorithm 2"
+CHANCE = "chance (random numbers)"
 PAIRS = (
     ("IG, no label", "IG, label"),
-    ("AGI's paths, no label (LAAI)", "AGI's paths, label"),
+    (LAAI, "AGI's paths, label"),
+    (ALGORITHM_2, "AGI's paths, label"),
     ("MFABA, no label", "MFABA, label"),
-    ("AGI's paths, no label (LAAI)", "AttEXplore, label"),
+    (ALGORITHM_2, "AttEXplore, label"),
 )
-CHANCE = "chance (random numbers)"
 
 
 def run(subject: Subject, size: Size, records: Records, scratch: Path) -> Outcome:
@@ -125,7 +128,7 @@ def run(subject: Subject, size: Size, records: Records, scratch: Path) -> Outcom
             name: _judge(_map_of(records, label, name, index, one), one, facts[name])
             for index, (name, one) in enumerate(made.items())
         }
-        for label in (*chosen, CHANCE)
+        for label in (*chosen, ALGORITHM_2, CHANCE)
     }
     return _outcome(subject, kinds, facts, found)
 
@@ -173,7 +176,9 @@ def _cells(subject: Subject, one: Composite, how: tuple[str, dict[str, Any], str
 
 
 def _map_of(records: Records, label: str, name: str, index: int, one: Composite) -> Tensor:
-    """(g, g) a map, or random numbers in its place."""
+    """(g, g) a map, the reverse of one, or random numbers in its place."""
+    if label == ALGORITHM_2:
+        return -_map_of(records, LAAI, name, index, one)
     if label != CHANCE:
         return torch.tensor(records[f"{label} | {name}"], dtype=torch.float64)
     return torch.randn(
