@@ -74,14 +74,12 @@ class SpectrumCopies:
 
         def make(k: Tensor) -> Tensor:
             z = self._copies(problem, x[row[k]], owner[row[k]], number[k])
-            return z if sizes is None else torch.cat([self._enlarged(*p) for p in _pairs(z, sizes[rows[k]])])
+            return z if sizes is None else self._enlarged(z, sizes[rows[k]])
 
         def consume(chunk: Chunk) -> None:
             g = chunk.gradients
             if sizes is not None:
-                g = torch.stack(
-                    [self._reduced(g[:, i], x, sizes[rows[k]]) for i, k in enumerate(chunk.rows)], 1
-                )
+                g = self._reduced(g, x, sizes[rows[chunk.rows]])
             total.index_add_(1, row[chunk.rows], g / self.copies)
 
         spread = [Head(h.objective, h.target[row]) for h in heads]
@@ -94,25 +92,40 @@ class SpectrumCopies:
         need_image("Enlargement", x)
         return problem.draws.uniform("spectrum.enlarge", problem.keys(owner, number), (4,))
 
-    def _window(self, side: int, draws: Tensor) -> tuple[int, int, int, int]:
-        """Inner side, top, left and outer side."""
-        size, top, left, _ = draws.tolist()
+    def _windows(self, side: int, draws: Tensor) -> tuple[int, dict[int, list[tuple[int, int, int]]]]:
+        """Outer side, and by inner side the rows (number, top, left) that have it."""
         outer = int(side * self.enlarge)
-        inner = side + int(size * (outer - side))
-        return inner, int(top * (outer - inner)), int(left * (outer - inner)), outer
+        found: dict[int, list[tuple[int, int, int]]] = {}
+        for row, (size, top, left, _) in enumerate(draws.tolist()):
+            inner = side + int(size * (outer - side))
+            room = outer - inner
+            found.setdefault(inner, []).append((row, int(top * room), int(left * room)))
+        return outer, found
 
     def _enlarged(self, z: Tensor, draws: Tensor) -> Tensor:
-        inner, top, left, outer = self._window(z.shape[-1], draws)
-        moved = F.interpolate(z[None], size=(inner, inner), mode="bilinear", align_corners=False)
-        return F.pad(moved, (left, outer - inner - left, top, outer - inner - top))
+        """Every copy at its own size and place on black; copies of one size are resized together."""
+        outer, windows = self._windows(z.shape[-1], draws)
+        out = z.new_zeros(*z.shape[:2], outer, outer)
+        for inner, places in windows.items():
+            small = z[[row for row, _, _ in places]]
+            moved = F.interpolate(small, size=(inner, inner), mode="bilinear", align_corners=False)
+            for image, (row, top, left) in zip(moved, places, strict=True):
+                out[row, :, top : top + inner, left : left + inner] = image
+        return out
 
     def _reduced(self, g: Tensor, x: Tensor, draws: Tensor) -> Tensor:
-        """(m, *f) gradients at the copy from those at its enlargement: resizing is linear."""
-        inner, top, left, _ = self._window(x.shape[-1], draws)
-        window = g[..., top : top + inner, left : left + inner].contiguous()
-        return torch.ops.aten.upsample_bilinear2d_backward(
-            window, [inner, inner], [len(g), *x.shape[1:]], align_corners=False
-        )
+        """(m, n, *f) gradients at the copies from those at their enlargements: resizing is linear."""
+        out = g.new_empty(*g.shape[:2], *x.shape[1:])
+        for inner, places in self._windows(x.shape[-1], draws)[1].items():
+            cut = [g[:, row, :, top : top + inner, left : left + inner] for row, top, left in places]
+            window = torch.stack(cut, 1)
+            out[:, [row for row, _, _ in places]] = torch.ops.aten.upsample_bilinear2d_backward(
+                window.flatten(0, 1),
+                [inner, inner],
+                [len(g) * len(places), *x.shape[1:]],
+                align_corners=False,
+            ).unflatten(0, window.shape[:2])
+        return out
 
     def _copies(self, problem: Problem, x: Tensor, owner: Tensor, number: Tensor) -> Tensor:
         keys = problem.keys(owner, number)
@@ -131,7 +144,3 @@ def _forward(x: Tensor) -> Tensor:
 def _inverse(spectrum: Tensor) -> Tensor:
     x = spectrum @ cosines(spectrum.shape[-1], spectrum.dtype).to(spectrum)
     return cosines(x.shape[-2], x.dtype).to(x).T @ x if x.ndim == 4 else x
-
-
-def _pairs(z: Tensor, draws: Tensor) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(z, draws, strict=True))
