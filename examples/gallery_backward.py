@@ -33,9 +33,7 @@ METHODS = {
     "Excitation Backprop": ("excitation_backprop", {}),
     "DeepLIFT from a blur": ("deeplift", {"baseline": "blur"}),
 }
-found = {
-    title: abe.explain(task, photos, name, progress=False, **how) for title, (name, how) in METHODS.items()
-}
+found = {title: abe.explain(task, photos, name, **how) for title, (name, how) in METHODS.items()}
 
 # %%
 # Orange speaks for the class, blue against it.

@@ -19,7 +19,7 @@ from abe.task.zoo import efficientnet_lite0, photographs
 
 task = efficientnet_lite0()
 photos = list(photographs(("chelsea", "coffee", "rocket")).values())
-print(abe.explain(task, photos, "grad_cam", progress=False).warnings[0])
+print(abe.explain(task, photos, "grad_cam").warnings[0])
 
 # %%
 # Every method on every photograph. Maps are shared out over the colour channels, so their sum over
@@ -33,7 +33,7 @@ METHODS = {
     "Layer-CAM": "layer_cam",
     "Eigen-CAM": "eigen_cam",
 }
-found = {title: abe.explain(task, photos, name, progress=False) for title, name in METHODS.items()}
+found = {title: abe.explain(task, photos, name) for title, name in METHODS.items()}
 
 # %%
 # Bright is large; each map has a scale of its own, from zero.

@@ -31,9 +31,7 @@ METHODS = {
     "MFABA": ("mfaba", {}),
     "AGI": ("agi", {"samples": 5, "steps": 10}),
 }
-found = {
-    title: abe.explain(task, photos, name, progress=False, **how) for title, (name, how) in METHODS.items()
-}
+found = {title: abe.explain(task, photos, name, **how) for title, (name, how) in METHODS.items()}
 for title, explanation in found.items():
     if explanation.residual is not None:
         print(title, [round(float(v), 3) for v in explanation.residual])

@@ -31,9 +31,7 @@ METHODS = {
     ),
     "superpixels, mean\nLIME": ("lime", {"units": SUPERPIXELS, "evaluations": 600}),
 }
-found = {
-    title: abe.explain(task, photos, name, progress=False, **how) for title, (name, how) in METHODS.items()
-}
+found = {title: abe.explain(task, photos, name, **how) for title, (name, how) in METHODS.items()}
 
 # %%
 # Games of cells share one run: Shapley values, Banzhaf values and leaving one out read the same scores.
@@ -43,7 +41,7 @@ SUMMARIES = {
     "nine cells, blur\nBanzhaf": "banzhaf",
     "nine cells, blur\nleave one out": "remove_individual",
 }
-games = abe.summarise(task, photos, list(SUMMARIES.values()), units="grid", removal="blur", progress=False)
+games = abe.summarise(task, photos, list(SUMMARIES.values()), units="grid", removal="blur")
 found.update(zip(SUMMARIES, games, strict=True))
 
 # %%
