@@ -16,7 +16,9 @@ PROBE_ROWS = 4
 ROUNDING = 1e-6
 """About ten units in the last place of float32."""
 ROUNDS = 3
-"""Timed runs of every candidate that agrees; the verification before them warms caches up."""
+"""Timed runs of every candidate that agrees, besides its verification."""
+BEATEN = 1.2
+"""A candidate whose best of two runs or more took this many times as long as the fastest is not run again."""
 
 
 @dataclass(frozen=True)
@@ -39,31 +41,44 @@ def choose(task: Task, x: Tensor, context: Context, fingerprint: tuple[Any, ...]
     """
     own = Choice(task.model, "model", fingerprint)
     try:
-        reference = _measure(task, task.model, x, context)
+        reference, seconds = _timed(task, task.model, x, context)
         if reference is None:
             return own
-        blur = _blur(task, x, context, reference)
     except Exception:  # whatever it is, the run itself meets it again and says so
         return own
-    contenders = [own]
+    contenders, blur = [(own, seconds)], None
     for candidate in candidates(task.model, lambda model: task.forward(x, context, model)):
         if candidate.model is task.model:
             continue
-        measured = _measure(task, candidate.model, x, context, reference.chosen)
-        if measured is not None and agrees(*_pairs(reference, measured), blur=blur):
-            contenders.append(Choice(candidate.model, candidate.name, fingerprint))
+        measured, seconds = _timed(task, candidate.model, x, context, reference.chosen)
+        if measured is None:
+            continue
+        agreed = agrees(*_pairs(reference, measured))
+        if not agreed:
+            blur = _blur(task, x, context, reference) if blur is None else blur
+            agreed = agrees(*_pairs(reference, measured), blur=blur)
+        if agreed:
+            contenders.append((Choice(candidate.model, candidate.name, fingerprint), seconds))
     return _fastest(task, x, context, contenders)
 
 
-def _fastest(task: Task, x: Tensor, context: Context, contenders: list[Choice]) -> Choice:
+def _fastest(task: Task, x: Tensor, context: Context, contenders: list[tuple[Choice, float]]) -> Choice:
     """The contender with the shortest run; they run in turn, so that a slow moment hits all alike."""
-    best = [float("inf")] * len(contenders)
-    for _ in range(ROUNDS if len(contenders) > 1 else 0):
-        for i, contender in enumerate(contenders):
-            began = time.perf_counter()
-            _measure(task, contender.model, x, context)
-            best[i] = min(best[i], time.perf_counter() - began)
-    return contenders[best.index(min(best))]
+    for _ in range(ROUNDS):
+        if len(contenders) == 1:
+            break
+        contenders = [(c, min(best, _timed(task, c.model, x, context)[1])) for c, best in contenders]
+        least = min(best for _, best in contenders)
+        contenders = [(c, best) for c, best in contenders if best <= BEATEN * least]
+    return min(contenders, key=lambda one: one[1])[0]
+
+
+def _timed(
+    task: Task, model: nn.Module, x: Tensor, context: Context, chosen: Tensor | None = None
+) -> "tuple[_Measured | None, float]":
+    """What `_measure` gives, and its seconds."""
+    began = time.perf_counter()
+    return _measure(task, model, x, context, chosen), time.perf_counter() - began
 
 
 def _blur(task: Task, x: Tensor, context: Context, reference: "_Measured") -> Tensor:
