@@ -37,7 +37,7 @@ def draw(
             shown = _signed(photo, values) if signed else _bright(photo, values)
             axes[row, column].imshow(shown)
             name = (notes or {}).get(title, "")
-            said = f"{name} {float(explanation.diagnostics[name][row]):.2g}" if name else ""
+            said = f"{float(explanation.diagnostics[name][row]):,.0f} {name}" if name else ""
             axes[row, column].set_title(
                 "\n".join(filter(None, [title if row == 0 else "", said])), fontsize=9
             )
