@@ -9,8 +9,7 @@ Run it with ``python examples/gallery_maps.py``; it writes ``gallery_maps.png``.
 """
 
 # %%
-# A photograph and the decision. The layer is found by one observed run; the note in the result names
-# it, so that it can be passed afterwards.
+# The network and the photographs come out of installed packages; nothing is downloaded.
 
 from pictures import draw
 
@@ -19,11 +18,11 @@ from abe.task.zoo import efficientnet_lite0, photographs
 
 task = efficientnet_lite0()
 photos = list(photographs(("chelsea", "coffee", "rocket")).values())
-print(abe.explain(task, photos, "grad_cam").warnings[0])
 
 # %%
 # Every method on every photograph. Maps are shared out over the colour channels, so their sum over
-# channels is the map.
+# channels is the map. The layer is found by one observed run; the note in the result names it, so that
+# it can be passed afterwards.
 
 METHODS = {
     "Grad-CAM": "grad_cam",
@@ -34,6 +33,7 @@ METHODS = {
     "Eigen-CAM": "eigen_cam",
 }
 found = {title: abe.explain(task, photos, name) for title, name in METHODS.items()}
+print(found["Grad-CAM"].warnings[0])
 
 # %%
 # Bright is large; each map has a scale of its own, from zero.

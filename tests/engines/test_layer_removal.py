@@ -37,11 +37,14 @@ PLACES = {
 
 
 FAMILIES = (
-    *("gradient-based", "path attribution", "layer-wise backpropagation"),
+    *("modified gradient", "gradient × input", "layer-wise backpropagation"),
     *("perturbation", "local surrogate"),
 )
 TESTED_ALONE = {"deep_taylor", "sage", "layer_conductance"}
-LAYERS_OF_THEIR_OWN = {"guided_grad_cam", "score_cam", "ablation_cam"}
+LAYERS_OF_THEIR_OWN = {
+    *("cam", "grad_cam", "grad_cam_plus_plus", "hires_cam", "xgrad_cam", "layer_cam", "channel_map"),
+    *("guided_grad_cam", "score_cam", "ablation_cam"),
+}
 TRAINED = {"cxplain"}
 
 
@@ -49,6 +52,7 @@ def test_every_gradient_rule_and_removal_method_is_here() -> None:
     known = {methods.get(name).card.name for name in (*EVERY, *PLACES)}
     known |= TESTED_ALONE | LAYERS_OF_THEIR_OWN | TRAINED
     own = [c for c in methods.cards().values() if methods.get(c.name).factory.__module__.startswith("abe.")]
+    assert set(FAMILIES) <= {card.family for card in own}
     assert {card.name for card in own if card.family in FAMILIES} <= known
 
 

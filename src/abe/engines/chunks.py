@@ -91,9 +91,8 @@ class ChunkPlan:
         self.settled = best
 
     def _hopeless(self, size: int) -> bool:
-        others = [min(times) for other, times in self.seen.items() if other != size]
         times = self.seen[size]
-        return len(times) >= 2 and bool(others) and min(times) > min(others) * (1 + HOPELESS)
+        return len(times) >= 2 and min(times) > min(map(min, self.seen.values())) * (1 + HOPELESS)
 
     def _best(self) -> int:
         """The smallest size whose time per row is within `WORTHWHILE` of the least."""

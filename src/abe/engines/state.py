@@ -22,7 +22,7 @@ def as_found(model: nn.Module) -> Generator[None]:
     flags = [(module, module.training) for module in model.modules()]
     grads = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     buffers = [(m, name, b, _copy(b)) for m in model.modules() for name, b in m._buffers.items()]
-    hooks = [(table, dict(table) if table else {}) for m in model.modules() for table in _hook_tables(m)]
+    hooks = [(table, dict(table)) for m in model.modules() for table in _hook_tables(m)]
     torch_state, python_state = torch.get_rng_state(), random.getstate()
     numpy_state = np.random.get_state()  # noqa: NPY002 - the user's global state is kept, not used
     cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
@@ -42,7 +42,7 @@ def as_found(model: nn.Module) -> Generator[None]:
         for module, name, buffer, content in buffers:
             _restore(module, name, buffer, content)
         for table, before in hooks:
-            if (table or before) and dict(table) != before:
+            if dict(table) != before:
                 table.clear()
                 table.update(before)
         torch.set_rng_state(torch_state)
