@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import abe
-from abe.engines.boundary import RADII
+from abe.engines.path.boundary import RADII
 from abe.task.base import Task
 from benchmarks import published
 from benchmarks.published import Random

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import abe
-from abe.engines.execution import candidates
+from abe.engines.runtime.fused_copy import candidates
 from abe.task.base import Task
 from benchmarks.overhead import _seconds_per_row
 from benchmarks.subjects import MODELS, photos

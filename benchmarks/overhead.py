@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import abe
-from abe.engines.batching import state_of
+from abe.engines.runtime.evaluator import state_of
 from abe.explanation import Explanation
 from abe.task.base import Task
 from benchmarks.subjects import efficientnet, photos

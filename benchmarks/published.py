@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from abe.draws import SeededDraws
-from abe.engines.boundary import RADII
+from abe.engines.path.boundary import RADII
 from abe.robustness.transforms import cosines
 
 Net = Callable[[Tensor], Tensor]

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 import abe
-from abe.engines.batching import state_of
-from abe.engines.segments import segments_of
+from abe.engines.removal.segments import segments_of
+from abe.engines.runtime.evaluator import state_of
 from abe.task.base import Task
 from abe.units import Grid
 from benchmarks.subjects import Normalised, efficientnet, photos

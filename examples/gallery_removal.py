@@ -41,7 +41,7 @@ SUMMARIES = {
     "nine cells, blur\nBanzhaf": "banzhaf",
     "nine cells, blur\nleave one out": "remove_individual",
 }
-games = abe.summarise(task, photos, list(SUMMARIES.values()), units="grid", removal="blur")
+games = abe.explain_game(task, photos, list(SUMMARIES.values()), units="grid", removal="blur")
 found.update(zip(SUMMARIES, games, strict=True))
 
 # %%

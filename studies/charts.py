@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from abe.metrics.statistics import intervals
+from abe.metrics.evaluation.statistics import intervals
 from abe.report.colour import CYCLE
 from abe.report.figures import INK, blank, finish
 from studies.outcome import Outcome, Table, dress

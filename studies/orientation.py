@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 import abe
-from abe.engines.update import UpdatePath
+from abe.engines.path.dynamic import UpdatePath
 from abe.methods.targeted import laai
 from abe.task import zoo
 from studies import measuring

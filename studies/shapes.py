@@ -11,7 +11,7 @@ from torch.nn.utils import skip_init
 
 import abe
 from abe.metrics import PerturbationRun, as_metric
-from abe.metrics.shared import LABEL
+from abe.metrics.evaluation.truth import LABEL
 from abe.metrics.soundness import RATIOS, Completeness, Soundness
 from abe.registry import baselines
 from abe.testing import problem_of, task_of

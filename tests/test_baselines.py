@@ -19,8 +19,8 @@ from abe.baselines import (
     as_baseline,
 )
 from abe.draws import SeededDraws
-from abe.engines.batching import Evaluator
-from abe.engines.problem import Problem
+from abe.engines.runtime.evaluator import Evaluator
+from abe.engines.runtime.problem import Problem
 from abe.errors import AbeError, Code
 from abe.objectives import as_objective
 from abe.registry import baselines

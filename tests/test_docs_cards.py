@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from abe import registry
-from abe.metrics.base import as_metric
+from abe.metrics.evaluation.base import as_metric
 from abe.registry import Entry
 
 ROOT = Path(__file__).parents[1]

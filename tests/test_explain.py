@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import abe
+from abe.errors import SpecError
 from abe.explanation import versions
+from abe.registry import methods
 from abe.spec import from_spec, to_spec
 from abe.testing.snapshot import Snapshot
 
@@ -136,11 +138,37 @@ def test_seconds_are_those_of_the_call():
 
 
 @pytest.mark.parametrize(
-    "first", ["import abe.explain", "from abe.explain import method", "import abe.testing"]
+    "first", ["import abe.api", "import abe.testing", "from abe.registry import methods"]
 )
 def test_function_stays_a_function_whatever_is_imported_first(first):
     code = f"{first}\nimport abe, inspect\nassert inspect.isfunction(abe.explain), abe.explain"
     subprocess.run([sys.executable, "-W", "error::ImportWarning", "-c", code], check=True)
+
+
+@pytest.mark.parametrize("old", ["import abe.explain", "from abe.explain import method"])
+def test_the_old_module_names_the_new_place_and_leaves_the_function(old):
+    with pytest.raises(ImportError, match=r"abe\.explain is a function"):
+        exec(old, {})
+    assert callable(abe.explain)
+
+
+@pytest.mark.parametrize(("module", "now"), [("methods", "list_methods"), ("metrics", "list_metrics")])
+def test_calling_a_module_names_its_list(module, now):
+    with pytest.raises(TypeError, match=rf"its list is abe\.{now}\(\)"):
+        getattr(abe, module)()
+
+
+def test_lists_are_filtered_by_what_the_cards_say():
+    assert abe.list_methods() == methods.names()
+    assert abe.list_methods("ig") == ["integrated_gradients"]
+    exact = abe.list_methods(guarantees="completeness", without="draws")
+    assert exact == [
+        n for n, c in methods.cards().items() if "completeness" in c.guarantees and "draws" not in c.needs
+    ]
+    assert abe.list_attacks("p*") == ["pgd"]
+    assert abe.list_metrics(needs="mask", direction="higher")
+    with pytest.raises(SpecError, match="attention"):
+        abe.list_methods(family="atention")
 
 
 def test_ensemble_smooth_and_postprocess():

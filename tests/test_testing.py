@@ -14,8 +14,8 @@ from torch import Tensor
 import abe
 from abe import registry, testing
 from abe.baselines import Zero
-from abe.engines.local import GradientAt
-from abe.metrics.perturbation import Perturbation, PerturbationRun
+from abe.engines.path.gradient import GradientAt
+from abe.metrics.evaluation.perturbation import Perturbation, PerturbationRun
 from abe.objectives import LogProbability
 from abe.registry import Entry
 from abe.testing import (

@@ -15,7 +15,7 @@ import taxonomy
 from docstrings import escape, to_markdown
 
 from abe import registry
-from abe.metrics.base import as_metric
+from abe.metrics.evaluation.base import as_metric
 from abe.registry import Entry, Registry
 from abe.types import Card
 

@@ -7,15 +7,17 @@ import torch
 from torch import Tensor
 
 from abe.baselines import as_baseline
-from abe.engines.absence import Absent, BoundRemoval, Layout
-from abe.engines.backward_lrp import Identity
-from abe.engines.backward_rescale import elementwise
-from abe.engines.backward_steps import Step
-from abe.engines.maps import View
-from abe.engines.path import PathIntegral, StraightLine, reference_of
-from abe.engines.quadrature import Midpoint
-from abe.engines.removal import Evaluated, Stream, Summarised
-from abe.engines.update import Point
+from abe.engines.backward.deeplift_rescale import elementwise
+from abe.engines.backward.lrp_other import Identity
+from abe.engines.backward.step import Step
+from abe.engines.cam.channel_map import View
+from abe.engines.path.curves import StraightLine
+from abe.engines.path.quadrature import Midpoint
+from abe.engines.path.static import PathIntegral
+from abe.engines.path.step import Point
+from abe.engines.removal.game import Evaluated, Stream, Summarised
+from abe.engines.removal.removals import Absent, BoundRemoval, Layout
+from abe.engines.runtime.reference import reference_of
 from abe.metrics import Perturbation, PerturbationRun
 from abe.registry import (
     baselines,

@@ -4,23 +4,28 @@ Which inputs drove a model's decision, how far that answer can be trusted, and w
 believe for this model and data.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from abe._rooms import FILLED_BY
 from abe._version import __version__
 
 if TYPE_CHECKING:
+    from abe.api import (
+        explain,
+        explain_game,
+        method,
+        rule_coverage,
+    )
     from abe.errors import AbeError
-    from abe.explain import explain, method, rule_coverage, summarise
     from abe.explanation import Explanation
+    from abe.listing import list_attacks, list_methods, list_metrics
     from abe.methods.amortised import fit, load_fitted
     from abe.methods.layer import at_layer
     from abe.methods.wrapper import ensemble, postprocess, smooth
-    from abe.metrics.compare import compare
-    from abe.metrics.comparison import Comparison
-    from abe.metrics.evaluation import evaluate
+    from abe.metrics.evaluation.compare import compare
+    from abe.metrics.evaluation.comparison import Comparison
+    from abe.metrics.evaluation.evaluate import evaluate
     from abe.metrics.trust import trust
     from abe.robustness import AdversarialResult, attack, chain, evaluate_robustness, transfer_matrix
     from abe.task.base import Task
@@ -33,10 +38,10 @@ _HOMES = {
     "chain": "abe.robustness",
     "evaluate_robustness": "abe.robustness",
     "transfer_matrix": "abe.robustness",
-    "explain": "abe.explain",
-    "method": "abe.explain",
-    "rule_coverage": "abe.explain",
-    "summarise": "abe.explain",
+    "explain": "abe.api",
+    "method": "abe.api",
+    "rule_coverage": "abe.api",
+    "explain_game": "abe.api",
     "Explanation": "abe.explanation",
     "at_layer": "abe.methods.layer",
     "fit": "abe.methods.amortised",
@@ -44,18 +49,34 @@ _HOMES = {
     "ensemble": "abe.methods.wrapper",
     "postprocess": "abe.methods.wrapper",
     "smooth": "abe.methods.wrapper",
-    "Comparison": "abe.metrics.comparison",
-    "compare": "abe.metrics.compare",
-    "evaluate": "abe.metrics.evaluation",
+    "Comparison": "abe.metrics.evaluation.comparison",
+    "compare": "abe.metrics.evaluation.compare",
+    "evaluate": "abe.metrics.evaluation.evaluate",
     "Task": "abe.task.base",
     "trust": "abe.metrics.trust",
     "image_task": "abe.task.image",
+    "list_attacks": "abe.listing",
+    "list_methods": "abe.listing",
+    "list_metrics": "abe.listing",
     "load_image": "abe.task.image",
 }
 """Public name -> module; loaded at first use, so that ``import abe`` is cheap."""
 
+FILLED_BY.update(
+    method="abe.methods",
+    path="abe.methods",
+    update="abe.methods",
+    rule="abe.methods",
+    channel_weight="abe.methods",
+    metric="abe.metrics",
+    objective="abe.objectives",
+    baseline="abe.baselines",
+    unit="abe.units",
+    removal="abe.engines.removal.patch_gaussian",
+    summary="abe.engines.removal.lime",
+)
 _ROOMS = ("baselines", "methods", "metrics", "objectives", "registry", "robustness", "testing", "units")
-"""Modules that are reached as attributes; ``abe.methods()`` and ``abe.metrics()`` list what is there."""
+"""Modules that are reached as attributes."""
 
 __all__ = [
     "AbeError",
@@ -72,15 +93,18 @@ __all__ = [
     "evaluate",
     "evaluate_robustness",
     "explain",
+    "explain_game",
     "fit",
     "image_task",
+    "list_attacks",
+    "list_methods",
+    "list_metrics",
     "load_fitted",
     "load_image",
     "method",
     "postprocess",
     "rule_coverage",
     "smooth",
-    "summarise",
     "transfer_matrix",
     "trust",
 ]
@@ -92,21 +116,10 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'abe' has no attribute {name!r}")
-    found = getattr(import_module(home), name)
-    globals()[name] = found
-    return found
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
     return __all__
-
-
-class _Package(ModuleType):
-    """Keeps ``abe.explain`` the function where Python would put the module of that name in its place."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        module = name == "explain" and isinstance(value, ModuleType)
-        super().__setattr__(name, value.explain if module else value)
-
-
-sys.modules[__name__].__class__ = _Package

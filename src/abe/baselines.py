@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from abe.draws import mix
-from abe.engines.execution import fingerprint
+from abe.engines.runtime.fused_copy import fingerprint
 from abe.errors import Code, InputError, SpecError
 from abe.imputation import NoisyLinear as NoisyLinear
 from abe.objectives import LabelAgnostic

@@ -3,6 +3,8 @@
 The codes are the headings of ``docs/errors.md``; a test compares the two sets.
 """
 
+import difflib
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any
 
@@ -144,3 +146,9 @@ class PackageError(AbeError, ImportError):
 def note(code: Code, message: str) -> str:
     """A remark kept in ``Explanation.warnings``: the message with its code."""
     return f"{message.rstrip('.')}. [{code.value}]"
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """A question for the nearest known name, or an empty string."""
+    near = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.5)
+    return f"Did you mean {near[0]!r}?" if near else ""

@@ -5,7 +5,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from abe.engines import stencil
+from abe.engines.removal import neighbour_fill
 from abe.errors import Code, SpecError
 from abe.registry import baselines
 from abe.spec import value
@@ -86,7 +86,7 @@ class NoisyLinear:
             )
         mean, std = self._space(problem, x)
         seen = (x - mean) / std
-        filled = stencil.fill(seen, removed)
+        filled = neighbour_fill.fill(seen, removed)
         if self.noise:
             drawn = problem.draws.normal("baseline.noisy_linear", problem.keys(owner, draw), x.shape[1:])
             filled = filled + self.noise * drawn.to(x)

@@ -4,19 +4,18 @@ A package of one's own adds entries by an entry point in the group of the kind (
 ``abe.metrics``, …) that names the module to import; importing it runs the decorators.
 """
 
-import difflib
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
-from types import ModuleType
 from typing import Any, TypeVar
 
-from abe.errors import Code, SpecError
+from abe._rooms import FILLED_BY
+from abe.errors import Code, SpecError, suggest
 from abe.formulas import evaluate
-from abe.spec import describe, to_spec
+from abe.spec import describe, restores, to_spec
 from abe.types import Card, Engine, Fitted
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -106,9 +105,8 @@ class Entry:
 class Registry:
     """Entries of one kind, found by name or alias; dashes and capitals do not matter."""
 
-    def __init__(self, kind: str, home: str, *, plural: str = "") -> None:
+    def __init__(self, kind: str, *, plural: str = "") -> None:
         self.kind = kind
-        self.home = home
         self.group = f"abe.{plural or kind + 's'}"
         self._entries: dict[str, Entry] = {}
         self._aliases: dict[str, str] = {}
@@ -188,7 +186,8 @@ class Registry:
             return
         self._loaded = True
         try:
-            import_module(self.home)
+            if self.kind in FILLED_BY:
+                import_module(FILLED_BY[self.kind])
         except BaseException:
             self._loaded = False
             raise
@@ -235,25 +234,9 @@ class MethodRegistry(Registry):
         )
 
 
-class Catalogue(ModuleType):
-    """A package that lists its registry when called: ``abe.methods()``."""
-
-    registry: Registry
-
-    def __call__(self) -> dict[str, Card]:
-        """Cards by name."""
-        return self.registry.cards()
-
-
 def canonical(name: str) -> str:
     """Spelling under which names are compared."""
     return name.lower().replace("-", "_").replace(" ", "_").replace("²", "2")
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """A question for the nearest known name, or an empty string."""
-    near = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.5)
-    return f"Did you mean {near[0]!r}?" if near else ""
 
 
 class Frozen(dict[str, Any]):
@@ -275,14 +258,15 @@ def freeze(obj: Any) -> Any:
     return Frozen({k: freeze(v) for k, v in obj.items()}) if isinstance(obj, dict) else obj
 
 
-methods = MethodRegistry("method", "abe.methods")
-metrics = Registry("metric", "abe.metrics")
-objectives = Registry("objective", "abe.objectives")
-baselines = Registry("baseline", "abe.baselines")
-units = Registry("unit", "abe.units")
-paths = Registry("path", "abe.methods")
-updates = Registry("update", "abe.methods")
-rules = Registry("rule", "abe.methods")
-channel_weights = Registry("channel_weight", "abe.methods")
-removals = Registry("removal", "abe.engines.patches")
-summaries = Registry("summary", "abe.engines.surrogate", plural="summaries")
+methods = MethodRegistry("method")
+restores("method", methods.build)
+metrics = Registry("metric")
+objectives = Registry("objective")
+baselines = Registry("baseline")
+units = Registry("unit")
+paths = Registry("path")
+updates = Registry("update")
+rules = Registry("rule")
+channel_weights = Registry("channel_weight")
+removals = Registry("removal")
+summaries = Registry("summary", plural="summaries")

@@ -1,13 +1,14 @@
 """Values: frozen dataclasses that print, hash and survive a JSON round trip."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeVar, dataclass_transform
 
-from abe.errors import Code, SpecError
+from abe.errors import Code, SpecError, suggest
 
 _Class = TypeVar("_Class", bound=type)
 _VALUES: dict[str, type] = {}
+_TAGS: dict[str, Callable[..., Any]] = {}
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -28,6 +29,11 @@ def value(cls: _Class) -> _Class:
     made = dataclass(frozen=True, kw_only=True)(cls)
     _VALUES[cls.__name__] = made
     return made
+
+
+def restores(tag: str, restore: Callable[..., Any]) -> None:
+    """Let ``{tag: name, "params": {…}}`` be restored by ``restore(name, **params)``."""
+    _TAGS[tag] = restore
 
 
 def to_spec(obj: Any) -> Any:
@@ -86,17 +92,14 @@ def from_spec(spec: Any) -> Any:
             got=spec["opaque"],
             fix="Pass the object itself again",
         )
-    if "method" in spec and set(spec) <= {"method", "params"}:
-        from abe.registry import methods
-
-        params = {k: from_spec(v) for k, v in spec.get("params", {}).items()}
-        return methods.build(spec["method"], **params)
+    for tag, restore in _TAGS.items():
+        if tag in spec and set(spec) <= {tag, "params"}:
+            params = {k: from_spec(v) for k, v in spec.get("params", {}).items()}
+            return restore(spec[tag], **params)
     if "type" not in spec:
         return {key: from_spec(item) for key, item in spec.items()}
     cls = _VALUES.get(spec["type"])
     if cls is None:
-        from abe.registry import suggest
-
         raise SpecError(
             Code.UNKNOWN_NAME,
             f"No value is called {spec['type']!r}",

@@ -9,8 +9,9 @@ from torch import Tensor
 import abe
 from abe.draws import SeededDraws, sample_ids
 from abe.engines import wrappers
-from abe.engines.local import Expectation, GradientAt
-from abe.engines.path import PathIntegral, StraightLine
+from abe.engines.path.curves import StraightLine
+from abe.engines.path.gradient import Expectation, GradientAt
+from abe.engines.path.static import PathIntegral
 from abe.engines.wrappers import Ensemble, Postprocess, Smooth
 from abe.errors import Code, InputError, SpecError
 from abe.testing import KNOWN, RecordedDraws, ReplayedDraws, nets, problem_of, samples, task_of

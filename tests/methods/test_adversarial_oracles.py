@@ -12,8 +12,9 @@ from tests.metrics.common import ORACLES
 from torch import nn
 
 import abe
-from abe.engines.adversary import Leave
-from abe.engines.update import INTEGRAND, UpdatePath
+from abe.engines.path.adversarial_steps import Leave
+from abe.engines.path.dynamic import UpdatePath
+from abe.engines.path.step import INTEGRAND
 from abe.robustness.chain import Chain
 from abe.spec import value
 from abe.testing.draws import ReplayedDraws

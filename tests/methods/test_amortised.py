@@ -9,10 +9,16 @@ from torch import Tensor, nn
 
 import abe
 from abe.baselines import Zero
-from abe.engines.amortised import L2X, RTIS, CXPlain, Units, Untrained
-from abe.engines.fitted import Weights, read
-from abe.engines.statistics import Moments
-from abe.engines.training import train, training_problem
+from abe.engines.learn.explainers import (
+    L2X,
+    RTIS,
+    CXPlain,
+    Units,
+    Untrained,
+)
+from abe.engines.learn.training import train, training_problem
+from abe.engines.mask.noise import Moments
+from abe.engines.runtime.stored import Weights, read
 from abe.errors import Code, InputError, SpecError, StorageError
 from abe.task.base import Context, Lifted
 from abe.testing import nets, samples, task_of

@@ -13,8 +13,8 @@ from tests.metrics.common import ORACLES
 from torch import Tensor, nn
 
 import abe
-from abe.engines.maps_attention import Attention, capturing_attention
-from abe.engines.maps_cross import bimodal
+from abe.engines.attention.capture import Attention, capturing_attention
+from abe.engines.attention.cross import bimodal
 from abe.testing import check_method, nets, samples, task_of
 
 

@@ -7,9 +7,9 @@ from torch import nn
 
 import abe
 from abe.baselines import Dataset, Given
-from abe.engines.backward_steps import stabilised, transformed
-from abe.engines.backward_weights import Epsilon, ZPlus
-from abe.engines.layer import AtInput
+from abe.engines.backward.lrp_weighted import Epsilon, ZPlus
+from abe.engines.backward.step import stabilised, transformed
+from abe.engines.layers.at_layer import AtInput
 from abe.methods.relevance import relevance
 from abe.spec import value
 

@@ -7,7 +7,7 @@ from tests.methods.common import FLOAT32, FLOAT64, miss, net, oracle, run
 from torch import Tensor, nn
 
 import abe
-from abe.engines.maps import ChannelMap, View
+from abe.engines.cam.channel_map import ChannelMap, View
 from abe.registry import channel_weights
 from abe.spec import from_spec, to_spec
 from abe.task.base import Context, Lifted, Task

@@ -11,20 +11,18 @@ from torch.distributions import Normal, kl_divergence
 
 import abe
 from abe.baselines import Zero
-from abe.engines.bottleneck import capacity
-from abe.engines.layers import activations, at_layer, find_layer
-from abe.engines.mask import MaskOptimisation
-from abe.engines.mask_parts import (
-    AdamStep,
+from abe.engines.layers.find import activations, at_layer, find_layer
+from abe.engines.mask.bottleneck import capacity
+from abe.engines.mask.optimise import MaskOptimisation
+from abe.engines.mask.optimisers import AdamStep, MomentumStep
+from abe.engines.mask.parts import (
     CellGrid,
     FadeByBlur,
     FadeTo,
-    MomentumStep,
-    Removed,
     ShiftRows,
     SmoothMaxGrid,
-    SortedArea,
 )
+from abe.engines.mask.penalties import Removed, SortedArea
 from abe.errors import Code, InputError, ModelError, SpecError
 from abe.spec import value
 from abe.testing import nets, samples, task_of
@@ -618,7 +616,7 @@ def test_area_targets_are_those_of_the_variants():
     penalty = SortedArea(areas=(0.25, 0.75), weight=2.0, growth=1.5, steps=4).bind(
         problem_of(nets.Smooth(), samples(1))
     )
-    from abe.engines.mask import At
+    from abe.engines.mask.optimise import At
 
     mask = torch.tensor([[1.0, 0, 0, 0], [1, 0, 0, 0]], dtype=torch.float64).view(2, 1, 2, 2)
     found = penalty(mask, At(torch.zeros(2).long(), torch.tensor([0, 1]), 2))

@@ -23,7 +23,13 @@ from tests.metrics.common import problem
 
 import abe
 from abe.baselines import Dataset, Given
-from abe.engines.quadrature import GaussLegendre, Left, Midpoint, PublishedTrapezoid, Right
+from abe.engines.path.quadrature import (
+    GaussLegendre,
+    Left,
+    Midpoint,
+    PublishedTrapezoid,
+    Right,
+)
 from abe.metrics import PerturbationRun
 from abe.spec import value
 from abe.testing.draws import ReplayedDraws

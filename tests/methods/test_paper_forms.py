@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import abe
 from abe.baselines import Dataset
-from abe.engines.update import Point, State
+from abe.engines.path.step import Point, State
 from abe.spec import value
 from abe.testing.draws import RecordedDraws
 

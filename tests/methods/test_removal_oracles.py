@@ -7,7 +7,7 @@ from tests.methods.common import FLOAT32, FLOAT32_WEIGHTS, FLOAT64, miss, net, o
 from torch import Tensor, nn
 
 import abe
-from abe.engines import games
+from abe.engines.removal import set_functions
 from abe.testing.draws import ReplayedDraws
 
 GAMES = ["game_net_s_8seg_0", "game_net_s_8seg_1", "game_net_s_8seg_3"]
@@ -75,7 +75,7 @@ def test_recorded_games(name):
     case = oracle(name)
     task = abe.image_task(net("s"), output_kind="logits")
     wanted = [("interactions", {"index": index, "order": order}) for index, order in INDICES.values()]
-    found = abe.summarise(
+    found = abe.explain_game(
         task,
         case["x"],
         ["shapley", "banzhaf", ("interactions", {"index": "moebius", "order": 8}), *wanted],
@@ -97,11 +97,13 @@ def test_recorded_games(name):
 def test_recorded_random_game():
     case = oracle("game_random8")
     v = case["values"]
-    assert miss(games.shapley(v)[None], case["shapley"][1:][None]) < FLOAT64
-    assert miss(games.banzhaf(v)[None], case["banzhaf"][1:][None]) < FLOAT64
-    assert miss(games.dividends(v)[case["moebius_mask"].long()][None], case["moebius"][None]) < FLOAT64
+    assert miss(set_functions.shapley(v)[None], case["shapley"][1:][None]) < FLOAT64
+    assert miss(set_functions.banzhaf(v)[None], case["banzhaf"][1:][None]) < FLOAT64
+    assert (
+        miss(set_functions.dividends(v)[case["moebius_mask"].long()][None], case["moebius"][None]) < FLOAT64
+    )
     for name, (index, order) in INDICES.items():
-        sets, found = games.interactions(v, index, order)
+        sets, found = set_functions.interactions(v, index, order)
         recorded = dict(zip(case[f"{name}_mask"].tolist(), case[name].tolist(), strict=True))
         right = torch.tensor([recorded[s] for s in sets.tolist()], dtype=torch.float64)
         assert miss(found[None], right[None]) < tolerance(name)
@@ -210,7 +212,7 @@ def test_exact_indices_of_the_peer():
     case = oracle("game_net_s_8seg_1")
     game = Segments(case)
     computer = shapiq.ExactComputer(lambda z: game(torch.as_tensor(z)).numpy(), n_players=8)
-    own = games.interactions(case["values"], "stii", 3)
+    own = set_functions.interactions(case["values"], "stii", 3)
     found = computer("STII", order=3)
     for code, number in zip(own[0].tolist(), own[1].tolist(), strict=True):
         members = tuple(i for i in range(8) if code >> i & 1)

@@ -7,7 +7,7 @@ from tests.methods.test_removal_oracles import Partly, Segments, regions, unit_v
 from torch import Tensor
 
 import abe
-from abe.engines import games
+from abe.engines.removal import set_functions
 from abe.testing.draws import ReplayedDraws
 
 TARGET = torch.tensor([3, 8])
@@ -156,7 +156,7 @@ def computer():
 def test_shapiq_interactions(index: str, computer) -> None:
     own, order = SHAPIQ[index]
     right = computer(index, order=order)
-    sets, found = games.interactions(oracle(GAME)["values"], own, order)
+    sets, found = set_functions.interactions(oracle(GAME)["values"], own, order)
     wanted = [right[tuple(i for i in range(8) if code >> i & 1)] for code in sets.tolist()]
     limit = 1e-8 if index == "FSII" else FLOAT64  # a regression with large weights instead of a constraint
     assert miss(found[None], torch.tensor(wanted, dtype=torch.float64)[None]) < limit

@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from abe.draws import SeededDraws, as_ids
-from abe.engines.batching import Evaluator
-from abe.engines.problem import Problem, predict, settle_output_kind, settle_target
+from abe.engines.runtime.evaluator import Evaluator
+from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.targets import predict, settle_output_kind, settle_target
 from abe.objectives import as_objective
 from abe.task import image_task
 from abe.task.base import Context, Task

@@ -5,7 +5,7 @@ import torch
 from tests.metrics.common import evidence_task, photos, problem
 from torch import Tensor
 
-from abe.engines import stencil
+from abe.engines.removal import neighbour_fill
 from abe.errors import Code, SpecError
 from abe.imputation import NoisyLinear
 from abe.metrics import PerturbationRun
@@ -54,7 +54,7 @@ def holes(b: int, h: int, w: int, share: float, *, connected: bool, seed: int = 
 def test_agrees_with_a_dense_solve(size, channels, share, connected):
     x = photos(2, channels, 32)[..., : size[0], : size[1]].contiguous()
     mask = holes(2, *size, share, connected=connected)
-    found = stencil.fill(x, mask)
+    found = neighbour_fill.fill(x, mask)
     wanted = torch.stack([dense(a, m[0]) for a, m in zip(x, mask, strict=True)])
     assert (found.double() - wanted).abs().max() <= 1e-5
 
@@ -64,7 +64,7 @@ def test_nothing_one_and_everything_missing():
     mask = torch.zeros(3, 1, 9, 9, dtype=torch.bool)
     mask[1, 0, 4, 4] = True
     mask[2] = True
-    found = stencil.fill(x, mask)
+    found = neighbour_fill.fill(x, mask)
     assert torch.equal(found[0], x[0])
     torch.testing.assert_close(found[1].double(), dense(x[1], mask[1, 0]), rtol=0, atol=1e-6)
     assert not found[2].any()
@@ -73,9 +73,9 @@ def test_nothing_one_and_everything_missing():
 def test_a_mask_per_channel_and_rows_that_do_not_meet():
     x = photos(3, 3, 20)
     mask = torch.cat([holes(3, 20, 20, s, connected=True, seed=i) for i, s in enumerate((0.3, 0.6, 0.95))], 1)
-    found = stencil.fill(x, mask)
+    found = neighbour_fill.fill(x, mask)
     for i in range(3):
-        alone = stencil.fill(x[i : i + 1], mask[i : i + 1])[0]
+        alone = neighbour_fill.fill(x[i : i + 1], mask[i : i + 1])[0]
         torch.testing.assert_close(alone, found[i], rtol=0, atol=2e-6)
         for c in range(3):
             wanted = dense(x[i, c : c + 1], mask[i, c])[0]
@@ -88,7 +88,7 @@ def test_large_connected_holes_are_solved(share):
     """At 224² the definition itself is checked: every missing value is the mean of its neighbours."""
     x = photos(2, 3, 224)
     mask = holes(2, 224, 224, share, connected=True)
-    exact = stencil.fill(x.double(), mask, tolerance=1e-11)
+    exact = neighbour_fill.fill(x.double(), mask, tolerance=1e-11)
     kernel = torch.tensor([[1.0, 2, 1], [2, 0, 2], [1, 2, 1]], dtype=torch.float64)[None, None] / 12
     planes = exact.view(-1, 1, 224, 224)
     near, degree = (
@@ -96,7 +96,7 @@ def test_large_connected_holes_are_solved(share):
     )
     rest = (near / degree - planes).view_as(exact)[mask.expand_as(exact)]
     assert rest.abs().max() <= 1e-12
-    assert (stencil.fill(x, mask).double() - exact).abs().max() <= 1e-5
+    assert (neighbour_fill.fill(x, mask).double() - exact).abs().max() <= 1e-5
 
 
 def test_it_fills_the_steps_of_a_run():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from abe.errors import Code, InputError
 from abe.metrics import as_metric
-from abe.metrics.shared import MASK
+from abe.metrics.evaluation.truth import MASK
 from abe.task import image_task
 
 ORACLES = Path(__file__).parents[1] / "oracles"

@@ -8,11 +8,11 @@ from tests.metrics.common import mapped
 from torch import Tensor, nn
 
 from abe.draws import SeededDraws, as_ids
-from abe.engines.batching import Evaluator
-from abe.engines.problem import Problem
+from abe.engines.runtime.evaluator import Evaluator
+from abe.engines.runtime.problem import Problem
 from abe.errors import AbeError, Code
 from abe.metrics import as_metric
-from abe.metrics.base import measure
+from abe.metrics.evaluation.base import measure
 from abe.objectives import as_objective
 from abe.task.base import Context, Task
 

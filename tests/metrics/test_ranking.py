@@ -15,23 +15,23 @@ from torch import Tensor, nn
 
 from abe.metrics import (
     as_metric,
+    confidence,
     curves,
     faithfulness,
     infidelity,
     localisation,
-    masking,
     multimodal,
     soundness,
     subsets,
 )
-from abe.metrics.base import measure
-from abe.metrics.shared import LABEL
+from abe.metrics.evaluation.base import measure
+from abe.metrics.evaluation.truth import LABEL
 from abe.registry import metrics
 from abe.task import image_task
 from abe.testing.metrics import RANDOM, SEEDS, SIGMAS, inverted, shuffled
 
 JUDGED: tuple[ModuleType, ...] = (
-    *(curves, faithfulness, infidelity, localisation, masking, multimodal, soundness, subsets),
+    *(curves, faithfulness, infidelity, localisation, confidence, multimodal, soundness, subsets),
 )
 SIDE = 12
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from abe.errors import AbeError, Code
 from abe.imputation import NoisyLinear
 from abe.metrics import as_metric
-from abe.metrics.shared import LABEL
+from abe.metrics.evaluation.truth import LABEL
 from abe.metrics.soundness import RATIOS, Completeness, Soundness, hausdorff
 from abe.task import image_task
 

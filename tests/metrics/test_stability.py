@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from abe.errors import AbeError, Code
 from abe.metrics import as_metric
-from abe.metrics.base import measure
-from abe.metrics.shared import LABEL, MASK
+from abe.metrics.evaluation.base import measure
+from abe.metrics.evaluation.truth import LABEL, MASK
 from abe.task import image_task
 from abe.task.base import Task
 from abe.testing import ReplayedDraws

@@ -12,7 +12,7 @@ from tests.metrics.common import mapped, problem
 from torch import Tensor, nn
 
 from abe.metrics import as_metric
-from abe.metrics.shared import LABEL
+from abe.metrics.evaluation.truth import LABEL
 from abe.metrics.soundness import Completeness, Soundness
 from abe.task.base import Task
 

@@ -298,7 +298,7 @@ def test_broken_updates_are_told(step, words):
 
 
 def test_attacks_that_need_images_say_so():
-    from abe.robustness.parts import need_image
+    from abe.engines.path.steps.parts import need_image
 
     with pytest.raises(SpecError, match="needs images"):
         need_image("A translation kernel", torch.zeros(2, 12))

@@ -1,7 +1,7 @@
 """Methods that are the same map under stated conditions, and that they differ without them.
 
 Two more stand with what they are about: Shapley and Banzhaf values as weighted Harsanyi dividends in
-`test_effects`, SmoothGrad as the limit of continuous LIME in `tests/engines/test_surrogate.py`.
+`test_effects`, SmoothGrad as the limit of continuous LIME in `tests/engines/removal/test_lime.py`.
 """
 
 import torch

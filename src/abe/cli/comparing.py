@@ -46,7 +46,7 @@ def run(
     for path in paths:
         load_image(path)  # an unreadable one is refused before the model is loaded
     task = inputs.task_of(options)
-    from abe.metrics.compare import compare
+    from abe.metrics.evaluation.compare import compare
 
     comparison = compare(
         task,
@@ -68,7 +68,7 @@ def demo(*, out: Path, step: str, seed: int, json: bool) -> None:
     from abe.report.files import check_folder
 
     check_folder(out)
-    from abe.metrics.compare import compare
+    from abe.metrics.evaluation.compare import compare
     from abe.registry import methods
     from abe.task import zoo
 

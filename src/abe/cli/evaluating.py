@@ -9,7 +9,7 @@ from abe.errors import Code, InputError, SpecError, StorageError
 
 if TYPE_CHECKING:
     from abe.explanation import Explanation
-    from abe.metrics.comparison import Comparison
+    from abe.metrics.evaluation.comparison import Comparison
 
 PICTURE = "scores.png"
 
@@ -51,7 +51,7 @@ def run(
     task = inputs.task_of(options)
     lifted = task.lift([str(path) for path in paths]) if paths else None
     given: dict[str, Any] = {**_aligned(groups, lifted), **files}
-    from abe.metrics.evaluation import evaluate
+    from abe.metrics.evaluation.evaluate import evaluate
 
     found = evaluate(
         task,

@@ -66,7 +66,7 @@ def _one(
     save: bool,
 ) -> dict[str, Any]:
     """Explain one photograph (sizes may differ) and write what was asked for."""
-    from abe.explain import explain
+    from abe.api import explain
     from abe.report.figures import plot_explanation
 
     explanation = explain(task, str(path), method, target=target, objective=objective, seed=seed)

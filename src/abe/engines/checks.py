@@ -67,3 +67,20 @@ def check_reach(
                 expected=f"at most {most:g} ({norm}), in input units before normalisation",
                 fix="For photographs in [0, 1], 8/255 is usual; for 0 to 255 write 8",
             )
+
+
+def check_count(name: str, number: Any) -> None:
+    """Refuse anything but an integer of at least 1."""
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise SpecError(Code.BAD_PARAMETER, f"{name} must be a positive integer", got=repr(number))
+
+
+def check_tolerance(tolerance: float | None) -> None:
+    """Refuse a tolerance that is not a positive number."""
+    if tolerance is not None and not (isinstance(tolerance, int | float) and tolerance > 0):
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            "tolerance must be a positive number",
+            got=repr(tolerance),
+            expected="for example 0.02 for a residual of 2 %",
+        )

@@ -7,17 +7,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from abe.engines.local import Moments
-from abe.engines.path import check_count
-from abe.engines.problem import Problem
+from abe.engines.checks import check_count
+from abe.engines.runtime.moments import Moments
+from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.shapes import rows_at_once
 from abe.errors import Code, SpecError
 from abe.spec import value
 from abe.types import Engine, Result
 
 Reduce = Literal["mean", "square", "variance"]
 Step = Literal["absolute", "positive", "negative", "unit_max", "unit_sum"]
-BLOCK_BYTES = 64 * 2**20
-"""Memory for noisy copies made at once."""
 
 
 @value
@@ -148,12 +147,6 @@ def _of_inputs(result: Result) -> Result:
             fix="Make at_layer the outermost wrapper",
         )
     return result
-
-
-def rows_at_once(x: Tensor) -> int:
-    """Rows of features like ``x`` that fit the block, a power of two so that chunks fill it."""
-    fit = max(1, BLOCK_BYTES // (x[0].numel() * x.element_size()))
-    return 1 << (min(fit, 4096).bit_length() - 1)
 
 
 def _unit(reduce: Callable[[Tensor], Tensor], a: Tensor) -> Tensor:

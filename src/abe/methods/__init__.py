@@ -1,9 +1,7 @@
 """One registered factory per published method; each composes primitives and carries a card.
 
-``abe.methods()`` lists the cards by name.
+`abe.list_methods` names them.
 """
-
-import sys
 
 from abe import robustness  # registers the updates
 
@@ -14,8 +12,8 @@ from abe.methods import maps, maps_other, attention, removal, shapley, surrogate
 from abe.methods import layer, wrapper
 
 # isort: on
+from abe._retired import retire_call
 from abe.methods.wrapper import ensemble, postprocess, smooth
-from abe.registry import Catalogue
 from abe.registry import methods as registry
 
 __all__ = [
@@ -44,4 +42,4 @@ __all__ = [
     "wrapper",
 ]
 
-sys.modules[__name__].__class__ = Catalogue
+retire_call(__name__, "abe.list_methods()")

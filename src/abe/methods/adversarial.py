@@ -4,21 +4,26 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from abe.baselines import as_baseline
-from abe.engines.adversary import Leave
-from abe.engines.boundary import RADII, FromBoundary, NearestAdversary
-from abe.engines.checks import Variant, published
-from abe.engines.chord import ChordPath
-from abe.engines.path import check_count, check_tolerance
-from abe.engines.quadrature import PublishedTrapezoid, quadratures
-from abe.engines.search import IterativeSearch
-from abe.engines.step import as_update, reads_gradient
-from abe.engines.update import Rule, UpdatePath
+from abe.engines.checks import Variant, check_count, check_tolerance, published
+from abe.engines.path.adversarial_steps import Leave
+from abe.engines.path.boundary import RADII, FromBoundary, NearestAdversary
+from abe.engines.path.chord import ChordPath
+from abe.engines.path.dynamic import Rule, UpdatePath
+from abe.engines.path.iterative_search import IterativeSearch
+from abe.engines.path.quadrature import PublishedTrapezoid, quadratures
+from abe.engines.path.step import as_update, reads_gradient
+from abe.engines.path.steps.estimators import Shown
+from abe.engines.path.steps.parts import (
+    Backwards,
+    Ball,
+    Momentum,
+    Sign,
+    TranslationKernel,
+)
 from abe.errors import Code, SpecError
 from abe.objectives import Loss
 from abe.registry import methods
 from abe.robustness.chain import Chain, chain
-from abe.robustness.estimators import Shown
-from abe.robustness.parts import Backwards, Ball, Momentum, Sign, TranslationKernel
 from abe.robustness.spectrum import SpectrumCopies
 from abe.types import Card, Passes
 
@@ -356,7 +361,7 @@ def big(
         search_steps: steps per radius.
         margin: steps of a further search for a nearer point, after Carlini & Wagner; 0 for none.
         boundary: points found elsewhere, as a baseline or a tensor, in place of the search.
-        quadrature: a name or value from `abe.engines.quadrature`.
+        quadrature: a name or value from `abe.engines.path.quadrature`.
         steps: nodes per sample.
         tolerance: largest |residual| relative to the score change.
         max_steps: most nodes per sample that ``tolerance`` may use.

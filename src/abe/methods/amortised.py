@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from abe.baselines import as_baseline
-from abe.engines.amortised import L2X, RTIS, CXPlain, Untrained
-from abe.engines.bottleneck import fit_statistics
-from abe.engines.fitted import as_fitted, load
-from abe.engines.training import train
-from abe.errors import Code, SpecError
-from abe.registry import methods, suggest
+from abe.engines.learn.explainers import (
+    L2X,
+    RTIS,
+    CXPlain,
+    Untrained,
+)
+from abe.engines.learn.fit_noise import fit_statistics
+from abe.engines.learn.training import train
+from abe.engines.runtime.stored import as_fitted, load
+from abe.errors import Code, SpecError, suggest
+from abe.registry import methods
 from abe.task.base import Task
 from abe.types import Card, Engine, Fitted, Passes
 

@@ -1,15 +1,15 @@
 """Attention: matrices read from the model, aggregated over heads and layers, and laid over the input."""
 
-from abe.engines.maps_attention import (
-    AttentionMap,
+from abe.engines.attention.aggregate import (
     CarriedRelevance,
     Heads,
     LastAttention,
     LastGradient,
     Rollout,
 )
-from abe.engines.maps_cross import BimodalRelevance, CrossAttention, Side
-from abe.engines.maps_layers import Upsample
+from abe.engines.attention.cross import BimodalRelevance, CrossAttention, Side
+from abe.engines.attention.engine import AttentionMap
+from abe.engines.runtime.shapes import Upsample
 from abe.methods.gradient import ONE_GRADIENT
 from abe.registry import methods
 from abe.types import Card, Passes

@@ -5,10 +5,16 @@ from typing import Any
 from torch import Tensor
 
 from abe.baselines import Dataset, as_baseline
-from abe.engines.backward import Backward, Policy
-from abe.engines.backward_deeplift import DeepLift
-from abe.engines.backward_filters import AsItIs, Deconvolve, Guided, Rectify, filter_book
-from abe.engines.backward_rescale import POOLS
+from abe.engines.backward.deeplift import DeepLift
+from abe.engines.backward.deeplift_rescale import POOLS
+from abe.engines.backward.rectifier_filters import (
+    AsItIs,
+    Deconvolve,
+    Guided,
+    Rectify,
+    filter_book,
+)
+from abe.engines.backward.run import Backward, Policy
 from abe.errors import Code, InputError
 from abe.methods.gradient import ONE_GRADIENT, Variant, published
 from abe.registry import methods

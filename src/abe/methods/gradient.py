@@ -1,7 +1,7 @@
 """Gradient family: one gradient at the input, or at noisy copies of it."""
 
 from abe.engines.checks import Variant, published
-from abe.engines.local import GradientAt
+from abe.engines.path.gradient import GradientAt
 from abe.engines.wrappers import Smooth
 from abe.registry import methods
 from abe.types import Card, Passes

@@ -3,7 +3,8 @@
 from typing import Any
 
 from abe.baselines import as_baseline
-from abe.engines.layer import AtLayer, Conductance
+from abe.engines.layers.at_layer import AtLayer
+from abe.engines.path.conductance import Conductance
 from abe.methods.gradient import Variant, published
 from abe.registry import Method, methods
 from abe.types import Card, Passes

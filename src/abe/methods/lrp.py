@@ -2,8 +2,16 @@
 
 from typing import Any, Literal
 
-from abe.engines.backward import Backward, BackwardRule, Policy
-from abe.engines.backward_weights import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
+from abe.engines.backward.lrp_weighted import (
+    AlphaBeta,
+    Epsilon,
+    Flat,
+    Gamma,
+    WSquare,
+    ZBox,
+    ZPlus,
+)
+from abe.engines.backward.run import Backward, BackwardRule, Policy
 from abe.errors import Code, SpecError
 from abe.methods.gradient import ONE_GRADIENT
 from abe.methods.relevance import BIASES, FORM, LOGITS, relevance

@@ -1,8 +1,7 @@
 """Class activation maps: a layer's output at its places, weighted by gradients."""
 
-from abe.engines.maps import ChannelMap
-from abe.engines.maps_layers import Upsample
-from abe.engines.maps_weights import (
+from abe.engines.cam.channel_map import ChannelMap
+from abe.engines.cam.channel_weights import (
     GradientHere,
     MeanGradient,
     PlusPlus,
@@ -10,6 +9,7 @@ from abe.engines.maps_weights import (
     SummedGradient,
     WeightedGradient,
 )
+from abe.engines.runtime.shapes import Upsample
 from abe.methods.gradient import Variant, published
 from abe.registry import methods
 from abe.types import Card, Passes

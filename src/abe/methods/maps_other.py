@@ -3,9 +3,14 @@
 from typing import Any
 
 from abe.baselines import as_baseline
-from abe.engines.maps import ChannelMap, ChannelWeights, ThroughMap
-from abe.engines.maps_layers import Upsample
-from abe.engines.maps_weights import Ablation, MaskedScore, MeanGradient, Principal
+from abe.engines.cam.channel_map import ChannelMap, ChannelWeights, ThroughMap
+from abe.engines.cam.channel_weights import (
+    Ablation,
+    MaskedScore,
+    MeanGradient,
+    Principal,
+)
+from abe.engines.runtime.shapes import Upsample
 from abe.errors import Code, SpecError
 from abe.methods.backward import guided_backprop
 from abe.methods.gradient import Variant, published

@@ -4,24 +4,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from abe.baselines import as_baseline
-from abe.engines.bottleneck import Bottleneck, InputBottleneck
-from abe.engines.fitted import as_fitted
-from abe.engines.mask import MaskOptimisation
-from abe.engines.mask_parts import (
-    AdamStep,
+from abe.engines.mask.bottleneck import Bottleneck, InputBottleneck
+from abe.engines.mask.m2ib import TwoTowers
+from abe.engines.mask.noise import OwnStatistics
+from abe.engines.mask.optimise import MaskOptimisation
+from abe.engines.mask.optimisers import AdamStep, MomentumStep
+from abe.engines.mask.parts import (
     CellGrid,
     FadeByBlur,
     FadeTo,
     FlipRows,
-    MomentumStep,
-    Removed,
     ShiftRows,
     SmoothMaxGrid,
-    SortedArea,
-    Variation,
 )
-from abe.engines.statistics import OwnStatistics
-from abe.engines.towers import TwoTowers
+from abe.engines.mask.penalties import Removed, SortedArea, Variation
+from abe.engines.runtime.stored import as_fitted
 from abe.errors import Code, SpecError
 from abe.registry import methods
 from abe.types import Card, Passes

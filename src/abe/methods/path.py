@@ -7,11 +7,13 @@ from torch import Tensor
 
 from abe.baselines import as_baseline
 from abe.engines.checks import Variant, published
-from abe.engines.guided import GuidedStep
-from abe.engines.local import Expectation
-from abe.engines.path import BlurLine, PathIntegral, StraightLine, UserPath
-from abe.engines.quadrature import PublishedTrapezoid, quadratures
-from abe.engines.update import Rule, Update, UpdatePath, as_update
+from abe.engines.path.curves import BlurLine, StraightLine, UserPath
+from abe.engines.path.dynamic import Rule, UpdatePath
+from abe.engines.path.gradient import Expectation
+from abe.engines.path.guided import GuidedStep
+from abe.engines.path.quadrature import PublishedTrapezoid, quadratures
+from abe.engines.path.static import PathIntegral
+from abe.engines.path.step import Update, as_update
 from abe.registry import methods, paths
 from abe.types import Card, Passes, Path
 
@@ -66,7 +68,7 @@ def integrated_gradients(
 
     Args:
         baseline: a name ("zero", "blur", …), a pair ("constant", {"value": 0.5}), a tensor, or a value.
-        quadrature: a name or value from `abe.engines.quadrature`.
+        quadrature: a name or value from `abe.engines.path.quadrature`.
         steps: nodes per sample.
         tolerance: largest |residual| relative to the score change, for example 0.02; nodes are then
             placed where they are needed, per sample, and ``steps`` is not used.
@@ -245,7 +247,7 @@ def blur_ig(
 
     Args:
         max_sigma: blur of the reference, in pixels.
-        quadrature: a name or value from `abe.engines.quadrature`.
+        quadrature: a name or value from `abe.engines.path.quadrature`.
         steps: nodes per sample.
         tolerance: largest |residual| relative to the score change.
         max_steps: most nodes per sample that ``tolerance`` may use.

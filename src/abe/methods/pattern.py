@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from abe.engines.backward_patterns import PatternBackward, Patterns
+from abe.engines.backward.patterns import PatternBackward, Patterns
 from abe.registry import methods
 from abe.types import Card, Passes
 
@@ -37,7 +37,7 @@ def pattern_net(*, patterns: Any = None, samples: int = 32) -> PatternBackward:
     Composition: `PatternBackward`.
 
     Args:
-        patterns: what `abe.engines.backward_patterns.fit_patterns` found, or the path of a file with it.
+        patterns: what `abe.engines.backward.patterns.fit_patterns` found, or the path of a file with it.
         samples: images of uniform noise to fit patterns to, where none are given.
 
     Shape:
@@ -83,7 +83,7 @@ def pattern_attribution(*, patterns: Any = None, samples: int = 32) -> PatternBa
     Composition: `PatternBackward`.
 
     Args:
-        patterns: what `abe.engines.backward_patterns.fit_patterns` found, or the path of a file with it.
+        patterns: what `abe.engines.backward.patterns.fit_patterns` found, or the path of a file with it.
         samples: images of uniform noise to fit patterns to, where none are given.
 
     Shape:

@@ -2,9 +2,25 @@
 
 from typing import Any, Literal
 
-from abe.engines.backward import Backward, BackwardRule, Contrastive, Policy
-from abe.engines.backward_lrp import Softmax, in_relevance, lrp_book, needs_relevance
-from abe.engines.backward_weights import Epsilon, Negated, WSquare, ZBox, ZPlus
+from abe.engines.backward.lrp_other import (
+    Softmax,
+    in_relevance,
+    lrp_book,
+    needs_relevance,
+)
+from abe.engines.backward.lrp_weighted import (
+    Epsilon,
+    Negated,
+    WSquare,
+    ZBox,
+    ZPlus,
+)
+from abe.engines.backward.run import (
+    Backward,
+    BackwardRule,
+    Contrastive,
+    Policy,
+)
 from abe.methods.gradient import ONE_GRADIENT
 from abe.registry import methods
 from abe.types import Card, Passes

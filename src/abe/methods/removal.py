@@ -5,11 +5,13 @@ from typing import Any
 from torch import Tensor
 
 from abe.baselines import as_baseline
-from abe.engines.absence import Marginal, Removal, Replace
-from abe.engines.masking import Intervention, LeaveOut, RandomMasks
-from abe.engines.patches import PatchGaussian
-from abe.engines.removal import Behaviour, Coalitions
-from abe.engines.segments import Spread
+from abe.engines.removal.causal_effect import Intervention
+from abe.engines.removal.game import Behaviour, Coalitions
+from abe.engines.removal.leave_out import LeaveOut
+from abe.engines.removal.patch_gaussian import PatchGaussian
+from abe.engines.removal.removals import Marginal, Removal, Replace
+from abe.engines.removal.rise import RandomMasks
+from abe.engines.removal.segments import Spread
 from abe.methods.gradient import Variant, published
 from abe.methods.path import as_distribution
 from abe.registry import methods, removals

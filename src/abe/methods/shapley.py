@@ -5,10 +5,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from abe.engines.removal import Coalitions, Summary
-from abe.engines.sage import DataSetShapley
-from abe.engines.summaries import (
-    EXACT_UNITS,
+from abe.engines.removal.game import Coalitions, Summary
+from abe.engines.removal.sage import DataSetShapley
+from abe.engines.removal.shapley import (
     BanzhafValue,
     Interactions,
     KernelShapley,
@@ -16,6 +15,7 @@ from abe.engines.summaries import (
     PermutationShapley,
     ShapleyValue,
 )
+from abe.engines.removal.summaries import EXACT_UNITS
 from abe.errors import Code, SpecError
 from abe.methods.gradient import Variant, published
 from abe.methods.removal import FORWARD, WHOLE, as_removal

@@ -2,16 +2,16 @@
 
 from typing import Any
 
-from abe.engines.absence import Removal
-from abe.engines.removal import Coalitions
-from abe.engines.surrogate import (
+from abe.engines.removal.c_lime import ContinuousNeighbours
+from abe.engines.removal.game import Coalitions
+from abe.engines.removal.lime import (
     ROWS,
     AdherentRidge,
     BayesianRidge,
-    ContinuousNeighbours,
     Ridge,
     StableSelection,
 )
+from abe.engines.removal.removals import Removal
 from abe.methods.gradient import Variant, published
 from abe.methods.removal import FORWARD, as_removal
 from abe.registry import methods

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from abe.engines.adversary import Nearby, Towards
 from abe.engines.checks import Variant, published
-from abe.engines.runs import FalseClasses
-from abe.engines.update import Rule, UpdatePath
+from abe.engines.path.adversarial_steps import Nearby, Towards
+from abe.engines.path.class_targets import FalseClasses
+from abe.engines.path.dynamic import Rule, UpdatePath
 from abe.methods.adversarial import OWN_PATH, TWO_NODES
 from abe.objectives import LabelAgnostic, LogProbability
 from abe.registry import methods

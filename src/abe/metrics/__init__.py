@@ -1,15 +1,16 @@
 """Metrics: what they measure, shared runs, `evaluate` and `compare`, intervals and tests."""
 
+from abe._retired import retire_call
 from abe.metrics import (
     axiomatic,
     complexity,
+    confidence,
     curves,
     dataset,
     efficiency,
     faithfulness,
     infidelity,
     localisation,
-    masking,
     multimodal,
     randomisation,
     soundness,
@@ -17,12 +18,24 @@ from abe.metrics import (
     subsets,
 )
 from abe.metrics.agreement import Agreement, agreement
-from abe.metrics.base import CurveMetric, DataSetMetric, DirectMetric, Metric, Score, as_metric
-from abe.metrics.compare import compare, score
-from abe.metrics.comparison import Comparison, Failure
-from abe.metrics.evaluation import evaluate
-from abe.metrics.perturbation import Perturbation, PerturbationRun, area, kl_from_uniform
-from abe.metrics.statistics import PairedTest
+from abe.metrics.evaluation.base import (
+    CurveMetric,
+    DataSetMetric,
+    DirectMetric,
+    Metric,
+    Score,
+    as_metric,
+)
+from abe.metrics.evaluation.compare import compare, score
+from abe.metrics.evaluation.comparison import Comparison, Failure
+from abe.metrics.evaluation.evaluate import evaluate
+from abe.metrics.evaluation.perturbation import (
+    Perturbation,
+    PerturbationRun,
+    area,
+    kl_from_uniform,
+)
+from abe.metrics.evaluation.statistics import PairedTest
 from abe.metrics.trust import Pairs, Trust, make_pairs, trust
 
 __all__ = [
@@ -45,6 +58,7 @@ __all__ = [
     "axiomatic",
     "compare",
     "complexity",
+    "confidence",
     "curves",
     "dataset",
     "efficiency",
@@ -54,7 +68,6 @@ __all__ = [
     "kl_from_uniform",
     "localisation",
     "make_pairs",
-    "masking",
     "multimodal",
     "randomisation",
     "score",
@@ -63,3 +76,5 @@ __all__ = [
     "subsets",
     "trust",
 ]
+
+retire_call(__name__, "abe.list_metrics()")

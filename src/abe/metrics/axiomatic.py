@@ -8,7 +8,7 @@ from torch import Tensor
 
 from abe.baselines import as_baseline
 from abe.errors import Code, SpecError
-from abe.metrics.shared import again, elsewhere
+from abe.metrics.evaluation.reexplain import again, elsewhere
 from abe.metrics.subsets import grid, losses
 from abe.registry import metrics
 from abe.spec import value

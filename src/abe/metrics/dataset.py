@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from abe.engines.batching import Chunk
+from abe.engines.runtime.evaluator import Chunk
 from abe.errors import Code, SpecError
-from abe.metrics.shared import heat
+from abe.metrics.evaluation.truth import heat
 from abe.metrics.subsets import grid
 from abe.registry import metrics
 from abe.spec import value

@@ -1,37 +1,59 @@
-"""Insertion and deletion and their kin: areas under perturbation curves, and completeness.
+"""Faithfulness metrics that read perturbation runs: AOPC, pixel flipping, IROF, ROAD, selectivity.
 
-Every metric here is a short composition; the numbers come from `PerturbationRun`, and metrics with
-the same unit, baseline and step read the same run.
+Each is a short composition; metrics with the same direction, unit, baseline, step and order share a run.
 """
 
-import inspect
-import re
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, TypeVar
+from collections.abc import Sequence
+from math import ceil
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from abe.baselines import as_baseline
-from abe.metrics.perturbation import CurveKind, Perturbation, PerturbationRun, area
-from abe.registry import metrics, units
+from abe.errors import Code, SpecError
+from abe.metrics.curves import (
+    AreaUnderCurve,
+    MeanDrop,
+    Step,
+    documented,
+    run_of,
+)
+from abe.metrics.evaluation.perturbation import (
+    CurveKind,
+    Perturbation,
+    PerturbationRun,
+    area,
+)
+from abe.registry import metrics
 from abe.spec import value
-from abe.types import Card, Passes
+from abe.types import Card
 
-Step = int | float | None
+Levels = tuple[float, ...]
 
 
 @value
-class AreaUnderCurve:
-    """Area under one curve of one run, by the trapezoid rule on [0, 1].
+class LevelMean:
+    """Mean of a curve over given fractions of units, or of what it has lost since the whole input.
 
     Args:
         run: what to perturb.
+        levels: fractions of the units; each is read at the first step that reaches it.
         curve: which number to follow.
+        lost: report the whole input's number minus the mean.
     """
 
     run: PerturbationRun
+    levels: Levels
     curve: CurveKind = "probability"
+    lost: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.levels or not all(0 <= level <= 1 for level in self.levels):
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "Levels are fractions of the units",
+                got=repr(self.levels),
+                expected="numbers from 0 to 1",
+            )
 
     @property
     def runs(self) -> tuple[PerturbationRun, ...]:
@@ -42,29 +64,36 @@ class AreaUnderCurve:
         return perturbations[0].curve(self.curve)
 
     def summary(self, perturbations: Sequence[Perturbation]) -> Tensor:
-        return area(self.line(perturbations).double())
+        curve = self.line(perturbations).double()
+        n = curve.shape[1] - 1
+        kept = curve[:, [ceil(round(level * n, 9)) for level in self.levels]].mean(1)
+        whole = curve[:, 0] if self.run.direction == "deletion" else curve[:, n]
+        return whole - kept if self.lost else kept
 
 
 @value
-class Gap:
-    """Area under the insertion curve minus area under the deletion curve."""
+class Flipping:
+    """Area under a deletion curve from the first change on, steps equally wide, over [0, 1]."""
 
-    insertion: PerturbationRun
-    deletion: PerturbationRun
+    run: PerturbationRun
     curve: CurveKind = "probability"
 
     @property
     def runs(self) -> tuple[PerturbationRun, ...]:
-        return (self.insertion, self.deletion)
+        return (self.run,)
+
+    def line(self, perturbations: Sequence[Perturbation]) -> Tensor:
+        """(b, n) the curve without its start, which no map can change."""
+        return perturbations[0].curve(self.curve)[:, 1:]
 
     def summary(self, perturbations: Sequence[Perturbation]) -> Tensor:
-        gained, kept = (area(p.curve(self.curve).double()) for p in perturbations)
-        return gained - kept
+        curve = self.line(perturbations).double()
+        return curve[:, 0] if curve.shape[1] == 1 else area(curve)
 
 
 @value
-class MeanDrop:
-    """Mean over the steps of a deletion of what the probability has lost (AOPC)."""
+class RelativeLoss:
+    """Area over the deletion curve relative to its start: mean of 1 − p_k / p_0 (trapezoid)."""
 
     run: PerturbationRun
 
@@ -73,335 +102,263 @@ class MeanDrop:
         return (self.run,)
 
     def summary(self, perturbations: Sequence[Perturbation]) -> Tensor:
-        probability = perturbations[0].curve("probability").double()
-        return (probability[:, :1] - probability).mean(1)
+        log_p = perturbations[0].curve("log_probability").double()
+        return 1 - area((log_p - log_p[:, :1]).exp())
 
 
 @value
-class Residual:
-    """|score(x) − score(reference) − Σ map| relative to the score change."""
+class Rises:
+    """Share of the steps of a run after which the probability is no lower than before."""
 
-    processing: ClassVar[str] = "signed, summed over everything"
+    run: PerturbationRun
 
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
-        if explanation.residual is None:
-            return torch.full((len(problem.x),), torch.nan)
-        return explanation.residual.abs()
+    @property
+    def runs(self) -> tuple[PerturbationRun, ...]:
+        return (self.run,)
 
-
-_RUN_ARGS = """
-Args:
-    unit: what is changed together: a unit, its name, or a (name, parameters) pair.
-    baseline: what stands for "absent", in input space: a baseline, its name, a number or a tensor.
-    feature: the confusion feature's search, as a baseline: `abe.baselines.Confusion` or its name.
-    step: units per step, or a fraction of them; None for one per cent, at least one unit.
-
-Shape:
-    maps (b, c, h, w), (b, 1, h, w) or (b, h, w); one value per sample, (b,).
-
-Cost:
-    b · (n + 1) forward rows per run, n = ceil(U / step); shared with metrics that read the same run.
-"""
-_Factory = TypeVar("_Factory", bound=Callable[..., Any])
+    def summary(self, perturbations: Sequence[Perturbation]) -> Tensor:
+        return (perturbations[0].curve("log_probability").double().diff(dim=1) >= 0).double().mean(1)
 
 
-def documented(factory: _Factory) -> _Factory:
-    """Describe the parameters all curve metrics share, in one place; those of its own stay first."""
-    names = inspect.signature(factory).parameters
-    text = inspect.cleandoc(factory.__doc__ or "")
-    own = re.search(r"^Args:\n((?: {4}.*\n?)+)", text, flags=re.MULTILINE)
-    lines = _RUN_ARGS.splitlines()
-    kept = [line for line in lines if not (m := re.match(r" {4}(\w+): ", line)) or m[1] in names]
-    if own is not None:
-        said = set(re.findall(r"^ {4}(\w+): ", own[1], flags=re.MULTILINE))
-        kept = [line for line in kept if not (m := re.match(r" {4}(\w+): ", line)) or m[1] not in said]
-        text = (text[: own.start()] + text[own.end() :]).rstrip() + "\n"
-        at = kept.index("Args:") + 1
-        kept[at:at] = own[1].rstrip().splitlines()
-    factory.__doc__ = text + "\n" + "\n".join(kept)
-    return factory
-
-
-def run_of(
-    direction: Literal["insertion", "deletion"],
-    unit: Any,
-    baseline: Any,
-    step: Step,
-    first: Literal["most", "least"] = "most",
-) -> PerturbationRun:
-    """A run from what a metric's factory was given."""
-    return PerturbationRun(
-        direction=direction,
-        unit=units.resolve(unit),
-        baseline=as_baseline(baseline),
-        step=step,
-        first=first,
-    )
-
-
-def _gap(unit: Any, baseline: Any, step: Step, curve: CurveKind) -> Gap:
-    insertion, deletion = (run_of(d, unit, baseline, step) for d in ("insertion", "deletion"))
-    return Gap(insertion=insertion, deletion=deletion, curve=curve)
+AOPC_LEVELS = (0.01, 0.05, 0.1, 0.2, 0.5)
+ROAD_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @metrics.register(
     Card(
-        name="insertion",
-        title="INS",
-        summary="How soon the decision appears when units are inserted into the baseline, best first.",
-        source="petsiuk2018",
+        name="comprehensiveness",
+        title="COMP",
+        summary="What the decision loses on average when the most important units are removed (AOPC).",
+        source="deyoung2020, Eq. 3",
         direction="higher",
-        range="[0, 1]",
-        formula="AUC of p_y along the insertion curve",
-        differs=("Inserts into black, as the ABE family does; RISE's code inserts into a blur.",),
-        pitfalls=("Depends on unit, baseline and step; they are part of the result's label.",),
-    ),
-    aliases=("ins",),
-)
-@documented
-def insertion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
-    """AUC of the target's probability along an insertion; higher is better.
-
-    Differs from the paper:
-        Inserts into black, as the ABE family does; RISE's code inserts into a blur.
-    """
-    return AreaUnderCurve(run=run_of("insertion", unit, baseline, step))
-
-
-@metrics.register(
-    Card(
-        name="deletion",
-        title="DEL",
-        summary="How soon the decision goes when units are removed, best first.",
-        source="petsiuk2018",
-        direction="lower",
-        range="[0, 1]",
-        formula="AUC of p_y along the deletion curve",
-        pitfalls=("Rewards maps that find adversarial pixels; read it together with insertion.",),
-    ),
-    aliases=("del",),
-)
-@documented
-def deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
-    """AUC of the target's probability along a deletion; lower is better."""
-    return AreaUnderCurve(run=run_of("deletion", unit, baseline, step))
-
-
-@metrics.register(
-    Card(
-        name="gap",
-        title="GAP",
-        summary="Insertion minus deletion.",
-        source="laai, Table 1",
-        direction="higher",
-        pitfalls=("A map can gain as much by insertion as it loses by deletion; read both beside it.",),
         range="[-1, 1]",
-        formula="GAP = INS - DEL",
+        formula="mean over levels q of p_y(x) - p_y(x without the top q)",
+        pitfalls=("Removal leaves the data's distribution; read the baseline in the label.",),
     ),
-    aliases=("ins_gap",),
+    aliases=("aopc_comprehensiveness",),
 )
 @documented
-def gap(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> Gap:
-    """INS − DEL; 0 for a random order on average, higher is better."""
-    return _gap(unit, baseline, step, "probability")
+def comprehensiveness(
+    *, unit: Any = "pixel", baseline: Any = "zero", step: Step = None, levels: Levels = AOPC_LEVELS
+) -> LevelMean:
+    """Mean loss of probability without the top 1, 5, 10, 20 and 50 % of units; higher is better.
 
-
-@metrics.register(
-    Card(
-        name="kl_insertion",
-        title="KL-INS",
-        summary="How soon the prediction becomes decided, whatever the class, when units are inserted.",
-        source="laai, Table 2",
-        direction="higher",
-        range="[0, inf)",
-        formula="AUC of KL(U||P) = -(1/C) sum_j log P_j - ln C along the insertion curve",
-        differs=("Uses U as reference and ↑, as the tables do; §4.3 and Appendix E contradict them.",),
-        pitfalls=("Dominated by the least likely classes; not comparable between numbers of classes.",),
-    ),
-    aliases=("kl_ins",),
-)
-@documented
-def kl_insertion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
-    """AUC of KL(U‖P) along an insertion; higher is better.
-
-    Differs from the paper:
-        Uses U as reference and ↑, as the tables do; §4.3 and Appendix E contradict them.
+    Args:
+        unit: what is changed together.
+        baseline: what stands for "absent", in input space.
+        step: units per step, or a fraction of them; None for one per cent.
+        levels: fractions of units that are removed.
     """
-    return AreaUnderCurve(run=run_of("insertion", unit, baseline, step), curve="kl")
+    return LevelMean(run=run_of("deletion", unit, baseline, step), levels=levels, lost=True)
 
 
 @metrics.register(
     Card(
-        name="kl_deletion",
-        title="KL-DEL",
-        summary="How soon the prediction becomes undecided when units are removed.",
-        source="laai, Table 2",
+        name="sufficiency_aopc",
+        title="SUFF",
+        summary="What the decision loses on average when only the most important units are kept (AOPC).",
+        source="deyoung2020, Eq. 4",
         direction="lower",
-        pitfalls=("Dominated by the least likely classes; not comparable between numbers of classes.",),
-        range="[0, inf)",
-        formula="AUC of KL(U||P) along the deletion curve",
-        differs=("Uses U as reference and ↓, as the tables do; §4.3 and Appendix E contradict them.",),
-    ),
-    aliases=("kl_del",),
-)
-@documented
-def kl_deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
-    """AUC of KL(U‖P) along a deletion; lower is better.
-
-    Differs from the paper:
-        Uses U as reference and ↓, as the tables do; §4.3 and Appendix E contradict them.
-    """
-    return AreaUnderCurve(run=run_of("deletion", unit, baseline, step), curve="kl")
-
-
-@metrics.register(
-    Card(
-        name="kl_gap",
-        title="KL-GAP",
-        summary="KL insertion minus KL deletion.",
-        source="laai, Table 2",
-        direction="higher",
-        pitfalls=("Blind to which class is decided: a map for another class can score well.",),
-        range="(-inf, inf)",
-        formula="KL-GAP = KL-INS - KL-DEL",
-    )
-)
-@documented
-def kl_gap(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> Gap:
-    """KL-INS − KL-DEL; higher is better."""
-    return _gap(unit, baseline, step, "kl")
-
-
-@metrics.register(
-    Card(
-        name="f_insertion",
-        title="F-INS",
-        summary="Insertion into the colour that leaves the model least decided (fair insertion).",
-        source="laai, §3.4",
-        direction="higher",
-        pitfalls=("The colour is fair on average; for a photograph that holds it, it is not absent.",),
-        range="[0, 1]",
-        formula="INS with the confusion feature as baseline",
-    ),
-    aliases=("f_ins",),
-)
-@documented
-def f_insertion(*, unit: Any = "pixel", feature: Any = "confusion", step: Step = None) -> AreaUnderCurve:
-    """INS with the confusion feature (CFA) as baseline; higher is better."""
-    return AreaUnderCurve(run=run_of("insertion", unit, feature, step))
-
-
-@metrics.register(
-    Card(
-        name="f_deletion",
-        title="F-DEL",
-        summary="Deletion by the colour that leaves the model least decided (fair deletion).",
-        source="laai, §3.4",
-        direction="lower",
-        pitfalls=("The colour is fair on average; for a photograph that holds it, it is not absent.",),
-        range="[0, 1]",
-        formula="DEL with the confusion feature as baseline",
-    ),
-    aliases=("f_del",),
-)
-@documented
-def f_deletion(*, unit: Any = "pixel", feature: Any = "confusion", step: Step = None) -> AreaUnderCurve:
-    """DEL with the confusion feature (CFA) as baseline; lower is better."""
-    return AreaUnderCurve(run=run_of("deletion", unit, feature, step))
-
-
-@metrics.register(
-    Card(
-        name="f_gap",
-        title="F-GAP",
-        summary="Fair insertion minus fair deletion.",
-        source="laai, §3.4",
-        direction="higher",
-        pitfalls=(
-            "A model may be decided about every plain colour; look at H / ln C of the confusion feature.",
-        ),
         range="[-1, 1]",
-        formula="F-GAP = F-INS - F-DEL",
+        formula="mean over levels q of p_y(x) - p_y(the top q alone)",
+        pitfalls=("Not the data-set metric of the same name, which is `sufficiency`.",),
+    ),
+    aliases=("aopc_sufficiency",),
+)
+@documented
+def sufficiency_aopc(
+    *, unit: Any = "pixel", baseline: Any = "zero", step: Step = None, levels: Levels = AOPC_LEVELS
+) -> LevelMean:
+    """Mean loss of probability with the top 1, 5, 10, 20 and 50 % of units alone; lower is better.
+
+    Args:
+        unit: what is changed together.
+        baseline: what stands for "absent", in input space.
+        step: units per step, or a fraction of them; None for one per cent.
+        levels: fractions of units that are kept.
+    """
+    return LevelMean(run=run_of("insertion", unit, baseline, step), levels=levels, lost=True)
+
+
+@metrics.register(
+    Card(
+        name="pixel_flipping",
+        title="PIX FLIP",
+        summary="The decision while units are removed, best first, from the first removal on.",
+        source="bach2015",
+        direction="lower",
+        range="[0, 1]",
+        formula="AUC of p_y(x_k), k = 1 ... n, over [0, 1]",
+        pitfalls=("Differs from deletion only by leaving out the start.",),
     )
 )
 @documented
-def f_gap(*, unit: Any = "pixel", feature: Any = "confusion", step: Step = None) -> Gap:
-    """F-INS − F-DEL; higher is better."""
-    return _gap(unit, feature, step, "probability")
+def pixel_flipping(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> Flipping:
+    """Area under the flipping curve, the start left out; lower is better."""
+    return Flipping(run=run_of("deletion", unit, baseline, step))
 
 
 @metrics.register(
     Card(
-        name="log_odds_insertion",
-        title="LO-INS",
-        summary="Insertion followed on the log-odds, which do not saturate.",
-        source="shrikumar2017",
-        direction="higher",
-        pitfalls=("Unbounded: one very sure sample can outweigh all others in the mean.",),
-        range="(-inf, inf)",
-        formula="AUC of ln p_y - ln(1 - p_y) along the insertion curve",
-    ),
-    aliases=("lo_ins",),
-)
-@documented
-def log_odds_insertion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
-    """AUC of the target's log-odds along an insertion; higher is better."""
-    return AreaUnderCurve(run=run_of("insertion", unit, baseline, step), curve="log_odds")
-
-
-@metrics.register(
-    Card(
-        name="log_odds_deletion",
-        title="LO-DEL",
-        summary="Deletion followed on the log-odds, which do not saturate.",
-        source="shrikumar2017",
-        direction="lower",
-        pitfalls=("Unbounded: one very sure sample can outweigh all others in the mean.",),
-        range="(-inf, inf)",
-        formula="AUC of ln p_y - ln(1 - p_y) along the deletion curve",
-    ),
-    aliases=("lo_del",),
-)
-@documented
-def log_odds_deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
-    """AUC of the target's log-odds along a deletion; lower is better."""
-    return AreaUnderCurve(run=run_of("deletion", unit, baseline, step), curve="log_odds")
-
-
-@metrics.register(
-    Card(
-        name="aopc",
-        title="AOPC",
-        summary="Mean loss of probability over the steps of a deletion.",
+        name="region_perturbation",
+        title="REGION",
+        summary="Mean loss of probability while square regions are replaced by noise, best first.",
         source="samek2017, Eq. 12",
         direction="higher",
-        pitfalls=("Grows with the share of units removed; compare runs of the same steps only.",),
         range="[-1, 1]",
-        formula="(1/(n+1)) sum_k (p_y(x) - p_y(x_k))",
+        formula="(1/(n+1)) sum_k (p_y(x) - p_y(x_k)), regions of 9 x 9 replaced by uniform noise",
+        pitfalls=("A region is ranked by the sum of its attributions.",),
+        expected_failures={
+            "ranking": "sometimes: the kit's samples are noise, and noise in its place removes nothing; "
+            "with the baseline zero it holds"
+        },
     )
 )
 @documented
-def aopc(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> MeanDrop:
-    """Area over the deletion curve; higher is better."""
+def region_perturbation(
+    *, unit: Any = ("patch", {"size": 9}), baseline: Any = "uniform", step: Step = 1
+) -> MeanDrop:
+    """Area over the perturbation curve of 9 × 9 regions replaced by noise; higher is better."""
     return MeanDrop(run=run_of("deletion", unit, baseline, step))
 
 
 @metrics.register(
     Card(
-        name="residual",
-        title="RESID",
-        summary="What the map's sum misses of the score change it claims, relative to that change.",
-        source="zhu2025abe, Alg. 1",
-        direction="lower",
-        passes=Passes(forward="0", backward="0"),
-        range="[0, inf)",
-        formula="|delta - sum A| / |delta|",
-        pitfalls=("NaN for methods that claim no completeness; small is necessary, not sufficient.",),
+        name="irof",
+        title="IROF",
+        summary="Relative loss of the decision while superpixels are replaced by the mean, best first.",
+        source="rieger2020",
+        direction="higher",
+        range="(-inf, 1]",
+        formula="mean over steps of 1 - p_y(x_k) / p_y(x), superpixels replaced by the channel mean",
+        modalities=("image",),
+        differs=("Superpixels are ranked by the sum of their attributions; the paper takes the mean.",),
+        pitfalls=("Depends on the segmentation; needs scikit-image.",),
         expected_failures={
-            "ranking": "sometimes: reads the sum of a map, which moving its values does not change"
+            "ranking": "sometimes: the kit's answer is relative to zero, and the mean removes little of it; "
+            "with the baseline zero it holds"
         },
     )
 )
-def residual() -> Residual:
-    """Relative completeness gap; NaN where the method claims none; lower is better."""
-    return Residual()
+@documented
+def irof(*, unit: Any = "superpixel", baseline: Any = "mean", step: Step = 1) -> RelativeLoss:
+    """Area over the relative deletion curve of superpixels; higher is better.
+
+    Differs from the paper:
+        Superpixels are ranked by the sum of their attributions; the paper takes the mean.
+    """
+    return RelativeLoss(run=run_of("deletion", unit, baseline, step))
+
+
+@metrics.register(
+    Card(
+        name="selectivity",
+        title="SELECT",
+        summary="How fast the decision falls while patches are removed, best first.",
+        source="montavon2018",
+        direction="lower",
+        pitfalls=("Patches cut objects; compare maps at one patch size only.",),
+        range="[0, 1]",
+        formula="AUC of p_y while patches of 4 x 4 are removed",
+    )
+)
+@documented
+def selectivity(
+    *, unit: Any = ("patch", {"size": 4}), baseline: Any = "zero", step: Step = 1
+) -> AreaUnderCurve:
+    """Area under the deletion curve of patches; lower is better."""
+    return AreaUnderCurve(run=run_of("deletion", unit, baseline, step))
+
+
+@metrics.register(
+    Card(
+        name="monotonicity",
+        title="MONO",
+        summary="Whether adding units from least to most important never lowers the decision.",
+        source="arya2019",
+        direction="higher",
+        range="[0, 1]",
+        formula="share of steps with p_y(x_k+1) >= p_y(x_k), least important inserted first",
+        pitfalls=("Any order is monotone where all evidence has one sign.",),
+        expected_failures={"ranking": "sometimes: where all evidence is positive every order is monotone"},
+    )
+)
+@documented
+def monotonicity(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> Rises:
+    """Share of insertions, least important first, that do not lower the decision; higher is better."""
+    return Rises(run=run_of("insertion", unit, baseline, step, "least"))
+
+
+@metrics.register(
+    Card(
+        name="road_morf",
+        title="ROAD-M",
+        summary="The decision after the most important pixels became noisy means of their neighbours.",
+        source="rong2022",
+        direction="lower",
+        range="[0, 1]",
+        formula="mean over p = .1 ... .9 of p_y(x with the top p imputed)",
+        modalities=("image",),
+        differs=(
+            "Follows the target's probability; `curve=\"accuracy\"` is the paper's.",
+            "Ties are broken by a seeded shuffle per sample, not by noise shared by all images.",
+        ),
+        pitfalls=("Imputation restores smooth images from scattered pixels, which favours scattered maps.",),
+    ),
+    aliases=("road",),
+)
+@documented
+def road_morf(
+    *, step: Step = 0.1, noise: float = 0.01, levels: Levels = ROAD_LEVELS, curve: CurveKind = "probability"
+) -> LevelMean:
+    """Mean over removed fractions after the most relevant pixels are imputed; lower is better.
+
+    Args:
+        step: units per step, or a fraction of them.
+        noise: of the imputation, in input units.
+        levels: fractions of pixels that are imputed.
+        curve: the number to follow: ``"probability"`` or the paper's ``"accuracy"``.
+
+    Differs from the paper:
+        Follows the target's probability; ``curve="accuracy"`` is the paper's. Ties are broken by a
+        seeded shuffle per sample, not by noise shared by all images.
+    """
+    baseline = ("noisy_linear", {"noise": noise})
+    return LevelMean(run=run_of("deletion", "pixel", baseline, step), levels=levels, curve=curve)
+
+
+@metrics.register(
+    Card(
+        name="road_lerf",
+        title="ROAD-L",
+        summary="The decision after the least important pixels became noisy means of their neighbours.",
+        source="rong2022",
+        direction="higher",
+        range="[0, 1]",
+        formula="mean over p = .1 ... .9 of p_y(x with the bottom p imputed)",
+        modalities=("image",),
+        differs=(
+            "p is the fraction removed; in the published code's LeRF it is the fraction kept.",
+            "Follows the target's probability; `curve=\"accuracy\"` is the paper's.",
+        ),
+        pitfalls=("Imputation restores smooth images from scattered pixels, which favours scattered maps.",),
+    )
+)
+@documented
+def road_lerf(
+    *, step: Step = 0.1, noise: float = 0.01, levels: Levels = ROAD_LEVELS, curve: CurveKind = "probability"
+) -> LevelMean:
+    """Mean over removed fractions after the least relevant pixels are imputed; higher is better.
+
+    Args:
+        step: units per step, or a fraction of them.
+        noise: of the imputation, in input units.
+        levels: fractions of pixels that are imputed.
+        curve: the number to follow: ``"probability"`` or the paper's ``"accuracy"``.
+
+    Differs from the paper:
+        p is the fraction removed; in the published code's LeRF it is the fraction kept. Follows the
+        target's probability; ``curve="accuracy"`` is the paper's.
+    """
+    baseline = ("noisy_linear", {"noise": noise})
+    return LevelMean(run=run_of("deletion", "pixel", baseline, step, "least"), levels=levels, curve=curve)

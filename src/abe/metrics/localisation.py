@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from abe.errors import Code, SpecError
-from abe.metrics.shared import check_processing, heat, region
+from abe.metrics.evaluation.truth import check_processing, heat, region
 from abe.metrics.subsets import places
 from abe.registry import metrics
 from abe.spec import value

@@ -15,7 +15,8 @@ from torch import Tensor
 from abe.baselines import as_baseline
 from abe.errors import Code, InputError, SpecError
 from abe.imputation import without
-from abe.metrics.shared import remembered, soft_mask
+from abe.metrics.evaluation.rows import remembered
+from abe.metrics.evaluation.truth import soft_mask
 from abe.registry import metrics
 from abe.spec import value
 from abe.task.base import Context

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from abe.engines.problem import Problem
+from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
 from abe.metrics.complexity import Spread
-from abe.metrics.shared import again, elsewhere, layers
+from abe.metrics.evaluation.reexplain import again, elsewhere, layers
 from abe.metrics.subsets import pearson, places
 from abe.registry import metrics
 from abe.spec import value

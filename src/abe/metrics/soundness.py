@@ -17,10 +17,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from abe.baselines import as_baseline
-from abe.engines.batching import Chunk
+from abe.engines.runtime.evaluator import Chunk
 from abe.errors import Code, InputError, SpecError
 from abe.imputation import positions, without
-from abe.metrics.shared import check_processing, heat, labels
+from abe.metrics.evaluation.truth import check_processing, heat, labels
 from abe.registry import metrics
 from abe.spec import value
 from abe.types import Baseline, Card

@@ -6,9 +6,10 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from abe.engines.batching import Chunk
+from abe.engines.runtime.evaluator import Chunk
 from abe.errors import Code, SpecError
-from abe.metrics.shared import again, layers, remembered
+from abe.metrics.evaluation.reexplain import again, layers
+from abe.metrics.evaluation.rows import remembered
 from abe.registry import metrics
 from abe.spec import value
 from abe.types import Card

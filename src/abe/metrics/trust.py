@@ -12,20 +12,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from abe.api import explain
 from abe.draws import SeededDraws, sample_ids
-from abe.engines.adversary import Leave
-from abe.engines.batching import Chunk, Evaluator, Head
-from abe.engines.boundary import NearestAdversary, bisect, labels
-from abe.engines.checks import check_positive, published
-from abe.engines.path import check_count
-from abe.engines.problem import Problem, predict, settle_output_kind, settle_target
-from abe.engines.runs import class_count
-from abe.engines.state import as_found, eager
-from abe.engines.update import UpdatePath
+from abe.engines.checks import check_count, check_positive, published
+from abe.engines.instrument.model_state import as_found, eager
+from abe.engines.path.adversarial_steps import Leave
+from abe.engines.path.boundary import NearestAdversary, bisect, labels
+from abe.engines.path.class_targets import class_count
+from abe.engines.path.dynamic import UpdatePath
+from abe.engines.runtime.evaluator import Chunk, Evaluator, Head
+from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.targets import predict, settle_output_kind, settle_target
 from abe.errors import AbeError, Code, InputError, SpecError, note
-from abe.explain import explain
-from abe.metrics.statistics import intervals
-from abe.metrics.table import compact
+from abe.metrics.evaluation.statistics import intervals
+from abe.metrics.evaluation.table import compact
 from abe.objectives import Logit, LogProbability
 from abe.registry import Method, methods
 from abe.task.base import Task
@@ -170,7 +170,7 @@ def trust(
 
     Args:
         task: the model and how to read it.
-        photos: as for `abe.explain`; "segment" pairs every photograph with the next of another label.
+        photos: as for `abe.api`; "segment" pairs every photograph with the next of another label.
         methods: names, pairs or `abe.method` values.
         constructions: ``"sign"`` attack, ``"l2"`` attack, ``"segment"`` between two photographs; each is
             followed by bisection to the first η.

@@ -4,13 +4,8 @@ An attack's step is an update, and any update is the path of an attribution: wha
 ``abe.registry.updates`` runs by `attack` and by ``path_attribution(update=…)`` alike.
 """
 
-from abe.robustness import diverse, zoo
-from abe.robustness.advgan import AdvGAN, train_advgan
-from abe.robustness.aim import Goal
-from abe.robustness.attack import AdversarialResult, attack
-from abe.robustness.carlini import CarliniWagner
-from abe.robustness.chain import Chain, chain
-from abe.robustness.estimators import (
+from abe.engines.path.steps.aim import Goal
+from abe.engines.path.steps.estimators import (
     IntegratedGradient,
     LookAhead,
     Neighbourhood,
@@ -18,9 +13,7 @@ from abe.robustness.estimators import (
     ScaleCopies,
     Transformed,
 )
-from abe.robustness.evaluation import RobustnessCurve, TransferMatrix, evaluate_robustness, transfer_matrix
-from abe.robustness.features import FeatureImportance
-from abe.robustness.parts import (
+from abe.engines.path.steps.parts import (
     Ball,
     Bounds,
     DecayIndicator,
@@ -30,6 +23,13 @@ from abe.robustness.parts import (
     TranslationKernel,
     UniformStart,
 )
+from abe.robustness import diverse, zoo
+from abe.robustness.advgan import AdvGAN, train_advgan
+from abe.robustness.attack import AdversarialResult, attack
+from abe.robustness.carlini import CarliniWagner
+from abe.robustness.chain import Chain, chain
+from abe.robustness.evaluation import RobustnessCurve, TransferMatrix, evaluate_robustness, transfer_matrix
+from abe.robustness.features import FeatureImportance
 from abe.robustness.transforms import InputDiversity, Spectrum, Structure
 
 __all__ = [

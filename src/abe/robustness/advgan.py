@@ -19,15 +19,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from abe.engines.checks import check_positive, check_reach
-from abe.engines.path import check_count
-from abe.engines.problem import settle_output_kind
-from abe.engines.state import as_found, eager
-from abe.engines.step import Point, State
+from abe.engines.checks import check_count, check_positive, check_reach
+from abe.engines.instrument.model_state import as_found, eager
+from abe.engines.path.step import Point, State
+from abe.engines.path.steps.parts import need_image
+from abe.engines.runtime.targets import settle_output_kind
 from abe.errors import Code, InputError, SpecError, StorageError
 from abe.objectives import gather
 from abe.registry import updates
-from abe.robustness.parts import need_image
 from abe.spec import value
 from abe.task.base import Task
 from abe.types import Card

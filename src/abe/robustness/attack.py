@@ -9,15 +9,23 @@ import torch
 from torch import Tensor
 
 from abe.draws import SeededDraws, as_ids
-from abe.engines.batching import Chunk, Evaluator, Execution
-from abe.engines.path import check_count
-from abe.engines.problem import Problem, predict, settle_output_kind, settle_target
-from abe.engines.state import as_found, eager
-from abe.engines.step import Point, State, UserUpdate, as_update, reads_gradient, take_step
+from abe.engines.checks import check_count
+from abe.engines.instrument.model_state import as_found, eager
+from abe.engines.path.step import (
+    Point,
+    State,
+    UserUpdate,
+    as_update,
+    reads_gradient,
+    take_step,
+)
+from abe.engines.path.steps.aim import Goal
+from abe.engines.runtime.evaluator import Chunk, Evaluator, Execution
+from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.targets import predict, settle_output_kind, settle_target
 from abe.errors import Code, SpecError, TargetError, note
 from abe.progress import Progress
 from abe.registry import updates
-from abe.robustness.aim import Goal
 from abe.task.base import Task
 from abe.types import Cost, Draws
 
@@ -168,7 +176,7 @@ def attack(
         seed: of all random draws.
         ids: identities the draws depend on; by default each sample's content.
         draws: another source of randomness than the seed.
-        execution: see `abe.explain`.
+        execution: see `abe.api`.
         chunk: rows at a time; found by timing when None.
         progress: show a bar after two seconds, or a function called with rows done.
         **params: parameters of the attack such as ``eps``, ``alpha`` and ``norm``, when ``method`` is a

@@ -9,15 +9,14 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from abe.engines.batching import Chunk
-from abe.engines.checks import Variant, check_not_negative, check_positive, published
-from abe.engines.path import check_count
-from abe.engines.problem import Problem
-from abe.engines.refine import along
-from abe.engines.step import Point, State
+from abe.engines.checks import Variant, check_count, check_not_negative, check_positive, published
+from abe.engines.path.step import Point, State
+from abe.engines.path.steps.aim import Aim, Goal, LossName
+from abe.engines.runtime.evaluator import Chunk
+from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.shapes import along
 from abe.errors import Code, SpecError
 from abe.registry import updates
-from abe.robustness.aim import Aim, Goal, LossName
 from abe.robustness.attack import Found, succeeded
 from abe.spec import value
 from abe.types import Card

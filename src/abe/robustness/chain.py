@@ -6,13 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from abe.engines.checks import Norm, check_norm, check_positive, check_reach
-from abe.engines.path import check_count
-from abe.engines.step import Point, State
-from abe.errors import Code, SpecError
-from abe.robustness.aim import Aim, Goal, LossName
-from abe.robustness.estimators import Estimator, Plain
-from abe.robustness.parts import (
+from abe.engines.checks import Norm, check_count, check_norm, check_positive, check_reach
+from abe.engines.path.step import Point, State
+from abe.engines.path.steps.aim import Aim, Goal, LossName
+from abe.engines.path.steps.estimators import Estimator, Plain
+from abe.engines.path.steps.parts import (
     Ball,
     Bounds,
     Momentum,
@@ -22,6 +20,7 @@ from abe.robustness.parts import (
     Stage,
     UniformStart,
 )
+from abe.errors import Code, SpecError
 from abe.spec import value
 
 WHITE_BOX = {"linf": 8 / 255, "l2": 0.5}

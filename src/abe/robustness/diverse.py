@@ -2,13 +2,17 @@
 
 from typing import Literal
 
-from abe.engines.checks import Norm, Variant, published
-from abe.engines.path import check_count
+from abe.engines.checks import Norm, Variant, check_count, published
+from abe.engines.path.steps.estimators import (
+    LookAhead,
+    Plain,
+    ScaleCopies,
+    Transformed,
+)
+from abe.engines.path.steps.parts import Ball, Momentum, TranslationKernel
 from abe.errors import Code, SpecError
 from abe.registry import updates
 from abe.robustness.chain import TRANSFER, Chain, chain, sizes, steepest, transferable
-from abe.robustness.estimators import LookAhead, Plain, ScaleCopies, Transformed
-from abe.robustness.parts import Ball, Momentum, TranslationKernel
 from abe.robustness.transforms import OPERATIONS, SEVEN, InputDiversity, Spectrum, Structure
 from abe.types import Card
 

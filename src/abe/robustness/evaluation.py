@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from abe.draws import as_ids
-from abe.engines.batching import Evaluator
 from abe.engines.checks import check_positive
-from abe.engines.problem import predict, settle_output_kind, settle_target
-from abe.engines.state import as_found, eager
+from abe.engines.instrument.model_state import as_found, eager
+from abe.engines.path.steps.parts import Ball
+from abe.engines.runtime.evaluator import Evaluator
+from abe.engines.runtime.targets import predict, settle_output_kind, settle_target
 from abe.errors import Code, InputError, SpecError
 from abe.registry import updates
 from abe.robustness.attack import attack, resolve
 from abe.robustness.chain import Chain, resized
-from abe.robustness.parts import Ball
 from abe.task.base import Task
 
 EPSILONS = (0.5 / 255, 1 / 255, 2 / 255, 4 / 255, 8 / 255)

@@ -8,18 +8,17 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from abe.engines.batching import Chunk
-from abe.engines.checks import Norm, Variant, published
-from abe.engines.path import check_count
-from abe.engines.problem import Problem
-from abe.engines.refine import along
-from abe.engines.step import State
+from abe.engines.checks import Norm, Variant, check_count, published
+from abe.engines.path.step import State
+from abe.engines.path.steps.aim import SCORES, Aim
+from abe.engines.path.steps.parts import Ball, tiny
+from abe.engines.runtime.evaluator import Chunk
+from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.shapes import along
 from abe.errors import Code, SpecError
 from abe.objectives import Captured
 from abe.registry import updates
-from abe.robustness.aim import SCORES, Aim
 from abe.robustness.chain import TRANSFER, Chain, chain, sizes, steepest, transferable
-from abe.robustness.parts import Ball, tiny
 from abe.spec import value
 from abe.types import Card
 

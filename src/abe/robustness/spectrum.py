@@ -6,11 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abe.engines.batching import Chunk, Head
-from abe.engines.checks import check_not_negative
-from abe.engines.path import check_count
-from abe.engines.problem import Problem
-from abe.robustness.parts import need_image
+from abe.engines.checks import check_count, check_not_negative
+from abe.engines.path.steps.parts import need_image
+from abe.engines.runtime.evaluator import Chunk, Head
+from abe.engines.runtime.problem import Problem
 from abe.robustness.transforms import cosines
 from abe.spec import value
 

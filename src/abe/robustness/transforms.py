@@ -2,26 +2,16 @@
 
 import math
 from functools import cache
-from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from abe.engines.checks import check_not_negative
+from abe.engines.path.steps.aim import Aim
+from abe.engines.path.steps.parts import need_image
 from abe.errors import Code, SpecError
-from abe.robustness.aim import Aim
-from abe.robustness.parts import need_image
 from abe.spec import value
-
-
-@runtime_checkable
-class ImageTransform(Protocol):
-    """A random map of points; differentiable where the gradient is to pass through it."""
-
-    def apply(self, x: Tensor, aim: Aim, who: Tensor, copy: Tensor, copies: int) -> Tensor:
-        """(m, *f) points of rows ``who`` (m,) for copy numbers ``copy`` (m,) of ``copies``."""
-        ...
 
 
 @value

@@ -1,10 +1,10 @@
 """The attack zoo: published attacks as compositions, usable as attacks and as updates of paths."""
 
 from abe.engines.checks import Norm, Variant, check_positive, published
+from abe.engines.path.steps.estimators import IntegratedGradient, Neighbourhood, Plain
+from abe.engines.path.steps.parts import Ball, DecayIndicator, UniformStart
 from abe.registry import updates
 from abe.robustness.chain import TRANSFER, WHITE_BOX, Chain, chain, sizes, steepest, transferable
-from abe.robustness.estimators import IntegratedGradient, Neighbourhood, Plain
-from abe.robustness.parts import Ball, DecayIndicator, UniformStart
 from abe.types import Card
 
 

@@ -9,9 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from abe.errors import Code, InputError, ModelError, SpecError, TargetError
+from abe.errors import Code, InputError, ModelError, SpecError, TargetError, suggest
 from abe.objectives import log_probabilities
-from abe.registry import suggest
 
 OutputKind = Literal["auto", "logits", "probabilities", "regression"]
 

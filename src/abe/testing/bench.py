@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from abe.draws import SeededDraws, as_ids
-from abe.engines.batching import Evaluator
-from abe.engines.problem import Problem, predict, settle_output_kind, settle_target
+from abe.engines.runtime.evaluator import Evaluator
+from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.targets import predict, settle_output_kind, settle_target
 from abe.objectives import as_objective
 from abe.task.base import Context, Task
 from abe.task.image import image_task
@@ -44,7 +45,7 @@ def problem_of(
     seed: int = 0,
     chunk: int | None = None,
 ) -> Problem:
-    """A request as `abe.explain` makes it, for parts that are checked alone; sets ``net`` to evaluate."""
+    """A request as `abe.api` makes it, for parts that are checked alone; sets ``net`` to evaluate."""
     task = task_of(net.eval())
     evaluator = Evaluator(task, execution="model", chunk=chunk)
     outputs = predict(evaluator, x, Context())

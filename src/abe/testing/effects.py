@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from abe.engines.games import coalitions, dividends
-from abe.explain import explain
+from abe.api import explain
+from abe.engines.removal.set_functions import coalitions, dividends
 from abe.task.base import Task
 
 
@@ -82,7 +82,7 @@ def allocation_of(
         task: in float64, with biases: without them gradient × input looks perfect.
         x: (1, *f) an input of at most a dozen numbers.
         reference: (1, *f) what absent features show.
-        method: name or value, as for `abe.explain`.
+        method: name or value, as for `abe.api`.
         target: the explained class.
         objective: the explained score.
         **how: parameters of the method, when it is a name.

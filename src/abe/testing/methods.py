@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from abe.api import explain
 from abe.errors import ModelError
-from abe.explain import explain
 from abe.explanation import Explanation
 from abe.formulas import evaluate
 from abe.registry import Method, methods

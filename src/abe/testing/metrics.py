@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from abe.api import explain
 from abe.errors import AbeError, Code, InputError, ModelError
-from abe.explain import explain
 from abe.explanation import Explanation
 from abe.formulas import evaluate as evaluate_formula
-from abe.metrics.base import Metric, Score, as_metric
-from abe.metrics.compare import score
+from abe.metrics.evaluation.base import Metric, Score, as_metric
+from abe.metrics.evaluation.compare import score
 from abe.registry import metrics
 from abe.spec import from_spec
 from abe.task.base import Task

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abe.engines.path import PathIntegral, UserPath
-from abe.engines.update import Point, Update, UpdatePath, UserUpdate
+from abe.engines.path.curves import UserPath
+from abe.engines.path.dynamic import UpdatePath
+from abe.engines.path.static import PathIntegral
+from abe.engines.path.step import Point, Update, UserUpdate
 from abe.objectives import as_objective
 from abe.registry import Registry, methods, objectives, paths, updates
 from abe.spec import describe, from_spec, to_spec

@@ -1,0 +1,1 @@
+"""Attention maps of transformers: captured, aggregated, brought to the input."""

@@ -1,0 +1,1 @@
+"""Backward rules: what flows back through every operation of a model."""

@@ -1,0 +1,183 @@
+"""The DeepLIFT engine: the reference's pass recorded, the input's beside it, averaged over references."""
+
+# torch leaves part of its own interface untyped:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from abe.engines.backward.deeplift_rescale import Record, Replay, Rescale
+from abe.engines.backward.deeplift_reveal_cancel import RevealCancel
+from abe.engines.backward.run import (
+    BackwardRule,
+    Found,
+    Policy,
+    RuleBook,
+    check_policy,
+    check_same,
+    policy_notes,
+    registered_rules,
+    run_uncovered,
+)
+from abe.engines.backward.step import Step, refuse_hidden
+from abe.engines.instrument.modes import Instrument
+from abe.engines.runtime.custom_forward import (
+    Rows,
+    outputs_of,
+    run_scored,
+    score_of,
+)
+from abe.engines.runtime.evaluator import Chunk
+from abe.engines.runtime.problem import Problem
+from abe.errors import Code, InputError, SpecError
+from abe.spec import value
+from abe.types import Baseline, Result
+
+
+@value
+class DeepLift:
+    """A = (x − x′) ⊙ multipliers, with ΣA = s(x) − s(x′), averaged over references.
+
+    Args:
+        baseline: the reference x′, or a distribution of references.
+        samples: references drawn per sample; a `Dataset` is used whole where this is 0.
+        rule: ``"rescale"`` or ``"reveal_cancel"``.
+        rules: further rules by operation, in front of the built-in ones.
+        uncovered: policy for operations without a rule.
+    """
+
+    baseline: Baseline
+    samples: int = 1
+    rule: Literal["rescale", "reveal_cancel"] = "rescale"
+    rules: tuple[tuple[str, BackwardRule], ...] = ()
+    uncovered: Policy = "error"
+
+    def __post_init__(self) -> None:
+        check_policy(self.uncovered)
+        if self.rule not in ("rescale", "reveal_cancel"):
+            raise SpecError(
+                Code.BAD_PARAMETER, "No such rule", got=repr(self.rule), expected="rescale or reveal_cancel"
+            )
+        if self.samples < 0 or (self.samples == 0 and not isinstance(self._members, Tensor)):
+            raise SpecError(
+                Code.BAD_PARAMETER, "samples must be at least 1 unless a set is given", got=self.samples
+            )
+
+    @property
+    def _members(self) -> Tensor | None:
+        return getattr(self.baseline, "samples", None)
+
+    @property
+    def references(self) -> int:
+        """References per sample."""
+        members = self._members
+        return self.samples if self.samples or members is None else len(members)
+
+    def rows(self, problem: Problem, owner: Tensor, draw: Tensor) -> Tensor:
+        """(n, *f) reference ``draw`` (n,) of samples ``owner`` (n,)."""
+        members = self._members
+        if self.samples or members is None:
+            return self.baseline.rows(problem, owner, draw)
+        if members.shape[1:] != problem.x.shape[1:]:
+            raise InputError(
+                Code.BASELINE_SHAPE,
+                "The background set has another shape than the input",
+                got=tuple(members.shape),
+                expected=f"(m, {', '.join(map(str, problem.x.shape[1:]))})",
+            )
+        return members[draw.to(members.device)]
+
+    def run(self, problem: Problem) -> Result:
+        """Two forward rows and one backward row per sample and reference."""
+        return self._job(problem).result()
+
+    def report(self, problem: Problem) -> Found:
+        """Rules by operation on the given samples."""
+        return self._job(problem).found
+
+    def _job(self, problem: Problem) -> "_Lift":
+        job = _Lift(self, problem)
+        owner = problem.everyone.repeat_interleave(self.references)
+
+        def make(rows: Tensor) -> Tensor:
+            return problem.x[owner[rows]]
+
+        run_scored(problem, len(owner), make, owner, job.way, job.consume, purpose="deeplift")
+        return job
+
+
+class _Lift:
+    """One request, chunk by chunk."""
+
+    def __init__(self, spec: DeepLift, problem: Problem) -> None:
+        self.spec, self.problem = spec, problem
+        self.out = torch.zeros_like(problem.x)
+        self.squares = torch.zeros_like(problem.x) if spec.references > 1 else None
+        self.before = problem.x.new_zeros(len(problem.x))
+        self.found: Found = {}
+        self.book = RuleBook(entries=spec.rules)
+        self.further = RuleBook(entries=registered_rules("multiplier"))
+        self.references = self.scores = problem.x.new_empty(0)
+        self.rule = _rule(spec.rule)
+
+    def way(self, x: Tensor, rows: Rows) -> Tensor:
+        """The reference pass, recorded; then the input's beside it."""
+        with torch.no_grad():
+            found = self.spec.rows(self.problem, rows.owner, rows.number % self.spec.references)
+            self.references = found.to(x).contiguous()
+            own = {name for name, _ in (*self.book.entries, *self.further.entries)}
+            record = Record(also=self.rule.reads | own)
+            self.scores = self._forward(self.references, rows, record)
+        session = Replay(self._choose, record)
+        scores = self._forward(x, rows, session)
+        refuse_hidden(scores)
+        self.found.update(session.found)
+        return scores
+
+    def _forward(self, x: Tensor, rows: Rows, session: Record | Replay) -> Tensor:
+        """Scores of ``x``; the score is part of what is attributed, so it runs under the instrument too."""
+        problem, model = self.problem, self.problem.task.model
+        with Instrument(model, default=session, decompose=True):
+            outputs = outputs_of(problem, x, rows, model)
+            scores = score_of(problem, outputs, rows.owner)
+        if isinstance(session, Replay):
+            check_same(outputs, problem, rows)
+        return scores
+
+    def _choose(self, step: Step) -> Any:
+        rule = self.book.find(step)
+        if rule is None and self.rule.knows(step):
+            rule = self.rule
+        if rule is None:
+            rule = self.further.find(step)
+        if rule is None:
+            return run_uncovered(step, self.spec.uncovered)
+        step.session.note(step, str(rule))
+        return rule(step)
+
+    def consume(self, chunk: Chunk) -> None:
+        """Add a chunk's share of the means, and count the rows of its references."""
+        cost = self.problem.evaluator.cost
+        cost.forward_rows += len(chunk.rows)
+        cost.forward_calls += 1
+        maps, n = chunk.gradients * (chunk.x - self.references), self.spec.references
+        self.out.index_add_(0, chunk.owner, maps / n)
+        self.before.index_add_(0, chunk.owner, self.scores.to(self.before) / n)
+        if self.squares is not None:
+            self.squares.index_add_(0, chunk.owner, maps.square() / n)
+
+    def result(self) -> Result:
+        """Maps, the score change they sum to, and standard errors over references."""
+        error = None
+        if self.squares is not None:
+            variance = (self.squares - self.out.square()).clamp(min=0)
+            error = (variance / (self.spec.references - 1)).sqrt()
+        delta = self.problem.score - self.before
+        return Result(self.out, delta, standard_error=error, warnings=policy_notes(self.found))
+
+
+def _rule(name: str) -> Rescale | RevealCancel:
+    return Rescale() if name == "rescale" else RevealCancel()

@@ -1,0 +1,407 @@
+"""DeepLIFT: multipliers Δout/Δin that make ΣA = score(x) − score(x′) exact, operation by operation.
+
+Two aligned passes: the reference runs first and what its operations read is recorded in order; then the
+input runs, each operation beside its record. (Nothing depends on where the batch axis is, and the
+reference needs no backward pass.) With m̄ = (m + m′)/2 the rules are exact:
+
+    f element-wise       Δf = (Δf/Δx) Δx
+    product a · b        Δ(ab) = b̄ Δa + ā Δb
+    softmax              e = exp(x − shared shift), S = Σe, e · 1/S by these two rules
+    layer norm           c = x − mean, q = mean c², c · (q + ε)^(−1/2) by these two rules
+    max-pool             Δout goes to the maximum of whichever of x, x′ has the larger one
+"""
+
+# torch leaves part of its own interface untyped:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from abe.engines.backward.step import (
+    ADDED_PRODUCTS,
+    Session,
+    Step,
+    argument,
+    close,
+    depends,
+    names,
+    same_value,
+    where,
+)
+from abe.engines.instrument.modes import Function, Seen
+from abe.engines.instrument.operations import tensors
+from abe.errors import Code, ModelError
+from abe.spec import value
+
+ELEMENTWISE = names(
+    """relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardsigmoid hardtanh
+    hardshrink softshrink tanhshrink softplus softsign sigmoid logsigmoid tanh threshold clamp clamp_min
+    clamp_max exp expm1 log log2 log10 log1p sqrt rsqrt reciprocal pow rpow square abs sin cos tan sinh cosh
+    atan asin acos erf erfc rdiv nan_to_num"""
+)
+PRODUCTS = frozenset({"mul", "matmul", "bmm", "mm", "mv", "dot", "einsum", "outer", "inner", "tensordot"})
+POOLS = {
+    "max_pool1d": F.max_pool1d_with_indices,
+    "max_pool2d": F.max_pool2d_with_indices,
+    "max_pool3d": F.max_pool3d_with_indices,
+    "adaptive_max_pool1d": F.adaptive_max_pool1d_with_indices,
+    "adaptive_max_pool2d": F.adaptive_max_pool2d_with_indices,
+    "adaptive_max_pool3d": F.adaptive_max_pool3d_with_indices,
+}
+_RECORDED = (
+    ELEMENTWISE
+    | PRODUCTS
+    | POOLS.keys()
+    | {"div", "softmax", "log_softmax", "logsumexp", "layer_norm", "group_norm", "instance_norm", "rms_norm"}
+    | {"maximum", "minimum", "where", "glu", *ADDED_PRODUCTS}
+)
+
+
+@dataclass
+class Record:
+    """What the reference pass read, in order."""
+
+    names: list[str] = field(default_factory=list)
+    given: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=dict)
+    also: frozenset[str] = frozenset()
+
+    def __call__(self, seen: Seen, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.reads(seen):
+            # Clones, because a later in-place operation may write to what this one reads.
+            self.given[len(self.names)] = (_kept(args), _kept(kwargs))
+            self.names.append(seen.name)
+        return func(*args, **kwargs)
+
+    def reads(self, seen: Seen) -> bool:
+        """Whether a rule may want to know what this call read."""
+        return seen.name in _RECORDED or seen.name in self.also
+
+
+def _kept(item: Any) -> Any:
+    if isinstance(item, Tensor):
+        return item if isinstance(item, torch.nn.Parameter) or item.ndim == 0 else item.detach().clone()
+    if isinstance(item, (list, tuple)) and not hasattr(item, "_fields"):
+        return type(item)(_kept(part) for part in item)
+    if isinstance(item, dict):
+        return {key: _kept(part) for key, part in item.items()}
+    return item
+
+
+class Replay(Session):
+    """The session of the input's pass: every step beside its record."""
+
+    def __init__(self, choose: Callable[[Step], Any], record: Record) -> None:
+        super().__init__(choose=choose, form="multiplier")
+        self.record = record
+        self.at = -1
+
+    def __call__(self, seen: Seen, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not self.record.reads(seen):
+            return super().__call__(seen, func, args, kwargs)
+        self.at += 1
+        if self.at >= len(self.record.names) or self.record.names[self.at] != seen.name:
+            raise ModelError(
+                Code.RULE,
+                "The model runs other operations on the input than on the reference",
+                got=where(seen.name, seen.module),
+                fix="Its forward branches on values, which DeepLIFT cannot compare; use a path method",
+            )
+        return super().__call__(seen, func, args, kwargs)
+
+
+def reference(step: Step) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What this step's operation read in the reference pass."""
+    session = step.session
+    if not isinstance(session, Replay) or session.at not in session.record.given:
+        raise step.error(
+            "A rule needs the reference of an operation that records none", "Use DeepLift's rules"
+        )
+    return session.record.given[session.at]
+
+
+# --- rules ----------------------------------------------------------------------------------------
+
+
+@value
+class Rescale:
+    """The multipliers of DeepLIFT Rescale, and of what completes it on gates, attention and norms."""
+
+    reads: ClassVar[frozenset[str]] = frozenset()
+
+    def __call__(self, step: Step) -> Any:
+        """Run a step by the rule of its operation."""
+        name = step.name
+        if step.kind in ("linear", "plumbing") or name == "batch_norm":
+            return _unchanged_constants(step)
+        if name in ELEMENTWISE or step.session.mask_of(step) is not None:
+            return elementwise(step)
+        rule = _RULES.get(name)
+        if rule is None:
+            raise LookupError(name)
+        return rule(step)
+
+    def knows(self, step: Step) -> bool:
+        """Whether there is a rule for the step."""
+        known = step.kind in ("linear", "plumbing") or step.name in ELEMENTWISE or step.name in _RULES
+        return known or step.name == "batch_norm" or step.session.mask_of(step) is not None
+
+
+def _unchanged_constants(step: Step) -> Any:
+    """Linear in what depends on the input. A gate made of comparisons may differ between the passes."""
+    if step.session.mask_of(step) is not None and step.name == "mul":
+        return elementwise(step)
+    return step.plain()
+
+
+def partner(step: Step, tensor: Tensor) -> Tensor:
+    """The reference's counterpart of an argument of the step."""
+    args, kwargs = reference(step)
+    for mine, theirs in zip(tensors((step.args, step.kwargs)), tensors((args, kwargs)), strict=True):
+        if mine is tensor:
+            return theirs
+    raise step.error("An argument has no counterpart in the reference pass", "Use Rescale's rules")
+
+
+def ratio(
+    out: Tensor, out_reference: Tensor, x: Tensor, other: Tensor, slope: Callable[[], Tensor]
+) -> Tensor:
+    """Δout/Δx, and the gradient where Δx is rounding."""
+    near = close(x, other)
+    multiplier = (out - out_reference) / torch.where(near, 1.0, x - other)
+    return torch.where(near, slope(), multiplier) if bool(near.any()) else multiplier
+
+
+def elementwise(step: Step) -> Tensor:
+    """f(x) with multiplier Δf/Δx."""
+    x = step.inputs()[0]
+    if len({id(t) for t in step.inputs()}) > 1:
+        raise step.error("A function of two tensors has no element-wise rule", "Add a rule for it")
+    args, kwargs = reference(step)
+    other = partner(step, x)
+    with torch.no_grad():
+        out_reference = step.func(*args, **kwargs)
+    leaf = x.detach().requires_grad_(True)
+    with torch.enable_grad():
+        out = step.with_(lambda t: leaf if t is x else t)
+        if out.shape != x.shape:
+            raise step.error("This call is not element-wise", "Add a rule for it")
+
+    def slope() -> Tensor:
+        return torch.autograd.grad(out, leaf, torch.ones_like(out))[0]
+
+    plain = out.detach()
+    return same_value(x * ratio(plain, out_reference, x.detach(), other, slope), plain)
+
+
+def product(step: Step) -> Tensor:
+    """op(a, b̄) + op(ā, b) for a bilinear operation whose two operands depend on the input.
+
+    What is added to the product (baddbmm, addcmul) is added once.
+    """
+    held = step.value()
+    mine = list(tensors((step.args, step.kwargs)))
+    theirs = list(tensors(reference(step)))
+    first = int(step.name in ADDED_PRODUCTS)
+    depending = [i for i, t in enumerate(mine) if depends(t) and i >= first]
+    if first and len(depending) == 1:
+        return step.plain()
+    if len(depending) != 2:
+        raise step.error("A product of more than two tensors of the input has no rule", "Write it as two")
+    a, b = depending
+    middle = {i: (mine[i].detach() + theirs[i]) / 2 for i in (a, b)}
+    without = {0: torch.zeros_like(mine[0])} if first else {}
+    return same_value(_replaced(step, {b: middle[b]}) + _replaced(step, {**without, a: middle[a]}), held)
+
+
+def _replaced(step: Step, new: dict[int, Tensor]) -> Tensor:
+    counter = iter(range(1_000_000))
+    return step.with_(lambda t: new.get(next(counter), t))
+
+
+def quotient(step: Step) -> Tensor:
+    """a / b = a · (1/b)."""
+    held = step.value()
+    if not depends(step.args[0]):
+        return elementwise(step)
+    a, b = step.args[:2]
+    other_a, other_b = _operands(step)
+    inverse, other = 1 / b.detach(), 1 / other_b
+    slope = -inverse * other  # Δ(1/b)/Δb
+    return same_value(a * (inverse + other) / 2 + (a.detach() + other_a) / 2 * (b * slope), held)
+
+
+def _operands(step: Step) -> tuple[Any, Any]:
+    given = reference(step)[0]
+    return given[0], given[1]
+
+
+def _axis(step: Step) -> int:
+    return step.kwargs.get("dim", step.args[1] if len(step.args) > 1 else -1)
+
+
+def _exponentials(step: Step, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Surrogate of e = exp(x − shift), its value, and the reference's, with one shift for both."""
+    x, other = step.args[0] if step.args else step.kwargs["input"], None
+    other = partner(step, x)
+    shift = torch.maximum(x.detach(), other).amax(axis, keepdim=True)
+    shift = torch.where(shift.isfinite(), shift, torch.zeros_like(shift))
+    e, e_reference = (x.detach() - shift).exp(), (other - shift).exp()
+    slope = ratio(e, e_reference, x.detach(), other, lambda: e)
+    masked = torch.isinf(x.detach())
+    surrogate = x.masked_fill(masked, 0.0) * slope.masked_fill(masked, 0.0)
+    return surrogate, e, e_reference
+
+
+def softmax(step: Step) -> Tensor:
+    """exp, sum, reciprocal, midpoint product."""
+    axis = _axis(step)
+    surrogate, e, e_reference = _exponentials(step, axis)
+    total, total_reference = e.sum(axis, keepdim=True), e_reference.sum(axis, keepdim=True)
+    inverse, inverse_reference = 1 / total, 1 / total_reference
+    slope = -inverse * inverse_reference
+    middle, mean = (e + e_reference) / 2, (inverse + inverse_reference) / 2
+    passed = surrogate * mean + middle * (surrogate.sum(axis, keepdim=True) * slope)
+    return same_value(passed, step.value())
+
+
+def log_softmax(step: Step) -> Tensor:
+    """x − log Σ exp x."""
+    x = step.args[0] if step.args else step.kwargs["input"]
+    return same_value(x - _log_total(step, _axis(step)), step.value())
+
+
+def logsumexp(step: Step) -> Tensor:
+    """log Σ exp x."""
+    axis = _axis(step)
+    passed = _log_total(step, axis)
+    held = step.value()
+    return same_value(passed if passed.shape == held.shape else passed.squeeze(axis), held)
+
+
+def _log_total(step: Step, axis: int) -> Tensor:
+    surrogate, e, e_reference = _exponentials(step, axis)
+    total, other = e.sum(axis, keepdim=True), e_reference.sum(axis, keepdim=True)
+    slope = ratio(total.log(), other.log(), total, other, lambda: 1 / total)
+    return surrogate.sum(axis, keepdim=True) * slope
+
+
+def _normalised(x: Tensor, other: Tensor, axes: tuple[int, ...], epsilon: float, *, centre: bool) -> Tensor:
+    """Surrogate of c · (mean c² + ε)^(−1/2) over ``axes``."""
+    c = x - x.mean(axes, keepdim=True) if centre else x
+    c_reference = other - other.mean(axes, keepdim=True) if centre else other
+    held = c.detach()
+    power = (held.square().mean(axes, keepdim=True) + epsilon).sqrt()
+    power_reference = (c_reference.square().mean(axes, keepdim=True) + epsilon).sqrt()
+    # Δ(c²)/Δc = c + c′ and Δ(v^−½)/Δv = −1 / (√v √v′ (√v + √v′)), both exact
+    squares = (c * (held + c_reference)).mean(axes, keepdim=True)
+    slope = -1 / (power * power_reference * (power + power_reference))
+    inverse = (1 / power + 1 / power_reference) / 2
+    return c * inverse + (held + c_reference) / 2 * (squares * slope)
+
+
+def layer_norm(step: Step) -> Tensor:
+    """Centre, square, mean, reciprocal root, midpoint product; then the affine part."""
+    centre = step.name == "layer_norm"
+    x, shape = step.args[0] if step.args else step.kwargs["input"], argument(step, 1, "normalized_shape")
+    weight = argument(step, 2, "weight")
+    epsilon = argument(step, 4 if centre else 3, "eps", 1e-5 if centre else None)
+    epsilon = torch.finfo(x.dtype).eps if epsilon is None else epsilon
+    axes = tuple(range(-len(shape), 0))
+    out = _normalised(x, partner(step, x), axes, epsilon, centre=centre)
+    return same_value(out if weight is None else out * weight, step.value())
+
+
+def group_norm(step: Step) -> Tensor:
+    """The same over groups of channels; instance norm has one channel per group."""
+    x = step.args[0] if step.args else step.kwargs["input"]
+    if step.name == "group_norm":
+        groups, weight = argument(step, 1, "num_groups"), argument(step, 2, "weight")
+        epsilon = argument(step, 4, "eps", 1e-5)
+    else:
+        if argument(step, 1, "running_mean") is not None and not argument(step, 5, "use_input_stats", True):
+            return step.plain()
+        groups, weight = x.shape[1], argument(step, 3, "weight")
+        epsilon = argument(step, 7, "eps", 1e-5)
+
+    def split(t: Tensor) -> Tensor:
+        return t.reshape(t.shape[0], groups, -1)
+
+    out = _normalised(split(x), split(partner(step, x)), (2,), epsilon, centre=True).view_as(x)
+    return same_value(out if weight is None else out * weight.view(-1, *[1] * (x.ndim - 2)), step.value())
+
+
+def max_pool(step: Step) -> Tensor:
+    """Δout at the maximum of x where that is the larger one, else at the maximum of the reference."""
+    x = step.args[0] if step.args else step.kwargs["input"]
+    other = partner(step, x)
+    pool = POOLS[step.name.removesuffix("_with_indices")]
+    kwargs = {k: v for k, v in step.kwargs.items() if k not in ("return_indices", "input")}
+    with torch.no_grad():
+        out, at = pool(x, *step.args[1:], **kwargs)
+        out_reference, at_reference = pool(other, *step.args[1:], **kwargs)
+    spatial = at.ndim - 2 if x.ndim > 2 else 1
+    if step.name.endswith("1d") or step.name.endswith("2d") or step.name.endswith("3d"):
+        spatial = int(step.name[-2])
+    keep = x.ndim - spatial
+    winner = torch.where(out >= out_reference, at, at_reference).flatten(keep)
+    mine = x.flatten(keep).gather(-1, winner)
+    theirs = other.flatten(keep).gather(-1, winner)
+    change, step_in = (out - out_reference).flatten(keep), (mine.detach() - theirs)
+    same = step_in == 0
+    multiplier = torch.where(same, 1.0, change / torch.where(same, 1.0, step_in))
+    return same_value((mine * multiplier).view_as(out), out)
+
+
+def extremum(step: Step) -> Tensor:
+    """max(a, b) = (a + b + |a − b|)/2 and its mirror: linear, and one absolute value."""
+    a, b = argument(step, 0, "input"), argument(step, 1, "other")
+    other_a, other_b = partner(step, a), partner(step, b)
+    d, other = a - b, other_a - other_b
+    held = d.detach()
+    slope = ratio(held.abs(), other.abs(), held, other, held.sign)
+    sign = 1 if step.name == "maximum" else -1
+    out = (a + b + sign * d * slope) / 2
+    return same_value(out, step.value())
+
+
+def select(step: Step) -> Tensor:
+    """where(condition, a, b) with one condition for both passes is linear."""
+    if step.session.mask_of(step) is not None and len(step.inputs()) == 1:
+        return elementwise(step)
+    if not torch.equal(step.args[0], _operands(step)[0]):
+        raise step.error("A selection differs between input and reference", "Add a rule for it")
+    return step.plain()
+
+
+def gated(step: Step) -> Tensor:
+    """glu: a · σ(b) of two halves."""
+    x = step.args[0] if step.args else step.kwargs["input"]
+    a, b = x.chunk(2, _axis(step))
+    other_a, other_b = partner(step, x).chunk(2, _axis(step))
+    gate, other_gate = b.detach().sigmoid(), other_b.sigmoid()
+    slope = ratio(gate, other_gate, b.detach(), other_b, lambda: gate * (1 - gate))
+    return same_value(a * (gate + other_gate) / 2 + (a.detach() + other_a) / 2 * (b * slope), step.value())
+
+
+_RULES: dict[str, Callable[[Step], Any]] = {
+    **dict.fromkeys((*PRODUCTS, *ADDED_PRODUCTS), product),
+    **dict.fromkeys(POOLS, max_pool),
+    "div": quotient,
+    "softmax": softmax,
+    "log_softmax": log_softmax,
+    "logsumexp": logsumexp,
+    "layer_norm": layer_norm,
+    "rms_norm": layer_norm,
+    "group_norm": group_norm,
+    "instance_norm": group_norm,
+    "maximum": extremum,
+    "minimum": extremum,
+    "where": select,
+    "glu": gated,
+}

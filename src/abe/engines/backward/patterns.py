@@ -1,0 +1,343 @@
+"""Patterns: what a weighted operation's input looks like when its output varies (kindermans2018).
+
+The weight w of a neuron z = wᵀx + b cancels distractors, so it does not point to the signal; the pattern
+
+    a = (E[x z] − E[x] E[z]) / (wᵀ E[x z] − wᵀ E[x] E[z])
+
+does. The two-component form, for layers that feed a ReLU, takes the expectations where z > 0 only; the last
+layer has no ReLU and takes them everywhere. Sums of x weighted by g are gradients of the operation with
+respect to its weight, Σ x g = ∂⟨z, g⟩/∂w, so dense layers and convolutions need one formula.
+"""
+
+# torch leaves part of its own interface untyped:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from abe.engines.backward.lrp_weighted import weighted
+from abe.engines.backward.rectifier_filters import AsItIs
+from abe.engines.backward.run import (
+    Backward,
+    Found,
+    RuleBook,
+    merged_copy,
+)
+from abe.engines.backward.step import (
+    WEIGHTED,
+    Session,
+    Step,
+    same_value,
+)
+from abe.engines.checks import check_count
+from abe.engines.instrument.model_state import as_found
+from abe.engines.instrument.modes import Instrument
+from abe.engines.layers.at_layer import LayerTask, input_of
+from abe.engines.runtime.custom_forward import (
+    Rows,
+    outputs_of,
+    run_scored,
+    score_of,
+)
+from abe.engines.runtime.evaluator import Chunk
+from abe.engines.runtime.problem import Problem
+from abe.errors import Code, InputError, ModelError, StorageError, note
+from abe.spec import value
+from abe.task.base import Task
+from abe.types import Result
+
+NEGLIGIBLE = 1e-12
+"""A neuron whose output varies less than this has no pattern."""
+
+
+@dataclass(frozen=True, eq=False)
+class Patterns:
+    """Patterns of a model's weighted operations, in the order in which they run.
+
+    Attributes:
+        layers: one tensor per operation, shaped like its weight.
+    """
+
+    layers: tuple[Tensor, ...]
+
+    def __repr__(self) -> str:
+        return f"Patterns({len(self.layers)} layers)"
+
+    def save(self, path: str | Path) -> None:
+        """Write them as safetensors.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
+        try:
+            save_file({f"layer:{i}": t.contiguous() for i, t in enumerate(self.layers)}, str(path))
+        except (OSError, SafetensorError) as problem:
+            raise StorageError(
+                Code.NOT_WRITTEN, "The patterns could not be written", got=str(path)
+            ) from problem
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Patterns":
+        """Read what `save` wrote.
+
+        Raises:
+            StorageError: no such file, a damaged one, or another kind of file.
+        """
+        try:
+            found = load_file(str(path))
+        except (OSError, SafetensorError) as problem:
+            raise StorageError(
+                Code.CORRUPT_FILE, "The patterns cannot be read", got=f"{path}: {problem}"
+            ) from problem
+        try:
+            return cls(tuple(found[f"layer:{i}"] for i in range(len(found))))
+        except KeyError as problem:
+            raise StorageError(
+                Code.FOREIGN_FILE,
+                "This is not a file of patterns",
+                got=f"{path} with {', '.join(sorted(found)[:3])}",
+                fix="Write one with Patterns.save",
+            ) from problem
+
+
+class _Moments(NamedTuple):
+    """Sums over inputs and positions, per output of one operation."""
+
+    xz: Tensor
+    x: Tensor
+    z: Tensor
+    number: Tensor
+
+    def plus(self, other: "_Moments | None") -> "_Moments":
+        """With those of further inputs."""
+        return self if other is None else _Moments(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def pattern(self, weight: Tensor) -> Tensor:
+        """Covariance of input and output, scaled so that wᵀ a = 1."""
+        shape = (-1, *[1] * (weight.ndim - 1))
+        count = self.number.clamp(min=1)
+        mean = (self.z / count).view(shape)
+        covariance = (self.xz - self.x * mean) / count.view(shape)
+        explained = (weight * covariance).flatten(1).sum(1).view(shape)
+        varies = explained.abs() > NEGLIGIBLE
+        return torch.where(varies, covariance / torch.where(varies, explained, 1.0), 0.0)
+
+
+class _Layer(NamedTuple):
+    """One operation: its weight, and moments where z > 0 and everywhere."""
+
+    weight: Tensor
+    positive: _Moments
+    everywhere: _Moments
+
+
+@dataclass
+class PatternFit:
+    """Patterns in the making: `add` batches, stop whenever, read `patterns`.
+
+    Args:
+        task: whose model; batch norm is merged into convolutions first, where that can be done.
+    """
+
+    task: Task
+    batches: int = 0
+    _layers: dict[int, _Layer] = field(default_factory=dict[int, _Layer])
+
+    def add(self, x: Any) -> None:
+        """Take in a batch of raw inputs."""
+        lifted = self.task.lift(x)
+        self.task.check(lifted.x)
+        with as_found(self.task.model):
+            first = torch.zeros(1, dtype=torch.long, device=lifted.x.device)
+            model = merged_copy(self.task, lifted.x[:1], lifted.context.take(first))
+            self.watch(model, lambda x: self.task.forward(x, lifted.context, model), lifted.x)
+
+    def watch(self, model: nn.Module, run: Callable[[Tensor], Any], x: Tensor) -> Any:
+        """Run rows ``x`` and add what the weighted operations read; the outputs of ``run``."""
+        new: dict[int, _Layer] = {}
+
+        def choose(step: Step) -> Any:
+            if step.kind == "linear" and step.name in WEIGHTED:
+                new[step.number] = _measured(step)
+            return step.plain()
+
+        session = Session(choose=choose, inside=isinstance(self.task, LayerTask))
+        with torch.enable_grad(), Instrument(model, default=session, decompose=True):
+            outputs = run(x.detach().clone().requires_grad_(True))
+        for number, layer in new.items():
+            old = self._layers.get(number)
+            self._layers[number] = _Layer(
+                layer.weight,
+                layer.positive.plus(old and old.positive),
+                layer.everywhere.plus(old and old.everywhere),
+            )
+        self.batches += 1
+        return outputs
+
+    def patterns(self) -> Patterns:
+        """The patterns of what was added so far.
+
+        Raises:
+            InputError: nothing was added.
+        """
+        if not self.batches:
+            raise InputError(
+                Code.EMPTY_BATCH, "Patterns need at least one batch of inputs", got="a loader that gave none"
+            )
+        last = max(self._layers, default=-1)
+        return Patterns(tuple(self._pattern(number, last) for number in range(last + 1)))
+
+    def _pattern(self, number: int, last: int) -> Tensor:
+        """The pattern of one operation, empty for one that was not measured, such as those before a layer."""
+        layer = self._layers.get(number)
+        if layer is None:
+            return torch.empty(0)
+        return (layer.everywhere if number == last else layer.positive).pattern(layer.weight)
+
+
+def _measured(step: Step) -> _Layer:
+    call = weighted(step)
+    # Covariances are small differences of large moments, so they are summed in float64.
+    x, weight = call.x.detach().double(), call.weight.detach().double().requires_grad_(True)
+    with torch.enable_grad():
+        linear = call.part(x, weight)
+    z = linear.detach() + (0 if call.bias is None else call.bias)
+    channel = 1 if step.name.startswith("conv") and z.ndim > 2 else z.ndim - 1
+    axes = tuple(i for i in range(z.ndim) if i != channel)
+
+    def moments(here: Tensor) -> _Moments:
+        (xz,) = torch.autograd.grad(linear, weight, z * here, retain_graph=True)
+        (x_here,) = torch.autograd.grad(linear, weight, here, retain_graph=True)
+        return _Moments(xz, x_here, (z * here).sum(axes), here.sum(axes))
+
+    return _Layer(weight.detach(), moments((z > 0).to(z)), moments(torch.ones_like(z)))
+
+
+def fit_patterns(task: Task, loader: Iterable[Any], *, fit: PatternFit | None = None) -> Patterns:
+    """Patterns from a data loader; of batches that are tuples or lists the first item is taken.
+
+    Args:
+        task: whose model.
+        loader: gives batches of inputs.
+        fit: where to add to. Keep it yourself, and what was learnt survives a loader that fails half way.
+
+    Raises:
+        InputError: the loader gave nothing.
+    """
+    fit = PatternFit(task) if fit is None else fit
+    for batch in loader:
+        fit.add(batch[0] if isinstance(batch, tuple | list) else batch)
+    return fit.patterns()
+
+
+@dataclass(frozen=True, eq=False)
+class ByPattern:
+    """Weighted operations send gradients back through patterns a, or through w ⊙ a.
+
+    Args:
+        patterns: one per operation.
+        attribution: through w ⊙ a (PatternAttribution) instead of a (PatternNet).
+    """
+
+    patterns: Patterns
+    attribution: bool
+
+    def __call__(self, step: Step) -> Any:
+        """The pattern in the place of the weight on the way back."""
+        call, known = weighted(step), self.patterns.layers
+        if step.number >= len(known) or known[step.number].shape != call.weight.shape:
+            raise ModelError(
+                Code.RULE,
+                "The patterns were fitted on another model",
+                got=f"{len(known)} patterns, none of shape {tuple(call.weight.shape)} at place {step.number}",
+                fix="Fit them on this task with fit_patterns",
+            )
+        pattern = known[step.number].to(call.weight)
+        through = pattern * call.weight if self.attribution else pattern
+        return same_value(call.part(call.x, through), step.value())
+
+
+@value
+class PatternBackward:
+    """Backpropagate the score through patterns.
+
+    Args:
+        patterns: fitted on the task's model; None fits them to uniform noise and says so.
+        attribution: PatternAttribution, else PatternNet.
+        samples: images of noise, where there are no patterns.
+    """
+
+    patterns: Patterns | None = None
+    attribution: bool = False
+    samples: int = 32
+
+    def __post_init__(self) -> None:
+        check_count("samples", self.samples)
+
+    def run(self, problem: Problem) -> Result:
+        """One forward and one backward row per sample."""
+        found = self._backward(problem).run(problem)
+        scale = problem.score.reshape(-1, *[1] * (problem.x.ndim - 1))
+        warnings = list(found.warnings)
+        if self.patterns is None:
+            what = f"No patterns were given, so they were fitted to {self.samples} images of uniform noise"
+            warnings.append(note(Code.PATTERNS, what))
+        return Result(found.attribution * scale, warnings=warnings)
+
+    def report(self, problem: Problem) -> Found:
+        """Rules by operation on the given samples."""
+        return self._backward(problem).report(problem)
+
+    def _backward(self, problem: Problem) -> Backward:
+        if self.patterns is None:
+            patterns = _fitted(problem, self.samples)
+        else:
+            patterns = self.patterns
+            _check_place(problem)
+        book = RuleBook(entries=(("weighted", ByPattern(patterns, self.attribution)), ("*", AsItIs())))
+        return Backward(book=book, form="gradient", merged=True)
+
+
+def _check_place(problem: Problem) -> None:
+    """Patterns of a model are those of its merged copy, if it has one."""
+    task = problem.task
+    if not isinstance(task, LayerTask):
+        return
+    x, context = input_of(problem)
+    if merged_copy(task.base, x[:1], context.take(problem.everyone[:1])) is not task.model:
+        raise ModelError(
+            Code.RULE,
+            "The patterns were fitted with batch norms merged into convolutions, which the layer's are not",
+            got=f"patterns for a method at layer {task.layer!r}",
+            fix="Leave patterns out at a layer, or explain the input",
+        )
+
+
+def _fitted(problem: Problem, samples: int) -> Patterns:
+    """Patterns of uniform noise in the bounds, the same for every sample explained."""
+    fit, x = PatternFit(problem.task), problem.x
+    model = merged_copy(problem.task, x[:1], problem.context.take(problem.everyone[:1]))
+    low, high = problem.bounds or (torch.zeros_like(x[:1]), torch.ones_like(x[:1]))
+
+    def make(rows: Tensor) -> Tensor:
+        drawn = problem.draws.uniform("patterns", [(0, i) for i in rows.tolist()], x.shape[1:])
+        return low + (high - low) * drawn.to(x)
+
+    def way(x: Tensor, rows: Rows) -> Tensor:
+        outputs = fit.watch(model, lambda noise: outputs_of(problem, noise, rows, model), x)
+        return score_of(problem, outputs, rows.owner)
+
+    def keep(chunk: Chunk) -> None:
+        """The moments are what is wanted, not the scores."""
+
+    owner = torch.zeros(samples, dtype=torch.long, device=x.device)
+    run_scored(problem, samples, make, owner, way, keep, purpose="patterns", kind="forward")
+    return fit.patterns()

@@ -1,0 +1,418 @@
+"""The backward engine: an ordered rule book, a policy for what it does not cover, a gradient run.
+
+A map is what arrives at the input after every operation passed it on by its rule. Three forms:
+
+* ``"gradient"`` rules change gradients (Guided Backprop and kin); the map is what arrives.
+* ``"ratio"`` rules pass on c = R / value, so that linear plumbing needs no rule; the map is x ⊙ c.
+* ``"relevance"`` rules pass on R itself, which rules that give relevance to zeros need; the map is R.
+"""
+
+# torch leaves part of its own interface untyped:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from abe.engines.backward.step import (
+    ACCOUNTS,
+    CONVOLUTIONS,
+    WEIGHTED,
+    Form,
+    Ledger,
+    Session,
+    Step,
+    depends,
+    refuse_hidden,
+    stabilised,
+    sums_of,
+    transformed,
+)
+from abe.engines.instrument.modes import Instrument
+from abe.engines.instrument.operations import tensors
+from abe.engines.layers.at_layer import LayerTask
+from abe.engines.runtime.custom_forward import (
+    Rows,
+    outputs_of,
+    plain_outputs,
+    run_scored,
+    score_of,
+)
+from abe.engines.runtime.evaluator import Chunk
+from abe.engines.runtime.fused_copy import candidates, fingerprint
+from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.shapes import expanded
+from abe.errors import Code, ModelError, SpecError, note
+from abe.objectives import Captured
+from abe.registry import rules
+from abe.spec import value
+from abe.task.base import Context, Task
+from abe.types import Result
+
+Policy = Literal["error", "gradient", "constant"]
+Found = dict[tuple[str, str | None, str], int]
+"""(operation, module, rule) -> calls."""
+MERGED = "merged batch norms"
+"""What a result names as run where batch norms were merged into the convolutions before them."""
+SAME_OUTPUT = {torch.float64: 1e-9, torch.float32: 1e-4}
+"""How far the output under rules may be from the plain output, as a share of the row's largest."""
+
+
+@runtime_checkable
+class BackwardRule(Protocol):
+    """A value that runs a step and returns its output: the operation's own value, any gradient."""
+
+    def __call__(self, step: Step) -> Any: ...
+
+
+@runtime_checkable
+class RegisteredRule(BackwardRule, Protocol):
+    """A rule that a package registers at `abe.registry.rules`: books without one of their own take it.
+
+    Attributes:
+        operations: canonical names of the operations it is for.
+        forms: what it can pass back: ``"ratio"`` for LRP and its kin, ``"multiplier"`` for DeepLIFT;
+            ``step.session.form`` says which is asked for.
+    """
+
+    operations: tuple[str, ...]
+    forms: tuple[Form, ...]
+
+
+def registered_rules(form: Form) -> tuple[tuple[str, BackwardRule], ...]:
+    """Entries of a book for what packages of one's own have registered."""
+    made: list[RegisteredRule] = [rules.make(name) for name in rules.names()]
+    return tuple((name, rule) for rule in made if form in rule.forms for name in rule.operations)
+
+
+@value
+class RuleBook:
+    """An ordered mapping from operations to rules; the first entry that matches is taken.
+
+    An entry's key is the name of an operation (``"conv2d"``), a kind (``"linear"``, ``"activation"``,
+    ``"plumbing"``, …), or a place: ``"first"`` and ``"last:<n>"`` are the first and the n-th weighted
+    operation, ``"convolution"`` and ``"dense"`` weighted operations of either sort, ``"*"`` everything.
+
+    Args:
+        entries: pairs of key and rule.
+    """
+
+    entries: tuple[tuple[str, BackwardRule], ...]
+
+    def find(self, step: Step) -> BackwardRule | None:
+        """The first rule whose key matches the step."""
+        names = _keys(step)
+        return next((rule for key, rule in self.entries if key in names), None)
+
+    def before(self, entries: tuple[tuple[str, BackwardRule], ...]) -> "RuleBook":
+        """This book with other entries in front of it."""
+        return RuleBook(entries=(*entries, *self.entries))
+
+
+def _keys(step: Step) -> frozenset[str]:
+    keys = {step.name, step.kind, "*"}
+    if step.kind == "linear" and step.name in WEIGHTED:
+        keys |= {"convolution" if step.name in CONVOLUTIONS else "dense", "weighted", f"layer:{step.number}"}
+        keys |= {"first"} if step.number == 0 else set()
+    return frozenset(keys)
+
+
+@dataclass(frozen=True)
+class Covered:
+    """One line of a coverage report: an operation, where, the rule it got, and how often."""
+
+    name: str
+    module: str | None
+    rule: str
+    count: int
+
+
+@value
+class Backward:
+    """Attribution by backward rules.
+
+    Args:
+        book: rules by operation.
+        form: what the rules pass on.
+        uncovered: what to do with an operation without a rule: refuse it by name, or pass plain
+            gradients (``"gradient"``), or treat its output as a constant; both are noted in the result.
+        merged: run an execution copy with batch norm merged into convolutions, where there is one.
+        start: ``"score"``, or ``"one"`` to start with relevance 1 instead of the score.
+    """
+
+    book: RuleBook
+    form: Form = "ratio"
+    uncovered: Policy = "error"
+    merged: bool = False
+    start: Literal["score", "one"] = "score"
+
+    def __post_init__(self) -> None:
+        check_policy(self.uncovered)
+
+    def run(self, problem: Problem) -> Result:
+        """One forward and one backward row per sample; x, score and ledgers per sample."""
+        return _Run(self, problem).go().result()
+
+    def report(self, problem: Problem) -> Found:
+        """Rules by operation on the given samples."""
+        return _Run(self, problem).go().found
+
+
+def check_policy(policy: str) -> None:
+    """Refuse an unknown policy for uncovered operations."""
+    if policy not in ("error", "gradient", "constant"):
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            "No such policy for operations without a rule",
+            got=repr(policy),
+            expected="error, gradient or constant",
+        )
+
+
+class _Run:
+    """One request: sessions chunk by chunk, and what they give."""
+
+    def __init__(self, spec: Backward, problem: Problem) -> None:
+        self.spec, self.problem = spec, problem
+        self.out = torch.empty_like(problem.x)
+        zeros = sums_of(problem.x)
+        self.books = {account: zeros.clone() for account in ACCOUNTS}
+        self.started, self.closure = zeros.clone(), zeros.clone()
+        self.again: list[Tensor] = []
+        self.found: Found = {}
+        # A copy's layers give something else than those that the objective asks for.
+        merged = spec.merged and not problem.objective.layers
+        first = problem.context.take(problem.everyone[:1])
+        self.model = merged_copy(problem.task, problem.x[:1], first) if merged else problem.task.model
+        self.session = Session(choose=self._choose)
+        self.start = zeros
+
+    def go(self) -> "_Run":
+        """All samples; those whose books may have been mixed up with a neighbour's again, one by one."""
+        self._go(self.problem.everyone)
+        if self.again:
+            again, self.again = torch.cat(self.again), []
+            self._go(again, chunk=1)
+        return self
+
+    def _go(self, samples: Tensor, chunk: int | None = None) -> None:
+        def make(rows: Tensor) -> Tensor:
+            return self.problem.x[samples[rows]]
+
+        n, purpose = len(samples), self.spec.form
+        run_scored(self.problem, n, make, samples, self.way, self.consume, purpose=purpose, chunk=chunk)
+        if self.model is not self.problem.task.model:
+            self.problem.evaluator.cost.execution = MERGED
+
+    def way(self, x: Tensor, rows: Rows) -> Tensor:
+        """The scores of a chunk whose forward ran under the rules."""
+        ledger = None if self.spec.form == "gradient" else Ledger.empty(x)
+        self.session = Session(
+            choose=self._choose,
+            ledger=ledger,
+            bounds=network_bounds(self.problem.task),
+            form=self.spec.form,
+            inside=isinstance(self.problem.task, LayerTask),
+        )
+        with Instrument(self.model, default=self.session, decompose=True):
+            outputs = outputs_of(self.problem, x, rows, self.model)
+        refuse_hidden(plain_outputs(outputs))
+        check_same(outputs, self.problem, rows)
+        self.found.update(self.session.found)
+        scores = score_of(self.problem, self._open(outputs), rows.owner)
+        if not scores.requires_grad and self.spec.form != "gradient":
+            raise ModelError(
+                Code.NOT_DIFFERENTIABLE,
+                "Under these rules the score does not depend on what is explained",
+                fix="Gates, attention weights and deviations of norms count as constants: explain another "
+                "layer, or use deeplift; elsewhere look for .detach() in the model's forward",
+            )
+        return scores
+
+    def _open(self, outputs: Any) -> Any:
+        """What the score reads; its gradient is turned into relevance and noted as the start."""
+        if self.spec.form == "gradient":
+            return outputs
+        if isinstance(outputs, Captured):
+            layers = {name: self._started(tensor) for name, tensor in outputs.layers.items()}
+            return Captured(self._open(outputs.outputs), layers)
+        return self._started(outputs) if isinstance(outputs, Tensor) else outputs
+
+    def _started(self, outputs: Tensor) -> Tensor:
+        self.start = sums_of(outputs)
+
+        def begin(gradient: Tensor) -> Tensor:
+            relevance = gradient * outputs.detach()
+            self.start = self.start + relevance.flatten(1).sum(1, dtype=self.start.dtype)
+            return relevance if self.spec.form == "relevance" else gradient
+
+        return transformed(outputs, begin)
+
+    def consume(self, chunk: Chunk) -> None:
+        """Keep the maps and the books of a chunk."""
+        relevance = chunk.gradients * chunk.x if self.spec.form == "ratio" else chunk.gradients
+        self.out[chunk.owner] = relevance
+        if self.session.ledger is None:
+            return
+        taken = self.session.ledger.taken
+        for account, amount in taken.items():
+            self.books[account][chunk.owner] = amount
+        closure = relevance.flatten(1).sum(1, dtype=self.start.dtype) + sum(taken.values()) - self.start
+        self.started[chunk.owner], self.closure[chunk.owner] = self.start, closure
+        if _mixed_up(closure, self.start):
+            self.again.append(chunk.owner)
+
+    def result(self) -> Result:
+        """Maps, ledgers and notes."""
+        out, notes = self.out, policy_notes(self.found)
+        if self.spec.form == "gradient":
+            return Result(out, warnings=notes)
+        books = {f"{account}_relevance": amount for account, amount in self.books.items()}
+        books["closure"] = self.closure
+        if self.spec.start == "one":
+            out = out / expanded(stabilised(self.started, 0.0), out)
+            books = {name: amount / stabilised(self.started, 0.0) for name, amount in books.items()}
+        return Result(out, warnings=notes, diagnostics=books)
+
+    def _choose(self, step: Step) -> Any:
+        rule = self.spec.book.find(step)
+        if rule is None:
+            return run_uncovered(step, self.spec.uncovered)
+        step.session.note(step, str(rule))
+        return rule(step)
+
+
+def _mixed_up(closure: Tensor, start: Tensor) -> bool:
+    """Whether rows miss what others have too much of: a ledger took another axis for the batch's."""
+    largest = closure.abs().amax()
+    return len(closure) > 1 and bool(
+        (largest > 1e-5 * start.abs().amax()) & (closure.sum().abs() < 1e-3 * largest)
+    )
+
+
+def run_uncovered(step: Step, policy: Policy) -> Any:
+    """Run an operation without a rule by the policy; whole-number results need none."""
+    output = step.plain()
+    if not any(depends(t) for t in tensors(output)):
+        return output
+    if policy == "error":
+        raise step.error(
+            "No backward rule for an operation",
+            "Add one in front of the book, rules=((" + repr(step.name) + ", rule),), or pass "
+            "uncovered='gradient' or 'constant'",
+        )
+    step.session.note(step, f"uncovered: {policy}")
+    if policy == "gradient":
+        return output
+    return output.detach() if isinstance(output, Tensor) else type(output)(t.detach() for t in output)
+
+
+def policy_notes(found: Found) -> list[str]:
+    """A note that names the operations that went by the policy."""
+    names = sorted({name for name, _, rule in found if rule.startswith("uncovered")})
+    if not names:
+        return []
+    policy = next(rule for _, _, rule in found if rule.startswith("uncovered")).removeprefix("uncovered: ")
+    how = "plain gradients" if policy == "gradient" else "a constant"
+    return [note(Code.RULE_POLICY, f"Operations without a rule were treated as {how}: {', '.join(names)}")]
+
+
+def check_same(outputs: Any, problem: Problem, rows: Rows) -> None:
+    """The forward under rules must give the plain forward's outputs.
+
+    Raises:
+        ModelError: RULE_CHANGED_OUTPUT.
+    """
+    known, found = problem.known_outputs, plain_outputs(outputs)
+    if not isinstance(known, Tensor) or not isinstance(found, Tensor) or not found.is_floating_point():
+        return
+    plain = known[rows.owner].detach()
+    gap = (found.detach() - plain).flatten(1).abs().amax(1)
+    size = plain.flatten(1).abs().amax(1)
+    limit = SAME_OUTPUT.get(found.dtype, 1e-2)
+    if bool((gap > limit * size + limit).any()):
+        raise ModelError(
+            Code.RULE_CHANGED_OUTPUT,
+            "The model's output under backward rules differs from its plain output",
+            got=f"a difference of {float(gap.max()):.2e} at outputs up to {float(size.max()):.2e}",
+            fix="The forward is random or reads whether gradients are on; make it deterministic",
+        )
+
+
+def network_bounds(task: Task) -> tuple[Tensor, Tensor] | None:
+    """The task's bounds after its normalisation: what the model's first operation can see."""
+    if task.bounds is None:
+        return None
+    low, high = task.bounds
+    if task.mean is not None:
+        low, high = low - task.mean.to(low), high - task.mean.to(low)
+    if task.std is not None:
+        low, high = low / task.std.to(low), high / task.std.to(low)
+    return low, high
+
+
+_MERGED: "WeakKeyDictionary[Task, tuple[tuple[Any, ...], nn.Module]]" = WeakKeyDictionary()
+
+
+def merged_copy(task: Task, x: Tensor, context: Context) -> nn.Module:
+    """A copy with batch norm merged into the convolutions before it, or the model itself.
+
+    At a layer it is the model itself: the layers of a copy give something else.
+
+    Args:
+        task: whose model.
+        x: (1, *f) a sample to check copies on.
+        context: of the sample.
+    """
+    if isinstance(task, LayerTask):
+        return task.model
+    now = fingerprint(task.model)
+    known = _MERGED.get(task)
+    if known is None or known[0] != now:
+        found = candidates(task.model, lambda model: task.forward(x, context, model))
+        copies = (c.model for c in found if c.folded and not c.channels_last)
+        known = (now, next(copies, task.model))
+        _MERGED[task] = known
+    return known[1]
+
+
+@runtime_checkable
+class HasRules(Protocol):
+    """An engine that can say which rule each operation gets."""
+
+    def report(self, problem: Problem) -> Found: ...
+
+
+def coverage_of(engine: HasRules, problem: Problem) -> list[Covered]:
+    """Every operation that depends on the input and the rule it gets from ``engine``, on one sample."""
+    found = engine.report(problem.with_(x=problem.x[:1], owner=problem.everyone[:1]))
+    return [Covered(name, module, rule, count) for (name, module, rule), count in found.items()]
+
+
+@value
+class Contrastive:
+    """Relevance of a score minus that of its dual, the score with the last weights' signs turned over.
+
+    Args:
+        engine: the rules, started with relevance 1.
+        negated: rule of the last weighted operation in the dual pass.
+    """
+
+    engine: Backward
+    negated: BackwardRule
+
+    def run(self, problem: Problem) -> Result:
+        """Two forward and two backward rows per sample."""
+        job = _Run(self.engine, problem).go()
+        last = f"layer:{job.session.layers - 1}"
+        dual = replace(self.engine, book=self.engine.book.before(((last, self.negated),)))
+        ours, theirs = job.result(), dual.run(problem)
+        return Result(ours.attribution - theirs.attribution, warnings=ours.warnings)
+
+    def report(self, problem: Problem) -> Found:
+        """Rules by operation of the score's own pass."""
+        return self.engine.report(problem)

@@ -1,0 +1,361 @@
+"""What backward rules are made of: same value, another gradient; per-row ledgers; dependence on the input.
+
+A rule lets an operation keep its value and changes what flows back through it. Everything is expressed
+as a *surrogate*, an ordinary tensor with a graph whose gradient replaces the operation's own, and a
+*transform* of the arriving gradient where the rule is not linear in it.
+"""
+
+# torch leaves part of its own interface untyped:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+# pyright: reportUntypedFunctionDecorator=false
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from abe.engines.instrument.modes import Function, Seen
+from abe.engines.instrument.operations import Kind, kind_of, tensors
+from abe.errors import Code, ModelError
+
+Transform = Callable[[Tensor], Tensor]
+
+TINY = {torch.float64: 1e-30, torch.float32: 1e-20, torch.float16: 1e-6, torch.bfloat16: 1e-20}
+"""Below this a denominator counts as zero."""
+
+
+CLOSE = {torch.float64: 1e-9, torch.float32: 1e-4}
+"""Share of |x| + |x′| below which Δx is rounding, and the gradient stands for the ratio."""
+
+
+def names(text: str) -> frozenset[str]:
+    """A set of operations from their names in a text."""
+    return frozenset(text.split())
+
+
+class _SameValue(torch.autograd.Function):
+    """The given value; the gradient of the surrogate, after the transform."""
+
+    @staticmethod
+    def forward(ctx: Any, surrogate: Tensor, held: Tensor, transform: Transform | None) -> Tensor:
+        ctx.transform = transform
+        return held.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = gradients
+        return gradient if ctx.transform is None else ctx.transform(gradient), None, None
+
+
+def same_value(
+    surrogate: Float[Tensor, "*s"], held: Float[Tensor, "*s"], transform: Transform | None = None
+) -> Float[Tensor, "*s"]:
+    """``held`` with the gradient of ``surrogate``, which sees ``transform(arriving gradient)``."""
+    return _SameValue.apply(surrogate, held, transform)  # pyright: ignore[reportReturnType]
+
+
+def transformed(output: Float[Tensor, "*s"], transform: Transform) -> Float[Tensor, "*s"]:
+    """``output`` whose own gradient sees ``transform(arriving gradient)``."""
+    return same_value(output, output, transform)
+
+
+def depends(tensor: Any) -> bool:
+    """Whether a tensor depends on the input: parameters require no gradient while rules run."""
+    return isinstance(tensor, Tensor) and tensor.requires_grad
+
+
+def stabilised(z: Float[Tensor, "*s"], epsilon: float) -> Float[Tensor, "*s"]:
+    """z + ε sign(z) with sign(0) = 1, and never exactly zero."""
+    epsilon = max(epsilon, TINY.get(z.dtype, 1e-20))
+    return z + torch.where(z >= 0, epsilon, -epsilon)
+
+
+def close(x: Tensor, other: Tensor) -> Tensor:
+    """Where two values differ by rounding at most."""
+    return (x - other).abs() <= CLOSE.get(x.dtype, 1e-2) * (x.abs() + other.abs())
+
+
+ACCOUNTS = ("bias", "stabiliser", "rest")
+"""Who takes relevance that is not passed on: biases and other constants, stabilisers, and what a rule has no
+input to give to (an output of value zero, a function's value at zero)."""
+
+
+def sums_of(rows: Tensor) -> Tensor:
+    """(n,) zeros to add up what belongs to ``rows``, in float32 at least."""
+    return rows.new_zeros(len(rows), dtype=torch.promote_types(rows.dtype, torch.float32))
+
+
+@dataclass
+class Ledger:
+    """Relevance that rules absorbed on the way back, by account and row.
+
+    Every amount comes from the formula of the rule that books it, never from what is left over, so that
+    Σ R_input + Σ accounts = Σ R_start says something about the rules.
+
+    Attributes:
+        rows: how many rows the chunk has.
+        taken: (n,) by account.
+    """
+
+    rows: int
+    taken: dict[str, Tensor]
+
+    @classmethod
+    def empty(cls, like: Tensor) -> "Ledger":
+        """Nothing taken yet from the rows of ``like``; sums are float32 at least."""
+        return cls(len(like), {account: sums_of(like) for account in ACCOUNTS})
+
+    def take(self, account: str, seen: Seen, amount: Tensor) -> None:
+        """Add ``amount``, shaped like the output of ``seen``, to an account."""
+        taken = self.taken[account]
+        self.taken[account] = taken + self._per_row(seen, amount.detach().to(taken.dtype))
+
+    def _per_row(self, seen: Seen, amount: Tensor) -> Tensor:
+        n = self.rows
+        if n == 1:
+            return amount.sum()[None]
+        if "multi_head_attention_forward" in seen.within and amount.ndim in (2, 3) and _sequence_first(seen):
+            # Inside it tensors are (t, n, d), and (t * n, d) before the last projection.
+            return amount.reshape(-1, n, amount.shape[-1]).sum((0, 2))
+        if amount.shape[0] % n == 0:
+            return amount.reshape(n, -1).sum(1)
+        axes = [axis for axis, size in enumerate(amount.shape) if size == n]
+        if axes:
+            return amount.movedim(axes[0], 0).reshape(n, -1).sum(1)
+        return amount.sum().expand(n) / n
+
+
+def _sequence_first(seen: Seen) -> bool:
+    return seen.name in ("linear", "addmm", "add")
+
+
+@dataclass
+class Step:
+    """One operation that depends on the input, about to run under a rule.
+
+    Attributes:
+        seen: what the instrument says of it.
+        func, args, kwargs: the call.
+        kind: what kind of operation it is, given which arguments depend on the input.
+        number: how many weighted operations (convolution, dense) came before it.
+        session: of the chunk.
+    """
+
+    seen: Seen
+    func: Function
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    kind: Kind
+    number: int
+    session: "Session"
+
+    @property
+    def name(self) -> str:
+        """Canonical name."""
+        return self.seen.name
+
+    def plain(self) -> Any:
+        """The operation as it is, with its own gradient."""
+        return self.func(*self.args, **self.kwargs)
+
+    def value(self) -> Any:
+        """The operation's value alone."""
+        with torch.no_grad():
+            return self.plain()
+
+    def inputs(self) -> list[Tensor]:
+        """Tensor arguments that depend on the input."""
+        return [t for t in tensors((self.args, self.kwargs)) if depends(t)]
+
+    def with_(self, replace: Callable[[Tensor], Any]) -> Any:
+        """The operation with ``replace(t)`` for every argument tensor t."""
+        return self.func(*_map(self.args, replace), **_map(self.kwargs, replace))
+
+    def booked(self, **shares: Tensor | float) -> Transform:
+        """A transform that lets the gradient through and books gradient × share for each account."""
+        ledger, seen = self.session.ledger, self.seen
+        kept = {account: share for account, share in shares.items() if isinstance(share, Tensor)}
+
+        def book(gradient: Tensor) -> Tensor:
+            if ledger is not None:
+                for account, share in kept.items():
+                    ledger.take(account, seen, gradient * share)
+            return gradient
+
+        return book
+
+    def error(self, what: str, fix: str) -> ModelError:
+        """A RULE error that names the operation and where it is."""
+        return ModelError(Code.RULE, what, got=where(self.name, self.seen.module), fix=fix)
+
+
+def argument(step: Step, position: int, name: str, default: Any = None) -> Any:
+    """An argument of a call, given by position or by name."""
+    return step.args[position] if len(step.args) > position else step.kwargs.get(name, default)
+
+
+def where(name: str, module: str | None) -> str:
+    """An operation and its place, for a message."""
+    place = "the task" if module is None else f"module {module!r}" if module else "the model's own forward"
+    return f"{name!r} in {place}"
+
+
+def _map(value: Any, replace: Callable[[Tensor], Any]) -> Any:
+    if isinstance(value, Tensor):
+        return replace(value)
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return type(value)(_map(item, replace) for item in value)
+    if isinstance(value, dict):
+        return {key: _map(item, replace) for key, item in value.items()}
+    return value
+
+
+WEIGHTED = frozenset(
+    {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
+    | {"linear", "addmm", "mm", "matmul", "bmm", "mv", "einsum", "tensordot"}
+)
+"""Operations that count as layers when their other operand is a weight."""
+ADDED_PRODUCTS = ("baddbmm", "addbmm", "addcmul")
+"""Products of their second and third argument, added to the first."""
+CONVOLUTIONS = frozenset(name for name in WEIGHTED if name.startswith("conv"))
+COMPARISONS = frozenset({"gt", "ge", "lt", "le", "__gt__", "__ge__", "__lt__", "__le__", "greater", "less"})
+_MASK_CASTS = frozenset({"float", "double", "half", "to", "type_as", "bfloat16"})
+
+Choose = Callable[[Step], Any]
+Form = Literal["gradient", "ratio", "relevance", "multiplier"]
+"""What is passed back: gradients, c = R / value, R itself, or DeepLIFT's multipliers."""
+
+
+@dataclass
+class Session:
+    """Offers every operation of one chunk to the rules; the default rule of an instrument.
+
+    Attributes:
+        choose: runs a step under its rule and returns the output.
+        ledger: books absorbed relevance, where the rules do.
+        bounds: (low, high) of the model's own input, where a rule needs them.
+        form: what the rules pass back.
+        found: (operation, module, rule) -> calls.
+        inside: whether what is explained is a layer's activation: weighted operations before it are counted
+            too, so that a place in the model keeps its number.
+        layers: weighted operations so far.
+    """
+
+    choose: Choose
+    ledger: Ledger | None = None
+    bounds: tuple[Tensor, Tensor] | None = None
+    form: Form = "ratio"
+    found: dict[tuple[str, str | None, str], int] = field(default_factory=dict)
+    inside: bool = False
+    layers: int = 0
+    memory: dict[int, Any] = field(default_factory=dict)
+    _masks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _fixed: dict[int, Tensor] = field(default_factory=dict)
+
+    def __call__(self, seen: Seen, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = list(tensors((args, kwargs)))
+        if not any(depends(t) for t in given):
+            output = func(*args, **kwargs)
+            self._follow_mask(seen, args, output)
+            if self.inside:
+                self._count_before(seen.name, given, output)
+            return output
+        if seen.name in COMPARISONS:
+            return self._compare(func, args, kwargs)
+        _refuse_checkpoint()
+        kind = kind_of(seen.name, tuple(depends(t) for t in given))
+        weighted = kind == "linear" and seen.name in WEIGHTED
+        step = Step(seen, func, args, kwargs, kind, self.layers, self)
+        self.layers += weighted
+        return self.choose(step)
+
+    def note(self, step: Step, rule: str) -> None:
+        """Count a step under the rule it got."""
+        key = (step.name, step.seen.module, rule)
+        self.found[key] = self.found.get(key, 0) + 1
+
+    def mask_of(self, step: Step) -> Tensor | None:
+        """For x * (x > c): the tensor x, where the other factor was made by comparing that very tensor."""
+        for tensor in tensors((step.args, step.kwargs)):
+            if (known := self._masks.get(id(tensor))) is not None:
+                source = known[1]
+                if any(t is source for t in step.inputs()):
+                    return source
+        return None
+
+    def _compare(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        mask = func(*args, **kwargs)
+        sources = [t for t in tensors((args, kwargs)) if depends(t)]
+        if len(sources) == 1 and isinstance(mask, Tensor):
+            self._masks[id(mask)] = (mask, sources[0])
+        return mask
+
+    def _count_before(self, name: str, given: list[Tensor], output: Any) -> None:
+        """Count an operation before the layer, where all but parameters and what is made of them varies."""
+        varies = tuple(not isinstance(t, torch.nn.Parameter) and id(t) not in self._fixed for t in given)
+        if not any(varies):
+            self._fixed |= {id(t): t for t in tensors(output)}
+        elif name in WEIGHTED and kind_of(name, varies) == "linear":
+            self.layers += 1
+
+    def _follow_mask(self, seen: Seen, args: tuple[Any, ...], output: Any) -> None:
+        if seen.name in _MASK_CASTS and args and id(args[0]) in self._masks and isinstance(output, Tensor):
+            self._masks[id(output)] = (output, self._masks[id(args[0])][1])
+
+
+# --- what cannot be seen --------------------------------------------------------------------------
+
+
+def refuse_hidden(outputs: Any) -> None:
+    """Raise HIDDEN_BACKWARD for custom autograd functions and re-entrant checkpoints behind ``outputs``.
+
+    A custom function whose backward only moves values may say so with a class attribute
+    ``abe_plumbing = True``.
+    """
+    for node in _graph(outputs):
+        made_by = getattr(type(node), "_forward_cls", None)
+        if made_by is None or made_by is _SameValue or getattr(made_by, "abe_plumbing", False):
+            continue
+        if made_by.__name__ == "BackwardHookFunction":
+            continue  # PyTorch's own, the identity at modules with backward hooks
+        if made_by.__name__ == "CheckpointFunction":
+            raise _checkpoint("A re-entrant checkpoint hides its operations", reentrant=True)
+        raise ModelError(
+            Code.HIDDEN_BACKWARD,
+            "A custom autograd function hides its operations, so no backward rule reaches them",
+            got=f"{made_by.__module__}.{made_by.__qualname__}",
+            fix="Use the plain operations, or set abe_plumbing = True on the class if its backward "
+            "only moves values",
+        )
+
+
+def _refuse_checkpoint() -> None:
+    """Raise HIDDEN_BACKWARD inside a checkpoint, whose part would run again without rules on the way back."""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)  # pyright: ignore[reportAttributeAccessIssue]
+    if hooks is not None and "checkpoint" in getattr(hooks[0], "__module__", ""):
+        raise _checkpoint("A checkpoint runs its operations again on the way back", reentrant=False)
+
+
+def _checkpoint(what: str, *, reentrant: bool) -> ModelError:
+    return ModelError(
+        Code.HIDDEN_BACKWARD,
+        f"{what}, so backward rules would silently be skipped",
+        got=f"torch.utils.checkpoint with use_reentrant={reentrant}",
+        fix="Switch checkpointing off to explain the model",
+    )
+
+
+def _graph(outputs: Any) -> Iterator[Any]:
+    stack: list[Any] = [t.grad_fn for t in tensors(outputs) if t.grad_fn is not None]
+    known: set[Any] = set(stack)
+    while stack:
+        node = stack.pop()
+        yield node
+        for following, _ in node.next_functions:
+            if following is not None and following not in known:
+                known.add(following)
+                stack.append(following)

@@ -1,0 +1,1 @@
+"""Class activation maps: weighted channels of a layer."""

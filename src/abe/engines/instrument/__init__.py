@@ -1,0 +1,1 @@
+"""Seeing a model run: every operation, its layers, its state."""

@@ -1,0 +1,186 @@
+"""Layers read, or replaced, while a model runs."""
+
+import copy
+import difflib
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from abe.engines.instrument.inspection import clean_name
+from abe.engines.instrument.modes import eager, refuse_opaque
+from abe.engines.instrument.operations import tensors
+from abe.errors import Code, ModelError
+
+
+def capture(
+    model: nn.Module, run: Callable[[nn.Module], Any], layers: Sequence[str]
+) -> dict[str, Float[Tensor, "..."]]:
+    """Outputs of the named layers in one ``run(model)``, differentiable; see `capturing`."""
+    with capturing(model, layers) as captured:
+        run(model)
+    return {layer: captured[layer] for layer in layers}
+
+
+@contextmanager
+def capturing(
+    model: nn.Module, layers: Sequence[str]
+) -> Generator[dict[str, Float[Tensor, "..."]], None, None]:
+    """Collect the outputs of layers while the model runs inside the ``with`` block.
+
+    The tensors are what the rest of the model reads (a later in-place operation works on a clone), so a
+    score computed from the outputs can be differentiated with respect to them, also when neither
+    input nor parameters require a gradient. Of a tuple, list or dictionary the first tensor is taken.
+
+    Args:
+        model: the model; hooks are set on the named modules and removed again, also after an exception.
+        layers: dotted module names; ``"relu#1"`` is the second call (``#-1`` the last) of a module
+            that runs several times.
+
+    Raises:
+        ModelError: LAYER for an unknown name (the nearest is suggested), a layer that was never
+            reached or gave no tensor, or a call that is not unique; OPAQUE_MODEL for scripted modules.
+    """
+    refuse_opaque(model)
+    modules = {clean_name(name): module for name, module in model.named_modules()}
+    taps = [_Tap(layer, *find_layer(modules, layer)) for layer in layers]
+    captured: dict[str, Tensor] = {}
+    with ExitStack() as stack:
+        stack.enter_context(eager(model))
+        for tap in taps:
+            tap.captured = captured
+            stack.callback(tap.module.register_forward_hook(tap).remove)
+        yield captured
+    for tap in taps:
+        tap.settle()
+
+
+def find_layer(modules: Mapping[str, nn.Module], layer: str) -> tuple[nn.Module, int | None]:
+    """The module and the call number that a layer's name asks for."""
+    name, _, call = layer.partition("#")
+    if name not in modules or (call and not call.lstrip("-").isdigit()):
+        near = difflib.get_close_matches(name, [known for known in modules if known], 3, 0.4)
+        raise ModelError(
+            Code.LAYER,
+            "The model has no such layer",
+            got=repr(layer),
+            expected="a name of model.named_modules(), with '#0', '#1' ... for one of several calls",
+            fix=f"Did you mean {' or '.join(map(repr, near))}?" if near else None,
+        )
+    return modules[name], int(call) if call else None
+
+
+class _Tap:
+    """A forward hook that keeps a layer's output and hands a clone on."""
+
+    def __init__(self, layer: str, module: nn.Module, call: int | None) -> None:
+        self.layer, self.module, self.call = layer, module, call
+        self.captured: dict[str, Tensor] = {}
+        self.outputs: list[Tensor] = []
+        self.replacement: Tensor | None = None
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        found = next(tensors(output), None)
+        if found is None:
+            raise self._error("The layer's output holds no tensor", got=type(output).__name__)
+        if self.replacement is not None:
+            return self._replaced(output, found)
+        if torch.is_grad_enabled() and not found.requires_grad and found.is_floating_point():
+            found = found.detach().clone().requires_grad_()
+            replaced = found.clone()
+            self._keep(found)
+            return with_first(output, replaced)[0]
+        self._keep(found)
+        return with_first(output, found.clone())[0]
+
+    def _replaced(self, output: Any, found: Tensor) -> Any:
+        """The replacement at the call that is asked for; a negative number counts from a first run's end."""
+        self._keep(found)
+        if self.call is not None and self.call != len(self.outputs) - 1:
+            return output
+        given = self.replacement
+        if given is None or given.shape != found.shape:
+            shape = None if given is None else tuple(given.shape)
+            raise self._error(
+                "The activation does not fit", got=f"{shape}, the layer gives {tuple(found.shape)}"
+            )
+        return with_first(output, given.clone())[0]
+
+    def _keep(self, found: Tensor) -> None:
+        self.outputs.append(found)
+        index = -1 if self.call is None else self.call
+        if -len(self.outputs) <= index < len(self.outputs):
+            self.captured[self.layer] = self.outputs[index]
+
+    def settle(self) -> None:
+        """After the run: was there exactly the call that was asked for?"""
+        count = len(self.outputs)
+        if count == 0:
+            raise self._error(
+                "The layer was never reached",
+                fix="Containers such as ModuleList are not called; name a module inside",
+            )
+        if self.layer not in self.captured:
+            raise self._error(
+                "The layer was called less often",
+                got=f"{count} call{'s' * (count > 1)}",
+                fix=f"Calls are counted from '#0'; the last was '#{count - 1}'",
+            )
+        if self.call is None and count > 1:
+            raise self._error(
+                "The layer was called several times",
+                got=f"{count} calls",
+                fix=f"Ask for one of them, {self.layer + '#0'!r} to {self.layer + f'#{count - 1}'!r}",
+            )
+
+    def _error(self, what: str, got: str | None = None, fix: str | None = None) -> ModelError:
+        return ModelError(Code.LAYER, f"{what}: {self.layer!r}", got=got, fix=fix)
+
+
+def with_first(output: Any, tensor: Tensor) -> tuple[Any, bool]:
+    """The output with its first tensor replaced, and whether there was one."""
+    if isinstance(output, Tensor):
+        return tensor, True
+    if isinstance(output, dict):
+        for key, item in output.items():
+            replaced, done = with_first(item, tensor)
+            if done:
+                twin = copy.copy(output)
+                twin[key] = replaced
+                return twin, True
+    elif isinstance(output, (list, tuple)):
+        for position, item in enumerate(output):
+            replaced, done = with_first(item, tensor)
+            if done:
+                items = [*output[:position], replaced, *output[position + 1 :]]
+                named = hasattr(output, "_fields")
+                return (type(output)(*items) if named else type(output)(items)), True
+    return output, False
+
+
+@contextmanager
+def replacing(model: nn.Module, layer: str, activation: Float[Tensor, "n *f"]) -> Generator[None, None, None]:
+    """Let the model run on from ``activation`` at a layer, inside the ``with`` block.
+
+    Args:
+        model: the model; a hook is set on the layer's module and removed again, also after an exception.
+        layer: as in `capturing`.
+        activation: takes the place of the layer's output (of its first tensor).
+
+    Raises:
+        ModelError: LAYER, as in `capturing`; OPAQUE_MODEL for scripted modules.
+    """
+    refuse_opaque(model)
+    modules = {clean_name(name): module for name, module in model.named_modules()}
+    tap = _Tap(layer, *find_layer(modules, layer))
+    tap.replacement = activation
+    handle = tap.module.register_forward_hook(tap)
+    try:
+        with eager(model):
+            yield
+    finally:
+        handle.remove()
+    tap.settle()

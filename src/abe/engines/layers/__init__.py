@@ -1,0 +1,1 @@
+"""Where inside a model: layers found, their grids located, methods run there."""

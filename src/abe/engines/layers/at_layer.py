@@ -1,0 +1,209 @@
+"""Methods at a layer: its activation takes the place of the input, so every engine runs there as it is.
+
+The model runs on from the activation; what it computes before the layer, and beside it, stays that of the
+sample. `AtLayer` is any engine on that task, `AtInput` a reference for it, `Conductance` the integral over
+the layer's way while the *input* goes along a straight line.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from abe.engines.instrument.capture import replacing
+from abe.engines.runtime.custom_forward import (
+    derived,
+)
+from abe.engines.runtime.evaluator import Chunk
+from abe.engines.runtime.problem import Problem
+from abe.errors import Code, ModelError, SpecError
+from abe.objectives import Captured
+from abe.registry import baselines
+from abe.spec import value
+from abe.task.base import Context, Task
+from abe.types import Baseline, Engine, Result
+
+INPUT = "abe: the input of the model"
+"""Where the context of a layer's problem keeps the samples themselves."""
+
+
+class LayerTask(Task):
+    """A task whose features are the activation of a layer."""
+
+    def __init__(self, base: Task, layer: str) -> None:
+        super().__init__(
+            base.model, base.modality, base.lifter, labels=base.labels, output_kind=base.output_kind
+        )
+        self.base, self.layer = base, layer
+
+    def forward(self, x: Tensor, context: Context | None = None, model: nn.Module | None = None) -> Any:
+        """The outputs of the model that runs on from activations ``x``."""
+        runs = self.model if model is None else model
+        inputs, rest = _apart(context or Context())
+        with replacing(runs, self.layer, x):
+            return self.base.forward(inputs, rest, runs)
+
+
+def _apart(context: Context) -> tuple[Tensor, Context]:
+    rest = dict(context.values)
+    if INPUT not in rest:
+        raise SpecError(
+            Code.UNSUPPORTED,
+            "The method runs inputs of its own, and the model cannot run on from a layer without the sample",
+            fix="Use it at the input; gradient, rule and removal methods work at a layer",
+        )
+    return rest.pop(INPUT), Context(rest)
+
+
+class _Reader:
+    """Reads a layer instead of scoring."""
+
+    reads_logits = False
+
+    def __init__(self, layer: str) -> None:
+        self.layers = (layer,)
+        self.seen = torch.empty(0)
+
+    def __call__(self, outputs: Captured, target: Tensor) -> Tensor:
+        (layer,) = self.layers
+        self.seen = outputs.layers[layer].detach()
+        if self.seen.shape[:1] != target.shape[:1]:
+            raise ModelError(
+                Code.LAYER,
+                f"The layer's output has no row per sample: {layer!r}",
+                got=f"shape {tuple(self.seen.shape)} for {len(target)} samples",
+                fix="Name a layer whose output begins with the batch axis",
+            )
+        return torch.zeros(len(target), device=self.seen.device)
+
+
+def activations(problem: Problem, layer: str, rows: Tensor, owner: Tensor) -> Tensor:
+    """(n, *f) what the layer gives for input rows (n, …); forward rows, counted."""
+    reader, kept = _Reader(layer), list[Tensor]()
+
+    def keep(chunk: Chunk) -> None:
+        kept.append(reader.seen)
+
+    problem.with_(objective=reader).forward(len(rows), rows.__getitem__, owner, keep)
+    return torch.cat(kept)
+
+
+def at_layer(problem: Problem, layer: str, x: Tensor | None = None) -> Problem:
+    """The same request with a layer's activation as what is explained.
+
+    Args:
+        problem: the request.
+        layer: as in `AtLayer`.
+        x: (b, *f) the activations, where they are known.
+
+    Raises:
+        ModelError: LAYER for a name that the model does not have (the nearest is suggested) or never reaches.
+    """
+    if layer.partition("#")[2].startswith("-"):
+        raise ModelError(
+            Code.LAYER,
+            "A layer to run on from is counted from its first call",
+            got=repr(layer),
+            fix="Write '#0', '#1' …",
+        )
+    task = LayerTask(problem.task, layer)
+    return Problem(
+        evaluator=derived(problem, task, f"at {layer}"),
+        x=activations(problem, layer, problem.x, problem.everyone) if x is None else x,
+        context=Context({**problem.context.values, INPUT: problem.x}),
+        target=problem.target,
+        objective=problem.objective,
+        draws=problem.draws,
+        ids=problem.ids,
+        warnings=problem.warnings,
+        known_outputs=problem.known_outputs,
+    )
+
+
+def _outside(problem: Problem, task: LayerTask) -> Problem:
+    """The request about the model's inputs that one at a layer came from."""
+    inputs, rest = _apart(problem.context)
+    return Problem(
+        evaluator=derived(problem, task.base, "at the input"),
+        x=inputs,
+        context=rest,
+        target=problem.target,
+        objective=problem.objective,
+        draws=problem.draws,
+        ids=problem.ids,
+    )
+
+
+def about(problem: Problem, inputs: Tensor, owner: Tensor, target: Tensor) -> Problem:
+    """The same request about other inputs of the model, also where what is explained is a layer's activation.
+
+    Args:
+        problem: the request.
+        inputs: (n, …) inputs of the model.
+        owner: (n,) which of the samples each stands in for.
+        target: (n, …) targets.
+    """
+    task = problem.task
+    if not isinstance(task, LayerTask):
+        return problem.with_(x=inputs, owner=owner, target=target)
+    features = activations(_outside(problem, task), task.layer, inputs, owner)
+    asked = problem.with_(x=features, owner=owner, target=target)
+    asked.context = Context({**asked.context.values, INPUT: inputs})
+    return asked
+
+
+def input_of(problem: Problem) -> tuple[Tensor, Context]:
+    """The model's own explained input, and what else it takes."""
+    return _apart(problem.context) if isinstance(problem.task, LayerTask) else (problem.x, problem.context)
+
+
+@value
+class AtLayer:
+    """Any engine with a layer's activation in the place of the input.
+
+    Args:
+        engine: the method.
+        layer: dotted name of a module; ``"name#1"`` is the second call of one that runs several times.
+    """
+
+    engine: Engine
+    layer: str
+
+    def run(self, problem: Problem) -> Result:
+        """The method's rows, and one forward row per sample for the activation."""
+        inner = at_layer(problem, self.layer)
+        result = self.engine.run(inner)
+        result.features = inner.x
+        return result
+
+
+@value
+class AtInput:
+    """The layer's activation at a reference of the model's input, as a reference of the layer.
+
+    Args:
+        baseline: reference of the input, a value or a name.
+    """
+
+    baseline: Baseline | str = "zero"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "baseline", baselines.resolve(self.baseline))
+
+    @property
+    def stochastic(self) -> bool:
+        return baselines.resolve(self.baseline).stochastic
+
+    def rows(self, problem: Any, owner: Tensor, draw: Tensor) -> Tensor:
+        """(n, *f) activations; forward rows, counted."""
+        task = problem.task
+        if not isinstance(task, LayerTask):
+            raise SpecError(
+                Code.UNSUPPORTED,
+                "A reference at the input belongs to a method at a layer",
+                fix="Pass its baseline itself, or use at_layer",
+            )
+        outer = _outside(problem, task)
+        return activations(
+            outer, task.layer, baselines.resolve(self.baseline).rows(outer, owner, draw), owner
+        )

@@ -1,0 +1,142 @@
+"""Which layer of a network everything passes through, found by running the model from candidates on."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from abe.engines.instrument.inspection import clean_name
+from abe.engines.instrument.modes import refuse_opaque
+from abe.engines.instrument.operations import tensors
+from abe.engines.layers import at_layer as inside
+from abe.engines.layers.at_layer import at_layer
+from abe.engines.runtime.evaluator import Call, Chunk
+from abe.engines.runtime.problem import Problem
+from abe.errors import Code, ModelError, note
+from abe.task.base import Context
+
+TRIED = 16
+"""Layers that `find_layer` tries before it gives up."""
+SAME = 1e-4
+"""Share of the largest output up to which two outputs are the same."""
+
+
+class Layer(NamedTuple):
+    """A layer that the network called once, with its output's shape without the batch."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+def activations(problem: Problem, layer: str) -> Tensor:
+    """(b, *h) what the layer gives at the samples; one forward row each.
+
+    Raises:
+        ModelError: LAYER for an unknown name (the nearest is suggested), a layer that is never reached, or
+            one that does not give numbers for every sample.
+    """
+    h = inside.activations(problem, layer, problem.x, problem.everyone)
+    if not h.is_floating_point() or h.ndim < 2:
+        raise ModelError(
+            Code.LAYER,
+            f"The layer {layer!r} does not give one activation per row",
+            got=f"{h.dtype} of shape {tuple(h.shape)} for {len(problem.x)} rows",
+        )
+    return h
+
+
+def called_layers(problem: Problem) -> list[Layer]:
+    """Layers called exactly once with a tensor of numbers as output, in the order they finished; one row.
+
+    An `nn.Identity` computes nothing, so it is no layer.
+    """
+    refuse_opaque(problem.task.model)
+    seen: dict[str, list[tuple[int, ...]]] = {}
+    order: list[str] = []
+    handles = []
+    for name, module in problem.task.model.named_modules():
+        if isinstance(module, nn.Identity):
+            continue
+
+        def hook(module: nn.Module, args: Any, output: Any, name: str = clean_name(name)) -> None:
+            found = next(tensors(output), None)
+            shape = () if found is None or not found.is_floating_point() else tuple(found.shape[1:])
+            seen.setdefault(name, []).append(shape)
+            order.append(name)
+
+        handles.append(module.register_forward_hook(hook))
+    try:
+        problem.forward(1, problem.x.__getitem__, problem.everyone[:1], _ignore, around=_unscored)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [Layer(name, seen[name][0]) for name in order if name and len(seen[name]) == 1 and seen[name][0]]
+
+
+def find_layer(problem: Problem) -> str | None:
+    """The last layer with at least an eighth of the input's resolution that everything passes through.
+
+    Where no such layer has the resolution, the finest after it. None where no layer has positions.
+    """
+    space = problem.x.shape[2:]
+    if len(space) not in (1, 2):
+        return None
+    called = called_layers(problem)
+    spatial = [one for one in called if len(one.shape) == len(space) + 1 and _size(one.shape[1:]) > 1]
+    least = _size(space) / 8 ** len(space)
+    fine = [one for one in spatial if _size(one.shape[1:]) >= least]
+    coarse = [one for one in spatial if _size(one.shape[1:]) < least]
+    for layer in [*reversed(fine), *coarse][:TRIED]:
+        if not bypassed(problem, layer.name):
+            return layer.name
+    return None
+
+
+def bypassed(problem: Problem, layer: str) -> bool:
+    """Whether something reaches the output around the layer, or the layer does not matter; four rows."""
+    everyone = problem.everyone[:1]
+    one = problem.with_(x=problem.x[:1], owner=everyone)
+    h = activations(one, layer)
+    within = at_layer(one, layer, h)
+    mirrored = problem.x[:1].flatten(1).flip(1).view_as(problem.x[:1])
+    samples = torch.cat([problem.x[:1], mirrored, problem.x[:1]])
+    probe = within.with_(x=torch.cat([h, h, torch.zeros_like(h)]), owner=everyone.repeat(3))
+    probe.context = Context({**probe.context.values, inside.INPUT: samples})
+    kept: list[Any] = []
+    probe.evaluator.run(
+        "forward",
+        3,
+        probe.x.__getitem__,
+        owner=probe.everyone,
+        target=probe.target,
+        context=probe.context,
+        objective=None,
+        consume=lambda chunk: kept.append(chunk.outputs),
+    )
+    if not isinstance(kept[0], Tensor):
+        return False
+    out = torch.cat(kept)
+    size = SAME * float(out.abs().max())
+    around, matters = float((out[0] - out[1]).abs().max()), float((out[0] - out[2]).abs().max())
+    return around > size or matters <= size
+
+
+def bypass_note(layer: str) -> str:
+    """What a result says about a layer that does not see everything."""
+    return note(
+        Code.BYPASSED_LAYER,
+        f"Not everything passes through {layer!r}, so the map does not show what goes around it",
+    )
+
+
+def _size(space: Any) -> int:
+    return int(torch.Size(space).numel())
+
+
+def _unscored(call: Call) -> tuple[Any, Tensor]:
+    """The model itself, never a copy, whatever is explained."""
+    return call.forward(call.x), call.x.new_empty(0)
+
+
+def _ignore(chunk: Chunk) -> None:
+    """Nothing is wanted of the outputs."""

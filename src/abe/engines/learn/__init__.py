@@ -1,0 +1,1 @@
+"""Explainers that are trained first."""

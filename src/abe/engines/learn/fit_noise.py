@@ -1,0 +1,34 @@
+"""Statistics of a layer over a data set, for the bottleneck's noise."""
+
+from typing import Any
+
+import torch
+
+from abe.engines.instrument.model_state import as_found, eager
+from abe.engines.layers.find import activations
+from abe.engines.learn.training import read_batches, training_problem
+from abe.engines.mask.bottleneck import INPUT, place
+from abe.engines.mask.noise import Moments, Statistics
+from abe.task.base import Task
+
+
+def fit_statistics(task: Task, data: Any, *, layer: str = "auto") -> Statistics:
+    """Mean and deviation of a layer's neurons over a loader, in one pass.
+
+    Args:
+        task: whose model; left as found.
+        data: a tensor, or an iterable of batches.
+        layer: a module's name, ``"input"`` or ``"auto"``.
+
+    Raises:
+        InputError: fewer than two samples, or samples of different shapes.
+    """
+    moments, notes = Moments(), list[str]()
+    with as_found(task.model), torch.enable_grad(), eager(task.model):
+        for raw in read_batches(data, notes, lambda: moments.count):
+            problem = training_problem(task, raw, 0)
+            if not moments.count:
+                layer, _ = place(problem, layer, [])
+            h = problem.x if layer == INPUT else activations(problem, layer)
+            moments.add(h)
+    return moments.statistics(layer, tuple(notes))

@@ -1,0 +1,1 @@
+"""Masks and bottlenecks found by optimisation."""

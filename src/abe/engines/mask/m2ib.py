@@ -1,0 +1,136 @@
+"""M2IB: a bottleneck in each tower of a model that compares two inputs, one tower at a time.
+
+The other tower sees its input as it is. The score is what the task explains, usually the similarity
+of both towers' outputs; the noise is N(0, v) everywhere.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from abe.engines.layers.find import at_layer
+from abe.engines.mask.bottleneck import INPUT, Bottleneck, readout
+from abe.engines.mask.noise import StandardNoise
+from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.shapes import rows_at_once, stretch
+from abe.errors import Code, ModelError, SpecError
+from abe.spec import value
+from abe.task.base import Part
+from abe.types import Result
+
+
+@value
+class TwoTowers:
+    """Bits of each tower that the score needs.
+
+    Bits of explained inputs are the map; of an input that is not explained, such as token numbers, they
+    are the diagnostics ``"bits.<name>"``, one per position.
+
+    Args:
+        layers: pairs of an input's name and the layer of its tower.
+        beta: price of information.
+        variance: v of the noise.
+        samples: noise draws per step.
+        steps: of Adam.
+        rate: of Adam.
+        sigma: of the smoothing over positions of convolutional towers.
+    """
+
+    layers: tuple[tuple[str | int, str], ...]
+    beta: float = 0.1
+    variance: float = 1.0
+    samples: int = 10
+    steps: int = 10
+    rate: float = 1.0
+    sigma: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.layers or not self.variance > 0:
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "Two towers need the layers of both, and noise of a positive variance",
+                got=repr(self),
+                expected='layers={"image": "vision.blocks.9", "text": "language.blocks.9"}',
+            )
+
+    def run(self, problem: Problem) -> Result:
+        """One optimisation per tower."""
+        out, kept = torch.zeros_like(problem.x), dict[str, Tensor]()
+        parts = {part.name: part for part in problem.task.parts}
+        for name, layer in self.layers:
+            found = torch.cat(
+                [
+                    self._bits(problem.with_(x=problem.x[block], owner=block), layer)
+                    for block in problem.everyone.split(max(1, rows_at_once(problem.x) // 64))
+                ]
+            )
+            kept[f"bits.{name}"] = per_position(found)
+            if name in parts:
+                part = parts[name]
+                out[:, part.start : part.stop] = placed(found, problem.x, part, layer)
+            elif not parts and name in (problem.task.input_name, 0, "input"):
+                out = placed(found, problem.x, _whole(problem.x), layer).view_as(out)
+        return Result(out, diagnostics=kept)
+
+    def _bits(self, problem: Problem, layer: str) -> Tensor:
+        """(b, *h) information in bits."""
+        engine = Bottleneck(
+            layer=layer,
+            statistics=StandardNoise(variance=self.variance),
+            beta=self.beta,
+            samples=self.samples,
+            steps=self.steps,
+            rate=self.rate,
+            sigma=self.sigma,
+        )
+        inside = problem if layer == INPUT else at_layer(problem, layer)
+        gate, _ = engine.gate(inside, layer)
+        return engine.bits(inside, gate, layer)
+
+
+def per_position(bits: Tensor) -> Tensor:
+    """(b, *positions) bits without their channels: axis 1 of images, the last of tokens."""
+    if bits.ndim == 4:
+        return bits.sum(1)
+    return bits.sum(2) if bits.ndim == 3 else bits
+
+
+def placed(bits: Tensor, x: Tensor, part: Part, layer: str) -> Tensor:
+    """(b, channels of the part, …) bits of a tower at its input's positions.
+
+    Raises:
+        ModelError: the layer's positions cannot be those of the input.
+    """
+    like = x[:, part.start : part.stop].reshape(len(x), *part.shape)
+    if len(part.shape) == 3 and bits.ndim == 3:
+        bits = _grid(bits, part.shape[1:])
+    if bits.ndim == 4 and like.ndim == 4:
+        return readout(bits, like, layer).reshape(x[:, part.start : part.stop].shape)
+    if bits.ndim == like.ndim == 3:
+        tokens = stretch(per_position(bits)[:, None], tuple(like.shape[1:2])).movedim(1, 2)
+        scale = bits.shape[1] / like.shape[1] / like.shape[2]
+        return (tokens * scale).expand_as(like).reshape(x[:, part.start : part.stop].shape)
+    if bits.shape == like.shape:
+        return bits.reshape(x[:, part.start : part.stop].shape)
+    raise ModelError(
+        Code.LAYER,
+        f"The positions of layer {layer!r} are not those of the input {part.name!r}",
+        got=f"activations of shape {tuple(bits.shape[1:])} for an input of shape {part.shape}",
+        expected="a convolution (c, h, w) or tokens (t, d)",
+    )
+
+
+def _grid(bits: Tensor, space: tuple[int, ...]) -> Tensor:
+    """(b, 1, rows, columns) patch tokens in rows; tokens before them (class, registers) are left out."""
+    tokens = bits.sum(2)
+    for extra in range(min(tokens.shape[1], 16)):
+        left = tokens.shape[1] - extra
+        rows = round(math.sqrt(left * space[0] / space[1]))
+        if rows > 0 and left % rows == 0 and abs(left // rows * space[0] - rows * space[1]) <= space[0]:
+            return tokens[:, extra:].reshape(len(tokens), 1, rows, left // rows)
+    return bits
+
+
+def _whole(x: Tensor) -> Part:
+    return Part("input", 0, x.shape[1], tuple(x.shape[1:]))

@@ -1,0 +1,92 @@
+"""What a mask pays for: area, roughness, order."""
+
+import torch
+from torch import Tensor
+
+from abe.engines.mask.optimise import At, BoundPenalty
+from abe.engines.runtime.problem import Problem
+from abe.errors import Code, SpecError
+from abe.spec import value
+
+
+@value
+class Removed:
+    """weight · mean(1 − m): as little as possible is removed.
+
+    Args:
+        weight: price of removing everything.
+    """
+
+    weight: float
+
+    def bind(self, problem: Problem) -> BoundPenalty:
+        def penalty(mask: Tensor, at: At) -> Tensor:
+            return self.weight * (1 - mask).flatten(1).mean(1)
+
+        return penalty
+
+
+@value
+class Variation:
+    """weight · Σ_axes mean |m(u + 1) − m(u)|^power: neighbours are kept or removed together.
+
+    Args:
+        weight: price of a step of 1 everywhere.
+        power: larger forgives gentle slopes.
+        cells: the step is one from cell to cell of a grid of so many along each axis, whatever the
+            number of positions that the mask was interpolated to; None is from position to position.
+    """
+
+    weight: float
+    power: float = 3.0
+    cells: int | None = None
+
+    def bind(self, problem: Problem) -> BoundPenalty:
+        def penalty(mask: Tensor, at: At) -> Tensor:
+            total = mask.new_zeros(len(mask))
+            for axis in range(2, mask.ndim):
+                side = mask.shape[axis]
+                if side > 1:
+                    step = 1.0 if self.cells is None else side / min(self.cells, side)
+                    total = total + (step * mask.diff(dim=axis)).abs().pow(self.power).flatten(1).mean(1)
+            return self.weight * total
+
+        return penalty
+
+
+@value
+class SortedArea:
+    """weight · growth^(t / steps) · mean (sort(m) − r_a)², r_a zero but for its last share a of ones.
+
+    Args:
+        areas: share of positions to keep, one per variant.
+        weight: at the first step; small enough that the score decides which positions are sorted first.
+        growth: factor from the first step to the last.
+        steps: of the optimisation.
+    """
+
+    areas: tuple[float, ...]
+    weight: float
+    growth: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        if not self.areas or not all(isinstance(a, int | float) and 0 < a < 1 for a in self.areas):
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "areas are shares of the input between 0 and 1",
+                got=repr(self.areas),
+                expected="for example (0.05, 0.1, 0.2)",
+            )
+
+    def bind(self, problem: Problem) -> BoundPenalty:
+        def penalty(mask: Tensor, at: At) -> Tensor:
+            flat = mask.flatten(1)
+            n = flat.shape[1]
+            rank = torch.arange(n, device=mask.device)
+            zeros = torch.tensor([n - max(1, round(a * n)) for a in self.areas], device=mask.device)
+            wanted = (rank >= zeros[at.variant][:, None]).to(flat)
+            miss = (flat.sort(dim=1, stable=True).values - wanted).square().mean(1)
+            return self.weight * self.growth ** (at.step / self.steps) * miss
+
+        return penalty

@@ -1,0 +1,1 @@
+"""The Fundamental Attribution Method: static and dynamic paths, integrated."""

@@ -1,0 +1,94 @@
+"""Steps of the adversarial attribution methods, as updates of a dynamic path."""
+
+import torch
+from torch import Tensor
+
+from abe.engines.checks import check_not_negative, check_positive, check_reach
+from abe.engines.path.step import INTEGRAND, Point, State
+from abe.engines.runtime.shapes import along
+from abe.spec import value
+
+
+@value
+class Leave:
+    """Descend the explained score: x ← clip(x₀ + clip(x − α sign ∇s − x₀, ±ε)), or an L2 step.
+
+    Args:
+        alpha: step, in input units; the L2 step has length 100 α.
+        epsilon: largest distance from the start per entry, or None.
+        sharp: an L2 step instead of a signed one, bounded by the valid inputs only.
+        cumulative: direction and integrand are the sum of all gradients so far (published code).
+    """
+
+    alpha: float = 0.001
+    epsilon: float | None = 0.3
+    sharp: bool = False
+    cumulative: bool = False
+
+    def __post_init__(self) -> None:
+        check_positive(alpha=self.alpha)
+        if self.epsilon is not None:
+            check_positive(epsilon=self.epsilon)
+
+    def step(self, point: Point, state: State) -> tuple[Tensor, State]:
+        """The next points."""
+        check_reach(point.bounds, point.x.shape[1:], alpha=self.alpha, epsilon=self.epsilon or 0.0)
+        gradient = point.gradient
+        if self.cumulative:
+            gradient = gradient + state[INTEGRAND] if INTEGRAND in state else gradient
+            state = {INTEGRAND: gradient}
+        if self.sharp:
+            length = gradient.flatten(1).norm(dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
+            return point.clip(point.x - gradient * along(100 * self.alpha / length, gradient)), state
+        change = point.x - self.alpha * gradient.sign() - point.start
+        if self.epsilon is not None:
+            change = change.clamp(-self.epsilon, self.epsilon)
+        return point.clip(point.start + change), state
+
+
+@value
+class Towards:
+    """Ascend the guide: x ← clip(x + α sign ∇guide), the guide being the class each run is drawn to.
+
+    Args:
+        alpha: step, in input units.
+    """
+
+    alpha: float = 0.05
+
+    def __post_init__(self) -> None:
+        check_positive(alpha=self.alpha)
+
+    def step(self, point: Point, state: State) -> tuple[Tensor, State]:
+        """The next points."""
+        check_reach(point.bounds, point.x.shape[1:], alpha=self.alpha)
+        return point.clip(point.x + self.alpha * guided(point).sign()), state
+
+
+@value
+class Nearby:
+    """A step in proportion to the input: x ← clip(x + (x₀ / range) ⊙ sign ∇guide).
+
+    Args:
+        spatial_range: the step is the input's distance from the lowest valid value over this.
+        floor: smallest step, in input units, so that black pixels can move; 0 as in published code.
+    """
+
+    spatial_range: float = 10.0
+    floor: float = 1 / 255
+
+    def __post_init__(self) -> None:
+        check_positive(spatial_range=self.spatial_range)
+        check_not_negative(floor=self.floor)
+
+    def step(self, point: Point, state: State) -> tuple[Tensor, State]:
+        """The next points."""
+        check_reach(point.bounds, point.x.shape[1:], floor=self.floor)
+        size = (point.start if point.bounds is None else point.start - point.bounds[0]).abs()
+        size = (size / self.spatial_range).clamp_min(self.floor)
+        return point.clip(point.x + size * guided(point).sign()), state
+
+
+def guided(point: Point) -> Tensor:
+    """(n, *f) where each row is drawn: its guide, or down the explained score where there is none."""
+    return -point.gradient if point.guide is None else point.guide

@@ -1,0 +1,292 @@
+"""Points on the decision boundary: L2 attacks of growing radius, bisection, and attributions from there."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from abe.engines.checks import check_count, check_positive, check_reach
+from abe.engines.path.class_targets import class_count
+from abe.engines.path.curves import StraightLine
+from abe.engines.path.dynamic import who
+from abe.engines.path.quadrature import GaussLegendre
+from abe.engines.path.static import PathIntegral
+from abe.engines.runtime.evaluator import Chunk
+from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.reference import check_reference
+from abe.engines.runtime.shapes import along
+from abe.errors import Code, SpecError, note
+from abe.objectives import LogProbability, Margin
+from abe.spec import value
+from abe.types import Objective, Quadrature, Result
+
+RADII = (36 / 255, 64 / 255, 0.3, 0.5, 0.7, 0.9, 1.1)
+"""L2 radii of the published search, in input units."""
+FINEST = 1e-4
+"""Width at which the bisection of a boundary stops, as a share of the segment it began with."""
+MOST_HALVINGS = 60
+
+
+def labels(problem: Problem, x: Tensor, owner: Tensor) -> Tensor:
+    """(n,) predicted classes of rows ``x`` (n, *f) of samples ``owner``: forward rows only."""
+    out = torch.zeros_like(owner)
+
+    def keep(chunk: Chunk) -> None:
+        out[chunk.rows] = chunk.outputs.argmax(1)
+
+    problem.forward(len(x), x.__getitem__, owner, keep)
+    return out
+
+
+def bisect(
+    problem: Problem, inside: Tensor, outside: Tensor, owner: Tensor, label: Tensor, gap: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """Halve segments from ``inside`` (predicted ``label``) to ``outside`` (not) until they are short.
+
+    Args:
+        problem: whose model decides.
+        inside: (n, *f) ends with the label.
+        outside: (n, *f) ends with another.
+        owner: (n,) samples of the rows.
+        label: (n,) classes of the inner ends.
+        gap: (n,) or one number, the largest difference of any entry to end with; 0 goes on until the
+            floats have no value in between.
+
+    Returns:
+        The ends of the last segments, one on either side of the boundary.
+    """
+    inner, outer = inside.clone(), outside.clone()
+    allowed = torch.as_tensor(gap, dtype=inner.dtype, device=inner.device).expand(len(inner))
+    for _ in range(MOST_HALVINGS):
+        middle = inner + (outer - inner) * 0.5
+        wide = (outer - inner).abs().flatten(1).amax(1) > allowed
+        new = ((middle != inner) & (middle != outer)).flatten(1).any(1)
+        todo = (wide & new).nonzero().flatten()
+        if len(todo) == 0:
+            break
+        same = labels(problem, middle[todo], owner[todo]) == label[todo]
+        inner[todo[same]] = middle[todo[same]]
+        outer[todo[~same]] = middle[todo[~same]]
+    return inner, outer
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where the search for the boundary ended.
+
+    Attributes:
+        point: (b, *f) the adversarial points.
+        success: (b,) whether the predicted class differs there.
+        steps: (b,) gradient rows spent.
+    """
+
+    point: Tensor
+    success: Tensor
+    steps: Tensor
+
+
+@value
+class NearestAdversary:
+    """L2-PGD with growing radius until the predicted class changes; further radii only for who is left.
+
+    x ← project(x + step · g/‖g‖₂), g the gradient of the cross-entropy of the predicted class, from a
+    random point of the ball; a sample leaves as soon as its class has changed.
+
+    Args:
+        radii: L2 radii in input units, ascending.
+        steps: steps per radius.
+        published_step: step 2ε²/steps, as a published call scales it twice, instead of 2ε/steps.
+        margin: a further search that descends the margin f_y − max f_j without a ball, from the first
+            point found, for a nearer one (after Carlini & Wagner); steps, or 0 for none.
+    """
+
+    radii: tuple[float, ...] = RADII
+    steps: int = 40
+    published_step: bool = False
+    margin: int = 0
+
+    def __post_init__(self) -> None:
+        check_count("steps", self.steps)
+        if not self.radii or list(self.radii) != sorted(self.radii):
+            raise SpecError(Code.BAD_PARAMETER, "radii must be ascending", got=repr(self.radii))
+        for radius in self.radii:
+            check_positive(radius=radius)
+
+    def find(self, problem: Problem) -> Found:
+        """The first adversarial point of every sample, or the last point of the largest radius."""
+        check_reach(problem.bounds, problem.x.shape[1:], "l2", radius=self.radii[0])
+        label = labels(problem, problem.x, problem.everyone)
+        point = problem.x.clone()
+        success = torch.zeros_like(label, dtype=torch.bool)
+        spent = torch.zeros_like(label)
+        for number, radius in enumerate(self.radii):
+            left = (~success).nonzero().flatten()
+            if len(left) == 0:
+                break
+            point[left], success[left] = self._attack(problem, left, label, radius, number, spent)
+        if self.margin:
+            point = self._nearer(problem, label, Found(point, success, spent))
+        return Found(point, success, spent)
+
+    def _attack(
+        self, problem: Problem, left: Tensor, label: Tensor, radius: float, number: int, spent: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """One radius for the samples ``left``: their points and whether the class changed."""
+        start = problem.x[left]
+        x = _clip(problem, start + self._random(problem, left, radius, number))
+        success = torch.zeros_like(left, dtype=torch.bool)
+        size = 2 * radius * (radius if self.published_step else 1.0) / self.steps
+        for step in range(self.steps + 1):
+            moving = (~success).nonzero().flatten()
+            if len(moving) == 0:
+                break
+            owner = left[moving]
+            g, now = _gradient(
+                problem, x[moving], owner, LogProbability(), label[owner], last=step == self.steps
+            )
+            spent[owner] += int(step < self.steps)
+            crossed = now != label[owner]
+            success[moving[crossed]] = True
+            if step == self.steps:
+                break
+            go = moving[~crossed]
+            moved = x[go] - size * _unit(g[~crossed])
+            x[go] = _clip(problem, start[go] + _ball(moved - start[go], radius))
+        return x, success
+
+    def _random(self, problem: Problem, left: Tensor, radius: float, number: int) -> Tensor:
+        """Uniform in the ball: a Gaussian direction with length ε u^(1/d)."""
+        keys = problem.keys(left, torch.full_like(left, number))
+        way = problem.draws.normal("boundary.start", keys, problem.x.shape[1:]).to(problem.x)
+        share = problem.draws.uniform("boundary.radius", keys, ()).to(problem.x)
+        return _unit(way) * along(radius * share ** (1 / way[0].numel()), way)
+
+    def _nearer(self, problem: Problem, label: Tensor, found: Found) -> Tensor:
+        """Walk along the boundary: back towards the input, then out again along the margin's gradient."""
+        best = found.point.clone()
+        ready = found.success.nonzero().flatten()
+        if len(ready) == 0:
+            return best
+        x, start = best[ready].clone(), problem.x[ready]
+        goal = label[ready]
+        for _ in range(self.margin):
+            g, now = _gradient(problem, x, ready, Margin(), goal)
+            distance = (x - start).flatten(1).norm(dim=1)
+            nearer = (now != goal) & (distance < (best[ready] - start).flatten(1).norm(dim=1))
+            best[ready[nearer]] = x[nearer]
+            found.steps[ready] += 1
+            back = torch.where(now != goal, 0.9, 1.0).to(x)
+            out = torch.where(now != goal, 0.0, 0.05).to(x) * distance
+            x = _clip(problem, start + (x - start) * along(back, x) - _unit(g) * along(out, x))
+        return best
+
+
+@value
+class FromBoundary:
+    """IG from the nearest point of the decision boundary.
+
+    Args:
+        search: how the adversarial point is found.
+        quadrature: nodes and weights along the straight line.
+        steps: nodes per sample.
+        bisection: walk back along the line until the boundary is between two near points.
+        tolerance: largest |residual| relative to the score change; places nodes adaptively.
+        max_steps: most nodes per sample that ``tolerance`` may use.
+        boundary: points found elsewhere, in place of the search.
+    """
+
+    search: NearestAdversary = NearestAdversary()
+    quadrature: Quadrature = GaussLegendre()
+    steps: int = 32
+    bisection: bool = True
+    tolerance: float | None = None
+    max_steps: int = 1024
+    boundary: Any = None
+
+    def run(self, problem: Problem) -> Result:
+        """Find every sample's boundary point, then integrate from it."""
+        found = self._find(problem)
+        line = StraightLine(baseline=_Fixed(found.point))
+        integral = PathIntegral(
+            path=line,
+            quadrature=self.quadrature,
+            steps=self.steps,
+            tolerance=self.tolerance,
+            max_steps=self.max_steps,
+        )
+        result = integral.run(problem)
+        distance = (found.point - problem.x).flatten(1).norm(dim=1)
+        result.diagnostics |= {"success": found.success, "distance": distance, "search_steps": found.steps}
+        failed = (~found.success).nonzero().flatten()
+        if len(failed):
+            text = (
+                f"No adversarial point was found for sample {who(failed)}; its map is an integral from the "
+                "last point of the search, which is not on the boundary"
+            )
+            result.warnings.append(note(Code.NOT_CROSSED, text))
+        return result
+
+    def _find(self, problem: Problem) -> Found:
+        class_count(problem)
+        if self.boundary is not None:
+            point = check_reference(
+                self.boundary.rows(problem, problem.everyone, problem.everyone * 0), problem.x
+            )
+            before = labels(problem, problem.x, problem.everyone)
+            success = labels(problem, point, problem.everyone) != before
+            return Found(point, success, torch.zeros_like(before))
+        found = self.search.find(problem)
+        ready = found.success.nonzero().flatten()
+        if self.bisection and len(ready):
+            label = labels(problem, problem.x, problem.everyone)
+            way = (found.point - problem.x).abs().flatten(1).amax(1) * FINEST
+            _, outer = bisect(problem, problem.x[ready], found.point[ready], ready, label[ready], way[ready])
+            found.point[ready] = outer
+        return found
+
+
+class _Fixed:
+    """Reference points of the samples of one problem."""
+
+    def __init__(self, points: Tensor) -> None:
+        self._points = points
+
+    @property
+    def stochastic(self) -> bool:
+        return False
+
+    def rows(self, problem: Problem, owner: Tensor, draw: Tensor) -> Tensor:
+        return self._points[owner]
+
+
+def _gradient(
+    problem: Problem, x: Tensor, owner: Tensor, objective: Objective, target: Tensor, *, last: bool = False
+) -> tuple[Tensor, Tensor]:
+    """(n, *f) gradients of ``objective`` for classes ``target`` (n,), and (n,) predicted classes."""
+    gradients, now = torch.zeros_like(x), torch.zeros_like(owner)
+
+    def consume(chunk: Chunk) -> None:
+        now[chunk.rows] = chunk.outputs.argmax(1)
+        if not last:
+            gradients[chunk.rows] = chunk.gradients
+
+    local = problem.with_(x=x, owner=owner, target=target, objective=objective)
+    run = local.forward if last else local.gradient
+    run(len(x), x.__getitem__, local.everyone, consume)
+    return gradients, now
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Rows of L2 length 1; zero rows stay zero."""
+    return x / along(x.flatten(1).norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny), x)
+
+
+def _ball(change: Tensor, radius: float) -> Tensor:
+    """``change`` with rows no longer than ``radius``."""
+    length = change.flatten(1).norm(dim=1).clamp_min(torch.finfo(change.dtype).tiny)
+    return change * along((radius / length).clamp_max(1.0), change)
+
+
+def _clip(problem: Problem, x: Tensor) -> Tensor:
+    return x if problem.bounds is None else torch.clamp(x, *problem.bounds)

@@ -1,0 +1,138 @@
+"""Several paths from one sample: which runs there are and which class each is drawn to."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.targets import predict
+from abe.errors import Code, SpecError, TargetError
+from abe.spec import value
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of a batch, flattened into rows.
+
+    Attributes:
+        owner: (n,) the sample each run starts from.
+        run: (n,) its number within the sample, from 0.
+        goal: (n,) the class its guide reads; (n, m) for outputs with several axes.
+        toward: (n,) 1 where the guide is ascended, −1 where it is descended.
+        width: the largest number of runs that a sample can have.
+    """
+
+    owner: Tensor
+    run: Tensor
+    goal: Tensor
+    toward: Tensor
+    width: int = 1
+
+    def take(self, rows: Tensor) -> "Plan":
+        """Some of the runs."""
+        return Plan(self.owner[rows], self.run[rows], self.goal[rows], self.toward[rows], self.width)
+
+
+@runtime_checkable
+class Runs(Protocol):
+    """Chooses the runs of every sample."""
+
+    def plan(self, problem: Problem) -> Plan:
+        """The runs of all samples of the problem."""
+        ...
+
+
+def single(problem: Problem) -> Plan:
+    """One run per sample, down its own class."""
+    everyone = problem.everyone
+    return Plan(everyone, torch.zeros_like(everyone), problem.target, -torch.ones_like(everyone))
+
+
+@value
+class FalseClasses:
+    """Runs towards classes other than the explained one, drawn per sample without repetition.
+
+    A model with fewer other classes gets one run for each. ``classes`` names them instead, the same for
+    all samples; a sample's own class is left out of its list.
+
+    Args:
+        count: random classes per sample.
+        classes: these classes instead.
+        untargeted: further runs that leave the explained class, wherever they lead.
+    """
+
+    count: int = 20
+    classes: tuple[int, ...] | None = None
+    untargeted: int = 0
+
+    def __post_init__(self) -> None:
+        if self.classes is not None:
+            object.__setattr__(self, "classes", tuple(int(c) for c in self.classes))
+        if not isinstance(self.count, int) or self.count < 0 or self.untargeted < 0:
+            raise SpecError(
+                Code.BAD_PARAMETER, "The number of runs must be a positive integer", got=self.count
+            )
+        if self.count + self.untargeted == 0 or self.classes == ():
+            raise SpecError(Code.BAD_PARAMETER, "At least one run is needed", got=repr(self))
+
+    def plan(self, problem: Problem) -> Plan:
+        """Every sample's classes, from its own draws."""
+        total = class_count(problem)
+        chosen = self._drawn(problem, total) if self.classes is None else self._given(problem, total)
+        extra = problem.target[:, None].expand(-1, self.untargeted)
+        goal = torch.cat([chosen, extra], 1)
+        toward = torch.cat([torch.ones_like(chosen), -torch.ones_like(extra)], 1)
+        owner = problem.everyone[:, None].expand_as(goal)
+        run = torch.arange(goal.shape[1], device=goal.device).expand_as(goal)
+        sensible = (goal != problem.target[:, None]) | (toward < 0)
+        return Plan(owner[sensible], run[sensible], goal[sensible], toward[sensible], goal.shape[1])
+
+    def _drawn(self, problem: Problem, total: int) -> Tensor:
+        everyone = problem.everyone
+        keys = problem.keys(everyone, torch.zeros_like(everyone))
+        order = problem.draws.permutation("runs.classes", keys, total - 1)[:, : self.count]
+        order = order.to(problem.target)
+        return order + (order >= problem.target[:, None]).to(order)
+
+    def _given(self, problem: Problem, total: int) -> Tensor:
+        classes = self.classes or ()
+        wrong = [c for c in classes if not 0 <= c < total]
+        if wrong:
+            raise TargetError(
+                Code.TARGET_RANGE, f"There is no class {wrong[0]}", got=wrong, expected=f"0 to {total - 1}"
+            )
+        own = [int(t) for t in problem.target if set(classes) == {int(t)} and not self.untargeted]
+        if own:
+            raise TargetError(
+                Code.TARGET_RANGE,
+                "A targeted run cannot lead to the explained class itself",
+                got=f"class {own[0]}",
+                fix="Name another class",
+            )
+        return torch.tensor(classes, device=problem.target.device).expand(len(problem.x), -1)
+
+
+def class_count(problem: Problem) -> int:
+    """How many classes the model tells apart.
+
+    Raises:
+        SpecError: fewer than two, or no classes at all.
+    """
+    outputs = problem.known_outputs
+    if outputs is None:
+        outputs = predict(problem.evaluator, problem.x[:1], problem.context.take(problem.everyone[:1]))
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
+        got = (
+            f"output shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+        )
+        raise SpecError(
+            Code.UNSUPPORTED,
+            "This method needs a classifier with at least two classes",
+            got=got,
+            expected="(n, C) with C ≥ 2",
+            fix="Give a single output a second column, for example torch.stack([0 * f, f], 1), or use "
+            "method='mfaba'",
+        )
+    return outputs.shape[1]

@@ -1,0 +1,93 @@
+"""Neuron conductance: a path's integral seen at a layer."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from abe.engines.checks import check_count
+from abe.engines.instrument.capture import replacing
+from abe.engines.layers.at_layer import activations
+from abe.engines.path.curves import StraightLine
+from abe.engines.path.quadrature import GaussLegendre
+from abe.engines.runtime.custom_forward import Rows, outputs_of, run_scored, score_of
+from abe.engines.runtime.evaluator import Chunk
+from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.shapes import along
+from abe.spec import value
+from abe.types import Baseline, Result
+
+
+@value
+class Conductance:
+    """A = Σ_k ḡ_k ⊙ (y(α_{k+1}) − y(α_k)), y the layer while the input goes from a baseline to the sample.
+
+    Args:
+        layer: as in `AtLayer`.
+        baseline: where the input's straight line begins.
+        steps: number of steps.
+        rule: ``"trapezoid"`` takes the mean gradient of both ends of a step over equal steps;
+            ``"published"`` that of its start, over the nodes of Gauss–Legendre, as captum does.
+    """
+
+    layer: str
+    baseline: Baseline
+    steps: int = 50
+    rule: Literal["trapezoid", "published"] = "trapezoid"
+
+    def __post_init__(self) -> None:
+        check_count("steps", self.steps)
+
+    def run(self, problem: Problem) -> Result:
+        """Two forward rows and one backward row per node."""
+        job = _Conductance(self, problem)
+        before = problem.scores(job.line.reference, problem.everyone)
+        return Result(job.total(), problem.score - before, features=job.features)
+
+
+class _Conductance:
+    """One request: rows are nodes, sample by sample."""
+
+    def __init__(self, spec: Conductance, problem: Problem) -> None:
+        self.spec, self.problem, self.k = spec, problem, spec.steps + 1
+        self.line = StraightLine(baseline=spec.baseline).bind(problem)
+        nodes = torch.linspace(0, 1, self.k) if spec.rule == "trapezoid" else GaussLegendre().nodes(self.k)[0]
+        self.alpha = nodes.to(problem.x)
+        self.owner = problem.everyone.repeat_interleave(self.k)
+        self.features = activations(problem, spec.layer, problem.x, problem.everyone)
+        self.out = torch.zeros_like(self.features)
+        self.last: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def total(self) -> Tensor:
+        """(b, *f) the sum over all steps."""
+        n = len(self.owner)
+        run_scored(
+            self.problem, n, self.make, self.owner, self.way, self.consume, purpose=f"at {self.spec.layer}"
+        )
+        return self.out
+
+    def inputs(self, owner: Tensor, number: Tensor) -> Tensor:
+        """Inputs at the nodes of given rows."""
+        return self.line.point(owner, self.alpha[number % self.k])
+
+    def make(self, rows: Tensor) -> Tensor:
+        """Activations at the nodes of given rows."""
+        owner = self.owner[rows]
+        return activations(self.problem, self.spec.layer, self.inputs(owner, rows), owner)
+
+    def way(self, x: Tensor, rows: Rows) -> Tensor:
+        """Scores of the model that runs on from the layer, the rest of it at the same node."""
+        with replacing(self.problem.task.model, self.spec.layer, x):
+            inputs = self.inputs(rows.owner, rows.number)
+            outputs = outputs_of(self.problem, inputs, rows, self.problem.task.model)
+        return score_of(self.problem, outputs, rows.owner)
+
+    def consume(self, chunk: Chunk) -> None:
+        """Steps between neighbouring nodes, the first of which may have come with the chunk before."""
+        owner, y, g = chunk.owner, chunk.x, chunk.gradients
+        if self.last is not None:
+            owner, y, g = (torch.cat(pair) for pair in zip(self.last, (owner, y, g), strict=True))
+        self.last = owner[-1:], y[-1:], g[-1:]
+        slope = (g[:-1] + g[1:]) / 2 if self.spec.rule == "trapezoid" else g[:-1]
+        inside = along((owner[1:] == owner[:-1]).to(y), y)
+        self.out.index_add_(0, owner[:-1], slope * (y[1:] - y[:-1]) * inside)

@@ -1,0 +1,1 @@
+"""Parts of steps, shared by attacks and paths: what is aimed at, estimated, taken."""

@@ -1,0 +1,235 @@
+"""What becomes of a gradient on its way to a step: smoothing, directions, sizes, projections."""
+
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from abe.engines.checks import Norm, check_norm, check_not_negative, check_positive
+from abe.engines.path.step import INTEGRAND, State
+from abe.engines.path.steps.aim import Aim
+from abe.engines.runtime.shapes import along
+from abe.errors import Code, SpecError
+from abe.spec import value
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """Turns one ascent direction into another; may keep tensors per row in the state."""
+
+    def turn(self, g: Tensor, aim: Aim, state: State) -> tuple[Tensor, State]:
+        """(n, *f) the new direction, and the state to carry on."""
+        ...
+
+
+@runtime_checkable
+class Projection(Protocol):
+    """Keeps a moved point where the attack may go."""
+
+    def keep(self, x: Tensor, aim: Aim) -> Tensor:
+        """(n, *f) the nearest allowed points."""
+        ...
+
+
+@value
+class Sign:
+    """sign(g): the steepest direction in L∞."""
+
+    def turn(self, g: Tensor, aim: Aim, state: State) -> tuple[Tensor, State]:
+        """One of −1, 0, 1 per entry."""
+        return g.sign(), state
+
+
+@value
+class Normalised:
+    """g / ‖g‖₂: the steepest direction in L2."""
+
+    def turn(self, g: Tensor, aim: Aim, state: State) -> tuple[Tensor, State]:
+        """Unit length per row; a zero gradient stays zero."""
+        return g / along(g.flatten(1).norm(dim=1).clamp_min(tiny(g)), g), state
+
+
+@value
+class Momentum:
+    """m ← μ m + g / mean|g|, the mean over a row's entries.
+
+    Args:
+        decay: μ; 0 only normalises.
+    """
+
+    decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_not_negative(decay=self.decay)
+
+    def turn(self, g: Tensor, aim: Aim, state: State) -> tuple[Tensor, State]:
+        """The accumulated direction, which is also kept as ``momentum``."""
+        scaled = g / along(g.abs().flatten(1).mean(1).clamp_min(tiny(g)), g)
+        before = state.get("momentum")
+        m = scaled if before is None else self.decay * before + scaled
+        return m, {**state, "momentum": m}
+
+
+@value
+class TranslationKernel:
+    """The gradient smoothed by a Gaussian: the mean over translated copies of the input (TIM).
+
+    The kernel is the outer product of a sampled normal density, of total 1; the border is filled with
+    zeros.
+
+    Args:
+        size: side of the kernel, odd.
+        sigmas: how many standard deviations the kernel reaches to either side.
+        single_precision: round the kernel to float32, as the published code does.
+        elsewhere: inputs without two space axes pass as they are instead of being refused.
+    """
+
+    size: int = 15
+    sigmas: float = 3.0
+    single_precision: bool = False
+    elsewhere: bool = False
+
+    def __post_init__(self) -> None:
+        if (
+            isinstance(self.size, bool)
+            or not isinstance(self.size, int)
+            or self.size < 1
+            or self.size % 2 == 0
+        ):
+            raise SpecError(Code.BAD_PARAMETER, "size must be an odd number of pixels", got=repr(self.size))
+
+    def turn(self, g: Tensor, aim: Aim, state: State) -> tuple[Tensor, State]:
+        """The same shape, every channel smoothed alone."""
+        if self.elsewhere and g.ndim != 4:
+            return g, state
+        need_image("A translation kernel", g)
+        kernel = self.kernel(g)
+        flat = g.reshape(-1, 1, *g.shape[-2:])
+        return F.conv2d(flat, kernel[None, None], padding=self.size // 2).view_as(g), state
+
+    def kernel(self, like: Tensor) -> Tensor:
+        """(size, size) weights that sum to 1."""
+        at = torch.linspace(-self.sigmas, self.sigmas, self.size, dtype=torch.float64)
+        row = torch.exp(-0.5 * at.square())
+        kernel = torch.outer(row, row)
+        kernel = kernel / kernel.sum()
+        return (kernel.float() if self.single_precision else kernel).to(like)
+
+
+@value
+class DecayIndicator:
+    """Entries whose momentum changed its sign take smaller steps from then on (GRA).
+
+    M starts at 1/η and is multiplied by η where the sign of the momentum differs from the last step's
+    (before the first step it counts as 0); the direction becomes M ⊙ g. Stands after `Momentum` and
+    `Sign`.
+
+    Args:
+        decay: η.
+    """
+
+    decay: float = 0.94
+
+    def turn(self, g: Tensor, aim: Aim, state: State) -> tuple[Tensor, State]:
+        """The scaled direction; ``indicator`` and ``last_sign`` are kept."""
+        sign = state["momentum"].sign() if "momentum" in state else g.sign()
+        indicator = state.get("indicator", torch.full_like(g, 1 / self.decay))
+        turned = sign != state.get("last_sign", torch.zeros_like(g))
+        indicator = torch.where(turned, indicator * self.decay, indicator)
+        return indicator * g, {**state, "indicator": indicator, "last_sign": sign}
+
+
+@value
+class Backwards:
+    """−g, and g itself added up in place of the gradient: the step and the map of published AttEXplore."""
+
+    def turn(self, g: Tensor, aim: Aim, state: State) -> tuple[Tensor, State]:
+        """The opposite direction; ``integrand`` is set."""
+        return -g, {**state, INTEGRAND: g}
+
+
+@value
+class Ball:
+    """The ball of radius ε around the start, inside the task's bounds.
+
+    Args:
+        eps: radius in input units, before normalisation.
+        norm: ``"linf"`` or ``"l2"``.
+    """
+
+    eps: float
+    norm: Norm = "linf"
+
+    def __post_init__(self) -> None:
+        check_positive(eps=self.eps)
+        check_norm(self.norm)
+
+    def keep(self, x: Tensor, aim: Aim) -> Tensor:
+        """The difference to the start is cut to the ball, then the point to the bounds."""
+        start = aim.point.start
+        return aim.point.clip(start + self.cut(x - start))
+
+    def cut(self, difference: Tensor) -> Tensor:
+        """``difference`` with norm at most ε."""
+        if self.norm == "linf":
+            return difference.clamp(-self.eps, self.eps)
+        length = difference.flatten(1).norm(dim=1).clamp_min(tiny(difference))
+        return difference * along((self.eps / length).clamp_max(1.0), difference)
+
+
+@value
+class Bounds:
+    """The task's bounds alone."""
+
+    def keep(self, x: Tensor, aim: Aim) -> Tensor:
+        """Clipped to the bounds, where there are some."""
+        return aim.point.clip(x)
+
+
+@value
+class UniformStart:
+    """A random point of the ball of radius ε: uniform per entry in L∞, uniform in volume in L2.
+
+    Args:
+        eps: radius in input units.
+        norm: ``"linf"`` or ``"l2"``.
+    """
+
+    eps: float
+    norm: Norm = "linf"
+    stochastic: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_positive(eps=self.eps)
+        check_norm(self.norm)
+
+    def move(self, aim: Aim) -> Tensor:
+        """(n, *f) the points at which the attack begins, inside the bounds."""
+        if self.norm == "linf":
+            step = (2 * aim.point.uniform("attack.start") - 1) * self.eps
+        else:
+            step = aim.point.normal("attack.start")
+            dimension = step[0].numel()
+            who = torch.arange(len(step), device=step.device)
+            share = aim.uniform("attack.radius", who, torch.zeros_like(who), 1, ())
+            radius = self.eps * share ** (1 / dimension) / step.flatten(1).norm(dim=1)
+            step = step * along(radius, step)
+        return aim.point.clip(aim.point.x + step)
+
+
+def tiny(like: Tensor) -> float:
+    """The smallest normal number, to divide by instead of zero."""
+    return torch.finfo(like.dtype).tiny
+
+
+def need_image(what: str, x: Tensor) -> None:
+    """Refuse inputs without two space axes."""
+    if x.ndim != 4:
+        raise SpecError(
+            Code.UNSUPPORTED,
+            f"{what} needs images",
+            got=f"inputs of shape {tuple(x.shape[1:])}",
+            expected="(c, h, w)",
+            fix="Choose an attack without space, such as pgd or mim",
+        )

@@ -1,0 +1,1 @@
+"""Removing units: segments, what stands in their place, the game and its summaries."""

@@ -1,0 +1,91 @@
+"""Average causal effects by intervention."""
+
+import torch
+from torch import Tensor
+
+from abe.engines.checks import check_count
+from abe.engines.removal.game import too_few
+from abe.engines.removal.segments import Spread, Units, check_spread, segments_of
+from abe.engines.runtime.evaluator import Chunk
+from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.shapes import along
+from abe.errors import Code, SpecError
+from abe.registry import baselines, units
+from abe.spec import value
+from abe.types import Baseline, Result
+
+
+@value
+class Intervention:
+    """Average causal effect: a_i = E[s | do(x_i = own value)] − E[s | do(x_i = reference)].
+
+    All other units come from a background distribution, the same draw on both sides.
+
+    Args:
+        units: what is set together: a unit or its name.
+        background: a distribution of inputs.
+        reference: a baseline for the unit on the other side; None draws it from the background too.
+        samples: background draws per unit and side.
+        evaluations: most rows per sample; None allows what is needed.
+        spread: whether the positions of a unit share its number or each carries all of it.
+    """
+
+    units: Units = "grid"
+    background: Baseline | str = "uniform"
+    reference: Baseline | str | None = None
+    samples: int = 20
+    evaluations: int | None = None
+    spread: Spread = "share"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "units", units.resolve(self.units))
+        object.__setattr__(self, "background", baselines.resolve(self.background))
+        if self.reference is not None:
+            object.__setattr__(self, "reference", baselines.resolve(self.reference))
+        check_count("samples", self.samples)
+        check_spread(self.spread)
+        if self.evaluations is not None:
+            check_count("evaluations", self.evaluations)
+        if self.samples < 2 or not baselines.resolve(self.background).stochastic:
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "A causal effect averages over several backgrounds",
+                got=f"{self.samples} draws of {self.background!r}",
+                expected="a random baseline or a background set of at least two samples, and two draws of it",
+            )
+
+    def run(self, problem: Problem) -> Result:
+        """Two rows per sample, unit and background draw."""
+        x, m = problem.x, self.samples
+        segments = segments_of(units.resolve(self.units), x)
+        sizes = torch.tensor(segments.counts, device=x.device) * (2 * m)
+        if self.evaluations is not None and int(sizes.max()) > self.evaluations:
+            raise too_few(
+                int(sizes.max()), self.evaluations, "causal effects", units=segments.most, draws=2 * m
+            )
+        owner = problem.everyone.repeat_interleave(sizes)
+        first = sizes.cumsum(0) - sizes
+        background = baselines.resolve(self.background)
+        other = background if self.reference is None else baselines.resolve(self.reference)
+        scores = torch.empty(len(owner), dtype=torch.float64, device=x.device)
+
+        def make(rows: Tensor) -> Tensor:
+            who = owner[rows]
+            place = rows - first[who]
+            unit, draw, side = place // (2 * m), place // 2 % m, place % 2
+            context = background.rows(problem, who, draw).to(x)
+            rest = other.rows(problem, who, draw + m).to(x)
+            own = torch.where(along(side, x) == 0, x[who], rest)
+            return torch.where(segments.is_unit(who, unit), own, context)
+
+        def consume(chunk: Chunk) -> None:
+            scores[chunk.rows] = chunk.scores.double()
+
+        problem.forward(len(owner), make, owner, consume)
+        effects = [-own.view(-1, m, 2).diff(dim=2)[..., 0] for own in scores.split(sizes.tolist())]
+        error = [each.std(1) / m**0.5 for each in effects]
+        return Result(
+            segments.map([each.mean(1) for each in effects], x, self.spread),
+            standard_error=segments.map(error, x, self.spread),
+            diagnostics={"evaluations": sizes.cpu()},
+        )

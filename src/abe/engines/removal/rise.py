@@ -1,0 +1,150 @@
+"""Random masks of RISE."""
+
+import torch
+from torch import Tensor
+
+from abe.engines.checks import check_count
+from abe.engines.removal.game import too_few
+from abe.engines.removal.summaries import check_probability
+from abe.engines.runtime.evaluator import Chunk
+from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.reference import reference_of
+from abe.engines.runtime.shapes import along
+from abe.errors import Code, SpecError
+from abe.registry import baselines
+from abe.spec import value
+from abe.types import Baseline, Result
+
+
+@value
+class RandomMasks:
+    """RISE: A = E[s(x ⊙ M + x′ ⊙ (1 − M)) M] / E[M], M coarse random cells enlarged and shifted.
+
+    Args:
+        evaluations: masks per sample.
+        cells: cells of a mask along every axis.
+        p: probability of a cell to stay.
+        baseline: what stands behind the mask.
+        expected: divide by n·p, what a mask is on average, instead of the sum of those drawn.
+    """
+
+    evaluations: int = 4000
+    cells: int = 7
+    p: float = 0.5
+    baseline: Baseline | str = "zero"
+    expected: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "baseline", baselines.resolve(self.baseline))
+        check_count("evaluations", self.evaluations)
+        check_count("cells", self.cells)
+        check_probability(self.p)
+        if self.evaluations < 2:
+            raise too_few(2, self.evaluations, "RISE")
+
+    def run(self, problem: Problem) -> Result:
+        """One row per mask; masks are drawn per sample and number."""
+        x, n = problem.x, self.evaluations
+        if x.ndim not in (3, 4):
+            raise SpecError(
+                Code.UNSUPPORTED,
+                "Masks of cells need positions side by side",
+                got=f"inputs of shape {tuple(x.shape[1:])}",
+                expected="(c, h, w) or (c, t)",
+                fix="For tables take summary='mean_when_included' of the method 'removal'",
+            )
+        reference = reference_of(baselines.resolve(self.baseline), problem)
+        owner = problem.everyone.repeat_interleave(n)
+        sums = torch.zeros((3, len(x), *x.shape[2:]), dtype=torch.float64, device=x.device)
+        squares = torch.zeros_like(sums[:2])
+        last: list[tuple[Tensor, Tensor]] = []
+        blocks = _Blocks(problem, self.cells ** (x.ndim - 2) + x.ndim - 2)
+
+        def masks(rows: Tensor) -> Tensor:
+            return self._masks(problem, blocks, owner[rows], rows % n)
+
+        def make(rows: Tensor) -> Tensor:
+            mask = masks(rows)
+            last[:] = [(rows, mask)]
+            return torch.lerp(reference[owner[rows]], x[owner[rows]], mask[:, None])
+
+        def consume(chunk: Chunk) -> None:
+            known = last and torch.equal(last[0][0], chunk.rows)
+            mask = (last[0][1] if known else masks(chunk.rows)).double()
+            score = along(chunk.scores.double(), mask)
+            moments = torch.stack([mask, mask * score, mask * mask * score])
+            for sample in chunk.owner.unique().tolist():
+                own = chunk.owner == sample
+                sums[:, sample] += moments[:, own].sum(1)
+                squares[0, sample] += (mask[own] * mask[own]).sum(0)
+                squares[1, sample] += (mask[own] * score[own]).square().sum(0)
+
+        problem.forward(len(owner), make, owner, consume)
+        return self._result(x, sums, squares, n)
+
+    def _result(self, x: Tensor, sums: Tensor, squares: Tensor, n: int) -> Result:
+        """The mean over masks weighted by them; its error is that of a ratio, or of a mean if expected."""
+        mass, weighted, crossed = sums
+        if self.expected:
+            mean = weighted / (n * self.p)
+            spread = (squares[1] / self.p**2 - n * mean.square()).clamp_min(0) / max(n - 1, 1) / n
+        else:
+            safe = mass.clamp_min(1e-12)
+            mean = weighted / safe
+            spread = (squares[1] - 2 * mean * crossed + mean.square() * squares[0]).clamp_min(
+                0
+            ) / safe.square()
+        maps = [m.to(x)[:, None].expand_as(x).clone() for m in (mean, spread.sqrt())]
+        return Result(maps[0], standard_error=maps[1])
+
+    def _masks(self, problem: Problem, blocks: "_Blocks", owner: Tensor, number: Tensor) -> Tensor:
+        """(n, *space) masks in the type of the features."""
+        x, axes = problem.x, problem.x.ndim - 2
+        side = [-(-n // self.cells) for n in x.shape[2:]]
+        drawn = blocks.rows(owner, number)
+        grid = drawn[:, axes:].reshape(-1, *(self.cells,) * axes) < self.p
+        shifts = (drawn[:, :axes].double() * torch.tensor(side)).long()
+        large = grid.to(x)
+        for axis, step in enumerate(side):
+            weights = _enlarging(self.cells, (self.cells + 1) * step).to(x)
+            large = (large.movedim(1 + axis, -1) @ weights).movedim(-1, 1 + axis)
+        out = x.new_empty((len(owner), *x.shape[2:]))
+        for row, mask, shift in zip(out, large, shifts.tolist(), strict=True):
+            where = tuple(slice(s, s + n) for s, n in zip(shift, x.shape[2:], strict=True))
+            row.copy_(mask[where])
+        return out
+
+
+def _enlarging(n: int, size: int) -> Tensor:
+    """(n, size) linear interpolation between the centres of n cells, mirrored beyond the outermost."""
+    at = (torch.arange(size, dtype=torch.float64) + 0.5) * n / size - 0.5
+    left = at.floor()
+    weights = torch.zeros((n, size), dtype=torch.float64)
+    for cell, share in ((left, 1 - (at - left)), (left + 1, at - left)):
+        inside = cell.abs().minimum(2 * (n - 1) - cell).clamp_min(0).long()
+        weights.index_put_((inside, torch.arange(size)), share, accumulate=True)
+    return weights
+
+
+class _Blocks:
+    """Uniform numbers of masks, drawn for a block of masks of one sample at a time."""
+
+    SIZE = 64
+
+    def __init__(self, problem: Problem, numbers: int) -> None:
+        self._problem, self._numbers = problem, numbers
+        self._known: dict[tuple[int, int], Tensor] = {}
+
+    def rows(self, owner: Tensor, number: Tensor) -> Tensor:
+        """(n, numbers) of the masks with these numbers of these samples."""
+        pairs = list(zip(owner.tolist(), (number // self.SIZE).tolist(), strict=True))
+        self._known = {pair: self._block(*pair) for pair in dict.fromkeys(pairs)}
+        places = (number % self.SIZE).tolist()
+        return torch.stack([self._known[pair][place] for pair, place in zip(pairs, places, strict=True)])
+
+    def _block(self, sample: int, block: int) -> Tensor:
+        found = self._known.get((sample, block))
+        if found is not None:
+            return found
+        key = (self._problem.ids[sample], block)
+        return self._problem.draws.uniform("rise.masks", [key], (self.SIZE, self._numbers))[0]

@@ -1,0 +1,1 @@
+"""Running a model: rows in chunks, counted, on the fastest verified copy."""

@@ -1,0 +1,1 @@
+"""How metrics are run: shared perturbation runs, sources of maps, intervals, tables."""

@@ -1,0 +1,446 @@
+"""What a metric is, and how metrics share perturbation runs.
+
+A metric value either declares the runs it reads (``runs`` and ``summary``), which are performed
+once for all metrics that ask for them, or computes from the problem and the explanation
+(``measure``), or keeps something of every sample and concludes from all of them (``collect`` and
+``conclude``). All give one number per sample.
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from abe.errors import Code, SpecError, note
+from abe.metrics.evaluation.perturbation import Perturbation, PerturbationRun
+from abe.metrics.evaluation.truth import check_asked
+from abe.registry import Registry, baselines, freeze, metrics, units
+from abe.spec import describe
+from abe.types import Card, Cost, Direction
+from abe.units import Arrival
+
+PROCESSED = {
+    "signed": "signed, channels summed",
+    "positive": "positive part, channels summed",
+    "absolute": "absolute value, channels summed",
+    "minmax": "scaled from 0 to 1 per sample, channels summed",
+}
+BLOCK = 32
+"""Samples whose log-probabilities are held at once."""
+NAMED = 5
+"""Samples that a note names."""
+
+
+@runtime_checkable
+class CurveMetric(Protocol):
+    """A metric that reads perturbation runs."""
+
+    @property
+    def runs(self) -> tuple[PerturbationRun, ...]:
+        """The runs it needs, in the order `summary` gets them."""
+        ...
+
+    def summary(self, perturbations: Sequence[Perturbation]) -> Tensor:
+        """(b,) one number per sample of the runs."""
+        ...
+
+
+@runtime_checkable
+class DirectMetric(Protocol):
+    """A metric that computes what it needs."""
+
+    def measure(self, problem: Any, explanation: Any) -> Tensor:
+        """(b,) one number per sample; NaN where it does not apply."""
+        ...
+
+
+@runtime_checkable
+class DataSetMetric(Protocol):
+    """A metric of a data set: it compares samples with each other, so it waits until all were seen."""
+
+    def collect(self, problem: Any, explanation: Any) -> Mapping[str, Tensor]:
+        """Tensors with one entry per sample of the problem."""
+        ...
+
+    def conclude(self, kept: Mapping[str, Tensor]) -> Tensor:
+        """(b,) one number per sample, from what was kept of all samples in order."""
+        ...
+
+
+Kinds = CurveMetric | DirectMetric | DataSetMetric
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric with its name, parameters and direction; made by `as_metric`."""
+
+    name: str
+    params: tuple[tuple[str, Any], ...]
+    direction: Direction
+    value: Any = field(repr=False, compare=False)
+
+    def __str__(self) -> str:
+        inner = ", ".join(f"{k}={v!r}" for k, v in self.params)
+        return f"{self.name}({inner})"
+
+    @property
+    def runs(self) -> tuple[PerturbationRun, ...]:
+        """The perturbation runs it reads."""
+        return tuple(self.value.runs) if isinstance(self.value, CurveMetric) else ()
+
+    @property
+    def card(self) -> Card | None:
+        """What is known about it, if it is registered."""
+        return metrics.get(self.name).card if self.name in metrics.names() else None
+
+    @property
+    def sampled(self) -> bool:
+        """Whether every sample has a number of its own; else neither interval nor test means anything."""
+        return getattr(self.value, "sampled", True)
+
+    @property
+    def fewest(self) -> int:
+        """Samples it needs at least."""
+        return getattr(self.value, "fewest", 1)
+
+    @property
+    def missing(self) -> str:
+        """Why a sample may have no number; nothing where the metric does not say."""
+        return getattr(self.value, "missing", "")
+
+    @property
+    def processing(self) -> str:
+        """What it reads of a map."""
+        of = PROCESSED.get(getattr(self.value, "of", ""))
+        usual = "signed, summed over each unit" if self.runs else PROCESSED["signed"]
+        return of or getattr(self.value, "processing", usual)
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able name and parameters."""
+        return {"metric": self.name, "params": {k: describe(v) for k, v in self.params}}
+
+
+@dataclass(kw_only=True)
+class Score:
+    """One metric of one explanation.
+
+    Attributes:
+        name: of the metric.
+        label: the name with everything the number depends on: unit, baseline, step, seed.
+        direction: which way is better.
+        values: (b,) per sample, float64; NaN where the metric does not apply.
+        interval: of the mean, by the bootstrap; None where none was computed or none makes sense.
+        processing: what the metric reads of a map.
+        step: units per step of its runs, or None.
+        seed: of the draws (ties, stochastic baselines).
+        cost: model rows of its runs; metrics that read the same runs report the same rows.
+        curve: (b, n + 1) the curve whose area the metric is, or None; its axis runs from 0 to 1.
+        spec: metric and parameters, JSON-able.
+        warnings: notes with codes.
+    """
+
+    name: str
+    label: str
+    direction: Direction
+    values: Float[Tensor, "b"]
+    interval: tuple[float, float] | None = None
+    processing: str = ""
+    step: int | None = None
+    seed: int = 0
+    cost: Cost = field(default_factory=Cost)
+    curve: Float[Tensor, "b k"] | None = None
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def mean(self) -> float:
+        """Mean over the samples to which the metric applies; NaN where there is none."""
+        return float(self.values.nanmean())
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form without the curve."""
+        return {
+            "name": self.name,
+            "label": self.label,
+            "direction": self.direction,
+            "mean": number(self.mean),
+            "interval": None if self.interval is None else [number(end) for end in self.interval],
+            "processing": self.processing,
+            "values": [number(v) for v in self.values.tolist()],
+            "step": self.step,
+            "seed": self.seed,
+            "cost": asdict(self.cost),
+            "spec": dict(self.spec),
+            "warnings": list(self.warnings),
+        }
+
+
+def as_metric(obj: Any, *, defaults: Mapping[str, Any] | None = None) -> Metric:
+    """A metric from a name, a (name, parameters) pair, a value, or a `Metric`.
+
+    Args:
+        obj: what to resolve.
+        defaults: parameters used where the metric has them and ``obj`` does not set them.
+
+    Raises:
+        SpecError: unknown name or parameter, or not a metric.
+    """
+    if isinstance(obj, Metric):
+        return obj
+    if isinstance(obj, str):
+        return _registered(obj, {}, defaults or {})
+    if isinstance(obj, tuple) and len(obj) == 2 and isinstance(obj[0], str):
+        return _registered(obj[0], dict(obj[1]), defaults or {})
+    if isinstance(obj, Kinds) and not isinstance(obj, type):
+        return Metric(name=type(obj).__name__, params=(("value", obj),), direction=_direction(obj), value=obj)
+    raise SpecError(
+        Code.UNKNOWN_NAME,
+        "This is not a metric",
+        got=type(obj).__name__,
+        expected='a name such as "ins", a pair ("ins", {"step": 100}), or a value with runs and summary, '
+        "or with measure",
+    )
+
+
+def measure(problem: Any, explanation: Any, chosen: Sequence[Metric], *, seed: int = 0) -> dict[str, Score]:
+    """Scores of one explanation by metric name; equal runs are performed once.
+
+    Args:
+        problem: the explained samples with counted access to the model.
+        explanation: its maps.
+        chosen: metrics with different names.
+        seed: noted in the scores; the draws are the problem's.
+    """
+    sheets = Sheets(chosen, seed=seed)
+    sheets.add(problem, explanation)
+    return sheets.scores()
+
+
+class Sheets:
+    """The scores of one explanation, collected lot by lot of a data set.
+
+    Args:
+        chosen: metrics with different names.
+        seed: noted in the scores.
+        curves: keep the curves, which take n + 1 numbers per sample.
+    """
+
+    def __init__(self, chosen: Sequence[Metric], *, seed: int = 0, curves: bool = True) -> None:
+        self._chosen = tuple(chosen)
+        self._curves = curves
+        self._seed = seed
+        self._runs = runs_of(chosen)
+        self._costs = [Cost() for _ in self._runs]
+        self._sheets = {metric.name: _Sheet() for metric in chosen}
+        self._shape: tuple[int, ...] = ()
+        self._seen = 0
+
+    def add(self, problem: Any, explanation: Any) -> None:
+        """Measure the samples of a problem; runs that several metrics read are performed once."""
+        check_asked(problem, explanation, [m.card for m in self._chosen if m.card is not None])
+        self._shape = tuple(problem.x.shape[1:])
+        curves = [metric for metric in self._chosen if metric.runs]
+        for samples in problem.everyone.split(BLOCK) if curves else ():
+            done = _perform(problem, explanation.attribution, self._runs, samples, self._costs)
+            for metric in curves:
+                read = [done[self._runs.index(run)] for run in metric.runs]
+                self._sheets[metric.name].read(metric, read, curves=self._curves)
+        for metric in self._chosen:
+            if not metric.runs:
+                self._sheets[metric.name].measure(metric, problem, explanation)
+        self._seen += len(problem.x)
+
+    def scores(self) -> dict[str, Score]:
+        """What the lots gave together."""
+        found = {}
+        for metric in self._chosen:
+            sheet = self._sheets[metric.name]
+            spent = [self._costs[self._runs.index(run)] for run in metric.runs]
+            values = sheet.result(metric, self._seen)
+            found[metric.name] = Score(
+                name=metric.name,
+                label=label(metric, self._shape, self._seed),
+                direction=metric.direction,
+                values=values,
+                processing=metric.processing,
+                step=sheet.step,
+                seed=self._seed,
+                cost=_total(spent) if spent else sheet.cost,
+                curve=torch.cat(sheet.curves) if sheet.curves else None,
+                spec=metric.describe(),
+                warnings=[*sheet.warnings, *_without_number(metric, values)],
+            )
+        return found
+
+
+@dataclass
+class _Sheet:
+    """Collects one metric's values over blocks of samples."""
+
+    values: list[Tensor] = field(default_factory=list)
+    curves: list[Tensor] = field(default_factory=list)
+    kept: list[Mapping[str, Tensor]] = field(default_factory=list)
+    step: int | None = None
+    cost: Cost = field(default_factory=Cost)
+    warnings: list[str] = field(default_factory=list)
+
+    def read(self, metric: Metric, perturbations: Sequence[Perturbation], *, curves: bool) -> None:
+        b = len(perturbations[0].target)
+        self.values.append(_checked(metric, metric.value.summary(perturbations), b))
+        if curves and hasattr(metric.value, "line"):
+            self.curves.append(metric.value.line(perturbations).double().cpu())
+        self.step = perturbations[0].step
+        self.warnings.extend(w for p in perturbations for w in p.warnings if w not in self.warnings)
+
+    def measure(self, metric: Metric, problem: Any, explanation: Any) -> None:
+        before, began = replace(problem.evaluator.cost), time.perf_counter()
+        if isinstance(metric.value, DataSetMetric):
+            kept = metric.value.collect(problem, explanation)
+            self.kept.append({name: part.detach().cpu() for name, part in kept.items()})
+        else:
+            self.values.append(_checked(metric, metric.value.measure(problem, explanation), len(problem.x)))
+        spent = _spent(before, problem.evaluator.cost)
+        spent.seconds = time.perf_counter() - began
+        self.cost.add(spent)
+
+    def result(self, metric: Metric, b: int) -> Tensor:
+        if not self.kept:
+            return torch.cat(self.values)
+        whole = {name: torch.cat([part[name] for part in self.kept]) for name in self.kept[0]}
+        return _checked(metric, metric.value.conclude(whole), b)
+
+
+def _without_number(metric: Metric, values: Tensor) -> list[str]:
+    """A note about samples without a number, from metrics that say why there is none."""
+    samples = values.isnan().nonzero().flatten().tolist()
+    if not samples or not metric.missing:
+        return []
+    who = ", ".join(map(str, samples[:NAMED])) + (" …" if len(samples) > NAMED else "")
+    return [note(Code.NO_NUMBER, f"{metric.name} has no number for sample {who}: {metric.missing}")]
+
+
+def _checked(metric: Metric, values: Any, b: int) -> Tensor:
+    """The values as float64 on the CPU, if there is one per sample."""
+    if not isinstance(values, Tensor) or values.shape != (b,):
+        raise SpecError(
+            Code.SHAPE,
+            f"The metric {metric.name!r} must give one number per sample",
+            got=f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__,
+            expected=f"({b},)",
+        )
+    return values.detach().double().cpu()
+
+
+def _perform(
+    problem: Any, attribution: Tensor, runs: Sequence[PerturbationRun], samples: Tensor, costs: Sequence[Cost]
+) -> list[Perturbation]:
+    """The runs for some samples; runs over the same unit share the order of arrival."""
+    orders: list[tuple[tuple[Any, str], Arrival]] = []
+    done = []
+    for run, cost in zip(runs, costs, strict=True):
+        before, began = replace(problem.evaluator.cost), time.perf_counter()
+        key = (run.unit, run.first)
+        known = next((arrival for other, arrival in orders if other == key), None)
+        arrival = known or run.order(problem, attribution, samples)
+        if known is None:
+            orders.append((key, arrival))
+        done.append(run.perform(problem, attribution, samples=samples, arrival=arrival))
+        after = _spent(before, problem.evaluator.cost)
+        after.seconds = time.perf_counter() - began
+        cost.add(after)
+    return done
+
+
+def label(metric: Metric, shape: tuple[int, ...], seed: int) -> str:
+    """The metric's name with everything its number depends on."""
+    if not metric.runs:
+        inner = ", ".join(f"{k}={v!r}" for k, v in metric.params)
+        return f"{metric.name}[{inner}, seed={seed}]" if inner else metric.name
+    run = metric.runs[0]
+    step = f"{run.units_per_step(shape)}/{run.unit.count(shape)}"
+    first = "" if run.first == "most" else ", least first"
+    return (
+        f"{metric.name}[unit={named(run.unit, units)}, baseline={named(run.baseline, baselines)}, "
+        f"step={step}{first}, seed={seed}]"
+    )
+
+
+def named(obj: Any, registry: Registry) -> str:
+    """Registered name of a value, with the parameters that differ from their defaults."""
+    name = next((e.name for e in registry.entries() if e.factory is type(obj)), None)
+    if name is None or not hasattr(type(obj), "__dataclass_fields__") or hasattr(obj, "__spec__"):
+        return repr(obj)
+    given = [f"{f.name}={getattr(obj, f.name)!r}" for f in fields(obj) if getattr(obj, f.name) != f.default]
+    return f"{name}({', '.join(given)})" if given else name
+
+
+def number(x: float) -> float | None:
+    """A JSON number, or None where there is none (NaN, infinity)."""
+    return x if x == x and abs(x) != float("inf") else None
+
+
+def _registered(name: str, params: dict[str, Any], defaults: Mapping[str, Any]) -> Metric:
+    entry = metrics.get(name)
+    known = entry.parameters()
+    bound = entry.bind({**{k: v for k, v in defaults.items() if k in known}, **params})
+    value = entry.factory(**bound)
+    if not isinstance(value, Kinds):
+        raise SpecError(
+            Code.NOT_A_VALUE,
+            f"The factory of the metric {entry.name!r} does not return a metric",
+            got=type(value).__name__,
+            expected="a value with runs and summary, or with measure",
+        )
+    direction = entry.card.direction or _direction(value)
+    return Metric(
+        name=entry.name,
+        params=tuple((k, freeze(v)) for k, v in bound.items()),
+        direction=direction,
+        value=value,
+    )
+
+
+def _direction(value: Any) -> Direction:
+    """The ``direction`` of a metric value, which is needed where no card states it."""
+    found = getattr(value, "direction", None)
+    if found not in ("higher", "lower"):
+        raise SpecError(
+            Code.NOT_A_VALUE,
+            "A metric must say which way is better",
+            got=f"{type(value).__name__} with direction {found!r}",
+            expected="'higher' or 'lower', on the card or as an attribute of the value",
+        )
+    return found
+
+
+def runs_of(chosen: Iterable[Metric]) -> list[PerturbationRun]:
+    """The different runs that metrics read, in the order of the first that does."""
+    found: list[PerturbationRun] = []
+    for run in (run for metric in chosen for run in metric.runs):
+        if run not in found:
+            found.append(run)
+    return found
+
+
+def _spent(before: Cost, after: Cost) -> Cost:
+    """What was added to a running cost; chunk and execution as they are now."""
+    return Cost(
+        forward_rows=after.forward_rows - before.forward_rows,
+        backward_rows=after.backward_rows - before.backward_rows,
+        forward_calls=after.forward_calls - before.forward_calls,
+        backward_calls=after.backward_calls - before.backward_calls,
+        model_seconds=after.model_seconds - before.model_seconds,
+        chunk=after.chunk,
+        execution=after.execution,
+    )
+
+
+def _total(costs: Sequence[Cost]) -> Cost:
+    total = Cost()
+    for cost in costs:
+        total.add(cost)
+    return total

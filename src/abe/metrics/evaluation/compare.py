@@ -1,0 +1,177 @@
+"""Which method explains this model best, by which metrics: `compare`, and `score` for one metric."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from abe.engines.instrument.model_state import as_found, eager
+from abe.errors import Code, SpecError
+from abe.explanation import Explanation
+from abe.metrics.evaluation.base import Score, as_metric
+from abe.metrics.evaluation.batches import Samples
+from abe.metrics.evaluation.comparison import with_statistics
+from abe.metrics.evaluation.evaluate import (
+    Comparison,
+    Execution,
+    Plan,
+    chosen_metrics,
+)
+from abe.metrics.evaluation.reexplain import objective_of
+from abe.metrics.evaluation.sources import Given, Made
+from abe.objectives import as_objective
+from abe.registry import Method, methods
+from abe.task.base import Task
+
+PARTS_OF_SOME = frozenset({"layer", "attention", "cross_attention", "training", "optimisation"})
+"""What only some models have, or takes minutes per sample; such methods are compared when named."""
+
+
+def compare(
+    task: Task,
+    photos: Any,
+    methods: Sequence[Any] | None = None,
+    metrics: Sequence[Any] | None = None,
+    *,
+    target: Any = None,
+    labels: Any = None,
+    masks: Any = None,
+    objective: Any = "logit",
+    unit: Any = "pixel",
+    baseline: Any = "zero",
+    step: int | float | None = None,
+    rank_by: str | Sequence[str] | None = None,
+    seed: int = 0,
+    ids: Sequence[int | str] | None = None,
+    confidence: float = 0.95,
+    execution: Execution = "auto",
+    chunk: int | None = None,
+    progress: bool | Callable[[float], None] = True,
+) -> Comparison:
+    """Explain the same samples by several methods, score every map, and rank the methods.
+
+    Args:
+        task: the model and how to read it.
+        photos: raw inputs, as for `abe.api`, or a stream of batches, as for `abe.evaluate`.
+        methods: names, (name, parameters) pairs or `abe.method` values; by default every registered
+            method that needs no further argument.
+        metrics: the same for metrics; by default INS, DEL, their KL and fair forms, gaps, residual,
+            passes and seconds.
+        target: class per sample or for all; the prediction by default.
+        labels: (b,) true classes, for metrics that need them.
+        masks: (b, h, w) true regions, likewise.
+        objective: the explained score, one for all methods.
+        unit: what is changed together, for every metric that does not bring its own.
+        baseline: what stands for "absent", likewise; F-INS and F-DEL keep the confusion feature.
+        step: units per step or a fraction of them, likewise; 1 % by default.
+        rank_by: metrics whose ranks are averaged; by default the three gaps where measured, else
+            every metric given.
+        seed: of all random draws.
+        ids: identities the draws depend on; by default each sample's content.
+        confidence: of intervals and tests.
+        execution: ``"auto"`` may run a verified faster copy of the model; ``"model"`` never does.
+        chunk: rows at a time; found by timing when None.
+        progress: show a bar after two seconds, or a function called with rows done.
+
+    Returns:
+        Per-sample scores with intervals, tests of every pair, the ranking, maps and curves. A method that
+        fails is listed with its error code and does not stop the others.
+
+    Raises:
+        AbeError: the input, a name or a parameter is unusable, or no method finished.
+
+    Cost:
+        Per method its own rows, plus b · (n + 1) forward rows for each different run its metrics read
+        (four by default).
+    """
+    plan = Plan(
+        task=task,
+        sources={name: Made(method) for name, method in _methods(methods, task).items()},
+        metrics=chosen_metrics(metrics, {"unit": unit, "baseline": baseline, "step": step}),
+        objective=as_objective(objective),
+        seed=seed,
+        confidence=confidence,
+        execution=execution,
+        chunk=chunk,
+        title="compare",
+    )
+    samples = Samples(task=task, data=photos, target=target, labels=labels, masks=masks, ids=ids)
+    return plan.run(samples, (unit, baseline, step), rank_by, progress)
+
+
+def score(
+    explanation: Explanation,
+    task: Task,
+    *,
+    metric: Any = "insertion",
+    seed: int | None = None,
+    raw: Any = None,
+    execution: Execution = "auto",
+    chunk: int | None = None,
+    masks: Any = None,
+    labels: Any = None,
+    **params: Any,
+) -> Score:
+    """One metric of a finished explanation, of any origin.
+
+    Args:
+        explanation: maps with their inputs and targets.
+        task: the model that was explained.
+        metric: a registered name, a (name, parameters) pair, or a metric value.
+        seed: of the draws (ties, stochastic baselines); the explanation's own by default.
+        raw: the raw input again, where the model has further inputs beside the explained one.
+        execution: ``"auto"`` may run a verified faster copy of the model; ``"model"`` never does.
+        chunk: rows at a time; found by timing when None.
+        masks: (b, h, w) true regions, for metrics that need them.
+        labels: (b,) true classes, likewise.
+        **params: parameters of the metric, when ``metric`` is a name.
+
+    Raises:
+        AbeError: unknown metric, or a map that is not finite or does not fit the input.
+    """
+    chosen = as_metric((metric, params) if params else metric)
+    seed = explanation.seed if seed is None else seed
+    plan = Plan(
+        task=task,
+        sources={chosen.name: Given(chosen.name, explanation)},
+        metrics=[chosen],
+        objective=objective_of(explanation),
+        target=explanation.target,
+        seed=seed,
+        execution=execution,
+        chunk=chunk,
+    )
+    samples = Samples(
+        task=task,
+        data=raw,
+        explanations=[explanation],
+        labels=labels,
+        masks=masks,
+        ids=explanation.ids or None,
+    )
+    with as_found(task.model), eager(task.model), torch.enable_grad():
+        for lot in samples:
+            plan.measure(lot, lambda _: None)
+    scores = plan.scores()
+    with_statistics(scores, [chosen], seed=seed, confidence=plan.confidence)
+    return scores[chosen.name][chosen.name]
+
+
+def _methods(given: Sequence[Any] | None, task: Task) -> dict[str, Method]:
+    """Methods by a label that tells equal names apart."""
+    if given is None:
+        entries = [e for e in methods.entries() if not e.required() and task.modality in e.card.modalities]
+        given = [e.name for e in entries if not PARTS_OF_SOME.intersection(e.card.needs)]
+    listed = [given] if isinstance(given, str | Method) else list(given)
+    chosen = list(dict.fromkeys(methods.resolve(item) for item in listed))
+    if not chosen:
+        raise SpecError(Code.BAD_PARAMETER, "There is no method to compare", fix="Name at least one")
+    names = [method.name for method in chosen]
+    return {m.name if names.count(m.name) == 1 else _distinct(m, chosen): m for m in chosen}
+
+
+def _distinct(method: Method, others: Sequence[Method]) -> str:
+    """The method's name with the parameters in which its namesakes differ."""
+    rivals = [dict(o.params) for o in others if o.name == method.name]
+    differing = [k for k, v in method.params if any(r.get(k) != v for r in rivals)]
+    return f"{method.name}({', '.join(f'{k}={dict(method.params)[k]!r}' for k in differing)})"

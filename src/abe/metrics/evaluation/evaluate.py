@@ -1,0 +1,512 @@
+"""`evaluate`: many explanations by many metrics in one plan; `compare` and `score` run the same plan.
+
+For every lot of samples the model predicts once; then each source gives its maps, and equal perturbation
+runs are performed once for all metrics that read them.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from abe.baselines import Confusion, as_baseline
+from abe.draws import SeededDraws
+from abe.engines.instrument.model_state import as_found, eager
+from abe.engines.runtime.evaluator import Evaluator
+from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.targets import predict, settle_output_kind, settle_target
+from abe.errors import AbeError, Code, InputError, SpecError, TargetError
+from abe.explanation import Explanation
+from abe.metrics.evaluation.base import (
+    Metric,
+    Score,
+    Sheets,
+    as_metric,
+    named,
+    runs_of,
+)
+from abe.metrics.evaluation.batches import Lot, Samples
+from abe.metrics.evaluation.comparison import (
+    Comparison,
+    Failure,
+    Origin,
+    mean_ranks,
+    with_statistics,
+)
+from abe.metrics.evaluation.perturbation import PerturbationRun
+from abe.metrics.evaluation.reexplain import objective_of
+from abe.metrics.evaluation.sources import (
+    Given,
+    Made,
+    Request,
+    Source,
+)
+from abe.metrics.evaluation.sources import named as named_sources
+from abe.metrics.evaluation.statistics import check_confidence
+from abe.metrics.evaluation.truth import with_truth
+from abe.objectives import as_objective, objective_name
+from abe.progress import Progress
+from abe.registry import baselines, units
+from abe.task.base import Task
+from abe.types import Cost, Objective
+
+Execution = Literal["auto", "model"]
+GUESS = 100.0
+"""Rows per sample of a method that promises none, for the progress bar."""
+PAIRS = ("gap", "kl_gap", "f_gap")
+"""Metrics that rank methods unless told otherwise."""
+
+DEFAULT_METRICS = (
+    *("insertion", "deletion", "gap"),
+    *("kl_insertion", "kl_deletion", "kl_gap"),
+    *("f_insertion", "f_deletion", "f_gap"),
+    *("residual", "passes", "seconds"),
+)
+NOTES = 20
+"""Notes of one method that are kept of a stream."""
+
+
+def evaluate(
+    task: Task,
+    explanations: Any,
+    metrics: Sequence[Any] | None = None,
+    *,
+    data: Any = None,
+    target: Any = None,
+    labels: Any = None,
+    masks: Any = None,
+    objective: Any = None,
+    unit: Any = "pixel",
+    baseline: Any = "zero",
+    step: int | float | None = None,
+    rank_by: str | Sequence[str] | None = None,
+    seed: int = 0,
+    ids: Sequence[int | str] | None = None,
+    confidence: float = 0.95,
+    execution: Execution = "auto",
+    chunk: int | None = None,
+    progress: bool | Callable[[float], None] = True,
+) -> Comparison:
+    """Score many explanations of the same samples by many metrics, with intervals and paired tests.
+
+    Args:
+        task: the model that was explained.
+        explanations: by name, or a list: finished explanations, arrays of maps from elsewhere (as
+            `abe.Explanation.from_array` reads them), paths of either, functions ``(inputs, targets) ->
+            maps``, or methods, which explain as they go.
+        metrics: names, (name, parameters) pairs or values; the same defaults as `abe.compare`.
+        data: the explained inputs, as for `abe.api`; the explanations' own by default. Anything else
+            that can be iterated, such as a data loader, is a stream of batches: inputs, (inputs, labels,
+            masks), or mappings with inputs, labels, masks, targets. Only one batch is held at a time.
+        target: the explained classes; those of the explanations, else the predictions.
+        labels: (b,) true classes, for metrics that need them.
+        masks: (b, h, w) true regions, likewise.
+        objective: the explained score; that of the explanations, else the logit.
+        unit: what is changed together, for every metric that does not bring its own.
+        baseline: what stands for "absent", likewise; F-INS and F-DEL keep the confusion feature.
+        step: units per step or a fraction of them, likewise; 1 % by default.
+        rank_by: metrics whose ranks are averaged; by default the three gaps where measured, else all.
+        seed: of all draws: ties, stochastic baselines, resamples.
+        ids: identities the draws depend on; by default the explanations' or each sample's content.
+        confidence: of intervals and tests.
+        execution: ``"auto"`` may run a verified faster copy of the model; ``"model"`` never does.
+        chunk: rows at a time; found by timing when None.
+        progress: show a bar after two seconds, or a function called with rows done.
+
+    Returns:
+        Scores per method and metric with per-sample values, direction, processing, cost and interval, a
+        test of every pair of methods, corrected for their number, and a ranking.
+
+    Raises:
+        AbeError: a map of another shape, NaN, maps of other samples, missing labels or masks, a metric
+            that does not apply: all said before the model runs where they can be seen.
+
+    Cost:
+        b forward rows for all, and per explanation b · (n + 1) for each different run its metrics read,
+        plus what metrics without a run need.
+
+    Example:
+        >>> import torch, abe
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2, bias=False))
+        >>> task, x = abe.image_task(model), torch.rand(3, 3, 2, 2)
+        >>> maps = {"all": torch.ones_like(x), "exact": abe.explain(task, x, "gradient_x_input")}
+        >>> found = abe.evaluate(task, maps, ["insertion", "deletion"], data=x)
+        >>> sorted(found.methods)
+        ['all', 'exact']
+    """
+    sources = named_sources(explanations)
+    finished = [s.explanation for s in sources.values() if isinstance(s, Given)]
+    plan = Plan(
+        task=task,
+        sources=sources,
+        metrics=chosen_metrics(metrics, {"unit": unit, "baseline": baseline, "step": step}),
+        objective=_objective(objective, finished),
+        target=_target(target, finished),
+        seed=seed,
+        confidence=confidence,
+        execution=execution,
+        chunk=chunk,
+        title="evaluate",
+    )
+    samples = Samples(
+        task=task, data=data, explanations=finished, target=target, labels=labels, masks=masks, ids=ids
+    )
+    return plan.run(samples, (unit, baseline, step), rank_by, progress)
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """One evaluation: what to measure of which maps, and what all of them share.
+
+    Attributes:
+        task: the model and how to read it.
+        sources: of the maps, by name.
+        metrics: what to measure.
+        objective: the explained score.
+        target: the explained classes of all samples, where they are known before the model runs.
+        seed, confidence, execution, chunk: see `evaluate`.
+        title: what the progress bar says first.
+    """
+
+    task: Task
+    sources: Mapping[str, Source]
+    metrics: list[Metric]
+    objective: Objective
+    target: Tensor | None = None
+    seed: int = 0
+    confidence: float = 0.95
+    execution: Execution = "auto"
+    chunk: int | None = None
+    title: str = "evaluate"
+    setup: Cost = field(default_factory=Cost)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    explanations: dict[str, Explanation] = field(default_factory=dict)
+    origins: dict[str, Origin] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    target_names: list[str] = field(default_factory=list)
+    confusion: float | None = None
+    _sheets: dict[str, Sheets] = field(default_factory=dict)
+    _first_problem: Exception | None = None
+
+    def run(
+        self,
+        samples: Samples,
+        settings: tuple[Any, Any, int | float | None],
+        rank_by: str | Sequence[str] | None,
+        progress: bool | Callable[[float], None],
+    ) -> Comparison:
+        """Measure every source on every lot, and draw the conclusions."""
+        ranking = _rank_by(rank_by, self.metrics)
+        check_confidence(self.confidence)
+        self._check_metrics()
+        with (
+            as_found(self.task.model),
+            eager(self.task.model),
+            torch.enable_grad(),
+            Progress(self.title, enabled=progress is True) as bar,
+        ):
+            advance = progress if callable(progress) else bar.advance
+            shape: tuple[int, ...] = ()
+            for lot in samples:
+                shape = tuple(lot.lifted.x.shape[1:])
+                if not samples.stream:
+                    self._finish(len(lot))
+                    self._check_number(len(lot))
+                bar.total = bar.total or self._rows(lot, samples.expected)
+                self.measure(lot, advance, keep=not samples.stream, relabel=bar.relabel)
+            self._finish(len(self.names))
+        return self._comparison(shape, settings, ranking)
+
+    def measure(
+        self,
+        lot: Lot,
+        advance: Callable[[int], None],
+        *,
+        keep: bool = True,
+        relabel: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Score every source on one lot; one that fails is noted and left out of later lots."""
+        self._check_truth(lot)
+        for source in self.sources.values():
+            source.check(lot)
+        problem = self._settle(lot, advance)
+        request = Request(
+            task=self.task,
+            objective=self.objective,
+            seed=self.seed,
+            execution=self.execution,
+            chunk=self.chunk,
+            advance=advance,
+        )
+        for name, source in self.sources.items():
+            relabel(name)
+            if name not in self.failures:
+                self._measure(name, source, lot, problem, request, keep)
+        self._note_confusion(problem)
+
+    def scores(self) -> dict[str, dict[str, Score]]:
+        """Scores of the sources that did not fail, with intervals still to come."""
+        return {name: s.scores() for name, s in self._sheets.items() if name not in self.failures}
+
+    def _measure(
+        self, name: str, source: Source, lot: Lot, problem: Problem, request: Request, keep: bool
+    ) -> None:
+        try:
+            explanation = source.explain(lot, problem.target, request)
+            evaluator = self._evaluator(request.advance)
+            sheets = self._sheets.setdefault(name, Sheets(self.metrics, seed=self.seed, curves=keep))
+            sheets.add(replace(problem, evaluator=evaluator), with_truth(explanation, lot.masks, lot.labels))
+        except Exception as error:  # a third party's method may raise anything; the others go on
+            if source.given:
+                raise
+            code = error.code.value if isinstance(error, AbeError) else type(error).__name__
+            self.failures[name] = Failure(code, str(error))
+            self._first_problem = self._first_problem or error
+            return
+        self._note(name, explanation, lot.start)
+        if keep:
+            self.explanations[name] = explanation
+
+    def _settle(self, lot: Lot, advance: Callable[[int], None]) -> Problem:
+        """Predict once and settle what every source explains; find what all of them share."""
+        evaluator, x = self._evaluator(advance), lot.lifted.x
+        began = time.perf_counter()
+        target = lot.target if self.target is None else self.target[lot.rows]
+        outputs = None
+        if self.target is None or self.task.output_kind == "auto" or len(self.sources) > 1:
+            outputs = predict(evaluator, x, lot.lifted.context)
+            settle_output_kind(self.task, outputs, [])
+        problem = Problem(
+            evaluator=evaluator,
+            x=x,
+            context=lot.lifted.context,
+            target=settle_target(self.task, outputs, target, len(x), x.device),
+            objective=self.objective,
+            draws=SeededDraws(seed=self.seed),
+            ids=lot.ids,
+            known_outputs=outputs,
+        )
+        if len(self.sources) > 1:  # what one source alone needs counts as its metrics' own
+            for feature in self._confusions():
+                feature.feature(problem)
+        evaluator.cost.seconds = time.perf_counter() - began
+        self.setup.add(evaluator.cost)
+        self.names += lot.lifted.names
+        self.target_names += [self.task.name(t.tolist()) for t in problem.target]
+        return problem
+
+    def _confusions(self) -> list[Confusion]:
+        return [r.baseline for r in runs_of(self.metrics) if isinstance(r.baseline, Confusion)]
+
+    def _note_confusion(self, problem: Problem) -> None:
+        """Keep how undecided the model is at the confusion features that were used."""
+        found = [f.confusion for f in (c.remembered(problem) for c in self._confusions()) if f is not None]
+        self.confusion = min([*found, *filter(None, [self.confusion])], default=None)
+
+    def _finish(self, samples: int) -> None:
+        for source in self.sources.values():
+            source.finish(samples)
+
+    def _check_metrics(self) -> None:
+        """Say before computing which metric cannot be measured here."""
+        for metric in self.metrics:
+            card = metric.card
+            if card is not None and self.task.modality not in card.modalities:
+                raise SpecError(
+                    Code.UNSUPPORTED,
+                    f"The metric {metric.name!r} does not apply to this kind of input",
+                    got=f"a task of the modality {self.task.modality!r}",
+                    expected=" or ".join(card.modalities),
+                    fix="Leave it out, or set another unit and metric",
+                )
+            if metric.runs and self.task.output_kind == "regression":
+                raise SpecError(
+                    Code.UNSUPPORTED,
+                    f"The metric {metric.name!r} follows class probabilities, and a regression has none",
+                    fix='Choose metrics that read the score, such as "faithfulness_correlation"',
+                )
+            silent = [n for n, s in self.sources.items() if not s.explains]
+            if card is not None and "method" in card.needs and silent:
+                raise SpecError(
+                    Code.UNSUPPORTED,
+                    f"The metric {metric.name!r} explains again, so it needs a method of ABE",
+                    got=f"the maps {silent[0]!r}, which were made elsewhere",
+                    fix="Leave out that metric or those maps",
+                )
+
+    def _check_number(self, samples: int) -> None:
+        """Say before computing which metric needs more samples than there are."""
+        for metric in self.metrics:
+            if samples < metric.fewest:
+                raise InputError(
+                    Code.SAMPLES,
+                    f"The metric {metric.name!r} needs more samples",
+                    got=str(samples),
+                    expected=f"at least {metric.fewest}",
+                )
+
+    def _check_truth(self, lot: Lot) -> None:
+        for metric in self.metrics:
+            needs = () if metric.card is None else metric.card.needs
+            for name, given, code in (("mask", lot.masks, Code.MASK), ("label", lot.labels, Code.LABELS)):
+                if name in needs and given is None:
+                    raise InputError(
+                        code,
+                        f"The metric {metric.name!r} needs the true "
+                        f"{'region' if name == 'mask' else 'class'} of every sample",
+                        got=f"no {name}s",
+                        fix=f"Pass {name}s=, or put them into the batches of the stream",
+                    )
+
+    def _evaluator(self, advance: Callable[[int], None]) -> Evaluator:
+        return Evaluator(self.task, execution=self.execution, chunk=self.chunk, advance=advance)
+
+    def _note(self, name: str, explanation: Explanation, start: int) -> None:
+        """Add a lot's specification, cost and notes to what is known of a source."""
+        known = self.origins.setdefault(name, Origin(dict(explanation.spec)))
+        known.cost.add(explanation.cost)
+        fresh = [f"From sample {start}: {w}" if start else w for w in explanation.warnings]
+        said = {w.split(": ", 1)[-1] if w.startswith("From sample ") else w for w in known.warnings}
+        known.warnings.extend(
+            w for w, plain in zip(fresh, explanation.warnings, strict=True) if plain not in said
+        )
+        if len(known.warnings) > NOTES:
+            known.warnings[NOTES:] = ["Later samples gave further notes, which are left out"]
+
+    def _rows(self, lot: Lot, lots: int | None) -> float | None:
+        """Rows that are to be expected in all, for the progress bar."""
+        if lots is None:
+            return None
+        b, shape = len(lot), lot.lifted.x.shape[1:]
+        made = sum(_promised(s, b) for s in self.sources.values())
+        curves = len(self.sources) * sum(b * r.points(shape) for r in runs_of(self.metrics))
+        return lots * (b + made + curves)
+
+    def _comparison(
+        self,
+        shape: tuple[int, ...],
+        settings: tuple[Any, Any, int | float | None],
+        ranking: tuple[str, ...],
+    ) -> Comparison:
+        scores = self.scores()
+        if self._first_problem is not None and not scores:
+            raise self._first_problem
+        ranks = mean_ranks(scores, [m for m in self.metrics if m.name in ranking])
+        order = sorted(scores, key=ranks.__getitem__)
+        run = PerturbationRun(direction="insertion", unit=units.resolve(settings[0]), step=settings[2])
+        return Comparison(
+            scores={name: scores[name] for name in order},
+            tests=with_statistics(
+                {n: scores[n] for n in order}, self.metrics, seed=self.seed, confidence=self.confidence
+            ),
+            origins={name: self.origins[name] for name in order},
+            explanations={n: self.explanations[n] for n in order if n in self.explanations},
+            failures=self.failures,
+            metrics=self.metrics,
+            ranks={name: ranks[name] for name in order},
+            rank_by=ranking,
+            names=self.names,
+            target_names=self.target_names,
+            objective=objective_name(self.objective),
+            seed=self.seed,
+            confidence=self.confidence,
+            unit=named(run.unit, units),
+            baseline=named(as_baseline(settings[1]), baselines),
+            step=run.units_per_step(shape),
+            count=run.unit.count(shape),
+            setup=self.setup,
+            confusion=self.confusion,
+        )
+
+
+def chosen_metrics(given: Sequence[Any] | None, defaults: Mapping[str, Any]) -> list[Metric]:
+    """Metrics by unique name."""
+    found: dict[str, Metric] = {}
+    for item in _listed(DEFAULT_METRICS if given is None else given):
+        metric = as_metric(item, defaults=defaults)
+        if metric.name in found and found[metric.name] != metric:
+            raise SpecError(
+                Code.DUPLICATE_NAME,
+                f"The metric {metric.name!r} is asked for twice with different parameters",
+                fix="Evaluate twice, once with each",
+            )
+        found[metric.name] = metric
+    if not found:
+        raise SpecError(Code.BAD_PARAMETER, "There is no metric to measure", fix="Name at least one")
+    return list(found.values())
+
+
+def _listed(given: Any) -> list[Any]:
+    """A list of items; one name alone is a list of one."""
+    pair = isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Mapping)
+    return [given] if isinstance(given, str | Metric) or pair else list(given)
+
+
+def _rank_by(given: str | Sequence[str] | None, chosen: Sequence[Metric]) -> tuple[str, ...]:
+    """Canonical names of the metrics that rank."""
+    measured = [metric.name for metric in chosen]
+    if given is None:
+        pairs = tuple(name for name in PAIRS if name in measured)
+        return pairs or tuple(measured)
+    wanted = tuple(as_metric(name).name for name in _listed(given))
+    missing = [name for name in wanted if name not in measured]
+    if missing or not wanted:
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            "rank_by must name metrics that are measured",
+            got=repr(missing[0]) if missing else "none",
+            expected=f"among {', '.join(measured)}",
+        )
+    return wanted
+
+
+def _objective(given: Any, finished: Sequence[Explanation]) -> Objective:
+    """The objective as given, else the one that the finished explanations share, else the logit."""
+    if given is not None:
+        return as_objective(given)
+    told = {e.objective: e.method for e in finished if e.objective}
+    if len(told) > 1:
+        (one, first), (other, second) = list(told.items())[:2]
+        raise SpecError(
+            Code.OBJECTIVE,
+            "The explanations explain different scores",
+            got=f"{first!r} explains {one}, {second!r} {other}",
+            fix="Evaluate them apart, or pass objective= to say by which score to measure",
+        )
+    known = next((e for e in finished if e.objective), None)
+    return as_objective("logit") if known is None else objective_of(known)
+
+
+def _target(given: Any, finished: Sequence[Explanation]) -> Tensor | None:
+    """The classes that the finished explanations explain, which are compared with each other only."""
+    if not finished:
+        return None
+    first = finished[0].target.cpu()
+    for other in finished[1:]:
+        if other.target.shape != first.shape or not torch.equal(other.target.cpu(), first):
+            raise TargetError(
+                Code.TARGET_RANGE,
+                "The explanations explain different classes of the same samples",
+                got=f"{finished[0].method!r} and {other.method!r}",
+                fix="Explain both with the same target=",
+            )
+    if given is not None and not isinstance(given, str):
+        wanted = torch.as_tensor(given).cpu().expand_as(first)
+        if not torch.equal(wanted, first):
+            raise TargetError(
+                Code.TARGET_RANGE,
+                "The explanations explain other classes than target=",
+                got=f"{first.tolist()[:5]} for {wanted.tolist()[:5]}",
+                fix="Leave target= out: the explanations hold theirs",
+            )
+    return first
+
+
+def _promised(source: Source, b: int) -> float:
+    """Rows a method's card promises; a guess where it promises none; nothing for finished maps."""
+    if not isinstance(source, Made):
+        return 0.0
+    return source.method.rows(b) or GUESS * b

@@ -1,0 +1,255 @@
+"""The perturbation engine: one run along a curve, from which many metrics read.
+
+A run changes units from most to least important and stores the model's log-probabilities at every
+step. Insertion starts at the baseline and puts the input in; deletion starts at the input and puts
+the baseline in. Row k of a sample is made when its turn comes, from the input, the reference and
+the order of arrival, so memory does not grow with the number of steps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from abe.baselines import Zero
+from abe.engines.runtime.evaluator import Chunk
+from abe.errors import Code, SpecError, note
+from abe.imputation import Removal
+from abe.spec import value
+from abe.types import Baseline
+from abe.units import Arrival, Pixel, Unit, check_map, number_of_steps, step_size
+
+CurveKind = Literal["probability", "log_probability", "log_odds", "kl", "accuracy"]
+Curve = Float[Tensor, "b k"]
+
+
+@value
+class PerturbationRun:
+    """What to change, by what, in which direction and how finely.
+
+    Args:
+        direction: ``"insertion"`` of the input into the baseline, or ``"deletion"`` by it.
+        unit: what is changed together.
+        baseline: what stands for "absent", in input space; one with ``fill`` is asked at every step.
+        step: units per step, or a fraction of the units; None for one per cent, at least one unit.
+        first: which units change first, the ``"most"`` or the ``"least"`` important.
+
+    Cost:
+        b · (n + 1) forward rows, n = ceil(U / step), plus what the baseline needs.
+    """
+
+    direction: Literal["insertion", "deletion"] | str
+    unit: Unit = Pixel()
+    baseline: Baseline = Zero()
+    step: int | float | None = None
+    first: Literal["most", "least"] | str = "most"
+
+    def __post_init__(self) -> None:
+        if self.first not in ("most", "least"):
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "A run begins with the most or the least important units",
+                got=repr(self.first),
+                expected="'most' or 'least'",
+            )
+        if self.direction not in ("insertion", "deletion"):
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "A run inserts or deletes",
+                got=repr(self.direction),
+                expected="'insertion' or 'deletion'",
+            )
+
+    def units_per_step(self, shape: Sequence[int]) -> int:
+        """Units changed per step for an input of ``shape`` (without the batch axis)."""
+        return step_size(self.step, self.unit.count(shape))
+
+    def points(self, shape: Sequence[int]) -> int:
+        """n + 1, the rows one sample needs."""
+        return number_of_steps(self.unit.count(shape), self.units_per_step(shape)) + 1
+
+    def order(self, problem: Any, attribution: Tensor, samples: Tensor) -> Arrival:
+        """The order in which the units of some samples change."""
+        ids = [problem.ids[i] for i in samples.tolist()]
+        maps = attribution[samples.to(attribution.device)]
+        maps = maps if self.first == "most" else -maps
+        return self.unit.ranks(maps, problem.x[samples], draws=problem.draws, ids=ids)
+
+    def perform(
+        self,
+        problem: Any,
+        attribution: Tensor,
+        *,
+        samples: Tensor | None = None,
+        arrival: Arrival | None = None,
+    ) -> "Perturbation":
+        """Run the model along the curve of each sample.
+
+        Args:
+            problem: the samples, their targets, draws and counted access to the model.
+            attribution: the map, of the input's shape, with one channel, or without channels.
+            samples: (m,) which of the problem's samples to run; all by default.
+            arrival: the order of these samples' units, where another run of the map made it already.
+        """
+        who = problem.everyone if samples is None else samples
+        check_map(attribution, problem.x)
+        order = self.order(problem, attribution, who) if arrival is None else arrival
+        step = self.units_per_step(problem.x.shape[1:])
+        x, filler = problem.x[who], None
+        if isinstance(self.baseline, Removal):
+            reference, filler = x, _Filler(self.baseline, problem, who)
+        else:
+            reference = self.baseline.rows(problem, who, torch.zeros_like(who))
+        curve = _Curve(order, order.thresholds(step), x, reference, self.direction, filler)
+        return Perturbation(
+            run=self,
+            log_probabilities=_log_probabilities(problem, curve, who),
+            target=problem.target[who],
+            step=step,
+            warnings=zero_maps(attribution, who),
+        )
+
+
+@dataclass(frozen=True)
+class _Filler:
+    """A removal for the samples of a run; each step has noise of its own."""
+
+    removal: Removal
+    problem: Any
+    who: Tensor
+
+    def __call__(self, sample: Tensor, step: Tensor, removed: Tensor) -> Tensor:
+        return self.removal.fill(self.problem, self.who[sample], step, removed)
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """Makes the rows of a run when their turn comes; row i is step i mod (n + 1) of sample i // (n + 1)."""
+
+    arrival: Arrival
+    thresholds: Tensor
+    x: Tensor
+    reference: Tensor
+    direction: str
+    filler: _Filler | None = None
+
+    @property
+    def points(self) -> int:
+        return self.thresholds.shape[1]
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        sample = rows // self.points
+        reached = self.arrival.reached(sample, self.thresholds[sample, rows % self.points])
+        if self.filler is not None:
+            removed = ~reached if self.direction == "insertion" else reached
+            return self.filler(sample, rows % self.points, removed)
+        x, reference = self.x[sample], self.reference[sample]
+        return (
+            torch.where(reached, x, reference)
+            if self.direction == "insertion"
+            else torch.where(reached, reference, x)
+        )
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """A finished run.
+
+    Attributes:
+        run: what was done.
+        log_probabilities: (b, n + 1, C) after step k = 0 … n.
+        target: (b,) the explained classes.
+        step: units per step.
+        warnings: notes, such as maps that are zero everywhere.
+    """
+
+    run: PerturbationRun
+    log_probabilities: Float[Tensor, "b k classes"]
+    target: Int[Tensor, "b"]
+    step: int
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def fraction(self) -> Float[Tensor, "k"]:
+        """(n + 1,) the curve's axis: steps done, from 0 to 1."""
+        return torch.linspace(0, 1, self.log_probabilities.shape[1], dtype=torch.float64)
+
+    def curve(self, kind: CurveKind | str) -> Curve:
+        """(b, n + 1) one number per step, read from the stored log-probabilities."""
+        log_p = self.log_probabilities
+        if kind == "kl":
+            return kl_from_uniform(log_p)
+        if kind == "accuracy":
+            return (log_p.argmax(2) == self.target.to(log_p.device)[:, None]).to(log_p.dtype)
+        target = self.target.to(log_p.device).view(-1, 1, 1).expand(-1, log_p.shape[1], 1)
+        chosen = log_p.gather(2, target)[:, :, 0]
+        if kind == "log_probability":
+            return chosen
+        if kind == "probability":
+            return chosen.exp()
+        if kind == "log_odds":
+            # ln p − ln(1 − p), with 1 − p summed over the other classes to keep its digits
+            return chosen - log_p.scatter(2, target, -torch.inf).logsumexp(2)
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            "A run has no such curve",
+            got=repr(kind),
+            expected="'probability', 'log_probability', 'log_odds', 'kl' or 'accuracy'",
+        )
+
+
+def kl_from_uniform(log_p: Float[Tensor, "*b classes"]) -> Float[Tensor, "*b"]:
+    """KL(U‖P) = −(1/C) Σ_j log P_j − ln C: 0 for a uniform prediction, large for a decided one."""
+    classes = torch.tensor(float(log_p.shape[-1]), dtype=log_p.dtype, device=log_p.device)
+    return -log_p.mean(-1) - classes.log()
+
+
+def area(curve: Curve) -> Float[Tensor, "b"]:
+    """(b,) area under the curve over [0, 1] by the trapezoid rule, steps equally wide."""
+    ends = (curve[:, 0] + curve[:, -1]) / 2
+    return (curve[:, 1:-1].sum(1) + ends) / (curve.shape[1] - 1)
+
+
+def zero_maps(attribution: Tensor, samples: Tensor) -> list[str]:
+    """A note where a sample's map is zero everywhere and its order therefore random."""
+    empty = [i for i in samples.tolist() if not bool(attribution[i].any())]
+    if not empty:
+        return []
+    who = ", ".join(map(str, empty[:5])) + (" …" if len(empty) > 5 else "")
+    return [
+        note(Code.ZERO_MAP, f"The map is zero everywhere, so its units come in random order (sample {who})")
+    ]
+
+
+def _log_probabilities(problem: Any, curve: _Curve, samples: Tensor) -> Tensor:
+    """(m, n + 1, C) of all rows of some samples, run without an objective."""
+    kept: list[Tensor] = []
+
+    def consume(chunk: Chunk) -> None:
+        outputs = chunk.outputs
+        if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+            shape = (
+                f"output shape {tuple(outputs.shape)}"
+                if isinstance(outputs, Tensor)
+                else type(outputs).__name__
+            )
+            raise SpecError(
+                Code.UNSUPPORTED, "Perturbation curves need class scores", got=shape, expected="(n, classes)"
+            )
+        kept.append(problem.task.log_probabilities(outputs))
+
+    n = len(samples) * curve.points
+    problem.evaluator.run(
+        "forward",
+        n,
+        curve,
+        owner=samples.repeat_interleave(curve.points),
+        target=problem.target,
+        context=problem.context,
+        objective=None,
+        consume=consume,
+    )
+    return torch.cat(kept).unflatten(0, (-1, curve.points))

@@ -1,0 +1,34 @@
+"""Rows that direct metrics run, remembered where several read the same."""
+
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from abe.engines.runtime.evaluator import Chunk
+
+_T = TypeVar("_T")
+
+
+def remembered(problem: Any, explanation: Any, key: Hashable, compute: Callable[[], _T]) -> _T:
+    """``compute()``, once per problem, map and key, so that metrics with the same settings share rows."""
+    store: dict[Any, Any] = vars(problem).setdefault("_remembered", {})
+    whole = (id(explanation.attribution), key)
+    if whole not in store:
+        store[whole] = (explanation.attribution, compute())  # held, so that the id stays taken
+    return store[whole][1]
+
+
+def probabilities(problem: Any, n: int, make: Any, owner: Tensor) -> Float[Tensor, "n"]:
+    """(n,) probability of the owner's target for rows that are made when their turn comes."""
+    found = torch.zeros(n, dtype=torch.float64, device=problem.x.device)
+
+    def keep(chunk: Chunk) -> None:
+        log_p = problem.task.log_probabilities(chunk.outputs)
+        chosen = log_p.gather(1, problem.target[chunk.owner][:, None].to(log_p.device))[:, 0]
+        found[chunk.rows] = chosen.exp().double()
+
+    problem.forward(n, make, owner, keep)
+    return found

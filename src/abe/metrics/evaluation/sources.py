@@ -1,0 +1,265 @@
+"""Where the maps of an evaluation come from: given explanations, arrays, functions, or methods that run."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from abe import arrays
+from abe.api import explain
+from abe.errors import Code, InputError, SpecError
+from abe.explanation import Explanation
+from abe.metrics.evaluation.batches import Lot
+from abe.registry import Method, methods
+from abe.task.base import Task
+from abe.types import Engine, Objective
+from abe.units import check_map
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a source may need to know beside the lot."""
+
+    task: Task
+    objective: Objective
+    seed: int
+    execution: Any
+    chunk: int | None
+    advance: Callable[[int], None]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Explanations of lots, in order."""
+
+    @property
+    def given(self) -> bool:
+        """Whether the maps exist already, so that what is wrong with them stops everything."""
+        ...
+
+    @property
+    def explains(self) -> bool:
+        """Whether its method is known and could explain again."""
+        ...
+
+    def check(self, lot: Lot) -> None:
+        """Refuse what can be seen to be wrong before the model runs."""
+        ...
+
+    def explain(self, lot: Lot, target: Tensor, request: Request) -> Explanation:
+        """The explanation of a lot's samples for their settled targets."""
+        ...
+
+    def finish(self, samples: int) -> None:
+        """Refuse maps for more samples than there were."""
+        ...
+
+
+@dataclass(frozen=True)
+class Given:
+    """An explanation that was made before, of all samples."""
+
+    name: str
+    explanation: Explanation
+    given: bool = True
+
+    @property
+    def explains(self) -> bool:
+        return dict(self.explanation.spec).get("method") in methods.names()
+
+    def check(self, lot: Lot) -> None:
+        part = self._part(lot)
+        arrays.check_inputs(part.x, lot.lifted.x, self.name)
+        check_map(part.attribution, lot.lifted.x)
+
+    def explain(self, lot: Lot, target: Tensor, request: Request) -> Explanation:
+        return self._part(lot)
+
+    def finish(self, samples: int) -> None:
+        _same_number(self.name, len(self.explanation), samples)
+
+    def _part(self, lot: Lot) -> Explanation:
+        whole = self.explanation
+        if not lot.start and len(whole) == len(lot):
+            return whole
+        if lot.rows.stop > len(whole):
+            _same_number(self.name, len(whole), lot.rows.stop)
+        return whole[lot.rows]
+
+
+@dataclass(frozen=True)
+class Array:
+    """Maps of all samples as an array, one array per class, or a file of either."""
+
+    name: str
+    maps: Any
+    inputs: Any = None
+    given: bool = True
+    explains: bool = False
+
+    def check(self, lot: Lot) -> None:
+        if arrays.length(self.maps) < lot.rows.stop:
+            _same_number(self.name, arrays.length(self.maps), lot.rows.stop)
+        if self.inputs is not None:
+            arrays.check_inputs(self.inputs[lot.rows], lot.lifted.x, self.name)
+        some = torch.zeros(len(lot), dtype=torch.long)
+        arrays.as_map(self._part(lot), lot.lifted.x, target=some)
+
+    def explain(self, lot: Lot, target: Tensor, request: Request) -> Explanation:
+        return _foreign(self._part(lot), self.name, lot, target, request)
+
+    def finish(self, samples: int) -> None:
+        _same_number(self.name, arrays.length(self.maps), samples)
+
+    def _part(self, lot: Lot) -> Any:
+        return arrays.part(self.maps, lot.rows)
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function ``(inputs, targets) -> maps`` of somebody else's, called lot by lot."""
+
+    name: str
+    function: Callable[[Tensor, Tensor], Any]
+    given: bool = False
+    explains: bool = False
+
+    def check(self, lot: Lot) -> None:
+        """Nothing is known before it is called."""
+
+    def explain(self, lot: Lot, target: Tensor, request: Request) -> Explanation:
+        return _foreign(self.function(lot.lifted.x.clone(), target.clone()), self.name, lot, target, request)
+
+    def finish(self, samples: int) -> None:
+        """It made as many as there were."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A method of ABE that explains each lot."""
+
+    method: Method
+    given: bool = False
+    explains: bool = True
+
+    def check(self, lot: Lot) -> None:
+        """The method checks what it needs."""
+
+    def explain(self, lot: Lot, target: Tensor, request: Request) -> Explanation:
+        lifted, task = lot.lifted, request.task
+        alone = not lifted.context.values and not task.explained
+        explanation = explain(
+            task,
+            lifted.x if alone else _again(lot, task),
+            self.method,
+            target=target,
+            objective=request.objective,
+            seed=request.seed,
+            ids=lot.ids,
+            execution=request.execution,
+            chunk=request.chunk,
+            progress=request.advance,
+        )
+        return replace(explanation, names=list(lifted.names))
+
+    def finish(self, samples: int) -> None:
+        """It made as many as there were."""
+
+
+def named(given: Any) -> dict[str, Source]:
+    """Sources by name, from a mapping, a list of explanations or methods, or one of these.
+
+    Raises:
+        SpecError: nothing, or something that is no source of maps.
+    """
+    if isinstance(given, Mapping):
+        found = {str(name): source(str(name), one) for name, one in given.items()}
+    else:
+        several = isinstance(given, Sequence) and not isinstance(given, str)
+        listed = list(given) if several else [given]
+        found = {}
+        for one in listed:
+            name = _free(_name(one), found)
+            found[name] = source(name, one)
+    if not found:
+        raise SpecError(
+            Code.BAD_PARAMETER, "There is nothing to evaluate", fix="Give at least one explanation"
+        )
+    return found
+
+
+def source(name: str, one: Any) -> Source:
+    """The source that something stands for."""
+    if isinstance(one, Explanation):
+        return Given(name, one)
+    if isinstance(one, Method | Engine | str):
+        return Made(methods.resolve(one))
+    if isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str):
+        return Made(methods.resolve(one))
+    if isinstance(one, Path):
+        if one.is_dir():
+            return Given(name, Explanation.load(one))
+        held = arrays.read(one)
+        return Array(name, held["maps"], held.get("inputs"))
+    if arrays.is_maps(one):
+        return Array(name, one)
+    if callable(one):
+        return Function(name, one)
+    raise SpecError(
+        Code.BAD_PARAMETER,
+        f"{name!r} is no source of maps",
+        got=type(one).__name__,
+        expected="an Explanation, an array, a path, a method, or a function (inputs, targets) -> maps",
+    )
+
+
+def _name(one: Any) -> str:
+    if isinstance(one, Explanation):
+        return one.method
+    if isinstance(one, str):
+        return methods.get(one).name
+    if isinstance(one, Method):
+        return one.name
+    if isinstance(one, Path):
+        return one.stem
+    return getattr(one, "__name__", "given")
+
+
+def _free(name: str, taken: Mapping[str, Any]) -> str:
+    if name not in taken:
+        return name
+    return next(free for k in range(2, len(taken) + 3) if (free := f"{name} ({k})") not in taken)
+
+
+def _foreign(maps: Any, name: str, lot: Lot, target: Tensor, request: Request) -> Explanation:
+    return Explanation.from_array(
+        maps,
+        lot.lifted.x,
+        target=target,
+        name=name,
+        names=lot.lifted.names,
+        ids=lot.ids,
+        modality=request.task.modality,
+    )
+
+
+def _again(lot: Lot, task: Task) -> dict[str | int, Tensor] | tuple[Tensor, ...]:
+    """The lifted inputs of a model with several, in the form the task lifts."""
+    items = {**lot.lifted.context.values, **task.unpack(lot.lifted.x)}
+    if all(isinstance(k, int) for k in items):
+        return tuple(items[k] for k in sorted(items, key=int))
+    return items
+
+
+def _same_number(name: str, maps: int, samples: int) -> None:
+    if maps != samples:
+        more = "at least " if maps < samples else ""
+        raise InputError(
+            Code.SAMPLES,
+            f"The maps {name!r} are not of the samples that are evaluated",
+            got=f"{maps} maps for {more}{samples} samples",
+            fix="Give one map per sample, in the order of the data",
+        )

@@ -1,0 +1,144 @@
+"""What direct metrics share: remembered work, truth about the samples, and explaining again."""
+
+from collections.abc import Sequence
+from copy import copy
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from abe.errors import Code, InputError, SpecError
+from abe.imputation import positions
+from abe.metrics.evaluation.reexplain import method_of
+from abe.types import Card
+from abe.units import check_map
+
+MASK = "truth.mask"
+"""Where `Explanation.diagnostics` holds the true region of each sample."""
+LABEL = "truth.label"
+"""Where it holds the true class of each sample."""
+
+
+def with_truth(explanation: Any, masks: Any, labels: Any) -> Any:
+    """The explanation with what is known about its samples; itself where nothing is given."""
+    given = {MASK: masks, LABEL: labels}
+    known = {name: torch.as_tensor(value) for name, value in given.items() if value is not None}
+    if not known:
+        return explanation
+    other = copy(explanation)
+    other.diagnostics = {**explanation.diagnostics, **known}
+    return other
+
+
+def region(problem: Any, explanation: Any) -> Bool[Tensor, "b p"]:
+    """(b, positions) the true region of each sample.
+
+    Raises:
+        InputError: no masks were given, or they do not fit the samples.
+    """
+    x = problem.x
+    given = getattr(explanation, "diagnostics", {}).get(MASK)
+    if given is None:
+        raise InputError(
+            Code.MASK,
+            "This metric needs the true region of every sample",
+            got="no masks",
+            fix="Pass masks=(b, h, w) of booleans to score or evaluate",
+        )
+    mask = torch.as_tensor(given).to(x.device).bool()
+    wanted = (len(x), *x.shape[2:]) if x.ndim > 2 else tuple(x.shape)
+    if mask.ndim == x.ndim and x.ndim > 2 and mask.shape[1] == 1:
+        mask = mask[:, 0]
+    if tuple(mask.shape) != wanted:
+        raise InputError(
+            Code.MASK, "The masks do not fit the samples", got=str(tuple(mask.shape)), expected=str(wanted)
+        )
+    return mask.flatten(1)
+
+
+def labels(problem: Any, explanation: Any) -> Tensor:
+    """(b,) the true class of each sample.
+
+    Raises:
+        InputError: none were given, or not one class number per sample.
+    """
+    given = getattr(explanation, "diagnostics", {}).get(LABEL)
+    found = None if given is None else torch.as_tensor(given)
+    if found is None or found.shape != (len(problem.x),) or found.is_floating_point():
+        raise InputError(
+            Code.LABELS,
+            "This metric needs the true class of every sample",
+            got="no labels" if found is None else f"labels of shape {tuple(found.shape)}, {found.dtype}",
+            expected=f"({len(problem.x)},) class numbers",
+            fix="Pass labels= with one class number per sample",
+        )
+    return found.to(problem.x.device).long()
+
+
+def check_asked(problem: Any, explanation: Any, cards: Sequence[Card]) -> None:
+    """Refuse what cannot be measured before anything is computed.
+
+    Raises:
+        InputError: maps of other samples, or no masks or labels where a metric needs them.
+        SpecError: a metric that does not apply to the modality, or needs the method of a foreign map.
+    """
+    check_map(explanation.attribution, problem.x)
+    x = getattr(explanation, "x", None)
+    if x is not None and (x.shape != problem.x.shape or not torch.equal(x.to(problem.x), problem.x)):
+        raise InputError(
+            Code.SAMPLES,
+            "The maps explain other samples than these",
+            fix="Explain the same inputs, in the same order",
+        )
+    checks = {
+        "mask": lambda: region(problem, explanation),
+        "label": lambda: labels(problem, explanation),
+        "method": lambda: method_of(explanation),
+    }
+    modality = problem.task.modality
+    for card in cards:
+        if modality not in card.modalities:
+            raise SpecError(
+                Code.UNSUPPORTED,
+                f"The metric {card.name!r} does not apply to this modality",
+                got=repr(modality),
+                expected=" or ".join(map(repr, card.modalities)),
+            )
+        for need in card.needs:
+            if need in checks:
+                checks[need]()
+
+
+PROCESSING = ("positive", "absolute", "minmax", "signed")
+
+
+def heat(problem: Any, explanation: Any, of: str) -> Float[Tensor, "b p"]:
+    """(b, positions) float64: the map summed over channels, then post-processed.
+
+    Clipped at 0 (``"positive"``), ``"absolute"``, from 0 for the smallest to 1 for the largest value
+    (``"minmax"``; a constant map is 0), or as it is (``"signed"``).
+    """
+    flat = check_map(explanation.attribution, problem.x).double()
+    flat = flat.sum(1).flatten(1) if problem.x.ndim > 2 else flat[:, 0]
+    if of == "minmax":
+        low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
+        return (flat - low) / torch.where(high > low, high - low, torch.ones_like(low))
+    return {"positive": flat.clamp_min(0), "absolute": flat.abs(), "signed": flat}[of]
+
+
+def soft_mask(problem: Any, explanation: Any) -> Tensor:
+    """(b, 1, *space) or (b, d) the positive part of the map over its maximum; 0 where there is none."""
+    strength = heat(problem, explanation, "positive")
+    return positions(strength / strength.amax(1, keepdim=True).clamp_min(1e-300), problem.x).to(problem.x)
+
+
+def check_processing(of: str) -> None:
+    """Refuse an unknown post-processing."""
+    if of not in PROCESSING:
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            "There is no such post-processing of a map",
+            got=repr(of),
+            expected=" or ".join(map(repr, PROCESSING)),
+        )
