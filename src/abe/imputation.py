@@ -13,7 +13,7 @@ from abe.types import Baseline, Card, RowIndex, Rows
 
 
 @runtime_checkable
-class Removal(Protocol):
+class Imputation(Protocol):
     """A baseline whose values depend on what is left: it fills what was removed."""
 
     def fill(self, problem: Any, owner: RowIndex, draw: RowIndex, removed: Tensor) -> Rows:
@@ -103,7 +103,7 @@ class NoisyLinear:
 
 def without(problem: Any, baseline: Baseline, owner: RowIndex, draw: RowIndex, removed: Tensor) -> Rows:
     """(n, *f) the samples ``owner`` with what is ``removed`` (a mask that broadcasts to them) replaced."""
-    if isinstance(baseline, Removal):
+    if isinstance(baseline, Imputation):
         return baseline.fill(problem, owner, draw, removed)
     return torch.where(removed, baseline.rows(problem, owner, draw), problem.x[owner])
 

@@ -220,7 +220,7 @@ class Entropy(_ClassScore):
     )
 )
 @value
-class Unit:
+class HiddenUnit:
     """s = activation of unit ``index`` of ``layer``, averaged over any spatial axes.
 
     Args:

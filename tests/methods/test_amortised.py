@@ -17,7 +17,7 @@ from abe.engines.learn.explainers import (
     Untrained,
 )
 from abe.engines.learn.training import train, training_problem
-from abe.engines.mask.noise import Moments
+from abe.engines.mask.noise import RunningStatistics
 from abe.engines.runtime.stored import Weights, read
 from abe.errors import Code, InputError, SpecError, StorageError
 from abe.task.base import Context, Lifted
@@ -203,7 +203,7 @@ def test_members_give_standard_errors_and_their_mean():
 def test_running_moments_are_those_of_all_at_once():
     x = 1e3 + torch.randn(50, 4, dtype=torch.float64)
     x[:30, 2] = 0
-    moments = Moments()
+    moments = RunningStatistics()
     for part in x.split([7, 1, 30, 12]):
         moments.add(part)
     found = moments.statistics("input").weights

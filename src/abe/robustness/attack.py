@@ -34,7 +34,7 @@ BLOCK_BYTES = 64 * 2**20
 
 
 @dataclass
-class Found:
+class Searched:
     """What a loop hands back, per row.
 
     Attributes:
@@ -52,7 +52,7 @@ class Found:
 class OwnLoop(Protocol):
     """An attack that is more than repeated steps; it may also be an `Update`."""
 
-    def search(self, problem: Problem, early_stop: bool) -> Found:
+    def search(self, problem: Problem, early_stop: bool) -> Searched:
         """Attack every sample of a problem whose objective is the `Goal`."""
         ...
 
@@ -328,17 +328,17 @@ def succeeded(outputs: Tensor, goal: Goal, target: Tensor) -> Tensor:
     return now == target if goal.targeted else now != target
 
 
-def _restarted(update: Any, problem: Problem, steps: int, restarts: int, early_stop: bool) -> Found:
+def _restarted(update: Any, problem: Problem, steps: int, restarts: int, early_stop: bool) -> Searched:
     """The best of all restarts of every sample, in blocks of samples that fit into memory."""
     size = max(1, BLOCK_BYTES // (restarts * problem.x[0].numel() * problem.x.element_size()))
     blocks = problem.everyone.split(size)
     found = [_block(update, problem, block, steps, restarts, early_stop) for block in blocks]
-    return Found(*(torch.cat([getattr(f, name) for f in found]) for name in ("x", "outputs", "queries")))
+    return Searched(*(torch.cat([getattr(f, name) for f in found]) for name in ("x", "outputs", "queries")))
 
 
 def _block(
     update: Any, problem: Problem, block: Tensor, steps: int, restarts: int, early_stop: bool
-) -> Found:
+) -> Searched:
     owner = block.repeat_interleave(restarts)
     number = torch.arange(restarts, device=owner.device).repeat(len(block)) if restarts > 1 else None
     runs = problem.with_(owner=owner, draw=number)
@@ -350,7 +350,7 @@ def _block(
     return found if restarts == 1 else _best(found, runs, restarts)
 
 
-def _best(found: Found, runs: Problem, restarts: int) -> Found:
+def _best(found: Searched, runs: Problem, restarts: int) -> Searched:
     """Per sample the nearest success, or else the run with the lowest score."""
     goal = cast("Goal", runs.objective)
     won = succeeded(found.outputs, goal, runs.target)
@@ -360,10 +360,10 @@ def _best(found: Found, runs: Problem, restarts: int) -> Found:
     lowest = score.to(size).view(-1, restarts)
     pick = torch.where(nearest.isfinite().any(1), nearest.argmin(1), lowest.argmin(1))
     rows = torch.arange(len(pick), device=pick.device) * restarts + pick
-    return Found(found.x[rows], found.outputs[rows], found.queries.view(-1, restarts).sum(1))
+    return Searched(found.x[rows], found.outputs[rows], found.queries.view(-1, restarts).sum(1))
 
 
-def _result(problem: Problem, found: Found, names: list[str], name: str) -> AdversarialResult:
+def _result(problem: Problem, found: Searched, names: list[str], name: str) -> AdversarialResult:
     goal = cast("Goal", problem.objective)
     success = succeeded(found.outputs, goal, problem.target)
     warnings = list(problem.warnings)
@@ -407,7 +407,7 @@ class _Loop:
         self.outputs = problem.known_outputs.detach().clone()
         self.queries = torch.ones(len(problem.x), dtype=torch.long, device=problem.x.device)
 
-    def run(self) -> Found:
+    def run(self) -> Searched:
         rows, state = self._stay(self.problem.everyone, {})[:2]
         front = self._look(rows, gradient=True) if self._reads(0) and len(rows) else None
         for step in range(self.steps):
@@ -417,7 +417,7 @@ class _Loop:
             front = self._look(rows, gradient=self._reads(step + 1))
             rows, state, kept = self._stay(rows, state)
             front = None if front is None else front[kept]
-        return Found(self.x, self.outputs, self.queries)
+        return Searched(self.x, self.outputs, self.queries)
 
     def _reads(self, step: int) -> bool:
         return step < self.steps and reads_gradient(self.update, step)

@@ -17,7 +17,7 @@ from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
 from abe.errors import Code, SpecError
 from abe.registry import updates
-from abe.robustness.attack import Found, succeeded
+from abe.robustness.attack import Searched, succeeded
 from abe.spec import value
 from abe.types import Card
 
@@ -114,7 +114,7 @@ class CarliniWagner:
         after = {"w": moved.w, "first": moved.first, "second": moved.second, "count": moved.count}
         return box.outside(moved.w), after
 
-    def search(self, problem: Problem, early_stop: bool) -> Found:
+    def search(self, problem: Problem, early_stop: bool) -> Searched:
         """The nearest crossing over all constants; for a row without one, where the margin was smallest."""
         best = _Best.of(problem)
         low = torch.zeros_like(best.size)
@@ -125,7 +125,7 @@ class CarliniWagner:
             high = torch.where(won, c, high)
             low = torch.where(won, low, c)
             c = torch.where(high.isinf(), c * GROWTH, (low + high) / 2)
-        return Found(best.x, best.outputs, best.queries)
+        return Searched(best.x, best.outputs, best.queries)
 
     def _descend(self, problem: Problem, c: Tensor, best: "_Best") -> Tensor:
         """(n,) which rows crossed during one run of Adam with the constants ``c`` (n,)."""

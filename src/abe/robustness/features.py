@@ -65,7 +65,7 @@ class FeatureImportance:
                 weight = weight / along(weight.flatten(1).norm(dim=1).clamp_min(tiny(weight)), weight)
             state = {**state, "importance": weight}
         out = torch.empty_like(aim.x)
-        objective = Weighted(self.layer, weight * aim.sign)
+        objective = WeightedFeatures(self.layer, weight * aim.sign)
         rows = torch.arange(len(out), device=out.device)
 
         def consume(chunk: Chunk) -> None:
@@ -114,7 +114,7 @@ class FeatureImportance:
         return found[0] / k
 
 
-class Weighted:
+class WeightedFeatures:
     """Score Σ h(x) ⊙ w, the target naming the row's weights."""
 
     reads_logits = False

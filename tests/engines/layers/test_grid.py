@@ -11,26 +11,26 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import abe
-from abe.engines.layers.grid import Grid, grid_of
+from abe.engines.layers.grid import LayerGrid, grid_of
 from abe.engines.layers.locate import located
 from abe.engines.runtime.shapes import unit_range, upsampled
 from abe.testing import nets, samples, task_of
 from abe.testing.bench import problem_of
 
 SHAPES = {
-    "convolution": ((2, 512, 7, 7), (224, 224), Grid("channels_first", (7, 7))),
-    "channels last": ((2, 7, 7, 768), (224, 224), Grid("channels_last", (7, 7))),
-    "fewer channels than rows": ((2, 3, 56, 56), (224, 224), Grid("channels_first", (56, 56))),
-    "channels last, early": ((2, 56, 56, 96), (224, 224), Grid("channels_last", (56, 56))),
-    "rounded strides": ((2, 2048, 8, 11), (299, 400), Grid("channels_first", (8, 11))),
-    "wide, channels last": ((1, 7, 10, 384), (224, 320), Grid("channels_last", (7, 10))),
-    "class token": ((2, 197, 768), (224, 224), Grid("tokens", (14, 14), 1)),
-    "no class token": ((2, 196, 768), (224, 224), Grid("tokens", (14, 14), 0)),
-    "distilled": ((2, 198, 192), (224, 224), Grid("tokens", (14, 14), 2)),
-    "registers": ((2, 261, 384), (224, 224), Grid("tokens", (16, 16), 5)),
-    "wide tokens": ((2, 281, 384), (224, 320), Grid("tokens", (14, 20), 1)),
-    "series": ((2, 16, 25), (100,), Grid("channels_first", (25,))),
-    "volume": ((2, 16, 4, 6, 8), (8, 12, 16), Grid("channels_first", (4, 6, 8))),
+    "convolution": ((2, 512, 7, 7), (224, 224), LayerGrid("channels_first", (7, 7))),
+    "channels last": ((2, 7, 7, 768), (224, 224), LayerGrid("channels_last", (7, 7))),
+    "fewer channels than rows": ((2, 3, 56, 56), (224, 224), LayerGrid("channels_first", (56, 56))),
+    "channels last, early": ((2, 56, 56, 96), (224, 224), LayerGrid("channels_last", (56, 56))),
+    "rounded strides": ((2, 2048, 8, 11), (299, 400), LayerGrid("channels_first", (8, 11))),
+    "wide, channels last": ((1, 7, 10, 384), (224, 320), LayerGrid("channels_last", (7, 10))),
+    "class token": ((2, 197, 768), (224, 224), LayerGrid("tokens", (14, 14), 1)),
+    "no class token": ((2, 196, 768), (224, 224), LayerGrid("tokens", (14, 14), 0)),
+    "distilled": ((2, 198, 192), (224, 224), LayerGrid("tokens", (14, 14), 2)),
+    "registers": ((2, 261, 384), (224, 224), LayerGrid("tokens", (16, 16), 5)),
+    "wide tokens": ((2, 281, 384), (224, 320), LayerGrid("tokens", (14, 20), 1)),
+    "series": ((2, 16, 25), (100,), LayerGrid("channels_first", (25,))),
+    "volume": ((2, 16, 4, 6, 8), (8, 12, 16), LayerGrid("channels_first", (4, 6, 8))),
     "pooled": ((2, 512, 1, 1), (224, 224), None),
     "vector": ((2, 512), (224, 224), None),
     "queries by head": ((2, 12, 197, 64), (224, 224), None),
@@ -49,9 +49,9 @@ def test_places_come_out_in_order_and_channels_are_removed_there_only() -> None:
     plain = torch.arange(2 * 3 * 2 * 4.0).view(2, 3, 2, 4)
     tokens = torch.cat([torch.full((2, 1, 3), -1.0), plain.flatten(2).transpose(1, 2)], 1)
     forms = {
-        Grid("channels_first", (2, 4)): plain,
-        Grid("channels_last", (2, 4)): plain.permute(0, 2, 3, 1).contiguous(),
-        Grid("tokens", (2, 4), 1): tokens,
+        LayerGrid("channels_first", (2, 4)): plain,
+        LayerGrid("channels_last", (2, 4)): plain.permute(0, 2, 3, 1).contiguous(),
+        LayerGrid("tokens", (2, 4), 1): tokens,
     }
     for grid, form in forms.items():
         before = form.clone()
@@ -61,7 +61,9 @@ def test_places_come_out_in_order_and_channels_are_removed_there_only() -> None:
         expected[0, 2] = expected[1, 0] = 0
         assert torch.equal(without, expected)
         assert torch.equal(form, before)
-    assert torch.equal(Grid("tokens", (2, 4), 1).without(tokens, torch.tensor([2, 0]))[:, 0], tokens[:, 0])
+    assert torch.equal(
+        LayerGrid("tokens", (2, 4), 1).without(tokens, torch.tensor([2, 0]))[:, 0], tokens[:, 0]
+    )
 
 
 def test_enlarging_is_linear_between_centres() -> None:

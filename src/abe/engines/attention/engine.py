@@ -23,7 +23,7 @@ from abe.engines.instrument.capture import find_layer
 from abe.engines.instrument.inspection import clean_name
 from abe.engines.layers.grid import (
     MOST_PREFIX,
-    Grid,
+    LayerGrid,
     differentiate,
     extent_of,
     token_grid,
@@ -85,7 +85,7 @@ class Reading:
     """(n, tokens) numbers, and how the tokens lie over the input."""
 
     tokens: Tensor
-    grid: Grid
+    grid: LayerGrid
 
     def places(self) -> Tensor:
         """(n, …) the numbers of the places, in their grid."""
@@ -174,7 +174,7 @@ class _Run:
 
 def over_input(
     found: Sequence[Attention], extent: Sequence[int], side: Literal["queries", "keys"]
-) -> tuple[int, Grid]:
+) -> tuple[int, LayerGrid]:
     """The number of tokens that form a grid over the input, the largest where several do.
 
     Raises:
@@ -194,12 +194,12 @@ def over_input(
     )
 
 
-def _line(tokens: int, extent: Sequence[int]) -> Grid | None:
+def _line(tokens: int, extent: Sequence[int]) -> LayerGrid | None:
     """Tokens along a series, which may have one class token."""
     if len(extent) != 1 or not 1 < tokens <= extent[0] + 1:
         return None
     prefix = int(extent[0] % tokens != 0 and tokens > 2 and extent[0] % (tokens - 1) == 0)
-    return Grid("tokens", (tokens - prefix,), prefix)
+    return LayerGrid("tokens", (tokens - prefix,), prefix)
 
 
 def refuse_windows(found: Sequence[Attention]) -> None:
@@ -219,7 +219,7 @@ def refuse_windows(found: Sequence[Attention]) -> None:
         )
 
 
-def row_of(matrix: Float[Tensor, "n q k"], query: int | None, grid: Grid) -> Float[Tensor, "n k"]:
+def row_of(matrix: Float[Tensor, "n q k"], query: int | None, grid: LayerGrid) -> Float[Tensor, "n k"]:
     """The row that is read."""
     if query is None:
         return matrix[:, 0] if grid.prefix else matrix.mean(1)

@@ -18,7 +18,7 @@ from abe.engines.instrument.inspection import path_name
 from abe.engines.instrument.modes import Instrument, Seen
 from abe.engines.instrument.operations import kind_of, tensors
 from abe.engines.layers.grid import (
-    Grid,
+    LayerGrid,
     differentiate,
     extent_of,
     grid_of,
@@ -54,7 +54,7 @@ class View:
 
     problem: Problem
     layer: str
-    grid: Grid
+    grid: LayerGrid
     owner: Tensor
     score: Tensor
     activation: Tensor
@@ -131,7 +131,7 @@ class _Run:
         self.extent = extent_of(problem)
         self.layer, self.warnings = located(problem, spec.layer)
         self.out = problem.x.new_zeros(len(problem.x), *self.extent)
-        self._captured: tuple[Grid, Tensor, Tensor] | None = None
+        self._captured: tuple[LayerGrid, Tensor, Tensor] | None = None
 
     def around(self, call: Call) -> tuple[Any, Tensor]:
         """The chunk's forward with the layer's output, and its gradient where the weights read it."""
@@ -164,7 +164,7 @@ class _Run:
         maps = upsampled(maps, self.extent, self.spec.upsample)
         self.out[chunk.rows] = (unit_range(maps) if self.spec.normalise else maps).to(self.out)
 
-    def _places(self, activation: Tensor, n: int) -> Grid:
+    def _places(self, activation: Tensor, n: int) -> LayerGrid:
         grid = grid_of(activation.shape, self.extent) if len(activation) == n else None
         if grid is not None:
             return grid

@@ -38,7 +38,7 @@ MANY = 9
 
 
 @dataclass(frozen=True)
-class Grid:
+class LayerGrid:
     """How the numbers of a layer's output lie over the input.
 
     Attributes:
@@ -72,7 +72,7 @@ class Grid:
         return kept
 
 
-def grid_of(shape: Sequence[int], extent: Sequence[int]) -> Grid | None:
+def grid_of(shape: Sequence[int], extent: Sequence[int]) -> LayerGrid | None:
     """How an output of this shape lies over inputs of ``extent``; None where it has no places.
 
     The axes of the places are those whose strides over the input agree; tokens are the whole grid
@@ -84,18 +84,18 @@ def grid_of(shape: Sequence[int], extent: Sequence[int]) -> Grid | None:
         if min(first, last) > LOOSE:
             return None
         if first <= last:
-            return Grid("channels_first", tuple(shape[2:]))
-        return Grid("channels_last", tuple(shape[1:-1]))
+            return LayerGrid("channels_first", tuple(shape[2:]))
+        return LayerGrid("channels_last", tuple(shape[1:-1]))
     return token_grid(shape[1], extent) if len(shape) == 3 and rank == 2 else None
 
 
-def token_grid(tokens: int, extent: Sequence[int]) -> Grid | None:
+def token_grid(tokens: int, extent: Sequence[int]) -> LayerGrid | None:
     """The grid that ``tokens`` tokens form over an image of ``extent`` (h, w), if any."""
     for exact in (True, False):
         for prefix in range(min(MOST_PREFIX, tokens // MANY) + 1):
             size = _rectangle(tokens - prefix, extent, exact)
             if size is not None:
-                return Grid("tokens", size, prefix)
+                return LayerGrid("tokens", size, prefix)
     return None
 
 

@@ -12,7 +12,7 @@ from abe.engines.instrument.capture import with_first
 from abe.engines.instrument.inspection import clean_name
 from abe.engines.instrument.modes import Instrument, Seen, refuse_opaque
 from abe.engines.instrument.operations import tensors
-from abe.engines.layers.grid import Grid, extent_of, grid_of
+from abe.engines.layers.grid import LayerGrid, extent_of, grid_of
 from abe.engines.runtime.evaluator import Call, Chunk, slopes
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, ModelError, note
@@ -49,7 +49,7 @@ class _Site:
     name: str
     call: int
     output: Tensor
-    grid: Grid | None
+    grid: LayerGrid | None
     live: bool | None = None
 
 

@@ -8,11 +8,11 @@ from abe.engines.instrument.model_state import as_found, eager
 from abe.engines.layers.find import activations
 from abe.engines.learn.training import read_batches, training_problem
 from abe.engines.mask.bottleneck import INPUT, place
-from abe.engines.mask.noise import Moments, Statistics
+from abe.engines.mask.noise import LayerStatistics, RunningStatistics
 from abe.task.base import Task
 
 
-def fit_statistics(task: Task, data: Any, *, layer: str = "auto") -> Statistics:
+def fit_statistics(task: Task, data: Any, *, layer: str = "auto") -> LayerStatistics:
     """Mean and deviation of a layer's neurons over a loader, in one pass.
 
     Args:
@@ -23,7 +23,7 @@ def fit_statistics(task: Task, data: Any, *, layer: str = "auto") -> Statistics:
     Raises:
         InputError: fewer than two samples, or samples of different shapes.
     """
-    moments, notes = Moments(), list[str]()
+    moments, notes = RunningStatistics(), list[str]()
     with as_found(task.model), torch.enable_grad(), eager(task.model):
         for raw in read_batches(data, notes, lambda: moments.count):
             problem = training_problem(task, raw, 0)

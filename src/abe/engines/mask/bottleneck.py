@@ -22,9 +22,9 @@ from abe.engines.layers.find import (
     find_layer,
 )
 from abe.engines.mask.noise import (
-    Noise,
+    ActivationNoise,
+    LayerStatistics,
     OwnStatistics,
-    Statistics,
 )
 from abe.engines.mask.optimise import At, BoundPenalty, MaskOptimisation
 from abe.engines.mask.optimisers import AdamStep
@@ -113,7 +113,7 @@ class NoiseFor:
 
 
 class _Noisy:
-    def __init__(self, problem: Problem, noise: Noise, purpose: str) -> None:
+    def __init__(self, problem: Problem, noise: ActivationNoise, purpose: str) -> None:
         self._problem, self._noise, self._purpose = problem, noise, purpose
 
     def rows(self, mask: Tensor, owner: Tensor, draw: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class Bottleneck:
 
     Args:
         layer: a module's name, ``"input"``, or ``"auto"``.
-        statistics: `Statistics` of the layer, or `OwnStatistics`.
+        statistics: `LayerStatistics` of the layer, or `OwnStatistics`.
         beta: price of information.
         samples: noise draws per step.
         steps: of Adam.
@@ -223,7 +223,7 @@ class Bottleneck:
         notes: list[str] = [*getattr(self.statistics, "notes", ())]
         if isinstance(self.statistics, OwnStatistics):
             notes.append(note(Code.OWN_STATISTICS, OWN))
-        if self.layer == "auto" and isinstance(self.statistics, Statistics):
+        if self.layer == "auto" and isinstance(self.statistics, LayerStatistics):
             return self.statistics.layer, notes
         return place(problem, self.layer, notes)
 

@@ -16,7 +16,7 @@ MIN_STD = 0.01
 """Smallest σ: a neuron that never varies would cost infinitely much."""
 
 
-class Noise(NamedTuple):
+class ActivationNoise(NamedTuple):
     """Mean, standard deviation and activity of activations; each broadcasts to (b, *h)."""
 
     mean: Tensor
@@ -28,12 +28,12 @@ class Noise(NamedTuple):
 class OwnStatistics:
     """The sample's own mean and deviation per channel, over positions; per sample where there are none."""
 
-    def of(self, problem: Problem, layer: str) -> Noise:
+    def of(self, problem: Problem, layer: str) -> ActivationNoise:
         h = problem.x
         axes = tuple(range(2, h.ndim)) or (1,)
         mean = h.mean(axes, keepdim=True)
         std = h.var(axes, keepdim=True, unbiased=False).sqrt().clamp_min(MIN_STD)
-        return Noise(mean, std, torch.ones_like(mean))
+        return ActivationNoise(mean, std, torch.ones_like(mean))
 
 
 @value
@@ -46,13 +46,13 @@ class StandardNoise:
 
     variance: float = 1.0
 
-    def of(self, problem: Problem, layer: str) -> Noise:
+    def of(self, problem: Problem, layer: str) -> ActivationNoise:
         one = problem.x.new_ones(1, *[1] * (problem.x.ndim - 1))
-        return Noise(0 * one, one * math.sqrt(self.variance), one)
+        return ActivationNoise(0 * one, one * math.sqrt(self.variance), one)
 
 
 @value
-class Statistics:
+class LayerStatistics:
     """Mean and deviation of every neuron of a layer over a data set; made by ``abe.fit``.
 
     Args:
@@ -78,7 +78,7 @@ class Statistics:
         """Write it as safetensors."""
         return save(self, path)
 
-    def of(self, problem: Problem, layer: str) -> Noise:
+    def of(self, problem: Problem, layer: str) -> ActivationNoise:
         if layer != self.layer:
             raise InputError(
                 Code.FITTED,
@@ -89,10 +89,10 @@ class Statistics:
             )
         mean, std, active = (self.weights[k].to(problem.x)[None] for k in ("mean", "std", "active"))
         check_shape(f"The noise of layer {layer!r}", tuple(mean.shape[1:]), tuple(problem.x.shape[1:]))
-        return Noise(mean, std.clamp_min(MIN_STD), (active > self.least_active).to(mean))
+        return ActivationNoise(mean, std.clamp_min(MIN_STD), (active > self.least_active).to(mean))
 
 
-class Moments:
+class RunningStatistics:
     """Running mean, squared deviation and activity of neurons, merged batch by batch (Chan et al.)."""
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ class Moments:
             new["active"] = old["active"] + new["active"]
         self.tensors, self.count = new, self.count + n
 
-    def statistics(self, layer: str, notes: tuple[str, ...] = ()) -> Statistics:
+    def statistics(self, layer: str, notes: tuple[str, ...] = ()) -> LayerStatistics:
         """What was seen so far.
 
         Raises:
@@ -137,4 +137,4 @@ class Moments:
             "std": (self.tensors["m2"] / (self.count - 1)).sqrt().float(),
             "active": (self.tensors["active"] / self.count).float(),
         }
-        return Statistics(layer=layer, count=self.count, weights=Weights(weights), notes=notes)
+        return LayerStatistics(layer=layer, count=self.count, weights=Weights(weights), notes=notes)

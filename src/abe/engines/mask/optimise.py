@@ -66,7 +66,7 @@ class Parametrisation(Protocol):
 
 
 @runtime_checkable
-class BoundPerturbation(Protocol):
+class BoundMasking(Protocol):
     """What a mask does to the inputs of a given problem."""
 
     def rows(self, mask: Tensor, owner: Tensor, draw: Tensor) -> Tensor:
@@ -75,10 +75,10 @@ class BoundPerturbation(Protocol):
 
 
 @runtime_checkable
-class Perturbation(Protocol):
+class Masking(Protocol):
     """What a mask does."""
 
-    def bind(self, problem: Problem) -> BoundPerturbation: ...
+    def bind(self, problem: Problem) -> BoundMasking: ...
 
 
 BoundPenalty = Callable[[Tensor, At], Tensor]
@@ -143,7 +143,7 @@ class MaskOptimisation:
     """
 
     parametrisation: Parametrisation
-    perturbation: Perturbation
+    perturbation: Masking
     penalties: tuple[Penalty, ...]
     optimiser: Optimiser
     keep: bool

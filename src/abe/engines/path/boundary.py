@@ -72,7 +72,7 @@ def bisect(
 
 
 @dataclass(frozen=True)
-class Found:
+class NearestPoint:
     """Where the search for the boundary ended.
 
     Attributes:
@@ -113,7 +113,7 @@ class NearestAdversary:
         for radius in self.radii:
             check_positive(radius=radius)
 
-    def find(self, problem: Problem) -> Found:
+    def find(self, problem: Problem) -> NearestPoint:
         """The first adversarial point of every sample, or the last point of the largest radius."""
         check_reach(problem.bounds, problem.x.shape[1:], "l2", radius=self.radii[0])
         label = labels(problem, problem.x, problem.everyone)
@@ -126,8 +126,8 @@ class NearestAdversary:
                 break
             point[left], success[left] = self._attack(problem, left, label, radius, number, spent)
         if self.margin:
-            point = self._nearer(problem, label, Found(point, success, spent))
-        return Found(point, success, spent)
+            point = self._nearer(problem, label, NearestPoint(point, success, spent))
+        return NearestPoint(point, success, spent)
 
     def _attack(
         self, problem: Problem, left: Tensor, label: Tensor, radius: float, number: int, spent: Tensor
@@ -162,7 +162,7 @@ class NearestAdversary:
         share = problem.draws.uniform("boundary.radius", keys, ()).to(problem.x)
         return _unit(way) * along(radius * share ** (1 / way[0].numel()), way)
 
-    def _nearer(self, problem: Problem, label: Tensor, found: Found) -> Tensor:
+    def _nearer(self, problem: Problem, label: Tensor, found: NearestPoint) -> Tensor:
         """Walk along the boundary: back towards the input, then out again along the margin's gradient."""
         best = found.point.clone()
         ready = found.success.nonzero().flatten()
@@ -227,7 +227,7 @@ class FromBoundary:
             result.warnings.append(note(Code.NOT_CROSSED, text))
         return result
 
-    def _find(self, problem: Problem) -> Found:
+    def _find(self, problem: Problem) -> NearestPoint:
         class_count(problem)
         if self.boundary is not None:
             point = check_reference(
@@ -235,7 +235,7 @@ class FromBoundary:
             )
             before = labels(problem, problem.x, problem.everyone)
             success = labels(problem, point, problem.everyone) != before
-            return Found(point, success, torch.zeros_like(before))
+            return NearestPoint(point, success, torch.zeros_like(before))
         found = self.search.find(problem)
         ready = found.success.nonzero().flatten()
         if self.bisection and len(ready):

@@ -13,7 +13,7 @@ from abe.spec import value
 
 
 @dataclass(frozen=True)
-class Plan:
+class ClassRuns:
     """All runs of a batch, flattened into rows.
 
     Attributes:
@@ -30,24 +30,24 @@ class Plan:
     toward: Tensor
     width: int = 1
 
-    def take(self, rows: Tensor) -> "Plan":
+    def take(self, rows: Tensor) -> "ClassRuns":
         """Some of the runs."""
-        return Plan(self.owner[rows], self.run[rows], self.goal[rows], self.toward[rows], self.width)
+        return ClassRuns(self.owner[rows], self.run[rows], self.goal[rows], self.toward[rows], self.width)
 
 
 @runtime_checkable
 class Runs(Protocol):
     """Chooses the runs of every sample."""
 
-    def plan(self, problem: Problem) -> Plan:
+    def plan(self, problem: Problem) -> ClassRuns:
         """The runs of all samples of the problem."""
         ...
 
 
-def single(problem: Problem) -> Plan:
+def single(problem: Problem) -> ClassRuns:
     """One run per sample, down its own class."""
     everyone = problem.everyone
-    return Plan(everyone, torch.zeros_like(everyone), problem.target, -torch.ones_like(everyone))
+    return ClassRuns(everyone, torch.zeros_like(everyone), problem.target, -torch.ones_like(everyone))
 
 
 @value
@@ -77,7 +77,7 @@ class FalseClasses:
         if self.count + self.untargeted == 0 or self.classes == ():
             raise SpecError(Code.BAD_PARAMETER, "At least one run is needed", got=repr(self))
 
-    def plan(self, problem: Problem) -> Plan:
+    def plan(self, problem: Problem) -> ClassRuns:
         """Every sample's classes, from its own draws."""
         total = class_count(problem)
         chosen = self._drawn(problem, total) if self.classes is None else self._given(problem, total)
@@ -87,7 +87,7 @@ class FalseClasses:
         owner = problem.everyone[:, None].expand_as(goal)
         run = torch.arange(goal.shape[1], device=goal.device).expand_as(goal)
         sensible = (goal != problem.target[:, None]) | (toward < 0)
-        return Plan(owner[sensible], run[sensible], goal[sensible], toward[sensible], goal.shape[1])
+        return ClassRuns(owner[sensible], run[sensible], goal[sensible], toward[sensible], goal.shape[1])
 
     def _drawn(self, problem: Problem, total: int) -> Tensor:
         everyone = problem.everyone

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from abe.engines.checks import check_count, check_tolerance
-from abe.engines.path.class_targets import Plan, Runs, class_count, single
+from abe.engines.path.class_targets import ClassRuns, Runs, class_count, single
 from abe.engines.path.quadrature import GaussLegendre
 from abe.engines.path.refine import Pieces, refine
 from abe.engines.path.step import (
@@ -223,7 +223,7 @@ class _Walk:
     """Rows of an `UpdatePath` that move together; row i belongs to sample ``plan.owner[i]``."""
 
     def __init__(
-        self, engine: UpdatePath, problem: Problem, plan: Plan, begin: Tensor, total: Tensor
+        self, engine: UpdatePath, problem: Problem, plan: ClassRuns, begin: Tensor, total: Tensor
     ) -> None:
         self.engine = engine
         self.problem = problem

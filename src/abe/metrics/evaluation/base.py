@@ -215,12 +215,12 @@ def measure(problem: Any, explanation: Any, chosen: Sequence[Metric], *, seed: i
         chosen: metrics with different names.
         seed: noted in the scores; the draws are the problem's.
     """
-    sheets = Sheets(chosen, seed=seed)
+    sheets = ScoreBook(chosen, seed=seed)
     sheets.add(problem, explanation)
     return sheets.scores()
 
 
-class Sheets:
+class ScoreBook:
     """The scores of one explanation, collected lot by lot of a data set.
 
     Args:

@@ -20,7 +20,7 @@ KEYS = ("inputs", "labels", "masks", "targets")
 
 
 @dataclass(frozen=True)
-class Lot:
+class Batch:
     """Some samples that are evaluated together.
 
     Attributes:
@@ -102,16 +102,16 @@ class Samples:
         except TypeError:
             return None
 
-    def __iter__(self) -> Iterator[Lot]:
+    def __iter__(self) -> Iterator[Batch]:
         start = 0
         for lot in self._streamed() if self.stream else [self._whole()]:
-            made = Lot(lot.lifted, start, lot.ids, lot.target, lot.labels, lot.masks)
+            made = Batch(lot.lifted, start, lot.ids, lot.target, lot.labels, lot.masks)
             start += len(made)
             yield made
         if not start:
             raise InputError(Code.EMPTY_BATCH, "There is nothing to evaluate", got="a stream of no batches")
 
-    def _whole(self) -> Lot:
+    def _whole(self) -> Batch:
         if self.data is not None:
             lifted = self.task.lift(self.data)
             ids = self.ids
@@ -121,7 +121,7 @@ class Samples:
             ids = self.ids or first.ids or None
         return self._lot(lifted, self.target, self.labels, self.masks, as_ids(ids, lifted.x))
 
-    def _streamed(self) -> Iterator[Lot]:
+    def _streamed(self) -> Iterator[Batch]:
         start = 0
         for batch in self.data:
             parts = _parts(batch)
@@ -134,11 +134,11 @@ class Samples:
             start += len(lifted.x)
             yield self._lot(lifted, target, parts.get("labels"), parts.get("masks"), ids)
 
-    def _lot(self, lifted: Lifted, target: Any, labels: Any, masks: Any, ids: list[int]) -> Lot:
+    def _lot(self, lifted: Lifted, target: Any, labels: Any, masks: Any, ids: list[int]) -> Batch:
         self.task.check(lifted.x)
         truth = None if labels is None else _labels(labels, len(lifted.x))
         region = None if masks is None else _masks(masks, lifted.x)
-        return Lot(lifted, 0, ids, target, truth, region)
+        return Batch(lifted, 0, ids, target, truth, region)
 
 
 def _one_batch(data: Any) -> bool:

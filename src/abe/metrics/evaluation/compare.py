@@ -13,12 +13,12 @@ from abe.metrics.evaluation.batches import Samples
 from abe.metrics.evaluation.comparison import with_statistics
 from abe.metrics.evaluation.evaluate import (
     Comparison,
+    Evaluation,
     Execution,
-    Plan,
     chosen_metrics,
 )
 from abe.metrics.evaluation.reexplain import objective_of
-from abe.metrics.evaluation.sources import Given, Made
+from abe.metrics.evaluation.sources import MethodMaps, SavedMaps
 from abe.objectives import as_objective
 from abe.registry import Method, methods
 from abe.task.base import Task
@@ -84,9 +84,9 @@ def compare(
         Per method its own rows, plus b · (n + 1) forward rows for each different run its metrics read
         (four by default).
     """
-    plan = Plan(
+    plan = Evaluation(
         task=task,
-        sources={name: Made(method) for name, method in _methods(methods, task).items()},
+        sources={name: MethodMaps(method) for name, method in _methods(methods, task).items()},
         metrics=chosen_metrics(metrics, {"unit": unit, "baseline": baseline, "step": step}),
         objective=as_objective(objective),
         seed=seed,
@@ -131,9 +131,9 @@ def score(
     """
     chosen = as_metric((metric, params) if params else metric)
     seed = explanation.seed if seed is None else seed
-    plan = Plan(
+    plan = Evaluation(
         task=task,
-        sources={chosen.name: Given(chosen.name, explanation)},
+        sources={chosen.name: SavedMaps(chosen.name, explanation)},
         metrics=[chosen],
         objective=objective_of(explanation),
         target=explanation.target,

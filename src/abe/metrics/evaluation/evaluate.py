@@ -23,12 +23,12 @@ from abe.explanation import Explanation
 from abe.metrics.evaluation.base import (
     Metric,
     Score,
-    Sheets,
+    ScoreBook,
     as_metric,
     named,
     runs_of,
 )
-from abe.metrics.evaluation.batches import Lot, Samples
+from abe.metrics.evaluation.batches import Batch, Samples
 from abe.metrics.evaluation.comparison import (
     Comparison,
     Failure,
@@ -39,9 +39,9 @@ from abe.metrics.evaluation.comparison import (
 from abe.metrics.evaluation.perturbation import PerturbationRun
 from abe.metrics.evaluation.reexplain import objective_of
 from abe.metrics.evaluation.sources import (
-    Given,
-    Made,
-    Request,
+    Explaining,
+    MethodMaps,
+    SavedMaps,
     Source,
 )
 from abe.metrics.evaluation.sources import named as named_sources
@@ -138,8 +138,8 @@ def evaluate(
         ['all', 'exact']
     """
     sources = named_sources(explanations)
-    finished = [s.explanation for s in sources.values() if isinstance(s, Given)]
-    plan = Plan(
+    finished = [s.explanation for s in sources.values() if isinstance(s, SavedMaps)]
+    plan = Evaluation(
         task=task,
         sources=sources,
         metrics=chosen_metrics(metrics, {"unit": unit, "baseline": baseline, "step": step}),
@@ -158,7 +158,7 @@ def evaluate(
 
 
 @dataclass(kw_only=True)
-class Plan:
+class Evaluation:
     """One evaluation: what to measure of which maps, and what all of them share.
 
     Attributes:
@@ -188,7 +188,7 @@ class Plan:
     names: list[str] = field(default_factory=list)
     target_names: list[str] = field(default_factory=list)
     confusion: float | None = None
-    _sheets: dict[str, Sheets] = field(default_factory=dict)
+    _sheets: dict[str, ScoreBook] = field(default_factory=dict)
     _first_problem: Exception | None = None
 
     def run(
@@ -222,7 +222,7 @@ class Plan:
 
     def measure(
         self,
-        lot: Lot,
+        lot: Batch,
         advance: Callable[[int], None],
         *,
         keep: bool = True,
@@ -233,7 +233,7 @@ class Plan:
         for source in self.sources.values():
             source.check(lot)
         problem = self._settle(lot, advance)
-        request = Request(
+        request = Explaining(
             task=self.task,
             objective=self.objective,
             seed=self.seed,
@@ -252,12 +252,12 @@ class Plan:
         return {name: s.scores() for name, s in self._sheets.items() if name not in self.failures}
 
     def _measure(
-        self, name: str, source: Source, lot: Lot, problem: Problem, request: Request, keep: bool
+        self, name: str, source: Source, lot: Batch, problem: Problem, request: Explaining, keep: bool
     ) -> None:
         try:
             explanation = source.explain(lot, problem.target, request)
             evaluator = self._evaluator(request.advance)
-            sheets = self._sheets.setdefault(name, Sheets(self.metrics, seed=self.seed, curves=keep))
+            sheets = self._sheets.setdefault(name, ScoreBook(self.metrics, seed=self.seed, curves=keep))
             sheets.add(replace(problem, evaluator=evaluator), with_truth(explanation, lot.masks, lot.labels))
         except Exception as error:  # a third party's method may raise anything; the others go on
             if source.given:
@@ -270,7 +270,7 @@ class Plan:
         if keep:
             self.explanations[name] = explanation
 
-    def _settle(self, lot: Lot, advance: Callable[[int], None]) -> Problem:
+    def _settle(self, lot: Batch, advance: Callable[[int], None]) -> Problem:
         """Predict once and settle what every source explains; find what all of them share."""
         evaluator, x = self._evaluator(advance), lot.lifted.x
         began = time.perf_counter()
@@ -348,7 +348,7 @@ class Plan:
                     expected=f"at least {metric.fewest}",
                 )
 
-    def _check_truth(self, lot: Lot) -> None:
+    def _check_truth(self, lot: Batch) -> None:
         for metric in self.metrics:
             needs = () if metric.card is None else metric.card.needs
             for name, given, code in (("mask", lot.masks, Code.MASK), ("label", lot.labels, Code.LABELS)):
@@ -376,7 +376,7 @@ class Plan:
         if len(known.warnings) > NOTES:
             known.warnings[NOTES:] = ["Later samples gave further notes, which are left out"]
 
-    def _rows(self, lot: Lot, lots: int | None) -> float | None:
+    def _rows(self, lot: Batch, lots: int | None) -> float | None:
         """Rows that are to be expected in all, for the progress bar."""
         if lots is None:
             return None
@@ -507,6 +507,6 @@ def _target(given: Any, finished: Sequence[Explanation]) -> Tensor | None:
 
 def _promised(source: Source, b: int) -> float:
     """Rows a method's card promises; a guess where it promises none; nothing for finished maps."""
-    if not isinstance(source, Made):
+    if not isinstance(source, MethodMaps):
         return 0.0
     return source.method.rows(b) or GUESS * b

@@ -17,7 +17,7 @@ from torch import Tensor
 from abe.baselines import Zero
 from abe.engines.runtime.evaluator import Chunk
 from abe.errors import Code, SpecError, note
-from abe.imputation import Removal
+from abe.imputation import Imputation
 from abe.spec import value
 from abe.types import Baseline
 from abe.units import Arrival, Pixel, Unit, check_map, number_of_steps, step_size
@@ -99,7 +99,7 @@ class PerturbationRun:
         order = self.order(problem, attribution, who) if arrival is None else arrival
         step = self.units_per_step(problem.x.shape[1:])
         x, filler = problem.x[who], None
-        if isinstance(self.baseline, Removal):
+        if isinstance(self.baseline, Imputation):
             reference, filler = x, _Filler(self.baseline, problem, who)
         else:
             reference = self.baseline.rows(problem, who, torch.zeros_like(who))
@@ -117,7 +117,7 @@ class PerturbationRun:
 class _Filler:
     """A removal for the samples of a run; each step has noise of its own."""
 
-    removal: Removal
+    removal: Imputation
     problem: Any
     who: Tensor
 

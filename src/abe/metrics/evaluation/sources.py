@@ -12,7 +12,7 @@ from abe import arrays
 from abe.api import explain
 from abe.errors import Code, InputError, SpecError
 from abe.explanation import Explanation
-from abe.metrics.evaluation.batches import Lot
+from abe.metrics.evaluation.batches import Batch
 from abe.registry import Method, methods
 from abe.task.base import Task
 from abe.types import Engine, Objective
@@ -20,7 +20,7 @@ from abe.units import check_map
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class Explaining:
     """What a source may need to know beside the lot."""
 
     task: Task
@@ -45,11 +45,11 @@ class Source(Protocol):
         """Whether its method is known and could explain again."""
         ...
 
-    def check(self, lot: Lot) -> None:
+    def check(self, lot: Batch) -> None:
         """Refuse what can be seen to be wrong before the model runs."""
         ...
 
-    def explain(self, lot: Lot, target: Tensor, request: Request) -> Explanation:
+    def explain(self, lot: Batch, target: Tensor, request: Explaining) -> Explanation:
         """The explanation of a lot's samples for their settled targets."""
         ...
 
@@ -59,7 +59,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Given:
+class SavedMaps:
     """An explanation that was made before, of all samples."""
 
     name: str
@@ -70,18 +70,18 @@ class Given:
     def explains(self) -> bool:
         return dict(self.explanation.spec).get("method") in methods.names()
 
-    def check(self, lot: Lot) -> None:
+    def check(self, lot: Batch) -> None:
         part = self._part(lot)
         arrays.check_inputs(part.x, lot.lifted.x, self.name)
         check_map(part.attribution, lot.lifted.x)
 
-    def explain(self, lot: Lot, target: Tensor, request: Request) -> Explanation:
+    def explain(self, lot: Batch, target: Tensor, request: Explaining) -> Explanation:
         return self._part(lot)
 
     def finish(self, samples: int) -> None:
         _same_number(self.name, len(self.explanation), samples)
 
-    def _part(self, lot: Lot) -> Explanation:
+    def _part(self, lot: Batch) -> Explanation:
         whole = self.explanation
         if not lot.start and len(whole) == len(lot):
             return whole
@@ -100,7 +100,7 @@ class Array:
     given: bool = True
     explains: bool = False
 
-    def check(self, lot: Lot) -> None:
+    def check(self, lot: Batch) -> None:
         if arrays.length(self.maps) < lot.rows.stop:
             _same_number(self.name, arrays.length(self.maps), lot.rows.stop)
         if self.inputs is not None:
@@ -108,13 +108,13 @@ class Array:
         some = torch.zeros(len(lot), dtype=torch.long)
         arrays.as_map(self._part(lot), lot.lifted.x, target=some)
 
-    def explain(self, lot: Lot, target: Tensor, request: Request) -> Explanation:
+    def explain(self, lot: Batch, target: Tensor, request: Explaining) -> Explanation:
         return _foreign(self._part(lot), self.name, lot, target, request)
 
     def finish(self, samples: int) -> None:
         _same_number(self.name, arrays.length(self.maps), samples)
 
-    def _part(self, lot: Lot) -> Any:
+    def _part(self, lot: Batch) -> Any:
         return arrays.part(self.maps, lot.rows)
 
 
@@ -127,10 +127,10 @@ class Function:
     given: bool = False
     explains: bool = False
 
-    def check(self, lot: Lot) -> None:
+    def check(self, lot: Batch) -> None:
         """Nothing is known before it is called."""
 
-    def explain(self, lot: Lot, target: Tensor, request: Request) -> Explanation:
+    def explain(self, lot: Batch, target: Tensor, request: Explaining) -> Explanation:
         return _foreign(self.function(lot.lifted.x.clone(), target.clone()), self.name, lot, target, request)
 
     def finish(self, samples: int) -> None:
@@ -138,17 +138,17 @@ class Function:
 
 
 @dataclass(frozen=True)
-class Made:
+class MethodMaps:
     """A method of ABE that explains each lot."""
 
     method: Method
     given: bool = False
     explains: bool = True
 
-    def check(self, lot: Lot) -> None:
+    def check(self, lot: Batch) -> None:
         """The method checks what it needs."""
 
-    def explain(self, lot: Lot, target: Tensor, request: Request) -> Explanation:
+    def explain(self, lot: Batch, target: Tensor, request: Explaining) -> Explanation:
         lifted, task = lot.lifted, request.task
         alone = not lifted.context.values and not task.explained
         explanation = explain(
@@ -194,14 +194,14 @@ def named(given: Any) -> dict[str, Source]:
 def source(name: str, one: Any) -> Source:
     """The source that something stands for."""
     if isinstance(one, Explanation):
-        return Given(name, one)
+        return SavedMaps(name, one)
     if isinstance(one, Method | Engine | str):
-        return Made(methods.resolve(one))
+        return MethodMaps(methods.resolve(one))
     if isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str):
-        return Made(methods.resolve(one))
+        return MethodMaps(methods.resolve(one))
     if isinstance(one, Path):
         if one.is_dir():
-            return Given(name, Explanation.load(one))
+            return SavedMaps(name, Explanation.load(one))
         held = arrays.read(one)
         return Array(name, held["maps"], held.get("inputs"))
     if arrays.is_maps(one):
@@ -234,7 +234,7 @@ def _free(name: str, taken: Mapping[str, Any]) -> str:
     return next(free for k in range(2, len(taken) + 3) if (free := f"{name} ({k})") not in taken)
 
 
-def _foreign(maps: Any, name: str, lot: Lot, target: Tensor, request: Request) -> Explanation:
+def _foreign(maps: Any, name: str, lot: Batch, target: Tensor, request: Explaining) -> Explanation:
     return Explanation.from_array(
         maps,
         lot.lifted.x,
@@ -246,7 +246,7 @@ def _foreign(maps: Any, name: str, lot: Lot, target: Tensor, request: Request) -
     )
 
 
-def _again(lot: Lot, task: Task) -> dict[str | int, Tensor] | tuple[Tensor, ...]:
+def _again(lot: Batch, task: Task) -> dict[str | int, Tensor] | tuple[Tensor, ...]:
     """The lifted inputs of a model with several, in the form the task lifts."""
     items = {**lot.lifted.context.values, **task.unpack(lot.lifted.x)}
     if all(isinstance(k, int) for k in items):
