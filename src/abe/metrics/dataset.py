@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from abe.engines.runtime.evaluator import Chunk
+from abe.engines.runtime.work import Chunk
 from abe.errors import Code, SpecError
 from abe.metrics.evaluation.truth import heat
 from abe.metrics.subsets import grid

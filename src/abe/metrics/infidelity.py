@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from abe.baselines import as_baseline
-from abe.engines.runtime.evaluator import Chunk
+from abe.engines.runtime.work import Chunk
 from abe.errors import Code, SpecError
 from abe.registry import metrics
 from abe.spec import value

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from abe.baselines import as_baseline
-from abe.engines.runtime.evaluator import Chunk
+from abe.engines.runtime.work import Chunk
 from abe.errors import Code, InputError, SpecError
 from abe.imputation import positions, without
 from abe.metrics.evaluation.truth import check_processing, heat, labels

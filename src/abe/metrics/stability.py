@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from abe.engines.runtime.evaluator import Chunk
+from abe.engines.runtime.work import Chunk
 from abe.errors import Code, SpecError
 from abe.metrics.evaluation.reexplain import again, layers
 from abe.metrics.evaluation.rows import remembered

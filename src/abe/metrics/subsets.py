@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from abe.baselines import as_baseline
-from abe.engines.runtime.evaluator import Chunk
+from abe.engines.runtime.work import Chunk
 from abe.errors import Code, SpecError
 from abe.imputation import positions, without
 from abe.registry import metrics

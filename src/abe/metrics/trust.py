@@ -13,16 +13,15 @@ import torch
 from torch import Tensor
 
 from abe.api import explain
-from abe.draws import SeededDraws, sample_ids
+from abe.draws import sample_ids
 from abe.engines.checks import check_count, check_positive, published
-from abe.engines.instrument.model_state import as_found, eager
 from abe.engines.path.adversarial_steps import Leave
 from abe.engines.path.boundary import NearestAdversary, bisect, labels
 from abe.engines.path.class_targets import class_count
 from abe.engines.path.dynamic import UpdatePath
-from abe.engines.runtime.evaluator import Chunk, Evaluator, Head
 from abe.engines.runtime.problem import Problem
-from abe.engines.runtime.targets import predict, settle_output_kind, settle_target
+from abe.engines.runtime.request import open_request
+from abe.engines.runtime.work import Chunk, Head
 from abe.errors import AbeError, Code, InputError, SpecError, note
 from abe.metrics.evaluation.statistics import intervals
 from abe.metrics.evaluation.table import compact
@@ -189,8 +188,7 @@ def trust(
     """
     _check(constructions, etas, steps, variant)
     chosen = _methods(methods)
-    with as_found(task.model), torch.enable_grad(), eager(task.model):
-        problem, names = _problem(task, photos, seed)
+    with open_request(task, photos, seed=seed) as problem:
         class_count(problem)
         pairs = {k: make_pairs(problem, k, etas[0], steps=steps, variant=variant) for k in constructions}
         finer = [make_pairs(problem, "sign", e, steps=steps, variant=variant) for e in etas[1:]]
@@ -200,7 +198,7 @@ def trust(
             "No boundary was found for any sample",
             fix="Give more steps, larger sizes, or photographs of other classes",
         )
-    found = Trust({}, {}, {}, pairs, tuple(etas), {}, names, _missing(pairs))
+    found = Trust({}, {}, {}, pairs, tuple(etas), {}, list(problem.names), _missing(pairs))
     every = {**pairs, **{f"{i}": p for i, p in enumerate(finer)}}
     maps = {name: _maps(task, method, every, seed, found) for name, method in chosen.items()}
     maps = {name: m for name, m in maps.items() if m is not None}
@@ -339,25 +337,6 @@ def _distances(one: Tensor, other: Tensor, valid: Tensor) -> Tensor:
 
 def _unit_maximum(flat: Tensor) -> Tensor:
     return flat / flat.abs().amax(1, keepdim=True).clamp_min(1e-300)
-
-
-def _problem(task: Task, photos: Any, seed: int) -> tuple[Problem, list[str]]:
-    lifted = task.lift(photos)
-    task.check(lifted.x)
-    evaluator = Evaluator(task)
-    outputs = predict(evaluator, lifted.x, lifted.context)
-    settle_output_kind(task, outputs, [])
-    problem = Problem(
-        evaluator=evaluator,
-        x=lifted.x,
-        context=lifted.context,
-        target=settle_target(task, outputs, None, len(lifted.x), lifted.x.device),
-        objective=Logit(),
-        draws=SeededDraws(seed=seed),
-        ids=sample_ids(lifted.x),
-        known_outputs=outputs,
-    )
-    return problem, list(lifted.names)
 
 
 def _methods(given: Sequence[Any] | None) -> dict[str, Method]:

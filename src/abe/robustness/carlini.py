@@ -12,9 +12,9 @@ from torch import Tensor
 from abe.engines.checks import Variant, check_count, check_not_negative, check_positive, published
 from abe.engines.path.step import Point, State
 from abe.engines.path.steps.aim import Aim, Goal, LossName
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
+from abe.engines.runtime.work import Chunk
 from abe.errors import Code, SpecError
 from abe.registry import updates
 from abe.robustness.attack import Searched, succeeded

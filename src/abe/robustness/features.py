@@ -12,9 +12,9 @@ from abe.engines.checks import Norm, Variant, check_count, published
 from abe.engines.path.step import State
 from abe.engines.path.steps.aim import SCORES, Aim
 from abe.engines.path.steps.parts import Ball, tiny
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
+from abe.engines.runtime.work import Chunk
 from abe.errors import Code, SpecError
 from abe.objectives import Captured
 from abe.registry import updates

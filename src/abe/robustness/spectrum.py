@@ -8,8 +8,8 @@ from torch import Tensor
 
 from abe.engines.checks import check_count, check_not_negative
 from abe.engines.path.steps.parts import need_image
-from abe.engines.runtime.evaluator import Chunk, Head
 from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.work import Chunk, Head
 from abe.robustness.transforms import cosines
 from abe.spec import value
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import abe
 from abe.engines.runtime.chunk_size import ChunkPlan
-from abe.engines.runtime.evaluator import Chunk, Evaluator
+from abe.engines.runtime.evaluator import Evaluator
+from abe.engines.runtime.work import Chunk
 from abe.errors import Code, InputError, ModelError
 from abe.task.base import Context
 from abe.testing import nets, problem_of, samples, task_of

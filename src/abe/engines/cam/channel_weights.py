@@ -7,8 +7,8 @@ from torch import Tensor
 
 from abe.engines.cam.channel_map import View, no_linear_head
 from abe.engines.layers.grid import altered
-from abe.engines.runtime.evaluator import Call, Chunk
 from abe.engines.runtime.shapes import unit_range, upsampled
+from abe.engines.runtime.work import Call
 from abe.registry import channel_weights
 from abe.spec import value
 from abe.types import Baseline, Card
@@ -240,12 +240,7 @@ class MaskedScore:
             hidden = self.baseline.rows(view.problem, owner, torch.zeros_like(owner)).to(x)
             return hidden + mask * (x[owner] - hidden)
 
-        found = torch.empty(len(view.owner) * c, dtype=x.dtype, device=x.device)
-
-        def keep(chunk: Chunk) -> None:
-            found[chunk.rows] = chunk.scores.to(found)
-
-        view.problem.forward(len(found), make, view.owner.repeat_interleave(c), keep)
+        found = view.problem.scores(make, view.owner.repeat_interleave(c))
         return view.combine(found.view(-1, c).softmax(1).to(view.activation))
 
 
@@ -268,16 +263,13 @@ class Ablation:
     def __call__(self, view: View) -> Tensor:
         """The map; one forward row per channel."""
         c, problem = view.channels, view.problem
-        found = torch.empty(len(view.owner) * c, dtype=view.activation.dtype, device=view.activation.device)
 
         def around(call: Call) -> tuple[Any, Tensor]:
             with altered(problem.task.model, view.layer, lambda out: view.grid.without(out, call.rows % c)):
                 outputs = call.forward(call.x)
             return outputs, call.score(outputs)
 
-        def keep(chunk: Chunk) -> None:
-            found[chunk.rows] = chunk.scores.to(found)
-
         owner = view.owner.repeat_interleave(c)
-        problem.forward(len(found), lambda rows: problem.x[owner[rows]], owner, keep, around=around)
+        chunks = problem.forward(lambda rows: problem.x[owner[rows]], owner, around=around)
+        found = torch.cat([chunk.scores for chunk in chunks]).to(view.activation)
         return view.combine(view.score[:, None].to(found) - found.view(-1, c))

@@ -13,8 +13,8 @@ from abe.engines.instrument.inspection import clean_name
 from abe.engines.instrument.modes import Instrument, Seen, refuse_opaque
 from abe.engines.instrument.operations import tensors
 from abe.engines.layers.grid import LayerGrid, extent_of, grid_of
-from abe.engines.runtime.evaluator import Call, Chunk, slopes
 from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.work import Call, slopes
 from abe.errors import Code, ModelError, note
 
 
@@ -33,13 +33,10 @@ def located(problem: Problem, layer: str | None) -> tuple[str, list[str]]:
     refuse_opaque(problem.task.model)
     survey = _Survey(problem)
     one = problem.everyone[:1]
-    problem.inner(1, problem.x[:1].__getitem__, one, _nothing, around=survey.around, purpose="survey")
+    for _ in problem.inner(problem.x[:1], one, around=survey.around, purpose="survey"):
+        """The survey keeps what it needs."""
     name = survey.chosen()
     return name, [note(Code.CHOSEN_LAYER, f"The map was taken at layer {name!r}, the last with places")]
-
-
-def _nothing(chunk: Chunk) -> None:
-    """Nothing is kept."""
 
 
 @dataclass

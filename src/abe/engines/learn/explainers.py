@@ -18,10 +18,10 @@ from abe.engines.learn.networks import Approximator, Learner, Scorer, filled
 from abe.engines.learn.training import Trained
 from abe.engines.mask.optimise import At, pull
 from abe.engines.mask.penalties import Variation
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import spread
 from abe.engines.runtime.stored import Weights, check_shape, save
+from abe.engines.runtime.work import Chunk
 from abe.errors import Code, SpecError
 from abe.objectives import LogProbability, Probability
 from abe.spec import describe, value

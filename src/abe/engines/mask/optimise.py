@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from abe.engines.checks import check_count
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along, rows_at_once, spread
+from abe.engines.runtime.work import Chunk
 from abe.errors import Code, SpecError, note
 from abe.spec import value
 from abe.types import Result

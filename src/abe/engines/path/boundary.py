@@ -12,10 +12,10 @@ from abe.engines.path.curves import StraightLine
 from abe.engines.path.dynamic import who
 from abe.engines.path.quadrature import GaussLegendre
 from abe.engines.path.static import PathIntegral
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.reference import check_reference
 from abe.engines.runtime.shapes import along
+from abe.engines.runtime.work import Chunk
 from abe.errors import Code, SpecError, note
 from abe.objectives import LogProbability, Margin
 from abe.spec import value

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from abe.engines.path.dynamic import UpdatePath, who
 from abe.engines.path.step import Point, State, Update
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
+from abe.engines.runtime.work import Chunk
 from abe.errors import Code, note
 from abe.spec import value
 from abe.types import Result

@@ -25,10 +25,10 @@ from abe.engines.path.step import (
     Update,
     take_step,
 )
-from abe.engines.runtime.evaluator import Chunk, Head
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.reference import reference_of
 from abe.engines.runtime.shapes import along
+from abe.engines.runtime.work import Chunk, Head
 from abe.errors import Code, SpecError, note
 from abe.spec import value
 from abe.types import Baseline, Objective, Result

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from abe.engines.checks import check_count
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.moments import Moments
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
+from abe.engines.runtime.work import Chunk
 from abe.errors import Code, SpecError
 from abe.objectives import Loss
 from abe.spec import value

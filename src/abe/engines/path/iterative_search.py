@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from abe.engines.checks import check_count, check_not_negative, check_positive, check_reach
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
+from abe.engines.runtime.work import Chunk
 from abe.spec import value
 from abe.types import Result
 

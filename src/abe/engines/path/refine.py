@@ -10,9 +10,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
+from abe.engines.runtime.work import Chunk
 
 CANCELLATION = 3.0
 """The pieces' absolute residuals may sum to this multiple of the tolerance, so that a small total

@@ -13,9 +13,9 @@ from torch import Tensor
 from abe.engines.checks import check_count, check_tolerance
 from abe.engines.path.quadrature import GaussLegendre
 from abe.engines.path.refine import Pieces, refine
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
+from abe.engines.runtime.work import Chunk
 from abe.errors import Code, note
 from abe.spec import value
 from abe.types import BoundPath, Path, Quadrature, Result

@@ -7,8 +7,8 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor
 
-from abe.engines.runtime.evaluator import Head
 from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.work import Head
 from abe.errors import AbeError, Code, SpecError
 from abe.registry import updates
 from abe.spec import value

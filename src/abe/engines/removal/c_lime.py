@@ -8,8 +8,8 @@ from abe.engines.removal.game import Stream, stacked, too_few
 from abe.engines.removal.least_squares import fit
 from abe.engines.removal.lime import ROWS, check_positive
 from abe.engines.removal.segments import Spread, Units, check_spread, segments_of
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.work import Chunk
 from abe.registry import units
 from abe.spec import value
 from abe.types import Result

@@ -6,9 +6,9 @@ from torch import Tensor
 from abe.engines.checks import check_count
 from abe.engines.removal.game import too_few
 from abe.engines.removal.segments import Spread, Units, check_spread, segments_of
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
+from abe.engines.runtime.work import Chunk
 from abe.errors import Code, SpecError
 from abe.registry import baselines, units
 from abe.spec import value

@@ -20,8 +20,8 @@ from abe.engines.removal.segments import (
     check_spread,
     segments_of,
 )
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.work import Chunk
 from abe.errors import Code, SpecError
 from abe.objectives import Probability
 from abe.registry import removals, summaries, units

@@ -23,8 +23,8 @@ from abe.engines.removal.segments import (
     segments_of,
     windows_of,
 )
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.work import Chunk
 from abe.registry import removals, units
 from abe.spec import value
 from abe.types import Result

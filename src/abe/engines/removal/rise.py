@@ -6,10 +6,10 @@ from torch import Tensor
 from abe.engines.checks import check_count
 from abe.engines.removal.game import too_few
 from abe.engines.removal.summaries import check_probability
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.reference import reference_of
 from abe.engines.runtime.shapes import along
+from abe.engines.runtime.work import Chunk
 from abe.errors import Code, SpecError
 from abe.registry import baselines
 from abe.spec import value

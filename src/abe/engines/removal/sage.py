@@ -17,8 +17,8 @@ from abe.engines.removal.segments import (
     check_spread,
     segments_of,
 )
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.work import Chunk
 from abe.errors import Code, InputError, SpecError, note
 from abe.registry import removals, units
 from abe.types import Result

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from abe.baselines import Zero
-from abe.engines.runtime.evaluator import Chunk
+from abe.engines.runtime.work import Chunk
 from abe.errors import Code, SpecError, note
 from abe.imputation import Imputation
 from abe.spec import value

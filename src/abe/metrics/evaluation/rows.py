@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from abe.engines.runtime.evaluator import Chunk
+from abe.engines.runtime.work import Chunk
 
 _T = TypeVar("_T")
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from abe.engines.path.step import Point
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.work import Chunk
 from abe.errors import Code, SpecError, suggest
 from abe.objectives import Logit, LogProbability, Loss, Margin, Probability, gather
 from abe.spec import value
