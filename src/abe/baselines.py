@@ -439,23 +439,12 @@ class Confusion:
         def make(rows: Tensor) -> Tensor:
             return torch.stack([_tile(v, problem.x) for v in values[rows]])
 
-        def consume(chunk: Any) -> None:
+        owner = torch.full((len(values),), sample, dtype=torch.long, device=values.device)
+        for chunk in problem.with_(objective=LabelAgnostic()).gradient(make, owner):
             log_p = problem.task.log_probabilities(chunk.outputs)
             entropy[chunk.rows] = (-(log_p.exp() * log_p).sum(1) / log(log_p.shape[1])).to(entropy)
             gradient = chunk.gradients
             slope[chunk.rows] = gradient.flatten(2).sum(2) if gradient.ndim > 2 else gradient
-
-        owner = torch.full((len(values),), sample, dtype=torch.long, device=values.device)
-        problem.evaluator.run(
-            "gradient",
-            len(values),
-            make,
-            owner=owner,
-            target=problem.target,
-            context=problem.context,
-            objective=LabelAgnostic(),
-            consume=consume,
-        )
         return entropy, slope
 
 

@@ -126,7 +126,7 @@ class Cost:
 
 @dataclass
 class Result:
-    """What an engine hands back; `abe.api` turns it into an `Explanation`.
+    """What an engine hands back; `abe.explain` turns it into an `Explanation`.
 
     Attributes:
         attribution: (b, *f), the sign convention of DESIGN 10.

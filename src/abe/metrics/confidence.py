@@ -45,7 +45,7 @@ class SoftMask:
             soft = reference + mask[sample] * (x[sample] - reference)
             return torch.where((rows < b).view(-1, *[1] * (x.ndim - 1)), x[sample], soft)
 
-        found = probabilities(problem, 2 * b, make, problem.everyone.repeat(2))
+        found = probabilities(problem, make, problem.everyone.repeat(2))
         return found[:b], found[b:]
 
 

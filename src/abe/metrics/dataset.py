@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from abe.engines.runtime.work import Chunk
 from abe.errors import Code, SpecError
 from abe.metrics.evaluation.truth import heat
 from abe.metrics.subsets import grid
@@ -85,10 +84,8 @@ def _predicted(problem: Any) -> Int[Tensor, "b"]:
     """(b,) the class each sample is predicted to be."""
     found = torch.zeros(len(problem.x), dtype=torch.long)
 
-    def keep(chunk: Chunk) -> None:
+    for chunk in problem.forward(problem.x, problem.everyone):
         found[chunk.rows.cpu()] = chunk.outputs.argmax(1).cpu()
-
-    problem.forward(len(found), problem.x.__getitem__, problem.everyone, keep)
     return found
 
 

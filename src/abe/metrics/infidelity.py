@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from abe.baselines import as_baseline
-from abe.engines.runtime.work import Chunk
 from abe.errors import Code, SpecError
 from abe.registry import metrics
 from abe.spec import value
@@ -129,7 +128,6 @@ class Infidelity:
         maps = check_map(explanation.attribution, x).double()
         maps = maps.expand(x.shape) if x.ndim > 2 else maps[:, 0]
         predicted = torch.zeros(len(x) * n, dtype=torch.float64, device=x.device)
-        score = torch.zeros_like(predicted)
 
         def make(rows: Tensor) -> Tensor:
             sample = rows // n
@@ -137,10 +135,7 @@ class Infidelity:
             predicted[rows] = ((x[sample] - changed).double() * maps[sample]).flatten(1).sum(1)
             return changed
 
-        def keep(chunk: Chunk) -> None:
-            score[chunk.rows] = chunk.scores.double()
-
-        problem.forward(len(predicted), make, problem.everyone.repeat_interleave(n), keep)
+        score = problem.scores(make, problem.everyone.repeat_interleave(n)).double()
         change = problem.score.double()[:, None] - score.view(-1, n)
         return infidelity(predicted.view(-1, n), change, self.variant)
 

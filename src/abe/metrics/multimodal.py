@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from abe.baselines import as_baseline
+from abe.engines.runtime.targets import Decision
 from abe.errors import Code, InputError, SpecError
 from abe.imputation import without
 from abe.metrics.evaluation.rows import remembered
@@ -87,7 +88,7 @@ class TextConfidence:
         values[self.attention] = torch.where(
             removed.to(attended.device), torch.zeros_like(attended), attended
         )
-        shorter = replace(problem, context=Context(values), known_outputs=None)
+        shorter = replace(problem, context=Context(values), decision=Decision(problem.target))
         return shorter.scores(problem.x, problem.everyone).double()
 
     def removed(self, problem: Any, explanation: Any) -> Bool[Tensor, "b t"]:

@@ -111,12 +111,10 @@ class OtherLabels:
 
 
 def _classes(problem: Problem) -> int:
-    sizes: list[int] = []
-    one = problem.everyone[:1]
-    problem.forward(1, problem.x[:1].__getitem__, one, lambda chunk: sizes.append(chunk.outputs.shape[1]))
-    if sizes[0] < 2:
+    classes = problem.outputs(problem.x[:1], problem.everyone[:1]).shape[1]
+    if classes < 2:
         raise SpecError(Code.UNSUPPORTED, "There is no other class to explain", got="a single output")
-    return sizes[0]
+    return classes
 
 
 def randomised(problem: Problem, names: list[str]) -> Problem:

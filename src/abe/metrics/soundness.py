@@ -17,7 +17,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from abe.baselines import as_baseline
-from abe.engines.runtime.work import Chunk
 from abe.errors import Code, InputError, SpecError
 from abe.imputation import positions, without
 from abe.metrics.evaluation.truth import check_processing, heat, labels
@@ -264,11 +263,9 @@ def _right(
         mask = positions(removed(sample, number), x)
         return without(problem, removal, sample, torch.zeros_like(number), mask)
 
-    def keep(chunk: Chunk) -> None:
+    for chunk in problem.forward(make, problem.everyone.repeat_interleave(steps)):
         _check_classes(truth, chunk.outputs.shape[1])
         found[chunk.rows] = chunk.outputs.argmax(1) == truth[chunk.owner]
-
-    problem.forward(len(found), make, problem.everyone.repeat_interleave(steps), keep)
     return found.view(-1, steps)
 
 

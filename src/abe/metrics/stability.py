@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from abe.engines.runtime.work import Chunk
 from abe.errors import Code, SpecError
 from abe.metrics.evaluation.reexplain import again, layers
 from abe.metrics.evaluation.rows import remembered
@@ -155,12 +154,10 @@ def _look(problem: Any, explanation: Any, layer: str | None) -> _Seen:
     inner: list[Tensor] = []
     tap = _Tap(() if layer is None else (layer,))
 
-    def keep(chunk: Chunk) -> None:
+    asked = problem if layer is None else problem.with_(objective=tap)
+    for chunk in asked.forward(problem.x, problem.everyone):
         outputs.append(chunk.outputs)
         inner.append(chunk.outputs if tap.last is None else tap.last)
-
-    asked = problem if layer is None else problem.with_(objective=tap)
-    asked.forward(len(problem.x), problem.x.__getitem__, problem.everyone, keep)
     return _Seen(again(problem, explanation), torch.cat(outputs), torch.cat(inner))
 
 

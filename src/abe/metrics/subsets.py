@@ -12,7 +12,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from abe.baselines import as_baseline
-from abe.engines.runtime.work import Chunk
 from abe.errors import Code, SpecError
 from abe.imputation import positions, without
 from abe.registry import metrics
@@ -31,7 +30,6 @@ def losses(
     x = problem.x
     flat = _per_feature(attribution, x, unit).double()
     inside = torch.zeros(len(x) * sets, dtype=torch.float64, device=x.device)
-    score = torch.zeros_like(inside)
 
     def make(rows: Tensor) -> Tensor:
         sample, number = rows // sets, rows % sets
@@ -40,10 +38,7 @@ def losses(
         mask = chosen.view(len(rows), *x.shape[1:]) if unit == "element" else positions(chosen, x)
         return without(problem, baseline, sample, number, mask)
 
-    def keep(chunk: Chunk) -> None:
-        score[chunk.rows] = chunk.scores.double()
-
-    problem.forward(len(x) * sets, make, problem.everyone.repeat_interleave(sets), keep)
+    score = problem.scores(make, problem.everyone.repeat_interleave(sets)).double()
     return inside.view(-1, sets), problem.score.double()[:, None] - score.view(-1, sets)
 
 

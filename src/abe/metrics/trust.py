@@ -21,7 +21,7 @@ from abe.engines.path.class_targets import class_count
 from abe.engines.path.dynamic import UpdatePath
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.request import open_request
-from abe.engines.runtime.work import Chunk, Head
+from abe.engines.runtime.work import Head
 from abe.errors import AbeError, Code, InputError, SpecError, note
 from abe.metrics.evaluation.statistics import intervals
 from abe.metrics.evaluation.table import compact
@@ -169,7 +169,7 @@ def trust(
 
     Args:
         task: the model and how to read it.
-        photos: as for `abe.api`; "segment" pairs every photograph with the next of another label.
+        photos: as for `abe.explain`; "segment" pairs every photograph with the next of another label.
         methods: names, pairs or `abe.method` values.
         constructions: ``"sign"`` attack, ``"l2"`` attack, ``"segment"`` between two photographs; each is
             followed by bisection to the first η.
@@ -285,17 +285,13 @@ def _truth(problem: Problem, inside: Tensor, outside: Tensor, a: Tensor, b: Tens
     gradient, before = torch.zeros_like(inside), inside.new_zeros(len(inside))
     after = torch.zeros_like(before)
 
-    def read(chunk: Chunk) -> None:
+    for chunk in problem.gradients(inside, problem.everyone, heads):
         gradient[chunk.rows] = chunk.gradients[0] - chunk.gradients[1]
         before[chunk.rows] = (chunk.scores[0] - chunk.scores[1]).to(before)
-
-    def compare(chunk: Chunk) -> None:
+    for chunk in problem.forward(outside, problem.everyone):
         logits = problem.task.logits(chunk.outputs)
         rows = torch.arange(len(logits), device=logits.device)
         after[chunk.rows] = (logits[rows, a[chunk.rows]] - logits[rows, b[chunk.rows]]).to(after)
-
-    problem.gradients(len(inside), inside.__getitem__, problem.everyone, heads, read)
-    problem.forward(len(outside), outside.__getitem__, problem.everyone, compare)
     truth = -(outside - inside) * gradient
     change = before - after
     gap = (truth.flatten(1).sum(1) - change).abs()

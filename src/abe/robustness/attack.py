@@ -172,7 +172,7 @@ def attack(
         seed: of all random draws.
         ids: identities the draws depend on; by default each sample's content.
         draws: another source of randomness than the seed.
-        execution: see `abe.api`.
+        execution: see `abe.explain`.
         chunk: rows at a time; found by timing when None.
         progress: show a bar after two seconds, or a function called with rows done.
         **params: parameters of the attack such as ``eps``, ``alpha`` and ``norm``, when ``method`` is a

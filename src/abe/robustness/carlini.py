@@ -14,7 +14,6 @@ from abe.engines.path.step import Point, State
 from abe.engines.path.steps.aim import Aim, Goal, LossName
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
-from abe.engines.runtime.work import Chunk
 from abe.errors import Code, SpecError
 from abe.registry import updates
 from abe.robustness.attack import Searched, succeeded
@@ -253,10 +252,8 @@ def _read(problem: Problem, rows: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Te
     score, slope = x.new_zeros(len(x)), torch.zeros_like(x)
     outputs: list[Tensor] = []
 
-    def consume(chunk: Chunk) -> None:
+    for chunk in problem.gradient(x, rows):
         score[chunk.rows] = chunk.scores.to(score)
         slope[chunk.rows] = chunk.gradients
         outputs.append(chunk.outputs)
-
-    problem.gradient(len(x), x.__getitem__, rows, consume)
     return score, slope, torch.cat(outputs)

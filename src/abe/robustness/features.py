@@ -14,7 +14,6 @@ from abe.engines.path.steps.aim import SCORES, Aim
 from abe.engines.path.steps.parts import Ball, tiny
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
-from abe.engines.runtime.work import Chunk
 from abe.errors import Code, SpecError
 from abe.objectives import Captured
 from abe.registry import updates
@@ -68,11 +67,9 @@ class FeatureImportance:
         objective = WeightedFeatures(self.layer, weight * aim.sign)
         rows = torch.arange(len(out), device=out.device)
 
-        def consume(chunk: Chunk) -> None:
-            out[chunk.rows] = -chunk.gradients
-
         problem = aim.problem(objective, target=rows)
-        problem.gradient(len(out), aim.x.__getitem__, rows, consume)
+        for chunk in problem.gradient(aim.x, rows):
+            out[chunk.rows] = -chunk.gradients
         return out, state
 
     def _importance(self, aim: Aim) -> Tensor:
@@ -105,12 +102,10 @@ class FeatureImportance:
             share = copy.to(x) / k
             return x * along(share if self.from_zero else 1 - share, x)
 
-        def consume(chunk: Chunk) -> None:
+        for chunk in problem.gradient(make, owner):
             if not found:
                 found.append(reader.taken.new_zeros((n, *reader.taken.shape[1:])))
             found[0].index_add_(0, chunk.owner, reader.taken)
-
-        problem.gradient(len(owner), make, owner, consume)
         return found[0] / k
 
 
@@ -167,11 +162,9 @@ def layer_and_input_gradient(aim: Aim, layer: str) -> tuple[Tensor, Tensor]:
     inner: list[Tensor] = []
     outer = torch.empty_like(aim.x)
 
-    def consume(chunk: Chunk) -> None:
+    for chunk in problem.gradient(aim.x, problem.everyone):
         inner.append(reader.taken)
         outer[chunk.rows] = -chunk.gradients
-
-    problem.gradient(len(outer), aim.x.__getitem__, problem.everyone, consume)
     return torch.cat(inner), outer
 
 

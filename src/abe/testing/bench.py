@@ -44,7 +44,7 @@ def problem_of(
     seed: int = 0,
     chunk: int | None = None,
 ) -> Problem:
-    """A request as `abe.api` makes it, for parts that are checked alone; sets ``net`` to evaluate."""
+    """A request as `abe.explain` makes it, for parts that are checked alone; sets ``net`` to evaluate."""
     task = task_of(net.eval())
     evaluator = Evaluator(task, execution="model", chunk=chunk)
     lifted = Lifted(x, Context(), [f"sample {i}" for i in range(len(x))])

@@ -35,6 +35,7 @@ from abe.engines.backward.step import (
 from abe.engines.instrument.model_check import Known, known
 from abe.engines.instrument.modes import Instrument
 from abe.engines.instrument.operations import tensors
+from abe.engines.instrument.per_model import mark
 from abe.engines.layers.at_layer import LayerTask
 from abe.engines.runtime.fused_copy import candidates, fingerprint
 from abe.engines.runtime.problem import Problem
@@ -333,9 +334,9 @@ def check_same(outputs: Any, problem: Problem, call: Call, engine: Any) -> None:
         plain = plain[call.owner]
     else:
         compared = _SAME.setdefault(known(problem.task.model), set())
-        if _number(engine) in compared:
+        if mark(engine) in compared:
             return
-        compared.add(_number(engine))
+        compared.add(mark(engine))
         found, one = found[:1], problem.context.take(call.owner[:1])
         with torch.no_grad():
             plain = problem.task.forward(call.x[:1].detach(), one)
@@ -351,14 +352,6 @@ def check_same(outputs: Any, problem: Problem, call: Call, engine: Any) -> None:
             got=f"a difference of {float(gap.max()):.2e} at outputs up to {float(size.max()):.2e}",
             fix="The forward is random or reads whether gradients are on; make it deterministic",
         )
-
-
-def _number(engine: Any) -> int:
-    """Tells engines apart; one that cannot be hashed is never the same."""
-    try:
-        return hash(engine)
-    except TypeError:
-        return id(engine)
 
 
 def network_bounds(task: Task) -> tuple[Tensor, Tensor] | None:

@@ -1,7 +1,7 @@
 """Things remembered of a model for as long as it lives, by identity: modules may define equality."""
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import ref
 
 from torch import nn
@@ -30,3 +30,11 @@ class PerModel(Generic[_T]):
         """The value of a model, made where there is none."""
         kept = self.get(model)
         return self.set(model, make()) if kept is None else kept
+
+
+def mark(value: Any) -> int:
+    """Tells values apart in what is remembered; one that cannot be hashed is the same as itself only."""
+    try:
+        return hash(value)
+    except TypeError:
+        return id(value)

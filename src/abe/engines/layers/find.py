@@ -11,7 +11,6 @@ from abe.engines.instrument.operations import tensors
 from abe.engines.layers import at_layer as inside
 from abe.engines.layers.at_layer import at_layer
 from abe.engines.runtime.problem import Problem
-from abe.engines.runtime.work import Call, Chunk
 from abe.errors import Code, ModelError, note
 from abe.task.base import Context
 
@@ -120,12 +119,3 @@ def bypass_note(layer: str) -> str:
 
 def _size(space: Any) -> int:
     return int(torch.Size(space).numel())
-
-
-def _unscored(call: Call) -> tuple[Any, Tensor]:
-    """The model itself, never a copy, whatever is explained."""
-    return call.forward(call.x), call.x.new_empty(0)
-
-
-def _ignore(chunk: Chunk) -> None:
-    """Nothing is wanted of the outputs."""

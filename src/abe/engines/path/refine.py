@@ -12,7 +12,6 @@ from torch import Tensor
 
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
-from abe.engines.runtime.work import Chunk
 
 CANCELLATION = 3.0
 """The pieces' absolute residuals may sum to this multiple of the tolerance, so that a small total
@@ -112,9 +111,7 @@ def _halve(problem: Problem, curve: Curve, pieces: Pieces, chosen: Tensor) -> No
     def make(rows: Tensor) -> Tensor:
         return curve.point(owner[rows], alpha[rows])
 
-    def consume(chunk: Chunk) -> None:
+    for chunk in problem.gradient(make, owner):
         change = curve.velocity(chunk.owner, alpha[chunk.rows]) * chunk.gradients
         pieces.total.index_add_(0, piece[chunk.rows], change * along(weight[chunk.rows], change))
-
-    problem.gradient(len(piece), make, owner, consume)
     pieces.intervals[chosen] *= 2

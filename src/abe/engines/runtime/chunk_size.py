@@ -13,6 +13,8 @@ ENOUGH, FEWEST, MOST = 0.03, 4, 8
 """A size is timed `FEWEST` times or more, until `ENOUGH` seconds or `MOST` times: short chunks are noisy."""
 HOPELESS = 0.1
 """A size that is slower by this share after two times is not timed on."""
+LONG = 0.25
+"""Seconds of a chunk from which on nothing but a gain beyond noise is worth a larger one."""
 CHANGED = 1.3
 """A settled size whose rows all take this many times longer, or shorter, than promised is tried anew."""
 WATCHED, PATIENCE = 4, 8
@@ -100,7 +102,7 @@ class ChunkPlan:
         if other is None and not self._known(best):
             return
         for neighbour in (best * 2, best // 2):
-            if 1 <= neighbour <= self.limit and neighbour not in self.seen:
+            if 1 <= neighbour <= self.limit and neighbour not in self.seen and self._pays(best, neighbour):
                 self.trial = self._challenger = neighbour
                 return
         self.settled, self._challenger, self._since = best, None, 0
@@ -118,6 +120,12 @@ class ChunkPlan:
         if len(self._late) == WATCHED and self._since >= self._patience and (slower or faster):
             self._patience *= 2
             self.seen, self.settled, self.trial = {}, None, size
+
+    def _pays(self, best: int, neighbour: int) -> bool:
+        """Whether a neighbour is worth a try: a larger one saves calls, which long chunks have few of."""
+        per_row = min(self.seen[best])
+        half = min(self.seen.get(best // 2, [torch.inf]))
+        return neighbour < best or per_row * best < LONG or per_row < half / (1 + NOISE)
 
     def _known(self, size: int) -> bool:
         times = self.seen.get(size, [])

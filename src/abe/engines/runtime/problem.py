@@ -1,7 +1,8 @@
 """One explanation request: samples, the decision to explain, draws, and counted access to the model."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -81,18 +82,16 @@ class Problem:
         outputs = self.known_outputs
         if isinstance(outputs, Tensor) and not self.objective.layers:
             return score(self.task, outputs, self.objective, self.target).detach().to(self.x)
-        return self.scores(self.x, self.everyone)
+        return self.scores(self.x, self.everyone).to(self.x)
 
     def scores(self, make: Make | Tensor, owner: Tensor) -> Tensor:
         """(n,) scores of rows, each for its owner's target; forward only."""
-        out = torch.empty(len(owner), device=self.x.device, dtype=self.x.dtype)
-        for chunk in self.forward(make, owner):
-            out[chunk.rows] = chunk.scores.to(out.dtype)
-        return out
+        kept = [chunk.scores for chunk in self.forward(make, owner)]
+        return torch.cat(kept) if kept else self.x.new_empty(0)
 
     def outputs(self, make: Make | Tensor, owner: Tensor) -> Any:
         """(n, …) the model's outputs for rows; those of the first chunk where they are no tensor."""
-        kept = [chunk.outputs for chunk in self._run("forward", make, owner, scored=False)]
+        kept = [chunk.outputs for chunk in self.forward(make, owner, scored=False)]
         return torch.cat(kept) if isinstance(kept[0], Tensor) else kept[0]
 
     def keys(self, owner: Tensor, draw: Tensor) -> list[Key]:
@@ -101,7 +100,13 @@ class Problem:
         return [(ids[o], d) for o, d in zip(owner.tolist(), draw.tolist(), strict=True)]
 
     def forward(
-        self, make: Make | Tensor, owner: Tensor, *, around: Around | None = None, purpose: str = ""
+        self,
+        make: Make | Tensor,
+        owner: Tensor,
+        *,
+        around: Around | None = None,
+        purpose: str = "",
+        scored: bool = True,
     ) -> Iterator[Chunk]:
         """Run rows without gradients, and yield every `Chunk` with outputs and scores.
 
@@ -110,8 +115,9 @@ class Problem:
             owner: (n,) the sample each row belongs to.
             around: runs each chunk its own way, for example with a layer's output changed.
             purpose: names work whose memory per row is of its own.
+            scored: False reads outputs only.
         """
-        return self._run("forward", make, owner, around=around, purpose=purpose)
+        return self._run("forward", make, owner, around=around, purpose=purpose, scored=scored)
 
     def gradient(
         self,
@@ -148,6 +154,20 @@ class Problem:
         """
         settle = None if self.decision.complete else self.decision.settler(self)
         return self._run(kind, self.x, self.everyone, around=around, purpose=purpose, settle=settle)
+
+    def first(self) -> "Problem":
+        """The first sample as a request of its own, whose decision is its own too."""
+        decision = self.decision.first(self.task, len(self.x))
+        one, everyones = self.everyone[:1], self.identify
+        return replace(
+            self,
+            evaluator=copy(self.evaluator),
+            x=self.x[:1],
+            context=self.context.take(one),
+            decision=decision,
+            identify=lambda: list(everyones())[:1],
+            names=self.names[:1],
+        )
 
     def with_(
         self,

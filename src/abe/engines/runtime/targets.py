@@ -43,6 +43,13 @@ class Decision:
             raise RuntimeError("the decision is not settled: run the samples first")
         return self.partial
 
+    def first(self, task: Task, n: int) -> "Decision":
+        """The decision about the first of n samples alone."""
+        if self.complete:
+            return Decision(self.target[:1], outputs=None)
+        asked = None if self._asked is None else as_target(task, self._asked, n)[:1]
+        return Decision(asked=asked)
+
     def settler(self, problem: "Undecided") -> Settle:
         """A function that settles the targets of rows from their outputs, for one pass over all samples."""
         n, parts = len(problem.x), dict[int, Any]()

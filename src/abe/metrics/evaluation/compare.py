@@ -50,7 +50,7 @@ def compare(
 
     Args:
         task: the model and how to read it.
-        photos: raw inputs, as for `abe.api`, or a stream of batches, as for `abe.evaluate`.
+        photos: raw inputs, as for `abe.explain`, or a stream of batches, as for `abe.evaluate`.
         methods: names, (name, parameters) pairs or `abe.method` values; by default every registered
             method that needs no further argument.
         metrics: the same for metrics; by default INS, DEL, their KL and fair forms, gaps, residual,

@@ -98,7 +98,7 @@ def evaluate(
             `abe.Explanation.from_array` reads them), paths of either, functions ``(inputs, targets) ->
             maps``, or methods, which explain as they go.
         metrics: names, (name, parameters) pairs or values; the same defaults as `abe.compare`.
-        data: the explained inputs, as for `abe.api`; the explanations' own by default. Anything else
+        data: the explained inputs, as for `abe.explain`; the explanations' own by default. Anything else
             that can be iterated, such as a data loader, is a stream of batches: inputs, (inputs, labels,
             masks), or mappings with inputs, labels, masks, targets. Only one batch is held at a time.
         target: the explained classes; those of the explanations, else the predictions.
