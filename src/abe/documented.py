@@ -112,9 +112,9 @@ def read(docstring: str) -> tuple[str, tuple[str, ...], dict[str, str]]:
 
 
 def cost(passes: Passes | None) -> str:
-    """The card's formulas as a sentence; nothing where they have no closed form."""
-    if passes is None or "adaptive" in (passes.forward, passes.backward):
-        return ""
+    """The card's formulas as a sentence, or its words where they have no closed form."""
+    if passes is None or passes.words or "adaptive" in (passes.forward, passes.backward):
+        return "" if passes is None else passes.words
     forward, backward = (
         "no" if formula == "0" else formula.replace(" * ", " · ")
         for formula in (passes.forward, passes.backward)
@@ -127,7 +127,9 @@ def _from_author(
     kind: str, factory: Callable[..., Any], written: Mapping[str, str]
 ) -> dict[str, tuple[str, ...]]:
     made = getattr(factory, "__annotations__", {}).get("return")
-    engines = " or ".join(f"`{part.__name__}`" for part in get_args(made) or (made,) if isinstance(part, type))
+    engines = " or ".join(
+        f"`{part.__name__}`" for part in get_args(made) or (made,) if isinstance(part, type)
+    )
     defaults = {"Composition": engines and f"{engines}.", "Shape": SHAPES.get(kind, "")}
     texts = {title: (text,) for title, text in defaults.items() if text}
     for title, text in written.items():

@@ -21,7 +21,7 @@ def described(text: str) -> dict[str, str]:
 
 
 METHOD = """\
-baseline: the reference: a name ("zero", "blur", …), a pair ("constant", {"value": 0.5}), a tensor, or a value.
+baseline: the reference: a name ("zero", "blur", …), a pair ("constant", {"value": 0.5}), a tensor, a value.
 base: a method's name, (name, parameters) pair, or value.
 background: a distribution: "uniform", "noise", or a tensor of at least two background samples.
 quadrature: a name or value from `abe.engines.path.quadrature`.
@@ -37,12 +37,12 @@ sigma: noise as a share of the input range.
 samples: random draws per sample.
 variant: ``"corrected"``, or ``"published"``: what the published code computes, as the differences below say.
 rules: pairs (operation, rule) in front of the built-in ones.
-uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"constant"`` treat it so and note
-    it in the result.
+uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"constant"`` treat it so, and
+    the result says it.
 merged: run a copy with batch norm merged into convolutions, where it can be made.
 epsilon: the stabiliser, in units of z.
 layer: a module's name (``"layer4"``, ``"relu#2"`` for one of several calls); None takes the last layer with
-    places on which the score depends, and a note names it.
+    places on which the score depends, found by one row more, and a note names it.
 relu: keep what supports the decision only.
 normalise: scale every map to [0, 1].
 upsample: ``"bilinear"`` between the centres of places (align_corners=False), or ``"nearest"``.

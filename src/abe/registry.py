@@ -79,7 +79,7 @@ class Entry:
 
     @property
     def card(self) -> Card:
-        """What is known about it; a part of a method has title, source and deviations from the method's card."""
+        """What is known about it; a part of a method has title, source and deviations of the method."""
         if not self.own.part_of:
             return self.own
         whole = methods.get(self.own.part_of).card
@@ -87,6 +87,7 @@ class Entry:
             self.own,
             title=whole.title,
             source=whole.source,
+            formula=self.own.formula or whole.formula,
             family=whole.family,
             differs=whole.differs,
             pitfalls=whole.pitfalls,
@@ -166,7 +167,7 @@ class Registry:
         return enter
 
     def part(self, name: str, *, of: str, aliases: tuple[str, ...] = ()) -> Callable[[_F], _F]:
-        """Decorator: enter a value that one method owns; it has that method's card, and its name as an alias."""
+        """Decorator: enter a value that one method owns, under that method's card and also its name."""
         card = Card(name=name, title="", source="", part_of=of)
         return self.register(card, aliases=aliases if name == of else (of, *aliases))
 

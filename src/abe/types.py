@@ -36,11 +36,13 @@ class Passes:
     Attributes:
         forward, backward: the formulas.
         at_most: they are bounds, because rows that are done leave.
+        words: what is said instead of the formulas, where these have no closed form.
     """
 
     forward: str
     backward: str
     at_most: bool = False
+    words: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
