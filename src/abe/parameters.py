@@ -35,7 +35,7 @@ alpha: step, in input units before normalisation.
 classes: these classes instead of random ones.
 sigma: noise as a share of the input range.
 samples: random draws per sample.
-variant: ``"corrected"``, or ``"published"``: what the published code computes, as the differences below say.
+variant: ``"corrected"``, or ``"published"``: what the published code computes; see what differs.
 rules: pairs (operation, rule) in front of the built-in ones.
 uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"constant"`` treat it so, and
     the result says it.
@@ -79,7 +79,7 @@ curve: the number to follow: ``"probability"`` or the paper's ``"accuracy"``.
 order: ``"top_down"`` or ``"bottom_up"`` cascades, or ``"independent"``.
 attention: name of the context input (b, t) that says which tokens are attended.
 special: name of the context input (b, t) that marks tokens which always stay, or None.
-variant: ``"corrected"``, or ``"published"``: what the published code computes, as the differences below say.
+variant: ``"corrected"``, or ``"published"``: what the published code computes; see what differs.
 """
 UPDATE = """\
 eps: radius in input units; None is 16/255 in L∞, 1 in L2.
@@ -89,7 +89,7 @@ decay: μ of the momentum.
 norm: ``"linf"`` or ``"l2"``.
 copies: how many copies the gradient is averaged over.
 layer: a module's name, as in ``model.named_modules()``.
-variant: ``"corrected"``, or ``"published"``: what the published code computes, as the differences below say.
+variant: ``"corrected"``, or ``"published"``: what the published code computes; see what differs.
 """
 SUMMARY = """\
 max_units: more units than this are refused; at most 16.
