@@ -6,7 +6,7 @@ the rest. Registration makes one text of both, which `help`, ``abe methods NAME`
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -51,6 +51,14 @@ class Documented:
     notes: tuple[str, ...]
     parameters: Mapping[str, str]
     sections: Mapping[str, tuple[str, ...]]
+
+    def missing(self, parameters: Iterable[str], *, example: bool = False) -> list[str]:
+        """What an author still has to write: one sentence, what each parameter means, and an example."""
+        missing = [] if self.summary.endswith(".") else ["one sentence that opens it"]
+        missing += [f"Args: {name}" for name in parameters if name not in self.parameters]
+        if example and "Example" not in self.sections:
+            missing.append("Example")
+        return missing
 
     def text(self) -> str:
         """All of it as a docstring."""
