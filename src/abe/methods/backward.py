@@ -59,8 +59,8 @@ def deconvolution() -> Backward:
         name="guided_backprop",
         title="Guided Backprop",
         source="springenberg2015",
-        formula="g_in = max(g_out, 0) · 1[x > 0] wherever the model computes max(x, 0), however it is "
-        "written",
+        formula="g_in = max(g_out, 0) · 1[x > 0] wherever the model computes max(x, 0), "
+        "however it is written",
         family="modified gradient",
         reformulations=("nonnegative backpropagation",),
         guarantees=("dummy",),
@@ -86,8 +86,8 @@ def guided_backprop() -> Backward:
         name="rectgrad",
         title="Rectified Gradient",
         source="kim2019, Eq. 3",
-        formula="g_in = g_out · 1[a g_out > τ], a the activation, τ a percentile of a g_out over the "
-        "sample's entries of the layer, interpolated linearly",
+        formula="g_in = g_out · 1[a g_out > τ], a the activation, "
+        "τ a percentile of a g_out over the sample's entries of the layer, interpolated linearly",
         family="layer-wise backpropagation",
         reformulations=("nonnegative backpropagation",),
         guarantees=("dummy",),

@@ -99,8 +99,8 @@ def lrp_0(*, uncovered: Policy = "error") -> Backward:
         name="lrp_gamma",
         title="LRP-γ",
         source="montavon2019, Sec. 10.2.3",
-        formula="R_in = shares of x⁺(w + γ w⁺) + x⁻(w + γ w⁻) where z > 0, with w⁺ and w⁻ exchanged where z "
-        "< 0",
+        formula="R_in = shares of x⁺(w + γ w⁺) + x⁻(w + γ w⁻) where z > 0, "
+        "with w⁺ and w⁻ exchanged where z < 0",
         family="layer-wise backpropagation",
         reformulations=("Taylor interaction",),
         guarantees=("dummy",),

@@ -97,8 +97,8 @@ def grad_cam(
         name="grad_cam_plus_plus",
         title="Grad-CAM++",
         source="chattopadhay2018, Eq. 19",
-        formula="A = up(ReLU Σ_k w_k A_k), w_k = Σ_ij α max(g, 0), α = g² / (2 g² + g³ Σ_ab A_kab), g = "
-        "∂s/∂A",
+        formula="A = up(ReLU Σ_k w_k A_k), w_k = Σ_ij α max(g, 0), α = g² / (2 g² + g³ Σ_ab A_kab), "
+        "g = ∂s/∂A",
         family="gradient × input",
         needs=("gradient", "layer"),
         modalities=PLACES,

@@ -34,8 +34,8 @@ ROUNDED = (
         name="meaningful_perturbation",
         title="Meaningful Perturbation",
         source="fong2017, Eq. 3-4",
-        formula="A = 1 − m, m = argmin s(Φ(x; m)) + λ₁ mean(1 − m) + λ₂ Σ_axes mean |∇m|^β, Φ = m x + (1 − "
-        "m) x′",
+        formula="A = 1 − m, m = argmin s(Φ(x; m)) + λ₁ mean(1 − m) + λ₂ Σ_axes mean |∇m|^β, "
+        "Φ = m x + (1 − m) x′",
         family="influential subset",
         reformulations=("feature removal",),
         needs=("gradient", "baseline", "draws", "optimisation"),
@@ -102,8 +102,8 @@ def meaningful_perturbation(
         name="extremal_perturbation",
         title="Extremal Perturbation",
         source="fong2019, Eq. 5-9",
-        formula="A = mean over areas a of argmax s(Φ(x; m)) − λ_t mean (sort(m) − r_a)², m(u) = smax_v k(‖u "
-        "− v‖) p(v), λ_t = weight · growth^(t / steps)",
+        formula="A = mean over areas a of argmax s(Φ(x; m)) − λ_t mean (sort(m) − r_a)², "
+        "m(u) = smax_v k(‖u − v‖) p(v), λ_t = weight · growth^(t / steps)",
         family="influential subset",
         reformulations=("feature removal",),
         needs=("gradient", "optimisation"),
@@ -179,8 +179,8 @@ def extremal_perturbation(
         name="iba",
         title="Information Bottleneck Attribution (IBA)",
         source="schulz2020, Eq. 3-7",
-        formula="A = KL(N(λR + (1 − λ)μ, (1 − λ)²σ²) ‖ N(μ, σ²)) / ln 2, λ = argmin −E s(λR + (1 − λ)ε) + β "
-        "mean KL",
+        formula="A = KL(N(λR + (1 − λ)μ, (1 − λ)²σ²) ‖ N(μ, σ²)) / ln 2, "
+        "λ = argmin −E s(λR + (1 − λ)ε) + β mean KL",
         family="influential subset",
         needs=("gradient", "draws", "optimisation"),
         modalities=("image", "series"),
@@ -243,8 +243,8 @@ def iba(
         name="input_iba",
         title="InputIBA",
         source="zhang2021, Eq. 3-8",
-        formula="A = λ = argmin −E s(λx + (1 − λ)ε) + β mean KL(N(λx, (1 − λ)²) ‖ N(Λλx, (1 − Λλ)²)), x "
-        "standardised",
+        formula="A = λ = argmin −E s(λx + (1 − λ)ε) + β mean KL(N(λx, (1 − λ)²) ‖ N(Λλx, (1 − Λλ)²)), "
+        "x standardised",
         family="influential subset",
         needs=("gradient", "draws", "optimisation"),
         modalities=("image", "series"),
@@ -300,8 +300,8 @@ def input_iba(
         name="m2ib",
         title="Multi-modal Information Bottleneck (M2IB)",
         source="wang2023m2ib, Eq. 6-9",
-        formula="A = KL / ln 2 at a layer of each tower, λ = argmin −E s(λR + (1 − λ)ε; other tower) + β "
-        "mean KL, ε ~ N(0, v)",
+        formula="A = KL / ln 2 at a layer of each tower, "
+        "λ = argmin −E s(λR + (1 − λ)ε; other tower) + β mean KL, ε ~ N(0, v)",
         family="influential subset",
         needs=("gradient", "draws", "optimisation", "two towers"),
         modalities=("multimodal",),

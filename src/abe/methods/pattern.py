@@ -19,8 +19,8 @@ PASSES = Passes(forward="2 * b + samples", backward="b")
         name="pattern_net",
         title="PatternNet",
         source="kindermans2018",
-        formula="g_in = Aᵀ g_out with patterns A, started with the score; rectifiers and pooling keep their "
-        "gradients",
+        formula="g_in = Aᵀ g_out with patterns A, started with the score; "
+        "rectifiers and pooling keep their gradients",
         family="layer-wise backpropagation",
         needs=("gradient", "draws"),
         passes=PASSES,

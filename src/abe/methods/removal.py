@@ -282,8 +282,8 @@ def rise(
         name="ace",
         title="Average causal effect",
         source="chattopadhyay2019; deng2025, Eq. 21",
-        formula="a_i = E[s | do(x_i = own value)] − E[s | do(x_i = reference)], all other units from the "
-        "background",
+        formula="a_i = E[s | do(x_i = own value)] − E[s | do(x_i = reference)], "
+        "all other units from the background",
         family="perturbation",
         guarantees=("linearity", "implementation_invariance", "sensitivity"),
         needs=("draws",),

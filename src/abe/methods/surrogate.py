@@ -30,8 +30,8 @@ READ_ADHERENCE = "Read diagnostics['adherence']: a fit that misses the model exp
         name="lime",
         title="LIME",
         source="ribeiro2016, Eq. 2",
-        formula="min_w Σ_z π(z) (s(x_z) − w₀ − w·z)² + λ ‖w‖², π(z) = exp(−d(z)²/σ²), d the cosine distance "
-        "to all units",
+        formula="min_w Σ_z π(z) (s(x_z) − w₀ − w·z)² + λ ‖w‖², π(z) = exp(−d(z)²/σ²), "
+        "d the cosine distance to all units",
         family="local surrogate",
         reformulations=REFORMULATIONS,
         guarantees=("linearity", "implementation_invariance"),
