@@ -113,7 +113,7 @@ def read(docstring: str) -> tuple[str, tuple[str, ...], dict[str, str]]:
     opening, *notes = (text.strip("\n") for text in re.split(r"\n\s*\n", body.strip()))
     ends = [*(head.start() for head in heads[1:]), len(docstring)]
     sections = {
-        head[1]: "\n".join(filter(None, (head[2], inspect.cleandoc("\n" + docstring[head.end() : end]))))
+        head[1]: "\n".join(filter(None, (head[2], _dedented(docstring[head.end() : end]))))
         for head, end in zip(heads, ends, strict=False)  # without heads there is one end
     }
     return _line(opening), tuple(notes), sections
@@ -121,8 +121,10 @@ def read(docstring: str) -> tuple[str, tuple[str, ...], dict[str, str]]:
 
 def cost(passes: Passes | None) -> str:
     """The card's formulas as a sentence, or its words where they have no closed form."""
-    if passes is None or passes.words or "adaptive" in (passes.forward, passes.backward):
-        return "" if passes is None else passes.words
+    if passes is None:
+        return ""
+    if passes.words or "adaptive" in (passes.forward, passes.backward):
+        return passes.words
     forward, backward = (
         "no" if formula == "0" else formula.replace(" * ", " · ")
         for formula in (passes.forward, passes.backward)
@@ -167,8 +169,18 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
+def _dedented(text: str) -> str:
+    """A section's lines, by as much as its first one is indented; `inspect.cleandoc` takes longer for it."""
+    lines = text.strip("\n").rstrip().splitlines()
+    indent = " " * (len(lines[0]) - len(lines[0].lstrip())) if lines else ""
+    return "\n".join(line.removeprefix(indent) for line in lines)
+
+
 def _folded(text: str, first: str, rest: str) -> Iterator[str]:
     """Lines of at most `WIDTH` characters where words allow it."""
+    if len(first) + len(text) <= WIDTH and "\n" not in text:
+        yield first + text
+        return
     line = first
     for word in text.split():
         if len(line) + len(word) >= WIDTH and line.strip():

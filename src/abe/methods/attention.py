@@ -158,7 +158,8 @@ def chefer_relevance(
         title="Bi-modal relevance (Chefer)",
         source="chefer2021, Eqs. 5 to 11",
         formula="R_sq ← R_sq + R̄_ssᵀ Ā R̄_qq and R_ss ← R_ss + Ā R_qs where s attends to q; "
-        "R_ss ← R_ss + Ā R_ss and R_sq ← R_sq + Ā R_sq where s attends to itself; Ā = mean_heads (∂s/∂A ⊙ A)⁺",
+        "R_ss ← R_ss + Ā R_ss and R_sq ← R_sq + Ā R_sq where s attends to itself; "
+        "Ā = mean_heads (∂s/∂A ⊙ A)⁺",
         family="attention",
         needs=("gradient", "cross_attention"),
         modalities=PLACES,
