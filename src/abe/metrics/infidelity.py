@@ -191,7 +191,6 @@ def perturber(name: Any, baseline: Any, size: float | None) -> Perturber:
     Card(
         name="infidelity",
         title="INFD",
-        summary="How badly the map predicts the change of score under perturbations.",
         source="yeh2019, Definition 2.1; zhu2025abe, Table III",
         direction="lower",
         range="[0, inf)",
@@ -216,7 +215,7 @@ def infidelity_metric(
     baseline: Any = "zero",
     variant: Variant | str = "corrected",
 ) -> Infidelity:
-    """Mean squared error of β IᵀA against the change of score; lower is better.
+    """How badly the map predicts the change of score under perturbations.
 
     Args:
         perturbation: ``"square"`` removes a random square, ``"noisy_baseline"`` puts noise around the
@@ -225,9 +224,5 @@ def infidelity_metric(
         samples: perturbations per sample.
         baseline: what stands for "absent", for the first two.
         variant: ``"corrected"``, ``"published"`` (β of either sign, with a ridge), ``"unscaled"`` (β = 1).
-
-    Differs from the paper:
-        β is clipped at 0 and safe for zero maps; the published form is blind to sign and depends on
-        the scale of the map.
     """
     return Infidelity(perturbation=perturber(perturbation, baseline, size), samples=samples, variant=variant)

@@ -134,7 +134,6 @@ _ATTENTION = (
     Card(
         name="image_confidence_drop",
         title="ICD",
-        summary="Loss of similarity, times 100, when the image is multiplied by its map.",
         source="wang2023m2ib",
         direction="lower",
         range="[0, inf)",
@@ -146,7 +145,10 @@ _ATTENTION = (
     aliases=("icd",),
 )
 def image_confidence_drop() -> ImageConfidence:
-    """100 times the similarity lost under the map as a mask, the text whole; lower is better."""
+    """Loss of similarity, times 100, when the image is multiplied by its map.
+
+    The text stays whole.
+    """
     return ImageConfidence(what="drop")
 
 
@@ -154,7 +156,6 @@ def image_confidence_drop() -> ImageConfidence:
     Card(
         name="image_confidence_increase",
         title="ICI",
-        summary="Share of samples, in per cent, whose similarity rises under the map as a mask of the image.",
         source="wang2023m2ib",
         direction="higher",
         pitfalls=("Counts samples and not how much; a sure match leaves nothing to rise.",),
@@ -169,7 +170,10 @@ def image_confidence_drop() -> ImageConfidence:
     aliases=("ici",),
 )
 def image_confidence_increase() -> ImageConfidence:
-    """100 where similarity rises under the map as a mask, else 0; higher is better."""
+    """Share of samples, in per cent, whose similarity rises under the map as a mask of the image.
+
+    The text stays whole.
+    """
     return ImageConfidence(what="increase")
 
 
@@ -177,7 +181,6 @@ def image_confidence_increase() -> ImageConfidence:
     Card(
         name="text_confidence_drop",
         title="TCD",
-        summary="Loss of similarity, times 100, when only the tokens above the median stay.",
         source="wang2023m2ib",
         direction="lower",
         range="[0, inf)",
@@ -192,17 +195,13 @@ def image_confidence_increase() -> ImageConfidence:
 def text_confidence_drop(
     *, attention: str = "attention_mask", special: str | None = None, removal: Any = None
 ) -> TextConfidence:
-    """100 times the similarity lost without the lower half of the words, the image whole; lower is better.
+    """Loss of similarity, times 100, when only the tokens above the median stay.
+
+    The image stays whole.
 
     Args:
-        attention: name of the context input (b, t) that says which tokens are attended.
-        special: name of the context input (b, t) that marks tokens which always stay, or None.
         removal: what removed tokens become while they stay attended, for the published form the embedding
             of token 0; None to end their attention instead.
-
-    Differs from the paper:
-        Removed tokens lose their attention; the published code gives them id 0 (``removal=`` with that
-        token's embedding), which is a word as well.
     """
     return _text("drop", attention, special, removal)
 
@@ -211,8 +210,6 @@ def text_confidence_drop(
     Card(
         name="text_confidence_increase",
         title="TCI",
-        summary="Share of samples, in per cent, whose similarity rises when only the tokens above the median "
-        "stay.",
         source="wang2023m2ib",
         direction="higher",
         range="{0, 100}",
@@ -227,17 +224,13 @@ def text_confidence_drop(
 def text_confidence_increase(
     *, attention: str = "attention_mask", special: str | None = None, removal: Any = None
 ) -> TextConfidence:
-    """100 where similarity rises without the lower half of the words, else 0; higher is better.
+    """Share of samples, in per cent, whose similarity rises when only the tokens above the median stay.
+
+    The image stays whole.
 
     Args:
-        attention: name of the context input (b, t) that says which tokens are attended.
-        special: name of the context input (b, t) that marks tokens which always stay, or None.
         removal: what removed tokens become while they stay attended, for the published form the embedding
             of token 0; None to end their attention instead.
-
-    Differs from the paper:
-        Removed tokens lose their attention; the published code gives them id 0 (``removal=`` with that
-        token's embedding), which is a word as well.
     """
     return _text("increase", attention, special, removal)
 

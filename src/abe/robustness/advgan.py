@@ -86,7 +86,6 @@ class Discriminator(nn.Module):
     Card(
         name="advgan",
         title="AdvGAN",
-        summary="The perturbation of a generator that was trained on samples of the user.",
         source="xiao2018",
         formula="x ← clip(x₀ + clip(G(x₀), ±ε))",
         family="generative attack",
@@ -107,9 +106,6 @@ class AdvGAN:
     Args:
         checkpoint: file written by `train_advgan`.
         eps: radius in input units; None for that of the training.
-
-    Differs from the paper:
-        Output scaled to ε, images of any size, constant learning rate.
     """
 
     checkpoint: str

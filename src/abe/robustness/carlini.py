@@ -31,7 +31,6 @@ GROWTH = 10.0
     Card(
         name="cw",
         title="Carlini & Wagner (L2)",
-        summary="The smallest L2 change that crosses, by Adam and a binary search over the constant.",
         source="carlini2017",
         formula="min ‖x′ − x‖² + c max(f_y − max_j f_j, −κ),  x′ = ½ (tanh w + 1)",
         family="white-box attack",
@@ -62,9 +61,6 @@ class CarliniWagner:
         searches: how many constants are tried.
         rate: learning rate of Adam.
         variant: ``"published"`` floors the margin at the masked class and tries ``c`` alone.
-
-    Differs from the paper:
-        None in the default; the published variant's margin is floored and its constant fixed.
     """
 
     c: float = 1.0

@@ -101,14 +101,13 @@ class UserUpdate:
     Card(
         name="descent",
         title="Signed descent",
-        summary="A signed step down the explained score's gradient, inside the bounds.",
         source="madry2018",
-        formula="x ← clip(x − α r sign ∇s(x))",
+        formula="x ← clip(x − α r sign ∇s(x)), r the bounds' range (1 without bounds)",
     )
 )
 @value
 class Descent:
-    """x ← clip(x − α r sign ∇s(x)), r the bounds' range (1 without bounds).
+    """A signed step down the explained score's gradient, inside the bounds.
 
     Args:
         alpha: step as a share of the range.
