@@ -335,7 +335,7 @@ def _check_type(x: Tensor, model: Tensor | None) -> None:
 def _first_tensor(model: nn.Module) -> Tensor | None:
     for tables in ("_parameters", "_buffers"):
         for module in model.modules():
-            for tensor in vars(module)[tables].values():
+            for tensor in getattr(module, tables).values():
                 if tensor is not None and tensor.is_floating_point():
                     return tensor
     return None

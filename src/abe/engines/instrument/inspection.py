@@ -49,7 +49,7 @@ def parts_of(model: nn.Module) -> Parts:
                     seen.add(id(tensor))
                     into.append(tensor)  # type: ignore[arg-type]
         if module._modules:
-            waiting += [child for child in reversed(module._modules.values()) if child is not None]
+            waiting += [child for child in reversed(list(module._modules.values())) if child is not None]
     return parts
 
 
