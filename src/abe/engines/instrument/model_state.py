@@ -2,49 +2,68 @@
 
 import random
 from collections.abc import Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from threading import RLock
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from abe.engines.instrument.inspection import compiled
+from abe.engines.instrument.inspection import Parts, parts_of
+from abe.engines.instrument.per_model import PerModel
+
+_LOCKS: PerModel[RLock] = PerModel()
 
 
 @contextmanager
-def as_found(model: nn.Module) -> Generator[None]:
+def as_found(model: nn.Module, parts: Parts | None = None) -> Generator[None]:
     """Evaluation mode without parameter gradients inside; everything restored on the way out.
 
     Restores training flags per submodule, ``requires_grad``, ``.grad``, buffers (value and
     identity), hooks, and the global random states of PyTorch, NumPy and Python, also after an
-    exception.
+    exception. Threads that run one model take turns.
     """
-    flags = [(module, module.training) for module in model.modules()]
-    grads = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    buffers = [(m, name, b, _copy(b)) for m in model.modules() for name, b in m._buffers.items()]
-    hooks = [(table, dict(table)) for m in model.modules() for table in _hook_tables(m)]
+    with _LOCKS.of(model, RLock), _states():
+        parts = parts or parts_of(model)
+        training = [module for module in parts.modules if module.training]
+        parameters = [p for p in parts.parameters if not p.is_inference()]
+        required = [p for p in parameters if p.requires_grad]
+        grads = [(p, p.grad) for p in parameters]
+        buffers = _Buffers(parts.modules)
+        hooks = _Hooks(parts.modules)
+        try:
+            if training:
+                model.eval()
+            for parameter in required:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            evaluated = [module for module in parts.modules if module.training]
+            for module in evaluated:
+                module.training = False
+            for module in training:
+                module.training = True
+            for parameter in parameters:
+                if parameter.requires_grad:
+                    parameter.requires_grad_(False)
+            for parameter in required:
+                parameter.requires_grad_(True)
+            for parameter, grad in grads:
+                if parameter.grad is not grad:
+                    parameter.grad = grad
+            buffers.restore()
+            hooks.restore()
+
+
+@contextmanager
+def _states() -> Generator[None]:
+    """The global random states are what they were."""
     torch_state, python_state = torch.get_rng_state(), random.getstate()
     numpy_state = np.random.get_state()  # noqa: NPY002 - the user's global state is kept, not used
     cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     try:
-        model.eval()
-        for parameter, _, _ in grads:
-            if not parameter.is_inference():
-                parameter.requires_grad_(False)
         yield
     finally:
-        for module, training in flags:
-            module.training = training
-        for parameter, required, grad in grads:
-            if not parameter.is_inference():
-                parameter.requires_grad_(required)
-            parameter.grad = grad
-        for module, name, buffer, content in buffers:
-            _restore(module, name, buffer, content)
-        for table, before in hooks:
-            if dict(table) != before:
-                table.clear()
-                table.update(before)
         torch.set_rng_state(torch_state)
         np.random.set_state(numpy_state)  # noqa: NPY002
         random.setstate(python_state)
@@ -52,28 +71,40 @@ def as_found(model: nn.Module) -> Generator[None]:
             torch.cuda.set_rng_state_all(cuda_states)
 
 
-@contextmanager
-def eager(model: nn.Module) -> Generator[None]:
-    """Eager mode for compiled modules, so that every operation is seen; nothing otherwise."""
-    with torch.compiler.set_stance("force_eager") if compiled(model) else nullcontext():
-        yield
+class _Buffers:
+    """All buffers with their contents, which are compared together: version counters miss ``.data``."""
+
+    def __init__(self, modules: list[nn.Module]) -> None:
+        self._found = [(m, name, b) for m in modules for name, b in m._buffers.items()]
+        groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+        for _, _, buffer in self._found:
+            if buffer is not None and buffer.layout == torch.strided and not buffer.is_quantized:
+                groups.setdefault((buffer.dtype, buffer.device), []).append(buffer)
+        self._groups = [(group, _together(group)) for group in groups.values()]
+
+    def restore(self) -> None:
+        """Put the same tensors back with the contents they had."""
+        for module, name, buffer in self._found:
+            if module._buffers.get(name) is not buffer:
+                module._buffers[name] = buffer
+        for group, content in self._groups:
+            if torch.equal(_together(group), content):
+                continue
+            parts = content.split([buffer.numel() for buffer in group])
+            with torch.no_grad():
+                for buffer, part in zip(group, parts, strict=True):
+                    if not torch.equal(buffer.reshape(-1), part):
+                        buffer.copy_(part.view(buffer.shape))
 
 
-def _copy(buffer: Tensor | None) -> Tensor | None:
-    return None if buffer is None else buffer.detach().clone()
+def _together(buffers: list[Tensor]) -> Tensor:
+    return torch.cat([buffer.detach().reshape(-1) for buffer in buffers])
 
 
-def _restore(module: nn.Module, name: str, buffer: Tensor | None, content: Tensor | None) -> None:
-    """Put the same tensor back with the content it had; version counters miss edits through ``.data``."""
-    module._buffers[name] = buffer
-    if buffer is None or content is None or torch.equal(buffer, content):
-        return
-    with torch.no_grad():
-        buffer.copy_(content)
+class _Hooks:
+    """All hooks of all modules; most tables are empty."""
 
-
-def _hook_tables(module: nn.Module) -> list[dict[int, object]]:
-    names = (
+    NAMES = (
         "_forward_hooks",
         "_forward_pre_hooks",
         "_backward_hooks",
@@ -82,4 +113,18 @@ def _hook_tables(module: nn.Module) -> list[dict[int, object]]:
         "_forward_pre_hooks_with_kwargs",
         "_forward_hooks_always_called",
     )
-    return [table for name in names if (table := getattr(module, name, None)) is not None]
+
+    def __init__(self, modules: list[nn.Module]) -> None:
+        own = [vars(module) for module in modules]
+        self._tables = [table for held in own for name in self.NAMES if (table := held.get(name)) is not None]
+        self._before = [(table, dict(table)) for table in self._tables if table]
+
+    def restore(self) -> None:
+        """Every table holds what it held."""
+        known = {id(table) for table, _ in self._before}
+        for table in [table for table in self._tables if table and id(table) not in known]:
+            table.clear()
+        for table, before in self._before:
+            if table != before:
+                table.clear()
+                table.update(before)
