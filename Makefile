@@ -25,7 +25,7 @@ help:
 	@echo "make lint      lint and formatting; make format repairs what can be repaired"
 	@echo "make imports   the order of imports between rooms"
 	@echo "make types     static types"
-	@echo "make docs      the documentation, to docs/_build/html"
+	@echo "make docs      the documentation with its gallery, to docs/_build/html"
 	@echo "make bench     ratios against captum"
 	@echo "make clean     remove what was built; make distclean also removes $(VENV)"
 
@@ -53,6 +53,7 @@ format: $(VENV)/.tools
 types: $(VENV)/.tools
 	$(VENV)/bin/pyright --pythonpath $(PY)
 
+# Runs the galleries of examples/ too, where they changed: some minutes after `make clean`, seconds later.
 docs: $(VENV)/.tools
 	$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
