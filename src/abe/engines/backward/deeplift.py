@@ -131,23 +131,22 @@ class _Lift:
             self.references = found.to(call.x).contiguous()
             own = {name for name, _ in (*self.book.entries, *self.further.entries)}
             record = Record(also=self.rule.reads | own)
-            with self._under(record):
+            recording = Instrument(self.problem.task.model, default=record, decompose=True)
+            with recording:
                 before = call.forward(self.references)
         session = Replay(self._choose, record)
-        with self._under(session):
+        replaying = Instrument(self.problem.task.model, default=session, decompose=True)
+        with replaying:
             outputs = call.forward(call.x)
         check_same(outputs, self.problem, call, self.spec)
         call.settle(outputs)
-        with torch.no_grad(), self._under(record):
+        with torch.no_grad(), recording:
             self.scores = call.score(before)
-        with self._under(session):
+        with replaying:
             scores = call.score(outputs)
         refuse_hidden(scores)
         self.found.update(session.found)
         return outputs, scores
-
-    def _under(self, session: Record | Replay) -> Instrument:
-        return Instrument(self.problem.task.model, default=session, decompose=True)
 
     def _choose(self, step: Step) -> Any:
         rule = self.book.find(step)

@@ -158,14 +158,18 @@ class Problem:
     def first(self) -> "Problem":
         """The first sample as a request of its own, whose decision is its own too."""
         decision = self.decision.first(self.task, len(self.x))
-        one, everyones = self.everyone[:1], self.identify
+        one, identify = self.everyone[:1], self.identify
+
+        def identity() -> Sequence[int]:
+            return identify()[:1]
+
         return replace(
             self,
             evaluator=copy(self.evaluator),
             x=self.x[:1],
             context=self.context.take(one),
             decision=decision,
-            identify=lambda: list(everyones())[:1],
+            identify=identity,
             names=self.names[:1],
         )
 
@@ -207,7 +211,7 @@ class Problem:
     def _identities(self, owner: Tensor | None, draw: Tensor | None) -> Callable[[], Sequence[int]]:
         if owner is None and draw is None:
             return self.identify
-        ids = self.ids
+        ids: Sequence[int] = self.ids
         if owner is not None:
             ids = [ids[o] for o in owner.tolist()]
         if draw is not None:
