@@ -211,12 +211,11 @@ class Problem:
     def _identities(self, owner: Tensor | None, draw: Tensor | None) -> Callable[[], Sequence[int]]:
         if owner is None and draw is None:
             return self.identify
-        ids: Sequence[int] = self.ids
-        if owner is not None:
-            ids = [ids[o] for o in owner.tolist()]
+        mine = self.ids
+        ids: list[int] = list(mine) if owner is None else [mine[o] for o in owner.tolist()]
         if draw is not None:
             ids = [mix(i, d) for i, d in zip(ids, draw.tolist(), strict=True)]
-        return lambda: ids
+        return ids.copy
 
     def predicted(self) -> "Problem":
         """The same problem, its decision settled: a forward row per sample unless a pass has run them."""
