@@ -13,8 +13,7 @@ import abe.registry
 from abe.api import explain, method
 from abe.errors import AbeError, Code, InputError
 from abe.explanation import Explanation
-from abe.metrics import score
-from abe.metrics.evaluation import compare
+from abe.metrics import compare, score
 from abe.metrics.evaluation.base import Score, as_metric
 from abe.metrics.evaluation.comparison import mean_ranks
 from abe.metrics.evaluation.evaluate import DEFAULT_METRICS
