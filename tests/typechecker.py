@@ -13,7 +13,12 @@ from typing import Any, Literal, get_args, get_origin
 import jaxtyping
 from beartype import BeartypeConf, beartype
 
-checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # integers are accepted where floats are
+checked = beartype(
+    conf=BeartypeConf(
+        is_pep484_tower=True,  # integers are accepted where floats are
+        violation_type=jaxtyping.TypeCheckError,
+    )
+)
 _with_shapes = jaxtyping.jaxtyped
 
 
