@@ -29,7 +29,7 @@ class Given:
 
 
 def explained(task: Task, x: Tensor, method: Any, **how: Any) -> abe.Explanation:
-    """``abe.api`` without a bar of its own."""
+    """``abe.explain`` without a bar of its own."""
     return abe.explain(task, x, method, progress=False, **how)
 
 

@@ -21,12 +21,13 @@ from abe.baselines import (
 from abe.draws import SeededDraws
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.request import pose
+from abe.engines.runtime.targets import Decision
 from abe.errors import AbeError, Code
-from abe.objectives import as_objective
 from abe.registry import baselines
 from abe.spec import from_spec, to_spec
 from abe.task import image_task
-from abe.task.base import Context
+from abe.task.base import Context, Lifted
 
 PLAIN = [Zero(), Constant(value=0.3), Constant(value=(0.1, 0.2, 0.3)), Mean(), Blur(), Uniform(), Noise()]
 
@@ -49,15 +50,12 @@ def images(b: int = 3, seed: int = 1) -> torch.Tensor:
 
 
 def problem(x: torch.Tensor, task=None, *, seed: int = 0, ids=None, chunk=None) -> Problem:
-    return Problem(
-        evaluator=Evaluator(task or image_task(Colour((0.7, 0.2, 0.4))), execution="model", chunk=chunk),
-        x=x,
-        context=Context(),
-        target=torch.zeros(len(x), dtype=torch.long),
-        objective=as_objective("logit"),
-        draws=SeededDraws(seed=seed),
-        ids=ids or list(range(100, 100 + len(x))),
-    )
+    task = task or image_task(Colour((0.7, 0.2, 0.4)))
+    evaluator = Evaluator(task, execution="model", chunk=chunk)
+    ids = ids or list(range(100, 100 + len(x)))
+    made = pose(evaluator, Lifted(x, Context(), []), draws=SeededDraws(seed=seed), ids=ids)
+    made.decision = Decision(torch.zeros(len(x), dtype=torch.long))
+    return made
 
 
 def rows(baseline, given: Problem, draw: int = 0) -> torch.Tensor:

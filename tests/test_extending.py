@@ -1,7 +1,9 @@
 """A package of one's own: installed from `examples/abe_example_plugin`, found by name, used and checked."""
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,8 @@ from abe import registry
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "abe_example_plugin"
+MOST_LINES = 15
+"""Of code that a stranger writes to add one thing, its card among them."""
 
 USE = """
 import json, random
@@ -164,3 +168,24 @@ def test_the_page_shows_this_very_code() -> None:
         assert following is None or f':start-at: "{mark}:"\n:end-before: "{following}:"' in page
     for file in ("pyproject.toml", "abe_example_plugin.py", "test_abe_example_plugin.py"):
         assert f"examples/abe_example_plugin/{file}" in page
+
+
+def test_each_part_is_one_short_value() -> None:
+    """Card, value and what it is bound to a batch as: at most 15 lines besides docstrings."""
+    source = (EXAMPLE / "abe_example_plugin.py").read_text(encoding="utf-8")
+    parts = re.split(r"^# (\w+):.*\n", source, flags=re.MULTILINE)[1:]
+    counts = {kind: code_lines(text) for kind, text in zip(parts[::2], parts[1::2], strict=True)}
+    assert {kind: count for kind, count in counts.items() if count > MOST_LINES} == {}
+    assert code_lines(source) > sum(counts.values()) > len(counts) * MOST_LINES // 2
+
+
+def code_lines(source: str) -> int:
+    """Lines that are neither blank nor a comment nor part of a docstring."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    bodies = [node.body for node in ast.walk(ast.parse(source)) if isinstance(node, documented)]
+    docstrings = [b[0] for b in bodies if isinstance(b[0], ast.Expr) and isinstance(b[0].value, ast.Constant)]
+    hidden = {n for d in docstrings for n in range(d.lineno, (d.end_lineno or d.lineno) + 1)}
+    lines = enumerate(source.splitlines(), start=1)
+    return sum(
+        1 for n, line in lines if n not in hidden and line.strip() and not line.lstrip().startswith("#")
+    )

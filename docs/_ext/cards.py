@@ -6,7 +6,7 @@ say either. The pages land in ``docs/generated``, which is not kept in the repos
 
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from abe.metrics.evaluation.base import as_metric
 from abe.registry import Entry, Registry
 from abe.types import Card
 
+FACTS = ("Composition", "Shape", "Range", "Guarantees", "Cost")
+"""Sections of a line, which a page lists beside what it is called and needs."""
 PRIMITIVES = {
     "Objectives": ("what is explained", registry.objectives),
     "Baselines": ("the reference an input is compared with", registry.baselines),
@@ -69,14 +71,10 @@ def method_page(entry: Entry) -> str:
         "Source": source(card),
         "Family": escape(card.family),
         "Reformulations": escape(", ".join(card.reformulations)),
-        "Guarantees": escape(", ".join(card.guarantees)) or "none claimed",
         "Needs": escape(", ".join(card.needs)),
         "Inputs": escape(", ".join(card.modalities)),
-        "Passes for `b` samples": passes(card),
     }
-    return page(
-        entry, facts, f'exp = abe.explain(task, photo, method="{entry.name}"{example(card)})', "method"
-    )
+    return page(entry, facts, f'exp = abe.explain(task, photo, method="{entry.name}"{example(card)})')
 
 
 def metric_page(entry: Entry) -> str:
@@ -86,16 +84,13 @@ def metric_page(entry: Entry) -> str:
     facts = {
         "Name": names(entry),
         "Source": source(card),
-        "Better": {"higher": "higher ↑", "lower": "lower ↓", None: ""}[card.direction],
-        "Range": escape(card.range),
         "Reads of a map": escape(as_metric((entry.name, given)).processing),
         "Needs": escape(", ".join(card.needs)),
         "Inputs": escape(", ".join(card.modalities)),
-        "Cost for `b` samples": passes(card) or cost(entry),
     }
     truth = "".join(f", {n}s={n}s" for n in card.needs if n in ("mask", "label"))
     call = f'found = abe.evaluate(task, explanations, metrics=["{entry.name}"]{truth})'
-    return page(entry, facts, call, "metric")
+    return page(entry, facts, call)
 
 
 def update_page(entry: Entry) -> str:
@@ -113,30 +108,29 @@ def update_page(entry: Entry) -> str:
     call = f'exp = abe.explain(task, photo, "path_attribution", update={update})'
     if card.family:
         call = f'found = abe.attack(task, photo, "{entry.name}"{words})\n{call}'
-    return page(entry, facts, call, "update")
+    return page(entry, facts, call)
 
 
-def page(entry: Entry, facts: dict[str, str], call: str, kind: str) -> str:
-    """Title, facts, call, parameters, docstring, deviations and pitfalls of an entry."""
-    card = entry.card
-    parts = [f"# {escape(card.title)}", escape(card.summary)]
+def page(entry: Entry, facts: dict[str, str], call: str) -> str:
+    """Title, what help says, and what only a page needs: facts, a call, defaults."""
+    card, said = entry.card, entry.documented
+    facts |= {title: escape(" ".join(said.sections.get(title, ()))) for title in FACTS}
+    parts = [f"# {escape(card.title)}", escape(said.summary)]
     parts.append("\n".join(f":{key}: {text}" for key, text in facts.items() if text))
     if card.formula:
         parts.append(formula(card.formula))
     parts.append(f"```python\n{call}\n```")
-    documented = to_markdown(inspect.getdoc(entry.factory) or "", skip_first=card.summary)
-    parts.append(parameters(entry, documented.arguments))
-    parts.append(documented.text)
-    parts.append(bullets("Differs from the paper or its published code", card.differs))
-    parts.append(bullets("When not to believe it", card.pitfalls))
-    laws = [f"{law.replace('_', ' ')}: {why}" for law, why in card.expected_failures.items()]
-    parts.append(bullets(f"Laws that do not hold for this {kind}", laws))
+    parts.append(parameters(entry, said.parameters))
+    parts.append(to_markdown(said, leave_out=(*FACTS, "Formula", "Source")))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def parameters(entry: Entry, described: dict[str, str]) -> str:
+def parameters(entry: Entry, described: Mapping[str, str]) -> str:
     """A table of the factory's parameters, with defaults from the signature."""
-    rows = [row(f"`{name}`", default(p), described.get(name, "")) for name, p in entry.parameters().items()]
+    rows = [
+        row(f"`{name}`", default(p), escape(described.get(name, "")))
+        for name, p in entry.parameters().items()
+    ]
     if not rows:
         return "It has no parameters."
     return "\n".join(["| parameter | default | meaning |", "| --- | --- | --- |", *rows])
@@ -227,11 +221,6 @@ def deviations() -> str:
     return "\n".join(["| entry | what differs | source |", "| --- | --- | --- |", *rows]) + "\n"
 
 
-def cost(entry: Entry) -> str:
-    """Where the cost of an entry without a formula on its card is said."""
-    return "see Cost below" if "Cost:" in (inspect.getdoc(entry.factory) or "") else ""
-
-
 def names(entry: Entry) -> str:
     """The name and its aliases as code."""
     aliases = ", ".join(f"`{alias}`" for alias in entry.aliases)
@@ -274,12 +263,6 @@ def example(card: Card) -> str:
 def formula(text: str) -> str:
     """TeX as mathematics, anything else as it stands."""
     return f"$$\n{text}\n$$" if "\\" in text else f"```text\n{text}\n```"
-
-
-def bullets(title: str, items: Iterable[str]) -> str:
-    """A titled list, or nothing."""
-    lines = [f"- {escape(item)}" for item in items]
-    return f"## {title}\n\n" + "\n".join(lines) if lines else ""
 
 
 def link(entry: Entry, folder: str) -> str:

@@ -1,10 +1,11 @@
-"""A package of one's own for ABE, with one of everything that can be added."""
+"""A package of one's own for ABE: one of everything that can be added, each a value of 15 lines at most."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from abe.baselines import as_baseline
 from abe.engines.backward.deeplift_rescale import elementwise
@@ -17,10 +18,9 @@ from abe.engines.path.static import PathIntegral
 from abe.engines.path.step import Point
 from abe.engines.removal.game import Evaluated, Stream, Summarised
 from abe.engines.removal.removals import Absent, BoundRemoval, Layout
-from abe.engines.runtime.reference import reference_of
+from abe.engines.runtime.shapes import along
 from abe.metrics import Perturbation, PerturbationRun
 from abe.registry import (
-    baselines,
     channel_weights,
     methods,
     metrics,
@@ -32,7 +32,7 @@ from abe.registry import (
     updates,
 )
 from abe.spec import value
-from abe.types import Baseline, Card, Passes
+from abe.types import Baseline, BoundPath, Card, Passes
 
 
 # method: a factory with keyword parameters that composes ABE's primitives
@@ -40,9 +40,7 @@ from abe.types import Baseline, Card, Passes
     Card(
         name="halfway",
         title="Halfway gradient",
-        summary="The gradient halfway between a baseline and the input, times their difference.",
         source="yours2026, Eq. 1",
-        formula="A = (x − x′) ⊙ ∇s((x + x′) / 2)",
         family="gradient × input",
         guarantees=("linearity", "dummy", "symmetry", "implementation_invariance"),
         needs=("gradient", "baseline"),
@@ -54,90 +52,55 @@ from abe.types import Baseline, Card, Passes
 def halfway(*, baseline: Any = "zero") -> PathIntegral:
     """The gradient halfway between a baseline and the input, times their difference.
 
-    A = (x − x′) ⊙ ∇s((x + x′) / 2)
+    Formula: A = (x − x′) ⊙ ∇s((x + x′) / 2)
 
-    Composition: `PathIntegral` over a `StraightLine` with one midpoint.
-
-    Args:
-        baseline: a name, a pair of name and parameters, a tensor, or a value.
-
-    Shape:
-        (b, *f) in and out.
-
-    Guarantees:
-        linearity, dummy, symmetry, implementation invariance.
-
-    Cost:
-        One gradient row, and forward rows for the prediction and the baseline.
-
-    Source:
-        yours2026, Eq. 1.
+    Example:
+        >>> import abe
+        >>> print(abe.method("halfway", baseline="blur"))
+        halfway(baseline='blur')
     """
-    line = StraightLine(baseline=as_baseline(baseline))
-    return PathIntegral(path=line, quadrature=Midpoint(), steps=1)
+    return PathIntegral(path=StraightLine(baseline=as_baseline(baseline)), quadrature=Midpoint(), steps=1)
 
 
 # path: `bind` fixes the value to a batch; rows are named by the sample that owns them
-@paths.register(
-    Card(
-        name="ease_in",
-        title="Eased line",
-        summary="A straight line that starts slowly.",
-        source="yours2026, Eq. 2",
-        formula="γ(α) = x′ + α² (x − x′)",
-    )
-)
+@paths.register(Card(name="ease_in", title="Eased line", source="yours2026, Eq. 2"))
 @value
 class EaseIn:
-    """γ(α) = x′ + α² (x − x′).
+    """A straight line that starts slowly.
 
-    Args:
-        baseline: where the line begins, a value or a name.
+    Formula: γ(α) = x′ + α² (x − x′)
     """
 
     baseline: Baseline | str = "zero"
 
-    def bind(self, problem: Any) -> "BoundEaseIn":
+    def bind(self, problem: Any) -> BoundPath:
         """The lines of a batch."""
-        return BoundEaseIn(reference_of(baselines.resolve(self.baseline), problem), problem.x)
+        return Eased(StraightLine(baseline=self.baseline).bind(problem))
 
 
-class BoundEaseIn:
-    """The lines of one batch."""
+class Eased:
+    """The lines of one batch, at another pace."""
 
-    has_velocity = True
-
-    def __init__(self, reference: Tensor, x: Tensor) -> None:
-        self.reference = reference
-        self.way = x - reference
+    def __init__(self, line: BoundPath) -> None:
+        self.line, self.reference, self.has_velocity = line, line.reference, True
 
     def point(self, owner: Tensor, alpha: Tensor) -> Tensor:
         """The reference at alpha 0, the input at alpha 1."""
-        return self.reference[owner] + along(alpha**2, self.way) * self.way[owner]
+        return self.line.point(owner, alpha**2)
 
     def velocity(self, owner: Tensor, alpha: Tensor) -> Tensor:
         """The derivative of the point by alpha."""
-        return along(2 * alpha, self.way) * self.way[owner]
-
-
-def along(numbers: Tensor, like: Tensor) -> Tensor:
-    """(n,) numbers shaped to multiply rows of ``like``."""
-    return numbers.view(-1, *[1] * (like.ndim - 1))
+        return along(2 * alpha, self.reference) * self.line.velocity(owner, alpha**2)
 
 
 # objective: one score per row, higher is more of the decision
-@objectives.register(
-    Card(
-        name="contrast",
-        title="Contrast",
-        summary="The class score minus the mean of all class scores.",
-        source="yours2026, Eq. 3",
-        formula="s = f_y − (1/C) Σ_j f_j",
-    )
-)
+@objectives.register(Card(name="contrast", title="Contrast", source="yours2026, Eq. 3"))
 @value
 class Contrast:
-    """s = f_y − (1/C) Σ_j f_j, per row."""
+    """The class score minus the mean of all class scores.
+
+    Formula: s = f_y − (1/C) Σ_j f_j
+    """
 
     layers = ()  # the score reads the output only
     reads_logits = True
@@ -149,31 +112,25 @@ class Contrast:
 
 # metric: it names the perturbation runs it reads and sums them up; equal runs are performed once
 @metrics.register(
-    Card(
-        name="early_drop",
-        title="DROP",
-        summary="Probability lost when the first share of the units is removed.",
-        source="yours2026, Eq. 4",
-        formula="p_y(x) − p_y(x without the most important units)",
-        direction="higher",
-        range="[-1, 1]",
-    )
+    Card(name="early_drop", title="DROP", source="yours2026, Eq. 4", direction="higher", range="[-1, 1]")
 )
-def early_drop(*, share: float = 0.2, baseline: Any = "zero") -> "EarlyDrop":
-    """Probability lost when the first share of the units is removed; higher is better.
+@value
+class EarlyDrop:
+    """Probability lost when the first share of the units is removed.
+
+    Formula: p_y(x) − p_y(x without the most important units)
 
     Args:
         share: of the units, removed at once.
-        baseline: what stands for "absent".
     """
-    return EarlyDrop(PerturbationRun(direction="deletion", baseline=as_baseline(baseline), step=share))
 
+    share: float = 0.2
+    baseline: Any = "zero"
 
-class EarlyDrop:
-    """Reads one deletion."""
-
-    def __init__(self, run: PerturbationRun) -> None:
-        self.runs = (run,)
+    @property
+    def runs(self) -> tuple[PerturbationRun, ...]:
+        """One deletion."""
+        return (PerturbationRun(direction="deletion", baseline=as_baseline(self.baseline), step=self.share),)
 
     def summary(self, perturbations: Sequence[Perturbation]) -> Tensor:
         """(b,) one number per sample."""
@@ -182,18 +139,12 @@ class EarlyDrop:
 
 
 # update: one step of a dynamic path; the state is carried per row
-@updates.register(
-    Card(
-        name="heavy_ball",
-        title="Descent with momentum",
-        summary="Normalised gradient descent on the explained score that keeps part of its last step.",
-        source="yours2026, Eq. 5",
-        formula="v ← μ v + ∇s / ‖∇s‖, x ← clip(x − α v)",
-    )
-)
+@updates.register(Card(name="heavy_ball", title="Descent with momentum", source="yours2026, Eq. 5"))
 @value
 class HeavyBall:
-    """v ← μ v + ∇s / ‖∇s‖, x ← clip(x − α v).
+    """Normalised gradient descent on the explained score that keeps part of its last step.
+
+    Formula: v ← μ v + ∇s / ‖∇s‖, x ← clip(x − α v)
 
     Args:
         alpha: length of a step, in input units.
@@ -205,24 +156,19 @@ class HeavyBall:
 
     def step(self, point: Point, state: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The next points, inside the bounds, and the state to carry on."""
-        norm = point.gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
-        direction = point.gradient / along(norm, point.x)
+        direction = normalize(point.gradient.flatten(1)).view_as(point.x)
         velocity = self.momentum * state.get("velocity", torch.zeros_like(point.x)) + direction
         return point.clip(point.x - self.alpha * velocity), {"velocity": velocity}
 
 
 # rule: what an operation that ABE does not know passes back; LRP and DeepLIFT alike take it from here
-@rules.register(
-    Card(
-        name="sinc",
-        title="Rule for torch.sinc",
-        summary="sinc is element-wise: relevance passes unchanged, multipliers are Δout/Δin.",
-        source="yours2026, Eq. 6",
-    )
-)
+@rules.register(Card(name="sinc", title="Rule for torch.sinc", source="yours2026, Eq. 6"))
 @value
 class SincRule:
-    """c_in = c sinc(x) / x for LRP, Δ sinc(x) / Δx for DeepLIFT."""
+    """The sinc is element-wise: relevance passes unchanged, multipliers are Δout/Δin.
+
+    Formula: c_in = c sinc(x) / x for LRP, Δ sinc(x) / Δx for DeepLIFT
+    """
 
     operations = ("sinc",)
     forms = ("ratio", "multiplier")
@@ -233,18 +179,13 @@ class SincRule:
 
 
 # weights: one value makes a class activation map of a layer's output and the gradient by it
-@channel_weights.register(
-    Card(
-        name="loudest",
-        title="Loudest gradient",
-        summary="Every channel counts by its largest gradient.",
-        source="yours2026, Eq. 6",
-        formula="w_k = max_ij ∂s/∂A_kij",
-    )
-)
+@channel_weights.register(Card(name="loudest", title="Loudest gradient", source="yours2026, Eq. 6"))
 @value
 class Loudest:
-    """w_k = max_ij ∂s/∂A_kij."""
+    """Every channel counts by its largest gradient.
+
+    Formula: w_k = max_ij ∂s/∂A_kij
+    """
 
     needs_gradient = True  # without it no backward pass is run
 
@@ -254,14 +195,7 @@ class Loudest:
 
 
 # removal: what stands where a unit is absent; the bound form makes the rows of a chunk
-@removals.register(
-    Card(
-        name="fade",
-        title="Fading",
-        summary="Absent units keep a share of their value.",
-        source="yours2026, Eq. 6",
-    )
-)
+@removals.register(Card(name="fade", title="Fading", source="yours2026, Eq. 6"))
 @value
 class Fade:
     """Absent units keep a share of their value.
@@ -292,18 +226,15 @@ class Faded:
 
 
 # summary: which coalitions to evaluate, and one number per unit from their values
-@summaries.register(
-    Card(
-        name="both_ends",
-        title="Both ends",
-        summary="The mean of what a unit adds to none and what it takes from all.",
-        source="yours2026, Eq. 7",
-        formula="a_i = ½ (v(i) − v(∅)) + ½ (v(N) − v(N ∖ i))",
-    )
-)
+@summaries.register(Card(name="both_ends", title="Both ends", source="yours2026, Eq. 7"))
 @value
 class BothEnds:
-    """a_i = ½ (v(i) − v(∅)) + ½ (v(N) − v(N ∖ i)): exact where only pairs of units interact."""
+    """The mean of what a unit adds to none and what it takes from all.
+
+    Exact where only pairs of units interact.
+
+    Formula: a_i = ½ (v(i) − v(∅)) + ½ (v(N) − v(N ∖ i))
+    """
 
     @property
     def complete(self) -> bool:

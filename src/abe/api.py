@@ -1,28 +1,20 @@
 """`explain`: from a raw input to an `Explanation`; `explain_game`: several from one run of a game."""
 
-import cmath
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from abe.draws import SeededDraws, as_ids
 from abe.engines.backward.run import Covered, HasRules, coverage_of
-from abe.engines.instrument.inspection import clean_name, compiled, coupling
-from abe.engines.instrument.model_state import as_found, eager
 from abe.engines.removal.game import run_all
-from abe.engines.runtime.evaluator import Evaluator, Execution
+from abe.engines.runtime.evaluator import Execution
 from abe.engines.runtime.problem import Problem
-from abe.engines.runtime.targets import predict, settle_output_kind, settle_target
-from abe.errors import Code, ModelError, SpecError, note
+from abe.engines.runtime.request import open_request
+from abe.errors import Code, SpecError, note
 from abe.explanation import Explanation, check_map, versions
-from abe.objectives import as_objective, objective_name
-from abe.progress import Progress
+from abe.objectives import objective_name
 from abe.registry import Method, methods
-from abe.task.base import Lifted, Task
+from abe.task.base import Task
 from abe.types import Draws, Result
 
 TOP = 5
@@ -85,12 +77,21 @@ def explain(
         True
     """
     chosen = _method(method, params)
-
-    def run(problem: Problem) -> list[Result]:
-        return [chosen.engine.run(problem)]
-
-    request = _Request(target, objective, seed, ids, draws, execution, chunk, progress)
-    return _explain(task, raw, [chosen], run, request)[0]
+    with open_request(
+        task,
+        raw,
+        target=target,
+        objective=objective,
+        seed=seed,
+        ids=ids,
+        draws=draws,
+        execution=execution,
+        chunk=chunk,
+        progress=progress,
+        label=chosen.name,
+        rows=chosen.rows,
+    ) as problem:
+        return _finish(problem, chosen.engine.run(problem), chosen, seed)
 
 
 def explain_game(
@@ -144,67 +145,22 @@ def explain_game(
     chosen = [methods.build("removal", summary=summary, **shared) for summary in summaries]
     if not chosen:
         raise SpecError(Code.BAD_PARAMETER, "Name at least one summary", got="none")
-    engines = [method.engine for method in chosen]
-
-    def run(problem: Problem) -> list[Result]:
-        return run_all(problem, engines)
-
-    request = _Request(target, objective, seed, ids, draws, execution, chunk, progress)
-    return _explain(task, raw, chosen, run, request)
-
-
-@dataclass(frozen=True)
-class _Request:
-    """What `explain` and `explain_game` have in common."""
-
-    target: Any
-    objective: Any
-    seed: int
-    ids: Sequence[int | str] | None
-    draws: Draws | None
-    execution: Execution
-    chunk: int | None
-    progress: bool | Callable[[int], None]
-
-
-def _explain(
-    task: Task,
-    raw: Any,
-    chosen: Sequence[Method],
-    run: Callable[[Problem], list[Result]],
-    request: _Request,
-) -> list[Explanation]:
-    """One explanation per method, from one run."""
-    score = as_objective(request.objective)
-    execution, chunk, progress = request.execution, request.chunk, request.progress
-    _refuse_inference_mode(task.model)
-    if execution not in ("auto", "model", "bfloat16"):
-        raise SpecError(
-            Code.BAD_PARAMETER, "No such execution", got=repr(execution), expected="auto, model or bfloat16"
-        )
-    if chunk is not None and chunk < 1:
-        raise SpecError(Code.BAD_PARAMETER, "chunk must be at least 1", got=chunk)
-    began = time.perf_counter()
-    warnings = _remarks(task.model)
-    lifted = task.lift(raw)
-    task.check(lifted.x)
-    with (
-        as_found(task.model),
-        torch.enable_grad(),
-        eager(task.model),
-        Progress(chosen[0].name, chosen[0].rows(len(lifted.x)), enabled=progress is True) as bar,
-    ):
-        advance = progress if callable(progress) else bar.advance
-        evaluator = Evaluator(task, execution=execution, chunk=chunk, advance=advance)
-        draws = request.draws or SeededDraws(seed=request.seed)
-        problem = _problem(evaluator, lifted, request.target, score, draws, request.ids, warnings)
-        found = [
-            _finish(problem, result, method, lifted, request.seed)
-            for method, result in zip(chosen, run(problem), strict=True)
-        ]
-    for explanation in found:
-        explanation.cost.seconds = time.perf_counter() - began
-    return found
+    with open_request(
+        task,
+        raw,
+        target=target,
+        objective=objective,
+        seed=seed,
+        ids=ids,
+        draws=draws,
+        execution=execution,
+        chunk=chunk,
+        progress=progress,
+        label=chosen[0].name,
+        rows=chosen[0].rows,
+    ) as problem:
+        results = run_all(problem, [method.engine for method in chosen])
+        return [_finish(problem, r, m, seed) for m, r in zip(chosen, results, strict=True)]
 
 
 def rule_coverage(task: Task, raw: Any, method: Any = "lrp_epsilon", *, target: Any = None) -> list[Covered]:
@@ -237,11 +193,7 @@ def rule_coverage(task: Task, raw: Any, method: Any = "lrp_epsilon", *, target: 
             got=chosen.name,
             expected="a method such as lrp_epsilon, guided_backprop or deeplift",
         )
-    lifted = task.lift(raw)
-    task.check(lifted.x)
-    with as_found(task.model), torch.enable_grad(), eager(task.model):
-        evaluator = Evaluator(task, execution="model")
-        problem = _problem(evaluator, lifted, target, as_objective("logit"), SeededDraws(seed=0), None, [])
+    with open_request(task, raw, target=target, execution="model") as problem:
         return coverage_of(chosen.engine, problem)
 
 
@@ -258,41 +210,7 @@ def _method(method: Any, params: dict[str, Any]) -> Method:
     return methods.resolve(method)
 
 
-def _problem(
-    evaluator: Evaluator,
-    lifted: Lifted,
-    target: Any,
-    objective: Any,
-    draws: Draws,
-    ids: Sequence[int | str] | None,
-    warnings: list[str],
-) -> Problem:
-    """Predict, settle what the output means and which decision is explained."""
-    task, x = evaluator.task, lifted.x
-    identities = as_ids(ids, x)
-    outputs = predict(evaluator, x, lifted.context)
-    settle_output_kind(task, outputs, warnings)
-    if task.output_kind == "regression" and getattr(objective, "needs_classes", False):
-        raise SpecError(
-            Code.UNSUPPORTED,
-            "A regression has no class probabilities",
-            got=f"the objective {objective_name(objective)}",
-            fix='Choose an objective that reads the output, such as "logit"',
-        )
-    return Problem(
-        evaluator=evaluator,
-        x=x,
-        context=lifted.context,
-        target=settle_target(task, outputs, target, len(x), x.device),
-        objective=objective,
-        draws=draws,
-        ids=identities,
-        warnings=warnings,
-        known_outputs=outputs,
-    )
-
-
-def _finish(problem: Problem, result: Result, method: Method, lifted: Lifted, seed: int) -> Explanation:
+def _finish(problem: Problem, result: Result, method: Method, seed: int) -> Explanation:
     features = problem.x if result.features is None else result.features
     check_map(result.attribution, features)
     warnings = [*problem.warnings, *result.warnings]
@@ -309,7 +227,7 @@ def _finish(problem: Problem, result: Result, method: Method, lifted: Lifted, se
         x=features.detach(),
         target=target,
         target_names=[problem.task.name(_index(t)) for t in target],
-        names=lifted.names,
+        names=problem.names,
         method=method.name,
         spec=method.describe(),
         objective=objective_name(explained.objective),
@@ -341,69 +259,3 @@ def _top(problem: Problem) -> list[list[tuple[str, float]]]:
         [(task.name(int(i)), float(p)) for i, p in zip(row, values, strict=True)]
         for row, values in zip(best.indices, best.values, strict=True)
     ]
-
-
-def _remarks(model: nn.Module) -> list[str]:
-    """What is worth saying about the model before it runs."""
-    remarks: list[str] = []
-    if any(module.training for module in model.modules()):
-        remarks.append(
-            note(
-                Code.TRAINING_MODE,
-                "The model was in training mode; it was explained in evaluation mode and set back",
-            )
-        )
-    if compiled(model):
-        remarks.append(
-            note(Code.COMPILED_MODEL, "The model is compiled; it was explained in eager mode, uncompiled")
-        )
-    if coupled := coupling(model):
-        remarks.append(
-            note(
-                Code.COUPLED_ROWS,
-                f"Layer {clean_name(coupled[0])!r} normalises by the batch at hand, so samples influence "
-                "one another and the chunk size matters",
-            )
-        )
-    _check_weights(model)
-    return remarks
-
-
-def _check_weights(model: nn.Module) -> None:
-    """Raise where weights are missing, NaN or infinite; a sum is read once per weight, a value only then."""
-    weights = dict(model.named_parameters())
-    for name, parameter in weights.items():
-        if parameter.is_meta:
-            raise ModelError(
-                Code.DEVICE,
-                "The model has no weights",
-                got=f"{name!r} on the meta device",
-                fix="Load weights with model.to_empty(device=…) and load_state_dict(…)",
-            )
-    if all(cmath.isfinite(parameter.detach().sum().item()) for parameter in weights.values()):
-        return
-    for name, parameter in weights.items():
-        if not bool(torch.isfinite(parameter).all()):
-            raise ModelError(
-                Code.NOT_FINITE_WEIGHTS,
-                "The model's weights hold NaN or infinity",
-                got=f"in {name!r}",
-                fix="Load a sound checkpoint; an explanation of NaN means nothing",
-            )
-
-
-def _refuse_inference_mode(model: nn.Module) -> None:
-    if torch.is_inference_mode_enabled():
-        raise ModelError(
-            Code.INFERENCE_MODE,
-            "Gradients cannot be taken inside torch.inference_mode()",
-            fix="Call abe.explain outside that block; torch.no_grad() is fine",
-        )
-    for name, parameter in model.named_parameters():
-        if parameter.is_inference():
-            raise ModelError(
-                Code.INFERENCE_MODE,
-                "The model was built inside torch.inference_mode(), so it cannot be differentiated",
-                got=f"inference tensor {name!r}",
-                fix="Build or load the model outside that block, or copy.deepcopy it outside",
-            )

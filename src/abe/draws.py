@@ -98,11 +98,16 @@ def as_ids(ids: Sequence[int | str] | None, x: Tensor) -> list[int]:
     Raises:
         InputError: not one identity per sample.
     """
+    check_ids(ids, len(x))
     if ids is None:
         return sample_ids(x)
-    if len(ids) != len(x):
-        raise InputError(Code.IDS, "Give one id per sample", got=f"{len(ids)} ids", expected=f"{len(x)}")
     return [mix(i) if isinstance(i, str) else int(i) for i in ids]
+
+
+def check_ids(ids: Sequence[int | str] | None, n: int) -> None:
+    """Refuse identities that are not one per sample."""
+    if ids is not None and len(ids) != n:
+        raise InputError(Code.IDS, "Give one id per sample", got=f"{len(ids)} ids", expected=f"{n}")
 
 
 def _signed(number: int) -> int:

@@ -93,8 +93,8 @@ def explain_func(task: Task, method: Any = "integrated_gradients", **settings: A
 
     Args:
         task: how to feed and read the model, from `abe.image_task`.
-        method: as for `abe.api`.
-        **settings: of the method (where it is a name), or of `abe.api`, such as ``seed``.
+        method: as for `abe.explain`.
+        **settings: of the method (where it is a name), or of `abe.explain`, such as ``seed``.
 
     Example:
         >>> import numpy as np, torch, abe

@@ -25,7 +25,6 @@ class Imputation(Protocol):
     Card(
         name="noisy_linear",
         title="Noisy linear imputation",
-        summary="Removed positions become weighted means of their eight neighbours, plus a little noise.",
         source="rong2022",
         modalities=("image",),
         differs=(
@@ -40,18 +39,15 @@ class Imputation(Protocol):
 )
 @value
 class NoisyLinear:
-    """Each removed position is the weighted mean of its neighbours: 1/6 along axes, 1/12 across corners.
+    """Removed positions become weighted means of their eight neighbours, plus a little noise.
 
-    As a plain reference (`rows`) everything is removed; its use is in perturbation runs, which ask
-    `fill` with what is removed at each step.
+    The weights are 1/6 along axes and 1/12 across corners. As a plain reference (`rows`) everything is
+    removed; its use is in perturbation runs, which ask `fill` with what is removed at each step.
 
     Args:
         noise: standard deviation of what is added at removed positions.
         space: where the noise is measured: ``"input"`` before the task's normalisation, ``"model"``
             after it (as in the soundness paper's code).
-
-    Differs from the paper:
-        Solved for a whole batch by multigrid; the published code solves one sparse system per image.
     """
 
     noise: float = 0.01

@@ -59,7 +59,6 @@ class _ClassScore:
     Card(
         name="logit",
         title="Logit",
-        summary="The class score before softmax (the output itself for a regression).",
         source="sundararajan2017",
         formula="s = f_y(x)",
     ),
@@ -67,7 +66,7 @@ class _ClassScore:
 )
 @value
 class Logit(_ClassScore):
-    """s = f_y(x), the class score before softmax; the output itself for a regression."""
+    """The class score before softmax (the output itself for a regression)."""
 
     def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
         return gather(outputs, target)
@@ -77,7 +76,6 @@ class Logit(_ClassScore):
     Card(
         name="probability",
         title="Probability",
-        summary="The softmax probability of the target class.",
         source="petsiuk2018",
         formula="s = p_y(x)",
     ),
@@ -85,7 +83,10 @@ class Logit(_ClassScore):
 )
 @value
 class Probability(_ClassScore):
-    """s = p_y(x); it saturates, so gradients vanish for confident decisions."""
+    """The softmax probability of the target class.
+
+    It saturates, so gradients vanish for confident decisions.
+    """
 
     needs_classes: ClassVar[bool] = True
 
@@ -97,7 +98,6 @@ class Probability(_ClassScore):
     Card(
         name="log_probability",
         title="Log-probability",
-        summary="The log-softmax of the target class.",
         source="erion2021",
         formula="s = log p_y(x)",
     ),
@@ -105,7 +105,7 @@ class Probability(_ClassScore):
 )
 @value
 class LogProbability(_ClassScore):
-    """s = log p_y(x)."""
+    """The log-softmax of the target class."""
 
     needs_classes: ClassVar[bool] = True
 
@@ -117,14 +117,13 @@ class LogProbability(_ClassScore):
     Card(
         name="loss",
         title="Loss",
-        summary="Minus the cross-entropy of the target class, so that higher is more of the decision.",
         source="zhu2025abe",
         formula="s = -CE(f(x), y) = log p_y(x)",
     )
 )
 @value
 class Loss(_ClassScore):
-    """s = −cross-entropy(f(x), y), per row."""
+    """Minus the cross-entropy of the target class, so that higher is more of the decision."""
 
     needs_classes: ClassVar[bool] = True
 
@@ -136,14 +135,13 @@ class Loss(_ClassScore):
     Card(
         name="margin",
         title="Margin",
-        summary="The target's logit minus another class's, by default the strongest other.",
         source="carlini2017",
-        formula="s = f_y(x) - f_b(x)",
+        formula="s = f_a(x) − f_b(x)",
     )
 )
 @value
 class Margin(_ClassScore):
-    """s = f_a(x) − f_b(x).
+    """The target's logit minus another class's, by default the strongest other.
 
     Args:
         a: a class, or None for the target.
@@ -172,7 +170,6 @@ class Margin(_ClassScore):
     Card(
         name="label_agnostic",
         title="Decisiveness",
-        summary="How far the whole distribution is from uniform, whatever the class.",
         source="laai, Eq. 5",
         formula="s = KL(U‖P) = -(1/C) Σ_j log P_j - ln C",
     ),
@@ -180,7 +177,10 @@ class Margin(_ClassScore):
 )
 @value
 class LabelAgnostic(_ClassScore):
-    """s = KL(U‖P) = −(1/C) Σ_j log P_j − ln C; the target is ignored."""
+    """How far the whole distribution is from uniform, whatever the class.
+
+    The target is ignored.
+    """
 
     needs_classes: ClassVar[bool] = True
 
@@ -194,14 +194,16 @@ class LabelAgnostic(_ClassScore):
     Card(
         name="entropy",
         title="Negative entropy",
-        summary="Minus the entropy of the prediction, so that higher is more decided.",
         source="laai, Eq. 3",
         formula="s = Σ_j P_j log P_j",
     )
 )
 @value
 class Entropy(_ClassScore):
-    """s = Σ_j P_j log P_j, minus the entropy; the target is ignored."""
+    """Minus the entropy of the prediction, so that higher is more decided.
+
+    The target is ignored.
+    """
 
     needs_classes: ClassVar[bool] = True
 
@@ -214,14 +216,13 @@ class Entropy(_ClassScore):
     Card(
         name="unit",
         title="Hidden unit",
-        summary="The activation of one unit of a layer, averaged over space.",
         source="olah2017",
         formula="s = mean over positions of h_index(x) at layer",
     )
 )
 @value
 class HiddenUnit:
-    """s = activation of unit ``index`` of ``layer``, averaged over any spatial axes.
+    """The activation of one unit of a layer, averaged over any spatial axes.
 
     Args:
         layer: a module's name, as in ``model.named_modules()``.

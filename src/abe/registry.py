@@ -7,12 +7,14 @@ A package of one's own adds entries by an entry point in the group of the kind (
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from abe._rooms import FILLED_BY
+from abe.documented import Documented, documented
 from abe.errors import Code, SpecError, suggest
 from abe.formulas import evaluate
 from abe.spec import describe, restores, to_spec
@@ -61,13 +63,40 @@ class Method:
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered name of a kind."""
+    """One registered name of a kind.
+
+    Attributes:
+        kind, name, aliases: what it is called.
+        factory: a function or class that makes it from parameters.
+        own: the card it was registered with, with the docstring's sentence and formula.
+    """
 
     kind: str
     name: str
     factory: Callable[..., Any]
-    card: Card
+    own: Card
     aliases: tuple[str, ...]
+
+    @property
+    def card(self) -> Card:
+        """What is known about it; a part of a method has title, source and deviations of the method."""
+        if not self.own.part_of:
+            return self.own
+        whole = methods.get(self.own.part_of).card
+        return replace(
+            self.own,
+            title=whole.title,
+            source=whole.source,
+            formula=self.own.formula or whole.formula,
+            family=whole.family,
+            differs=whole.differs,
+            pitfalls=whole.pitfalls,
+        )
+
+    @property
+    def documented(self) -> Documented:
+        """What help, command line and pages say about it."""
+        return documented(self.kind, self.factory, self.own)
 
     def parameters(self) -> Mapping[str, inspect.Parameter]:
         """The factory's parameters by name."""
@@ -113,7 +142,7 @@ class Registry:
         self._loaded = False
 
     def register(self, card: Card, *, aliases: tuple[str, ...] = ()) -> Callable[[_F], _F]:
-        """Decorator: enter a factory under ``card.name``."""
+        """Decorator: enter a factory under ``card.name``, and make one docstring of its own and the card."""
 
         def enter(factory: _F) -> _F:
             for name in (card.name, *aliases):
@@ -125,12 +154,22 @@ class Registry:
                         got=f"{self._entries[taken].factory.__module__}.{taken}",
                         fix="Choose another name",
                     )
-            self._entries[card.name] = Entry(self.kind, card.name, factory, card, aliases)
+            said = documented(self.kind, factory, card)
+            formula = card.formula or " ".join(said.sections.get("Formula", ()))
+            own = replace(card, summary=said.summary, formula=formula)
+            self._entries[card.name] = Entry(self.kind, card.name, factory, own, aliases)
+            with suppress(AttributeError, TypeError):  # a factory whose docstring cannot be written keeps it
+                factory.__doc__ = said.text()
             for name in (card.name, *aliases):
                 self._aliases[canonical(name)] = card.name
             return factory
 
         return enter
+
+    def part(self, name: str, *, of: str, aliases: tuple[str, ...] = ()) -> Callable[[_F], _F]:
+        """Decorator: enter a value that one method owns, under that method's card and also its name."""
+        card = Card(name=name, title="", source="", part_of=of)
+        return self.register(card, aliases=aliases if name == of else (of, *aliases))
 
     def get(self, name: str) -> Entry:
         """The entry of a name or alias.

@@ -36,11 +36,13 @@ class Passes:
     Attributes:
         forward, backward: the formulas.
         at_most: they are bounds, because rows that are done leave.
+        words: what is said instead of the formulas, where these have no closed form.
     """
 
     forward: str
     backward: str
     at_most: bool = False
+    words: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,7 @@ class Card:
     Attributes:
         name: registered name, the paper's.
         title: human-readable name.
-        summary: one sentence.
+        summary: one sentence; registration takes the first of the docstring.
         source: bibliography key and equation, e.g. ``"sundararajan2017, Eq. 1"``.
         family: formulation family of the theory survey.
         reformulations: reformulation families of the survey it belongs to.
@@ -61,16 +63,17 @@ class Card:
         differs: how the default differs from the paper or the published code, one entry each.
         direction: for metrics, which way is better.
         range: for metrics, the values it can take.
-        formula: the definition, as text or TeX.
+        formula: the definition, as text or TeX; or a section ``Formula`` of the docstring.
         pitfalls: when not to believe it.
         expected_failures: law -> reason, for laws that cannot hold.
         example: parameters that make a runnable instance where some are required.
+        part_of: for a value that one method owns, its name; `Registry.part` fills it.
     """
 
     name: str
     title: str
-    summary: str
     source: str
+    summary: str = ""
     family: str = ""
     reformulations: tuple[str, ...] = ()
     guarantees: tuple[Axiom, ...] = ()
@@ -84,6 +87,7 @@ class Card:
     pitfalls: tuple[str, ...] = ()
     expected_failures: Mapping[str, str] = field(default_factory=dict)
     example: Mapping[str, Any] = field(default_factory=dict)
+    part_of: str = ""
 
 
 @dataclass
@@ -126,7 +130,7 @@ class Cost:
 
 @dataclass
 class Result:
-    """What an engine hands back; `abe.api` turns it into an `Explanation`.
+    """What an engine hands back; `abe.explain` turns it into an `Explanation`.
 
     Attributes:
         attribution: (b, *f), the sign convention of DESIGN 10.

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from abe.cli.inputs import names, parameters, read_labels, step_of
-from abe.cli.listing import described
 from abe.cli.output import plain
 from abe.errors import SpecError
 
@@ -57,8 +56,3 @@ def test_labels_are_lines_or_a_json_list(tmp_path: Path) -> None:
 def test_json_has_no_infinity_and_no_tensor() -> None:
     data = {"a": math.inf, "b": math.nan, "c": torch.tensor([1.0, math.inf]), 3: (True, None), "p": Path("x")}
     assert plain(data) == {"a": None, "b": None, "c": [1.0, None], "3": [True, None], "p": "x"}
-
-
-def test_parameters_are_described_from_the_docstring() -> None:
-    text = "Title.\n\nArgs:\n    a, b: both of\n        them.\n    c: one: two.\n\nShape:\n    d: no.\n"
-    assert described(text) == {"a": "both of them.", "b": "both of them.", "c": "one: two."}

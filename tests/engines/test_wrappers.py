@@ -8,10 +8,10 @@ from torch import Tensor
 
 import abe
 from abe.draws import SeededDraws, sample_ids
-from abe.engines import wrappers
 from abe.engines.path.curves import StraightLine
 from abe.engines.path.gradient import Expectation, GradientAt
 from abe.engines.path.static import PathIntegral
+from abe.engines.runtime import shapes
 from abe.engines.wrappers import Ensemble, Postprocess, Smooth
 from abe.errors import Code, InputError, SpecError
 from abe.testing import KNOWN, RecordedDraws, ReplayedDraws, nets, problem_of, samples, task_of
@@ -63,7 +63,7 @@ def test_blocks_of_copies_do_not_change_the_map(monkeypatch: pytest.MonkeyPatch)
     x, net = samples(3), nets.Smooth()
     engine = Smooth(engine=PathIntegral(path=StraightLine(baseline="zero"), steps=3), samples=7)
     whole = engine.run(problem_of(net, x)).attribution
-    monkeypatch.setattr(wrappers, "BLOCK_BYTES", 4 * x[0].numel() * 8)
+    monkeypatch.setattr(shapes, "BLOCK_BYTES", 4 * x[0].numel() * 8)
     blocked = engine.run(problem_of(net, x)).attribution
     torch.testing.assert_close(blocked, whole, rtol=1e-11, atol=1e-13)
 

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from abe.draws import SeededDraws, as_ids
+from abe.draws import SeededDraws
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
-from abe.engines.runtime.targets import predict, settle_output_kind, settle_target
-from abe.objectives import as_objective
+from abe.engines.runtime.request import pose
+from abe.engines.runtime.targets import Decision
 from abe.task import image_task
-from abe.task.base import Context, Task
+from abe.task.base import Context, Lifted, Task
 
 ORACLES = Path(__file__).parents[1] / "oracles"
 
@@ -68,17 +68,8 @@ def problem(
     task: Task, x: Tensor, *, target: Any = None, ids: Any = None, seed: int = 0, **how: Any
 ) -> Problem:
     evaluator = Evaluator(task, execution="model", **how)
-    outputs = predict(evaluator, x, Context())
-    settle_output_kind(task, outputs, [])
-    made = Problem(
-        evaluator=evaluator,
-        x=x,
-        context=Context(),
-        target=settle_target(task, outputs, target, len(x), x.device),
-        objective=as_objective("logit"),
-        draws=SeededDraws(seed=seed),
-        ids=as_ids(ids, x),
-    )
+    made = pose(evaluator, Lifted(x, Context(), []), target, draws=SeededDraws(seed=seed), ids=ids)
+    made.decision = Decision(made.target)  # known, but what the outputs are has to be asked again
     evaluator.cost.forward_rows = 0
     return made
 

@@ -7,14 +7,14 @@ import torch
 from tests.metrics.common import mapped
 from torch import Tensor, nn
 
-from abe.draws import SeededDraws, as_ids
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.request import pose
+from abe.engines.runtime.targets import Decision
 from abe.errors import AbeError, Code
 from abe.metrics import as_metric
 from abe.metrics.evaluation.base import measure
-from abe.objectives import as_objective
-from abe.task.base import Context, Task
+from abe.task.base import Context, Lifted, Task
 
 TOKENS, SIZE = 6, 4
 
@@ -61,15 +61,10 @@ def given(explained: str, rows: slice = slice(0, 4), **how) -> Problem:
     task = Task(model=model, modality=explained, lifter=None, mean=mean, output_kind="regression")
     x, other = all_data[explained], all_data["text" if explained == "image" else "image"]
     values = {"other": other, "attention_mask": all_data["attention_mask"], "special": all_data["special"]}
-    return Problem(
-        evaluator=Evaluator(task, execution="model", **how),
-        x=x,
-        context=Context(values),
-        target=torch.zeros(len(x), dtype=torch.long),
-        objective=as_objective("logit"),
-        draws=SeededDraws(seed=0),
-        ids=as_ids(None, x),
-    )
+    evaluator = Evaluator(task, execution="model", **how)
+    made = pose(evaluator, Lifted(x, Context(values), []))
+    made.decision = Decision(torch.zeros(len(x), dtype=torch.long))
+    return made
 
 
 def by_hand(whole: Tensor, kept: Tensor) -> tuple[list[float], list[float]]:

@@ -214,7 +214,7 @@ class Half(nn.Module):
 
 
 def test_an_attack_that_never_crosses_is_told_per_sample():
-    task = abe.image_task(Half(), channels=3, output_kind="logits")
+    task = abe.image_task(Half().eval(), channels=3, output_kind="logits")
     x = torch.stack([torch.full((3, 4, 4), v, dtype=torch.float64) for v in (0.1, 0.55, 0.2)])
     found = attacked(x, "bim", task, eps=0.1, alpha=0.02, steps=6)
     assert found.success.tolist() == [False, True, False]

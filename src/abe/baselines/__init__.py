@@ -37,14 +37,13 @@ from abe.types import Baseline, Card, RowIndex, Rows
     Card(
         name="zero",
         title="Zero",
-        summary="Zero in input space: black where bounds start at 0, whatever the normalisation.",
         source="sundararajan2017",
         pitfalls=("Black is a feature like any other; a dark object is removed by nothing.",),
     )
 )
 @value
 class Zero:
-    """Zero in input space (black), not zero after normalisation."""
+    """Zero in input space: black where bounds start at 0, whatever the normalisation."""
 
     @property
     def stochastic(self) -> bool:
@@ -58,7 +57,6 @@ class Zero:
     Card(
         name="constant",
         title="Constant",
-        summary="One value everywhere, or one per channel.",
         source="sturmfels2020",
         example={"value": 0.5},
     )
@@ -86,13 +84,12 @@ class Constant:
     Card(
         name="mean",
         title="Mean",
-        summary="The sample's own mean, per channel.",
         source="samek2017",
     )
 )
 @value
 class Mean:
-    """Each channel of a sample replaced by its own mean over space."""
+    """The sample's own mean over space, per channel."""
 
     @property
     def stochastic(self) -> bool:
@@ -108,7 +105,6 @@ class Mean:
     Card(
         name="blur",
         title="Blur",
-        summary="The sample blurred by a Gaussian.",
         source="petsiuk2018",
         differs=("The border is continued; RISE's code pads with zeros, which darkens it.",),
         pitfalls=("Low frequencies stay, so a smooth object is hardly removed.",),
@@ -121,9 +117,6 @@ class Blur:
     Args:
         sigma: standard deviation in positions.
         kernel: odd width of the kernel in positions.
-
-    Differs from the paper:
-        The border is continued; RISE's code pads with zeros, which darkens it.
     """
 
     sigma: float = 5.0
@@ -163,7 +156,6 @@ class Blur:
     Card(
         name="uniform",
         title="Uniform noise",
-        summary="Every element drawn uniformly within the task's bounds.",
         source="sturmfels2020",
     )
 )
@@ -186,13 +178,12 @@ class Uniform:
     Card(
         name="noise",
         title="Gaussian noise",
-        summary="The sample plus Gaussian noise, kept in bounds.",
         source="sturmfels2020",
     )
 )
 @value
 class Noise:
-    """The sample plus Gaussian noise, clipped to the bounds.
+    """The sample plus Gaussian noise, kept in bounds.
 
     Args:
         sigma: standard deviation as a fraction of the bounds' range (of 1 without bounds).
@@ -217,7 +208,6 @@ class Noise:
     Card(
         name="dataset",
         title="Data-set sample",
-        summary="A sample drawn from a background set.",
         source="erion2021",
         example={"samples": torch.tensor(0.5).expand(2, 1, 1, 1)},
     )
@@ -332,7 +322,6 @@ class ConfusionFeature:
     Card(
         name="confusion",
         title="Confusion feature (CFA)",
-        summary="The one colour that leaves the model least decided: highest entropy of the prediction.",
         source="laai, Eqs. 3-4, Algorithm 1",
         differs=(
             "Ascends Σ log P: Eq. 4's minus descends it, and the entropy falls.",
@@ -346,7 +335,7 @@ class ConfusionFeature:
 )
 @value
 class Confusion:
-    """One value per channel, tiled over space, that maximises the entropy of the prediction.
+    """The one colour that leaves the model least decided: highest entropy of the prediction.
 
     v^{t+1} = clip(v^t + α_t sign(∂ Σ_j log P_j(tile(v^t)) / ∂v)), α_t = step · (1 − t / steps). The first
     start is the colour that normalisation turns into zero (the middle of the bounds without one): on
@@ -359,14 +348,9 @@ class Confusion:
         steps: iterates per start.
         step: first step as a fraction of the bounds' range.
 
-    Differs from the paper:
-        Ascends Σ log P: Eq. 4's minus descends it, and the entropy falls. The first start is fixed.
-        All starts run in one batch and the best iterate of all is kept. The step shrinks linearly;
-        the paper names no step, starts or iterations.
-
     Cost:
-        starts · steps forward and backward rows, once per task and seed (once per sample for a
-        model with further inputs, because the prediction depends on them).
+        starts · steps forward and backward rows, once per task and seed (once per sample for a model with
+        further inputs, because the prediction depends on them).
     """
 
     starts: int = 8
@@ -446,23 +430,12 @@ class Confusion:
         def make(rows: Tensor) -> Tensor:
             return torch.stack([tile(v, problem.x) for v in values[rows]])
 
-        def consume(chunk: Any) -> None:
+        owner = torch.full((len(values),), sample, dtype=torch.long, device=values.device)
+        for chunk in problem.with_(objective=LabelAgnostic()).gradient(make, owner):
             log_p = problem.task.log_probabilities(chunk.outputs)
             entropy[chunk.rows] = (-(log_p.exp() * log_p).sum(1) / log(log_p.shape[1])).to(entropy)
             gradient = chunk.gradients
             slope[chunk.rows] = gradient.flatten(2).sum(2) if gradient.ndim > 2 else gradient
-
-        owner = torch.full((len(values),), sample, dtype=torch.long, device=values.device)
-        problem.evaluator.run(
-            "gradient",
-            len(values),
-            make,
-            owner=owner,
-            target=problem.target,
-            context=problem.context,
-            objective=LabelAgnostic(),
-            consume=consume,
-        )
         return entropy, slope
 
 

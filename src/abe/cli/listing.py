@@ -1,7 +1,6 @@
 """``abe methods``, ``abe metrics`` and ``abe zoo``."""
 
 import inspect
-import re
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -78,14 +77,15 @@ def _card(kind: str, entry: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    card, screen = entry.card, output.console()
+    card, said, screen = entry.card, entry.documented, output.console()
     also = f"  also {', '.join(entry.aliases)}" if entry.aliases else ""
     screen.print(Text(card.title, style="bold").append(f"   {entry.name}{also}", style="dim"))
-    screen.print(Text(card.summary))
+    screen.print(Text(said.summary))
+    for note in said.notes:
+        screen.print(Text("\n" + plain(note)))
     screen.print()
     facts = Table.grid(padding=(0, 2))
-    cost = "" if card.passes else section(inspect.getdoc(entry.factory) or "", "Cost")
-    for label, text in [*_facts(card), *([("cost", cost)] if cost else [])]:
+    for label, text in _facts(card, said):
         facts.add_row(Text(label, style="dim"), Text(text))
     screen.print(facts)
     if entry.parameters():
@@ -107,29 +107,25 @@ def _simple(parameter: inspect.Parameter) -> bool:
     return isinstance(parameter.default, int | float) and not isinstance(parameter.default, bool)
 
 
-def _facts(card: Any) -> list[tuple[str, str]]:
-    passes = f"{card.passes.forward} forward, {card.passes.backward} backward rows" if card.passes else ""
-    passes = f"at most {passes}" if card.passes and card.passes.at_most else passes
+def _facts(card: Any, said: Any) -> list[tuple[str, str]]:
+    """What help says in sections, and what only lists and tables need."""
+    sections = [
+        (title.lower(), "\n".join(plain(text) for text in texts))
+        for title, texts in said.sections.items()
+        if title not in ("Raises", "Example")
+    ]
     lists = (
-        ("guarantees", card.guarantees),
+        ("family", (card.family,) * bool(card.family)),
         ("needs", card.needs),
         ("runs on", card.modalities),
         ("reformulations", card.reformulations),
     )
-    failures = tuple(f"{law}: {reason}" for law, reason in card.expected_failures.items())
-    found = [
-        ("formula", card.formula),
-        ("direction", ARROWS.get(card.direction, "")),
-        ("range", card.range),
-        ("source", card.source),
-        ("family", card.family),
-        *((label, ", ".join(items)) for label, items in lists),
-        ("passes", passes),
-        ("differs", "\n".join(card.differs)),
-        ("pitfalls", "\n".join(card.pitfalls)),
-        ("cannot hold", "\n".join(failures)),
-    ]
-    return [(label, text) for label, text in found if text]
+    return sections + [(label, ", ".join(items)) for label, items in lists if items]
+
+
+def plain(text: str) -> str:
+    """Text without the quotation marks of code."""
+    return text.replace("``", "").replace("`", "")
 
 
 def _parameters(entry: Any) -> Any:
@@ -137,38 +133,15 @@ def _parameters(entry: Any) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    about = described(inspect.getdoc(entry.factory) or "")
+    about = entry.documented.parameters
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     for column in ("parameter", "default", "meaning"):
         table.add_column(column, no_wrap=column == "parameter")
     for name, parameter in entry.parameters().items():
         required = parameter.default is inspect.Parameter.empty
         default = Text("required", style="bold") if required else Text(repr(parameter.default))
-        table.add_row(Text(name), default, Text(about.get(name, _annotation(parameter))))
+        table.add_row(Text(name), default, Text(plain(about.get(name, _annotation(parameter)))))
     return table
-
-
-def section(docstring: str, name: str) -> str:
-    """The text of a section of a Google-style docstring, without the code's quotation marks."""
-    found = re.search(rf"^{name}:\n((?:[ \t]+.*\n?|\n)*)", docstring, flags=re.MULTILINE)
-    return "" if found is None else " ".join(found[1].split()).replace("``", "")
-
-
-def described(docstring: str) -> dict[str, str]:
-    """The parameters of a Google-style docstring: name (or names) -> description."""
-    found: dict[str, str] = {}
-    current: list[str] = []
-    inside = False
-    for line in docstring.splitlines():
-        if not line.startswith(" ") and line.strip():
-            inside = line.strip() == "Args:"
-        elif inside and line.startswith("    ") and not line.startswith("     "):
-            names, colon, text = line.strip().partition(":")
-            current = [name.strip() for name in names.split(",")] if colon else []
-            found |= dict.fromkeys(current, text.strip())
-        elif inside and line.strip():
-            found |= {name: f"{found[name]} {line.strip()}" for name in current}
-    return found
 
 
 def run_zoo(*, json: bool) -> None:

@@ -35,7 +35,6 @@ OWN_PATH = "the path depends on the function"
     Card(
         name="mfaba",
         title="MFABA",
-        summary="Gradients along a steepest descent of the score until the predicted class changes.",
         source="zhu2024mfaba",
         formula="A = −Σ_t Δx_t ⊙ ½(∇s(x_t) + ∇s(x_{t+1})), x_{t+1} = clip(x_t − α sign ∇s(x_t))",
         family="gradient × input",
@@ -74,35 +73,16 @@ def mfaba(
 ) -> UpdatePath | ChordPath:
     """Gradients along a steepest descent of the score until the predicted class changes.
 
-    A = −Σ_t Δx_t ⊙ ½(∇s(x_t) + ∇s(x_{t+1}))
-
-    Composition: `UpdatePath` under `Leave`; for "cos" and "norm" laid along the chord by `ChordPath`.
-
     Args:
         path: ``"smooth"`` signed steps, ``"sharp"`` L2 steps of length 100 α, ``"cos"`` and ``"norm"`` signed
             steps whose gradients are weighted by the progress along the chord from the input to the end.
         steps: most steps.
-        alpha: step, in input units before normalisation.
         epsilon: largest distance from the input per entry (not for "sharp").
-        rule: ``"trapezoid"``, or ``"left"`` as printed.
-        segment_nodes: Gauss nodes inside every step; 0 takes the rule's ends.
-        tolerance: refine steps until |residual| is below this share of the score change.
-        variant: ``"published"`` sums gradients up, for direction and map.
 
-    Shape:
-        (b, *f) in and out.
-
-    Guarantees:
-        dummy, implementation invariance; completeness as far as the residual says.
-
-    Cost:
-        At most ``steps`` + 1 gradient rows; samples that have crossed leave.
-
-    Differs from the paper:
-        Fresh gradients and the trapezoid; see ``variant``.
-
-    Source:
-        zhu2024mfaba.
+    Example:
+        >>> import abe
+        >>> abe.method("mfaba", path="sharp", steps=20).rows(b=1)
+        45.0
     """
     chord, old = path in ("cos", "norm"), published(variant)
     if path not in ("smooth", "sharp", "cos", "norm"):
@@ -127,7 +107,6 @@ def mfaba(
     Card(
         name="attexplore",
         title="AttEXplore",
-        summary="Gradients explored through the spectrum of the points of a transferable attack.",
         source="zhu2024attexplore",
         formula="A = −Σ_t Δx_t ⊙ ½(ĝ_t + ĝ_{t+1}), "
         "ĝ the mean of ∇s over copies IDCT(DCT(x + σε) ⊙ U[1 − ρ, 1 + ρ])",
@@ -171,10 +150,6 @@ def attexplore(
 ) -> UpdatePath:
     """Gradients explored through the spectrum of the points of a transferable attack.
 
-    A = −Σ_t Δx_t ⊙ ½(ĝ_t + ĝ_{t+1}), ĝ = (1/N) Σ_n ∇s(z_n)
-
-    Composition: `UpdatePath` under a `Chain`, or any attack, looking through `SpectrumCopies`.
-
     Args:
         update: an attack's name or value, or a function, in place of the transferable attack. Where it asks
             for the gradient at the point it is shown the explored gradient of the loss; estimators with
@@ -186,24 +161,11 @@ def attexplore(
         rho: how far frequencies are scaled.
         momentum: of the attack.
         kernel: side of the Gaussian that smooths the attack's gradient; 1 for none.
-        rule: ``"trapezoid"``, or ``"left"`` as printed.
-        variant: ``"published"`` descends, and accumulates what the attack steps along.
 
-    Shape:
-        (b, *f) in and out.
-
-    Guarantees:
-        implementation invariance.
-
-    Cost:
-        ``samples`` forward rows per point, each with one backward row for the attack and one for the map (one
-        together where both read the same score), and one forward row per point.
-
-    Differs from the paper:
-        Ascending, and neither normalised nor with momentum in the map; see ``variant``.
-
-    Source:
-        zhu2024attexplore.
+    Example:
+        >>> import abe
+        >>> abe.method("attexplore", samples=5).rows(b=1)
+        172.0
     """
     old = published(variant)
     check_count("steps", steps)
@@ -235,7 +197,6 @@ def _transferable(epsilon: float, steps: int, momentum: float, kernel: int, back
     Card(
         name="isa",
         title="Iterative Search Attribution",
-        summary="Elements ranked by removing, in rounds, what matters least to short ascents and descents.",
         source="zhu2024isa",
         formula="A_i = r + place of i in round r, by |(T_up/w_up + T_down/w_down − min) ⊙ x|, least first",
         family="gradient × input",
@@ -269,32 +230,18 @@ def isa(
 ) -> IterativeSearch:
     """Elements ranked by removing, in rounds, what matters least to short ascents and descents.
 
-    A_i = r + place of i in round r, by |(T_up/w_up + T_down/w_down − min) ⊙ x|, least first
-
-    Composition: `IterativeSearch`.
-
     Args:
         steps: steps up and steps down in every round.
-        alpha: step, in input units before normalisation.
         rounds: how many rounds; each removes an equal share of the elements, rounded up.
         noise: standard deviation of the noise on the points, in input units.
         regularisation: weight of the points' L2 norm in the loss.
-        variant: ``"published"`` as the card's differences say.
 
-    Shape:
-        (b, *f) in and out; values from 0 to the number of rounds.
+    Shape: (b, *f) in and out; values from 0 to the number of rounds.
 
-    Guarantees:
-        none: it is a ranking.
-
-    Cost:
-        2 · ``steps`` gradient rows per round.
-
-    Differs from the paper:
-        Rounds, remainder, bounds and signs; see ``variant``.
-
-    Source:
-        zhu2024isa.
+    Example:
+        >>> import abe
+        >>> abe.method("isa", rounds=10).rows(b=1)
+        321.0
     """
     old = published(variant)
     return IterativeSearch(
@@ -312,7 +259,6 @@ def isa(
     Card(
         name="big",
         title="Boundary-based Integrated Gradients",
-        summary="The gradient integrated along the straight line from the nearest decision boundary.",
         source="wang2022, Def. 4",
         formula="A = (x − x_b) ⊙ ∫₀¹ ∇s(x_b + α (x − x_b)) dα, x_b the nearest adversarial point",
         family="gradient × input",
@@ -352,36 +298,18 @@ def big(
 ) -> FromBoundary:
     """The gradient integrated along the straight line from the nearest decision boundary.
 
-    A = (x − x_b) ⊙ ∫₀¹ ∇s(x_b + α (x − x_b)) dα
-
-    Composition: `FromBoundary`: `NearestAdversary`, bisection, and a `PathIntegral` along the line.
-
     Args:
         radii: L2 radii of the search, ascending, in input units before normalisation.
         search_steps: steps per radius.
         margin: steps of a further search for a nearer point, after Carlini & Wagner; 0 for none.
         boundary: points found elsewhere, as a baseline or a tensor, in place of the search.
-        quadrature: a name or value from `abe.engines.path.quadrature`.
-        steps: nodes per sample.
-        tolerance: largest |residual| relative to the score change.
-        max_steps: most nodes per sample that ``tolerance`` may use.
-        variant: ``"published"`` does not bisect, steps as published, and takes 10 trapezoid points.
 
-    Shape:
-        (b, *f) in and out; diagnostics ``success`` and ``distance`` are (b,).
+    Shape: (b, *f) in and out; diagnostics ``success`` and ``distance`` are (b,).
 
-    Guarantees:
-        completeness from the boundary point, dummy, implementation invariance.
-
-    Cost:
-        At most ``search_steps`` gradient rows per radius until a sample crosses, about 15 forward rows of
-        bisection, and ``steps`` gradient rows.
-
-    Differs from the paper:
-        Bisection onto the boundary; see ``variant``.
-
-    Source:
-        wang2022, Def. 4.
+    Example:
+        >>> import abe
+        >>> abe.method("big", margin=10).rows(b=1)
+        721.0
     """
     old = published(variant)
     check_tolerance(tolerance)

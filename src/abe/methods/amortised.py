@@ -110,7 +110,6 @@ def _checked(factory: Callable[..., Any], settings: dict[str, Any], own: tuple[s
     Card(
         name="rtis",
         title="Real-Time Image Saliency (RTIS)",
-        summary="A mask from a network that was trained to keep and to remove the model's decisions.",
         source="dabkowski2017, Eq. 3",
         formula="min E λ₁ TV(M) + λ₂ mean M − log p_c(Φ(x; M)) + λ₃ p_c(Φ(x; 1 − M))^λ₄, A = M(x, c)",
         family="influential subset",
@@ -129,27 +128,17 @@ def _checked(factory: Callable[..., Any], settings: dict[str, Any], own: tuple[s
 def rtis(*, fitted: Any) -> Engine:
     """A mask from a network that was trained to keep and to remove the model's decisions.
 
-    A = M(x, c)
+    Training takes two gradient rows per sample and epoch.
 
     Composition: `Amortised`, trained by ``abe.fit(task, loader, "rtis")`` under the recipe `RTIS`.
 
-    Args:
-        fitted: what `abe.fit` returned, the path of its file, or `Untrained` as a control.
+    Shape: (b, *f) in and out; positions are spread in equal parts over their channels.
 
-    Shape:
-        (b, *f) in and out; positions are spread in equal parts over their channels.
-
-    Guarantees:
-        None.
-
-    Cost:
-        No pass of the model but the prediction. Training takes two gradient rows per sample and epoch.
-
-    Differs from the paper:
-        The network reads the input, not the classifier's features.
-
-    Source:
-        dabkowski2017, Eq. 3.
+    Example:
+        >>> import abe
+        >>> from abe.engines.learn.explainers import Untrained
+        >>> abe.method("rtis", fitted=Untrained()).rows(b=1)
+        1.0
     """
     return _engine(fitted, "rtis")
 
@@ -158,9 +147,8 @@ def rtis(*, fitted: Any) -> Engine:
     Card(
         name="l2x",
         title="Learning to Explain (L2X)",
-        summary="Chances that a unit is among the few that tell most about the prediction.",
         source="chen2018, Eq. 6",
-        formula="max E Σ_y p(y|x) log q(y | x ⊙ V), V = max of k relaxed draws from softmax of the scores",
+        formula="max E Σ_y p(y|x) log q(y | x ⊙ V), V = max of k relaxed draws, A_u = softmax(scores(x))_u",
         family="influential subset",
         reformulations=("feature removal",),
         needs=("training",),
@@ -177,27 +165,18 @@ def rtis(*, fitted: Any) -> Engine:
 def l2x(*, fitted: Any) -> Engine:
     """Chances that a unit is among the few that tell most about the prediction.
 
-    A_u = softmax(scores(x))_u, spread over the unit's positions and channels
+    A unit's chance is spread over its positions and channels. Training takes one forward row per sample and
+    epoch.
 
     Composition: `Amortised`, trained by ``abe.fit(task, loader, "l2x")`` under the recipe `L2X`.
 
-    Args:
-        fitted: what `abe.fit` returned, the path of its file, or `Untrained` as a control.
+    Shape: (b, *f) in and out; the map sums to 1.
 
-    Shape:
-        (b, *f) in and out; the map sums to 1.
-
-    Guarantees:
-        None.
-
-    Cost:
-        No pass of the model but the prediction. Training takes one forward row per sample and epoch.
-
-    Differs from the paper:
-        Chances instead of a list of the k most likely units.
-
-    Source:
-        chen2018, Eq. 6.
+    Example:
+        >>> import abe
+        >>> from abe.engines.learn.explainers import Untrained
+        >>> abe.method("l2x", fitted=Untrained()).rows(b=1)
+        1.0
     """
     return _engine(fitted, "l2x")
 
@@ -206,9 +185,8 @@ def l2x(*, fitted: Any) -> Engine:
     Card(
         name="cxplain",
         title="CXPlain",
-        summary="A learnt prediction of how much the loss would rise without each unit.",
         source="schwab2019, Eq. 3-7",
-        formula="min E KL(Ω ‖ Â), ω_i = Δε_i / Σ Δε_j, A = Â(x, c)",
+        formula="min E KL(Ω ‖ Â), ω_i = Δε_i / Σ Δε_j, A_u = softmax(scores(x, c))_u ≈ ω_u",
         family="perturbation",
         reformulations=("feature removal",),
         needs=("training",),
@@ -224,27 +202,18 @@ def l2x(*, fitted: Any) -> Engine:
 def cxplain(*, fitted: Any) -> Engine:
     """A learnt prediction of how much the loss would rise without each unit.
 
-    A_u = softmax(scores(x, c))_u ≈ ω_u, spread over the unit's positions and channels
+    A unit's number is spread over its positions and channels. Training takes a forward row per unit, sample
+    and epoch.
 
     Composition: `Amortised`, trained by ``abe.fit(task, loader, "cxplain")`` under the recipe `CXPlain`.
 
-    Args:
-        fitted: what `abe.fit` returned, the path of its file, or `Untrained` as a control.
+    Shape: (b, *f) in and out; the map sums to 1. Standard errors where there are several members.
 
-    Shape:
-        (b, *f) in and out; the map sums to 1. Standard errors where there are several members.
-
-    Guarantees:
-        None.
-
-    Cost:
-        No pass of the model but the prediction. Training takes a forward row per unit, sample and epoch.
-
-    Differs from the paper:
-        The class is read too; falling losses count as 0.
-
-    Source:
-        schwab2019, Eq. 3-7.
+    Example:
+        >>> import abe
+        >>> from abe.engines.learn.explainers import Untrained
+        >>> abe.method("cxplain", fitted=Untrained()).rows(b=1)
+        1.0
     """
     return _engine(fitted, "cxplain")
 

@@ -24,7 +24,6 @@ GLOBAL = "Attention within windows (Swin, MaxViT) is refused: its tokens are oth
     Card(
         name="raw_attention",
         title="Raw attention",
-        summary="What the last layer attends to.",
         source="vaswani2017",
         formula="A = up(row of mean_heads A_L)",
         family="attention",
@@ -48,27 +47,12 @@ def raw_attention(
 ) -> AttentionMap:
     """What the last layer attends to.
 
-    A = up(row of mean_heads A_L)
+    Shape: (b, c, …) in and out; the map is shared out equally over the channels.
 
-    Composition: `AttentionMap` of `LastAttention`.
-
-    Args:
-        heads: ``"mean"``, ``"max"`` or ``"min"`` over heads.
-        query: the row that is read; None reads the class token, and the mean of all rows without one.
-        layers: names of modules whose attention alone is taken; all by default.
-        upsample: ``"bilinear"`` or ``"nearest"``.
-
-    Shape:
-        (b, c, …) in and out; the map is shared out equally over the channels.
-
-    Guarantees:
-        None of the axioms.
-
-    Cost:
-        One forward row per sample, and one for the prediction.
-
-    Source:
-        vaswani2017.
+    Example:
+        >>> import abe
+        >>> abe.method("raw_attention", heads="max").engine.aggregation
+        LastAttention(heads='max')
     """
     return AttentionMap(aggregation=LastAttention(heads=heads), query=query, layers=layers, upsample=upsample)
 
@@ -77,9 +61,8 @@ def raw_attention(
     Card(
         name="attention_rollout",
         title="Attention rollout",
-        summary="Attention multiplied through the layers, half of each being the skip connection.",
         source="abnar2020",
-        formula="A = up(row of Π_l (½ A_l + ½ I))",
+        formula="A = up(row of Π_l (½ A_l + ½ I)), rows of each factor summing to 1",
         family="attention",
         needs=("attention",),
         modalities=PLACES,
@@ -101,27 +84,12 @@ def attention_rollout(
 ) -> AttentionMap:
     """Attention multiplied through the layers, half of each being the skip connection.
 
-    A = up(row of Π_l (½ A_l + ½ I)), rows of each factor summing to 1
+    Shape: (b, c, …) in and out; the map is shared out equally over the channels.
 
-    Composition: `AttentionMap` of `Rollout`.
-
-    Args:
-        heads: ``"mean"``, ``"max"`` or ``"min"`` over heads.
-        query: the row that is read; None reads the class token, and the mean of all rows without one.
-        layers: names of modules whose attention alone is taken; all by default.
-        upsample: ``"bilinear"`` or ``"nearest"``.
-
-    Shape:
-        (b, c, …) in and out; the map is shared out equally over the channels.
-
-    Guarantees:
-        None of the axioms.
-
-    Cost:
-        One forward row per sample, and one for the prediction.
-
-    Source:
-        abnar2020.
+    Example:
+        >>> import abe
+        >>> abe.method("rollout", heads="max").engine.aggregation
+        Rollout(heads='max')
     """
     return AttentionMap(aggregation=Rollout(heads=heads), query=query, layers=layers, upsample=upsample)
 
@@ -130,9 +98,8 @@ def attention_rollout(
     Card(
         name="gradient_x_attention",
         title="Gradient × attention",
-        summary="The last layer's attention times the gradient by it, positive parts only.",
         source="chefer2021, Eq. 5",
-        formula="A = up(row of mean_heads (∇A_L ⊙ A_L)⁺)",
+        formula="A = up(row of mean_heads (∂s/∂A_L ⊙ A_L)⁺)",
         family="attention",
         needs=("gradient", "attention"),
         modalities=PLACES,
@@ -146,27 +113,12 @@ def gradient_x_attention(
 ) -> AttentionMap:
     """The last layer's attention times the gradient by it, positive parts only.
 
-    A = up(row of mean_heads (∂s/∂A_L ⊙ A_L)⁺)
+    Shape: (b, c, …) in and out; the map is shared out equally over the channels.
 
-    Composition: `AttentionMap` of `LastGradient`.
-
-    Args:
-        query: the row that is read; None reads the class token, and the mean of all rows without one.
-        layers: names of modules whose attention alone is taken; all by default.
-        upsample: ``"bilinear"`` or ``"nearest"``.
-
-    Shape:
-        (b, c, …) in and out; the map is shared out equally over the channels.
-
-    Guarantees:
-        None of the axioms.
-
-    Cost:
-        One forward row per sample, and one backward row from the output to the attention. One forward
-        row per sample for the prediction.
-
-    Source:
-        chefer2021, Eq. 5.
+    Example:
+        >>> import abe
+        >>> abe.method("gradient_x_attention", query=0).rows(b=1)
+        3.0
     """
     return AttentionMap(aggregation=LastGradient(), query=query, layers=layers, upsample=upsample)
 
@@ -175,9 +127,8 @@ def gradient_x_attention(
     Card(
         name="chefer_relevance",
         title="Transformer relevance (Chefer)",
-        summary="Attention times its gradient, carried through the layers.",
         source="chefer2021, Eqs. 5 and 6",
-        formula="A = up(row of R), R ← R + mean_heads (∇A_l ⊙ A_l)⁺ R from R = I",
+        formula="A = up(row of R), R ← R + mean_heads (∂s/∂A_l ⊙ A_l)⁺ R, from R = I",
         family="attention",
         needs=("gradient", "attention"),
         modalities=PLACES,
@@ -191,27 +142,12 @@ def chefer_relevance(
 ) -> AttentionMap:
     """Attention times its gradient, carried through the layers.
 
-    A = up(row of R), R ← R + mean_heads (∂s/∂A_l ⊙ A_l)⁺ R, from R = I
+    Shape: (b, c, …) in and out; the map is shared out equally over the channels.
 
-    Composition: `AttentionMap` of `CarriedRelevance`.
-
-    Args:
-        query: the row that is read; None reads the class token, and the mean of all rows without one.
-        layers: names of modules whose attention alone is taken; all by default.
-        upsample: ``"bilinear"`` or ``"nearest"``.
-
-    Shape:
-        (b, c, …) in and out; the map is shared out equally over the channels.
-
-    Guarantees:
-        None of the axioms.
-
-    Cost:
-        One forward row per sample, and one backward row from the output to the first attention. One
-        forward row per sample for the prediction.
-
-    Source:
-        chefer2021, Eqs. 5 and 6.
+    Example:
+        >>> import abe
+        >>> abe.method("chefer", query=0).rows(b=1)
+        3.0
     """
     return AttentionMap(aggregation=CarriedRelevance(), query=query, layers=layers, upsample=upsample)
 
@@ -220,9 +156,10 @@ def chefer_relevance(
     Card(
         name="chefer_bimodal",
         title="Bi-modal relevance (Chefer)",
-        summary="Relevance of the input where it and another sequence attend to each other.",
         source="chefer2021, Eqs. 5 to 11",
-        formula="R_sq ← R_sq + R̄_ssᵀ Ā R̄_qq, R_ss ← R_ss + Ā R_qs, Ā = mean_heads (∇A ⊙ A)⁺",
+        formula="R_sq ← R_sq + R̄_ssᵀ Ā R̄_qq and R_ss ← R_ss + Ā R_qs where s attends to q; "
+        "R_ss ← R_ss + Ā R_ss and R_sq ← R_sq + Ā R_sq where s attends to itself; "
+        "Ā = mean_heads (∂s/∂A ⊙ A)⁺",
         family="attention",
         needs=("gradient", "cross_attention"),
         modalities=PLACES,
@@ -237,32 +174,16 @@ def chefer_bimodal(
 ) -> BimodalRelevance:
     """Relevance of the input where it and another sequence attend to each other.
 
-    R_sq ← R_sq + R̄_ssᵀ Ā R̄_qq and R_ss ← R_ss + Ā R_qs where s attends to q; R_ss ← R_ss + Ā R_ss and
-    R_sq ← R_sq + Ā R_sq where s attends to itself; Ā = mean_heads (∂s/∂A ⊙ A)⁺.
-
-    Composition: `BimodalRelevance`.
-
     Args:
         reads: whose row is read: the ``"other"`` sequence's, such as a question's, or the input's ``"own"``.
         query: the row; 0 is the class token.
-        layers: names of modules whose attention alone is taken; all by default.
-        upsample: ``"bilinear"`` or ``"nearest"``.
 
-    Shape:
-        (b, c, …) in and out; the map is shared out equally over the channels.
+    Shape: (b, c, …) in and out; the map is shared out equally over the channels.
 
-    Guarantees:
-        None of the axioms.
-
-    Cost:
-        One forward row per sample, and one backward row from the output to the first attention. One
-        forward row per sample for the prediction.
-
-    Differs from the paper:
-        A token without relevance keeps zero in R̄.
-
-    Source:
-        chefer2021, Eqs. 5 to 11.
+    Example:
+        >>> import abe
+        >>> abe.method("chefer_bimodal", reads="own").rows(b=1)
+        3.0
     """
     return BimodalRelevance(reads=reads, query=query, layers=layers, upsample=upsample)
 
@@ -271,9 +192,8 @@ def chefer_bimodal(
     Card(
         name="daam",
         title="DAAM",
-        summary="Cross-attention between the input's places and a token, averaged over layers and heads.",
         source="tang2023",
-        formula="A = mean_{layers, calls, heads} up(A[:, token])",
+        formula="A = mean over layers, calls and heads of up(A[:, token]), summed over the given tokens",
         family="attention",
         needs=("cross_attention",),
         modalities=PLACES,
@@ -291,28 +211,14 @@ def daam(
 ) -> CrossAttention:
     """Cross-attention between the input's places and a token, averaged over layers and heads.
 
-    A = mean over layers, calls and heads of up(A[:, token]), summed over the given tokens
-
-    Composition: `CrossAttention`.
-
     Args:
         tokens: the tokens of the other sequence; several for a word in pieces.
-        layers: names of modules whose attention alone is taken; all by default.
-        upsample: ``"bilinear"`` or ``"nearest"``.
 
-    Shape:
-        (b, c, …) in and out; the map is shared out equally over the channels.
+    Shape: (b, c, …) in and out; the map is shared out equally over the channels.
 
-    Guarantees:
-        None of the axioms.
-
-    Cost:
-        One forward row per sample, and one for the prediction.
-
-    Differs from the paper:
-        The mean instead of the sum.
-
-    Source:
-        tang2023.
+    Example:
+        >>> import abe
+        >>> abe.method("daam", tokens=(2, 3)).rows(b=1)
+        2.0
     """
     return CrossAttention(tokens=tokens, layers=layers, upsample=upsample)

@@ -29,9 +29,8 @@ SUBJECT_TO_FORM = "two networks of one function that split it into other operati
     Card(
         name="deconvolution",
         title="Deconvolution",
-        summary="The gradient, clipped at zero at every rectifier on the way back.",
         source="zeiler2014",
-        formula="g_in = max(g_out, 0) at rectifiers",
+        formula="g_in = max(g_out, 0) wherever the model computes max(x, 0)",
         family="modified gradient",
         reformulations=("nonnegative backpropagation",),
         guarantees=("dummy",),
@@ -44,22 +43,13 @@ SUBJECT_TO_FORM = "two networks of one function that split it into other operati
 def deconvolution() -> Backward:
     """The gradient, clipped at zero at every rectifier on the way back.
 
-    g_in = max(g_out, 0) wherever the model computes max(x, 0): ``relu``, ``clamp(min=0)``,
-    ``torch.maximum(x, 0)``, ``x * (x > 0)``, in place or not, functional or reused.
+    Rectifiers are found however they are written: ``relu``, ``clamp(min=0)``, ``torch.maximum(x, 0)``,
+    ``x * (x > 0)``, in place or not, functional or reused.
 
-    Composition: `Backward` in gradient form with `Deconvolve` at rectifiers.
-
-    Shape:
-        (b, *f) in and out.
-
-    Guarantees:
-        dummy.
-
-    Cost:
-        One forward and one backward row per sample, and one forward row for the prediction.
-
-    Source:
-        zeiler2014.
+    Example:
+        >>> import abe
+        >>> abe.method("deconv").rows(b=1)
+        3.0
     """
     return Backward(book=filter_book(Deconvolve()), form="gradient")
 
@@ -68,9 +58,9 @@ def deconvolution() -> Backward:
     Card(
         name="guided_backprop",
         title="Guided Backprop",
-        summary="The gradient, clipped at zero at every rectifier that was active.",
         source="springenberg2015",
-        formula="g_in = max(g_out, 0) · 1[x > 0] at rectifiers",
+        formula="g_in = max(g_out, 0) · 1[x > 0] wherever the model computes max(x, 0), "
+        "however it is written",
         family="modified gradient",
         reformulations=("nonnegative backpropagation",),
         guarantees=("dummy",),
@@ -83,21 +73,10 @@ def deconvolution() -> Backward:
 def guided_backprop() -> Backward:
     """The gradient, clipped at zero at every rectifier that was active.
 
-    g_in = max(g_out, 0) · 1[x > 0] wherever the model computes max(x, 0), however it is written.
-
-    Composition: `Backward` in gradient form with `Guided` at rectifiers.
-
-    Shape:
-        (b, *f) in and out.
-
-    Guarantees:
-        dummy.
-
-    Cost:
-        One forward and one backward row per sample, and one forward row for the prediction.
-
-    Source:
-        springenberg2015.
+    Example:
+        >>> import abe
+        >>> abe.method("gbp").rows(b=1)
+        3.0
     """
     return Backward(book=filter_book(Guided()), form="gradient")
 
@@ -106,9 +85,9 @@ def guided_backprop() -> Backward:
     Card(
         name="rectgrad",
         title="Rectified Gradient",
-        summary="The gradient passes rectifiers only where activation times gradient is among the largest.",
         source="kim2019, Eq. 3",
-        formula="g_in = g_out · 1[a g_out > τ], τ the q-th percentile of the sample and layer",
+        formula="g_in = g_out · 1[a g_out > τ], a the activation, "
+        "τ a percentile of a g_out over the sample's entries of the layer, interpolated linearly",
         family="layer-wise backpropagation",
         reformulations=("nonnegative backpropagation",),
         guarantees=("dummy",),
@@ -121,25 +100,13 @@ def guided_backprop() -> Backward:
 def rectgrad(*, percentile: float = 98.0) -> Backward:
     """The gradient passes rectifiers only where activation times gradient is among the largest.
 
-    g_in = g_out · 1[a g_out > τ], a the activation, τ the ``percentile`` of a g_out over the sample's
-    entries of that layer, interpolated linearly.
-
-    Composition: `Backward` in gradient form with `Rectify` at rectifiers.
-
     Args:
         percentile: share of each layer's entries that is dropped, in per cent.
 
-    Shape:
-        (b, *f) in and out.
-
-    Guarantees:
-        dummy.
-
-    Cost:
-        One forward and one backward row per sample, and one forward row for the prediction.
-
-    Source:
-        kim2019, Eq. 3.
+    Example:
+        >>> import abe
+        >>> abe.method("rectgrad", percentile=95.0).rows(b=1)
+        3.0
     """
     return Backward(book=filter_book(Rectify(percentile=percentile)), form="gradient")
 
@@ -159,9 +126,8 @@ POOLED = (
     Card(
         name="deeplift",
         title="DeepLIFT (Rescale)",
-        summary="Differences from a reference, handed back operation by operation as Δout/Δin.",
         source="shrikumar2017, Sec. 3.5",
-        formula="A = (x − x′) ⊙ Π Δout/Δin",
+        formula="A = (x − x′) ⊙ m, multipliers m = Δout/Δin chained like gradients",
         family="layer-wise backpropagation",
         reformulations=("feature additive", "modified gradient × input", "Taylor interaction"),
         guarantees=("completeness", "dummy", "sensitivity"),
@@ -181,33 +147,8 @@ def deeplift(
 ) -> DeepLift:
     """Differences from a reference, handed back operation by operation as Δout/Δin.
 
-    A = (x − x′) ⊙ m with multipliers m chained like gradients; ΣA = s(x) − s(x′) to rounding, also
-    with gates, attention, layer norm and max-pool, in place, functional or reused.
-
-    Composition: `DeepLift` with `Rescale`.
-
-    Args:
-        baseline: the reference, a name, value or tensor.
-        rules: pairs (operation, rule) in front of the built-in ones.
-        uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` or ``"constant"``
-            treat it so and say it in the result.
-        variant: ``"published"`` passes plain gradients at max-pool.
-
-    Shape:
-        (b, *f) in and out.
-
-    Guarantees:
-        completeness, dummy, sensitivity.
-
-    Cost:
-        Two forward rows and one backward row per sample, and one forward row for the prediction.
-
-    Differs from the paper:
-        Has rules for products, softmax, layer norm and max-pool, without which it is not complete; see
-        ``variant``.
-
-    Source:
-        shrikumar2017, Sec. 3.5.
+    ΣA = s(x) − s(x′) to rounding, also with gates, attention, layer norm and max-pool, in place, functional
+    or reused.
 
     Example:
         >>> import torch, abe
@@ -223,7 +164,6 @@ def deeplift(
     Card(
         name="deeplift_reveal_cancel",
         title="DeepLIFT (RevealCancel)",
-        summary="DeepLIFT with positive and negative parts of every difference kept apart.",
         source="shrikumar2017, Sec. 3.5.3",
         formula="Δy± = ½ [f(z′ + Δz±) − f(z′)] + ½ [f(z) − f(z′ + Δz∓)]",
         family="layer-wise backpropagation",
@@ -242,29 +182,13 @@ def deeplift(
 def deeplift_reveal_cancel(*, baseline: Any = "zero", uncovered: Policy = "error") -> DeepLift:
     """DeepLIFT with positive and negative parts of every difference kept apart.
 
-    Δy± = ½ [f(z′ + Δz±) − f(z′)] + ½ [f(z) − f(z′ + Δz∓)] at activations: the Shapley values of the
-    two parts; weighted operations send parts on by the sign of their weights.
+    The formula is for activations: the Shapley values of the two parts. Weighted operations send parts on
+    by the sign of their weights.
 
-    Composition: `DeepLift` with `RevealCancel`.
-
-    Args:
-        baseline: the reference, a name, value or tensor.
-        uncovered: policy for operations without a rule.
-
-    Shape:
-        (b, *f) in and out.
-
-    Guarantees:
-        completeness, dummy, sensitivity.
-
-    Cost:
-        Two forward rows and one backward row per sample, and one forward row for the prediction.
-
-    Differs from the paper:
-        Convolutions are treated like dense layers.
-
-    Source:
-        shrikumar2017, Sec. 3.5.3.
+    Example:
+        >>> import abe
+        >>> abe.method("dl_rev", baseline="blur").rows(b=1)
+        4.0
     """
     return DeepLift(baseline=as_baseline(baseline), rule="reveal_cancel", uncovered=uncovered)
 
@@ -273,9 +197,8 @@ def deeplift_reveal_cancel(*, baseline: Any = "zero", uncovered: Policy = "error
     Card(
         name="deepshap",
         title="DeepSHAP",
-        summary="DeepLIFT averaged over a background.",
         source="lundberg2017",
-        formula="A = E over x′ of DeepLIFT(x, x′)",
+        formula="A = (1/m) Σ_k DeepLIFT(x, x′_k), ΣA = s(x) − mean s(x′)",
         family="layer-wise backpropagation",
         reformulations=("Taylor interaction",),
         guarantees=("completeness", "dummy", "sensitivity"),
@@ -296,31 +219,16 @@ def deepshap(
 ) -> DeepLift:
     """DeepLIFT averaged over a background, in bounded memory.
 
-    A = (1/m) Σ_k DeepLIFT(x, x′_k); ΣA = s(x) − mean s(x′).
-
-    Composition: `DeepLift` with `Rescale` over many references.
-
     Args:
         background: a tensor (m, *f) or `Dataset`, used whole, or a baseline to draw from.
         samples: references per input where the background is drawn from.
-        rules: pairs (operation, rule) in front of the built-in ones.
-        uncovered: policy for operations without a rule.
-        variant: ``"published"`` passes plain gradients at max-pool.
 
-    Shape:
-        (b, *f) in and out; standard errors (b, *f).
+    Shape: (b, *f) in and out; standard errors (b, *f).
 
-    Guarantees:
-        completeness, dummy, sensitivity.
-
-    Cost:
-        Two forward rows and one backward row per sample and reference.
-
-    Differs from the paper:
-        Has the rules that make DeepLIFT complete, and returns standard errors.
-
-    Source:
-        lundberg2017.
+    Example:
+        >>> import abe
+        >>> abe.method("deepshap", samples=5).rows(b=1)
+        16.0
     """
     chosen = Dataset(samples=background) if isinstance(background, Tensor) else as_baseline(background)
     members = getattr(chosen, "samples", None)

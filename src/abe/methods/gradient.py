@@ -8,13 +8,13 @@ from abe.types import Card, Passes
 
 ONE_GRADIENT = Passes(forward="2 * b", backward="b")
 NOISY_GRADIENTS = Passes(forward="b * (samples + 1)", backward="b * samples")
+OF_RANGE = "σ counts in the input range; variant='published' takes it in input units."
 
 
 @methods.register(
     Card(
         name="gradient",
         title="Gradient (saliency)",
-        summary="How the score changes with each input, at the input.",
         source="simonyan2014",
         formula="A = ∇s(x)",
         family="modified gradient",
@@ -27,30 +27,10 @@ NOISY_GRADIENTS = Passes(forward="b * (samples + 1)", backward="b * samples")
     aliases=("saliency", "grad", "sm"),
 )
 def gradient(*, absolute: bool = False, variant: Variant = "corrected") -> GradientAt:
-    """Gradient of the score at the input.
-
-    A = ∇s(x)
-
-    Composition: `GradientAt`.
+    """How the score changes with each input, at the input.
 
     Args:
         absolute: |∇s|, without a sign.
-        variant: ``"published"`` is the absolute value.
-
-    Shape:
-        (b, *f) in and out.
-
-    Guarantees:
-        linearity, dummy, implementation invariance. Not completeness.
-
-    Cost:
-        One forward and one backward row per sample, and one forward row for the prediction.
-
-    Differs from the paper:
-        Signed by default.
-
-    Source:
-        simonyan2014.
 
     Example:
         >>> import abe
@@ -64,7 +44,6 @@ def gradient(*, absolute: bool = False, variant: Variant = "corrected") -> Gradi
     Card(
         name="gradient_x_input",
         title="Gradient × Input",
-        summary="The gradient times the input.",
         source="shrikumar2016",
         formula="A = x ⊙ ∇s(x)",
         family="gradient × input",
@@ -77,23 +56,14 @@ def gradient(*, absolute: bool = False, variant: Variant = "corrected") -> Gradi
     aliases=("grad_x_input", "gxi", "inputxgradient", "input_x_gradient"),
 )
 def gradient_x_input() -> GradientAt:
-    """Gradient times input.
+    """The gradient times the input.
 
-    A = x ⊙ ∇s(x)
+    Complete only where `fast_ig` is.
 
-    Composition: `GradientAt` times the input.
-
-    Shape:
-        (b, *f) in and out.
-
-    Guarantees:
-        linearity, dummy, implementation invariance. Complete only where FIG is.
-
-    Cost:
-        One forward and one backward row per sample, and one forward row for the prediction.
-
-    Source:
-        shrikumar2016.
+    Example:
+        >>> import abe
+        >>> abe.method("gxi").rows(b=1)
+        3.0
     """
     return GradientAt(times_input=True)
 
@@ -102,9 +72,8 @@ def gradient_x_input() -> GradientAt:
     Card(
         name="fast_ig",
         title="Fast IG (X-gradient)",
-        summary="Integrated gradients from zero in one pass, exact on bias-free homogeneous networks only.",
         source="hesse2021, Prop. 1",
-        formula="A = x ⊙ ∇s(x) = IG_0(x) where s(λx) = λ s(x)",
+        formula="A = x ⊙ ∇s(x), which is IG from zero where s(λx) = λ s(x) for λ > 0, and only there",
         family="gradient × input",
         reformulations=("modified gradient × input", "Taylor interaction"),
         guarantees=("linearity", "dummy", "implementation_invariance"),
@@ -120,29 +89,15 @@ def gradient_x_input() -> GradientAt:
     aliases=("fig", "x_gradient"),
 )
 def fast_ig(*, variant: Variant = "corrected") -> GradientAt:
-    """Integrated gradients from zero, exactly, where the score is positively homogeneous.
-
-    A = x ⊙ ∇s(x); equals IG from zero where s(λx) = λ s(x) for λ > 0, and only there.
-
-    Composition: `GradientAt` times the input, with the change from zero reported.
+    """Integrated gradients from zero in one pass, exact on bias-free homogeneous networks only.
 
     Args:
         variant: ``"published"`` uses −x ⊙ ∇log p_y, the sign the published family code computes.
 
-    Shape:
-        (b, *f) in and out.
-
-    Guarantees:
-        linearity, dummy, implementation invariance; completeness on bias-free homogeneous networks.
-
-    Cost:
-        One gradient row, and forward rows for the prediction and for zero.
-
-    Differs from the paper:
-        None by default; see ``variant``.
-
-    Source:
-        hesse2021, Prop. 1.
+    Example:
+        >>> import abe
+        >>> abe.method("fig").rows(b=1)
+        4.0
     """
     reverse = published(variant)
     return GradientAt(times_input=True, negated_loss=reverse, claims_change=not reverse)
@@ -152,43 +107,25 @@ def fast_ig(*, variant: Variant = "corrected") -> GradientAt:
     Card(
         name="smoothgrad",
         title="SmoothGrad",
-        summary="Mean gradient over noisy copies of the input.",
         source="smilkov2017",
-        formula="A = E ∇s(x + σ r ε), ε ~ N(0, 1), r the input range",
+        formula="A = (1/n) Σ_k ∇s(x + σ r ε_k), ε_k ~ N(0, 1), r the input range",
         family="modified gradient",
         guarantees=("linearity", "dummy", "implementation_invariance"),
         needs=("gradient", "draws"),
         passes=NOISY_GRADIENTS,
-        differs=("σ counts in the input range; variant='published' takes σ = 0.15 in input units.",),
+        differs=(OF_RANGE, "Noisy copies are not clipped to the bounds."),
     ),
     aliases=("sg", "smooth_grad"),
 )
 def smoothgrad(*, sigma: float = 0.15, samples: int = 50, variant: Variant = "corrected") -> Smooth:
     """Mean gradient over noisy copies of the input.
 
-    A = (1/n) Σ_k ∇s(x + σ r ε_k), r the task's input range
+    Shape: (b, *f) in and out; standard errors (b, *f).
 
-    Composition: `Smooth` of `GradientAt`, reduced by the mean.
-
-    Args:
-        sigma: noise as a share of the input range.
-        samples: noisy copies per sample.
-        variant: ``"published"`` counts sigma in input units.
-
-    Shape:
-        (b, *f) in and out; standard errors (b, *f).
-
-    Guarantees:
-        linearity, dummy, implementation invariance.
-
-    Cost:
-        ``samples`` gradient rows per sample.
-
-    Differs from the paper:
-        Noisy copies are not clipped to the bounds.
-
-    Source:
-        smilkov2017.
+    Example:
+        >>> import abe
+        >>> abe.method("smoothgrad", sigma=0.1, samples=20).rows(b=1)
+        41.0
     """
     return Smooth(engine=GradientAt(), sigma=sigma, samples=samples, relative=not published(variant))
 
@@ -197,13 +134,13 @@ def smoothgrad(*, sigma: float = 0.15, samples: int = 50, variant: Variant = "co
     Card(
         name="smoothgrad_squared",
         title="SmoothGrad²",
-        summary="Mean squared gradient over noisy copies of the input.",
         source="hooker2019",
-        formula="A = E [∇s(x + σ r ε)]²",
+        formula="A = (1/n) Σ_k [∇s(x + σ r ε_k)]²",
         family="modified gradient",
         guarantees=("dummy", "implementation_invariance"),
         needs=("gradient", "draws"),
         passes=NOISY_GRADIENTS,
+        differs=(OF_RANGE,),
         pitfalls=("Has no sign: support and opposition look alike.",),
     ),
     aliases=("sq", "smoothgrad2", "smoothgrad_sq"),
@@ -211,26 +148,12 @@ def smoothgrad(*, sigma: float = 0.15, samples: int = 50, variant: Variant = "co
 def smoothgrad_squared(*, sigma: float = 0.15, samples: int = 50, variant: Variant = "corrected") -> Smooth:
     """Mean squared gradient over noisy copies of the input.
 
-    A = (1/n) Σ_k [∇s(x + σ r ε_k)]²
+    Shape: (b, *f) in and out; standard errors (b, *f).
 
-    Composition: `Smooth` of `GradientAt`, reduced by the mean square.
-
-    Args:
-        sigma: noise as a share of the input range.
-        samples: noisy copies per sample.
-        variant: ``"published"`` counts sigma in input units.
-
-    Shape:
-        (b, *f) in and out; standard errors (b, *f).
-
-    Guarantees:
-        dummy, implementation invariance.
-
-    Cost:
-        ``samples`` gradient rows per sample.
-
-    Source:
-        hooker2019.
+    Example:
+        >>> import abe
+        >>> abe.method("sq", samples=20).rows(b=1)
+        41.0
     """
     return Smooth(
         engine=GradientAt(), sigma=sigma, samples=samples, reduce="square", relative=not published(variant)
@@ -241,40 +164,26 @@ def smoothgrad_squared(*, sigma: float = 0.15, samples: int = 50, variant: Varia
     Card(
         name="vargrad",
         title="VarGrad",
-        summary="Variance of the gradient over noisy copies of the input.",
         source="adebayo2018",
-        formula="A = E g² − (E g)², g = ∇s(x + σ r ε)",
+        formula="A = (1/n) Σ_k g_k² − ((1/n) Σ_k g_k)², g_k = ∇s(x + σ r ε_k)",
         family="modified gradient",
         guarantees=("dummy", "implementation_invariance"),
         needs=("gradient", "draws"),
         passes=NOISY_GRADIENTS,
+        differs=(OF_RANGE,),
         pitfalls=("Has no sign; on a locally linear score it is zero.",),
     ),
     aliases=("var_grad",),
 )
 def vargrad(*, sigma: float = 0.15, samples: int = 50, variant: Variant = "corrected") -> Smooth:
-    """Variance of the gradient over noisy copies of the input (divided by n, not n − 1).
+    """Variance of the gradient over noisy copies of the input.
 
-    A = (1/n) Σ_k g_k² − ((1/n) Σ_k g_k)²
+    Shape: (b, *f) in and out; standard errors (b, *f), as for normal gradients.
 
-    Composition: `Smooth` of `GradientAt`, reduced by the variance.
-
-    Args:
-        sigma: noise as a share of the input range.
-        samples: noisy copies per sample.
-        variant: ``"published"`` counts sigma in input units.
-
-    Shape:
-        (b, *f) in and out; standard errors (b, *f), as for normal gradients.
-
-    Guarantees:
-        dummy, implementation invariance.
-
-    Cost:
-        ``samples`` gradient rows per sample.
-
-    Source:
-        adebayo2018.
+    Example:
+        >>> import abe
+        >>> abe.method("vargrad", samples=20).rows(b=1)
+        41.0
     """
     return Smooth(
         engine=GradientAt(), sigma=sigma, samples=samples, reduce="variance", relative=not published(variant)

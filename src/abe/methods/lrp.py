@@ -27,16 +27,16 @@ Composite = Literal[
     Card(
         name="lrp_epsilon",
         title="LRP-ε",
-        summary="Relevance in shares of each contribution to z, with a stabiliser.",
         source="bach2015, Eq. 58",
-        formula="R_in = x ⊙ Wᵀ R / (z + ε sign z)",
+        formula="R_in = x ⊙ Wᵀ R / (z + ε sign z), biases keeping their share",
         family="layer-wise backpropagation",
         reformulations=("feature additive", "modified gradient × input", "Taylor interaction"),
         guarantees=("dummy",),
         needs=("gradient",),
         passes=ONE_GRADIENT,
         differs=(
-            "Gates, attention weights and standard deviations count as constants; products are halved.",
+            "Gates, attention weights and standard deviations count as constants and products are halved; "
+            "the paper treats none of them.",
         ),
         pitfalls=(BIASES, LOGITS, FORM),
     ),
@@ -47,29 +47,17 @@ def lrp_epsilon(
 ) -> Backward:
     """Relevance in shares of each contribution to z, with a stabiliser.
 
-    R_in = x ⊙ Wᵀ R / (z + ε sign z), biases keeping their share; ε → 0 is gradient × input on ReLU networks.
-
-    Composition: `Backward` in ratio form with `Epsilon` at weighted operations.
+    ε → 0 is gradient × input on ReLU networks.
 
     Args:
         epsilon: the stabiliser, in units of z; 0 is LRP-0.
-        rules: pairs (operation, rule) in front of the built-in ones.
-        uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"constant"`` are noted.
 
-    Shape:
-        (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
+    Shape: (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
 
-    Guarantees:
-        dummy.
-
-    Cost:
-        One forward and one backward row per sample, and one forward row for the prediction.
-
-    Differs from the paper:
-        Has rules for gates, attention, normalisation and products, which the paper does not treat.
-
-    Source:
-        bach2015, Eq. 58.
+    Example:
+        >>> import abe
+        >>> print(abe.method("lrp_epsilon", epsilon=0.01))
+        lrp_epsilon(epsilon=0.01, rules=(), uncovered='error')
     """
     return relevance(
         convolution=Epsilon(epsilon=epsilon), dense=Epsilon(epsilon=epsilon), rules=rules, uncovered=uncovered
@@ -80,7 +68,6 @@ def lrp_epsilon(
     Card(
         name="lrp_0",
         title="LRP-0",
-        summary="Relevance in shares of each contribution to z.",
         source="bach2015, Eq. 56",
         formula="R_in = x ⊙ Wᵀ R / z",
         family="layer-wise backpropagation",
@@ -95,24 +82,14 @@ def lrp_epsilon(
 def lrp_0(*, uncovered: Policy = "error") -> Backward:
     """Relevance in shares of each contribution to z.
 
-    R_in = x ⊙ Wᵀ R / z. Computed as c = R / z, so that no division by a small z happens.
+    Computed as c = R / z, so that no division by a small z happens.
 
-    Composition: `Backward` in ratio form with `Epsilon` of 0.
+    Shape: (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
 
-    Args:
-        uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"constant"`` are noted.
-
-    Shape:
-        (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
-
-    Guarantees:
-        dummy.
-
-    Cost:
-        One forward and one backward row per sample, and one forward row for the prediction.
-
-    Source:
-        bach2015, Eq. 56.
+    Example:
+        >>> import abe
+        >>> abe.method("lrp_0", uncovered="gradient").rows(b=1)
+        3.0
     """
     return relevance(convolution=Epsilon(epsilon=0.0), dense=Epsilon(epsilon=0.0), uncovered=uncovered)
 
@@ -121,9 +98,9 @@ def lrp_0(*, uncovered: Policy = "error") -> Backward:
     Card(
         name="lrp_gamma",
         title="LRP-γ",
-        summary="Shares that favour contributions of the output's own sign.",
         source="montavon2019, Sec. 10.2.3",
-        formula="R_in = shares of x (w + γ w⁺)",
+        formula="R_in = shares of x⁺(w + γ w⁺) + x⁻(w + γ w⁻) where z > 0, "
+        "with w⁺ and w⁻ exchanged where z < 0",
         family="layer-wise backpropagation",
         reformulations=("Taylor interaction",),
         guarantees=("dummy",),
@@ -137,29 +114,15 @@ def lrp_0(*, uncovered: Policy = "error") -> Backward:
 def lrp_gamma(*, gamma: float = 0.25, rules: tuple[Any, ...] = (), uncovered: Policy = "error") -> Backward:
     """Shares that favour contributions of the output's own sign.
 
-    R_in = shares of x⁺(w + γ w⁺) + x⁻(w + γ w⁻) where z > 0, with w⁺ and w⁻ exchanged where z < 0.
-
-    Composition: `Backward` in ratio form with `Gamma` at weighted operations.
-
     Args:
         gamma: how much more such contributions count.
-        rules: pairs (operation, rule) in front of the built-in ones.
-        uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"constant"`` are noted.
 
-    Shape:
-        (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
+    Shape: (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
 
-    Guarantees:
-        dummy.
-
-    Cost:
-        One forward and one backward row per sample, and one forward row for the prediction.
-
-    Differs from the paper:
-        Inputs and outputs of both signs are treated.
-
-    Source:
-        montavon2019, Sec. 10.2.3.
+    Example:
+        >>> import abe
+        >>> print(abe.method("lrp_gamma", gamma=0.1))
+        lrp_gamma(gamma=0.1, rules=(), uncovered='error')
     """
     return relevance(
         convolution=Gamma(gamma=gamma), dense=Gamma(gamma=gamma), rules=rules, uncovered=uncovered
@@ -170,9 +133,8 @@ def lrp_gamma(*, gamma: float = 0.25, rules: tuple[Any, ...] = (), uncovered: Po
     Card(
         name="lrp_alpha_beta",
         title="LRP-αβ",
-        summary="Positive and negative contributions redistribute apart.",
         source="bach2015, Eq. 60",
-        formula="R_in = α · positive shares − β · negative shares",
+        formula="R_in = α (x⁺w⁺ + x⁻w⁻ shares) − β (x⁺w⁻ + x⁻w⁺ shares), biases keeping theirs",
         family="layer-wise backpropagation",
         reformulations=("Taylor interaction",),
         guarantees=("dummy",),
@@ -187,27 +149,16 @@ def lrp_alpha_beta(
 ) -> Backward:
     """Positive and negative contributions redistribute apart.
 
-    R_in = α (x⁺w⁺ + x⁻w⁻ shares) − β (x⁺w⁻ + x⁻w⁺ shares), biases keeping theirs.
-
-    Composition: `Backward` in ratio form with `AlphaBeta` at weighted operations.
-
     Args:
         alpha: share of positive contributions.
         beta: share of negative contributions; α − β = 1.
-        rules: pairs (operation, rule) in front of the built-in ones.
-        uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"constant"`` are noted.
 
-    Shape:
-        (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
+    Shape: (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
 
-    Guarantees:
-        dummy.
-
-    Cost:
-        One forward and one backward row per sample, and one forward row for the prediction.
-
-    Source:
-        bach2015, Eq. 60.
+    Example:
+        >>> import abe
+        >>> print(abe.method("lrp_alpha_beta", alpha=1.5, beta=0.5))
+        lrp_alpha_beta(alpha=1.5, beta=0.5, rules=(), uncovered='error')
     """
     if abs(alpha - beta - 1) > 1e-9 or beta < 0:
         raise SpecError(
@@ -221,7 +172,6 @@ def lrp_alpha_beta(
     Card(
         name="lrp_z_plus",
         title="LRP-z⁺",
-        summary="Relevance along positive contributions only.",
         source="montavon2017, Eq. 13",
         formula="R_in = shares of x⁺w⁺ + x⁻w⁻",
         family="layer-wise backpropagation",
@@ -243,31 +193,17 @@ def lrp_z_plus(
 ) -> Backward:
     """Relevance along positive contributions only.
 
-    R_in = shares of x⁺w⁺ + x⁻w⁻. An output without positive contribution passes nothing on: the stabiliser,
-    ε R / (0 + ε), takes all of it.
-
-    Composition: `Backward` in ratio form with `ZPlus` at weighted operations.
+    An output without positive contribution passes nothing on: the stabiliser, ε R / (0 + ε), takes all of it.
 
     Args:
         bias: ``"absorb"`` gives positive biases their share, ``"drop"`` hands it to the inputs.
-        merged: run a copy with batch norm merged into convolutions, where it can be made.
-        rules: pairs (operation, rule) in front of the built-in ones.
-        uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"constant"`` are noted.
 
-    Shape:
-        (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
+    Shape: (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
 
-    Guarantees:
-        dummy.
-
-    Cost:
-        One forward and one backward row per sample, and one forward row for the prediction.
-
-    Differs from the paper:
-        Batch norm is merged into convolutions first.
-
-    Source:
-        montavon2017, Eq. 13.
+    Example:
+        >>> import abe
+        >>> print(abe.method("lrp_z_plus", bias="drop"))
+        lrp_z_plus(bias='drop', merged=True, rules=(), uncovered='error')
     """
     rule = ZPlus(bias=bias)
     return relevance(convolution=rule, dense=rule, rules=rules, uncovered=uncovered, merged=merged)
@@ -277,9 +213,8 @@ def lrp_z_plus(
     Card(
         name="lrp_w_square",
         title="LRP-w²",
-        summary="Relevance in proportion to squared weights.",
         source="montavon2017, Eq. 12",
-        formula="R_in = Σ w² R / Σ w²",
+        formula="R_in = w² R / Σ w², whatever the input; biases keep b² of the sum",
         family="layer-wise backpropagation",
         reformulations=("Taylor interaction",),
         guarantees=(),
@@ -292,25 +227,14 @@ def lrp_z_plus(
 def lrp_w_square(*, merged: bool = True, uncovered: Policy = "error") -> Backward:
     """Relevance in proportion to squared weights.
 
-    R_in = w² R / Σ w², whatever the input; biases keep b² of the sum.
+    Closure alone is guaranteed.
 
-    Composition: `Backward` in relevance form with `WSquare` at weighted operations.
+    Shape: (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
 
-    Args:
-        merged: run a copy with batch norm merged into convolutions, where it can be made.
-        uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"constant"`` are noted.
-
-    Shape:
-        (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
-
-    Guarantees:
-        Closure only.
-
-    Cost:
-        One forward and one backward row per sample, and one forward row for the prediction.
-
-    Source:
-        montavon2017, Eq. 12.
+    Example:
+        >>> import abe
+        >>> print(abe.method("lrp_w_square", merged=False))
+        lrp_w_square(merged=False, uncovered='error')
     """
     return relevance(convolution=WSquare(), dense=WSquare(), uncovered=uncovered, merged=merged)
 
@@ -319,9 +243,8 @@ def lrp_w_square(*, merged: bool = True, uncovered: Policy = "error") -> Backwar
     Card(
         name="lrp_flat",
         title="LRP-flat",
-        summary="Relevance in equal shares.",
         source="lapuschkin2019",
-        formula="R_in = Σ R / number of inputs",
+        formula="R_in = R / (number of inputs read), whatever their value or weight",
         family="layer-wise backpropagation",
         reformulations=("Taylor interaction",),
         guarantees=(),
@@ -334,25 +257,14 @@ def lrp_w_square(*, merged: bool = True, uncovered: Policy = "error") -> Backwar
 def lrp_flat(*, merged: bool = True, uncovered: Policy = "error") -> Backward:
     """Relevance in equal shares.
 
-    R_in = R / (number of inputs read), whatever their value or weight.
+    Closure alone is guaranteed.
 
-    Composition: `Backward` in relevance form with `Flat` at weighted operations.
+    Shape: (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
 
-    Args:
-        merged: run a copy with batch norm merged into convolutions, where it can be made.
-        uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"constant"`` are noted.
-
-    Shape:
-        (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
-
-    Guarantees:
-        Closure only.
-
-    Cost:
-        One forward and one backward row per sample, and one forward row for the prediction.
-
-    Source:
-        lapuschkin2019.
+    Example:
+        >>> import abe
+        >>> print(abe.method("lrp_flat", merged=False))
+        lrp_flat(merged=False, uncovered='error')
     """
     return relevance(convolution=Flat(), dense=Flat(), uncovered=uncovered, merged=merged)
 
@@ -370,9 +282,8 @@ COMPOSITES: dict[str, tuple[BackwardRule, BackwardRule | None]] = {
     Card(
         name="lrp_composite",
         title="LRP composite",
-        summary="Other rules by place: first layer, convolutions, dense layers.",
         source="montavon2019, Sec. 10.3",
-        formula="rules by place",
+        formula="ε at dense layers; z⁺, γ or α2β1 at convolutions; zᴮ or flat at the first one",
         family="layer-wise backpropagation",
         reformulations=("Taylor interaction",),
         guarantees=("dummy",),
@@ -393,32 +304,17 @@ def lrp_composite(
 ) -> Backward:
     """Other rules by place: first layer, convolutions, dense layers.
 
-    ε at dense layers; z⁺, γ or α2β1 at convolutions; zᴮ or flat at the first one.
-
-    Composition: `Backward` with rules by place.
-
     Args:
         composite: ``"epsilon_plus"`` (z⁺ at convolutions), ``"epsilon_gamma"``, ``"epsilon_alpha2_beta1"``,
             ``"epsilon_gamma_box"`` (zᴮ first), ``"epsilon_plus_flat"`` (flat first); ε at dense layers.
         epsilon: stabiliser of dense layers.
-        merged: run a copy with batch norm merged into convolutions, where it can be made.
-        rules: pairs (operation, rule) in front of the built-in ones.
-        uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"constant"`` are noted.
 
-    Shape:
-        (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
+    Shape: (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
 
-    Guarantees:
-        dummy.
-
-    Cost:
-        One forward and one backward row per sample, and one forward row for the prediction.
-
-    Differs from the paper:
-        Batch norm is merged into convolutions first.
-
-    Source:
-        montavon2019, Sec. 10.3.
+    Example:
+        >>> import abe
+        >>> abe.method("lrp_composite", composite="epsilon_gamma_box").rows(b=1)
+        3.0
     """
     if composite not in COMPOSITES:
         raise SpecError(

@@ -23,15 +23,17 @@ COARSE = "As coarse as the layer: enlarging a 7 × 7 map draws smooth blobs, not
     Card(
         name="cam",
         title="CAM",
-        summary="The last layer's channels, weighted as a linear head behind average pooling weights them.",
         source="zhou2016",
-        formula="A = up(ReLU Σ_k w_k A_k), w the head's weights",
+        formula="A = up(ReLU Σ_k w_k A_k), w_k = Σ_ij ∂s/∂A_kij, which is the head's weight",
         family="gradient × input",
         reformulations=("modified gradient × input", "Taylor interaction"),
         needs=("gradient", "layer"),
         modalities=PLACES,
         passes=CAM_GRADIENT,
-        differs=("ReLU by default, as in the maps that came later; relu=False gives the map of the paper.",),
+        differs=(
+            "ReLU by default, as in the maps that came later; relu=False gives the map of the paper, whose "
+            "mean over places is the score less its bias.",
+        ),
         pitfalls=(
             "Works only where average pooling and one linear layer follow; anything else is refused.",
             COARSE,
@@ -43,32 +45,12 @@ def cam(
 ) -> ChannelMap:
     """The last layer's channels, weighted as a linear head behind average pooling weights them.
 
-    A = up(ReLU Σ_k w_k A_k), w_k = Σ_ij ∂s/∂A_kij, which is the head's weight
+    Shape: (b, c, …) in and out; the map is shared out equally over the channels.
 
-    Composition: `ChannelMap` with `SummedGradient`.
-
-    Args:
-        layer: a module's name (``"layer4"``, ``"relu#2"`` for one of several calls); None takes the last
-            layer with places on which the score depends, and a note names it.
-        relu: keep what supports the decision only.
-        normalise: scale every map to [0, 1].
-        upsample: ``"bilinear"`` between the centres of places (align_corners=False), or ``"nearest"``.
-
-    Shape:
-        (b, c, …) in and out; the map is shared out equally over the channels.
-
-    Guarantees:
-        None of the axioms.
-
-    Cost:
-        One forward row per sample, and one backward row from the output to the layer; without ``layer``
-        one of both more, to find it. One forward row per sample for the prediction.
-
-    Differs from the paper:
-        ReLU by default; without it, ``relu=False``, the map's mean over places is the score less its bias.
-
-    Source:
-        zhou2016.
+    Example:
+        >>> import abe
+        >>> abe.method("cam", relu=False).engine.weights
+        SummedGradient()
     """
     return ChannelMap(
         weights=SummedGradient(), layer=layer, relu=relu, normalise=normalise, upsample=upsample
@@ -79,9 +61,8 @@ def cam(
     Card(
         name="grad_cam",
         title="Grad-CAM",
-        summary="A layer's channels, weighted by their mean gradient.",
         source="selvaraju2017, Eq. 1",
-        formula="A = up(ReLU Σ_k mean_ij(∂s/∂A_kij) A_k)",
+        formula="A = up(ReLU Σ_k w_k A_k), w_k = mean_ij ∂s/∂A_kij",
         family="gradient × input",
         reformulations=("modified gradient × input", "Taylor interaction"),
         needs=("gradient", "layer"),
@@ -99,29 +80,7 @@ def grad_cam(
 ) -> ChannelMap:
     """A layer's channels, weighted by their mean gradient.
 
-    A = up(ReLU Σ_k w_k A_k), w_k = mean_ij ∂s/∂A_kij
-
-    Composition: `ChannelMap` with `MeanGradient`.
-
-    Args:
-        layer: a module's name (``"layer4"``, ``"relu#2"`` for one of several calls); None takes the last
-            layer with places on which the score depends, and a note names it.
-        relu: keep what supports the decision only.
-        normalise: scale every map to [0, 1].
-        upsample: ``"bilinear"`` between the centres of places (align_corners=False), or ``"nearest"``.
-
-    Shape:
-        (b, c, …) in and out; the map is shared out equally over the channels.
-
-    Guarantees:
-        None of the axioms.
-
-    Cost:
-        One forward row per sample, and one backward row from the output to the layer; without ``layer``
-        one of both more, to find it. One forward row per sample for the prediction.
-
-    Source:
-        selvaraju2017, Eq. 1.
+    Shape: (b, c, …) in and out; the map is shared out equally over the channels.
 
     Example:
         >>> import abe
@@ -137,9 +96,9 @@ def grad_cam(
     Card(
         name="grad_cam_plus_plus",
         title="Grad-CAM++",
-        summary="A layer's channels, weighted by positive gradients so that small objects count as well.",
         source="chattopadhay2018, Eq. 19",
-        formula="w_k = Σ_ij α_kij max(g_kij, 0), α = g² / (2 g² + g³ Σ_ab A_kab)",
+        formula="A = up(ReLU Σ_k w_k A_k), w_k = Σ_ij α max(g, 0), α = g² / (2 g² + g³ Σ_ab A_kab), "
+        "g = ∂s/∂A",
         family="gradient × input",
         needs=("gradient", "layer"),
         modalities=PLACES,
@@ -164,33 +123,12 @@ def grad_cam_plus_plus(
 ) -> ChannelMap:
     """A layer's channels, weighted by positive gradients so that small objects count as well.
 
-    A = up(ReLU Σ_k w_k A_k), w_k = Σ_ij α max(g, 0), α = g² / (2 g² + g³ Σ_ab A_kab), g = ∂s/∂A
+    Shape: (b, c, …) in and out; the map is shared out equally over the channels.
 
-    Composition: `ChannelMap` with `PlusPlus`.
-
-    Args:
-        layer: a module's name (``"layer4"``, ``"relu#2"`` for one of several calls); None takes the last
-            layer with places on which the score depends, and a note names it.
-        relu: keep what supports the decision only.
-        normalise: scale every map to [0, 1].
-        upsample: ``"bilinear"`` between the centres of places (align_corners=False), or ``"nearest"``.
-        variant: ``"published"`` adds 1e-6 to the denominator, in the score's units.
-
-    Shape:
-        (b, c, …) in and out; the map is shared out equally over the channels.
-
-    Guarantees:
-        None of the axioms.
-
-    Cost:
-        One forward row per sample, and one backward row from the output to the layer; without ``layer``
-        one of both more, to find it. One forward row per sample for the prediction.
-
-    Differs from the paper:
-        No constant in the denominator.
-
-    Source:
-        chattopadhay2018, Eq. 19.
+    Example:
+        >>> import abe
+        >>> abe.method("grad_cam_plus_plus", variant="published").engine.weights
+        PlusPlus(epsilon=1e-06)
     """
     return ChannelMap(
         weights=PlusPlus(epsilon=1e-6 if published(variant) else 0.0),
@@ -205,7 +143,6 @@ def grad_cam_plus_plus(
     Card(
         name="hires_cam",
         title="HiResCAM",
-        summary="A layer's output times the gradient, place by place.",
         source="draelos2020",
         formula="A = up(ReLU Σ_k ∂s/∂A_k ⊙ A_k)",
         family="gradient × input",
@@ -222,30 +159,15 @@ def hires_cam(
 ) -> ChannelMap:
     """A layer's output times the gradient, place by place.
 
-    A = up(ReLU Σ_k ∂s/∂A_k ⊙ A_k)
+    Before ReLU and enlarging the map sums to the score less its bias where only linear operations follow
+    the layer.
 
-    Composition: `ChannelMap` with `GradientHere`.
+    Shape: (b, c, …) in and out; the map is shared out equally over the channels.
 
-    Args:
-        layer: a module's name (``"layer4"``, ``"relu#2"`` for one of several calls); None takes the last
-            layer with places on which the score depends, and a note names it.
-        relu: keep what supports the decision only.
-        normalise: scale every map to [0, 1].
-        upsample: ``"bilinear"`` between the centres of places (align_corners=False), or ``"nearest"``.
-
-    Shape:
-        (b, c, …) in and out; the map is shared out equally over the channels.
-
-    Guarantees:
-        None of the axioms. Before ReLU and enlarging the map sums to the score less its bias where only
-        linear operations follow the layer.
-
-    Cost:
-        One forward row per sample, and one backward row from the output to the layer; without ``layer``
-        one of both more, to find it. One forward row per sample for the prediction.
-
-    Source:
-        draelos2020.
+    Example:
+        >>> import abe
+        >>> abe.method("hires_cam", layer="layer3").rows(b=1)
+        5.0
     """
     return ChannelMap(weights=GradientHere(), layer=layer, relu=relu, normalise=normalise, upsample=upsample)
 
@@ -254,9 +176,8 @@ def hires_cam(
     Card(
         name="xgrad_cam",
         title="XGrad-CAM",
-        summary="A layer's channels, weighted by their gradient averaged with the activation as weight.",
         source="fu2020, Eq. 8",
-        formula="w_k = Σ_ij A_kij g_kij / Σ_ij A_kij",
+        formula="A = up(ReLU Σ_k w_k A_k), w_k = Σ_ij A_kij g_kij / Σ_ij A_kij, g = ∂s/∂A",
         family="gradient × input",
         needs=("gradient", "layer"),
         modalities=PLACES,
@@ -281,33 +202,12 @@ def xgrad_cam(
 ) -> ChannelMap:
     """A layer's channels, weighted by their gradient averaged with the activation as weight.
 
-    A = up(ReLU Σ_k w_k A_k), w_k = Σ_ij A_kij g_kij / Σ_ij A_kij, g = ∂s/∂A
+    Shape: (b, c, …) in and out; the map is shared out equally over the channels.
 
-    Composition: `ChannelMap` with `WeightedGradient`.
-
-    Args:
-        layer: a module's name (``"layer4"``, ``"relu#2"`` for one of several calls); None takes the last
-            layer with places on which the score depends, and a note names it.
-        relu: keep what supports the decision only.
-        normalise: scale every map to [0, 1].
-        upsample: ``"bilinear"`` between the centres of places (align_corners=False), or ``"nearest"``.
-        variant: ``"published"`` adds 1e-7 to the denominator.
-
-    Shape:
-        (b, c, …) in and out; the map is shared out equally over the channels.
-
-    Guarantees:
-        None of the axioms.
-
-    Cost:
-        One forward row per sample, and one backward row from the output to the layer; without ``layer``
-        one of both more, to find it. One forward row per sample for the prediction.
-
-    Differs from the paper:
-        A channel that sums to zero gets weight zero.
-
-    Source:
-        fu2020, Eq. 8.
+    Example:
+        >>> import abe
+        >>> abe.method("xgrad_cam", variant="published").engine.weights
+        WeightedGradient(epsilon=1e-07)
     """
     return ChannelMap(
         weights=WeightedGradient(epsilon=1e-7 if published(variant) else 0.0),
@@ -322,7 +222,6 @@ def xgrad_cam(
     Card(
         name="layer_cam",
         title="Layer-CAM",
-        summary="A layer's output times the positive gradient, place by place.",
         source="jiang2021, Eq. 5",
         formula="A = up(ReLU Σ_k max(∂s/∂A_k, 0) ⊙ A_k)",
         family="gradient × input",
@@ -338,29 +237,12 @@ def layer_cam(
 ) -> ChannelMap:
     """A layer's output times the positive gradient, place by place.
 
-    A = up(ReLU Σ_k max(∂s/∂A_k, 0) ⊙ A_k)
+    Shape: (b, c, …) in and out; the map is shared out equally over the channels.
 
-    Composition: `ChannelMap` with `PositiveGradient`.
-
-    Args:
-        layer: a module's name (``"layer4"``, ``"relu#2"`` for one of several calls); None takes the last
-            layer with places on which the score depends, and a note names it.
-        relu: keep what supports the decision only.
-        normalise: scale every map to [0, 1].
-        upsample: ``"bilinear"`` between the centres of places (align_corners=False), or ``"nearest"``.
-
-    Shape:
-        (b, c, …) in and out; the map is shared out equally over the channels.
-
-    Guarantees:
-        None of the axioms.
-
-    Cost:
-        One forward row per sample, and one backward row from the output to the layer; without ``layer``
-        one of both more, to find it. One forward row per sample for the prediction.
-
-    Source:
-        jiang2021, Eq. 5.
+    Example:
+        >>> import abe
+        >>> abe.method("layer_cam", layer="layer2").rows(b=1)
+        5.0
     """
     return ChannelMap(
         weights=PositiveGradient(), layer=layer, relu=relu, normalise=normalise, upsample=upsample

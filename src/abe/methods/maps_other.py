@@ -23,9 +23,8 @@ from abe.types import Card, Passes
     Card(
         name="eigen_cam",
         title="Eigen-CAM",
-        summary="The first principal direction of a layer's output; no class plays a part.",
         source="muhammad2020",
-        formula="A = up(ReLU A v₁), A = U Σ Vᵀ as (places, channels)",
+        formula="A = up(ReLU A v₁), v₁ the first right singular vector of A as a matrix (places, channels)",
         family="outside the survey",
         needs=("layer",),
         modalities=PLACES,
@@ -48,33 +47,12 @@ def eigen_cam(
 ) -> ChannelMap:
     """The first principal direction of a layer's output; no class plays a part.
 
-    A = up(ReLU A v₁), v₁ the first right singular vector of A as a matrix (places, channels)
+    Shape: (b, c, …) in and out; the map is shared out equally over the channels.
 
-    Composition: `ChannelMap` with `Principal`.
-
-    Args:
-        layer: a module's name (``"layer4"``, ``"relu#2"`` for one of several calls); None takes the last
-            layer with places on which the score depends, and a note names it.
-        relu: keep what supports the decision only.
-        normalise: scale every map to [0, 1].
-        upsample: ``"bilinear"`` between the centres of places (align_corners=False), or ``"nearest"``.
-        variant: ``"published"`` subtracts each channel's mean over places first.
-
-    Shape:
-        (b, c, …) in and out; the map is shared out equally over the channels.
-
-    Guarantees:
-        None of the axioms.
-
-    Cost:
-        One forward row per sample; without ``layer`` one forward and one backward row more, to find it. One
-        forward row per sample for the prediction.
-
-    Differs from the paper:
-        None by default; published code centres, and its sign is the decomposition's.
-
-    Source:
-        muhammad2020.
+    Example:
+        >>> import abe
+        >>> abe.method("eigen_cam", variant="published").engine.weights
+        Principal(centred=True)
     """
     return ChannelMap(
         weights=Principal(centred=published(variant)),
@@ -89,9 +67,8 @@ def eigen_cam(
     Card(
         name="score_cam",
         title="Score-CAM",
-        summary="A layer's channels, weighted by the score when the input is shown through each alone.",
         source="wang2020, Alg. 1",
-        formula="w = softmax_k s(x′ + unit(up A_k) ⊙ (x − x′))",
+        formula="A = up(ReLU Σ_k w_k A_k), w = softmax_k s(x′ + unit(up A_k) ⊙ (x − x′))",
         family="perturbation",
         reformulations=("feature removal",),
         needs=("layer", "baseline"),
@@ -119,34 +96,20 @@ def score_cam(
 ) -> ChannelMap:
     """A layer's channels, weighted by the score when the input is shown through each alone.
 
-    A = up(ReLU Σ_k w_k A_k), w = softmax_k s(x′ + unit(up A_k) ⊙ (x − x′))
-
-    Composition: `ChannelMap` with `MaskedScore`.
-
     Args:
         baseline: what hidden places show: a name, value or tensor.
-        layer: a module's name (``"layer4"``, ``"relu#2"`` for one of several calls); None takes the last
-            layer with places on which the score depends, and a note names it.
-        relu: keep what supports the decision only.
-        normalise: scale every map to [0, 1].
-        upsample: ``"bilinear"`` between the centres of places (align_corners=False), or ``"nearest"``.
         variant: ``"published"`` enlarges channels with aligned corners and adds 1e-8 to their range.
 
-    Shape:
-        (b, c, …) in and out; the map is shared out equally over the channels.
-
-    Guarantees:
-        None of the axioms.
+    Shape: (b, c, …) in and out; the map is shared out equally over the channels.
 
     Cost:
         One forward row per sample and channel of the layer; without ``layer`` one forward and one backward
         row more, to find it. Two forward rows per sample for the prediction and the layer.
 
-    Differs from the paper:
-        Channels are enlarged between the centres of places, and hidden places show the baseline.
-
-    Source:
-        wang2020, Alg. 1.
+    Example:
+        >>> import abe
+        >>> abe.method("score_cam", baseline="blur").engine.weights.baseline
+        Blur(sigma=5.0, kernel=11)
     """
     old = published(variant)
     masked = MaskedScore(baseline=as_baseline(baseline), align_corners=old, epsilon=1e-8 if old else 0.0)
@@ -157,9 +120,8 @@ def score_cam(
     Card(
         name="ablation_cam",
         title="Ablation-CAM",
-        summary="A layer's channels, weighted by what the score loses without each.",
         source="ramaswamy2020, Eq. 1",
-        formula="w_k = s − s(without channel k)",
+        formula="A = up(ReLU Σ_k w_k A_k), w_k = s − s(without channel k)",
         family="perturbation",
         reformulations=("feature removal",),
         needs=("layer",),
@@ -180,32 +142,16 @@ def ablation_cam(
 ) -> ChannelMap:
     """A layer's channels, weighted by what the score loses without each.
 
-    A = up(ReLU Σ_k w_k A_k), w_k = s − s(without channel k)
-
-    Composition: `ChannelMap` with `Ablation`.
-
-    Args:
-        layer: a module's name (``"layer4"``, ``"relu#2"`` for one of several calls); None takes the last
-            layer with places on which the score depends, and a note names it.
-        relu: keep what supports the decision only.
-        normalise: scale every map to [0, 1].
-        upsample: ``"bilinear"`` between the centres of places (align_corners=False), or ``"nearest"``.
-
-    Shape:
-        (b, c, …) in and out; the map is shared out equally over the channels.
-
-    Guarantees:
-        None of the axioms.
+    Shape: (b, c, …) in and out; the map is shared out equally over the channels.
 
     Cost:
         One forward row per sample and channel of the layer; without ``layer`` one forward and one backward
         row more, to find it. Two forward rows per sample for the prediction and the layer.
 
-    Differs from the paper:
-        Losses are not divided by the score.
-
-    Source:
-        ramaswamy2020, Eq. 1.
+    Example:
+        >>> import abe
+        >>> abe.method("ablation_cam", layer="layer4").engine.weights
+        Ablation()
     """
     return ChannelMap(weights=Ablation(), layer=layer, relu=relu, normalise=normalise, upsample=upsample)
 
@@ -214,9 +160,8 @@ def ablation_cam(
     Card(
         name="guided_grad_cam",
         title="Guided Grad-CAM",
-        summary="Guided Backprop times the Grad-CAM map.",
         source="selvaraju2017, Sec. 3.2",
-        formula="A = GBP ⊙ GradCAM",
+        formula="A = GBP ⊙ up(ReLU Σ_k w_k A_k), w_k = mean_ij ∂s/∂A_kij",
         family="modified gradient",
         needs=("gradient", "layer"),
         modalities=PLACES,
@@ -234,30 +179,15 @@ def guided_grad_cam(
 ) -> ThroughMap:
     """Guided Backprop times the Grad-CAM map.
 
-    A = GBP ⊙ up(ReLU Σ_k w_k A_k), w_k = mean_ij ∂s/∂A_kij
-
-    Composition: `ThroughMap`: Guided Backprop through a `ChannelMap` with `MeanGradient`.
-
     Args:
-        layer: of the Grad-CAM map; see ``grad_cam``.
         normalise: scale the Grad-CAM map to [0, 1].
-        upsample: ``"bilinear"`` or ``"nearest"``.
 
-    Shape:
-        (b, c, …) in and out.
+    Shape: (b, c, …) in and out.
 
-    Guarantees:
-        None of the axioms.
-
-    Cost:
-        Two forward and two backward rows per sample; without ``layer`` one of both more, to find it. One
-        forward row per sample for the prediction.
-
-    Differs from the paper:
-        None by default.
-
-    Source:
-        selvaraju2017, Sec. 3.2.
+    Example:
+        >>> import abe
+        >>> abe.method("guided_grad_cam", upsample="nearest").rows(b=1)
+        7.0
     """
     gate = ChannelMap(weights=MeanGradient(), layer=layer, normalise=normalise, upsample=upsample)
     return ThroughMap(engine=guided_backprop(), gate=gate)
@@ -267,7 +197,6 @@ def guided_grad_cam(
     Card(
         name="channel_map",
         title="Channel weights of one's own",
-        summary="A layer's channels, weighted by any registered value.",
         source="selvaraju2017",
         formula="A = up(ReLU Σ_k w_k A_k)",
         family="gradient × input",
@@ -288,30 +217,18 @@ def channel_map(
 ) -> ChannelMap:
     """A layer's channels, weighted by any registered value.
 
-    A = up(ReLU Σ_k w_k A_k)
-
-    Composition: `ChannelMap` with the given weights.
-
     Args:
         weights: a registered name, a pair of name and parameters, or a value with
             ``needs_gradient`` and ``__call__(view) -> map``.
-        layer: a module's name (``"layer4"``, ``"relu#2"`` for one of several calls); None takes the last
-            layer with places on which the score depends, and a note names it.
-        relu: keep what supports the decision only.
-        normalise: scale every map to [0, 1].
-        upsample: ``"bilinear"`` between the centres of places (align_corners=False), or ``"nearest"``.
 
-    Shape:
-        (b, c, …) in and out; the map is shared out equally over the channels.
+    Shape: (b, c, …) in and out; the map is shared out equally over the channels.
 
-    Guarantees:
-        None of the axioms.
+    Cost: That of the weights.
 
-    Cost:
-        That of the weights.
-
-    Source:
-        selvaraju2017.
+    Example:
+        >>> import abe
+        >>> abe.method("channel_map", weights="mean_gradient").engine.weights
+        MeanGradient()
     """
     resolved = channel_weights.resolve(weights)
     if not isinstance(resolved, ChannelWeights) or isinstance(resolved, type):

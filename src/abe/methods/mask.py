@@ -33,9 +33,9 @@ ROUNDED = (
     Card(
         name="meaningful_perturbation",
         title="Meaningful Perturbation",
-        summary="The smallest smooth part of the input whose removal takes the score away.",
         source="fong2017, Eq. 3-4",
-        formula="min_m s(Φ(x; m)) + λ₁ mean(1 − m) + λ₂ TV_β(m), A = 1 − m",
+        formula="A = 1 − m, m = argmin s(Φ(x; m)) + λ₁ mean(1 − m) + λ₂ Σ_axes mean |∇m|^β, "
+        "Φ = m x + (1 − m) x′",
         family="influential subset",
         reformulations=("feature removal",),
         needs=("gradient", "baseline", "draws", "optimisation"),
@@ -69,35 +69,21 @@ def meaningful_perturbation(
 ) -> MaskOptimisation:
     """The smallest smooth part of the input whose removal takes the score away.
 
-    A = 1 − m, m = argmin s(Φ(x; m)) + λ₁ mean(1 − m) + λ₂ Σ_axes mean |∇m|^β, Φ = m x + (1 − m) x′
-
-    Composition: `MaskOptimisation` of a `CellGrid` under `FadeTo`, `Removed`, `Variation`, `AdamStep`.
-
     Args:
         baseline: what is removed becomes this; a blur needs positions.
         cells: numbers of the mask along each axis of positions; tabular inputs have one per feature.
-        steps: of Adam.
-        rate: of Adam.
         sparsity: λ₁, price of removing everything, as a share of the score's change.
         variation: λ₂, price of differences between neighbours.
         power: β, above 1 forgives gentle slopes.
         jitter: rows are moved by up to so many positions, drawn anew at every step; 0 for not.
         tolerance: a mask that moves less than this in a step is done; None makes all steps.
 
-    Shape:
-        (b, *f) in and out; positions are spread in equal parts over their channels.
+    Shape: (b, *f) in and out; positions are spread in equal parts over their channels.
 
-    Guarantees:
-        None.
-
-    Cost:
-        ``steps`` gradient rows, and two forward rows for the scores with everything and with nothing.
-
-    Differs from the paper:
-        The score counts as a share of what removing everything changes; weights count means; Adam's ε.
-
-    Source:
-        fong2017, Eq. 3-4.
+    Example:
+        >>> import abe
+        >>> abe.method("mp", cells=14, steps=100).rows(b=1)
+        202.0
     """
     return MaskOptimisation(
         parametrisation=CellGrid(cells=cells),
@@ -115,9 +101,9 @@ def meaningful_perturbation(
     Card(
         name="extremal_perturbation",
         title="Extremal Perturbation",
-        summary="The smooth mask of a given area that keeps most of the score.",
         source="fong2019, Eq. 5-9",
-        formula="max_m s(Φ(x; m)) − λ_t mean (sort(m) − r_a)², m(u) = smax_v k(‖u − v‖) p(v)",
+        formula="A = mean over areas a of argmax s(Φ(x; m)) − λ_t mean (sort(m) − r_a)², "
+        "m(u) = smax_v k(‖u − v‖) p(v), λ_t = weight · growth^(t / steps)",
         family="influential subset",
         reformulations=("feature removal",),
         needs=("gradient", "optimisation"),
@@ -153,10 +139,6 @@ def extremal_perturbation(
 ) -> MaskOptimisation:
     """The smooth mask of a given area that keeps most of the score.
 
-    A = mean over areas a of argmax s(Φ(x; m)) − λ_t mean (sort(m) − r_a)², λ_t = weight · growth^(t / steps)
-
-    Composition: `MaskOptimisation` of a `SmoothMaxGrid` under `FadeByBlur`, `SortedArea`, `MomentumStep`.
-
     Args:
         areas: shares of the input that masks keep; several are averaged.
         baseline: what is not kept fades to this; None blurs by up to 9 % of the longer axis instead.
@@ -169,20 +151,14 @@ def extremal_perturbation(
         flip: mirror the input at every second step.
         tolerance: a mask whose points move less than this in a step is done; None makes all steps.
 
-    Shape:
-        (b, c, h, w) or (b, c, t) in and out; positions are spread in equal parts over their channels.
+    Shape: (b, c, h, w) or (b, c, t) in and out; positions are spread in equal parts over their channels.
 
-    Guarantees:
-        None.
+    Cost: ``steps`` gradient rows per area, and two forward rows.
 
-    Cost:
-        ``steps`` gradient rows per area, and two forward rows.
-
-    Differs from the paper:
-        Shares of the score; a price of the area that starts low; 400 steps; interpolation of the mask.
-
-    Source:
-        fong2019, Eq. 5-9.
+    Example:
+        >>> import abe
+        >>> abe.method("ep", areas=(0.05, 0.2)).engine.variants
+        2
     """
     wanted = areas if isinstance(areas, tuple) else (areas,)
     return MaskOptimisation(
@@ -202,9 +178,9 @@ def extremal_perturbation(
     Card(
         name="iba",
         title="Information Bottleneck Attribution (IBA)",
-        summary="How many bits of a layer's activations the decision needs, position by position.",
         source="schulz2020, Eq. 3-7",
-        formula="min_λ −E s(λR + (1 − λ)ε) + β mean KL, A = KL / ln 2",
+        formula="A = KL(N(λR + (1 − λ)μ, (1 − λ)²σ²) ‖ N(μ, σ²)) / ln 2, "
+        "λ = argmin −E s(λR + (1 − λ)ε) + β mean KL",
         family="influential subset",
         needs=("gradient", "draws", "optimisation"),
         modalities=("image", "series"),
@@ -234,35 +210,22 @@ def iba(
 ) -> Bottleneck:
     """How many bits of a layer's activations the decision needs, position by position.
 
-    A = KL(N(λR + (1 − λ)μ, (1 − λ)²σ²) ‖ N(μ, σ²)) / ln 2, λ = argmin −E s(λR + (1 − λ)ε) + β mean KL
-
-    Composition: `Bottleneck`, a `MaskOptimisation` at a layer.
-
     Args:
         layer: a module's name, ``"input"``, or ``"auto"``: the last layer with an eighth of the input's
             resolution that everything passes through.
         fitted: statistics of the layer from ``abe.fit(task, loader, "iba", layer=…)``, or the path of
             their file; None takes each sample's own.
-        beta: price of information.
         samples: noise draws per step.
-        steps: of Adam.
-        rate: of Adam.
         sigma: of the smoothing of λ over positions of the layer.
 
-    Shape:
-        (b, c, h, w) or (b, c, t) in and out, in bits.
+    Shape: (b, c, h, w) or (b, c, t) in and out, in bits.
 
-    Guarantees:
-        None.
+    Cost: ``steps * samples`` gradient rows, two forward rows, and about five per layer tried by ``"auto"``.
 
-    Cost:
-        ``steps * samples`` gradient rows, two forward rows, and about five per layer tried by ``"auto"``.
-
-    Differs from the paper:
-        The explained score instead of the cross-entropy; own statistics where none are fitted.
-
-    Source:
-        schulz2020, Eq. 3-7.
+    Example:
+        >>> import abe
+        >>> abe.method("iba", layer="layer2", beta=5.0).engine.layer
+        'layer2'
     """
     return Bottleneck(
         layer=layer,
@@ -279,9 +242,9 @@ def iba(
     Card(
         name="input_iba",
         title="InputIBA",
-        summary="Which values of the input are needed, against a prior from a bottleneck at a layer.",
         source="zhang2021, Eq. 3-8",
-        formula="min_λ −E s(λx + (1 − λ)ε) + β mean KL(N(λ) ‖ N(Λλ)), A = λ",
+        formula="A = λ = argmin −E s(λx + (1 − λ)ε) + β mean KL(N(λx, (1 − λ)²) ‖ N(Λλx, (1 − Λλ)²)), "
+        "x standardised",
         family="influential subset",
         needs=("gradient", "draws", "optimisation"),
         modalities=("image", "series"),
@@ -309,10 +272,6 @@ def input_iba(
 ) -> InputBottleneck:
     """Which values of the input are needed, against a prior from a bottleneck at a layer.
 
-    A = λ = argmin −E s(λx + (1 − λ)ε) + β mean KL(N(λx, (1 − λ)²) ‖ N(Λλx, (1 − Λλ)²)), x standardised
-
-    Composition: `InputBottleneck` around a `Bottleneck`.
-
     Args:
         layer: of the first bottleneck, as for ``iba``.
         fitted: statistics of that layer, as for ``iba``.
@@ -322,22 +281,13 @@ def input_iba(
         layer_steps: of Adam at the layer.
         prior_steps: of Adam for the prior.
         steps: of Adam at the input.
-        rate: of Adam.
 
-    Shape:
-        (b, *f) in and out.
+    Cost: ``samples * (layer_steps + prior_steps + steps)`` gradient rows and a few forward rows.
 
-    Guarantees:
-        None.
-
-    Cost:
-        ``samples * (layer_steps + prior_steps + steps)`` gradient rows and a few forward rows.
-
-    Differs from the paper:
-        The prior matches mean activations instead of being learnt adversarially.
-
-    Source:
-        zhang2021, Eq. 3-8.
+    Example:
+        >>> import abe
+        >>> abe.method("input_iba", layer="layer2", steps=30).engine.steps
+        30
     """
     inner = iba(layer=layer, fitted=fitted, beta=layer_beta, samples=samples, steps=layer_steps, rate=rate)
     return InputBottleneck(
@@ -349,9 +299,9 @@ def input_iba(
     Card(
         name="m2ib",
         title="Multi-modal Information Bottleneck (M2IB)",
-        summary="How many bits of each tower of a two-tower model their agreement needs.",
         source="wang2023m2ib, Eq. 6-9",
-        formula="min_λ −E s(λR + (1 − λ)ε; other tower) + β mean KL, per tower, A = KL / ln 2",
+        formula="A = KL / ln 2 at a layer of each tower, "
+        "λ = argmin −E s(λR + (1 − λ)ε; other tower) + β mean KL, ε ~ N(0, v)",
         family="influential subset",
         needs=("gradient", "draws", "optimisation", "two towers"),
         modalities=("multimodal",),
@@ -372,33 +322,21 @@ def m2ib(
 ) -> TwoTowers:
     """How many bits of each tower of a two-tower model their agreement needs.
 
-    A = KL / ln 2 at a layer of each tower, λ = argmin −E s(λR + (1 − λ)ε) + β mean KL, ε ~ N(0, v)
-
-    Composition: `TwoTowers`, one `Bottleneck` per tower while the other sees its input.
-
     Args:
         layers: the layer of each input's tower: ``{"image": "vision.blocks.9", "text": "text.blocks.9"}``.
-        beta: price of information.
         variance: v of the noise.
         samples: noise draws per step.
-        steps: of Adam.
-        rate: of Adam.
 
     Shape:
         (b, *f) in and out, in bits; of inputs that are not explained, such as token numbers, the bits per
         position are the diagnostics ``"bits.<name>"``.
 
-    Guarantees:
-        None.
+    Cost: ``steps * samples`` gradient rows and one forward row per tower.
 
-    Cost:
-        ``steps * samples`` gradient rows and one forward row per tower.
-
-    Differs from the paper:
-        Maps are in bits.
-
-    Source:
-        wang2023m2ib, Eq. 6-9.
+    Example:
+        >>> import abe
+        >>> abe.method("m2ib", layers={"image": "vision", "text": "language"}).engine.layers
+        (('image', 'vision'), ('text', 'language'))
     """
     if not isinstance(layers, Mapping):
         raise SpecError(

@@ -26,7 +26,6 @@ INTEGRAL = Passes(forward="b * (steps + 2)", backward="b * steps")
     Card(
         name="integrated_gradients",
         title="Integrated Gradients",
-        summary="The gradient integrated along the straight line from a baseline.",
         source="sundararajan2017, Eq. 1",
         formula="A = (x − x′) ⊙ ∫₀¹ ∇s(x′ + α (x − x′)) dα",
         family="gradient × input",
@@ -62,34 +61,6 @@ def integrated_gradients(
 ) -> PathIntegral:
     """The gradient integrated along the straight line from a baseline.
 
-    A = (x − x′) ⊙ ∫₀¹ ∇s(x′ + α (x − x′)) dα
-
-    Composition: `PathIntegral` over a `StraightLine`.
-
-    Args:
-        baseline: a name ("zero", "blur", …), a pair ("constant", {"value": 0.5}), a tensor, or a value.
-        quadrature: a name or value from `abe.engines.path.quadrature`.
-        steps: nodes per sample.
-        tolerance: largest |residual| relative to the score change, for example 0.02; nodes are then
-            placed where they are needed, per sample, and ``steps`` is not used.
-        max_steps: most nodes per sample that ``tolerance`` may use.
-        variant: ``"published"`` is the 50-point trapezoid of published code.
-
-    Shape:
-        (b, *f) in and out.
-
-    Guarantees:
-        completeness, linearity, dummy, symmetry, implementation invariance, sensitivity.
-
-    Cost:
-        ``steps`` gradient rows, and forward rows for input and baseline.
-
-    Differs from the paper:
-        Quadrature; see ``variant``.
-
-    Source:
-        sundararajan2017, Eq. 1.
-
     Example:
         >>> import abe
         >>> abe.method("ig", steps=100, baseline="blur").name
@@ -104,9 +75,8 @@ def integrated_gradients(
     Card(
         name="expected_gradients",
         title="Expected Gradients",
-        summary="Integrated gradients averaged over references from a distribution.",
         source="erion2021, Eq. 4",
-        formula="A = E_{x′, α} (x − x′) ⊙ ∇s(x′ + α (x − x′))",
+        formula="A = (1/n) Σ_k (x − x′_k) ⊙ ∇s(x′_k + α_k (x − x′_k)), x′_k and α_k drawn",
         family="gradient × input",
         reformulations=("modified gradient × input", "path integral", "Taylor interaction"),
         guarantees=("linearity", "dummy", "implementation_invariance"),
@@ -127,30 +97,17 @@ def expected_gradients(
 ) -> Expectation:
     """Integrated gradients averaged over references from a distribution.
 
-    A = (1/n) Σ_k (x − x′_k) ⊙ ∇s(x′_k + α_k (x − x′_k))
-
-    Composition: `Expectation`.
-
     Args:
         baseline: a distribution: "uniform", "noise", or a background set, ``abe.baselines.Dataset``
             or simply a tensor of background samples.
-        samples: draws per sample.
         alpha: ``"stratified"`` or ``"uniform"``.
 
-    Shape:
-        (b, *f) in and out; standard errors (b, *f).
+    Shape: (b, *f) in and out; standard errors (b, *f).
 
-    Guarantees:
-        linearity, dummy, implementation invariance; completeness in expectation.
-
-    Cost:
-        ``samples`` gradient rows and as many forward rows for the references' scores.
-
-    Differs from the paper:
-        α is stratified.
-
-    Source:
-        erion2021, Eq. 4.
+    Example:
+        >>> import abe
+        >>> abe.method("eg", baseline="noise", samples=20).rows(b=1)
+        61.0
     """
     return Expectation(baseline=as_distribution(baseline), samples=samples, alpha=alpha)
 
@@ -159,7 +116,6 @@ def expected_gradients(
     Card(
         name="guided_ig",
         title="Guided Integrated Gradients",
-        summary="A path from the baseline that moves the least sensitive features first.",
         source="kapishnikov2021, Alg. 1",
         formula="A = Σ_t Δx_t ⊙ ∇s(x_t), Δx_t on the features with the smallest |∇s|",
         family="gradient × input",
@@ -186,29 +142,14 @@ def guided_ig(
 ) -> UpdatePath:
     """A path from the baseline that moves the least sensitive features first.
 
-    A = Σ_t Δx_t ⊙ ∇s(x_t)
-
-    Composition: `UpdatePath` from the baseline under `GuidedStep`.
-
     Args:
-        baseline: where the path starts.
-        steps: gradient evaluations.
         fraction: share of features moved together.
         max_dist: how far features may be off the straight line, in path length.
-        rule: ``"left"`` as published, or ``"trapezoid"``.
-        tolerance: refine steps until |residual| is below this share of the score change.
 
-    Shape:
-        (b, *f) in and out.
-
-    Guarantees:
-        dummy, implementation invariance.
-
-    Cost:
-        ``steps`` gradient rows, and forward rows for the prediction and the end of the path.
-
-    Source:
-        kapishnikov2021, Alg. 1.
+    Example:
+        >>> import abe
+        >>> abe.method("guided_ig", fraction=0.1, steps=100).rows(b=1)
+        202.0
     """
     step = GuidedStep(fraction=fraction, max_dist=max_dist)
     return UpdatePath(update=step, steps=steps, rule=rule, tolerance=tolerance, start=as_baseline(baseline))
@@ -218,9 +159,8 @@ def guided_ig(
     Card(
         name="blur_ig",
         title="Blur Integrated Gradients",
-        summary="The gradient integrated while the blurred input gets sharp.",
         source="xu2020",
-        formula="A = ∫ ∇s(x_σ) ⊙ (dx_σ/dσ) dσ, x_σ the input blurred by σ",
+        formula="A = ∫₀¹ ∇s(γ(α)) ⊙ γ′(α) dα, γ(α) = x blurred by σ = (1 − α) σ_max",
         family="gradient × input",
         reformulations=("path integral",),
         guarantees=("completeness", "linearity", "dummy", "implementation_invariance", "sensitivity"),
@@ -241,31 +181,15 @@ def blur_ig(
 ) -> PathIntegral:
     """The gradient integrated while the blurred input gets sharp.
 
-    A = ∫₀¹ ∇s(γ(α)) ⊙ γ′(α) dα, γ(α) = x blurred by σ = (1 − α) σ_max
-
-    Composition: `PathIntegral` over a `BlurLine`.
-
     Args:
         max_sigma: blur of the reference, in pixels.
-        quadrature: a name or value from `abe.engines.path.quadrature`.
-        steps: nodes per sample.
-        tolerance: largest |residual| relative to the score change.
-        max_steps: most nodes per sample that ``tolerance`` may use.
 
-    Shape:
-        (b, c, h, w) or (b, c, t) in and out.
+    Shape: (b, c, h, w) or (b, c, t) in and out.
 
-    Guarantees:
-        completeness from the blurred input, linearity, dummy, implementation invariance, sensitivity.
-
-    Cost:
-        ``steps`` gradient rows, and forward rows for the input and its blurred reference.
-
-    Differs from the paper:
-        Exact derivative of the blur and Gauss–Legendre nodes instead of differences.
-
-    Source:
-        xu2020.
+    Example:
+        >>> import abe
+        >>> abe.method("blur_ig", max_sigma=20.0).rows(b=1)
+        102.0
     """
     rule = quadratures.resolve(quadrature)
     line = BlurLine(max_sigma=max_sigma)
@@ -276,9 +200,8 @@ def blur_ig(
     Card(
         name="path_integral",
         title="Path of one's own",
-        summary="The gradient integrated along any path that ends at the input.",
         source="zhu2025abe, Eq. 6",
-        formula="A = ∫ ∇s(γ) ⊙ dγ",
+        formula="A = ∫ ∇s(γ) ⊙ dγ, along chords between nodes where the path gives no velocity",
         family="gradient × input",
         reformulations=("path integral",),
         guarantees=("completeness", "linearity", "dummy", "implementation_invariance"),
@@ -296,31 +219,20 @@ def path_integral(
     tolerance: float | None = None,
     max_steps: int = 1024,
 ) -> PathIntegral:
-    """The gradient integrated along a path of one's own.
-
-    A = ∫ ∇s(γ) ⊙ dγ, along chords between nodes where the path gives no velocity
-
-    Composition: `PathIntegral` over the given path.
+    """The gradient integrated along any path that ends at the input.
 
     Args:
         path: a function ``(x, alpha) -> points`` of rows (n, *f) and (n,) that is x at alpha 1; points
             (k, *f) or (b, k, *f) that end at the input; a registered path's name or value.
         quadrature: used where the path has a velocity.
         steps: nodes, or chords between them.
-        tolerance: largest |residual| relative to the score change.
-        max_steps: most nodes per sample that ``tolerance`` may use.
 
-    Shape:
-        (b, *f) in and out.
+    Cost: ``steps`` gradient rows (one more along chords), and forward rows for both ends.
 
-    Guarantees:
-        completeness, linearity, dummy, implementation invariance.
-
-    Cost:
-        ``steps`` gradient rows (one more along chords), and forward rows for both ends.
-
-    Source:
-        zhu2025abe, Eq. 6.
+    Example:
+        >>> import abe
+        >>> abe.method("path_integral", path=("straight", {"baseline": "mean"})).engine.path
+        StraightLine(baseline=Mean())
     """
     resolved = paths.resolve(path)
     bound = resolved if isinstance(resolved, Path) else UserPath(path=resolved)
@@ -337,9 +249,8 @@ def path_integral(
     Card(
         name="path_attribution",
         title="Update of one's own",
-        summary="Algorithm 1 of ABE: attributions along the path of any update rule.",
         source="zhu2025abe, Alg. 1",
-        formula="A = −Σ_t Δx_t ⊙ ½(∇s(x_t) + ∇s(x_{t+1})) from the input",
+        formula="A = ∓Σ_t Δx_t ⊙ ½(∇s(x_t) + ∇s(x_{t+1})), minus from the input, plus from a baseline",
         family="gradient × input",
         reformulations=("path integral",),
         guarantees=("dummy", "implementation_invariance"),
@@ -370,34 +281,19 @@ def path_attribution(
 ) -> UpdatePath:
     """Algorithm 1 of ABE: attributions along the path of any update rule.
 
-    A = ∓Σ_t Δx_t ⊙ (gradient along step t): minus from the input, plus from a baseline
-
-    Composition: `UpdatePath`.
-
     Args:
         update: a function ``point -> next points``, an object with ``step(point, state)``, or the
             name of a registered update.
         steps: how often to move.
-        rule: ``"trapezoid"``, or ``"left"`` as printed.
-        segment_nodes: Gauss nodes inside every step; 0 takes the rule's ends.
-        tolerance: refine steps until |residual| is below this share of the score change.
         start: a baseline to begin at; None begins at the input.
         stop: ``"flip"`` ends a path when the predicted class has changed.
 
-    Shape:
-        (b, *f) in and out.
+    Cost: One gradient row per step and sample, one more for the end.
 
-    Guarantees:
-        dummy, implementation invariance; completeness as far as the residual says.
-
-    Cost:
-        One gradient row per step and sample, one more for the end.
-
-    Differs from the paper:
-        Trapezoid instead of the left rule.
-
-    Source:
-        zhu2025abe, Alg. 1.
+    Example:
+        >>> import abe
+        >>> abe.method("path_attribution", update="pgd", tolerance=0.05).engine.rule
+        'trapezoid'
     """
     return UpdatePath(
         update=as_update(update),

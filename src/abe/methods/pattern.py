@@ -18,9 +18,9 @@ PASSES = Passes(forward="2 * b + samples", backward="b")
     Card(
         name="pattern_net",
         title="PatternNet",
-        summary="The signal that the score responds to, sent back through patterns instead of weights.",
         source="kindermans2018",
-        formula="g_in = Aᵀ g_out with patterns A, started with the score",
+        formula="g_in = Aᵀ g_out with patterns A, started with the score; "
+        "rectifiers and pooling keep their gradients",
         family="layer-wise backpropagation",
         needs=("gradient", "draws"),
         passes=PASSES,
@@ -32,29 +32,15 @@ PASSES = Passes(forward="2 * b + samples", backward="b")
 def pattern_net(*, patterns: Any = None, samples: int = 32) -> PatternBackward:
     """The signal that the score responds to, sent back through patterns instead of weights.
 
-    g_in = Aᵀ g_out with patterns A, started with the score; rectifiers and pooling keep their gradients.
-
-    Composition: `PatternBackward`.
+    Inputs that correlate with what the score reads get something, read or not.
 
     Args:
-        patterns: what `abe.engines.backward.patterns.fit_patterns` found, or the path of a file with it.
-        samples: images of uniform noise to fit patterns to, where none are given.
+        samples: images of uniform noise to fit patterns to, one forward row each, where none are given.
 
-    Shape:
-        (b, *f) in and out.
-
-    Guarantees:
-        none: inputs that correlate with what the score reads get something, read or not.
-
-    Cost:
-        One forward and one backward row per sample, one forward row for the prediction, and
-        ``samples`` forward rows where no patterns are given.
-
-    Differs from the paper:
-        Batch norm is merged into convolutions first.
-
-    Source:
-        kindermans2018.
+    Example:
+        >>> import abe
+        >>> abe.method("pattern_net", samples=64).rows(b=1)
+        67.0
     """
     return PatternBackward(patterns=_patterns(patterns), attribution=False, samples=samples)
 
@@ -63,9 +49,8 @@ def pattern_net(*, patterns: Any = None, samples: int = 32) -> PatternBackward:
     Card(
         name="pattern_attribution",
         title="PatternAttribution",
-        summary="The score sent back through weights times patterns: what the signal contributes.",
         source="kindermans2018",
-        formula="g_in = (W ⊙ A)ᵀ g_out with patterns A, started with the score",
+        formula="g_in = (W ⊙ A)ᵀ g_out with patterns A, started with the score; the rest keeps its gradients",
         family="layer-wise backpropagation",
         guarantees=("dummy",),
         needs=("gradient", "draws"),
@@ -78,29 +63,13 @@ def pattern_net(*, patterns: Any = None, samples: int = 32) -> PatternBackward:
 def pattern_attribution(*, patterns: Any = None, samples: int = 32) -> PatternBackward:
     """The score sent back through weights times patterns: what the signal contributes.
 
-    g_in = (W ⊙ A)ᵀ g_out with patterns A, started with the score; the rest keeps its gradients.
-
-    Composition: `PatternBackward`.
-
     Args:
-        patterns: what `abe.engines.backward.patterns.fit_patterns` found, or the path of a file with it.
-        samples: images of uniform noise to fit patterns to, where none are given.
+        samples: images of uniform noise to fit patterns to, one forward row each, where none are given.
 
-    Shape:
-        (b, *f) in and out.
-
-    Guarantees:
-        dummy.
-
-    Cost:
-        One forward and one backward row per sample, one forward row for the prediction, and
-        ``samples`` forward rows where no patterns are given.
-
-    Differs from the paper:
-        Batch norm is merged into convolutions first.
-
-    Source:
-        kindermans2018.
+    Example:
+        >>> import abe
+        >>> abe.method("pattern_attribution", samples=64).rows(b=1)
+        67.0
     """
     return PatternBackward(patterns=_patterns(patterns), attribution=True, samples=samples)
 

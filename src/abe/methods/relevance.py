@@ -59,9 +59,9 @@ def _pairs(rules: Any) -> Rules:
     Card(
         name="deep_taylor",
         title="Deep Taylor decomposition",
-        summary="One Taylor step per layer from a root point: zᴮ at the input, z⁺ above.",
         source="montavon2017",
-        formula="zᴮ at the first layer, z⁺ without bias above",
+        formula="R_in = shares of x w − l w⁺ − h w⁻ at the first layer and of x⁺w⁺ + x⁻w⁻, without bias, "
+        "above it",
         family="layer-wise backpropagation",
         reformulations=("nonnegative backpropagation", "Taylor interaction"),
         guarantees=(),
@@ -78,26 +78,17 @@ def _pairs(rules: Any) -> Rules:
 def deep_taylor(*, bounded: bool = True, merged: bool = True, uncovered: Policy = "error") -> Backward:
     """One Taylor step per layer from a root point: zᴮ at the input, z⁺ above.
 
-    R_in = shares of x w − l w⁺ − h w⁻ at the first layer and of x⁺w⁺ + x⁻w⁻ above it.
-
-    Composition: `Backward` in relevance form with `ZBox` or `WSquare` first and `ZPlus` above.
+    Closure alone is guaranteed.
 
     Args:
         bounded: the input is bounded (zᴮ from the task's bounds); else w².
-        merged: run a copy with batch norm merged into convolutions, where it can be made.
-        uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"constant"`` are noted.
 
-    Shape:
-        (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
+    Shape: (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
 
-    Guarantees:
-        Closure only.
-
-    Cost:
-        One forward and one backward row per sample, and one forward row for the prediction.
-
-    Source:
-        montavon2017.
+    Example:
+        >>> import abe
+        >>> print(abe.method("deep_taylor", bounded=False))
+        deep_taylor(bounded=False, merged=True, uncovered='error')
     """
     hidden = ZPlus(bias="drop")
     first = ZBox() if bounded else WSquare()
@@ -111,9 +102,8 @@ WINNERS = ZPlus(bias="drop", stabiliser=1e-12)
     Card(
         name="excitation_backprop",
         title="Excitation Backprop",
-        summary="The probability that a winning path from the class reaches each input.",
         source="zhang2016, Eq. 3",
-        formula="P_in = x ⊙ W⁺ᵀ P / (W⁺ x)",
+        formula="P_in = x ⊙ W⁺ᵀ P / (W⁺ x), started with probability 1 at the explained class",
         family="layer-wise backpropagation",
         reformulations=("nonnegative backpropagation",),
         guarantees=("dummy",),
@@ -130,28 +120,12 @@ WINNERS = ZPlus(bias="drop", stabiliser=1e-12)
 def excitation_backprop(*, merged: bool = True, uncovered: Policy = "error") -> Backward:
     """The probability that a winning path from the class reaches each input.
 
-    P_in = x ⊙ W⁺ᵀ P / (W⁺ x), started with probability 1 at the explained class.
+    Shape: (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
 
-    Composition: `Backward` in ratio form with `ZPlus` without biases, started at 1.
-
-    Args:
-        merged: run a copy with batch norm merged into convolutions, where it can be made.
-        uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"constant"`` are noted.
-
-    Shape:
-        (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
-
-    Guarantees:
-        dummy.
-
-    Cost:
-        One forward and one backward row per sample, and one forward row for the prediction.
-
-    Differs from the paper:
-        Runs down to the input.
-
-    Source:
-        zhang2016, Eq. 3.
+    Example:
+        >>> import abe
+        >>> print(abe.method("excitation_backprop", uncovered="gradient"))
+        excitation_backprop(merged=True, uncovered='gradient')
     """
     return relevance(convolution=WINNERS, dense=WINNERS, uncovered=uncovered, merged=merged, start="one")
 
@@ -160,9 +134,8 @@ def excitation_backprop(*, merged: bool = True, uncovered: Policy = "error") -> 
     Card(
         name="contrastive_excitation_backprop",
         title="Contrastive Excitation Backprop",
-        summary="Excitation Backprop of a class minus that of its negation.",
         source="zhang2016, Sec. 3.3",
-        formula="P(class) − P(not class)",
+        formula="P(class) − P(dual unit), whose weights in the last layer have the opposite sign",
         family="layer-wise backpropagation",
         reformulations=("nonnegative backpropagation",),
         guarantees=("dummy",),
@@ -176,28 +149,10 @@ def excitation_backprop(*, merged: bool = True, uncovered: Policy = "error") -> 
 def contrastive_excitation_backprop(*, merged: bool = True, uncovered: Policy = "error") -> Contrastive:
     """Excitation Backprop of a class minus that of its negation.
 
-    P of the class minus P of the dual unit, whose weights in the last layer have the opposite sign.
-
-    Composition: `Contrastive` of `Backward` started at 1.
-
-    Args:
-        merged: run a copy with batch norm merged into convolutions, where it can be made.
-        uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"constant"`` are noted.
-
-    Shape:
-        (b, *f) in and out.
-
-    Guarantees:
-        dummy.
-
-    Cost:
-        Two forward and two backward rows per sample, and one forward row for the prediction.
-
-    Differs from the paper:
-        Runs down to the input.
-
-    Source:
-        zhang2016, Sec. 3.3.
+    Example:
+        >>> import abe
+        >>> abe.method("cebp").rows(b=1)
+        5.0
     """
     engine = relevance(convolution=WINNERS, dense=WINNERS, uncovered=uncovered, merged=merged, start="one")
     return Contrastive(engine=engine, negated=Negated(rule=WINNERS))
@@ -207,7 +162,6 @@ def contrastive_excitation_backprop(*, merged: bool = True, uncovered: Policy = 
     Card(
         name="attention_lrp",
         title="Attention-aware LRP",
-        summary="LRP-ε for transformers, with a rule for the attention weights.",
         source="achtibat2024; ali2022",
         formula="ε at weights, halves at products, softmax by its gradient",
         family="layer-wise backpropagation",
@@ -227,25 +181,16 @@ def attention_lrp(
     A · V and Q · Kᵀ give half of their relevance to each factor; softmax passes c_in = Jᵀ c; layer norm is
     linear with its deviation held.
 
-    Composition: `Backward` in ratio form with `Epsilon`, `Halves`, `Taylor` and `Affine`.
-
     Args:
-        epsilon: the stabiliser, in units of z.
         softmax: ``"taylor"`` sends relevance through attention weights by their gradient, ``"constant"``
             takes them as given.
-        uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"constant"`` are noted.
 
-    Shape:
-        (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
+    Shape: (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
 
-    Guarantees:
-        dummy.
-
-    Cost:
-        One forward and one backward row per sample, and one forward row for the prediction.
-
-    Source:
-        achtibat2024; ali2022.
+    Example:
+        >>> import abe
+        >>> print(abe.method("attention_lrp", softmax="constant"))
+        attention_lrp(epsilon=1e-06, softmax='constant', uncovered='error')
     """
     return relevance(
         convolution=Epsilon(epsilon=epsilon),

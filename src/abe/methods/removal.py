@@ -18,7 +18,9 @@ from abe.registry import methods, removals
 from abe.types import Card, Passes
 
 FORWARD = Passes(forward="adaptive", backward="0")
-WHOLE = "variant='published' lets every position of a unit carry the unit's whole value."
+WHOLE = (
+    "The positions of a unit share its value; variant='published' lets every position carry the whole value."
+)
 
 
 def as_removal(obj: Any) -> Removal:
@@ -41,7 +43,6 @@ def as_removal(obj: Any) -> Removal:
     Card(
         name="removal",
         title="Removal of one's own",
-        summary="Any units, any removal and any summary of the values of coalitions.",
         source="covert2021",
         formula="A = ψ(μ(F(x_S)) for S in the coalitions that ψ reads)",
         family="perturbation",
@@ -63,30 +64,19 @@ def removal(
 ) -> Coalitions:
     """Any units, any removal and any summary of the values of coalitions.
 
-    A = ψ(μ(F(x_S)) for S in the coalitions that ψ reads)
-
-    Composition: `Coalitions`.
-
     Args:
         summary: how values become one number per unit: a name such as "include_individual",
             "mean_when_included" or "banzhaf", a pair of name and parameters, or a value.
-        units: what is removed together: "grid", "patch", "superpixel", "pixel", ("regions", {...}).
-        removal: what absent units show: a baseline, a background set (a tensor), or a removal.
         evaluations: most rows per sample; None lets the summary choose.
         behaviour: ``"score"``, or ``"log_probability"`` or ``"log_odds"`` of the mean probability.
         spread: ``"share"`` divides a unit's number among its positions, ``"whole"`` gives it to each.
 
-    Shape:
-        (b, *f) in and out.
+    Cost: What the summary asks for, at most ``evaluations`` forward rows per sample.
 
-    Guarantees:
-        implementation invariance.
-
-    Cost:
-        What the summary asks for, at most ``evaluations`` forward rows per sample.
-
-    Source:
-        covert2021.
+    Example:
+        >>> import abe
+        >>> abe.method("removal", summary="banzhaf", removal="mean").engine.removal
+        Replace(baseline=Mean(), samples=20)
     """
     return Coalitions(
         units=units,
@@ -102,9 +92,8 @@ def removal(
     Card(
         name="occlusion",
         title="Occlusion-1",
-        summary="What the score loses when one unit is replaced.",
         source="zeiler2014",
-        formula="a_i = s(x) − s(x with unit i replaced)",
+        formula="a_i = s(x) − s(x with unit i replaced), averaged over completions where there are several",
         family="perturbation",
         reformulations=("feature removal", "Taylor interaction"),
         guarantees=("linearity", "dummy", "implementation_invariance", "sensitivity"),
@@ -129,31 +118,17 @@ def occlusion(
 ) -> LeaveOut:
     """What the score loses when one unit is replaced.
 
-    a_i = s(x) − s(x with unit i replaced), averaged over completions where there are several
-
-    Composition: `LeaveOut` of units.
-
     Args:
-        units: what is replaced together: "pixel", "element", "grid", "patch", "superpixel",
-            ("regions", {"regions": …}).
-        removal: what stands there instead: a baseline, a background set (a tensor), or a removal.
         evaluations: most rows per sample; more units than that are an error.
-        variant: ``"published"`` lets every position carry its unit's whole value.
 
-    Shape:
-        (b, *f) in and out; standard errors where completions are drawn.
+    Shape: (b, *f) in and out; standard errors where completions are drawn.
 
-    Guarantees:
-        linearity, dummy, implementation invariance, sensitivity.
+    Cost: One forward row per unit and completion.
 
-    Cost:
-        One forward row per unit and completion.
-
-    Differs from the paper:
-        The positions of a unit share its value.
-
-    Source:
-        zeiler2014.
+    Example:
+        >>> import abe
+        >>> print(abe.method("occlusion", units="grid"))
+        occlusion(units='grid', removal='zero', evaluations=None, variant='corrected')
     """
     return LeaveOut(
         units=units,
@@ -167,7 +142,6 @@ def occlusion(
     Card(
         name="occlusion_patch",
         title="Occlusion by patches",
-        summary="What the score loses when a sliding window is replaced, averaged where windows overlap.",
         source="zeiler2014; zintgraf2017",
         formula="a_p = mean over windows W ∋ p of s(x) − s(x with W replaced)",
         family="perturbation",
@@ -188,27 +162,17 @@ def occlusion_patch(
 ) -> LeaveOut:
     """What the score loses when a sliding window is replaced, averaged where windows overlap.
 
-    a_p = mean over windows W ∋ p of s(x) − s(x with W replaced)
-
-    Composition: `LeaveOut` of windows.
-
     Args:
-        size: side of the window in positions; None is a fourteenth of the input's shorter side.
-        stride: step of the window; None is half of its size.
-        removal: what stands there instead: a baseline, a background set (a tensor), or a removal.
         evaluations: most rows per sample; more windows than that are an error.
 
-    Shape:
-        (b, *f) in and out; standard errors where completions are drawn.
+    Shape: (b, *f) in and out; standard errors where completions are drawn.
 
-    Guarantees:
-        linearity, dummy, implementation invariance, sensitivity.
+    Cost: One forward row per window and completion: 729 windows of 16 for a photograph of 224².
 
-    Cost:
-        One forward row per window and completion: 729 windows of 16 for a photograph of 224².
-
-    Source:
-        zeiler2014; zintgraf2017.
+    Example:
+        >>> import abe
+        >>> print(abe.method("occlusion_patch", size=16, stride=8))
+        occlusion_patch(size=16, stride=8, removal='zero', evaluations=None)
     """
     return LeaveOut(size=size, stride=stride, removal=as_removal(removal), evaluations=evaluations)
 
@@ -217,7 +181,6 @@ def occlusion_patch(
     Card(
         name="pdiff",
         title="Prediction difference",
-        summary="The log-odds lost when a window is drawn from what its surroundings allow.",
         source="zintgraf2017, Eqs. 2-4",
         formula="a_p = mean over W ∋ p of log-odds p(y|x) − log-odds E_{w ~ p(w | rim)} p(y | x with w)",
         family="perturbation",
@@ -248,32 +211,20 @@ def pdiff(
 ) -> LeaveOut:
     """The log-odds lost when a window is drawn from what its surroundings allow.
 
-    a_p = mean over W ∋ p of log-odds p(y | x) − log-odds E_{w ~ p(w | rim)} p(y | x with w)
-
-    Composition: `LeaveOut` of windows with `PatchGaussian`.
-
     Args:
-        size: side of the window in positions; None is a fourteenth of the input's shorter side.
-        stride: step of the window; None is half of its size.
         background: (m, *f) inputs whose patches are the data; None takes the sample's own.
         rim: width of the surroundings that are looked at; None is a quarter of the window.
         samples: completions per window.
         evaluations: most rows per sample; more than that needed is an error.
 
-    Shape:
-        (b, c, *space) in and out; standard errors (b, c, *space).
+    Shape: (b, c, *space) in and out; standard errors (b, c, *space).
 
-    Guarantees:
-        implementation invariance.
+    Cost: ``samples`` forward rows per window.
 
-    Cost:
-        ``samples`` forward rows per window.
-
-    Differs from the paper:
-        Patches of the sample itself where no background is given; no Laplace correction.
-
-    Source:
-        zintgraf2017, Eqs. 2-4.
+    Example:
+        >>> import abe
+        >>> print(abe.method("pdiff", size=8, samples=5))
+        pdiff(size=8, stride=None, background=None, rim=None, samples=5, evaluations=None)
     """
     patches = PatchGaussian(samples=background, rim=rim, draws=samples)
     return LeaveOut(size=size, stride=stride, removal=patches, behaviour="log_odds", evaluations=evaluations)
@@ -283,9 +234,8 @@ def pdiff(
     Card(
         name="rise",
         title="RISE",
-        summary="The mean score under random soft masks, weighted by what each mask shows of a position.",
         source="petsiuk2018, Eq. 6",
-        formula="A = E[s(x ⊙ M) M] / E[M]",
+        formula="A = Σ_k s(x ⊙ M_k + x′ ⊙ (1 − M_k)) M_k / Σ_k M_k",
         family="perturbation",
         reformulations=("feature removal",),
         guarantees=("linearity", "implementation_invariance"),
@@ -309,31 +259,18 @@ def rise(
 ) -> RandomMasks:
     """The mean score under random soft masks, weighted by what each mask shows of a position.
 
-    A = Σ_k s(x ⊙ M_k + x′ ⊙ (1 − M_k)) M_k / Σ_k M_k
-
-    Composition: `RandomMasks`.
-
     Args:
         evaluations: masks per sample.
         cells: cells of a mask along each axis, before it is enlarged.
         p: probability of a cell to show the input.
         baseline: what stands behind the mask.
-        variant: ``"published"`` divides by n p.
 
-    Shape:
-        (b, c, *space) in and out, the same for every channel; standard errors (b, c, *space).
+    Shape: (b, c, *space) in and out, the same for every channel; standard errors (b, c, *space).
 
-    Guarantees:
-        linearity, implementation invariance.
-
-    Cost:
-        ``evaluations`` forward rows.
-
-    Differs from the paper:
-        Divided by the sum of the masks drawn.
-
-    Source:
-        petsiuk2018, Eq. 6.
+    Example:
+        >>> import abe
+        >>> abe.method("rise", evaluations=1000, cells=5).rows(b=1)
+        1001.0
     """
     return RandomMasks(
         evaluations=evaluations, cells=cells, p=p, baseline=as_baseline(baseline), expected=published(variant)
@@ -344,9 +281,9 @@ def rise(
     Card(
         name="ace",
         title="Average causal effect",
-        summary="What setting a unit to its value does on average over all else.",
         source="chattopadhyay2019; deng2025, Eq. 21",
-        formula="a_i = E[s | do(x_i = own value)] − E[s | do(x_i = reference)]",
+        formula="a_i = E[s | do(x_i = own value)] − E[s | do(x_i = reference)], "
+        "all other units from the background",
         family="perturbation",
         guarantees=("linearity", "implementation_invariance", "sensitivity"),
         needs=("draws",),
@@ -373,31 +310,20 @@ def ace(
 ) -> Intervention:
     """What setting a unit to its value does on average over all else.
 
-    a_i = E[s | do(x_i = own value)] − E[s | do(x_i = reference)], all other units from the background
-
-    Composition: `Intervention`.
-
     Args:
         units: what is set together.
-        background: a distribution: "uniform", "noise", or a tensor of at least two background samples.
         reference: a baseline for the unit on the other side; None draws it from the background too.
         samples: background draws per unit and side.
         evaluations: most rows per sample; more than that needed is an error.
 
-    Shape:
-        (b, *f) in and out; standard errors (b, *f).
+    Shape: (b, *f) in and out; standard errors (b, *f).
 
-    Guarantees:
-        linearity, implementation invariance, sensitivity.
+    Cost: 2 · ``samples`` forward rows per unit.
 
-    Cost:
-        2 · ``samples`` forward rows per unit.
-
-    Differs from the paper:
-        Expectations by draws, not by a Taylor expansion; no effects of units on one another.
-
-    Source:
-        chattopadhyay2019.
+    Example:
+        >>> import abe
+        >>> print(abe.method("ace", samples=10))
+        ace(units='grid', background='uniform', reference=None, samples=10, evaluations=None)
     """
     return Intervention(
         units=units,

@@ -36,7 +36,6 @@ INTERVALS = ("Errors are of the draws; how far replaced inputs are from real one
     Card(
         name="shapley",
         title="Shapley value",
-        summary="Each unit's contribution to the score, averaged over all orders in which units can come.",
         source="shapley1953; lundberg2017",
         formula="φ_i = Σ_{S∌i} |S|! (u−|S|−1)! / u! (v(S∪i) − v(S))",
         family="perturbation",
@@ -69,34 +68,15 @@ def shapley(
 ) -> Coalitions:
     """Each unit's contribution to the score, averaged over all orders in which units can come.
 
-    φ_i = Σ_{S∌i} |S|! (u−|S|−1)! / u! (v(S∪i) − v(S))
-
-    Composition: `Coalitions` with `ShapleyValue`, or with an estimator of it.
-
     Args:
-        units: the players: "grid" (nine cells), ("grid", {"n": 4}), "superpixel", ("regions", {...}).
-        removal: what absent units show: a baseline, a background set (a tensor), or a removal.
         estimator: ``"exact"``, ``"permutation"`` (random orders both ways), ``"kernel"`` (regression),
             ``"owen"`` (orders in which three groups of neighbours stay together: another value), or
             ``"auto"``: exact where it fits, else by orders.
         evaluations: most rows per sample; None is all coalitions, or 2,000 of them when sampled.
-        max_units: up to this many units all coalitions may be evaluated; 16 at most, 65,535 rows.
-        variant: ``"published"`` lets every position carry its unit's whole value.
 
-    Shape:
-        (b, *f) in and out; standard errors (b, *f) where anything is drawn.
+    Shape: (b, *f) in and out; standard errors (b, *f) where anything is drawn.
 
-    Guarantees:
-        completeness, linearity, implementation invariance, sensitivity; dummy and symmetry of units.
-
-    Cost:
-        2^u − 1 forward rows for u units and every completion, or ``evaluations``.
-
-    Differs from the paper:
-        The positions of a unit share its value.
-
-    Source:
-        shapley1953; lundberg2017.
+    Cost: 2^u − 1 forward rows for u units and every completion, or ``evaluations``.
 
     Example:
         >>> import abe
@@ -131,9 +111,8 @@ def _estimator(name: str, max_units: int) -> Summary:
     Card(
         name="kernel_shap",
         title="Kernel SHAP",
-        summary="Shapley values by a weighted regression that meets both ends exactly.",
         source="lundberg2017, Theorem 2; covert2021kernel",
-        formula="min_φ Σ_S π(S) (v(S) − v(∅) − Σ_{i∈S} φ_i)², Σφ = v(N) − v(∅)",
+        formula="min_φ Σ_S π(S) (v(S) − v(∅) − Σ_{i∈S} φ_i)² such that Σφ = v(N) − v(∅)",
         family="perturbation",
         reformulations=("feature additive", "game-theoretic", "feature removal", "Taylor interaction"),
         guarantees=("completeness", "linearity", "implementation_invariance", "sensitivity"),
@@ -153,30 +132,17 @@ def kernel_shap(
 ) -> Coalitions:
     """Shapley values by a weighted regression that meets both ends exactly.
 
-    min_φ Σ_S π(S) (v(S) − v(∅) − Σ_{i∈S} φ_i)² such that Σφ = v(N) − v(∅)
-
-    Composition: `Coalitions` with `KernelShapley`.
-
     Args:
-        units: the players.
-        removal: what absent units show: a baseline, a background set (a tensor), or a removal.
         evaluations: most rows per sample; with all coalitions the result is exact.
-        variant: ``"published"`` lets every position carry its unit's whole value.
 
-    Shape:
-        (b, *f) in and out; standard errors (b, *f) where anything is drawn.
+    Shape: (b, *f) in and out; standard errors (b, *f) where anything is drawn.
 
-    Guarantees:
-        completeness, linearity, implementation invariance, sensitivity.
+    Cost: At most ``evaluations`` forward rows.
 
-    Cost:
-        At most ``evaluations`` forward rows.
-
-    Differs from the paper:
-        No selection of features; coalitions in pairs, both ends constrained; positions share values.
-
-    Source:
-        lundberg2017, Theorem 2; covert2021kernel.
+    Example:
+        >>> import abe
+        >>> print(abe.method("kernel_shap", evaluations=500))
+        kernel_shap(units='grid', removal='zero', evaluations=500, variant='corrected')
     """
     return Coalitions(
         units=units,
@@ -191,7 +157,6 @@ def kernel_shap(
     Card(
         name="owen",
         title="Owen value",
-        summary="The Shapley value between groups of units, and within each group.",
         source="owen1977",
         formula="φ_i = Σ_{R⊆M∖k} Σ_{T⊆B_k∖i} w(R) w(T) (v(B_R ∪ T ∪ i) − v(B_R ∪ T))",
         family="perturbation",
@@ -212,27 +177,18 @@ def owen(
 ) -> Coalitions:
     """The Shapley value between groups of units, and within each group.
 
-    φ_i = Σ_{R⊆M∖k} Σ_{T⊆B_k∖i} w(R) w(T) (v(B_R ∪ T ∪ i) − v(B_R ∪ T))
-
-    Composition: `Coalitions` with `OwenValue`.
-
     Args:
-        units: the players.
-        removal: what absent units show: a baseline, a background set (a tensor), or a removal.
         groups: how many groups of neighbouring units, or the units of each.
         evaluations: most rows per sample; exact where they suffice.
 
-    Shape:
-        (b, *f) in and out; standard errors (b, *f) where anything is drawn.
+    Shape: (b, *f) in and out; standard errors (b, *f) where anything is drawn.
 
-    Guarantees:
-        completeness, linearity, implementation invariance, sensitivity.
+    Cost: 2^m + Σ_k 2^{m−1} (2^{|B_k|} − 2) forward rows for m groups, or ``evaluations``.
 
-    Cost:
-        2^m + Σ_k 2^{m−1} (2^{|B_k|} − 2) forward rows for m groups, or ``evaluations``.
-
-    Source:
-        owen1977.
+    Example:
+        >>> import abe
+        >>> abe.method("owen", groups=4).engine.summary
+        OwenValue(groups=4)
     """
     summary = OwenValue(groups=groups)
     return Coalitions(units=units, removal=as_removal(removal), summary=summary, evaluations=evaluations)
@@ -242,9 +198,8 @@ def owen(
     Card(
         name="banzhaf",
         title="Banzhaf value",
-        summary="Each unit's contribution to the score, averaged over all coalitions of the others alike.",
         source="banzhaf1965; wang2023",
-        formula="φ_i = 2^{1−u} Σ_{S∌i} (v(S∪i) − v(S))",
+        formula="φ_i = 2^{1−u} Σ_{S∌i} (v(S∪i) − v(S)); sampled, every coalition counts for every unit",
         family="perturbation",
         reformulations=("game-theoretic", "feature removal"),
         guarantees=("linearity", "implementation_invariance", "sensitivity"),
@@ -263,27 +218,17 @@ def banzhaf(
 ) -> Coalitions:
     """Each unit's contribution to the score, averaged over all coalitions of the others alike.
 
-    φ_i = 2^{1−u} Σ_{S∌i} (v(S∪i) − v(S)); sampled, every coalition counts for every unit
-
-    Composition: `Coalitions` with `BanzhafValue`.
-
     Args:
-        units: the players.
-        removal: what absent units show: a baseline, a background set (a tensor), or a removal.
         evaluations: most rows per sample; None is all coalitions, or 2,000 of them when sampled.
-        max_units: up to this many units all coalitions may be evaluated; at most 16.
 
-    Shape:
-        (b, *f) in and out; standard errors (b, *f) where anything is drawn.
+    Shape: (b, *f) in and out; standard errors (b, *f) where anything is drawn.
 
-    Guarantees:
-        linearity, implementation invariance, sensitivity; dummy and symmetry of units.
+    Cost: 2^u − 1 forward rows for u units and every completion, or ``evaluations``.
 
-    Cost:
-        2^u − 1 forward rows for u units and every completion, or ``evaluations``.
-
-    Source:
-        banzhaf1965; wang2023.
+    Example:
+        >>> import abe
+        >>> abe.method("banzhaf", max_units=12).engine.summary
+        BanzhafValue(max_units=12)
     """
     summary = BanzhafValue(max_units=max_units)
     return Coalitions(units=units, removal=as_removal(removal), summary=summary, evaluations=evaluations)
@@ -293,7 +238,6 @@ def banzhaf(
     Card(
         name="interactions",
         title="Interaction index",
-        summary="What sets of units do together that no part of them does.",
         source="grabisch1999; sundararajan2020; tsai2023",
         formula="I(S) = Σ_{T⊇S} w(|T|, |S|) m(T), m(S) = Σ_{T⊆S} (−1)^{|S|−|T|} v(T)",
         family="perturbation",
@@ -319,13 +263,9 @@ def interactions(
 ) -> Coalitions:
     """What sets of units do together that no part of them does.
 
-    I(S) = Σ_{T⊇S} w(|T|, |S|) m(T), m(S) = Σ_{T⊆S} (−1)^{|S|−|T|} v(T)
-
-    Composition: `Coalitions` with `Interactions`.
+    Of the indices ``k_sii``, ``stii`` and ``fsii`` are complete.
 
     Args:
-        units: the players.
-        removal: what absent units show: a baseline, a background set (a tensor), or a removal.
         index: ``"moebius"`` (Harsanyi dividends), ``"sii"`` (Shapley), ``"k_sii"`` (its efficient
             form), ``"stii"`` (Shapley–Taylor), ``"fsii"`` (Faith-Shap), ``"bii"`` (Banzhaf), ``"fbii"``
             (Faith-Banzhaf).
@@ -337,14 +277,12 @@ def interactions(
         (b, *f) in and out; diagnostics ``interaction_sets`` (b, n), bit i of a number for unit i, and
         ``interactions`` (b, n).
 
-    Guarantees:
-        completeness (k_sii, stii, fsii), linearity, implementation invariance, sensitivity.
+    Cost: 2^u − 1 forward rows for u units and every completion.
 
-    Cost:
-        2^u − 1 forward rows for u units and every completion.
-
-    Source:
-        grabisch1999; sundararajan2020; tsai2023.
+    Example:
+        >>> import abe
+        >>> abe.method("interactions", index="stii").engine.summary
+        Interactions(index='stii', order=2, max_units=10)
     """
     summary = Interactions(index=index, order=order, max_units=max_units)
     return Coalitions(units=units, removal=as_removal(removal), summary=summary, evaluations=evaluations)
@@ -354,7 +292,6 @@ def interactions(
     Card(
         name="loss_shap",
         title="Loss SHAP",
-        summary="Shapley values of minus the loss: what each unit does for the given label.",
         source="lundberg2020",
         formula="φ = Shapley value of v(S) = log E_b p_y(x_S, b)",
         family="perturbation",
@@ -380,31 +317,17 @@ def loss_shap(
 ) -> Coalitions:
     """Shapley values of minus the loss: what each unit does for the given label.
 
-    φ = Shapley value of v(S) = log E_b p_y(x_S, b)
-
-    Composition: `Coalitions` of the log-probability.
-
     Args:
-        units: the players.
-        removal: what absent units show: a baseline, a background set (a tensor), or a removal.
         estimator: as for ``shapley``.
-        evaluations: most rows per sample.
-        max_units: up to this many units all coalitions may be evaluated; at most 16.
 
-    Shape:
-        (b, *f) in and out; standard errors (b, *f) where anything is drawn.
+    Shape: (b, *f) in and out; standard errors (b, *f) where anything is drawn.
 
-    Guarantees:
-        completeness, implementation invariance, sensitivity.
+    Cost: As ``shapley``.
 
-    Cost:
-        As ``shapley``.
-
-    Differs from the paper:
-        Probabilities are averaged over the background before the logarithm.
-
-    Source:
-        lundberg2020.
+    Example:
+        >>> import abe
+        >>> abe.method("loss_shap", estimator="kernel").engine.behaviour
+        'log_probability'
     """
     return Coalitions(
         units=units,
@@ -419,7 +342,6 @@ def loss_shap(
     Card(
         name="sage",
         title="SAGE",
-        summary="Shapley values of the loss over a data set: which units the model needs at all.",
         source="covert2020, Alg. 1",
         formula="φ = Shapley value of v(S) = E_{(x, y)} log E_b p_y(x_S, b)",
         family="perturbation",
@@ -446,32 +368,21 @@ def sage(
 ) -> DataSetShapley:
     """Shapley values of the loss over a data set: which units the model needs at all.
 
-    φ = Shapley value of v(S) = E_{(x, y)} log E_b p_y(x_S, b)
-
-    Composition: `DataSetShapley`.
-
     Args:
         data: (m, *f) inputs, at least two.
         labels: (m,) their classes; None takes the model's predictions.
         units: the players, the same for every input: "grid", "patch", "pixel", or ("regions", {...}).
-        removal: what absent units show: a baseline, a background set (a tensor), or a removal.
         evaluations: most rows of the whole run.
         tolerance: stop when the largest standard error is below this share of the range of the values.
 
-    Shape:
-        (b, *f) out, the same for every sample; standard errors (b, *f).
+    Shape: (b, *f) out, the same for every sample; standard errors (b, *f).
 
-    Guarantees:
-        implementation invariance.
+    Cost: At most ``evaluations`` forward rows, however many samples are explained.
 
-    Cost:
-        At most ``evaluations`` forward rows, however many samples are explained.
-
-    Differs from the paper:
-        Orders are walked both ways; the sum is that over the data rows drawn.
-
-    Source:
-        covert2020, Alg. 1.
+    Example:
+        >>> import torch, abe
+        >>> abe.method("sage", data=torch.rand(8, 3, 4, 4), evaluations=500).engine.evaluations
+        500
     """
     return DataSetShapley(
         data=data,

@@ -29,9 +29,9 @@ READ_ADHERENCE = "Read diagnostics['adherence']: a fit that misses the model exp
     Card(
         name="lime",
         title="LIME",
-        summary="The coefficients of a linear model fitted to the score on random coalitions near the input.",
         source="ribeiro2016, Eq. 2",
-        formula="min_w Σ_z π(z) (s(x_z) − w₀ − w·z)² + λ ‖w‖², π(z) = exp(−d(z)²/σ²)",
+        formula="min_w Σ_z π(z) (s(x_z) − w₀ − w·z)² + λ ‖w‖², π(z) = exp(−d(z)²/σ²), "
+        "d the cosine distance to all units",
         family="local surrogate",
         reformulations=REFORMULATIONS,
         guarantees=("linearity", "implementation_invariance"),
@@ -56,16 +56,7 @@ def lime(
 ) -> Coalitions:
     """The coefficients of a linear model fitted to the score on random coalitions near the input.
 
-    min_w Σ_z π(z) (s(x_z) − w₀ − w·z)² + λ ‖w‖², π(z) = exp(−d(z)²/σ²), d the cosine distance to all units
-
-    Composition: `Coalitions` with `Ridge`.
-
     Args:
-        units: what is removed together.
-        removal: what absent units show; by default the sample's mean colour.
-        evaluations: most rows per sample.
-        width: σ of the kernel.
-        penalty: λ of the ridge.
         variant: ``"published"`` takes the root of the kernel and lets every position carry its
             unit's whole coefficient.
 
@@ -73,17 +64,12 @@ def lime(
         (b, *f) in and out; standard errors (b, *f); diagnostics ``adherence`` (weighted R²),
         ``coefficient_stability`` and ``variable_stability`` in per cent.
 
-    Guarantees:
-        linearity, implementation invariance.
+    Cost: At most ``evaluations`` forward rows.
 
-    Cost:
-        At most ``evaluations`` forward rows.
-
-    Differs from the paper:
-        A grid and the sample's mean by default, the kernel as printed, no selection of features.
-
-    Source:
-        ribeiro2016, Eq. 2.
+    Example:
+        >>> import abe
+        >>> abe.method("lime", width=0.5).engine.summary
+        Ridge(width=0.5, penalty=1.0, root=False)
     """
     old = published(variant)
     return Coalitions(
@@ -99,7 +85,6 @@ def lime(
     Card(
         name="c_lime",
         title="C-LIME",
-        summary="A linear fit to the score at inputs whose units are moved by normal noise.",
         source="agarwal2021",
         formula="min_w Σ_k (s(x + σ Σ_u ε_u 1_u) − w₀ − w·σε)², ε normal",
         family="local surrogate",
@@ -120,29 +105,16 @@ def c_lime(
 ) -> ContinuousNeighbours:
     """A linear fit to the score at inputs whose units are moved by normal noise.
 
-    min_w Σ_k (s(x + σ Σ_u ε_u 1_u) − w₀ − w·σε)², ε normal
-
-    Composition: `ContinuousNeighbours`.
-
     Args:
         units: what moves together.
-        sigma: noise as a share of the input range.
         evaluations: rows per sample, at least two more than units.
 
-    Shape:
-        (b, *f) in and out; standard errors (b, *f); diagnostic ``adherence`` (R²).
+    Shape: (b, *f) in and out; standard errors (b, *f); diagnostic ``adherence`` (R²).
 
-    Guarantees:
-        linearity, implementation invariance.
-
-    Cost:
-        ``evaluations`` forward rows.
-
-    Differs from the paper:
-        Units move as a whole.
-
-    Source:
-        agarwal2021.
+    Example:
+        >>> import abe
+        >>> abe.method("c_lime", sigma=0.1, evaluations=500).rows(b=1)
+        501.0
     """
     return ContinuousNeighbours(units=units, sigma=sigma, evaluations=evaluations)
 
@@ -151,7 +123,6 @@ def c_lime(
     Card(
         name="optilime",
         title="OptiLIME",
-        summary="LIME with the widest kernel whose fit still adheres to the model.",
         source="visani2020optilime",
         formula="max σ such that R²(σ) ≥ adherence",
         family="local surrogate",
@@ -176,31 +147,17 @@ def optilime(
 ) -> Coalitions:
     """LIME with the widest kernel whose fit still adheres to the model.
 
-    max σ such that R²(σ) ≥ adherence
-
-    Composition: `Coalitions` with `AdherentRidge`.
-
     Args:
-        units: what is removed together.
-        removal: what absent units show; by default the sample's mean colour.
-        evaluations: most rows per sample.
         adherence: weighted R² that must be kept.
-        penalty: λ of the ridge.
 
-    Shape:
-        (b, *f) in and out; standard errors (b, *f); diagnostics as of ``lime``, and ``width``.
+    Shape: (b, *f) in and out; standard errors (b, *f); diagnostics as of ``lime``, and ``width``.
 
-    Guarantees:
-        implementation invariance.
+    Cost: At most ``evaluations`` forward rows, for all widths together.
 
-    Cost:
-        At most ``evaluations`` forward rows, for all widths together.
-
-    Differs from the paper:
-        A grid and the sample's mean by default; widths are tried on the same rows.
-
-    Source:
-        visani2020optilime.
+    Example:
+        >>> import abe
+        >>> abe.method("optilime", adherence=0.9).engine.summary
+        AdherentRidge(target=0.9, penalty=1.0)
     """
     return Coalitions(
         units=units,
@@ -214,7 +171,6 @@ def optilime(
     Card(
         name="s_lime",
         title="S-LIME",
-        summary="LIME on units chosen by least angles, with rows added until every choice is significant.",
         source="zhou2021, Alg. 1",
         formula="n ← n (z_{1−α}/ẑ)² until Δ = |ĉ_{j₁}| − |ĉ_{j₂}| is significant at every step",
         family="local surrogate",
@@ -240,34 +196,20 @@ def s_lime(
 ) -> Coalitions:
     """LIME on units chosen by least angles, with rows added until every choice is significant.
 
-    n ← n (z_{1−α}/ẑ)² until Δ = |ĉ_{j₁}| − |ĉ_{j₂}| is significant at every step
-
-    Composition: `Coalitions` with `StableSelection`.
-
     Args:
-        units: what is removed together.
-        removal: what absent units show; by default the sample's mean colour.
         features: units to choose.
         level: of the test of every choice.
         start: rows of the first round.
-        evaluations: most rows per sample.
-        width: of the kernel.
         penalty: λ of the ridge on the chosen units.
 
-    Shape:
-        (b, *f) in and out; standard errors (b, *f); diagnostics ``adherence``, ``chosen``, ``rows``.
+    Shape: (b, *f) in and out; standard errors (b, *f); diagnostics ``adherence``, ``chosen``, ``rows``.
 
-    Guarantees:
-        implementation invariance.
+    Cost: Between ``start`` and ``evaluations`` forward rows.
 
-    Cost:
-        Between ``start`` and ``evaluations`` forward rows.
-
-    Differs from the paper:
-        A grid and the sample's mean by default.
-
-    Source:
-        zhou2021, Alg. 1.
+    Example:
+        >>> import abe
+        >>> abe.method("s_lime", features=3, start=200).engine.summary
+        StableSelection(features=3, level=0.05, start=200, width=0.25, penalty=1.0)
     """
     summary = StableSelection(features=features, level=level, start=start, width=width, penalty=penalty)
     return Coalitions(units=units, removal=as_removal(removal), summary=summary, evaluations=evaluations)
@@ -277,7 +219,6 @@ def s_lime(
     Card(
         name="baylime",
         title="BayLIME",
-        summary="LIME with a normal prior of the coefficients, from evidence or from another method's map.",
         source="zhao2021, Eqs. 6-9",
         formula="w | data ~ N(Σ(λμ₀ + αZᵀΠy), Σ), Σ = (λI + αZᵀΠZ)⁻¹",
         family="local surrogate",
@@ -305,34 +246,22 @@ def baylime(
 ) -> Coalitions:
     """LIME with a normal prior of the coefficients, from evidence or from another method's map.
 
-    w | data ~ N(Σ(λμ₀ + αZᵀΠy), Σ), Σ = (λI + αZᵀΠZ)⁻¹
-
-    Composition: `Coalitions` with `BayesianRidge`.
-
     Args:
-        units: what is removed together.
-        removal: what absent units show; by default the sample's mean colour.
         prior: a method whose map, summed over each unit, is μ₀; None is zero.
         precision: λ of the prior; None takes what the evidence says.
         noise_precision: α of the score around the fit; None for the same.
         evaluations: most rows per sample, besides the prior's.
-        width: of the kernel.
 
     Shape:
-        (b, *f) in and out; standard errors (b, *f) are the posterior's deviations; diagnostics
-        ``adherence``, ``precision``, ``noise_precision``.
+        (b, *f) in and out; standard errors (b, *f) are the posterior's deviations; diagnostics ``adherence``,
+        ``precision``, ``noise_precision``.
 
-    Guarantees:
-        implementation invariance.
+    Cost: At most ``evaluations`` forward rows, and the prior's.
 
-    Cost:
-        At most ``evaluations`` forward rows, and the prior's.
-
-    Differs from the paper:
-        A grid and the sample's mean by default.
-
-    Source:
-        zhao2021, Eqs. 6-9.
+    Example:
+        >>> import abe
+        >>> abe.method("baylime", prior="gradient_x_input").engine.summary
+        BayesianRidge(precision=None, noise_precision=None, width=0.25)
     """
     before: Engine | None = None if prior is None else methods.resolve(prior).engine
     summary = BayesianRidge(precision=precision, noise_precision=noise_precision, width=width)

@@ -16,7 +16,6 @@ from abe.types import Card, Passes
     Card(
         name="agi",
         title="Adversarial Gradient Integration",
-        summary="The explained score's gradient along targeted attacks on random other classes, summed.",
         source="pan2021, Alg. 1",
         formula="A = −Σ_m Σ_t Δx_t ⊙ ½(∇s(x_t) + ∇s(x_{t+1})), x_{t+1} = clip(x_t + α sign ∇p_m(x_t))",
         family="gradient × input",
@@ -54,35 +53,16 @@ def agi(
 ) -> UpdatePath:
     """The explained score's gradient along targeted attacks on random other classes, summed.
 
-    A = −Σ_m Σ_t Δx_t ⊙ ½(∇s(x_t) + ∇s(x_{t+1}))
-
-    Composition: `UpdatePath` under `Towards`, one run per class of `FalseClasses`, guided by its
-    log-probability.
-
     Args:
         samples: random classes per sample, or all others where there are fewer.
         steps: most steps of each path.
-        alpha: step, in input units before normalisation.
-        classes: these classes instead of random ones.
-        rule: ``"trapezoid"``, or ``"left"`` as printed.
-        segment_nodes: Gauss nodes inside every step; 0 takes the rule's ends.
-        tolerance: refine steps until |residual| is below this share of the score change.
-        variant: ``"published"`` starts every step at the input again and takes the left rule.
 
-    Shape:
-        (b, *f) in and out; diagnostics ``steps`` and ``crossed`` are (b, runs).
+    Shape: (b, *f) in and out; diagnostics ``steps`` and ``crossed`` are (b, runs).
 
-    Guarantees:
-        dummy, implementation invariance; completeness as far as the residual says.
-
-    Cost:
-        At most ``steps`` forward and 2 · ``steps`` + 1 backward rows per class; runs that arrive leave.
-
-    Differs from the paper:
-        Accumulating paths and the trapezoid; see ``variant``.
-
-    Source:
-        pan2021, Alg. 1.
+    Example:
+        >>> import abe
+        >>> abe.method("agi", samples=5, tolerance=0.1).rows(b=1)
+        311.0
     """
     old = published(variant)
     return UpdatePath(
@@ -102,7 +82,6 @@ def agi(
     Card(
         name="la",
         title="Local Attribution",
-        summary="The explained score's gradient along short targeted and untargeted paths around the input.",
         source="zhu2024la",
         formula="A = −Σ_m Σ_t Δx_t ⊙ ½(∇s(x_t) + ∇s(x_{t+1})), "
         "x_{t+1} = clip(x_t ± (x / range) ⊙ sign ∇p_m(x_t))",
@@ -140,35 +119,18 @@ def la(
 ) -> UpdatePath:
     """The explained score's gradient along short targeted and untargeted paths around the input.
 
-    A = −Σ_m Σ_t Δx_t ⊙ ½(∇s(x_t) + ∇s(x_{t+1}))
-
-    Composition: `UpdatePath` under `Nearby`, one run per class of `FalseClasses` and one untargeted.
-
     Args:
         samples: random classes per sample, or all others where there are fewer.
         steps: steps of each path.
         spatial_range: the step is the input's distance from the lowest valid value over this.
         floor: smallest step, in input units.
-        classes: these classes instead of random ones.
-        rule: ``"trapezoid"``, or ``"left"`` as printed.
-        segment_nodes: Gauss nodes inside every step; 0 takes the rule's ends.
-        tolerance: refine steps until |residual| is below this share of the score change.
-        variant: ``"published"`` starts every step at the input again, without floor, with the left rule.
 
-    Shape:
-        (b, *f) in and out; diagnostics ``steps`` are (b, runs).
+    Shape: (b, *f) in and out; diagnostics ``steps`` are (b, runs).
 
-    Guarantees:
-        dummy, implementation invariance; completeness as far as the residual says.
-
-    Cost:
-        ``steps`` forward and 2 · ``steps`` + 1 backward rows for each of ``samples`` + 1 runs.
-
-    Differs from the paper:
-        Accumulating paths, a smallest step, and the trapezoid; see ``variant``.
-
-    Source:
-        zhu2024la.
+    Example:
+        >>> import abe
+        >>> abe.method("la", samples=5).rows(b=1)
+        553.0
     """
     old = published(variant)
     return UpdatePath(
@@ -187,7 +149,6 @@ def la(
     Card(
         name="laai",
         title="Label-Agnostic Attribution",
-        summary="The gradient of the decisiveness along targeted attacks on random other classes, averaged.",
         source="laai, Eq. 5",
         formula="A = (1/(C·M)) Σ_m Σ_t Δx_t ⊙ ∇ Σ_j log P_j, x_{t+1} = clip(x_t + η sign ∇ log P_m(x_t))",
         family="gradient × input",
@@ -226,34 +187,19 @@ def laai(
 ) -> UpdatePath:
     """The gradient of the decisiveness along targeted attacks on random other classes, averaged.
 
-    A = (1/(C·M)) Σ_m Σ_t Δx_t ⊙ ∇ Σ_j log P_j, which sums to decisiveness(x) − mean decisiveness(x^T)
-
-    Composition: `UpdatePath` under `Towards`, explaining `LabelAgnostic`, one run per class of
-    `FalseClasses`.
+    The map sums to decisiveness(x) − mean decisiveness(x^T).
 
     Args:
         samples: M, random classes per sample, or all others where there are fewer.
         steps: T, steps of each path.
         alpha: η, in input units before normalisation.
-        classes: these classes instead of random ones.
-        rule: ``"trapezoid"``, or ``"left"`` as printed.
-        segment_nodes: Gauss nodes inside every step; 0 takes the rule's ends.
-        tolerance: refine steps until |residual| is below this share of the score change.
 
-    Shape:
-        (b, *f) in and out; diagnostics ``steps`` are (b, runs).
+    Shape: (b, *f) in and out; diagnostics ``steps`` are (b, runs).
 
-    Guarantees:
-        dummy, implementation invariance; completeness for the decisiveness as far as the residual says.
-
-    Cost:
-        ``steps`` forward and 2 · ``steps`` + 1 backward rows per class.
-
-    Differs from the paper:
-        The sign of Eq. 5 rather than that of Algorithm 2, and the trapezoid.
-
-    Source:
-        laai, Eq. 5.
+    Example:
+        >>> import abe
+        >>> abe.method("laai", samples=5).rows(b=1)
+        311.0
     """
     return UpdatePath(
         update=Towards(alpha=alpha),

@@ -12,7 +12,6 @@ from abe.types import Card
     Card(
         name="smooth",
         title="Smoothed method",
-        summary="Any method over noisy copies of the input, reduced to a mean, mean square or variance.",
         source="smilkov2017",
         formula="A = reduce_k M(x + σ r ε_k)",
         family="wrapper",
@@ -22,29 +21,21 @@ from abe.types import Card
     )
 )
 def smooth_method(*, base: Any, sigma: float = 0.15, samples: int = 50, reduce: Reduce = "mean") -> Smooth:
-    """Any method over noisy copies of the input.
+    """Any method over noisy copies of the input, reduced to a mean, mean square or variance.
 
-    A = reduce_k M(x + σ r ε_k)
-
-    Composition: `Smooth` of the base method.
+    It guarantees what the base does too.
 
     Args:
-        base: a method's name, (name, parameters) pair, or value.
-        sigma: noise as a share of the input range.
-        samples: noisy copies per sample.
         reduce: ``"mean"``, ``"square"`` or ``"variance"``.
 
-    Shape:
-        (b, *f) in and out; standard errors (b, *f).
+    Shape: (b, *f) in and out; standard errors (b, *f).
 
-    Guarantees:
-        implementation invariance, where the base has it.
+    Cost: ``samples`` times the base's.
 
-    Cost:
-        ``samples`` times the base's.
-
-    Source:
-        smilkov2017.
+    Example:
+        >>> import abe
+        >>> print(abe.smooth("ig", samples=20))
+        smooth(base='ig', sigma=0.15, samples=20, reduce='mean')
     """
     return Smooth(engine=methods.resolve(base).engine, sigma=sigma, samples=samples, reduce=reduce)
 
@@ -53,7 +44,6 @@ def smooth_method(*, base: Any, sigma: float = 0.15, samples: int = 50, reduce: 
     Card(
         name="ensemble",
         title="Ensemble",
-        summary="Mean of several methods' maps, each scaled to unit sum.",
         source="zhu2025abe",
         formula="A = (1/m) Σ_j M_j(x) / ‖M_j(x)‖₁",
         family="wrapper",
@@ -64,24 +54,17 @@ def smooth_method(*, base: Any, sigma: float = 0.15, samples: int = 50, reduce: 
 def ensemble_methods(*, bases: tuple[Any, ...]) -> Ensemble:
     """Mean of several methods' maps, each scaled to unit sum of absolute values.
 
-    A = (1/m) Σ_j M_j(x) / ‖M_j(x)‖₁
-
-    Composition: `Ensemble` of the base methods.
+    It guarantees what the bases do too.
 
     Args:
         bases: at least two methods: names, (name, parameters) pairs, or values.
 
-    Shape:
-        (b, *f) in and out.
+    Cost: The sum of the bases'.
 
-    Guarantees:
-        implementation invariance, where the bases have it.
-
-    Cost:
-        The sum of the bases'.
-
-    Source:
-        zhu2025abe.
+    Example:
+        >>> import abe
+        >>> print(abe.ensemble("ig", "smoothgrad"))
+        ensemble(bases=('ig', 'smoothgrad'))
     """
     if isinstance(bases, str) or len(bases) < 2:
         raise SpecError(Code.BAD_PARAMETER, "An ensemble needs at least two methods", got=repr(bases))
@@ -92,7 +75,6 @@ def ensemble_methods(*, bases: tuple[Any, ...]) -> Ensemble:
     Card(
         name="postprocess",
         title="Post-processed method",
-        summary="A method followed by declared changes of its map.",
         source="deng2025",
         formula="A = f(M(x))",
         family="wrapper",
@@ -103,26 +85,18 @@ def ensemble_methods(*, bases: tuple[Any, ...]) -> Ensemble:
 def postprocess_method(*, base: Any, steps: tuple[Step, ...]) -> Postprocess:
     """A method followed by declared changes of its map.
 
-    A = f(M(x))
-
-    Composition: `Postprocess` of the base method.
+    It guarantees what the base does too.
 
     Args:
-        base: a method's name, (name, parameters) pair, or value.
         steps: any of ``"absolute"``, ``"positive"``, ``"negative"``, ``"unit_max"``, ``"unit_sum"``,
             in order.
 
-    Shape:
-        (b, *f) in and out.
+    Cost: The base's.
 
-    Guarantees:
-        implementation invariance, where the base has it.
-
-    Cost:
-        The base's.
-
-    Source:
-        deng2025.
+    Example:
+        >>> import abe
+        >>> print(abe.postprocess("gradient", "absolute"))
+        postprocess(base='gradient', steps=('absolute',))
     """
     return Postprocess(engine=methods.resolve(base).engine, steps=steps)
 

@@ -83,7 +83,6 @@ class InputInvariance:
     Card(
         name="completeness_gap",
         title="COMPL GAP",
-        summary="What the map's sum misses of the score change from a stated baseline, relative to it.",
         source="sundararajan2017",
         direction="lower",
         range="[0, inf), or NaN where the score does not change",
@@ -96,10 +95,9 @@ class InputInvariance:
     )
 )
 def completeness_gap(*, baseline: Any = "zero") -> CompletenessGap:
-    """Relative completeness gap against a baseline, whatever the method claims; lower is better.
+    """What the map's sum misses of the score change from a stated baseline, relative to it.
 
-    Args:
-        baseline: the reference, in input space.
+    It is measured whatever the method claims.
     """
     return CompletenessGap(baseline=as_baseline(baseline))
 
@@ -108,7 +106,6 @@ def completeness_gap(*, baseline: Any = "zero") -> CompletenessGap:
     Card(
         name="non_sensitivity",
         title="NON-SENS",
-        summary="Share of patches where attribution and influence disagree about being zero.",
         source="nguyen2020",
         direction="lower",
         range="[0, 1]",
@@ -118,18 +115,12 @@ def completeness_gap(*, baseline: Any = "zero") -> CompletenessGap:
     )
 )
 def non_sensitivity(*, patches: int = 8, threshold: float = 0.01, baseline: Any = "zero") -> NonSensitivity:
-    """Share of patches with attribution but no influence, or the reverse; lower is better.
+    """Share of patches where attribution and influence disagree about being zero.
 
     Args:
-        patches: along each axis.
         threshold: what counts as zero, as a share of the largest magnitude.
-        baseline: what stands for "absent", in input space.
 
-    Cost:
-        b · (patches² + 1) forward rows for images.
-
-    Differs from the paper:
-        Patches instead of pixels, and zero is relative to the largest value.
+    Cost: b · (patches² + 1) forward rows for images.
     """
     return NonSensitivity(patches=patches, threshold=threshold, baseline=as_baseline(baseline))
 
@@ -138,7 +129,6 @@ def non_sensitivity(*, patches: int = 8, threshold: float = 0.01, baseline: Any 
     Card(
         name="input_invariance",
         title="INP INV",
-        summary="How much the map changes when the input is shifted and the model takes the shift back.",
         source="kindermans2019",
         direction="lower",
         range="[0, inf)",
@@ -148,12 +138,11 @@ def non_sensitivity(*, patches: int = 8, threshold: float = 0.01, baseline: Any 
     )
 )
 def input_invariance(*, shift: float = 0.1) -> InputInvariance:
-    """Relative change of the map under a constant shift the model undoes; lower is better.
+    """How much the map changes when the input is shifted and the model takes the shift back.
 
     Args:
         shift: added to every element, in input units.
 
-    Cost:
-        Twice the rows of the method.
+    Cost: Twice the rows of the method.
     """
     return InputInvariance(shift=shift)

@@ -52,7 +52,6 @@ _ZERO = Passes(forward="0", backward="0")
     Card(
         name="complexity",
         title="ENTROPY",
-        summary="Entropy of the shares of magnitude.",
         source="bhatt2020, Definition 3",
         direction="lower",
         range="[0, ln of the number of elements]",
@@ -63,7 +62,10 @@ _ZERO = Passes(forward="0", backward="0")
     )
 )
 def complexity() -> Spread:
-    """Entropy of |A| / Σ|A|; a zero map counts as uniform; lower is better."""
+    """Entropy of the shares of magnitude.
+
+    A zero map counts as uniform.
+    """
     return Spread(what="entropy")
 
 
@@ -71,7 +73,6 @@ def complexity() -> Spread:
     Card(
         name="sparseness",
         title="GINI",
-        summary="Gini index of the magnitudes.",
         source="chalasani2020",
         direction="higher",
         range="[0, 1)",
@@ -83,7 +84,10 @@ def complexity() -> Spread:
     aliases=("gini",),
 )
 def sparseness() -> Spread:
-    """Gini index of |A|; 0 for a constant or zero map; higher is better."""
+    """Gini index of the magnitudes.
+
+    It is 0 for a constant or zero map.
+    """
     return Spread(what="gini")
 
 
@@ -91,7 +95,6 @@ def sparseness() -> Spread:
     Card(
         name="effective_complexity",
         title="EFF CPLX",
-        summary="Share of the elements whose magnitude is above a threshold.",
         source="nguyen2020",
         direction="lower",
         pitfalls=("Says how many elements matter to the map, not whether they matter to the model.",),
@@ -103,12 +106,9 @@ def sparseness() -> Spread:
     )
 )
 def effective_complexity(*, threshold: float = 0.01) -> Spread:
-    """Share of elements with a magnitude above a share of the largest; lower is better.
+    """Share of the elements whose magnitude is above a threshold.
 
     Args:
         threshold: share of the largest magnitude.
-
-    Differs from the paper:
-        A share, and a threshold relative to the maximum, so that maps of any scale compare.
     """
     return Spread(what="effective", threshold=threshold)

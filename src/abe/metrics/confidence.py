@@ -45,7 +45,7 @@ class SoftMask:
             soft = reference + mask[sample] * (x[sample] - reference)
             return torch.where((rows < b).view(-1, *[1] * (x.ndim - 1)), x[sample], soft)
 
-        found = probabilities(problem, 2 * b, make, problem.everyone.repeat(2))
+        found = probabilities(problem, make, problem.everyone.repeat(2))
         return found[:b], found[b:]
 
 
@@ -56,7 +56,6 @@ _DIFFERS = "The mask is the positive part of the map over its maximum; the paper
     Card(
         name="average_drop",
         title="AVG DROP",
-        summary="Relative loss of confidence, in per cent, when only what the map shows is kept.",
         source="chattopadhay2018",
         direction="lower",
         range="[0, 100]",
@@ -67,13 +66,10 @@ _DIFFERS = "The mask is the positive part of the map over its maximum; the paper
     )
 )
 def average_drop(*, baseline: Any = "zero") -> SoftMask:
-    """Per cent of confidence lost under the map as a mask; lower is better.
+    """Relative loss of confidence, in per cent, when only what the map shows is kept.
 
     Args:
         baseline: what shows through where the map is 0.
-
-    Differs from the paper:
-        The mask is the positive part of the map over its maximum; the paper's maps are Grad-CAM's.
     """
     return SoftMask(what="drop", baseline=as_baseline(baseline))
 
@@ -82,7 +78,6 @@ def average_drop(*, baseline: Any = "zero") -> SoftMask:
     Card(
         name="average_increase",
         title="AVG INC",
-        summary="Share of samples, in per cent, whose confidence rises when only what the map shows is kept.",
         source="chattopadhay2018",
         direction="higher",
         pitfalls=("Counts samples and not how much; a sure model leaves nothing to rise.",),
@@ -96,12 +91,9 @@ def average_drop(*, baseline: Any = "zero") -> SoftMask:
     )
 )
 def average_increase(*, baseline: Any = "zero") -> SoftMask:
-    """100 where confidence rises under the map as a mask, else 0; higher is better.
+    """Share of samples, in per cent, whose confidence rises when only what the map shows is kept.
 
     Args:
         baseline: what shows through where the map is 0.
-
-    Differs from the paper:
-        The mask is the positive part of the map over its maximum; the paper's maps are Grad-CAM's.
     """
     return SoftMask(what="increase", baseline=as_baseline(baseline))

@@ -4,10 +4,8 @@ Every metric here is a short composition; the numbers come from `PerturbationRun
 the same unit, baseline and step read the same run.
 """
 
-import inspect
-import re
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +22,11 @@ from abe.spec import value
 from abe.types import Card, Passes
 
 Step = int | float | None
+RUN = Passes(
+    forward="adaptive",
+    backward="0",
+    words="b · (n + 1) forward rows per run, n = ceil(U / step) for U units; metrics share runs.",
+)
 
 
 @value
@@ -94,39 +97,6 @@ class Residual:
         return explanation.residual.abs()
 
 
-_RUN_ARGS = """
-Args:
-    unit: what is changed together: a unit, its name, or a (name, parameters) pair.
-    baseline: what stands for "absent", in input space: a baseline, its name, a number or a tensor.
-    feature: the confusion feature's search, as a baseline: `abe.baselines.Confusion` or its name.
-    step: units per step, or a fraction of them; None for one per cent, at least one unit.
-
-Shape:
-    maps (b, c, h, w), (b, 1, h, w) or (b, h, w); one value per sample, (b,).
-
-Cost:
-    b · (n + 1) forward rows per run, n = ceil(U / step); shared with metrics that read the same run.
-"""
-_Factory = TypeVar("_Factory", bound=Callable[..., Any])
-
-
-def documented(factory: _Factory) -> _Factory:
-    """Describe the parameters all curve metrics share, in one place; those of its own stay first."""
-    names = inspect.signature(factory).parameters
-    text = inspect.cleandoc(factory.__doc__ or "")
-    own = re.search(r"^Args:\n((?: {4}.*\n?)+)", text, flags=re.MULTILINE)
-    lines = _RUN_ARGS.splitlines()
-    kept = [line for line in lines if not (m := re.match(r" {4}(\w+): ", line)) or m[1] in names]
-    if own is not None:
-        said = set(re.findall(r"^ {4}(\w+): ", own[1], flags=re.MULTILINE))
-        kept = [line for line in kept if not (m := re.match(r" {4}(\w+): ", line)) or m[1] not in said]
-        text = (text[: own.start()] + text[own.end() :]).rstrip() + "\n"
-        at = kept.index("Args:") + 1
-        kept[at:at] = own[1].rstrip().splitlines()
-    factory.__doc__ = text + "\n" + "\n".join(kept)
-    return factory
-
-
 def run_of(
     direction: Literal["insertion", "deletion"],
     unit: Any,
@@ -153,23 +123,18 @@ def _gap(unit: Any, baseline: Any, step: Step, curve: CurveKind) -> Gap:
     Card(
         name="insertion",
         title="INS",
-        summary="How soon the decision appears when units are inserted into the baseline, best first.",
         source="petsiuk2018",
         direction="higher",
         range="[0, 1]",
+        passes=RUN,
         formula="AUC of p_y along the insertion curve",
         differs=("Inserts into black, as the ABE family does; RISE's code inserts into a blur.",),
         pitfalls=("Depends on unit, baseline and step; they are part of the result's label.",),
     ),
     aliases=("ins",),
 )
-@documented
 def insertion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
-    """AUC of the target's probability along an insertion; higher is better.
-
-    Differs from the paper:
-        Inserts into black, as the ABE family does; RISE's code inserts into a blur.
-    """
+    """How soon the decision appears when units are inserted into the baseline, best first."""
     return AreaUnderCurve(run=run_of("insertion", unit, baseline, step))
 
 
@@ -177,18 +142,17 @@ def insertion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None)
     Card(
         name="deletion",
         title="DEL",
-        summary="How soon the decision goes when units are removed, best first.",
         source="petsiuk2018",
         direction="lower",
         range="[0, 1]",
+        passes=RUN,
         formula="AUC of p_y along the deletion curve",
         pitfalls=("Rewards maps that find adversarial pixels; read it together with insertion.",),
     ),
     aliases=("del",),
 )
-@documented
 def deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
-    """AUC of the target's probability along a deletion; lower is better."""
+    """How soon the decision goes when units are removed, best first."""
     return AreaUnderCurve(run=run_of("deletion", unit, baseline, step))
 
 
@@ -196,18 +160,20 @@ def deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) 
     Card(
         name="gap",
         title="GAP",
-        summary="Insertion minus deletion.",
         source="laai, Table 1",
         direction="higher",
         pitfalls=("A map can gain as much by insertion as it loses by deletion; read both beside it.",),
         range="[-1, 1]",
+        passes=RUN,
         formula="GAP = INS - DEL",
     ),
     aliases=("ins_gap",),
 )
-@documented
 def gap(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> Gap:
-    """INS − DEL; 0 for a random order on average, higher is better."""
+    """Insertion minus deletion.
+
+    It is 0 for a random order on average.
+    """
     return _gap(unit, baseline, step, "probability")
 
 
@@ -215,23 +181,18 @@ def gap(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> Ga
     Card(
         name="kl_insertion",
         title="KL-INS",
-        summary="How soon the prediction becomes decided, whatever the class, when units are inserted.",
         source="laai, Table 2",
         direction="higher",
         range="[0, inf)",
+        passes=RUN,
         formula="AUC of KL(U||P) = -(1/C) sum_j log P_j - ln C along the insertion curve",
         differs=("Uses U as reference and ↑, as the tables do; §4.3 and Appendix E contradict them.",),
         pitfalls=("Dominated by the least likely classes; not comparable between numbers of classes.",),
     ),
     aliases=("kl_ins",),
 )
-@documented
 def kl_insertion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
-    """AUC of KL(U‖P) along an insertion; higher is better.
-
-    Differs from the paper:
-        Uses U as reference and ↑, as the tables do; §4.3 and Appendix E contradict them.
-    """
+    """How soon the prediction becomes decided, whatever the class, when units are inserted."""
     return AreaUnderCurve(run=run_of("insertion", unit, baseline, step), curve="kl")
 
 
@@ -239,23 +200,18 @@ def kl_insertion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = No
     Card(
         name="kl_deletion",
         title="KL-DEL",
-        summary="How soon the prediction becomes undecided when units are removed.",
         source="laai, Table 2",
         direction="lower",
         pitfalls=("Dominated by the least likely classes; not comparable between numbers of classes.",),
         range="[0, inf)",
+        passes=RUN,
         formula="AUC of KL(U||P) along the deletion curve",
         differs=("Uses U as reference and ↓, as the tables do; §4.3 and Appendix E contradict them.",),
     ),
     aliases=("kl_del",),
 )
-@documented
 def kl_deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
-    """AUC of KL(U‖P) along a deletion; lower is better.
-
-    Differs from the paper:
-        Uses U as reference and ↓, as the tables do; §4.3 and Appendix E contradict them.
-    """
+    """How soon the prediction becomes undecided when units are removed."""
     return AreaUnderCurve(run=run_of("deletion", unit, baseline, step), curve="kl")
 
 
@@ -263,17 +219,16 @@ def kl_deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = Non
     Card(
         name="kl_gap",
         title="KL-GAP",
-        summary="KL insertion minus KL deletion.",
         source="laai, Table 2",
         direction="higher",
         pitfalls=("Blind to which class is decided: a map for another class can score well.",),
         range="(-inf, inf)",
+        passes=RUN,
         formula="KL-GAP = KL-INS - KL-DEL",
     )
 )
-@documented
 def kl_gap(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> Gap:
-    """KL-INS − KL-DEL; higher is better."""
+    """KL insertion minus KL deletion."""
     return _gap(unit, baseline, step, "kl")
 
 
@@ -281,18 +236,17 @@ def kl_gap(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) ->
     Card(
         name="f_insertion",
         title="F-INS",
-        summary="Insertion into the colour that leaves the model least decided (fair insertion).",
         source="laai, §3.4",
         direction="higher",
         pitfalls=("The colour is fair on average; for a photograph that holds it, it is not absent.",),
         range="[0, 1]",
+        passes=RUN,
         formula="INS with the confusion feature as baseline",
     ),
     aliases=("f_ins",),
 )
-@documented
 def f_insertion(*, unit: Any = "pixel", feature: Any = "confusion", step: Step = None) -> AreaUnderCurve:
-    """INS with the confusion feature (CFA) as baseline; higher is better."""
+    """Insertion into the colour that leaves the model least decided (fair insertion)."""
     return AreaUnderCurve(run=run_of("insertion", unit, feature, step))
 
 
@@ -300,18 +254,17 @@ def f_insertion(*, unit: Any = "pixel", feature: Any = "confusion", step: Step =
     Card(
         name="f_deletion",
         title="F-DEL",
-        summary="Deletion by the colour that leaves the model least decided (fair deletion).",
         source="laai, §3.4",
         direction="lower",
         pitfalls=("The colour is fair on average; for a photograph that holds it, it is not absent.",),
         range="[0, 1]",
+        passes=RUN,
         formula="DEL with the confusion feature as baseline",
     ),
     aliases=("f_del",),
 )
-@documented
 def f_deletion(*, unit: Any = "pixel", feature: Any = "confusion", step: Step = None) -> AreaUnderCurve:
-    """DEL with the confusion feature (CFA) as baseline; lower is better."""
+    """Deletion by the colour that leaves the model least decided (fair deletion)."""
     return AreaUnderCurve(run=run_of("deletion", unit, feature, step))
 
 
@@ -319,19 +272,18 @@ def f_deletion(*, unit: Any = "pixel", feature: Any = "confusion", step: Step = 
     Card(
         name="f_gap",
         title="F-GAP",
-        summary="Fair insertion minus fair deletion.",
         source="laai, §3.4",
         direction="higher",
         pitfalls=(
             "A model may be decided about every plain colour; look at H / ln C of the confusion feature.",
         ),
         range="[-1, 1]",
+        passes=RUN,
         formula="F-GAP = F-INS - F-DEL",
     )
 )
-@documented
 def f_gap(*, unit: Any = "pixel", feature: Any = "confusion", step: Step = None) -> Gap:
-    """F-INS − F-DEL; higher is better."""
+    """Fair insertion minus fair deletion."""
     return _gap(unit, feature, step, "probability")
 
 
@@ -339,18 +291,17 @@ def f_gap(*, unit: Any = "pixel", feature: Any = "confusion", step: Step = None)
     Card(
         name="log_odds_insertion",
         title="LO-INS",
-        summary="Insertion followed on the log-odds, which do not saturate.",
         source="shrikumar2017",
         direction="higher",
         pitfalls=("Unbounded: one very sure sample can outweigh all others in the mean.",),
         range="(-inf, inf)",
+        passes=RUN,
         formula="AUC of ln p_y - ln(1 - p_y) along the insertion curve",
     ),
     aliases=("lo_ins",),
 )
-@documented
 def log_odds_insertion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
-    """AUC of the target's log-odds along an insertion; higher is better."""
+    """Insertion followed on the log-odds, which do not saturate."""
     return AreaUnderCurve(run=run_of("insertion", unit, baseline, step), curve="log_odds")
 
 
@@ -358,18 +309,17 @@ def log_odds_insertion(*, unit: Any = "pixel", baseline: Any = "zero", step: Ste
     Card(
         name="log_odds_deletion",
         title="LO-DEL",
-        summary="Deletion followed on the log-odds, which do not saturate.",
         source="shrikumar2017",
         direction="lower",
         pitfalls=("Unbounded: one very sure sample can outweigh all others in the mean.",),
         range="(-inf, inf)",
+        passes=RUN,
         formula="AUC of ln p_y - ln(1 - p_y) along the deletion curve",
     ),
     aliases=("lo_del",),
 )
-@documented
 def log_odds_deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
-    """AUC of the target's log-odds along a deletion; lower is better."""
+    """Deletion followed on the log-odds, which do not saturate."""
     return AreaUnderCurve(run=run_of("deletion", unit, baseline, step), curve="log_odds")
 
 
@@ -377,17 +327,16 @@ def log_odds_deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step
     Card(
         name="aopc",
         title="AOPC",
-        summary="Mean loss of probability over the steps of a deletion.",
         source="samek2017, Eq. 12",
         direction="higher",
         pitfalls=("Grows with the share of units removed; compare runs of the same steps only.",),
         range="[-1, 1]",
+        passes=RUN,
         formula="(1/(n+1)) sum_k (p_y(x) - p_y(x_k))",
     )
 )
-@documented
 def aopc(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> MeanDrop:
-    """Area over the deletion curve; higher is better."""
+    """Mean loss of probability over the steps of a deletion."""
     return MeanDrop(run=run_of("deletion", unit, baseline, step))
 
 
@@ -395,7 +344,6 @@ def aopc(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> M
     Card(
         name="residual",
         title="RESID",
-        summary="What the map's sum misses of the score change it claims, relative to that change.",
         source="zhu2025abe, Alg. 1",
         direction="lower",
         passes=Passes(forward="0", backward="0"),
@@ -408,5 +356,8 @@ def aopc(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> M
     )
 )
 def residual() -> Residual:
-    """Relative completeness gap; NaN where the method claims none; lower is better."""
+    """What the map's sum misses of the score change it claims, relative to that change.
+
+    NaN where the method claims none.
+    """
     return Residual()

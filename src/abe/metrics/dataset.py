@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from abe.engines.runtime.evaluator import Chunk
 from abe.errors import Code, SpecError
 from abe.metrics.evaluation.truth import heat
 from abe.metrics.subsets import grid
@@ -85,10 +84,8 @@ def _predicted(problem: Any) -> Int[Tensor, "b"]:
     """(b,) the class each sample is predicted to be."""
     found = torch.zeros(len(problem.x), dtype=torch.long)
 
-    def keep(chunk: Chunk) -> None:
+    for chunk in problem.forward(problem.x, problem.everyone):
         found[chunk.rows.cpu()] = chunk.outputs.argmax(1).cpu()
-
-    problem.forward(len(found), problem.x.__getitem__, problem.everyone, keep)
     return found
 
 
@@ -110,7 +107,6 @@ _COMPARES = {
     Card(
         name="sufficiency",
         title="SUFF SET",
-        summary="Whether samples with similar maps are predicted alike.",
         source="dasgupta2022",
         direction="higher",
         range="[0, 1], or NaN where no other map is similar",
@@ -121,7 +117,7 @@ _COMPARES = {
     )
 )
 def sufficiency(*, threshold: float = 0.6) -> Sufficiency:
-    """Share of samples with similar maps that share the prediction; higher is better.
+    """Whether samples with similar maps are predicted alike.
 
     Args:
         threshold: largest Euclidean distance between maps of unit norm that are called similar.
@@ -133,7 +129,6 @@ def sufficiency(*, threshold: float = 0.6) -> Sufficiency:
     Card(
         name="consistency",
         title="CONSIST",
-        summary="Whether samples that are explained by the same patches are predicted alike.",
         source="dasgupta2022",
         direction="higher",
         range="[0, 1], or NaN where no other sample has the same leading patches",
@@ -145,13 +140,9 @@ def sufficiency(*, threshold: float = 0.6) -> Sufficiency:
     )
 )
 def consistency(*, patches: int = 4, top: int = 1) -> Consistency:
-    """Share of samples with the same leading patches that share the prediction; higher is better.
+    """Whether samples that are explained by the same patches are predicted alike.
 
     Args:
-        patches: along each axis.
         top: how many patches lead, in any order.
-
-    Differs from the paper:
-        Maps are the same if the same patches lead; the paper leaves open what the same is.
     """
     return Consistency(patches=patches, top=top)

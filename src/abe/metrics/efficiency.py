@@ -37,7 +37,6 @@ class Efficiency:
     Card(
         name="passes",
         title="PASSES",
-        summary="Forward plus backward rows per sample.",
         source="zhu2025abe, Table V",
         direction="lower",
         passes=Passes(forward="0", backward="0"),
@@ -48,7 +47,10 @@ class Efficiency:
     )
 )
 def passes() -> Efficiency:
-    """Model rows per sample; does not depend on the machine. Lower is better."""
+    """Forward plus backward rows per sample.
+
+    It does not depend on the machine.
+    """
     return Efficiency(what="passes")
 
 
@@ -56,7 +58,6 @@ def passes() -> Efficiency:
     Card(
         name="seconds",
         title="SECS",
-        summary="Wall seconds per sample at the batch that was explained.",
         source="zhu2025abe, Table V",
         direction="lower",
         passes=Passes(forward="0", backward="0"),
@@ -71,7 +72,7 @@ def passes() -> Efficiency:
     )
 )
 def seconds() -> Efficiency:
-    """Wall seconds per sample; lower is better."""
+    """Wall seconds per sample at the batch that was explained."""
     return Efficiency(what="seconds")
 
 
@@ -79,7 +80,6 @@ def seconds() -> Efficiency:
     Card(
         name="explanations_per_second",
         title="PER SEC",
-        summary="Explanations per second at the batch that was explained.",
         source="zhu2025abe, Table V",
         direction="higher",
         passes=Passes(forward="0", backward="0"),
@@ -95,5 +95,5 @@ def seconds() -> Efficiency:
     aliases=("fps", "ips", "rate"),
 )
 def explanations_per_second() -> Efficiency:
-    """Explanations per second (FPS, IPS) at the given batch; higher is better."""
+    """Explanations per second at the batch that was explained."""
     return Efficiency(what="rate")

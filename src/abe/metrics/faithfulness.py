@@ -11,10 +11,10 @@ from torch import Tensor
 
 from abe.errors import Code, SpecError
 from abe.metrics.curves import (
+    RUN,
     AreaUnderCurve,
     MeanDrop,
     Step,
-    documented,
     run_of,
 )
 from abe.metrics.evaluation.perturbation import (
@@ -128,25 +128,21 @@ ROAD_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     Card(
         name="comprehensiveness",
         title="COMP",
-        summary="What the decision loses on average when the most important units are removed (AOPC).",
         source="deyoung2020, Eq. 3",
         direction="higher",
         range="[-1, 1]",
+        passes=RUN,
         formula="mean over levels q of p_y(x) - p_y(x without the top q)",
         pitfalls=("Removal leaves the data's distribution; read the baseline in the label.",),
     ),
     aliases=("aopc_comprehensiveness",),
 )
-@documented
 def comprehensiveness(
     *, unit: Any = "pixel", baseline: Any = "zero", step: Step = None, levels: Levels = AOPC_LEVELS
 ) -> LevelMean:
-    """Mean loss of probability without the top 1, 5, 10, 20 and 50 % of units; higher is better.
+    """What the decision loses on average when the most important units are removed (AOPC).
 
     Args:
-        unit: what is changed together.
-        baseline: what stands for "absent", in input space.
-        step: units per step, or a fraction of them; None for one per cent.
         levels: fractions of units that are removed.
     """
     return LevelMean(run=run_of("deletion", unit, baseline, step), levels=levels, lost=True)
@@ -156,25 +152,21 @@ def comprehensiveness(
     Card(
         name="sufficiency_aopc",
         title="SUFF",
-        summary="What the decision loses on average when only the most important units are kept (AOPC).",
         source="deyoung2020, Eq. 4",
         direction="lower",
         range="[-1, 1]",
+        passes=RUN,
         formula="mean over levels q of p_y(x) - p_y(the top q alone)",
         pitfalls=("Not the data-set metric of the same name, which is `sufficiency`.",),
     ),
     aliases=("aopc_sufficiency",),
 )
-@documented
 def sufficiency_aopc(
     *, unit: Any = "pixel", baseline: Any = "zero", step: Step = None, levels: Levels = AOPC_LEVELS
 ) -> LevelMean:
-    """Mean loss of probability with the top 1, 5, 10, 20 and 50 % of units alone; lower is better.
+    """What the decision loses on average when only the most important units are kept (AOPC).
 
     Args:
-        unit: what is changed together.
-        baseline: what stands for "absent", in input space.
-        step: units per step, or a fraction of them; None for one per cent.
         levels: fractions of units that are kept.
     """
     return LevelMean(run=run_of("insertion", unit, baseline, step), levels=levels, lost=True)
@@ -184,17 +176,16 @@ def sufficiency_aopc(
     Card(
         name="pixel_flipping",
         title="PIX FLIP",
-        summary="The decision while units are removed, best first, from the first removal on.",
         source="bach2015",
         direction="lower",
         range="[0, 1]",
+        passes=RUN,
         formula="AUC of p_y(x_k), k = 1 ... n, over [0, 1]",
         pitfalls=("Differs from deletion only by leaving out the start.",),
     )
 )
-@documented
 def pixel_flipping(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> Flipping:
-    """Area under the flipping curve, the start left out; lower is better."""
+    """The decision while units are removed, best first, from the first removal on."""
     return Flipping(run=run_of("deletion", unit, baseline, step))
 
 
@@ -202,10 +193,10 @@ def pixel_flipping(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = 
     Card(
         name="region_perturbation",
         title="REGION",
-        summary="Mean loss of probability while square regions are replaced by noise, best first.",
         source="samek2017, Eq. 12",
         direction="higher",
         range="[-1, 1]",
+        passes=RUN,
         formula="(1/(n+1)) sum_k (p_y(x) - p_y(x_k)), regions of 9 x 9 replaced by uniform noise",
         pitfalls=("A region is ranked by the sum of its attributions.",),
         expected_failures={
@@ -214,11 +205,10 @@ def pixel_flipping(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = 
         },
     )
 )
-@documented
 def region_perturbation(
     *, unit: Any = ("patch", {"size": 9}), baseline: Any = "uniform", step: Step = 1
 ) -> MeanDrop:
-    """Area over the perturbation curve of 9 × 9 regions replaced by noise; higher is better."""
+    """Mean loss of probability while square regions are replaced by noise, best first."""
     return MeanDrop(run=run_of("deletion", unit, baseline, step))
 
 
@@ -226,10 +216,10 @@ def region_perturbation(
     Card(
         name="irof",
         title="IROF",
-        summary="Relative loss of the decision while superpixels are replaced by the mean, best first.",
         source="rieger2020",
         direction="higher",
         range="(-inf, 1]",
+        passes=RUN,
         formula="mean over steps of 1 - p_y(x_k) / p_y(x), superpixels replaced by the channel mean",
         modalities=("image",),
         differs=("Superpixels are ranked by the sum of their attributions; the paper takes the mean.",),
@@ -240,13 +230,8 @@ def region_perturbation(
         },
     )
 )
-@documented
 def irof(*, unit: Any = "superpixel", baseline: Any = "mean", step: Step = 1) -> RelativeLoss:
-    """Area over the relative deletion curve of superpixels; higher is better.
-
-    Differs from the paper:
-        Superpixels are ranked by the sum of their attributions; the paper takes the mean.
-    """
+    """Relative loss of the decision while superpixels are replaced by the mean, best first."""
     return RelativeLoss(run=run_of("deletion", unit, baseline, step))
 
 
@@ -254,19 +239,18 @@ def irof(*, unit: Any = "superpixel", baseline: Any = "mean", step: Step = 1) ->
     Card(
         name="selectivity",
         title="SELECT",
-        summary="How fast the decision falls while patches are removed, best first.",
         source="montavon2018",
         direction="lower",
         pitfalls=("Patches cut objects; compare maps at one patch size only.",),
         range="[0, 1]",
+        passes=RUN,
         formula="AUC of p_y while patches of 4 x 4 are removed",
     )
 )
-@documented
 def selectivity(
     *, unit: Any = ("patch", {"size": 4}), baseline: Any = "zero", step: Step = 1
 ) -> AreaUnderCurve:
-    """Area under the deletion curve of patches; lower is better."""
+    """How fast the decision falls while patches are removed, best first."""
     return AreaUnderCurve(run=run_of("deletion", unit, baseline, step))
 
 
@@ -274,18 +258,17 @@ def selectivity(
     Card(
         name="monotonicity",
         title="MONO",
-        summary="Whether adding units from least to most important never lowers the decision.",
         source="arya2019",
         direction="higher",
         range="[0, 1]",
+        passes=RUN,
         formula="share of steps with p_y(x_k+1) >= p_y(x_k), least important inserted first",
         pitfalls=("Any order is monotone where all evidence has one sign.",),
         expected_failures={"ranking": "sometimes: where all evidence is positive every order is monotone"},
     )
 )
-@documented
 def monotonicity(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> Rises:
-    """Share of insertions, least important first, that do not lower the decision; higher is better."""
+    """Whether adding units from least to most important never lowers the decision."""
     return Rises(run=run_of("insertion", unit, baseline, step, "least"))
 
 
@@ -293,10 +276,10 @@ def monotonicity(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = No
     Card(
         name="road_morf",
         title="ROAD-M",
-        summary="The decision after the most important pixels became noisy means of their neighbours.",
         source="rong2022",
         direction="lower",
         range="[0, 1]",
+        passes=RUN,
         formula="mean over p = .1 ... .9 of p_y(x with the top p imputed)",
         modalities=("image",),
         differs=(
@@ -307,21 +290,13 @@ def monotonicity(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = No
     ),
     aliases=("road",),
 )
-@documented
 def road_morf(
     *, step: Step = 0.1, noise: float = 0.01, levels: Levels = ROAD_LEVELS, curve: CurveKind = "probability"
 ) -> LevelMean:
-    """Mean over removed fractions after the most relevant pixels are imputed; lower is better.
+    """The decision after the most important pixels became noisy means of their neighbours.
 
     Args:
-        step: units per step, or a fraction of them.
-        noise: of the imputation, in input units.
         levels: fractions of pixels that are imputed.
-        curve: the number to follow: ``"probability"`` or the paper's ``"accuracy"``.
-
-    Differs from the paper:
-        Follows the target's probability; ``curve="accuracy"`` is the paper's. Ties are broken by a
-        seeded shuffle per sample, not by noise shared by all images.
     """
     baseline = ("noisy_linear", {"noise": noise})
     return LevelMean(run=run_of("deletion", "pixel", baseline, step), levels=levels, curve=curve)
@@ -331,10 +306,10 @@ def road_morf(
     Card(
         name="road_lerf",
         title="ROAD-L",
-        summary="The decision after the least important pixels became noisy means of their neighbours.",
         source="rong2022",
         direction="higher",
         range="[0, 1]",
+        passes=RUN,
         formula="mean over p = .1 ... .9 of p_y(x with the bottom p imputed)",
         modalities=("image",),
         differs=(
@@ -344,21 +319,13 @@ def road_morf(
         pitfalls=("Imputation restores smooth images from scattered pixels, which favours scattered maps.",),
     )
 )
-@documented
 def road_lerf(
     *, step: Step = 0.1, noise: float = 0.01, levels: Levels = ROAD_LEVELS, curve: CurveKind = "probability"
 ) -> LevelMean:
-    """Mean over removed fractions after the least relevant pixels are imputed; higher is better.
+    """The decision after the least important pixels became noisy means of their neighbours.
 
     Args:
-        step: units per step, or a fraction of them.
-        noise: of the imputation, in input units.
         levels: fractions of pixels that are imputed.
-        curve: the number to follow: ``"probability"`` or the paper's ``"accuracy"``.
-
-    Differs from the paper:
-        p is the fraction removed; in the published code's LeRF it is the fraction kept. Follows the
-        target's probability; ``curve="accuracy"`` is the paper's.
     """
     baseline = ("noisy_linear", {"noise": noise})
     return LevelMean(run=run_of("deletion", "pixel", baseline, step, "least"), levels=levels, curve=curve)

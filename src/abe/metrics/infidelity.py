@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from abe.baselines import as_baseline
-from abe.engines.runtime.evaluator import Chunk
 from abe.errors import Code, SpecError
 from abe.registry import metrics
 from abe.spec import value
@@ -129,7 +128,6 @@ class Infidelity:
         maps = check_map(explanation.attribution, x).double()
         maps = maps.expand(x.shape) if x.ndim > 2 else maps[:, 0]
         predicted = torch.zeros(len(x) * n, dtype=torch.float64, device=x.device)
-        score = torch.zeros_like(predicted)
 
         def make(rows: Tensor) -> Tensor:
             sample = rows // n
@@ -137,10 +135,7 @@ class Infidelity:
             predicted[rows] = ((x[sample] - changed).double() * maps[sample]).flatten(1).sum(1)
             return changed
 
-        def keep(chunk: Chunk) -> None:
-            score[chunk.rows] = chunk.scores.double()
-
-        problem.forward(len(predicted), make, problem.everyone.repeat_interleave(n), keep)
+        score = problem.scores(make, problem.everyone.repeat_interleave(n)).double()
         change = problem.score.double()[:, None] - score.view(-1, n)
         return infidelity(predicted.view(-1, n), change, self.variant)
 
@@ -196,7 +191,6 @@ def perturber(name: Any, baseline: Any, size: float | None) -> Perturber:
     Card(
         name="infidelity",
         title="INFD",
-        summary="How badly the map predicts the change of score under perturbations.",
         source="yeh2019, Definition 2.1; zhu2025abe, Table III",
         direction="lower",
         range="[0, inf)",
@@ -221,7 +215,7 @@ def infidelity_metric(
     baseline: Any = "zero",
     variant: Variant | str = "corrected",
 ) -> Infidelity:
-    """Mean squared error of β IᵀA against the change of score; lower is better.
+    """How badly the map predicts the change of score under perturbations.
 
     Args:
         perturbation: ``"square"`` removes a random square, ``"noisy_baseline"`` puts noise around the
@@ -230,9 +224,5 @@ def infidelity_metric(
         samples: perturbations per sample.
         baseline: what stands for "absent", for the first two.
         variant: ``"corrected"``, ``"published"`` (β of either sign, with a ridge), ``"unscaled"`` (β = 1).
-
-    Differs from the paper:
-        β is clipped at 0 and safe for zero maps; the published form is blind to sign and depends on
-        the scale of the map.
     """
     return Infidelity(perturbation=perturber(perturbation, baseline, size), samples=samples, variant=variant)

@@ -83,22 +83,17 @@ _EMPTY = "NaN for a sample whose region is empty or the whole input."
     Card(
         name="pointing_game",
         title="POINT",
-        summary="Whether the largest attribution lies in the region.",
         source="zhang2018",
         direction="higher",
         range="[0, 1]",
-        formula="[argmax A in mask]; equal maxima share the point",
+        formula="1 where the largest attribution lies in the region, else 0; equal maxima share the point",
         passes=_ZERO,
         needs=_NEEDS,
         pitfalls=(_EMPTY, "Rewards a single right pixel."),
     )
 )
 def pointing_game(*, of: str = "signed") -> Inside:
-    """1 where the largest attribution lies in the region, else 0; higher is better.
-
-    Args:
-        of: post-processing of the map summed over channels: ``"positive"``, ``"absolute"``, ``"signed"``.
-    """
+    """Whether the largest attribution lies in the region."""
     return Inside(what="point", of=of)
 
 
@@ -106,7 +101,6 @@ def pointing_game(*, of: str = "signed") -> Inside:
     Card(
         name="relevance_mass",
         title="MASS",
-        summary="Share of the attribution that lies in the region.",
         source="arras2022",
         direction="higher",
         range="[0, 1]",
@@ -118,11 +112,7 @@ def pointing_game(*, of: str = "signed") -> Inside:
     aliases=("relevance_mass_accuracy",),
 )
 def relevance_mass(*, of: str = "positive") -> Inside:
-    """Share of the attribution inside the region; higher is better.
-
-    Args:
-        of: post-processing of the map summed over channels: ``"positive"``, ``"absolute"``, ``"signed"``.
-    """
+    """Share of the attribution that lies in the region."""
     return Inside(what="mass", of=of)
 
 
@@ -130,7 +120,6 @@ def relevance_mass(*, of: str = "positive") -> Inside:
     Card(
         name="relevance_rank",
         title="RANK",
-        summary="Share of the top K positions that lie in the region, K being its size.",
         source="arras2022",
         direction="higher",
         range="[0, 1]",
@@ -142,11 +131,7 @@ def relevance_mass(*, of: str = "positive") -> Inside:
     aliases=("relevance_rank_accuracy",),
 )
 def relevance_rank(*, of: str = "signed") -> Inside:
-    """Share of the top K positions inside the region of K positions; higher is better.
-
-    Args:
-        of: post-processing of the map summed over channels: ``"positive"``, ``"absolute"``, ``"signed"``.
-    """
+    """Share of the top K positions that lie in the region, K being its size."""
     return Inside(what="rank", of=of)
 
 
@@ -154,7 +139,6 @@ def relevance_rank(*, of: str = "signed") -> Inside:
     Card(
         name="top_k_intersection",
         title="TOP-K",
-        summary="Share of the k largest attributions that lie in the region.",
         source="theiner2022",
         direction="higher",
         range="[0, 1]",
@@ -165,11 +149,10 @@ def relevance_rank(*, of: str = "signed") -> Inside:
     )
 )
 def top_k_intersection(*, k: int = 100, of: str = "signed") -> Inside:
-    """Share of the k largest attributions inside the region; higher is better.
+    """Share of the k largest attributions that lie in the region.
 
     Args:
         k: how many positions.
-        of: post-processing of the map summed over channels: ``"positive"``, ``"absolute"``, ``"signed"``.
     """
     return Inside(what="top_k", of=of, k=k)
 
@@ -178,7 +161,6 @@ def top_k_intersection(*, k: int = 100, of: str = "signed") -> Inside:
     Card(
         name="attribution_percentage",
         title="ATTR%",
-        summary="Share of the absolute attribution in a region that was made decisive.",
         source="zhou2022",
         direction="higher",
         range="[0, 1]",
@@ -190,7 +172,7 @@ def top_k_intersection(*, k: int = 100, of: str = "signed") -> Inside:
     aliases=("attr_percent",),
 )
 def attribution_percentage() -> Inside:
-    """Share of |A| inside the manipulated region; blind to sign; higher is better."""
+    """Share of the absolute attribution in a region that was made decisive."""
     return Inside(what="mass", of="absolute")
 
 
@@ -198,7 +180,6 @@ def attribution_percentage() -> Inside:
     Card(
         name="localisation_auc",
         title="LOC AUC",
-        summary="Probability that a position inside the region has a larger attribution than one outside.",
         source="theiner2022",
         direction="higher",
         range="[0, 1]",
@@ -209,11 +190,7 @@ def attribution_percentage() -> Inside:
     )
 )
 def localisation_auc(*, of: str = "signed") -> Inside:
-    """Area under the ROC curve of the map against the region; higher is better.
-
-    Args:
-        of: post-processing of the map summed over channels: ``"positive"``, ``"absolute"``, ``"signed"``.
-    """
+    """Probability that a position inside the region has a larger attribution than one outside."""
     return Inside(what="auc", of=of)
 
 
@@ -221,7 +198,6 @@ def localisation_auc(*, of: str = "signed") -> Inside:
     Card(
         name="focus",
         title="FOCUS",
-        summary="Share of the positive attribution on the tiles of a mosaic that show the class.",
         source="ariasduart2022",
         direction="higher",
         range="[0, 1]",
@@ -232,7 +208,7 @@ def localisation_auc(*, of: str = "signed") -> Inside:
     )
 )
 def focus() -> Inside:
-    """Share of the positive attribution on the class's tiles of a mosaic; higher is better."""
+    """Share of the positive attribution on the tiles of a mosaic that show the class."""
     return Inside(what="mass", of="positive")
 
 
@@ -240,7 +216,6 @@ def focus() -> Inside:
     Card(
         name="energy_in_box",
         title="ENERGY",
-        summary="Share of the positive attribution in the bounding box of the region.",
         source="wang2020",
         direction="higher",
         range="[0, 1]",
@@ -251,5 +226,5 @@ def focus() -> Inside:
     )
 )
 def energy_in_box() -> Inside:
-    """Share of the positive attribution in the region's bounding box; higher is better."""
+    """Share of the positive attribution in the bounding box of the region."""
     return Inside(what="box", of="positive")

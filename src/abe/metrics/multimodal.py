@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from abe.baselines import as_baseline
+from abe.engines.runtime.targets import Decision
 from abe.errors import Code, InputError, SpecError
 from abe.imputation import without
 from abe.metrics.evaluation.rows import remembered
@@ -87,7 +88,7 @@ class TextConfidence:
         values[self.attention] = torch.where(
             removed.to(attended.device), torch.zeros_like(attended), attended
         )
-        shorter = replace(problem, context=Context(values), known_outputs=None)
+        shorter = replace(problem, context=Context(values), decision=Decision(problem.target))
         return shorter.scores(problem.x, problem.everyone).double()
 
     def removed(self, problem: Any, explanation: Any) -> Bool[Tensor, "b t"]:
@@ -133,7 +134,6 @@ _ATTENTION = (
     Card(
         name="image_confidence_drop",
         title="ICD",
-        summary="Loss of similarity, times 100, when the image is multiplied by its map.",
         source="wang2023m2ib",
         direction="lower",
         range="[0, inf)",
@@ -145,7 +145,10 @@ _ATTENTION = (
     aliases=("icd",),
 )
 def image_confidence_drop() -> ImageConfidence:
-    """100 times the similarity lost under the map as a mask, the text whole; lower is better."""
+    """Loss of similarity, times 100, when the image is multiplied by its map.
+
+    The text stays whole.
+    """
     return ImageConfidence(what="drop")
 
 
@@ -153,7 +156,6 @@ def image_confidence_drop() -> ImageConfidence:
     Card(
         name="image_confidence_increase",
         title="ICI",
-        summary="Share of samples, in per cent, whose similarity rises under the map as a mask of the image.",
         source="wang2023m2ib",
         direction="higher",
         pitfalls=("Counts samples and not how much; a sure match leaves nothing to rise.",),
@@ -168,7 +170,10 @@ def image_confidence_drop() -> ImageConfidence:
     aliases=("ici",),
 )
 def image_confidence_increase() -> ImageConfidence:
-    """100 where similarity rises under the map as a mask, else 0; higher is better."""
+    """Share of samples, in per cent, whose similarity rises under the map as a mask of the image.
+
+    The text stays whole.
+    """
     return ImageConfidence(what="increase")
 
 
@@ -176,7 +181,6 @@ def image_confidence_increase() -> ImageConfidence:
     Card(
         name="text_confidence_drop",
         title="TCD",
-        summary="Loss of similarity, times 100, when only the tokens above the median stay.",
         source="wang2023m2ib",
         direction="lower",
         range="[0, inf)",
@@ -191,17 +195,13 @@ def image_confidence_increase() -> ImageConfidence:
 def text_confidence_drop(
     *, attention: str = "attention_mask", special: str | None = None, removal: Any = None
 ) -> TextConfidence:
-    """100 times the similarity lost without the lower half of the words, the image whole; lower is better.
+    """Loss of similarity, times 100, when only the tokens above the median stay.
+
+    The image stays whole.
 
     Args:
-        attention: name of the context input (b, t) that says which tokens are attended.
-        special: name of the context input (b, t) that marks tokens which always stay, or None.
         removal: what removed tokens become while they stay attended, for the published form the embedding
             of token 0; None to end their attention instead.
-
-    Differs from the paper:
-        Removed tokens lose their attention; the published code gives them id 0 (``removal=`` with that
-        token's embedding), which is a word as well.
     """
     return _text("drop", attention, special, removal)
 
@@ -210,8 +210,6 @@ def text_confidence_drop(
     Card(
         name="text_confidence_increase",
         title="TCI",
-        summary="Share of samples, in per cent, whose similarity rises when only the tokens above the median "
-        "stay.",
         source="wang2023m2ib",
         direction="higher",
         range="{0, 100}",
@@ -226,17 +224,13 @@ def text_confidence_drop(
 def text_confidence_increase(
     *, attention: str = "attention_mask", special: str | None = None, removal: Any = None
 ) -> TextConfidence:
-    """100 where similarity rises without the lower half of the words, else 0; higher is better.
+    """Share of samples, in per cent, whose similarity rises when only the tokens above the median stay.
+
+    The image stays whole.
 
     Args:
-        attention: name of the context input (b, t) that says which tokens are attended.
-        special: name of the context input (b, t) that marks tokens which always stay, or None.
         removal: what removed tokens become while they stay attended, for the published form the embedding
             of token 0; None to end their attention instead.
-
-    Differs from the paper:
-        Removed tokens lose their attention; the published code gives them id 0 (``removal=`` with that
-        token's embedding), which is a word as well.
     """
     return _text("increase", attention, special, removal)
 

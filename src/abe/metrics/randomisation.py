@@ -111,12 +111,10 @@ class OtherLabels:
 
 
 def _classes(problem: Problem) -> int:
-    sizes: list[int] = []
-    one = problem.everyone[:1]
-    problem.forward(1, problem.x[:1].__getitem__, one, lambda chunk: sizes.append(chunk.outputs.shape[1]))
-    if sizes[0] < 2:
+    classes = problem.outputs(problem.x[:1], problem.everyone[:1]).shape[1]
+    if classes < 2:
         raise SpecError(Code.UNSUPPORTED, "There is no other class to explain", got="a single output")
-    return sizes[0]
+    return classes
 
 
 def randomised(problem: Problem, names: list[str]) -> Problem:
@@ -179,7 +177,6 @@ _COPIES = {"cost": "sometimes: rows of other models are counted; the kit watches
     Card(
         name="mprt",
         title="MPRT",
-        summary="How much of the map survives when the model's layers are randomised.",
         source="adebayo2018",
         direction="lower",
         range="[-1, 1]",
@@ -196,17 +193,9 @@ _COPIES = {"cost": "sometimes: rows of other models are counted; the kit watches
     aliases=("parameter_randomisation",),
 )
 def mprt(*, order: Order | str = "top_down") -> ParameterRandomisation:
-    """Mean rank correlation with maps of randomised models; lower is better.
+    """How much of the map survives when the model's layers are randomised.
 
-    Args:
-        order: ``"top_down"`` or ``"bottom_up"`` cascades, or ``"independent"``.
-
-    Cost:
-        The rows of the method, layers + 1 times.
-
-    Differs from the paper:
-        Weights are drawn with the standard deviation they had; the published code calls the layer's
-        initialiser. The unchanged model is not part of the mean (in Quantus it is).
+    Cost: The rows of the method, layers + 1 times.
     """
     return ParameterRandomisation(order=order)
 
@@ -215,7 +204,6 @@ def mprt(*, order: Order | str = "top_down") -> ParameterRandomisation:
     Card(
         name="smooth_mprt",
         title="SMPRT",
-        summary="The same with maps averaged over noisy copies of the input.",
         source="hedstrom2024",
         direction="lower",
         pitfalls=("Averaging makes all maps alike: similarities are higher than those of MPRT.",),
@@ -229,18 +217,13 @@ def mprt(*, order: Order | str = "top_down") -> ParameterRandomisation:
 def smooth_mprt(
     *, order: Order | str = "bottom_up", samples: int = 10, sigma: float = 0.1
 ) -> ParameterRandomisation:
-    """MPRT of maps averaged over noisy inputs; lower is better.
+    """MPRT of maps averaged over noisy copies of the input.
 
     Args:
-        order: ``"top_down"`` or ``"bottom_up"`` cascades, or ``"independent"``.
         samples: noisy copies.
         sigma: of the noise, as a fraction of the bounds' range.
 
-    Cost:
-        The rows of the method, samples · (layers + 1) times.
-
-    Differs from the paper:
-        The noise is drawn from the seed, so the unchanged model correlates perfectly.
+    Cost: The rows of the method, samples · (layers + 1) times.
     """
     return ParameterRandomisation(order=order, smooth=samples, sigma=sigma)
 
@@ -249,7 +232,6 @@ def smooth_mprt(
     Card(
         name="efficient_mprt",
         title="EMPRT",
-        summary="Relative rise of the map's entropy when the whole model is randomised.",
         source="hedstrom2024",
         direction="higher",
         pitfalls=("A rise of entropy says that the map got flatter, not that it followed the model.",),
@@ -261,13 +243,9 @@ def smooth_mprt(
     )
 )
 def efficient_mprt() -> EfficientRandomisation:
-    """Relative rise of complexity under full randomisation; higher is better.
+    """Relative rise of the map's entropy when the whole model is randomised.
 
-    Cost:
-        Twice the rows of the method.
-
-    Differs from the paper:
-        H is the entropy of the shares of magnitude, not of a histogram of values.
+    Cost: Twice the rows of the method.
     """
     return EfficientRandomisation()
 
@@ -276,7 +254,6 @@ def efficient_mprt() -> EfficientRandomisation:
     Card(
         name="data_randomisation",
         title="DATA RAND",
-        summary="Similarity of the map to that of a model trained on permuted labels.",
         source="adebayo2018",
         direction="lower",
         range="[-1, 1]",
@@ -288,13 +265,12 @@ def efficient_mprt() -> EfficientRandomisation:
     )
 )
 def data_randomisation(*, model: Any) -> OtherLabels:
-    """Rank correlation with the map of a model trained on permuted labels; lower is better.
+    """Similarity of the map to that of a model trained on permuted labels.
 
     Args:
         model: that model, with the same inputs and classes; it is copied.
 
-    Cost:
-        The rows of the method, twice.
+    Cost: The rows of the method, twice.
     """
     return OtherLabels(model=model)
 
@@ -303,7 +279,6 @@ def data_randomisation(*, model: Any) -> OtherLabels:
     Card(
         name="random_logit",
         title="RAND LOGIT",
-        summary="Similarity of the map to that of another class.",
         source="sixt2020",
         direction="lower",
         pitfalls=("Classes that share evidence share maps for a good reason.",),
@@ -314,12 +289,8 @@ def data_randomisation(*, model: Any) -> OtherLabels:
     )
 )
 def random_logit() -> OtherClass:
-    """Rank correlation with the map of another class; lower is better.
+    """Similarity of the map to that of another class.
 
-    Cost:
-        Twice the rows of the method, and one forward row.
-
-    Differs from the paper:
-        Rank correlation of magnitudes instead of the structural similarity.
+    Cost: Twice the rows of the method, and one forward row.
     """
     return OtherClass()

@@ -17,7 +17,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from abe.baselines import as_baseline
-from abe.engines.runtime.evaluator import Chunk
 from abe.errors import Code, InputError, SpecError
 from abe.imputation import positions, without
 from abe.metrics.evaluation.truth import check_processing, heat, labels
@@ -264,11 +263,9 @@ def _right(
         mask = positions(removed(sample, number), x)
         return without(problem, removal, sample, torch.zeros_like(number), mask)
 
-    def keep(chunk: Chunk) -> None:
+    for chunk in problem.forward(make, problem.everyone.repeat_interleave(steps)):
         _check_classes(truth, chunk.outputs.shape[1])
         found[chunk.rows] = chunk.outputs.argmax(1) == truth[chunk.owner]
-
-    problem.forward(len(found), make, problem.everyone.repeat_interleave(steps), keep)
     return found.view(-1, steps)
 
 
@@ -319,7 +316,6 @@ _SET = "A number about a set of samples: each one's share depends on the steps t
     Card(
         name="soundness",
         title="SOUND",
-        summary="Share of the attribution that raised the accuracy, where the accuracy reaches a level.",
         source="li2024, Algorithm 3",
         direction="higher",
         range="[0, 1], or NaN where the level is not reached",
@@ -351,7 +347,7 @@ def soundness(
     of: str = "positive",
     removal: Any = "noisy_linear",
 ) -> Soundness:
-    """Share of the attribution that is sound at an accuracy; higher is better.
+    """Share of the attribution that raised the accuracy, where the accuracy reaches a level.
 
     Args:
         level: the accuracy at which the curve is read, at the first step that reaches it.
@@ -362,15 +358,8 @@ def soundness(
         variant: ``"corrected"`` flags a step before it is read; ``"published"`` reads first, compares with
             ``<=``, flags nothing up to an accuracy of .04 and adds 1e-6 to the denominators.
         of: post-processing of the maps: ``"positive"``, ``"absolute"`` or ``"minmax"``.
-        removal: what stands for "absent", in input space.
 
-    Cost:
-        b · len(ratios) forward rows.
-
-    Differs from the paper:
-        A flagged step counts at once and ε scales with the step; ``variant="published"`` has the lag of one
-        step, ``<=``, nothing flagged up to an accuracy of .04, and 1e-6 in the denominators. All steps of a
-        sample share the noise of the imputation.
+    Cost: b · len(ratios) forward rows.
     """
     return Soundness(
         level=level,
@@ -387,7 +376,6 @@ def soundness(
     Card(
         name="completeness",
         title="COMPLETE",
-        summary="Accuracy lost when everything above a threshold is removed, averaged over thresholds.",
         source="li2024, Algorithm 4",
         direction="higher",
         range="[-1, 1]",
@@ -411,19 +399,14 @@ def completeness(
     of: str = "positive",
     removal: Any = "noisy_linear",
 ) -> Completeness:
-    """Accuracy lost without the attribution above a threshold, averaged over thresholds; higher is better.
+    """Accuracy lost when everything above a threshold is removed, averaged over thresholds.
 
     Args:
         thresholds: values strictly above which positions are removed.
         relative: thresholds are shares of each map's maximum, as the published code has them; False takes
             them as they are, as the paper does.
         of: post-processing of the maps: ``"positive"``, ``"absolute"`` or ``"minmax"``.
-        removal: what stands for "absent", in input space.
 
-    Cost:
-        b · (len(thresholds) + 1) forward rows.
-
-    Differs from the paper:
-        The curve is averaged over thresholds to one number; ``Completeness.curve`` has all of it.
+    Cost: b · (len(thresholds) + 1) forward rows.
     """
     return Completeness(thresholds=tuple(thresholds), relative=relative, of=of, removal=as_baseline(removal))

@@ -6,19 +6,23 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from abe.engines.runtime.evaluator import Chunk
 from abe.errors import Code, SpecError
 from abe.metrics.evaluation.reexplain import again, layers
 from abe.metrics.evaluation.rows import remembered
 from abe.registry import metrics
 from abe.spec import value
-from abe.types import Card
+from abe.types import Card, Passes
 
 Ratio = Literal["sensitivity", "lipschitz", "continuity", "input", "output", "representation"]
 ALIKE = ("input", "output", "representation")
 """Ratios for which only neighbours that are predicted alike count."""
 
 
+NEIGHBOURS = Passes(
+    forward="adaptive",
+    backward="adaptive",
+    words="b forward rows and the rows of the method, samples + 1 times; metrics share neighbours.",
+)
 SMALL = 1e-6
 """Stands for zero where moves are divided, as in the paper."""
 
@@ -155,12 +159,10 @@ def _look(problem: Any, explanation: Any, layer: str | None) -> _Seen:
     inner: list[Tensor] = []
     tap = _Tap(() if layer is None else (layer,))
 
-    def keep(chunk: Chunk) -> None:
+    asked = problem if layer is None else problem.with_(objective=tap)
+    for chunk in asked.forward(problem.x, problem.everyone):
         outputs.append(chunk.outputs)
         inner.append(chunk.outputs if tap.last is None else tap.last)
-
-    asked = problem if layer is None else problem.with_(objective=tap)
-    asked.forward(len(problem.x), problem.x.__getitem__, problem.everyone, keep)
     return _Seen(again(problem, explanation), torch.cat(outputs), torch.cat(inner))
 
 
@@ -177,10 +179,10 @@ def _norm(x: Tensor) -> Tensor:
     Card(
         name="max_sensitivity",
         title="MAX SENS",
-        summary="Largest relative change of the map among small random changes of the input.",
         source="yeh2019, Definition 3.1",
         direction="lower",
         range="[0, inf)",
+        passes=NEIGHBOURS,
         formula="max over u of ||e(x + u) - e(x)|| / ||e(x)||, |u_i| <= radius",
         needs=("method",),
         pitfalls=("A method that ignores the input is perfectly stable.",),
@@ -188,16 +190,7 @@ def _norm(x: Tensor) -> Tensor:
     aliases=("sensitivity_max",),
 )
 def max_sensitivity(*, samples: int = 10, radius: float = 0.02) -> Stability:
-    """Largest relative change of the map among neighbours; lower is better.
-
-    Args:
-        samples: neighbours per sample.
-        radius: largest change of an element, in input units.
-
-    Cost:
-        b forward rows and the rows of the method, samples + 1 times; shared with metrics of the
-        same neighbours.
-    """
+    """Largest relative change of the map among small random changes of the input."""
     return Stability(ratio="sensitivity", summary="max", samples=samples, radius=radius)
 
 
@@ -205,26 +198,17 @@ def max_sensitivity(*, samples: int = 10, radius: float = 0.02) -> Stability:
     Card(
         name="average_sensitivity",
         title="AVG SENS",
-        summary="Mean relative change of the map among small random changes of the input.",
         source="yeh2019",
         direction="lower",
         range="[0, inf)",
+        passes=NEIGHBOURS,
         formula="mean over u of ||e(x + u) - e(x)|| / ||e(x)||, |u_i| <= radius",
         needs=("method",),
         pitfalls=("A method that ignores the input is perfectly stable.",),
     )
 )
 def average_sensitivity(*, samples: int = 10, radius: float = 0.02) -> Stability:
-    """Mean relative change of the map among neighbours; lower is better.
-
-    Args:
-        samples: neighbours per sample.
-        radius: largest change of an element, in input units.
-
-    Cost:
-        b forward rows and the rows of the method, samples + 1 times; shared with metrics of the
-        same neighbours.
-    """
+    """Mean relative change of the map among small random changes of the input."""
     return Stability(ratio="sensitivity", summary="mean", samples=samples, radius=radius)
 
 
@@ -232,26 +216,17 @@ def average_sensitivity(*, samples: int = 10, radius: float = 0.02) -> Stability
     Card(
         name="local_lipschitz",
         title="LIPSCHITZ",
-        summary="Largest change of the map per change of the input among neighbours.",
         source="alvarezmelis2018",
         direction="lower",
         range="[0, inf)",
+        passes=NEIGHBOURS,
         formula="max over u of ||e(x + u) - e(x)|| / ||u||",
         needs=("method",),
         pitfalls=("In units of the map: compare one method with itself, or scale the maps first.",),
     )
 )
 def local_lipschitz(*, samples: int = 10, radius: float = 0.02) -> Stability:
-    """Estimate of the map's local Lipschitz constant; lower is better.
-
-    Args:
-        samples: neighbours per sample.
-        radius: largest change of an element, in input units.
-
-    Cost:
-        b forward rows and the rows of the method, samples + 1 times; shared with metrics of the
-        same neighbours.
-    """
+    """Largest change of the map per change of the input among neighbours."""
     return Stability(ratio="lipschitz", summary="max", samples=samples, radius=radius)
 
 
@@ -259,26 +234,17 @@ def local_lipschitz(*, samples: int = 10, radius: float = 0.02) -> Stability:
     Card(
         name="continuity",
         title="CONTIN",
-        summary="Largest L1 change of the map per change of the input among neighbours.",
         source="montavon2018",
         direction="lower",
         range="[0, inf)",
+        passes=NEIGHBOURS,
         formula="max over u of ||e(x + u) - e(x)||_1 / ||u||_2",
         needs=("method",),
         pitfalls=("In units of the map: compare one method with itself, or scale the maps first.",),
     )
 )
 def continuity(*, samples: int = 10, radius: float = 0.02) -> Stability:
-    """Largest L1 change of the map over the L2 change of the input; lower is better.
-
-    Args:
-        samples: neighbours per sample.
-        radius: largest change of an element, in input units.
-
-    Cost:
-        b forward rows and the rows of the method, samples + 1 times; shared with metrics of the
-        same neighbours.
-    """
+    """Largest L1 change of the map per change of the input among neighbours."""
     return Stability(ratio="continuity", summary="max", samples=samples, radius=radius)
 
 
@@ -286,10 +252,10 @@ def continuity(*, samples: int = 10, radius: float = 0.02) -> Stability:
     Card(
         name="relative_input_stability",
         title="RIS",
-        summary="Largest relative change of the map over the relative change of the input.",
         source="agarwal2022",
         direction="lower",
         range="[0, inf), or NaN where every neighbour is predicted otherwise",
+        passes=NEIGHBOURS,
         formula="max over x' predicted alike of ||(e - e') / e|| / max(||(x - x') / x||, 1e-6)",
         needs=("method",),
         pitfalls=("Attributions near zero dominate the elementwise ratio.",),
@@ -297,16 +263,7 @@ def continuity(*, samples: int = 10, radius: float = 0.02) -> Stability:
     aliases=("ris",),
 )
 def relative_input_stability(*, samples: int = 10, radius: float = 0.02) -> Stability:
-    """Relative change of the map over that of the input; lower is better.
-
-    Args:
-        samples: neighbours per sample.
-        radius: largest change of an element, in input units.
-
-    Cost:
-        b forward rows and the rows of the method, samples + 1 times; shared with metrics of the
-        same neighbours.
-    """
+    """Largest relative change of the map over the relative change of the input."""
     return Stability(ratio="input", summary="max", samples=samples, radius=radius)
 
 
@@ -314,10 +271,10 @@ def relative_input_stability(*, samples: int = 10, radius: float = 0.02) -> Stab
     Card(
         name="relative_output_stability",
         title="ROS",
-        summary="Largest relative change of the map over the change of the outputs.",
         source="agarwal2022",
         direction="lower",
         range="[0, inf), or NaN where every neighbour is predicted otherwise",
+        passes=NEIGHBOURS,
         formula="max over x' predicted alike of ||(e - e') / e|| / max(||h(x) - h(x')||, 1e-6)",
         needs=("method",),
         pitfalls=("Attributions near zero dominate the elementwise ratio.",),
@@ -325,16 +282,7 @@ def relative_input_stability(*, samples: int = 10, radius: float = 0.02) -> Stab
     aliases=("ros",),
 )
 def relative_output_stability(*, samples: int = 10, radius: float = 0.02) -> Stability:
-    """Relative change of the map over the change of the logits; lower is better.
-
-    Args:
-        samples: neighbours per sample.
-        radius: largest change of an element, in input units.
-
-    Cost:
-        b forward rows and the rows of the method, samples + 1 times; shared with metrics of the
-        same neighbours.
-    """
+    """Largest relative change of the map over the change of the outputs."""
     return Stability(ratio="output", summary="max", samples=samples, radius=radius)
 
 
@@ -342,7 +290,6 @@ def relative_output_stability(*, samples: int = 10, radius: float = 0.02) -> Sta
     Card(
         name="relative_representation_stability",
         title="RRS",
-        summary="Largest relative change of the map over the relative change of an inner representation.",
         source="agarwal2022",
         direction="lower",
         range="[0, inf), or NaN where every neighbour is predicted otherwise",
@@ -358,14 +305,11 @@ def relative_output_stability(*, samples: int = 10, radius: float = 0.02) -> Sta
 def relative_representation_stability(
     *, samples: int = 10, radius: float = 0.02, layer: str | None = None
 ) -> Stability:
-    """Relative change of the map over that of an inner layer's output; lower is better.
+    """Largest relative change of the map over the relative change of an inner representation.
 
     Args:
-        samples: neighbours per sample.
-        radius: largest change of an element, in input units.
         layer: name of the layer; the last one with weights before the output by default.
 
-    Cost:
-        b forward rows and the rows of the method, samples + 1 times.
+    Cost: b forward rows and the rows of the method, samples + 1 times.
     """
     return Stability(ratio="representation", summary="max", samples=samples, radius=radius, layer=layer)

@@ -12,7 +12,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from abe.baselines import as_baseline
-from abe.engines.runtime.evaluator import Chunk
 from abe.errors import Code, SpecError
 from abe.imputation import positions, without
 from abe.registry import metrics
@@ -31,7 +30,6 @@ def losses(
     x = problem.x
     flat = _per_feature(attribution, x, unit).double()
     inside = torch.zeros(len(x) * sets, dtype=torch.float64, device=x.device)
-    score = torch.zeros_like(inside)
 
     def make(rows: Tensor) -> Tensor:
         sample, number = rows // sets, rows % sets
@@ -40,10 +38,7 @@ def losses(
         mask = chosen.view(len(rows), *x.shape[1:]) if unit == "element" else positions(chosen, x)
         return without(problem, baseline, sample, number, mask)
 
-    def keep(chunk: Chunk) -> None:
-        score[chunk.rows] = chunk.scores.double()
-
-    problem.forward(len(x) * sets, make, problem.everyone.repeat_interleave(sets), keep)
+    score = problem.scores(make, problem.everyone.repeat_interleave(sets)).double()
     return inside.view(-1, sets), problem.score.double()[:, None] - score.view(-1, sets)
 
 
@@ -172,7 +167,6 @@ def _count(size: int | float, total: int) -> int:
     Card(
         name="faithfulness_correlation",
         title="FAITH CORR",
-        summary="Correlation of attribution and loss of score over random sets of positions.",
         source="bhatt2020, Definition 1",
         direction="higher",
         range="[-1, 1]",
@@ -184,12 +178,11 @@ def _count(size: int | float, total: int) -> int:
 def faithfulness_correlation(
     *, size: int | float = 0.1, samples: int = 100, baseline: Any = "zero", unit: str = "pixel"
 ) -> RandomSets:
-    """Correlation of Σ_S A with the score lost without S, over random sets of one size; higher is better.
+    """Correlation of attribution and loss of score over random sets of positions.
 
     Args:
         size: positions in a set, or a fraction of all.
         samples: number of sets.
-        baseline: what stands for "absent", in input space.
         unit: ``"pixel"`` removes all channels of a position together, ``"element"`` single numbers.
     """
     return RandomSets(sizes=(size,), samples=samples, baseline=as_baseline(baseline), unit=unit)
@@ -199,7 +192,6 @@ def faithfulness_correlation(
     Card(
         name="sensitivity_n",
         title="SENS-N",
-        summary="The same correlation over sets of several sizes.",
         source="ancona2018, Definition 3",
         direction="higher",
         range="[-1, 1]",
@@ -214,15 +206,13 @@ def sensitivity_n(
     samples: int = 50,
     baseline: Any = "zero",
 ) -> RandomSets:
-    """Mean over set sizes of the correlation of Σ_S A with the score lost without S; higher is better.
+    """Correlation of attribution and loss of score over random sets of several sizes.
 
     Args:
         sizes: positions in a set, or fractions of all.
         samples: number of sets of each size.
-        baseline: what stands for "absent", in input space.
 
-    Cost:
-        b · (sizes · samples + 1) forward rows.
+    Cost: b · (sizes · samples + 1) forward rows.
     """
     return RandomSets(sizes=tuple(sizes), samples=samples, baseline=as_baseline(baseline))
 
@@ -231,7 +221,6 @@ def sensitivity_n(
     Card(
         name="faithfulness_estimate",
         title="FAITH EST",
-        summary="Correlation of attribution and loss of score over groups of positions removed one by one.",
         source="alvarezmelis2018",
         direction="higher",
         pitfalls=("Groups of zeros hold no information; sparse maps leave few groups that do.",),
@@ -242,17 +231,9 @@ def sensitivity_n(
     )
 )
 def faithfulness_estimate(*, groups: int = 50, baseline: Any = "zero") -> RankedGroups:
-    """Correlation of a group's attribution with the score lost without it; higher is better.
+    """Correlation of attribution and loss of score over groups of positions removed one by one.
 
-    Args:
-        groups: number of groups of neighbours in rank.
-        baseline: what stands for "absent", in input space.
-
-    Cost:
-        b · (groups + 1) forward rows.
-
-    Differs from the paper:
-        Positions are grouped by rank, because single pixels of a photograph change nothing.
+    Cost: b · (groups + 1) forward rows.
     """
     return RankedGroups(groups=groups, baseline=as_baseline(baseline))
 
@@ -261,7 +242,6 @@ def faithfulness_estimate(*, groups: int = 50, baseline: Any = "zero") -> Ranked
     Card(
         name="monotonicity_correlation",
         title="MONO CORR",
-        summary="Whether groups with larger magnitude change the score more, by ranks.",
         source="nguyen2020",
         direction="higher",
         range="[-1, 1]",
@@ -274,16 +254,8 @@ def faithfulness_estimate(*, groups: int = 50, baseline: Any = "zero") -> Ranked
     )
 )
 def monotonicity_correlation(*, groups: int = 50, baseline: Any = "zero") -> RankedGroups:
-    """Rank correlation of |attribution| and |loss| over groups; blind to sign; higher is better.
+    """Whether groups with larger magnitude change the score more, by ranks.
 
-    Args:
-        groups: number of groups of neighbours in rank.
-        baseline: what stands for "absent", in input space.
-
-    Cost:
-        b · (groups + 1) forward rows.
-
-    Differs from the paper:
-        One replacement per group by the baseline; the paper averages the squared change over draws.
+    Cost: b · (groups + 1) forward rows.
     """
     return RankedGroups(groups=groups, baseline=as_baseline(baseline), magnitude=True)

@@ -13,16 +13,15 @@ import torch
 from torch import Tensor
 
 from abe.api import explain
-from abe.draws import SeededDraws, sample_ids
+from abe.draws import sample_ids
 from abe.engines.checks import check_count, check_positive, published
-from abe.engines.instrument.model_state import as_found, eager
 from abe.engines.path.adversarial_steps import Leave
 from abe.engines.path.boundary import NearestAdversary, bisect, labels
 from abe.engines.path.class_targets import class_count
 from abe.engines.path.dynamic import UpdatePath
-from abe.engines.runtime.evaluator import Chunk, Evaluator, Head
 from abe.engines.runtime.problem import Problem
-from abe.engines.runtime.targets import predict, settle_output_kind, settle_target
+from abe.engines.runtime.request import open_request
+from abe.engines.runtime.work import Head
 from abe.errors import AbeError, Code, InputError, SpecError, note
 from abe.metrics.evaluation.statistics import intervals
 from abe.metrics.evaluation.table import compact
@@ -170,7 +169,7 @@ def trust(
 
     Args:
         task: the model and how to read it.
-        photos: as for `abe.api`; "segment" pairs every photograph with the next of another label.
+        photos: as for `abe.explain`; "segment" pairs every photograph with the next of another label.
         methods: names, pairs or `abe.method` values.
         constructions: ``"sign"`` attack, ``"l2"`` attack, ``"segment"`` between two photographs; each is
             followed by bisection to the first η.
@@ -189,8 +188,7 @@ def trust(
     """
     _check(constructions, etas, steps, variant)
     chosen = _methods(methods)
-    with as_found(task.model), torch.enable_grad(), eager(task.model):
-        problem, names = _problem(task, photos, seed)
+    with open_request(task, photos, seed=seed) as problem:
         class_count(problem)
         pairs = {k: make_pairs(problem, k, etas[0], steps=steps, variant=variant) for k in constructions}
         finer = [make_pairs(problem, "sign", e, steps=steps, variant=variant) for e in etas[1:]]
@@ -200,7 +198,7 @@ def trust(
             "No boundary was found for any sample",
             fix="Give more steps, larger sizes, or photographs of other classes",
         )
-    found = Trust({}, {}, {}, pairs, tuple(etas), {}, names, _missing(pairs))
+    found = Trust({}, {}, {}, pairs, tuple(etas), {}, list(problem.names), _missing(pairs))
     every = {**pairs, **{f"{i}": p for i, p in enumerate(finer)}}
     maps = {name: _maps(task, method, every, seed, found) for name, method in chosen.items()}
     maps = {name: m for name, m in maps.items() if m is not None}
@@ -287,17 +285,13 @@ def _truth(problem: Problem, inside: Tensor, outside: Tensor, a: Tensor, b: Tens
     gradient, before = torch.zeros_like(inside), inside.new_zeros(len(inside))
     after = torch.zeros_like(before)
 
-    def read(chunk: Chunk) -> None:
+    for chunk in problem.gradients(inside, problem.everyone, heads):
         gradient[chunk.rows] = chunk.gradients[0] - chunk.gradients[1]
         before[chunk.rows] = (chunk.scores[0] - chunk.scores[1]).to(before)
-
-    def compare(chunk: Chunk) -> None:
+    for chunk in problem.forward(outside, problem.everyone):
         logits = problem.task.logits(chunk.outputs)
         rows = torch.arange(len(logits), device=logits.device)
         after[chunk.rows] = (logits[rows, a[chunk.rows]] - logits[rows, b[chunk.rows]]).to(after)
-
-    problem.gradients(len(inside), inside.__getitem__, problem.everyone, heads, read)
-    problem.forward(len(outside), outside.__getitem__, problem.everyone, compare)
     truth = -(outside - inside) * gradient
     change = before - after
     gap = (truth.flatten(1).sum(1) - change).abs()
@@ -339,25 +333,6 @@ def _distances(one: Tensor, other: Tensor, valid: Tensor) -> Tensor:
 
 def _unit_maximum(flat: Tensor) -> Tensor:
     return flat / flat.abs().amax(1, keepdim=True).clamp_min(1e-300)
-
-
-def _problem(task: Task, photos: Any, seed: int) -> tuple[Problem, list[str]]:
-    lifted = task.lift(photos)
-    task.check(lifted.x)
-    evaluator = Evaluator(task)
-    outputs = predict(evaluator, lifted.x, lifted.context)
-    settle_output_kind(task, outputs, [])
-    problem = Problem(
-        evaluator=evaluator,
-        x=lifted.x,
-        context=lifted.context,
-        target=settle_target(task, outputs, None, len(lifted.x), lifted.x.device),
-        objective=Logit(),
-        draws=SeededDraws(seed=seed),
-        ids=sample_ids(lifted.x),
-        known_outputs=outputs,
-    )
-    return problem, list(lifted.names)
 
 
 def _methods(given: Sequence[Any] | None) -> dict[str, Method]:

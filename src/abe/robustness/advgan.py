@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from abe.engines.checks import check_count, check_positive, check_reach
-from abe.engines.instrument.model_state import as_found, eager
 from abe.engines.path.step import Point, State
 from abe.engines.path.steps.parts import need_image
-from abe.engines.runtime.targets import settle_output_kind
+from abe.engines.runtime.request import running
 from abe.errors import Code, InputError, SpecError, StorageError
 from abe.objectives import gather
 from abe.registry import updates
@@ -87,7 +86,6 @@ class Discriminator(nn.Module):
     Card(
         name="advgan",
         title="AdvGAN",
-        summary="The perturbation of a generator that was trained on samples of the user.",
         source="xiao2018",
         formula="x ← clip(x₀ + clip(G(x₀), ±ε))",
         family="generative attack",
@@ -108,9 +106,6 @@ class AdvGAN:
     Args:
         checkpoint: file written by `train_advgan`.
         eps: radius in input units; None for that of the training.
-
-    Differs from the paper:
-        Output scaled to ε, images of any size, constant learning rate.
     """
 
     checkpoint: str
@@ -211,7 +206,7 @@ def train_advgan(
         "seed": seed,
     }
     path = Path(checkpoint)
-    with as_found(task.model), torch.enable_grad(), eager(task.model):
+    with running(task):
         labels = _labels(task, x)
         training = _Training(task, x, labels, asked)
         if path.exists():
@@ -344,7 +339,6 @@ def _labels(task: Task, x: Tensor) -> Tensor:
     with torch.no_grad():
         for rows in x.split(32):
             outputs = task.forward(rows)
-            settle_output_kind(task, outputs, [])
             if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
                 raise SpecError(
                     Code.UNSUPPORTED, "AdvGAN needs a model with at least two classes", got="other outputs"

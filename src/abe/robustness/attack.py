@@ -1,6 +1,5 @@
 """`attack`: all samples and restarts in lockstep, rows that are done leave, one result per sample."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast, runtime_checkable
@@ -8,9 +7,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor
 
-from abe.draws import SeededDraws, as_ids
 from abe.engines.checks import check_count
-from abe.engines.instrument.model_state import as_found, eager
 from abe.engines.path.step import (
     Point,
     State,
@@ -20,11 +17,10 @@ from abe.engines.path.step import (
     take_step,
 )
 from abe.engines.path.steps.aim import Goal
-from abe.engines.runtime.evaluator import Chunk, Evaluator, Execution
+from abe.engines.runtime.evaluator import Execution
 from abe.engines.runtime.problem import Problem
-from abe.engines.runtime.targets import predict, settle_output_kind, settle_target
+from abe.engines.runtime.request import open_request
 from abe.errors import Code, SpecError, TargetError, note
-from abe.progress import Progress
 from abe.registry import updates
 from abe.task.base import Task
 from abe.types import Cost, Draws
@@ -176,7 +172,7 @@ def attack(
         seed: of all random draws.
         ids: identities the draws depend on; by default each sample's content.
         draws: another source of randomness than the seed.
-        execution: see `abe.api`.
+        execution: see `abe.explain`.
         chunk: rows at a time; found by timing when None.
         progress: show a bar after two seconds, or a function called with rows done.
         **params: parameters of the attack such as ``eps``, ``alpha`` and ``norm``, when ``method`` is a
@@ -200,42 +196,27 @@ def attack(
     count = _steps(update, steps)
     check_count("restarts", restarts)
     targeted = targeted or target is not None
-    _check_request(update, targeted, target, restarts, execution, chunk)
-    began = time.perf_counter()
-    lifted = task.lift(raw)
-    task.check(lifted.x)
-    rows = count * len(lifted.x) * restarts * 2.0
-    with (
-        as_found(task.model),
-        torch.enable_grad(),
-        eager(task.model),
-        Progress(name, rows, enabled=progress is True) as bar,
-    ):
-        advance = progress if callable(progress) else bar.advance
-        evaluator = Evaluator(task, execution=execution, chunk=chunk, advance=advance)
-        outputs = predict(evaluator, lifted.x, lifted.context)
-        warnings: list[str] = []
-        settle_output_kind(task, outputs, warnings)
-        _check_classes(task, outputs)
-        goal = Goal(loss=getattr(update, "loss", "cross_entropy"), targeted=targeted)
-        problem = Problem(
-            evaluator=evaluator,
-            x=lifted.x,
-            context=lifted.context,
-            target=settle_target(
-                task, outputs, target if targeted else label, len(lifted.x), lifted.x.device
-            ),
-            objective=goal,
-            draws=draws or SeededDraws(seed=seed),
-            ids=as_ids(ids, lifted.x),
-            warnings=warnings,
-            known_outputs=outputs,
-        )
+    _check_request(update, targeted, target, restarts)
+    goal = Goal(loss=getattr(update, "loss", "cross_entropy"), targeted=targeted)
+    with open_request(
+        task,
+        raw,
+        target=target if targeted else label,
+        objective=goal,
+        seed=seed,
+        ids=ids,
+        draws=draws,
+        execution=execution,
+        chunk=chunk,
+        progress=progress,
+        label=name,
+        rows=lambda n: count * n * restarts * 2.0,
+    ) as problem:
+        outputs = problem.known_outputs
+        _check_classes(problem.task, outputs)
         _refuse_reached(problem, outputs)
         best = _restarted(update, problem, count, restarts, early_stop)
-        result = _result(problem, best, lifted.names, name)
-    result.cost.seconds = time.perf_counter() - began
-    return result
+        return _result(problem, best, name)
 
 
 def resolve(method: Any, params: dict[str, Any], steps: int | None = None) -> tuple[Any, str]:
@@ -272,9 +253,7 @@ def _steps(update: Any, steps: int | None) -> int:
     return chosen
 
 
-def _check_request(
-    update: Any, targeted: bool, target: Any, restarts: int, execution: str, chunk: int | None
-) -> None:
+def _check_request(update: Any, targeted: bool, target: Any, restarts: int) -> None:
     if targeted and target is None:
         raise TargetError(
             Code.TARGET_MISSING, "A targeted attack needs a class to aim for", fix="Pass target=…"
@@ -286,12 +265,6 @@ def _check_request(
             got=f"restarts={restarts} for an attack without random draws",
             fix='Use one that begins at a random point, such as "pgd"',
         )
-    if execution not in ("auto", "model", "bfloat16"):
-        raise SpecError(
-            Code.BAD_PARAMETER, "No such execution", got=repr(execution), expected="auto, model or bfloat16"
-        )
-    if chunk is not None and chunk < 1:
-        raise SpecError(Code.BAD_PARAMETER, "chunk must be at least 1", got=chunk)
 
 
 def _check_classes(task: Task, outputs: Any) -> None:
@@ -342,7 +315,7 @@ def _block(
     owner = block.repeat_interleave(restarts)
     number = torch.arange(restarts, device=owner.device).repeat(len(block)) if restarts > 1 else None
     runs = problem.with_(owner=owner, draw=number)
-    runs.known_outputs = problem.known_outputs[owner]
+    runs.decision.outputs = problem.known_outputs[owner]
     if isinstance(update, OwnLoop):
         found = update.search(runs, early_stop)
     else:
@@ -363,7 +336,7 @@ def _best(found: Searched, runs: Problem, restarts: int) -> Searched:
     return Searched(found.x[rows], found.outputs[rows], found.queries.view(-1, restarts).sum(1))
 
 
-def _result(problem: Problem, found: Searched, names: list[str], name: str) -> AdversarialResult:
+def _result(problem: Problem, found: Searched, name: str) -> AdversarialResult:
     goal = cast("Goal", problem.objective)
     success = succeeded(found.outputs, goal, problem.target)
     warnings = list(problem.warnings)
@@ -381,7 +354,7 @@ def _result(problem: Problem, found: Searched, names: list[str], name: str) -> A
         label=problem.target,
         targeted=goal.targeted,
         queries=found.queries,
-        names=list(names),
+        names=list(problem.names),
         attack=name,
         cost=problem.evaluator.cost,
         classes=problem.task.labels,
@@ -456,13 +429,10 @@ class _Loop:
         """Where the rows came to: outputs, and gradients for the next step."""
         x = self.x[rows]
         gradients = torch.zeros_like(x)
-
-        def consume(chunk: Chunk) -> None:
+        run = self.problem.gradient if gradient else self.problem.forward
+        for chunk in run(x, rows):
             self.outputs[rows[chunk.rows]] = chunk.outputs
             if gradient:
                 gradients[chunk.rows] = chunk.gradients
-
-        run = self.problem.gradient if gradient else self.problem.forward
-        run(len(rows), x.__getitem__, rows, consume)
         self.queries[rows] += 1
         return gradients if gradient else None

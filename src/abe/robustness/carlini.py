@@ -12,7 +12,6 @@ from torch import Tensor
 from abe.engines.checks import Variant, check_count, check_not_negative, check_positive, published
 from abe.engines.path.step import Point, State
 from abe.engines.path.steps.aim import Aim, Goal, LossName
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
 from abe.errors import Code, SpecError
@@ -32,7 +31,6 @@ GROWTH = 10.0
     Card(
         name="cw",
         title="Carlini & Wagner (L2)",
-        summary="The smallest L2 change that crosses, by Adam and a binary search over the constant.",
         source="carlini2017",
         formula="min ‖x′ − x‖² + c max(f_y − max_j f_j, −κ),  x′ = ½ (tanh w + 1)",
         family="white-box attack",
@@ -63,9 +61,6 @@ class CarliniWagner:
         searches: how many constants are tried.
         rate: learning rate of Adam.
         variant: ``"published"`` floors the margin at the masked class and tries ``c`` alone.
-
-    Differs from the paper:
-        None in the default; the published variant's margin is floored and its constant fixed.
     """
 
     c: float = 1.0
@@ -253,10 +248,8 @@ def _read(problem: Problem, rows: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Te
     score, slope = x.new_zeros(len(x)), torch.zeros_like(x)
     outputs: list[Tensor] = []
 
-    def consume(chunk: Chunk) -> None:
+    for chunk in problem.gradient(x, rows):
         score[chunk.rows] = chunk.scores.to(score)
         slope[chunk.rows] = chunk.gradients
         outputs.append(chunk.outputs)
-
-    problem.gradient(len(x), x.__getitem__, rows, consume)
     return score, slope, torch.cat(outputs)

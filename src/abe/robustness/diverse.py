@@ -21,7 +21,6 @@ from abe.types import Card
     Card(
         name="dim",
         title="Diverse Inputs Method",
-        summary="MIM through randomly resized and padded inputs.",
         source="xie2019",
         formula="m ← μ m + g / mean|g|,  g = ∇ L(D(x; p))",
         family="transferable attack",
@@ -47,17 +46,8 @@ def dim(
     """MIM through randomly resized and padded inputs.
 
     Args:
-        eps: radius in input units; 16/255 in L∞, 1 in L2.
-        alpha: length of a step; eps/steps by default.
-        steps: how many steps an attack takes.
-        decay: μ.
         probability: of a transformation.
         rate: smallest side as a share of the input's; above 1 the largest, then resized back.
-        norm: ``"linf"`` or ``"l2"``.
-        variant: ``"published"`` draws once for the whole batch.
-
-    Differs from the paper:
-        Draws per sample instead of per batch.
     """
     one = InputDiversity(probability=probability, rate=rate, one_draw=published(variant))
     estimator = Transformed(transforms=(one,))
@@ -68,7 +58,6 @@ def dim(
     Card(
         name="tim",
         title="Translation-Invariant Method",
-        summary="MIM with the gradient smoothed by a Gaussian kernel.",
         source="dong2019",
         formula="m ← μ m + g / mean|g|,  g = W ∗ ∇L(x)",
         family="transferable attack",
@@ -94,17 +83,8 @@ def tim(
     """MIM with the gradient smoothed by a Gaussian kernel.
 
     Args:
-        eps: radius in input units; 16/255 in L∞, 1 in L2.
-        alpha: length of a step; eps/steps by default.
-        steps: how many steps an attack takes.
-        decay: μ.
         size: side of the kernel.
         sigmas: standard deviations the kernel reaches to either side.
-        norm: ``"linf"`` or ``"l2"``.
-        variant: ``"published"`` rounds the kernel to float32.
-
-    Differs from the paper:
-        None; a widespread implementation rounds the kernel.
     """
     kernel = TranslationKernel(size=size, sigmas=sigmas, single_precision=published(variant))
     return transferable(Plain(), kernel, eps=eps, alpha=alpha, decay=decay, norm=norm, steps=steps)
@@ -114,7 +94,6 @@ def tim(
     Card(
         name="sinim",
         title="Scale-Invariant Nesterov Method",
-        summary="MIM with the mean gradient of down-scaled copies at the look-ahead point.",
         source="lin2020",
         formula="g = (1/m) Σ_i ∇L((x + α μ m_t) / 2^i)",
         family="transferable attack",
@@ -133,12 +112,7 @@ def sinim(
     """MIM with the mean gradient of down-scaled copies at the look-ahead point.
 
     Args:
-        eps: radius in input units; 16/255 in L∞, 1 in L2.
-        alpha: length of a step; eps/steps by default.
-        steps: how many steps an attack takes.
-        decay: μ.
         copies: scales 1, 1/2, …, 1/2^(copies − 1).
-        norm: ``"linf"`` or ``"l2"``.
     """
     check_count("steps", steps)
     _, length = sizes(eps, alpha, norm, TRANSFER, steps)
@@ -150,7 +124,6 @@ def sinim(
     Card(
         name="ssa",
         title="Spectrum Simulation Attack",
-        summary="The mean gradient at copies with noise and randomly scaled frequencies.",
         source="long2022",
         formula="g = (1/N) Σ_n ∇L(z_n),  z_n = IDCT(DCT(x + σ ε) ⊙ U[1 − ρ, 1 + ρ])",
         family="transferable attack",
@@ -175,16 +148,11 @@ def ssa(
     """The mean gradient at copies with noise and randomly scaled frequencies.
 
     Args:
-        eps: radius in input units; 16/255 in L∞, 1 in L2.
-        alpha: length of a step; eps/steps by default.
-        steps: how many steps an attack takes.
         decay: momentum μ; None for the plain form without momentum.
-        copies: N.
         rho: how far frequencies are scaled.
         sigma: standard deviation of the noise, in input units.
         diversity: probability of input diversity (up to 1.15 times larger, resized back) on the copies.
         kernel: side of a translation kernel; 0 for none.
-        norm: ``"linf"`` or ``"l2"``.
     """
     check_count("steps", steps)
     radius, length = sizes(eps, alpha, norm, TRANSFER, steps)
@@ -200,7 +168,6 @@ def ssa(
     Card(
         name="sia",
         title="Structure-Invariant Attack",
-        summary="The mean gradient through copies whose random blocks are changed by random operations.",
         source="wang2023sia",
         formula="m ← μ m + g / mean|g|,  g = (1/N) Σ_n ∇L(T_n(x))",
         family="transferable attack",
@@ -227,18 +194,8 @@ def sia(
     """The mean gradient through copies whose random blocks are changed by random operations.
 
     Args:
-        eps: radius in input units; 16/255 in L∞, 1 in L2.
-        alpha: length of a step; eps/steps by default.
-        steps: how many steps an attack takes.
-        decay: μ.
-        copies: N.
         blocks: blocks per axis.
         operations: ``"ten"`` of the authors, or the ``"seven"`` of a widespread library.
-        norm: ``"linf"`` or ``"l2"``.
-        variant: ``"published"`` exchanges sides when shrinking a block and empties narrow ones.
-
-    Differs from the paper:
-        Two slips of the published code are not repeated: exchanged sides, emptied narrow blocks.
     """
     if operations not in ("ten", "seven"):
         raise SpecError(

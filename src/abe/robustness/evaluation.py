@@ -10,15 +10,14 @@ from torch import Tensor
 
 from abe.draws import as_ids
 from abe.engines.checks import check_positive
-from abe.engines.instrument.model_state import as_found, eager
 from abe.engines.path.steps.parts import Ball
 from abe.engines.runtime.evaluator import Evaluator
-from abe.engines.runtime.targets import predict, settle_output_kind, settle_target
+from abe.engines.runtime.request import pose, running
 from abe.errors import Code, InputError, SpecError
 from abe.registry import updates
 from abe.robustness.attack import attack, resolve
 from abe.robustness.chain import Chain, resized
-from abe.task.base import Task
+from abe.task.base import Lifted, Task
 
 EPSILONS = (0.5 / 255, 1 / 255, 2 / 255, 4 / 255, 8 / 255)
 """Radii of an evaluation in [0, 1] unless told otherwise."""
@@ -286,10 +285,10 @@ def _no_radius(name: str) -> SpecError:
 
 def _judge(task: Task, x: Tensor, context: Any, label: Any) -> tuple[Tensor, Tensor]:
     """(b,) whether the model is right, and the labels: given, or its predictions."""
-    with as_found(task.model), eager(task.model):
-        outputs = predict(Evaluator(task), x, context)
-        settle_output_kind(task, outputs, [])
-        labels = settle_target(task, outputs, label, len(x), x.device)
+    lifted = Lifted(x, context, [])
+    with running(task):
+        problem = pose(Evaluator(task), lifted, label)
+        outputs, labels = problem.known_outputs, problem.target
     if not isinstance(outputs, Tensor) or outputs.ndim != 2:
         raise SpecError(
             Code.UNSUPPORTED, "Robustness is measured by the predicted class", got="other outputs"

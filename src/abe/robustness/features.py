@@ -12,7 +12,6 @@ from abe.engines.checks import Norm, Variant, check_count, published
 from abe.engines.path.step import State
 from abe.engines.path.steps.aim import SCORES, Aim
 from abe.engines.path.steps.parts import Ball, tiny
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
 from abe.errors import Code, SpecError
@@ -68,11 +67,9 @@ class FeatureImportance:
         objective = WeightedFeatures(self.layer, weight * aim.sign)
         rows = torch.arange(len(out), device=out.device)
 
-        def consume(chunk: Chunk) -> None:
-            out[chunk.rows] = -chunk.gradients
-
         problem = aim.problem(objective, target=rows)
-        problem.gradient(len(out), aim.x.__getitem__, rows, consume)
+        for chunk in problem.gradient(aim.x, rows):
+            out[chunk.rows] = -chunk.gradients
         return out, state
 
     def _importance(self, aim: Aim) -> Tensor:
@@ -105,12 +102,10 @@ class FeatureImportance:
             share = copy.to(x) / k
             return x * along(share if self.from_zero else 1 - share, x)
 
-        def consume(chunk: Chunk) -> None:
+        for chunk in problem.gradient(make, owner):
             if not found:
                 found.append(reader.taken.new_zeros((n, *reader.taken.shape[1:])))
             found[0].index_add_(0, chunk.owner, reader.taken)
-
-        problem.gradient(len(owner), make, owner, consume)
         return found[0] / k
 
 
@@ -167,11 +162,9 @@ def layer_and_input_gradient(aim: Aim, layer: str) -> tuple[Tensor, Tensor]:
     inner: list[Tensor] = []
     outer = torch.empty_like(aim.x)
 
-    def consume(chunk: Chunk) -> None:
+    for chunk in problem.gradient(aim.x, problem.everyone):
         inner.append(reader.taken)
         outer[chunk.rows] = -chunk.gradients
-
-    problem.gradient(len(outer), aim.x.__getitem__, problem.everyone, consume)
     return torch.cat(inner), outer
 
 
@@ -179,7 +172,6 @@ def layer_and_input_gradient(aim: Aim, layer: str) -> tuple[Tensor, Tensor]:
     Card(
         name="naa",
         title="Neuron Attribution-based Attack",
-        summary="MIM against the features of a layer, weighted by their integrated importance.",
         source="zhang2022naa",
         formula="g = −∇ Σ h(x) ⊙ w,  w = Σ_l ∇_h p_y((x + σ ε)(1 − l/n)) / ‖·‖",
         family="transferable attack",
@@ -206,18 +198,8 @@ def naa(
     """MIM against the features of a layer, weighted by their integrated importance.
 
     Args:
-        layer: a module's name, as in ``model.named_modules()``.
-        eps: radius in input units; 16/255 in L∞, 1 in L2.
-        alpha: length of a step; eps/steps by default.
-        steps: how many steps an attack takes.
-        decay: μ.
         points: points of the line over which the importance is averaged.
         noise: standard deviation of the noise added before scaling, in input units.
-        norm: ``"linf"`` or ``"l2"``.
-        variant: ``"published"`` is a library's form: no noise, normalisation and momentum, other points.
-
-    Differs from the paper:
-        None; the library's form is the published variant.
     """
     if published(variant):
         plain = FeatureImportance(layer=layer, points=points, noise=0.0, normalise=False, from_zero=True)
@@ -231,7 +213,6 @@ def naa(
     Card(
         name="danaa",
         title="Double Adversarial Neuron Attribution Attack",
-        summary="NAA with the importance gathered along an adversarial path.",
         source="jin2023",
         formula="w = Σ_l ∇_h p_y(x_l + σ ε) / ‖·‖,  x_{l+1} = x_l − γ sign ∇p_y(x_l + σ ε)",
         family="transferable attack",
@@ -254,15 +235,9 @@ def danaa(
     """NAA with the importance gathered along an adversarial path.
 
     Args:
-        layer: a module's name, as in ``model.named_modules()``.
-        eps: radius in input units; 16/255 in L∞, 1 in L2.
-        alpha: length of a step; eps/steps by default.
-        steps: how many steps an attack takes.
-        decay: μ.
         points: steps of the adversarial path.
         noise: standard deviation of the noise at each of its points, in input units.
         pace: length of its sign steps.
-        norm: ``"linf"`` or ``"l2"``.
     """
     estimator = FeatureImportance(layer=layer, points=points, path="adversarial", noise=noise, pace=pace)
     return transferable(estimator, eps=eps, alpha=alpha, decay=decay, norm=norm, steps=steps)

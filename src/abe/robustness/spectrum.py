@@ -8,8 +8,8 @@ from torch import Tensor
 
 from abe.engines.checks import check_count, check_not_negative
 from abe.engines.path.steps.parts import need_image
-from abe.engines.runtime.evaluator import Chunk, Head
 from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.work import Head
 from abe.robustness.transforms import cosines
 from abe.spec import value
 
@@ -75,14 +75,12 @@ class SpectrumCopies:
             z = self._copies(problem, x[row[k]], owner[row[k]], number[k])
             return z if sizes is None else self._enlarged(z, sizes[rows[k]])
 
-        def consume(chunk: Chunk) -> None:
+        spread = [Head(h.objective, h.target[row]) for h in heads]
+        for chunk in problem.gradients(make, owner[row], spread):
             g = chunk.gradients
             if sizes is not None:
                 g = self._reduced(g, x, sizes[rows[chunk.rows]])
             total.index_add_(1, row[chunk.rows], g / self.copies)
-
-        spread = [Head(h.objective, h.target[row]) for h in heads]
-        problem.gradients(len(row), make, owner[row], spread, consume)
 
     def _resized(self, problem: Problem, x: Tensor, owner: Tensor, number: Tensor) -> Tensor | None:
         """(k, 4) uniform draws of size, top, left and coin; None without enlargement."""

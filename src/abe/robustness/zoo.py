@@ -12,7 +12,6 @@ from abe.types import Card
     Card(
         name="fgsm",
         title="Fast Gradient Sign Method",
-        summary="One step of size eps along the sign of the loss gradient.",
         source="goodfellow2015",
         formula="x ← clip(x + ε sign ∇L(x))",
         family="white-box attack",
@@ -33,7 +32,6 @@ def fgsm(*, eps: float | None = None, norm: Norm = "linf") -> Chain:
     Card(
         name="bim",
         title="Basic Iterative Method",
-        summary="Repeated sign steps, projected into the ball after each.",
         source="kurakin2017",
         formula="x ← clip(x₀ + clip(x + α sign ∇L(x) − x₀, ±ε))",
         family="white-box attack",
@@ -48,8 +46,6 @@ def bim(
     Args:
         eps: radius in input units; 8/255 in L∞, 0.5 in L2.
         alpha: length of a step; eps/4 by default.
-        steps: how many steps an attack takes.
-        norm: ``"linf"`` or ``"l2"``.
     """
     radius, length = sizes(eps, alpha, norm, WHITE_BOX, 4)
     return chain(Plain(), steepest(norm), Ball(eps=radius, norm=norm), alpha=length, steps=steps)
@@ -59,7 +55,6 @@ def bim(
     Card(
         name="pgd",
         title="Projected Gradient Descent",
-        summary="BIM from a random point of the ball.",
         source="madry2018",
         formula="x ← clip(x₀ + clip(x + α sign ∇L(x) − x₀, ±ε)), x begun at x₀ + U(−ε, ε)",
         family="white-box attack",
@@ -73,8 +68,6 @@ def pgd(
     Args:
         eps: radius in input units; 8/255 in L∞, 0.5 in L2.
         alpha: length of a step; eps/4 by default.
-        steps: how many steps an attack takes.
-        norm: ``"linf"`` or ``"l2"``.
     """
     radius, length = sizes(eps, alpha, norm, WHITE_BOX, 4)
     start = UniformStart(eps=radius, norm=norm)
@@ -85,7 +78,6 @@ def pgd(
     Card(
         name="mim",
         title="Momentum Iterative Method",
-        summary="Sign steps along the accumulated normalised gradient.",
         source="dong2018",
         formula="m ← μ m + ∇L / mean|∇L|;  x ← clip(x + α sign m)",
         family="transferable attack",
@@ -100,15 +92,7 @@ def mim(
     decay: float = 1.0,
     norm: Norm = "linf",
 ) -> Chain:
-    """Sign steps along the accumulated normalised gradient.
-
-    Args:
-        eps: radius in input units; 16/255 in L∞, 1 in L2.
-        alpha: length of a step; eps/steps by default.
-        steps: how many steps an attack takes.
-        decay: μ.
-        norm: ``"linf"`` or ``"l2"``.
-    """
+    """Sign steps along the accumulated normalised gradient."""
     return transferable(Plain(), eps=eps, alpha=alpha, decay=decay, norm=norm, steps=steps)
 
 
@@ -116,7 +100,6 @@ def mim(
     Card(
         name="mig",
         title="Momentum Integrated Gradients",
-        summary="MIM along minus the integrated gradient of the class's probability.",
         source="ma2023",
         formula="m ← μ m + g / mean|g|,  g = −x ⊙ (1/s) Σ_i ∇p_y(x i/s)",
         family="transferable attack",
@@ -140,16 +123,7 @@ def mig(
     """MIM along minus the integrated gradient of the class's probability.
 
     Args:
-        eps: radius in input units; 16/255 in L∞, 1 in L2.
-        alpha: length of a step; eps/steps by default.
-        steps: how many steps an attack takes.
-        decay: μ.
         points: s.
-        norm: ``"linf"`` or ``"l2"``.
-        variant: ``"published"`` multiplies each gradient by i/s.
-
-    Differs from the paper:
-        Integrated gradients without the extra factor of the published code.
     """
     estimator = IntegratedGradient(points=points, chain_factor=published(variant))
     return transferable(estimator, eps=eps, alpha=alpha, decay=decay, norm=norm, steps=steps)
@@ -159,7 +133,6 @@ def mig(
     Card(
         name="gra",
         title="Gradient Relevance Attack",
-        summary="MIM with the gradient corrected by its relevance to the neighbours' and shrinking steps.",
         source="zhu2023gra",
         formula="g = s ∇L + (1 − s) ḡ,  s = cos(∇L, ḡ);  step α M sign m, M ← .94 M where sign m flips",
         family="transferable attack",
@@ -179,14 +152,9 @@ def gra(
     """MIM with the gradient corrected by its relevance to the neighbours' and shrinking steps.
 
     Args:
-        eps: radius in input units; 16/255 in L∞, 1 in L2.
-        alpha: length of a step; eps/steps by default.
-        steps: how many steps an attack takes.
-        decay: μ.
         beta: neighbours lie within beta · eps.
         neighbours: how many.
         indicator: factor of a step where the momentum changes its sign.
-        norm: ``"linf"`` or ``"l2"``.
     """
     check_positive(beta=beta)
     radius, _ = sizes(eps, alpha, norm, TRANSFER, 1)

@@ -1,6 +1,7 @@
 """Task: an unmodified model with everything ABE must know about its inputs and outputs."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, is_dataclass
 from dataclasses import fields as dataclass_fields
 from itertools import chain
@@ -90,6 +91,18 @@ class Task:
                 if made
                 else "Wrap your function in a small nn.Module whose forward calls it",
             )
+
+    @property
+    def origin(self) -> "Task":
+        """The task that this one is a reading of; itself where it is none."""
+        return vars(self).get("_origin", self)
+
+    def reading(self, output_kind: OutputKind) -> "Task":
+        """The same task whose outputs are read as ``output_kind``; this one stays as it is."""
+        other = copy(self)
+        other.output_kind = output_kind
+        vars(other)["_origin"] = self.origin
+        return other
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor] | None:

@@ -50,7 +50,7 @@ def image_task(
         fit: ``"crop"`` scales the shorter side and crops the centre, ``"stretch"`` distorts.
         channels: channels of the model's input; read from its first convolution by default.
         explained: for a model with several inputs, the one or those to explain (key of the dict
-            or position in the tuple given to `abe.api`); the others are passed along.
+            or position in the tuple given to `abe.explain`); the others are passed along.
         input_name: keyword under which a single input is passed.
 
     Shape:

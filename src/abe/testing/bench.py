@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abe.draws import SeededDraws, as_ids
+from abe.draws import SeededDraws
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
-from abe.engines.runtime.targets import predict, settle_output_kind, settle_target
-from abe.objectives import as_objective
-from abe.task.base import Context, Task
+from abe.engines.runtime.request import pose
+from abe.task.base import Context, Lifted, Task
 from abe.task.image import image_task
 from abe.testing.nets import CHANNELS, SHAPE
 from abe.types import Draws
@@ -45,21 +44,11 @@ def problem_of(
     seed: int = 0,
     chunk: int | None = None,
 ) -> Problem:
-    """A request as `abe.api` makes it, for parts that are checked alone; sets ``net`` to evaluate."""
+    """A request as `abe.explain` makes it, for parts that are checked alone; sets ``net`` to evaluate."""
     task = task_of(net.eval())
     evaluator = Evaluator(task, execution="model", chunk=chunk)
-    outputs = predict(evaluator, x, Context())
-    settle_output_kind(task, outputs, [])
-    return Problem(
-        evaluator=evaluator,
-        x=x,
-        context=Context(),
-        target=settle_target(task, outputs, target, len(x), x.device),
-        objective=as_objective(objective),
-        draws=draws or SeededDraws(seed=seed),
-        ids=as_ids(None, x),
-        known_outputs=outputs,
-    )
+    lifted = Lifted(x, Context(), [f"sample {i}" for i in range(len(x))])
+    return pose(evaluator, lifted, target, objective, draws or SeededDraws(seed=seed)).predicted()
 
 
 @dataclass(frozen=True)

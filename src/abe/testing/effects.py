@@ -82,7 +82,7 @@ def allocation_of(
         task: in float64, with biases: without them gradient × input looks perfect.
         x: (1, *f) an input of at most a dozen numbers.
         reference: (1, *f) what absent features show.
-        method: name or value, as for `abe.api`.
+        method: name or value, as for `abe.explain`.
         target: the explained class.
         objective: the explained score.
         **how: parameters of the method, when it is a name.

@@ -1,9 +1,7 @@
 """Laws of attribution methods, and `check_method`, which runs those that a card allows."""
 
-import inspect
 import json
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +38,6 @@ FEW = 10
 """Steps, samples and rounds of laws about rows, form and traces, which do not depend on their number."""
 SOME = 96
 """Evaluations of these laws, for methods with a budget: enough for a linear fit to the nets' positions."""
-SECTIONS = ("Composition", "Shape", "Guarantees", "Cost", "Source")
 
 
 @dataclass(frozen=True)
@@ -490,19 +487,11 @@ def spec(case: MethodCase) -> Numbers:
 
 @law(
     "docstring",
-    f"`missing` lists what is not there. Sections: {', '.join(SECTIONS)}; Args where there are parameters, "
-    "'Differs from the paper' exactly where the card lists differences; one opening sentence.",
+    "`missing` lists what its author has not written; the card says the rest.",
     when=lambda case: "" if case.method.name in methods.names() else "it has no factory",
 )
 def docstring(case: MethodCase) -> Numbers:
-    """The docstring has the sections that the conventions ask for."""
+    """The docstring has one opening sentence, an example, and every parameter that others do not share."""
     entry = methods.get(case.method.name)
-    text = inspect.getdoc(entry.factory) or ""
-    wanted = [*SECTIONS, *(["Args"] if entry.parameters() else [])]
-    wanted += ["Differs from the paper"] if case.card.differs else []
-    missing = [s for s in wanted if not re.search(rf"^{s}:( |$)", text, flags=re.MULTILINE)]
-    opening = text.split("\n\n", 1)[0].strip()
-    if not opening.endswith("."):
-        missing.append("one sentence that opens it")
-    missing += [f"Args: {name}" for name in entry.parameters() if not re.search(rf"\b{name}\b.*:", text)]
+    missing = entry.documented.missing(entry.parameters(), example=True)
     return ensure(not missing, missing=missing)

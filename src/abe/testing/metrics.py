@@ -1,6 +1,5 @@
 """Laws of metrics, and `check_metric`, which runs those that a card allows."""
 
-import inspect
 import json
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -454,14 +453,12 @@ def spec(case: MetricCase) -> Numbers:
 
 @METRIC_LAWS.add(
     "docstring",
-    "`missing` lists what is not there.",
+    "`missing` lists what is not there; direction, range and formula stand on the card.",
     when=lambda case: "" if case.metric.name in metrics.names() else "it has no factory",
 )
 def docstring(case: MetricCase) -> Numbers:
-    """The docstring says what is measured and which way is better."""
-    text = " ".join((inspect.getdoc(metrics.get(case.metric.name).factory) or "").split())
-    better = f"{case.metric.direction} is better"
-    missing = [what for what in (better,) if what not in text.lower()]
-    missing += [] if case.card.range else ["range on the card"]
-    missing += [] if case.card.formula else ["formula on the card"]
+    """The docstring says what is measured, which way is better, and what every parameter means."""
+    entry = metrics.get(case.metric.name)
+    missing = entry.documented.missing(entry.parameters())
+    missing += [what for what in ("direction", "range", "formula") if not getattr(entry.card, what)]
     return ensure(not missing, missing=missing)

@@ -233,10 +233,8 @@ def _scored(case: PrimitiveCase, net: nn.Module, x: Tensor, target: Any) -> tupl
     problem = problem_of(net, x, target=target, objective=case.value)
     scores, gradients = torch.zeros(len(x), dtype=x.dtype), torch.zeros_like(x)
 
-    def keep(chunk: Any) -> None:
+    for chunk in problem.gradient(x, problem.everyone):
         scores[chunk.rows], gradients[chunk.rows] = chunk.scores, chunk.gradients
-
-    problem.gradient(len(x), x.__getitem__, problem.everyone, keep)
     return scores, gradients
 
 

@@ -43,7 +43,6 @@ from abe.units.arrival import step_size as step_size
     Card(
         name="pixel",
         title="Pixel",
-        summary="All channels of a position together; the map is summed over channels.",
         source="petsiuk2018",
         pitfalls=("A map whose channels cancel ranks as if it were zero there.",),
     )
@@ -68,14 +67,13 @@ class Pixel:
     Card(
         name="union",
         title="Union of channels",
-        summary="A position changes in all channels when the first of its channels arrives.",
         source="zhu2024mfaba",
         pitfalls=("Up to c times as many positions change per step as the step says.",),
     )
 )
 @value
 class Union:
-    """Each channel is ranked by itself; a position arrives with the best of its channels."""
+    """A position changes in all channels when the first of its channels arrives."""
 
     def count(self, shape: Sequence[int]) -> int:
         return size_of(axes_of(shape))
@@ -91,7 +89,6 @@ class Union:
     Card(
         name="element",
         title="Element",
-        summary="Every channel of every position by itself.",
         source="zhu2024la",
         differs=("The step counts elements; the published code's step counts positions (c elements).",),
         pitfalls=("A changed channel makes colours no photograph has.",),
@@ -99,10 +96,9 @@ class Union:
 )
 @value
 class Element:
-    """Every number of the input by itself, all ranked together.
+    """Every channel of every position by itself.
 
-    Differs from the paper:
-        The step counts elements; the published code's step counts positions (c elements).
+    All numbers of the input are ranked together.
     """
 
     def count(self, shape: Sequence[int]) -> int:
@@ -124,13 +120,14 @@ class Element:
     Card(
         name="patch",
         title="Patch grid",
-        summary="Squares of a regular grid; a patch's attribution is the sum over its positions.",
         source="samek2017",
     )
 )
 @value
 class Patch:
-    """Squares of a grid that starts at the first position; border patches may be smaller.
+    """Squares of a regular grid; a patch's attribution is the sum over its positions.
+
+    The grid starts at the first position; border patches may be smaller.
 
     Args:
         size: side of a patch in positions.
@@ -181,14 +178,15 @@ class Patch:
     Card(
         name="grid",
         title="Grid of n × n cells",
-        summary="The same number of cells whatever the size of the input.",
         source="lundberg2017",
         pitfalls=("A cell that mixes an object and its background has one value for both.",),
     )
 )
 @value
 class Grid:
-    """n cells along each of two axes; n² runs of neighbours (or fewer) where there is one axis.
+    """The same number of cells whatever the size of the input.
+
+    n cells along each of two axes; n² runs of neighbours (or fewer) where there is one axis.
 
     Args:
         n: cells along each axis; where an axis is shorter, one position each.
@@ -225,14 +223,13 @@ class Grid:
     Card(
         name="regions",
         title="Regions of one's own",
-        summary="Regions given as numbers per position or as a stack of masks.",
         source="ribeiro2016",
         example={"regions": torch.zeros((1, 1), dtype=torch.long)},
     )
 )
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Regions:
-    """Given regions: region numbers, or a stack of boolean masks that tile the input.
+    """Regions given as numbers per position or as a stack of masks.
 
     Holds a tensor, so a specification only describes it.
 
@@ -273,7 +270,6 @@ class Regions:
     Card(
         name="superpixel",
         title="SLIC superpixel",
-        summary="Regions of similar colour; a region's attribution is the sum over its positions.",
         source="achanta2012",
         modalities=("image",),
         pitfalls=("Samples differ in their number of regions; the curve's axis is the fraction of them.",),
@@ -281,7 +277,9 @@ class Regions:
 )
 @value
 class Superpixel:
-    """Regions found by SLIC on the input itself (needs scikit-image).
+    """Regions of similar colour; a region's attribution is the sum over its positions.
+
+    They are found by SLIC on the input itself, which needs scikit-image.
 
     Args:
         n: number of regions asked for; SLIC returns about as many.

@@ -7,12 +7,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import abe
-from abe.engines.backward import step
 from abe.engines.backward.lrp_other import lrp_book
 from abe.engines.backward.lrp_weighted import Epsilon, ZPlus
 from abe.engines.backward.rectifier_filters import AsItIs
 from abe.engines.backward.run import Backward, RuleBook
-from abe.engines.backward.step import Step
+from abe.engines.backward.step import Step, transformed
 from abe.errors import InputError, ModelError, SpecError
 from abe.spec import value
 
@@ -204,7 +203,7 @@ class Scaled:
     rule: Epsilon
 
     def __call__(self, step: Step):
-        return step.transformed(self.rule(step), lambda gradient: 1.1 * gradient)
+        return transformed(self.rule(step), lambda gradient: 1.1 * gradient)
 
 
 BROKEN = ("gelu", "silu", "hardswish", "layer_norm", "group_norm", "softmax", "sigmoid", "glu", "div")

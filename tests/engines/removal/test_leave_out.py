@@ -96,16 +96,12 @@ def test_fills_have_the_conditional_distribution_of_their_rim():
 
 
 def problem_of_grey(net, x):
-    from abe.draws import SeededDraws, as_ids
     from abe.engines.runtime.evaluator import Evaluator
-    from abe.engines.runtime.problem import Problem
-    from abe.objectives import as_objective
-    from abe.task.base import Context
+    from abe.engines.runtime.request import pose
+    from abe.task.base import Context, Lifted
 
     task = abe.image_task(net, channels=1, output_kind="logits")
-    target = torch.ones(len(x), dtype=torch.long)
-    evaluator = Evaluator(task, execution="model")
-    return Problem(evaluator, x, Context(), target, as_objective("logit"), SeededDraws(), as_ids(None, x))
+    return pose(Evaluator(task, execution="model"), Lifted(x, Context(), []), 1)
 
 
 def test_a_window_of_one_colour_is_filled_with_it():

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import abe
 from abe.engines.runtime.chunk_size import ChunkPlan
-from abe.engines.runtime.evaluator import Chunk, Evaluator
+from abe.engines.runtime.evaluator import Evaluator
+from abe.engines.runtime.work import Chunk, Work
 from abe.errors import Code, InputError, ModelError
 from abe.task.base import Context
 from abe.testing import nets, problem_of, samples, task_of
@@ -76,9 +77,26 @@ def test_a_chunk_of_another_size_than_planned_does_not_count() -> None:
     assert plan.size == 8
 
 
-def test_memory_is_not_spent_on_a_gain_within_the_noise() -> None:
-    """Larger chunks are faster here, by less than anyone could measure: small ones will do."""
-    assert settle(ChunkPlan(start=8), lambda size: size * (1 - 1e-3 * size.bit_length())) <= 8
+def test_of_sizes_within_the_noise_the_larger_is_taken_until_a_chunk_takes_long() -> None:
+    """Larger chunks are faster here, by less than anyone could measure, and each row takes 10 ms."""
+    assert settle(ChunkPlan(start=8), lambda size: size * (1e-2 - 1e-5 * size.bit_length())) == 32
+
+
+def test_a_settled_size_is_tried_anew_when_rows_keep_another_pace() -> None:
+    """Settled beside other work, which favoured single rows; then the machine is quiet."""
+    plan = ChunkPlan(start=8)
+    assert settle(plan, lambda size: 0.1 * size**1.5) == 1
+    for _ in range(200):
+        plan.record(plan.size, 1e-3 * plan.size**0.5)
+    assert plan.size > 64
+
+
+def test_a_moment_of_other_work_does_not_begin_the_search_anew() -> None:
+    plan = ChunkPlan(start=8)
+    best = settle(plan, lambda size: 0.1 * size * abs(torch.tensor(size / 16).log2().item()) + 0.1)
+    for number in range(200):
+        plan.record(plan.size, (5.0 if number % 3 else 1.0) * min(plan.seen[best]) * best)
+    assert plan.settled == best
 
 
 @given(budget=st.integers(1, 10**9), row=st.integers(1, 10**7))
@@ -118,12 +136,11 @@ def gather(
     net: nn.Module, x: Tensor, n: int, kind: str = "gradient", **how: Any
 ) -> tuple[list[Chunk], Evaluator]:
     """n rows made of the samples in turn; what came back, in order."""
-    chunks: list[Chunk] = []
     problem = problem_of(net, x, **how)
     problem.evaluator.cost.forward_rows = problem.evaluator.cost.forward_calls = 0
     owner = torch.arange(n) % len(x)
     run = problem.gradient if kind == "gradient" else problem.forward
-    run(n, lambda rows: x[owner[rows]] * (1 - rows.view(-1, 1, 1, 1) / (2 * n)), owner, chunks.append)
+    chunks = list(run(lambda rows: x[owner[rows]] * (1 - rows.view(-1, 1, 1, 1) / (2 * n)), owner))
     return chunks, problem.evaluator
 
 
@@ -203,8 +220,8 @@ def test_memory_does_not_grow_with_the_number_of_rows() -> None:
         made.append(len(rows))
         return x[torch.zeros_like(rows)]
 
-    chunks: list[int] = []
-    problem.gradient(3000, make, torch.zeros(3000, dtype=torch.long), lambda c: chunks.append(len(c.rows)))
+    owner = torch.zeros(3000, dtype=torch.long)
+    chunks = [len(chunk.rows) for chunk in problem.gradient(make, owner)]
     assert sum(chunks) == 3000
     assert max(made) == max(chunks) <= 4096
     assert max(chunks[:3]) <= 8
@@ -214,7 +231,7 @@ def test_nothing_to_do_calls_nothing() -> None:
     net = nets.Watched(nets.Linear())
     problem = problem_of(net, samples(1))
     before = net.calls
-    problem.gradient(0, lambda rows: 1 / 0, torch.zeros(0, dtype=torch.long), lambda chunk: 1 / 0)
+    assert list(problem.gradient(lambda rows: 1 / 0, torch.zeros(0, dtype=torch.long))) == []
     assert net.calls == before
 
 
@@ -307,15 +324,6 @@ def test_context_follows_its_sample() -> None:
     x, gain = samples(3), torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64)
     evaluator = Evaluator(task, execution="model", chunk=2)
     owner = torch.tensor([2, 0, 1, 2, 0])
-    rows: list[Tensor] = []
-    evaluator.run(
-        "forward",
-        5,
-        lambda i: x[owner[i]],
-        owner=owner,
-        target=torch.zeros(3, dtype=torch.long),
-        context=Context({1: gain}),
-        objective=None,
-        consume=lambda chunk: rows.append(chunk.outputs),
-    )
+    work = Work("forward", lambda i: x[owner[i]], owner, Context({1: gain}))
+    rows = [chunk.outputs for chunk in evaluator.run(work)]
     torch.testing.assert_close(torch.cat(rows).detach(), x.flatten(1)[owner, :3] * gain[owner, None])

@@ -1,6 +1,7 @@
 """Laws of perturbation runs: end points, rows that stand alone, ties, known answers, counted rows."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -188,12 +189,12 @@ def test_rows_are_counted_and_made_when_their_turn_comes():
     seen = []
     inner = given.evaluator.run
 
-    def watch(kind, n, make, **rest):
+    def watch(work):
         def counted(rows):
             seen.append(len(rows))
-            return make(rows)
+            return work.make(rows)
 
-        inner(kind, n, counted, **rest)
+        return inner(replace(work, make=counted))
 
     given.evaluator.run = watch
     how = run(step=32)

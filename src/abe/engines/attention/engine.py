@@ -28,7 +28,6 @@ from abe.engines.layers.grid import (
     extent_of,
     token_grid,
 )
-from abe.engines.runtime.evaluator import Call, Chunk
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import (
     Upsample,
@@ -36,6 +35,7 @@ from abe.engines.runtime.shapes import (
     over_channels,
     upsampled,
 )
+from abe.engines.runtime.work import Call, Chunk
 from abe.errors import Code, ModelError, SpecError
 from abe.spec import value
 from abe.types import Result
@@ -101,11 +101,10 @@ def run_attention(
 ) -> Result:
     """Capture chunk by chunk, read, enlarge, and share out over channels."""
     job = _Run(problem, layers, gradient, upsample, read)
-    work = len(problem.x), problem.x.__getitem__, problem.everyone, job.consume
-    if gradient:
-        problem.inner(*work, around=job.around, purpose="attention")
-    else:
-        problem.forward(*work, around=job.around)
+    for chunk in problem.at_inputs(
+        "inner" if gradient else "forward", around=job.around, purpose="attention"
+    ):
+        job.keep(chunk)
     return Result(over_channels(job.out, problem.x))
 
 
@@ -142,7 +141,7 @@ class _Run:
         self._maps = torch.stack(maps).mean(0)
         return outputs, scores
 
-    def consume(self, chunk: Chunk) -> None:
+    def keep(self, chunk: Chunk) -> None:
         """Keep the chunk's maps."""
         if self._maps is not None:
             self.out[chunk.rows] = self._maps.to(self.out)

@@ -24,14 +24,8 @@ from abe.engines.backward.run import (
 )
 from abe.engines.backward.step import Step, refuse_hidden
 from abe.engines.instrument.modes import Instrument
-from abe.engines.runtime.custom_forward import (
-    Rows,
-    outputs_of,
-    run_scored,
-    score_of,
-)
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.work import Call, Chunk
 from abe.errors import Code, InputError, SpecError
 from abe.spec import value
 from abe.types import Baseline, Result
@@ -100,12 +94,15 @@ class DeepLift:
 
     def _job(self, problem: Problem) -> "_Lift":
         job = _Lift(self, problem)
-        owner = problem.everyone.repeat_interleave(self.references)
-
-        def make(rows: Tensor) -> Tensor:
-            return problem.x[owner[rows]]
-
-        run_scored(problem, len(owner), make, owner, job.way, job.consume, purpose="deeplift")
+        if self.references == 1:
+            chunks = problem.at_inputs("gradient", around=job.around, purpose="deeplift")
+        else:
+            owner = problem.everyone.repeat_interleave(self.references)
+            chunks = problem.gradient(
+                lambda rows: problem.x[owner[rows]], owner, around=job.around, purpose="deeplift"
+            )
+        for chunk in chunks:
+            job.keep(chunk)
         return job
 
 
@@ -123,29 +120,34 @@ class _Lift:
         self.references = self.scores = problem.x.new_empty(0)
         self.rule = _rule(spec.rule)
 
-    def way(self, x: Tensor, rows: Rows) -> Tensor:
-        """The reference pass, recorded; then the input's beside it."""
+    def around(self, call: Call) -> tuple[Any, Tensor]:
+        """The reference pass, recorded; then the input's beside it.
+
+        The score is part of what is attributed, so it runs under the instrument too; which one it is may
+        be told by the input's outputs only.
+        """
         with torch.no_grad():
-            found = self.spec.rows(self.problem, rows.owner, rows.number % self.spec.references)
-            self.references = found.to(x).contiguous()
+            found = self.spec.rows(self.problem, call.owner, call.rows % self.spec.references)
+            self.references = found.to(call.x).contiguous()
             own = {name for name, _ in (*self.book.entries, *self.further.entries)}
             record = Record(also=self.rule.reads | own)
-            self.scores = self._forward(self.references, rows, record)
+            with self._under(record):
+                before = call.forward(self.references)
         session = Replay(self._choose, record)
-        scores = self._forward(x, rows, session)
+        with self._under(session):
+            outputs = call.forward(call.x)
+        check_same(outputs, self.problem, call, self.spec)
+        call.settle(outputs)
+        with torch.no_grad(), self._under(record):
+            self.scores = call.score(before)
+        with self._under(session):
+            scores = call.score(outputs)
         refuse_hidden(scores)
         self.found.update(session.found)
-        return scores
+        return outputs, scores
 
-    def _forward(self, x: Tensor, rows: Rows, session: Record | Replay) -> Tensor:
-        """Scores of ``x``; the score is part of what is attributed, so it runs under the instrument too."""
-        problem, model = self.problem, self.problem.task.model
-        with Instrument(model, default=session, decompose=True):
-            outputs = outputs_of(problem, x, rows, model)
-            scores = score_of(problem, outputs, rows.owner)
-        if isinstance(session, Replay):
-            check_same(outputs, problem, rows)
-        return scores
+    def _under(self, session: Record | Replay) -> Instrument:
+        return Instrument(self.problem.task.model, default=session, decompose=True)
 
     def _choose(self, step: Step) -> Any:
         rule = self.book.find(step)
@@ -158,11 +160,8 @@ class _Lift:
         step.session.note(step, str(rule))
         return rule(step)
 
-    def consume(self, chunk: Chunk) -> None:
-        """Add a chunk's share of the means, and count the rows of its references."""
-        cost = self.problem.evaluator.cost
-        cost.forward_rows += len(chunk.rows)
-        cost.forward_calls += 1
+    def keep(self, chunk: Chunk) -> None:
+        """Add a chunk's share of the means."""
         maps, n = chunk.gradients * (chunk.x - self.references), self.spec.references
         self.out.index_add_(0, chunk.owner, maps / n)
         self.before.index_add_(0, chunk.owner, self.scores.to(self.before) / n)

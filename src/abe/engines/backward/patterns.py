@@ -41,14 +41,8 @@ from abe.engines.checks import check_count
 from abe.engines.instrument.model_state import as_found
 from abe.engines.instrument.modes import Instrument
 from abe.engines.layers.at_layer import LayerTask, input_of
-from abe.engines.runtime.custom_forward import (
-    Rows,
-    outputs_of,
-    run_scored,
-    score_of,
-)
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.work import Call
 from abe.errors import Code, InputError, ModelError, StorageError, note
 from abe.spec import value
 from abe.task.base import Task
@@ -331,13 +325,11 @@ def _fitted(problem: Problem, samples: int) -> Patterns:
         drawn = problem.draws.uniform("patterns", [(0, i) for i in rows.tolist()], x.shape[1:])
         return low + (high - low) * drawn.to(x)
 
-    def way(x: Tensor, rows: Rows) -> Tensor:
-        outputs = fit.watch(model, lambda noise: outputs_of(problem, noise, rows, model), x)
-        return score_of(problem, outputs, rows.owner)
-
-    def keep(chunk: Chunk) -> None:
-        """The moments are what is wanted, not the scores."""
+    def around(call: Call) -> tuple[Any, Tensor]:
+        outputs = fit.watch(model, lambda noise: call.forward(noise, model), call.x)
+        return outputs, call.score(outputs)
 
     owner = torch.zeros(samples, dtype=torch.long, device=x.device)
-    run_scored(problem, samples, make, owner, way, keep, purpose="patterns", kind="forward")
+    for _ in problem.forward(make, owner, around=around, purpose="patterns"):
+        """The moments are what is wanted, not the scores."""
     return fit.patterns()

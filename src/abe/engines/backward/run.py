@@ -32,20 +32,15 @@ from abe.engines.backward.step import (
     sums_of,
     transformed,
 )
+from abe.engines.instrument.model_check import Known, known
 from abe.engines.instrument.modes import Instrument
 from abe.engines.instrument.operations import tensors
+from abe.engines.instrument.per_model import mark
 from abe.engines.layers.at_layer import LayerTask
-from abe.engines.runtime.custom_forward import (
-    Rows,
-    outputs_of,
-    plain_outputs,
-    run_scored,
-    score_of,
-)
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.fused_copy import candidates, fingerprint
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import expanded
+from abe.engines.runtime.work import Call, Chunk, plain_outputs
 from abe.errors import Code, ModelError, SpecError, note
 from abe.objectives import Captured
 from abe.registry import rules
@@ -193,24 +188,22 @@ class _Run:
 
     def go(self) -> "_Run":
         """All samples; those whose books may have been mixed up with a neighbour's again, one by one."""
-        self._go(self.problem.everyone)
+        problem, purpose = self.problem, self.spec.form
+        for chunk in problem.at_inputs("gradient", around=self.around, purpose=purpose):
+            self._keep(chunk)
         if self.again:
             again, self.again = torch.cat(self.again), []
-            self._go(again, chunk=1)
+            for chunk in problem.gradient(
+                problem.x[again], again, around=self.around, purpose=purpose, chunk=1
+            ):
+                self._keep(chunk)
+        if self.model is not problem.task.model:
+            problem.evaluator.cost.execution = MERGED
         return self
 
-    def _go(self, samples: Tensor, chunk: int | None = None) -> None:
-        def make(rows: Tensor) -> Tensor:
-            return self.problem.x[samples[rows]]
-
-        n, purpose = len(samples), self.spec.form
-        run_scored(self.problem, n, make, samples, self.way, self.consume, purpose=purpose, chunk=chunk)
-        if self.model is not self.problem.task.model:
-            self.problem.evaluator.cost.execution = MERGED
-
-    def way(self, x: Tensor, rows: Rows) -> Tensor:
-        """The scores of a chunk whose forward ran under the rules."""
-        ledger = None if self.spec.form == "gradient" else Ledger.empty(x)
+    def around(self, call: Call) -> tuple[Any, Tensor]:
+        """A chunk whose forward runs under the rules."""
+        ledger = None if self.spec.form == "gradient" else Ledger.empty(call.x)
         self.session = Session(
             choose=self._choose,
             ledger=ledger,
@@ -219,11 +212,11 @@ class _Run:
             inside=isinstance(self.problem.task, LayerTask),
         )
         with Instrument(self.model, default=self.session, decompose=True):
-            outputs = outputs_of(self.problem, x, rows, self.model)
+            outputs = call.forward(call.x, self.model)
         refuse_hidden(plain_outputs(outputs))
-        check_same(outputs, self.problem, rows)
+        check_same(outputs, self.problem, call, self.spec)
         self.found.update(self.session.found)
-        scores = score_of(self.problem, self._open(outputs), rows.owner)
+        scores = call.score(self._open(outputs))
         if not scores.requires_grad and self.spec.form != "gradient":
             raise ModelError(
                 Code.NOT_DIFFERENTIABLE,
@@ -231,7 +224,7 @@ class _Run:
                 fix="Gates, attention weights and deviations of norms count as constants: explain another "
                 "layer, or use deeplift; elsewhere look for .detach() in the model's forward",
             )
-        return scores
+        return outputs, scores
 
     def _open(self, outputs: Any) -> Any:
         """What the score reads; its gradient is turned into relevance and noted as the start."""
@@ -252,7 +245,7 @@ class _Run:
 
         return transformed(outputs, begin)
 
-    def consume(self, chunk: Chunk) -> None:
+    def _keep(self, chunk: Chunk) -> None:
         """Keep the maps and the books of a chunk."""
         relevance = chunk.gradients * chunk.x if self.spec.form == "ratio" else chunk.gradients
         self.out[chunk.owner] = relevance
@@ -321,16 +314,34 @@ def policy_notes(found: Found) -> list[str]:
     return [note(Code.RULE_POLICY, f"Operations without a rule were treated as {how}: {', '.join(names)}")]
 
 
-def check_same(outputs: Any, problem: Problem, rows: Rows) -> None:
+_SAME: "WeakKeyDictionary[Known, set[int]]" = WeakKeyDictionary()
+"""Engines whose forward was compared, by the model as it was then."""
+
+
+def check_same(outputs: Any, problem: Problem, call: Call, engine: Any) -> None:
     """The forward under rules must give the plain forward's outputs.
+
+    They are compared where those are known; else one row is run again, once for a model and engine.
 
     Raises:
         ModelError: RULE_CHANGED_OUTPUT.
     """
-    known, found = problem.known_outputs, plain_outputs(outputs)
-    if not isinstance(known, Tensor) or not isinstance(found, Tensor) or not found.is_floating_point():
+    found = plain_outputs(outputs)
+    if not isinstance(found, Tensor) or not found.is_floating_point():
         return
-    plain = known[rows.owner].detach()
+    plain = problem.decision.outputs
+    if plain is not None:
+        plain = plain[call.owner]
+    else:
+        compared = _SAME.setdefault(known(problem.task.model), set())
+        if mark(engine) in compared:
+            return
+        compared.add(mark(engine))
+        found, one = found[:1], problem.context.take(call.owner[:1])
+        with torch.no_grad():
+            plain = problem.task.forward(call.x[:1].detach(), one)
+    if not isinstance(plain, Tensor):
+        return
     gap = (found.detach() - plain).flatten(1).abs().amax(1)
     size = plain.flatten(1).abs().amax(1)
     limit = SAME_OUTPUT.get(found.dtype, 1e-2)

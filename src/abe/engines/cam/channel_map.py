@@ -24,7 +24,6 @@ from abe.engines.layers.grid import (
     grid_of,
 )
 from abe.engines.layers.locate import located
-from abe.engines.runtime.evaluator import Call, Chunk
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import (
     Upsample,
@@ -33,6 +32,7 @@ from abe.engines.runtime.shapes import (
     unit_range,
     upsampled,
 )
+from abe.engines.runtime.work import Call, Chunk
 from abe.errors import Code, ModelError
 from abe.spec import value
 from abe.types import Engine, Result
@@ -115,11 +115,9 @@ class ChannelMap:
     def heat(self, problem: Problem) -> tuple[Tensor, list[str]]:
         """(b, …) the map without channels, and notes."""
         job = _Run(self, problem)
-        work = len(problem.x), problem.x.__getitem__, problem.everyone, job.consume
-        if self.weights.needs_gradient:
-            problem.inner(*work, around=job.around, purpose=job.layer)
-        else:
-            problem.forward(*work, around=job.around)
+        kind = "inner" if self.weights.needs_gradient else "forward"
+        for chunk in problem.at_inputs(kind, around=job.around, purpose=job.layer):
+            job.keep(chunk)
         return job.out, job.warnings
 
 
@@ -151,7 +149,7 @@ class _Run:
         self._captured = grid, places, gradient
         return outputs, scores
 
-    def consume(self, chunk: Chunk) -> None:
+    def keep(self, chunk: Chunk) -> None:
         """Turn what was captured into maps."""
         if self._captured is None:
             return

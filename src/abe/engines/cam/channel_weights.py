@@ -7,29 +7,23 @@ from torch import Tensor
 
 from abe.engines.cam.channel_map import View, no_linear_head
 from abe.engines.layers.grid import altered
-from abe.engines.runtime.evaluator import Call, Chunk
 from abe.engines.runtime.shapes import unit_range, upsampled
+from abe.engines.runtime.work import Call
 from abe.registry import channel_weights
 from abe.spec import value
-from abe.types import Baseline, Card
+from abe.types import Baseline
 
 CONSTANT = 1e-4
 """Share of the largest gradient by which a channel's gradients may differ behind average pooling."""
 
 
-@channel_weights.register(
-    Card(
-        name="summed_gradient",
-        title="CAM",
-        summary="The class weights of a linear head behind global average pooling.",
-        source="zhou2016",
-        formula="w_k = Σ_ij ∂s/∂A_kij, the head's weight of channel k",
-    ),
-    aliases=("cam",),
-)
+@channel_weights.part("summed_gradient", of="cam")
 @value
 class SummedGradient:
-    """w_k = Σ_ij ∂s/∂A_kij, the weight of channel k in a linear head behind average pooling."""
+    """The class weights of a linear head behind global average pooling.
+
+    Formula: w_k = Σ_ij ∂s/∂A_kij, the head's weight of channel k
+    """
 
     needs_gradient: ClassVar[bool] = True
     needs_linear_head: ClassVar[bool] = True
@@ -44,19 +38,13 @@ class SummedGradient:
         return view.combine(gradient.sum(2))
 
 
-@channel_weights.register(
-    Card(
-        name="mean_gradient",
-        title="Grad-CAM",
-        summary="The gradient averaged over places.",
-        source="selvaraju2017, Eq. 1",
-        formula="w_k = mean_ij ∂s/∂A_kij",
-    ),
-    aliases=("grad_cam",),
-)
+@channel_weights.part("mean_gradient", of="grad_cam")
 @value
 class MeanGradient:
-    """w_k = mean_ij ∂s/∂A_kij."""
+    """The gradient averaged over places.
+
+    Formula: w_k = mean_ij ∂s/∂A_kij
+    """
 
     needs_gradient: ClassVar[bool] = True
 
@@ -65,22 +53,12 @@ class MeanGradient:
         return view.combine(view.gradient.flatten(2).mean(2))
 
 
-@channel_weights.register(
-    Card(
-        name="plus_plus",
-        title="Grad-CAM++",
-        summary="Positive gradients, weighted so that small objects count as much as large ones.",
-        source="chattopadhay2018, Eq. 19",
-        formula="w_k = Σ_ij g⁺ g² / (2 g² + g³ Σ_ab A_kab)",
-    ),
-    aliases=("grad_cam_plus_plus",),
-)
+@channel_weights.part("plus_plus", of="grad_cam_plus_plus")
 @value
 class PlusPlus:
-    """w_k = Σ_ij g⁺ α, α = g² / (2 g² + g³ Σ_ab A_kab), zero where g or the denominator is zero.
+    """Positive gradients, weighted so that small objects count as much as large ones.
 
-    Args:
-        epsilon: added to the denominator.
+    Formula: w_k = Σ_ij g⁺ α, α = g² / (2 g² + g³ Σ_ab A_kab), zero where g or the denominator is zero
     """
 
     epsilon: float = 0.0
@@ -95,19 +73,13 @@ class PlusPlus:
         return view.combine((g.clamp(min=0) * alpha).sum(2))
 
 
-@channel_weights.register(
-    Card(
-        name="gradient_here",
-        title="HiResCAM",
-        summary="The gradient at every place itself.",
-        source="draelos2020",
-        formula="w_kij = ∂s/∂A_kij",
-    ),
-    aliases=("hires_cam",),
-)
+@channel_weights.part("gradient_here", of="hires_cam")
 @value
 class GradientHere:
-    """w_kij = ∂s/∂A_kij, place by place."""
+    """The gradient at every place itself.
+
+    Formula: w_kij = ∂s/∂A_kij
+    """
 
     needs_gradient: ClassVar[bool] = True
 
@@ -116,22 +88,12 @@ class GradientHere:
         return view.combine(view.gradient)
 
 
-@channel_weights.register(
-    Card(
-        name="weighted_gradient",
-        title="XGrad-CAM",
-        summary="The gradient averaged over places with the activation as weight.",
-        source="fu2020, Eq. 8",
-        formula="w_k = Σ_ij A_kij ∂s/∂A_kij / Σ_ij A_kij",
-    ),
-    aliases=("xgrad_cam",),
-)
+@channel_weights.part("weighted_gradient", of="xgrad_cam")
 @value
 class WeightedGradient:
-    """w_k = Σ_ij A_kij g_kij / Σ_ij A_kij, zero where the channel sums to zero.
+    """The gradient averaged over places with the activation as weight.
 
-    Args:
-        epsilon: added to the denominator.
+    Formula: w_k = Σ_ij A_kij g_kij / Σ_ij A_kij, g = ∂s/∂A, zero where the channel sums to zero
     """
 
     epsilon: float = 0.0
@@ -144,19 +106,13 @@ class WeightedGradient:
         return view.combine(torch.where(below != 0, above / below, torch.zeros_like(above)))
 
 
-@channel_weights.register(
-    Card(
-        name="positive_gradient",
-        title="Layer-CAM",
-        summary="The positive gradient at every place.",
-        source="jiang2021, Eq. 5",
-        formula="w_kij = max(∂s/∂A_kij, 0)",
-    ),
-    aliases=("layer_cam",),
-)
+@channel_weights.part("positive_gradient", of="layer_cam")
 @value
 class PositiveGradient:
-    """w_kij = max(∂s/∂A_kij, 0), place by place."""
+    """The positive gradient at every place.
+
+    Formula: w_kij = max(∂s/∂A_kij, 0)
+    """
 
     needs_gradient: ClassVar[bool] = True
 
@@ -165,21 +121,14 @@ class PositiveGradient:
         return view.combine(view.gradient.clamp(min=0))
 
 
-@channel_weights.register(
-    Card(
-        name="principal",
-        title="Eigen-CAM",
-        summary="The first principal direction of the activations over places.",
-        source="muhammad2020",
-        formula="w = v₁ of A = U Σ Vᵀ, A as (places, channels)",
-    ),
-    aliases=("eigen_cam",),
-)
+@channel_weights.part("principal", of="eigen_cam")
 @value
 class Principal:
-    """w = v₁, the first right singular vector of the activations as a matrix (places, channels).
+    """The first principal direction of the activations over places.
 
     Its sign is set so that the map's sum over places is positive, and before centring.
+
+    Formula: w = v₁, the first right singular vector of the activations as a matrix (places, channels)
 
     Args:
         centred: subtract each channel's mean over places first, as published code does.
@@ -199,21 +148,15 @@ class Principal:
         return torch.einsum("nk,npk->np", first, used).unflatten(1, view.grid.size)
 
 
-@channel_weights.register(
-    Card(
-        name="masked_score",
-        title="Score-CAM",
-        summary="The score when the input is shown through each channel's map alone.",
-        source="wang2020, Alg. 1",
-        formula="w = softmax_k s(x′ + unit(up A_k) ⊙ (x − x′))",
-    ),
-    aliases=("score_cam",),
-)
+@channel_weights.part("masked_score", of="score_cam")
 @value
 class MaskedScore:
-    """w = softmax over channels k of s(x′ + m_k ⊙ (x − x′)), m_k the channel enlarged and scaled to [0, 1].
+    """The score when the input is shown through each channel's map alone.
 
     Subtracting s(x′) would not change the softmax, so it is not computed.
+
+    Formula:
+        w = softmax over channels k of s(x′ + m_k ⊙ (x − x′)), m_k the channel enlarged and scaled to [0, 1]
 
     Args:
         baseline: x′, what hidden places show.
@@ -240,44 +183,30 @@ class MaskedScore:
             hidden = self.baseline.rows(view.problem, owner, torch.zeros_like(owner)).to(x)
             return hidden + mask * (x[owner] - hidden)
 
-        found = torch.empty(len(view.owner) * c, dtype=x.dtype, device=x.device)
-
-        def keep(chunk: Chunk) -> None:
-            found[chunk.rows] = chunk.scores.to(found)
-
-        view.problem.forward(len(found), make, view.owner.repeat_interleave(c), keep)
+        found = view.problem.scores(make, view.owner.repeat_interleave(c))
         return view.combine(found.view(-1, c).softmax(1).to(view.activation))
 
 
-@channel_weights.register(
-    Card(
-        name="ablation",
-        title="Ablation-CAM",
-        summary="What the score loses when a channel is set to zero.",
-        source="ramaswamy2020, Eq. 1",
-        formula="w_k = s − s(without channel k)",
-    ),
-    aliases=("ablation_cam",),
-)
+@channel_weights.part("ablation", of="ablation_cam")
 @value
 class Ablation:
-    """w_k = s − s(without channel k), the channel being zero at all places."""
+    """What the score loses when a channel is set to zero.
+
+    Formula: w_k = s − s(without channel k)
+    """
 
     needs_gradient: ClassVar[bool] = False
 
     def __call__(self, view: View) -> Tensor:
         """The map; one forward row per channel."""
         c, problem = view.channels, view.problem
-        found = torch.empty(len(view.owner) * c, dtype=view.activation.dtype, device=view.activation.device)
 
         def around(call: Call) -> tuple[Any, Tensor]:
             with altered(problem.task.model, view.layer, lambda out: view.grid.without(out, call.rows % c)):
                 outputs = call.forward(call.x)
             return outputs, call.score(outputs)
 
-        def keep(chunk: Chunk) -> None:
-            found[chunk.rows] = chunk.scores.to(found)
-
         owner = view.owner.repeat_interleave(c)
-        problem.forward(len(found), lambda rows: problem.x[owner[rows]], owner, keep, around=around)
+        chunks = problem.forward(lambda rows: problem.x[owner[rows]], owner, around=around)
+        found = torch.cat([chunk.scores for chunk in chunks]).to(view.activation)
         return view.combine(view.score[:, None].to(found) - found.view(-1, c))

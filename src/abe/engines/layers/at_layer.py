@@ -5,17 +5,18 @@ sample. `AtLayer` is any engine on that task, `AtInput` a reference for it, `Con
 the layer's way while the *input* goes along a straight line.
 """
 
+from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from abe.engines.instrument.capture import replacing
-from abe.engines.runtime.custom_forward import (
-    derived,
-)
-from abe.engines.runtime.evaluator import Chunk
+from abe.engines.runtime.chunk_size import ChunkPlan
+from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.targets import Decision
 from abe.errors import Code, ModelError, SpecError
 from abe.objectives import Captured
 from abe.registry import baselines
@@ -25,6 +26,7 @@ from abe.types import Baseline, Engine, Result
 
 INPUT = "abe: the input of the model"
 """Where the context of a layer's problem keeps the samples themselves."""
+_PLANS: "WeakKeyDictionary[Task, dict[str, dict[tuple[Any, ...], ChunkPlan]]]" = WeakKeyDictionary()
 
 
 class LayerTask(Task):
@@ -77,15 +79,26 @@ class _Reader:
         return torch.zeros(len(target), device=self.seen.device)
 
 
-def activations(problem: Problem, layer: str, rows: Tensor, owner: Tensor) -> Tensor:
-    """(n, *f) what the layer gives for input rows (n, …); forward rows, counted."""
-    reader, kept = _Reader(layer), list[Tensor]()
+def activations(
+    problem: Problem, layer: str, rows: Tensor | None = None, owner: Tensor | None = None
+) -> Tensor:
+    """(n, *f) what the layer gives for input rows (n, …), by default the samples; forward rows, counted."""
+    reader = _Reader(layer)
+    asked = problem.with_(objective=reader)
+    chunks = asked.at_inputs("forward") if rows is None or owner is None else asked.forward(rows, owner)
+    return torch.cat([reader.seen for _ in chunks])
 
-    def keep(chunk: Chunk) -> None:
-        kept.append(reader.seen)
 
-    problem.with_(objective=reader).forward(len(rows), rows.__getitem__, owner, keep)
-    return torch.cat(kept)
+def derived(problem: Problem, task: Task, purpose: str) -> Evaluator:
+    """An evaluator of another task over the same model, with the request's cost, chunk and progress.
+
+    Args:
+        problem: the request.
+        task: what to run.
+        purpose: runs of one purpose share what the planner learns about chunks.
+    """
+    plans = _PLANS.setdefault(problem.task.origin, {}).setdefault(purpose, {})
+    return problem.evaluator.derived(task, plans)
 
 
 def at_layer(problem: Problem, layer: str, x: Tensor | None = None) -> Problem:
@@ -106,31 +119,27 @@ def at_layer(problem: Problem, layer: str, x: Tensor | None = None) -> Problem:
             got=repr(layer),
             fix="Write '#0', '#1' …",
         )
-    task = LayerTask(problem.task, layer)
-    return Problem(
-        evaluator=derived(problem, task, f"at {layer}"),
-        x=activations(problem, layer, problem.x, problem.everyone) if x is None else x,
+    features = activations(problem, layer) if x is None else x
+    decision = problem.predicted().decision
+    return replace(
+        problem,
+        evaluator=derived(problem, LayerTask(problem.task, layer), f"at {layer}"),
+        x=features,
         context=Context({**problem.context.values, INPUT: problem.x}),
-        target=problem.target,
-        objective=problem.objective,
-        draws=problem.draws,
-        ids=problem.ids,
-        warnings=problem.warnings,
-        known_outputs=problem.known_outputs,
+        decision=decision,
     )
 
 
 def _outside(problem: Problem, task: LayerTask) -> Problem:
     """The request about the model's inputs that one at a layer came from."""
     inputs, rest = _apart(problem.context)
-    return Problem(
+    return replace(
+        problem,
         evaluator=derived(problem, task.base, "at the input"),
         x=inputs,
         context=rest,
-        target=problem.target,
-        objective=problem.objective,
-        draws=problem.draws,
-        ids=problem.ids,
+        decision=Decision(problem.target),
+        warnings=[],
     )
 
 

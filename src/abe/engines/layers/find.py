@@ -10,7 +10,6 @@ from abe.engines.instrument.modes import refuse_opaque
 from abe.engines.instrument.operations import tensors
 from abe.engines.layers import at_layer as inside
 from abe.engines.layers.at_layer import at_layer
-from abe.engines.runtime.evaluator import Call, Chunk
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, ModelError, note
 from abe.task.base import Context
@@ -66,7 +65,7 @@ def called_layers(problem: Problem) -> list[Layer]:
 
         handles.append(module.register_forward_hook(hook))
     try:
-        problem.forward(1, problem.x.__getitem__, problem.everyone[:1], _ignore, around=_unscored)
+        problem.outputs(problem.x, problem.everyone[:1])
     finally:
         for handle in handles:
             handle.remove()
@@ -102,20 +101,9 @@ def bypassed(problem: Problem, layer: str) -> bool:
     samples = torch.cat([problem.x[:1], mirrored, problem.x[:1]])
     probe = within.with_(x=torch.cat([h, h, torch.zeros_like(h)]), owner=everyone.repeat(3))
     probe.context = Context({**probe.context.values, inside.INPUT: samples})
-    kept: list[Any] = []
-    probe.evaluator.run(
-        "forward",
-        3,
-        probe.x.__getitem__,
-        owner=probe.everyone,
-        target=probe.target,
-        context=probe.context,
-        objective=None,
-        consume=lambda chunk: kept.append(chunk.outputs),
-    )
-    if not isinstance(kept[0], Tensor):
+    out = probe.outputs(probe.x, probe.everyone)
+    if not isinstance(out, Tensor):
         return False
-    out = torch.cat(kept)
     size = SAME * float(out.abs().max())
     around, matters = float((out[0] - out[1]).abs().max()), float((out[0] - out[2]).abs().max())
     return around > size or matters <= size
@@ -131,12 +119,3 @@ def bypass_note(layer: str) -> str:
 
 def _size(space: Any) -> int:
     return int(torch.Size(space).numel())
-
-
-def _unscored(call: Call) -> tuple[Any, Tensor]:
-    """The model itself, never a copy, whatever is explained."""
-    return call.forward(call.x), call.x.new_empty(0)
-
-
-def _ignore(chunk: Chunk) -> None:
-    """Nothing is wanted of the outputs."""

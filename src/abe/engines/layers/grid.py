@@ -19,8 +19,8 @@ from abe.engines.instrument.modes import (
     eager,
 )
 from abe.engines.instrument.operations import tensors
-from abe.engines.runtime.evaluator import slopes
 from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.work import slopes
 from abe.errors import Code, InputError, ModelError, SpecError
 
 Layout = Literal["channels_first", "channels_last", "tokens"]

@@ -5,17 +5,23 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
 from abe.engines.instrument.capture import with_first
 from abe.engines.instrument.inspection import clean_name
+from abe.engines.instrument.model_check import Known, known
 from abe.engines.instrument.modes import Instrument, Seen, refuse_opaque
 from abe.engines.instrument.operations import tensors
+from abe.engines.instrument.per_model import mark
 from abe.engines.layers.grid import LayerGrid, extent_of, grid_of
-from abe.engines.runtime.evaluator import Call, Chunk, slopes
 from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.work import Call, slopes
 from abe.errors import Code, ModelError, note
+
+_PLACES: "WeakKeyDictionary[Known, dict[tuple[Any, ...], str]]" = WeakKeyDictionary()
+"""Layers that were chosen, by the model as it was, the inputs' shape and the score."""
 
 
 def located(problem: Problem, layer: str | None) -> tuple[str, list[str]]:
@@ -23,7 +29,8 @@ def located(problem: Problem, layer: str | None) -> tuple[str, list[str]]:
 
     Chosen is the last layer whose output has places on which the score depends: a transformer's last
     block gives only its class token on, so the choice falls on what that block's attention reads.
-    Results of pooling do not count, nor attention matrices. Costs one forward and one backward row.
+    Results of pooling do not count, nor attention matrices. Costs one forward and one backward row the
+    first time; the choice is remembered until a weight or module of the model changes.
 
     Raises:
         ModelError: NO_SPATIAL_LAYER; OPAQUE_MODEL for scripted or traced modules.
@@ -31,15 +38,16 @@ def located(problem: Problem, layer: str | None) -> tuple[str, list[str]]:
     if layer is not None:
         return layer, []
     refuse_opaque(problem.task.model)
-    survey = _Survey(problem)
-    one = problem.everyone[:1]
-    problem.inner(1, problem.x[:1].__getitem__, one, _nothing, around=survey.around, purpose="survey")
-    name = survey.chosen()
+    places = _PLACES.setdefault(known(problem.task.model), {})
+    key = (tuple(problem.x.shape[1:]), type(problem.task).__name__, mark(problem.objective))
+    if key not in places:
+        first = problem.first()
+        survey = _Survey(first)
+        for _ in first.at_inputs("inner", around=survey.around, purpose="survey"):
+            """The survey keeps what it needs."""
+        places[key] = survey.chosen()
+    name = places[key]
     return name, [note(Code.CHOSEN_LAYER, f"The map was taken at layer {name!r}, the last with places")]
-
-
-def _nothing(chunk: Chunk) -> None:
-    """Nothing is kept."""
 
 
 @dataclass

@@ -18,7 +18,6 @@ from abe.engines.learn.networks import Approximator, Learner, Scorer, filled
 from abe.engines.learn.training import Trained
 from abe.engines.mask.optimise import At, pull
 from abe.engines.mask.penalties import Variation
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import spread
 from abe.engines.runtime.stored import Weights, check_shape, save
@@ -240,17 +239,13 @@ class CXPlain:
         asked = problem.with_(objective=LogProbability())
         reference = self.baseline.rows(problem, problem.everyone, torch.zeros_like(problem.everyone))
         owner, u = problem.everyone.repeat_interleave(units.count), units.count
-        without = problem.x.new_empty(len(owner))
         numbers = units.of.to(problem.x.device)
 
         def make(rows: Tensor) -> Tensor:
             gone = numbers[None] == (rows % u).view(-1, *[1] * numbers.ndim)
             return torch.where(gone, reference[owner[rows]].to(problem.x), problem.x[owner[rows]])
 
-        def consume(chunk: Chunk) -> None:
-            without[chunk.rows] = chunk.scores.to(without)
-
-        asked.forward(len(owner), make, owner, consume)
+        without = asked.scores(make, owner)
         rise = (asked.score[:, None] - without.view(-1, u)).clamp_min(0)
         total = rise.sum(1, keepdim=True)
         return torch.where(total > 0, rise / total.clamp_min(1e-30), torch.full_like(rise, 1 / u))

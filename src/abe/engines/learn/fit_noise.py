@@ -2,13 +2,11 @@
 
 from typing import Any
 
-import torch
-
-from abe.engines.instrument.model_state import as_found, eager
 from abe.engines.layers.find import activations
 from abe.engines.learn.training import read_batches, training_problem
 from abe.engines.mask.bottleneck import INPUT, place
 from abe.engines.mask.noise import LayerStatistics, RunningStatistics
+from abe.engines.runtime.request import running
 from abe.task.base import Task
 
 
@@ -24,7 +22,7 @@ def fit_statistics(task: Task, data: Any, *, layer: str = "auto") -> LayerStatis
         InputError: fewer than two samples, or samples of different shapes.
     """
     moments, notes = RunningStatistics(), list[str]()
-    with as_found(task.model), torch.enable_grad(), eager(task.model):
+    with running(task):
         for raw in read_batches(data, notes, lambda: moments.count):
             problem = training_problem(task, raw, 0)
             if not moments.count:

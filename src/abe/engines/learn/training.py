@@ -15,15 +15,13 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from abe.draws import SeededDraws, as_ids, mix
+from abe.draws import SeededDraws, mix
 from abe.engines.checks import check_count
-from abe.engines.instrument.model_state import as_found, eager
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.request import pose, running
 from abe.engines.runtime.stored import digest, read, write
-from abe.engines.runtime.targets import predict, settle_output_kind, settle_target
 from abe.errors import Code, InputError, SpecError, StorageError, note
-from abe.objectives import Logit
 from abe.task.base import Task
 
 BATCH = 32
@@ -105,7 +103,7 @@ def train(
     check_count("epochs", epochs)
     check_count("every", every)
     run = _Run(task, recipe, seed, None if checkpoint is None else Path(checkpoint), every)
-    with as_found(task.model), torch.enable_grad(), eager(task.model):
+    with running(task):
         run.resume()
         for epoch in range(run.epoch, epochs):
             if not run.through(data, epoch):
@@ -324,20 +322,8 @@ def training_problem(task: Task, raw: Any, seed: int) -> Problem:
             raw = last
     lifted = task.lift(raw)
     task.check(lifted.x)
-    chunk = CHUNK.get(task.device.type, BATCH)
-    evaluator = Evaluator(task, execution="model", chunk=chunk)
-    outputs = predict(evaluator, lifted.x, lifted.context)
-    settle_output_kind(task, outputs, [])
-    return Problem(
-        evaluator=evaluator,
-        x=lifted.x,
-        context=lifted.context,
-        target=settle_target(task, outputs, target, len(lifted.x), lifted.x.device),
-        objective=Logit(),
-        draws=SeededDraws(seed=seed),
-        ids=as_ids(None, lifted.x),
-        known_outputs=outputs,
-    )
+    evaluator = Evaluator(task, execution="model", chunk=CHUNK.get(task.device.type, BATCH))
+    return pose(evaluator, lifted, target, draws=SeededDraws(seed=seed))
 
 
 def classes_of(problem: Problem) -> int:

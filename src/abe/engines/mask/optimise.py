@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from abe.engines.checks import check_count
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along, rows_at_once, spread
 from abe.errors import Code, SpecError, note
@@ -260,17 +259,12 @@ class _Lockstep:
         """(b,) what removing everything changes, and for whom that is nothing."""
         everyone = self.problem.everyone
         nothing = torch.zeros_like(self.numbers_of.mask(self.numbers[:1]).detach())
-        removed = torch.empty_like(score)
 
         def make(rows: Tensor) -> Tensor:
             masks = nothing.expand(len(rows), *nothing.shape[1:])
             return self.perturbed.rows(masks, rows, torch.zeros_like(rows)).detach()
 
-        def consume(chunk: Chunk) -> None:
-            removed[chunk.rows] = chunk.scores.to(removed)
-
-        self.problem.forward(len(everyone), make, everyone, consume)
-        change = (score - removed).abs()
+        change = (score - self.problem.scores(make, everyone).to(score)).abs()
         least = 1e-6 * score.abs().clamp_min(1e-6)
         return torch.maximum(change, least), change < least
 
@@ -302,7 +296,7 @@ def pull(
     def make(rows: Tensor) -> Tensor:
         return row(mask[place[rows]], rows).detach()
 
-    def consume(chunk: Chunk) -> None:
+    for chunk in problem.gradient(make, owner):
         leaf = mask[place[chunk.rows]].requires_grad_(True)
         gradients = chunk.gradients
         if slope is not None:
@@ -311,8 +305,6 @@ def pull(
             (back,) = torch.autograd.grad(row(leaf, chunk.rows), leaf, gradients)
         out.index_add_(0, place[chunk.rows], back)
         scores[chunk.rows] = chunk.scores.to(scores)
-
-    problem.gradient(len(place), make, owner, consume)
     return scores, out
 
 

@@ -12,7 +12,6 @@ from abe.engines.path.curves import StraightLine
 from abe.engines.path.dynamic import who
 from abe.engines.path.quadrature import GaussLegendre
 from abe.engines.path.static import PathIntegral
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.reference import check_reference
 from abe.engines.runtime.shapes import along
@@ -32,10 +31,8 @@ def labels(problem: Problem, x: Tensor, owner: Tensor) -> Tensor:
     """(n,) predicted classes of rows ``x`` (n, *f) of samples ``owner``: forward rows only."""
     out = torch.zeros_like(owner)
 
-    def keep(chunk: Chunk) -> None:
+    for chunk in problem.forward(x, owner):
         out[chunk.rows] = chunk.outputs.argmax(1)
-
-    problem.forward(len(x), x.__getitem__, owner, keep)
     return out
 
 
@@ -266,14 +263,12 @@ def _gradient(
     """(n, *f) gradients of ``objective`` for classes ``target`` (n,), and (n,) predicted classes."""
     gradients, now = torch.zeros_like(x), torch.zeros_like(owner)
 
-    def consume(chunk: Chunk) -> None:
+    local = problem.with_(x=x, owner=owner, target=target, objective=objective)
+    run = local.forward if last else local.gradient
+    for chunk in run(x, local.everyone):
         now[chunk.rows] = chunk.outputs.argmax(1)
         if not last:
             gradients[chunk.rows] = chunk.gradients
-
-    local = problem.with_(x=x, owner=owner, target=target, objective=objective)
-    run = local.forward if last else local.gradient
-    run(len(x), x.__getitem__, local.everyone, consume)
     return gradients, now
 
 

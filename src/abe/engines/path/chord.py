@@ -8,7 +8,6 @@ from torch import Tensor
 
 from abe.engines.path.dynamic import UpdatePath, who
 from abe.engines.path.step import Point, State, Update
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
 from abe.errors import Code, note
@@ -77,10 +76,8 @@ class _Record:
         chord = end - start
         last = torch.zeros_like(start)
 
-        def keep(chunk: Chunk) -> None:
+        for chunk in problem.gradient(end, problem.everyone):
             last[chunk.rows] = chunk.gradients
-
-        problem.gradient(len(end), end.__getitem__, problem.everyone, keep)
         total = torch.zeros_like(start)
         for number, (owner, x, gradient) in enumerate(self._points):
             after = self._moved[number][1]

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from abe.engines.runtime.problem import Problem
-from abe.engines.runtime.targets import predict
 from abe.errors import Code, SpecError, TargetError
 from abe.spec import value
 
@@ -122,7 +121,7 @@ def class_count(problem: Problem) -> int:
     """
     outputs = problem.known_outputs
     if outputs is None:
-        outputs = predict(problem.evaluator, problem.x[:1], problem.context.take(problem.everyone[:1]))
+        outputs = problem.outputs(problem.x[:1], problem.everyone[:1])
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
         got = (
             f"output shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__

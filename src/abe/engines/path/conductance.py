@@ -1,6 +1,6 @@
 """Neuron conductance: a path's integral seen at a layer."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -10,10 +10,9 @@ from abe.engines.instrument.capture import replacing
 from abe.engines.layers.at_layer import activations
 from abe.engines.path.curves import StraightLine
 from abe.engines.path.quadrature import GaussLegendre
-from abe.engines.runtime.custom_forward import Rows, outputs_of, run_scored, score_of
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
+from abe.engines.runtime.work import Call, Chunk
 from abe.spec import value
 from abe.types import Baseline, Result
 
@@ -54,16 +53,15 @@ class _Conductance:
         nodes = torch.linspace(0, 1, self.k) if spec.rule == "trapezoid" else GaussLegendre().nodes(self.k)[0]
         self.alpha = nodes.to(problem.x)
         self.owner = problem.everyone.repeat_interleave(self.k)
-        self.features = activations(problem, spec.layer, problem.x, problem.everyone)
+        self.features = activations(problem, spec.layer)
         self.out = torch.zeros_like(self.features)
         self.last: tuple[Tensor, Tensor, Tensor] | None = None
 
     def total(self) -> Tensor:
         """(b, *f) the sum over all steps."""
-        n = len(self.owner)
-        run_scored(
-            self.problem, n, self.make, self.owner, self.way, self.consume, purpose=f"at {self.spec.layer}"
-        )
+        purpose = f"at {self.spec.layer}"
+        for chunk in self.problem.gradient(self.make, self.owner, around=self.around, purpose=purpose):
+            self._keep(chunk)
         return self.out
 
     def inputs(self, owner: Tensor, number: Tensor) -> Tensor:
@@ -75,14 +73,13 @@ class _Conductance:
         owner = self.owner[rows]
         return activations(self.problem, self.spec.layer, self.inputs(owner, rows), owner)
 
-    def way(self, x: Tensor, rows: Rows) -> Tensor:
-        """Scores of the model that runs on from the layer, the rest of it at the same node."""
-        with replacing(self.problem.task.model, self.spec.layer, x):
-            inputs = self.inputs(rows.owner, rows.number)
-            outputs = outputs_of(self.problem, inputs, rows, self.problem.task.model)
-        return score_of(self.problem, outputs, rows.owner)
+    def around(self, call: Call) -> tuple[Any, Tensor]:
+        """The model runs on from the layer, the rest of it at the same node."""
+        with replacing(self.problem.task.model, self.spec.layer, call.x):
+            outputs = call.forward(self.inputs(call.owner, call.rows))
+        return outputs, call.score(outputs)
 
-    def consume(self, chunk: Chunk) -> None:
+    def _keep(self, chunk: Chunk) -> None:
         """Steps between neighbouring nodes, the first of which may have come with the chunk before."""
         owner, y, g = chunk.owner, chunk.x, chunk.gradients
         if self.last is not None:

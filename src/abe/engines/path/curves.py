@@ -20,7 +20,6 @@ from abe.types import Baseline, Card
     Card(
         name="straight",
         title="Straight line",
-        summary="From a baseline to the input in a straight line.",
         source="sundararajan2017",
         formula="γ(α) = x′ + α (x − x′)",
         example={"baseline": "zero"},
@@ -28,11 +27,7 @@ from abe.types import Baseline, Card
 )
 @value
 class StraightLine:
-    """γ(α) = x′ + α (x − x′), x′ from a baseline.
-
-    Args:
-        baseline: a baseline, or the name of one.
-    """
+    """From a baseline to the input in a straight line."""
 
     baseline: Baseline | str
 
@@ -63,14 +58,13 @@ class _Line:
     Card(
         name="blur",
         title="Blur path",
-        summary="From the blurred input to the sharp one.",
         source="xu2020",
-        formula="γ(α) = x blurred by σ = (1 − α) σ_max",
+        formula="γ(α) = x blurred by a Gaussian of σ = (1 − α) σ_max, reflecting at the border",
     )
 )
 @value
 class BlurLine:
-    """γ(α) = x blurred by a Gaussian of σ = (1 − α) · max_sigma, reflecting at the border.
+    """From the blurred input to the sharp one.
 
     The blur is a diagonal in the cosine basis, exp(−σ²ω²/2), so points and velocities are exact.
 

@@ -25,10 +25,10 @@ from abe.engines.path.step import (
     Update,
     take_step,
 )
-from abe.engines.runtime.evaluator import Chunk, Head
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.reference import reference_of
 from abe.engines.runtime.shapes import along
+from abe.engines.runtime.work import Head
 from abe.errors import Code, SpecError, note
 from abe.spec import value
 from abe.types import Baseline, Objective, Result
@@ -338,16 +338,12 @@ class _Walk:
         scores = x.new_zeros(len(x))
         outputs: list[Any] = []
 
-        def consume(chunk: Chunk) -> None:
+        run = self.problem
+        for chunk in run.gradients(x, owner, heads) if heads else run.forward(x, owner):
             outputs.append(chunk.outputs)
             scores[chunk.rows] = (chunk.scores[0] if heads else chunk.scores).to(scores.dtype)
             if heads:
                 gradients[:, chunk.rows] = chunk.gradients
-
-        if heads:
-            self.problem.gradients(len(x), x.__getitem__, owner, heads, consume)
-        else:
-            self.problem.forward(len(x), x.__getitem__, owner, consume)
         return scores, torch.cat(outputs) if isinstance(outputs[0], Tensor) else None, gradients
 
     def _heads(self, row: Tensor, *, guided: bool) -> list[Head]:
@@ -384,11 +380,9 @@ class _Walk:
             share = along(nodes[rows % k], change)
             return front.x[row[rows]] + share * change[row[rows]]
 
-        def consume(chunk: Chunk) -> None:
+        for chunk in self.problem.gradient(make, owner):
             piece = change[row[chunk.rows]] * along(weights[chunk.rows % k], change)
             self.total.index_add_(0, chunk.owner, piece * chunk.gradients)
-
-        self.problem.gradient(len(row), make, owner, consume)
         self.nodes[front.row] += k
 
     def _refined(self, front: _Front, after: _Front, change: Tensor, step: int) -> None:

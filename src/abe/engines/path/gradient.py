@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from abe.engines.checks import check_count
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.moments import Moments
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
@@ -37,10 +36,8 @@ class GradientAt:
         asked = problem.with_(objective=Loss()) if self.negated_loss else problem
         out = torch.empty_like(problem.x)
 
-        def consume(chunk: Chunk) -> None:
+        for chunk in asked.at_inputs("gradient"):
             out[chunk.rows] = chunk.gradients
-
-        asked.gradient(len(out), problem.x.__getitem__, problem.everyone, consume)
         if self.times_input:
             out = out * problem.x
         if self.negated_loss:
@@ -93,16 +90,12 @@ class Expectation:
         def point(rows: Tensor) -> Tensor:
             return torch.lerp(reference(rows), problem.x[owner[rows]], along(alpha[rows], problem.x))
 
-        def consume(chunk: Chunk) -> None:
+        for chunk in problem.gradient(point, owner):
             # x − x′ = (x − point) / (1 − α) would divide by zero, so the reference is drawn again.
             difference = problem.x[chunk.owner] - reference(chunk.rows)
             moments.add(chunk.owner, difference * chunk.gradients)
-
-        def collect(chunk: Chunk) -> None:
+        for chunk in problem.forward(reference, owner):
             references.index_add_(0, chunk.owner, chunk.scores.double() / k)
-
-        problem.gradient(len(owner), point, owner, consume)
-        problem.forward(len(owner), reference, owner, collect)
         delta = problem.score - references.to(problem.score)
         return Result(moments.mean(k), delta, standard_error=moments.mean_error(k))
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from abe.engines.checks import check_count, check_not_negative, check_positive, check_reach
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
 from abe.spec import value
@@ -126,11 +125,9 @@ class IterativeSearch:
             noise = problem.draws.normal("isa.noise", keys, point.shape[1:]).to(point)
             return point[rows] + self.noise * noise
 
-        def consume(chunk: Chunk) -> None:
+        for chunk in problem.gradient(make, owner):
             score[chunk.rows] = chunk.scores.to(score.dtype)
             gradient[chunk.rows] = chunk.gradients
-
-        problem.gradient(len(point), make, owner, consume)
         norm = point.flatten(1).norm(dim=1)
         weight = sign * self.regularisation
         direction = point / along(norm.clamp_min(torch.finfo(norm.dtype).tiny), point)

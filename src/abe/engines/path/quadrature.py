@@ -17,7 +17,7 @@ quadratures = Registry("quadrature")
 
 
 def _rule(name: str, title: str, formula: str, *, differs: tuple[str, ...] = ()) -> Any:
-    card = Card(name=name, title=title, summary=title, source="davis1984", formula=formula, differs=differs)
+    card = Card(name=name, title=title, source="davis1984", formula=formula, differs=differs)
     return quadratures.register(card)
 
 

@@ -10,7 +10,6 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
 
@@ -112,9 +111,7 @@ def _halve(problem: Problem, curve: Curve, pieces: Pieces, chosen: Tensor) -> No
     def make(rows: Tensor) -> Tensor:
         return curve.point(owner[rows], alpha[rows])
 
-    def consume(chunk: Chunk) -> None:
+    for chunk in problem.gradient(make, owner):
         change = curve.velocity(chunk.owner, alpha[chunk.rows]) * chunk.gradients
         pieces.total.index_add_(0, piece[chunk.rows], change * along(weight[chunk.rows], change))
-
-    problem.gradient(len(piece), make, owner, consume)
     pieces.intervals[chosen] *= 2

@@ -13,7 +13,6 @@ from torch import Tensor
 from abe.engines.checks import check_count, check_tolerance
 from abe.engines.path.quadrature import GaussLegendre
 from abe.engines.path.refine import Pieces, refine
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
 from abe.errors import Code, note
@@ -120,7 +119,7 @@ def integrate(
     def make(rows: Tensor) -> Tensor:
         return bound.point(owner[rows], alpha[rows % k])
 
-    def consume(chunk: Chunk) -> None:
+    for chunk in problem.gradient(make, owner):
         node = chunk.rows % k
         if bound.has_velocity:
             change = bound.velocity(chunk.owner, alpha[node]) * along(weight[node], chunk.gradients)
@@ -129,8 +128,6 @@ def integrate(
             before = bound.point(chunk.owner, alpha[(node - 1).clamp_min(0)])
             change = (after - before) * 0.5
         total.index_add_(0, slot[chunk.rows], change.mul_(chunk.gradients))
-
-    problem.gradient(len(owner), make, owner, consume)
     return total
 
 
@@ -148,7 +145,7 @@ def panels(problem: Problem, bound: BoundPath, block: Tensor, start: Tensor, end
     def make(rows: Tensor) -> Tensor:
         return bound.point(owner[rows], alpha[rows % joints])
 
-    def consume(chunk: Chunk) -> None:
+    for chunk in problem.gradient(make, owner):
         sample, joint = chunk.rows // joints, chunk.rows % joints
         score[sample, joint] = chunk.scores.to(score.dtype)
         half = bound.velocity(chunk.owner, alpha[joint]).mul(chunk.gradients).mul_(0.5 / PANELS)
@@ -156,8 +153,6 @@ def panels(problem: Problem, bound: BoundPath, block: Tensor, start: Tensor, end
         right, left = joint < PANELS, joint > 0
         flat.index_add_(0, (sample * PANELS + joint)[right], half[right])
         flat.index_add_(0, (sample * PANELS + joint - 1)[left], half[left])
-
-    problem.gradient(len(owner), make, owner, consume)
     score[:, 0], score[:, -1] = start.to(score.dtype), end.to(score.dtype)
     return Pieces(
         owner=block.repeat_interleave(PANELS),

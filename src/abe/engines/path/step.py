@@ -7,8 +7,8 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor
 
-from abe.engines.runtime.evaluator import Head
 from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.work import Head
 from abe.errors import AbeError, Code, SpecError
 from abe.registry import updates
 from abe.spec import value
@@ -101,14 +101,13 @@ class UserUpdate:
     Card(
         name="descent",
         title="Signed descent",
-        summary="A signed step down the explained score's gradient, inside the bounds.",
         source="madry2018",
-        formula="x ← clip(x − α r sign ∇s(x))",
+        formula="x ← clip(x − α r sign ∇s(x)), r the bounds' range (1 without bounds)",
     )
 )
 @value
 class Descent:
-    """x ← clip(x − α r sign ∇s(x)), r the bounds' range (1 without bounds).
+    """A signed step down the explained score's gradient, inside the bounds.
 
     Args:
         alpha: step as a share of the range.

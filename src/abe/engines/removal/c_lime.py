@@ -8,7 +8,6 @@ from abe.engines.removal.game import Stream, stacked, too_few
 from abe.engines.removal.least_squares import fit
 from abe.engines.removal.lime import ROWS, check_positive
 from abe.engines.removal.segments import Spread, Units, check_spread, segments_of
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
 from abe.registry import units
 from abe.spec import value
@@ -48,7 +47,6 @@ class ContinuousNeighbours:
         for sample, u in enumerate(segments.counts):
             stream = Stream(problem, sample, "surrogate.neighbours")
             noise[sample, :, :u] = stream.normal((n, u)).to(x)
-        scores = torch.empty((len(x), n), dtype=torch.float64, device=x.device)
         owner = problem.everyone.repeat_interleave(n)
         scale = self._scale(problem)
 
@@ -58,10 +56,7 @@ class ContinuousNeighbours:
             step = noise.flatten(0, 1)[rows].gather(1, labels.flatten(1)).view(labels.shape)
             return x[who] + step * scale
 
-        def consume(chunk: Chunk) -> None:
-            scores.view(-1)[chunk.rows] = chunk.scores.double()
-
-        problem.forward(len(owner), make, owner, consume)
+        scores = problem.scores(make, owner).double().view(len(x), n)
         fits = [
             fit(own[:, :u].double(), y, torch.ones_like(y), 0.0)
             for own, y, u in zip(noise, scores, segments.counts, strict=True)

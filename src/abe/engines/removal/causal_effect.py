@@ -6,7 +6,6 @@ from torch import Tensor
 from abe.engines.checks import check_count
 from abe.engines.removal.game import too_few
 from abe.engines.removal.segments import Spread, Units, check_spread, segments_of
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
 from abe.errors import Code, SpecError
@@ -67,7 +66,6 @@ class Intervention:
         first = sizes.cumsum(0) - sizes
         background = baselines.resolve(self.background)
         other = background if self.reference is None else baselines.resolve(self.reference)
-        scores = torch.empty(len(owner), dtype=torch.float64, device=x.device)
 
         def make(rows: Tensor) -> Tensor:
             who = owner[rows]
@@ -78,10 +76,7 @@ class Intervention:
             own = torch.where(along(side, x) == 0, x[who], rest)
             return torch.where(segments.is_unit(who, unit), own, context)
 
-        def consume(chunk: Chunk) -> None:
-            scores[chunk.rows] = chunk.scores.double()
-
-        problem.forward(len(owner), make, owner, consume)
+        scores = problem.scores(make, owner).double()
         effects = [-own.view(-1, m, 2).diff(dim=2)[..., 0] for own in scores.split(sizes.tolist())]
         error = [each.std(1) / m**0.5 for each in effects]
         return Result(

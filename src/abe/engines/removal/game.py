@@ -20,7 +20,6 @@ from abe.engines.removal.segments import (
     check_spread,
     segments_of,
 )
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
 from abe.objectives import Probability
@@ -195,7 +194,6 @@ class Game:
         owner = torch.repeat_interleave(
             torch.arange(len(new), device=x.device), torch.tensor(sizes, device=x.device)
         )
-        scores = torch.empty((len(flat), k), dtype=torch.float64, device=x.device)
 
         def make(rows: Tensor) -> Tensor:
             which = rows // k
@@ -203,10 +201,7 @@ class Game:
             keep = self.segments.keep(who, coalition)
             return self.bound.rows(Absent(who, rows % k, keep, coalition))
 
-        def consume(chunk: Chunk) -> None:
-            scores.view(-1)[chunk.rows] = chunk.scores.double()
-
-        self.problem.forward(len(flat) * k, make, owner.repeat_interleave(k), consume)
+        scores = self.problem.scores(make, owner.repeat_interleave(k)).double().view(len(flat), k)
         for sample, rows in enumerate(scores.split(sizes)):
             self._values[sample] = torch.cat([self._values[sample], rows])
 

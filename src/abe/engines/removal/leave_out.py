@@ -23,7 +23,6 @@ from abe.engines.removal.segments import (
     segments_of,
     windows_of,
 )
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
 from abe.registry import removals, units
 from abe.spec import value
@@ -100,7 +99,6 @@ class LeaveOut:
         sizes = torch.tensor(counts, device=problem.x.device) * k
         owner = problem.everyone.repeat_interleave(sizes)
         first = sizes.cumsum(0) - sizes
-        scores = torch.empty(int(sizes.sum()), dtype=torch.float64, device=problem.x.device)
 
         def make(rows: Tensor) -> Tensor:
             who = owner[rows]
@@ -112,10 +110,7 @@ class LeaveOut:
             keep = ~layout.is_unit(who, which)
             return bound.rows(Absent(who, draw, keep, coalition))
 
-        def consume(chunk: Chunk) -> None:
-            scores[chunk.rows] = chunk.scores.double()
-
-        problem.forward(len(owner), make, owner, consume)
+        scores = problem.scores(make, owner).double()
         return [own.view(-1, k) for own in scores.split(sizes.tolist())]
 
     def _lost(self, problem: Problem, sample: int, values: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,6 @@ from abe.engines.removal.summaries import over_completions
 from abe.errors import Code, SpecError, note
 from abe.registry import summaries
 from abe.spec import value
-from abe.types import Card
 
 ROWS = 1000
 """Coalitions where no budget is given, as many as lime draws."""
@@ -51,28 +50,16 @@ class _Local:
         return neighbours(u, budget, stream)
 
 
-@summaries.register(
-    Card(
-        name="lime",
-        title="Weighted ridge",
-        summary="A ridge regression on random coalitions, weighted by how near they are to all units.",
-        source="ribeiro2016, Eq. 2",
-        formula="min_w Σ_z π(z) (v(z) − w₀ − w·z)² + λ ‖w‖²",
-        differs=("Weights exp(−d²/σ²) as printed; the published code takes their root (root=True).",),
-    ),
-    aliases=("ridge",),
-)
+@summaries.part("lime", of="lime", aliases=("ridge",))
 @value
 class Ridge(_Local):
-    """min_w Σ_z π(z) (v(z) − w₀ − w·z)² + λ‖w‖², z uniform over coalitions, π by cosine distance.
+    """A ridge regression on random coalitions, weighted by how near they are to all units.
+
+    Formula: min_w Σ_z π(z) (v(z) − w₀ − w·z)² + λ‖w‖², z uniform over coalitions, π by cosine distance
 
     Args:
         width: of the kernel, in cosine distance.
-        penalty: λ.
         root: take the root of the kernel, as published code does.
-
-    Differs from the paper:
-        Weights exp(−d²/σ²) as printed; the published code takes their root.
     """
 
     width: float = 0.25
@@ -87,26 +74,15 @@ class Ridge(_Local):
         return ridge(evaluated, self.width, self.penalty, root=self.root)
 
 
-@summaries.register(
-    Card(
-        name="optilime",
-        title="Ridge of chosen width",
-        summary="The widest kernel, and so the steadiest fit, that still adheres to the model.",
-        source="visani2020optilime",
-        formula="max σ such that R²(σ) ≥ adherence",
-        differs=("Widths are tried on the same rows one after the other; the paper searches by new ones.",),
-    ),
-)
+@summaries.part("optilime", of="optilime")
 @value
 class AdherentRidge(_Local):
-    """LIME with the widest kernel whose weighted R² is at least ``target``.
+    """The widest kernel, and so the steadiest fit, that still adheres to the model.
+
+    Formula: max σ such that R²(σ) ≥ target
 
     Args:
         target: adherence that must be kept.
-        penalty: λ of the ridge.
-
-    Differs from the paper:
-        Widths are tried on the same rows one after the other; the paper searches by new ones.
     """
 
     target: float = 0.8
@@ -141,25 +117,17 @@ class AdherentRidge(_Local):
         return torch.full_like(rows, -torch.inf) if few else fit(z, y, weight, self.penalty).adherence
 
 
-@summaries.register(
-    Card(
-        name="slime",
-        title="Selection that is stable",
-        summary="Units enter by least angles; rows are added until each choice is significant.",
-        source="zhou2021",
-        formula="next j₁ if Δ = ĉ_{j₁} − ĉ_{j₂} exceeds z_{1−α} standard errors, else n ← n (z_{1−α}/ẑ)²",
-    ),
-    aliases=("s_lime",),
-)
+@summaries.part("slime", of="s_lime")
 @value
 class StableSelection(_Local):
-    """S-LIME: least-angle selection with a test of every step, and ridge on the chosen units.
+    """Units enter by least angles; rows are added until each choice is significant.
+
+    Formula: next j₁ if Δ = ĉ_{j₁} − ĉ_{j₂} exceeds z_{1−α} standard errors, else n ← n (z_{1−α}/ẑ)²
 
     Args:
         features: units to choose.
         level: of the test that the chosen unit beats the next.
         start: rows of the first round.
-        width: of the kernel, in cosine distance.
         penalty: λ of the ridge on the chosen units.
     """
 
@@ -226,23 +194,16 @@ class StableSelection(_Local):
         return least_angles(x, residual, min(self.features, x.shape[1]), NormalDist().inv_cdf(1 - self.level))
 
 
-@summaries.register(
-    Card(
-        name="baylime",
-        title="Bayesian ridge",
-        summary="A ridge regression whose coefficients have a normal prior, from evidence or a map.",
-        source="zhao2021, Eqs. 6-9",
-        formula="w | data ~ N(Σ(λμ₀ + αZᵀΠy), Σ), Σ = (λI + αZᵀΠZ)⁻¹",
-    ),
-)
+@summaries.part("baylime", of="baylime")
 @value
 class BayesianRidge(_Local):
-    """w | data ~ N(Σ(λμ₀ + αZᵀΠy), Σ), Σ = (λI + αZᵀΠZ)⁻¹; the error is the posterior's deviation.
+    """A ridge regression whose coefficients have a normal prior, from evidence or a map.
+
+    The error is the posterior's deviation.
 
     Args:
         precision: λ of the prior, or None to take what the evidence says.
         noise_precision: α of the score around the fit, or None for the same.
-        width: of the kernel, in cosine distance.
     """
 
     precision: float | None = None

@@ -23,8 +23,8 @@ PATCHES = 4096
     Card(
         name="patch_gaussian",
         title="Conditional patches",
-        summary="Windows drawn from a normal distribution of patches given the positions around them.",
         source="zintgraf2017, Sec. 3.1",
+        formula="x_w | rim ~ N(μ_w + B (x_rim − μ_rim), C), fitted to patches of a window's size and its rim",
         modalities=("image", "series"),
         differs=("Without a background set the patches of the sample itself are the data.",),
         pitfalls=("Only near positions are seen; a window inside a large object is filled with the object.",),
@@ -32,7 +32,7 @@ PATCHES = 4096
 )
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PatchGaussian:
-    """x_w | rim ~ N(μ_w + B (x_rim − μ_rim), C), fitted to patches of the size of a window and its rim.
+    """Windows drawn from a normal distribution of patches given the positions around them.
 
     The covariance is shrunk towards a multiple of the identity by the share of its entries that the number of
     patches cannot tell. Draws are clipped to the task's bounds.
@@ -41,10 +41,6 @@ class PatchGaussian:
         samples: (m, *f) background inputs in input space, or None for the sample's own patches.
         rim: width of the rim in positions; None is a quarter of the window, at least 1.
         draws: per window.
-        digest: of the samples' content.
-
-    Differs from the paper:
-        Without a background set the patches of the sample itself are the data.
     """
 
     samples: Tensor | None = None

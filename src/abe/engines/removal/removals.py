@@ -69,7 +69,6 @@ class Removal(Protocol):
     Card(
         name="replace",
         title="Replacement",
-        summary="Absent units show a reference input; averaged over draws of one that is random.",
         source="covert2021",
         example={"baseline": "zero"},
         pitfalls=("Rows with parts replaced are no inputs the model was trained on.",),
@@ -77,10 +76,9 @@ class Removal(Protocol):
 )
 @value
 class Replace:
-    """Absent units show a baseline.
+    """Absent units show a reference input; averaged over draws of one that is random.
 
     Args:
-        baseline: a baseline or its name.
         samples: draws per coalition where the baseline is random.
     """
 
@@ -104,14 +102,16 @@ class Replace:
     Card(
         name="segment_mean",
         title="Mean of the unit",
-        summary="Absent units are filled with their own mean, channel by channel.",
         source="ribeiro2016",
         pitfalls=("A unit of one colour is not removed at all.",),
     )
 )
 @value
 class SegmentMean:
-    """Absent units show their own mean colour, as in LIME for images."""
+    """Absent units are filled with their own mean, channel by channel.
+
+    LIME for images does so.
+    """
 
     def bind(self, problem: Any, layout: Layout) -> BoundRemoval:
         if not isinstance(layout, Segments):
@@ -177,19 +177,18 @@ class _Background:
     Card(
         name="marginal",
         title="Marginal distribution",
-        summary="Absent units come from every sample of a background set in turn.",
         source="covert2021",
+        formula="v(S) = E f(x_S, b), b running through a background set",
         example={"samples": torch.tensor([0.25, 0.75]).view(2, 1, 1, 1)},
         pitfalls=("Units of two samples together may look like no input at all.",),
     )
 )
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Marginal(_Background):
-    """v(S) = E f(x_S, b), b running through a background set.
+    """Absent units come from every sample of a background set in turn.
 
     Attributes:
         samples: (m, *f) background inputs in input space, at least two; broadcast against the input's axes.
-        digest: of their content.
     """
 
     def bind(self, problem: Any, layout: Layout) -> BoundRemoval:
@@ -200,20 +199,19 @@ class Marginal(_Background):
     Card(
         name="conditional",
         title="Conditional distribution by neighbours",
-        summary="Absent units come from the background samples that are most like the input where it stays.",
         source="covert2021",
+        formula="v(S) = E f(x_S, b), b among the nearest background samples in L2 over the units of S",
         example={"samples": torch.tensor([0.25, 0.5, 0.75]).view(3, 1, 1, 1), "nearest": 2},
         pitfalls=("With few background samples the nearest is not near.",),
     )
 )
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Conditional(_Background):
-    """v(S) = E f(x_S, b), b among the ``nearest`` background samples in L2 over the units of S.
+    """Absent units come from the background samples that are most like the input where it stays.
 
     Attributes:
         samples: (m, *f) background inputs in input space, at least two.
         nearest: how many of them complete a coalition.
-        digest: of the samples' content.
     """
 
     nearest: int = 5

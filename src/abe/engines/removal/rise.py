@@ -6,7 +6,6 @@ from torch import Tensor
 from abe.engines.checks import check_count
 from abe.engines.removal.game import too_few
 from abe.engines.removal.summaries import check_probability
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.reference import reference_of
 from abe.engines.runtime.shapes import along
@@ -68,7 +67,7 @@ class RandomMasks:
             last[:] = [(rows, mask)]
             return torch.lerp(reference[owner[rows]], x[owner[rows]], mask[:, None])
 
-        def consume(chunk: Chunk) -> None:
+        for chunk in problem.forward(make, owner):
             known = last and torch.equal(last[0][0], chunk.rows)
             mask = (last[0][1] if known else masks(chunk.rows)).double()
             score = along(chunk.scores.double(), mask)
@@ -78,8 +77,6 @@ class RandomMasks:
                 sums[:, sample] += moments[:, own].sum(1)
                 squares[0, sample] += (mask[own] * mask[own]).sum(0)
                 squares[1, sample] += (mask[own] * score[own]).square().sum(0)
-
-        problem.forward(len(owner), make, owner, consume)
         return self._result(x, sums, squares, n)
 
     def _result(self, x: Tensor, sums: Tensor, squares: Tensor, n: int) -> Result:

@@ -1,6 +1,6 @@
 """SAGE: Shapley values of the loss over a data set, by orders of units until they have converged."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,6 @@ from abe.engines.removal.segments import (
     check_spread,
     segments_of,
 )
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, InputError, SpecError, note
 from abe.registry import removals, units
@@ -138,10 +137,9 @@ class DataSetShapley:
         first = torch.zeros(len(x), dtype=torch.long, device=x.device)
         labels = first if self.labels is None else self.labels.to(x.device).long()
         asked = about(probability_of(problem), x, first, labels)
-        asked.ids = [mix("sage", number) for number in range(len(x))]
-        if self.labels is None:
-            asked.target = _predicted(asked)
-        return asked
+        ids = [mix("sage", number) for number in range(len(x))]
+        asked = replace(asked, identify=lambda: ids)
+        return asked if self.labels is not None else asked.with_(target=_predicted(asked))
 
     def _round(self, asked: Problem, segments: Any, bound: Any, done: int, count: int) -> Tensor:
         """(count, u) gains along one order and its reverse, each on a data row drawn for it."""
@@ -160,10 +158,8 @@ class DataSetShapley:
             keep = segments.keep(owner[which], coalitions[which])
             return bound.rows(Absent(owner[which], rows % k, keep, coalitions[which]))
 
-        def consume(chunk: Chunk) -> None:
+        for chunk in asked.forward(make, owner.repeat_interleave(k)):
             sums.index_add_(0, chunk.rows // k, chunk.scores.double() / k)
-
-        asked.forward(len(owner) * k, make, owner.repeat_interleave(k), consume)
         tiny = torch.finfo(torch.float32).tiny
         value = sums.clamp_min(tiny).log().view(count, 2, u)
         full = asked.score.double().clamp_min(tiny).log()[row].view(-1, 1, 1).expand(-1, 2, 1)
@@ -195,8 +191,6 @@ def _predicted(asked: Problem) -> Tensor:
     """(m,) the classes that the model predicts for the data."""
     out = torch.zeros(len(asked.x), dtype=torch.long, device=asked.x.device)
 
-    def keep(chunk: Chunk) -> None:
+    for chunk in asked.forward(asked.x, asked.everyone):
         out[chunk.rows] = asked.task.log_probabilities(chunk.outputs).argmax(1)
-
-    asked.forward(len(out), asked.x.__getitem__, asked.everyone, keep)
     return out

@@ -29,22 +29,10 @@ from abe.spec import value
 from abe.types import Card
 
 
-@summaries.register(
-    Card(
-        name="shapley",
-        title="Shapley value",
-        summary="The mean marginal contribution over all orders, from all coalitions.",
-        source="shapley1953",
-        formula="φ_i = Σ_{S∌i} |S|! (u−|S|−1)! / u! (v(S∪i) − v(S))",
-    ),
-)
+@summaries.part("shapley", of="shapley")
 @value
 class ShapleyValue:
-    """φ_i = Σ_{S∌i} |S|! (u−|S|−1)! / u! (v(S∪i) − v(S)), exactly.
-
-    Args:
-        max_units: more units than this are refused; at most 16.
-    """
+    """The mean marginal contribution over all orders, from all coalitions."""
 
     max_units: int = EXACT_UNITS
 
@@ -66,19 +54,14 @@ class ShapleyValue:
         return over_completions(set_functions.shapley(evaluated.values))
 
 
-@summaries.register(
-    Card(
-        name="banzhaf",
-        title="Banzhaf value",
-        summary="The mean marginal contribution over all coalitions alike.",
-        source="banzhaf1965; wang2023",
-        formula="φ_i = 2^{1−u} Σ_{S∌i} (v(S∪i) − v(S))",
-        pitfalls=("Values do not add up to the change of the score.",),
-    ),
-)
+@summaries.part("banzhaf", of="banzhaf")
 @value
 class BanzhafValue:
-    """φ_i = E[v(S) | i ∈ S] − E[v(S) | i ∉ S], S uniform: exact where it fits, else by reusing every sample.
+    """The mean marginal contribution over all coalitions alike.
+
+    Exact where all coalitions fit, else every sample counts for every unit.
+
+    Formula: φ_i = E[v(S) | i ∈ S] − E[v(S) | i ∉ S], S uniform
 
     Args:
         max_units: up to this many units all coalitions are evaluated, where the budget holds them.
@@ -114,14 +97,13 @@ class BanzhafValue:
     Card(
         name="permutation",
         title="Shapley value by orders",
-        summary="Marginal contributions along random orders, each walked both ways.",
         source="castro2009; mitchell2022",
         formula="φ_i = E_π[v(before i ∪ i) − v(before i)]",
     ),
 )
 @value
 class PermutationShapley:
-    """φ_i = E_π[v(Pre_π(i) ∪ i) − v(Pre_π(i))] over random orders and their reverses (antithetic).
+    """Marginal contributions along random orders, each walked both ways.
 
     Args:
         max_units: up to this many units all coalitions are evaluated instead, where the budget holds them.
@@ -155,19 +137,10 @@ class PermutationShapley:
         return Summarised(pairs.mean((0, 2)), together(mean_error(pairs.mean(2)), pairs.mean(0)))
 
 
-@summaries.register(
-    Card(
-        name="owen",
-        title="Owen value",
-        summary="The Shapley value between groups of units, and within each group.",
-        source="owen1977",
-        formula="φ_i = Σ_{R⊆M∖k} Σ_{T⊆B_k∖i} w(R) w(T) (v(B_R ∪ T ∪ i) − v(B_R ∪ T))",
-        pitfalls=("The groups are part of the question: other groups, other values.",),
-    ),
-)
+@summaries.part("owen", of="owen")
 @value
 class OwenValue:
-    """The Shapley value between groups and within them: orders in which groups stay together.
+    """The Shapley value between groups of units, and within each group.
 
     Exact where the coalitions that it reads fit the budget, else by random orders walked both ways.
 
@@ -253,22 +226,16 @@ class OwenValue:
         return torch.unique(torch.cat(rows), dim=0)
 
 
-@summaries.register(
-    Card(
-        name="kernel",
-        title="Shapley value by regression",
-        summary="The additive fit under the Shapley kernel that meets v(none) and v(all) exactly.",
-        source="lundberg2017; covert2021kernel",
-        formula="min_φ Σ_S π(S) (v(S) − v(∅) − Σ_{i∈S} φ_i)², Σφ = v(N) − v(∅)",
-    ),
-    aliases=("kernel_shap",),
-)
+@summaries.part("kernel", of="kernel_shap")
 @value
 class KernelShapley:
-    """Least squares with weights π(S) = (u−1) / (C(u,|S|) |S| (u−|S|)), constrained to be efficient.
+    """The additive fit under the Shapley kernel that meets v(none) and v(all) exactly.
 
     Sizes are taken whole from the outside in as long as the budget holds them; what is left is drawn from the
     other sizes in pairs of complements.
+
+    Formula:
+        min_φ Σ_S π(S) (v(S) − v(∅) − Σ_{i∈S} φ_i)², π(S) = (u−1) / (C(u,|S|) |S| (u−|S|)), Σφ = v(N) − v(∅)
     """
 
     @property
@@ -351,27 +318,17 @@ class KernelShapley:
         return weight
 
 
-@summaries.register(
-    Card(
-        name="interactions",
-        title="Interaction index",
-        summary="What sets of units do together and no part of them does.",
-        source="grabisch1999; sundararajan2020; tsai2023",
-        formula="I(S) = Σ_{T⊇S} w(|T|, |S|) m(T), m the dividends",
-        pitfalls=("Exact only: 2^u − 1 rows.",),
-    ),
-)
+@summaries.part("interactions", of="interactions")
 @value
 class Interactions:
-    """Interactions of all sets up to an order, from all coalitions; every set's is shared by its units.
+    """What sets of units do together and no part of them does.
 
-    The extras hold ``interaction_sets`` (bit i of a number says whether unit i belongs) and
-    ``interactions``.
+    Every set's interaction is shared by its units. The extras hold ``interaction_sets`` (bit i of a number
+    says whether unit i belongs) and ``interactions``.
 
     Args:
         index: one of `abe.engines.removal.set_functions.WEIGHTS`.
         order: size of the largest sets.
-        max_units: more units than this are refused; at most 16.
     """
 
     index: str = "k_sii"

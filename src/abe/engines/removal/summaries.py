@@ -29,7 +29,6 @@ SAMPLED = 2000
     Card(
         name="remove_individual",
         title="Remove one",
-        summary="What the score loses when a unit is removed from all.",
         source="covert2021",
         formula="a_i = v(N) − v(N ∖ i)",
     ),
@@ -37,7 +36,7 @@ SAMPLED = 2000
 )
 @value
 class RemoveIndividual:
-    """a_i = v(N) − v(N ∖ i)."""
+    """What the score loses when a unit is removed from all."""
 
     @property
     def complete(self) -> bool:
@@ -57,14 +56,13 @@ class RemoveIndividual:
     Card(
         name="include_individual",
         title="Include one",
-        summary="What the score gains when a unit is added to none.",
         source="covert2021",
         formula="a_i = v(i) − v(∅)",
     ),
 )
 @value
 class IncludeIndividual:
-    """a_i = v({i}) − v(∅)."""
+    """What the score gains when a unit is added to none."""
 
     @property
     def complete(self) -> bool:
@@ -84,15 +82,14 @@ class IncludeIndividual:
     Card(
         name="mean_when_included",
         title="Mean when included",
-        summary="The mean score over random coalitions that hold a unit.",
         source="covert2021",
-        formula="a_i = E[v(S) | i ∈ S]",
+        formula="a_i = E[v(S) | i ∈ S], S drawn with each unit in it with probability p",
         pitfalls=("Not a difference: units that do nothing get the mean score of all coalitions.",),
     ),
 )
 @value
 class MeanWhenIncluded:
-    """a_i = E[v(S) | i ∈ S], S drawn with each unit in it with probability p.
+    """The mean score over random coalitions that hold a unit.
 
     Args:
         p: probability of a unit to stay.

@@ -7,12 +7,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-WORTHWHILE = 0.02
-"""A larger chunk must save this share of the time per row: memory is not spent on noise."""
+NOISE = 0.03
+"""Sizes whose least times per row differ by no more than this share are told apart by nothing but noise."""
 ENOUGH, FEWEST, MOST = 0.03, 4, 8
 """A size is timed `FEWEST` times or more, until `ENOUGH` seconds or `MOST` times: short chunks are noisy."""
 HOPELESS = 0.1
 """A size that is slower by this share after two times is not timed on."""
+LONG = 0.25
+"""Seconds of a chunk from which on nothing but a gain beyond noise is worth a larger one."""
+CHANGED = 1.3
+"""A settled size whose rows all take this many times longer, or shorter, than promised is tried anew."""
+WATCHED, PATIENCE = 4, 8
+"""How many chunks in a row must say so, and how many must have run since; the second doubles each time."""
 CPU_BUDGET = 2**29
 """Bytes that the activations of one chunk may take on a CPU, or a quarter of what is free if less."""
 GPU_SHARE = 0.5
@@ -23,8 +29,10 @@ GPU_SHARE = 0.5
 class ChunkPlan:
     """Finds the chunk with the least time per row by trying neighbouring sizes on real work.
 
-    The first chunk measures what a row keeps in memory, which limits the sizes that are tried; the
-    first chunk of every size warms caches up and does not count.
+    A size is timed in turn with the best one so far, so that a busy moment meets both; of sizes that
+    only noise tells apart the largest is taken. The first chunk measures what a row keeps in memory,
+    which limits the sizes that are tried; the first chunk of every size warms caches up and does not
+    count. When later rows keep another pace than was promised, the search begins anew where it ended.
 
     Attributes:
         start: size to begin with.
@@ -42,6 +50,10 @@ class ChunkPlan:
     trial: int = 0
     seen: dict[int, list[float]] = field(default_factory=dict)
     _warm: set[int] = field(default_factory=set)
+    _challenger: int | None = None
+    _late: list[float] = field(default_factory=list)
+    _since: int = 0
+    _patience: int = PATIENCE
 
     def __post_init__(self) -> None:
         self.trial = min(self.start, self.limit)
@@ -61,44 +73,77 @@ class ChunkPlan:
 
     def record(self, size: int, seconds: float) -> None:
         """Note how long a chunk took and move on when enough is known."""
-        if self.settled is not None or size != self.trial:
+        if self.settled is not None:
+            self._watch(size, seconds / size)
+            return
+        if size != self.trial:
             return
         if size not in self._warm:
             self._warm.add(size)
             return
-        times = self.seen.setdefault(size, [])
-        times.append(seconds / size)
-        if self._hopeless(size) or (
-            len(times) >= FEWEST and (sum(times) * size >= ENOUGH or len(times) >= MOST)
-        ):
-            self._advance()
+        self.seen.setdefault(size, []).append(seconds / size)
+        self._advance()
 
     def shrink(self, size: int) -> None:
         """Never try ``size`` rows again: they did not fit."""
         self.measured = True
         self.limit = max(1, size // 2)
         self.seen = {s: t for s, t in self.seen.items() if s <= self.limit}
-        self.trial = self.limit
+        self.trial, self._challenger = self.limit, None
         if self.settled is not None:
             self.settled = self.limit
 
     def _advance(self) -> None:
-        best = self._best()
+        """Time the challenger in turn with the best, then the next one; settle when there is none."""
+        best, other = self._best(), self._challenger
+        if other is not None and not (self._known(other) or self._hopeless(other)):
+            self.trial = other if self.trial != other or other not in self.seen else self._champion(other)
+            return
+        if other is None and not self._known(best):
+            return
         for neighbour in (best * 2, best // 2):
-            if 1 <= neighbour <= self.limit and neighbour not in self.seen:
-                self.trial = neighbour
+            if 1 <= neighbour <= self.limit and neighbour not in self.seen and self._pays(best, neighbour):
+                self.trial = self._challenger = neighbour
                 return
-        self.settled = best
+        self.settled, self._challenger, self._since = best, None, 0
+        self._late.clear()
+
+    def _watch(self, size: int, per_row: float) -> None:
+        """Begin anew where the settled size keeps another pace than it promised."""
+        if size != self.settled or size not in self.seen:
+            return
+        self._since += 1
+        self._late = [*self._late[1 - WATCHED :], per_row]
+        promised = min(self.seen[size])
+        slower = min(self._late) > CHANGED * promised
+        faster = max(self._late) * CHANGED < promised
+        if len(self._late) == WATCHED and self._since >= self._patience and (slower or faster):
+            self._patience *= 2
+            self.seen, self.settled, self.trial = {}, None, size
+
+    def _pays(self, best: int, neighbour: int) -> bool:
+        """Whether a neighbour is worth a try: a larger one saves calls, which long chunks have few of."""
+        per_row = min(self.seen[best])
+        half = min(self.seen.get(best // 2, [torch.inf]))
+        return neighbour < best or per_row * best < LONG or per_row < half / (1 + NOISE)
+
+    def _known(self, size: int) -> bool:
+        times = self.seen.get(size, [])
+        return len(times) >= FEWEST and (sum(times) * size >= ENOUGH or len(times) >= MOST)
 
     def _hopeless(self, size: int) -> bool:
-        times = self.seen[size]
+        times = self.seen.get(size, [])
         return len(times) >= 2 and min(times) > min(map(min, self.seen.values())) * (1 + HOPELESS)
 
+    def _champion(self, challenger: int) -> int:
+        others = {size: min(times) for size, times in self.seen.items() if size != challenger}
+        return min(others, key=lambda size: others[size])
+
     def _best(self) -> int:
-        """The smallest size whose time per row is within `WORTHWHILE` of the least."""
+        """The largest size whose time per row is within `NOISE` of the least."""
         fastest = {size: min(times) for size, times in self.seen.items()}
         least = min(fastest.values())
-        return min(size for size, seconds in fastest.items() if seconds <= least * (1 + WORTHWHILE))
+        return max(size for size, seconds in fastest.items() if seconds <= least * (1 + NOISE))
 
 
 class Saved:

@@ -1,7 +1,8 @@
 """One explanation request: samples, the decision to explain, draws, and counted access to the model."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -9,15 +10,9 @@ import torch
 from torch import Tensor
 
 from abe.draws import mix
-from abe.engines.runtime.evaluator import (
-    Around,
-    Chunk,
-    Consume,
-    Evaluator,
-    Head,
-    Kind,
-    Make,
-)
+from abe.engines.runtime.evaluator import Evaluator
+from abe.engines.runtime.targets import Decision
+from abe.engines.runtime.work import Around, Chunk, Head, Kind, Make, Settle, Work, score
 from abe.task.base import Context, Task
 from abe.types import Draws, Key, Objective
 
@@ -30,33 +25,51 @@ class Problem:
         evaluator: runs and counts the model's rows.
         x: (b, *f) features in the task's bounds.
         context: other inputs, per sample.
-        target: (b,) or (b, m) the explained entry of the output.
+        decision: what the model says of the samples, and what of it is explained.
         objective: the score.
         draws: all randomness.
-        ids: (b,) identities that randomness depends on.
+        identify: gives the identities that randomness depends on, when they are needed.
         warnings: notes that go into the result.
+        names: of the samples.
     """
 
     evaluator: Evaluator
     x: Tensor
     context: Context
-    target: Tensor
+    decision: Decision
     objective: Objective
     draws: Draws
-    ids: Sequence[int]
+    identify: Callable[[], Sequence[int]]
     warnings: list[str] = field(default_factory=list)
-    known_outputs: Any = None
+    names: list[str] = field(default_factory=list)
 
     @property
     def task(self) -> Task:
-        """The task."""
+        """The task, which knows what the outputs are once a sample has been through the model."""
         return self.evaluator.task
+
+    @property
+    def ids(self) -> Sequence[int]:
+        """(b,) identities that randomness depends on."""
+        return self.identify()
+
+    @property
+    def target(self) -> Tensor:
+        """(b,) or (b, m) the explained entry of the output."""
+        self._predict()
+        return self.decision.target
+
+    @property
+    def known_outputs(self) -> Any:
+        """The model's outputs at the samples; None where they are not known, as at other rows."""
+        self._predict()
+        return self.decision.outputs
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor] | None:
         """(low, high) of valid inputs on the device of ``x``, or None."""
-        found = self.task.bounds
-        return None if found is None else (found[0].to(self.x), found[1].to(self.x))
+        bounds = self.task.bounds
+        return None if bounds is None else (bounds[0].to(self.x), bounds[1].to(self.x))
 
     @property
     def everyone(self) -> Tensor:
@@ -68,59 +81,93 @@ class Problem:
         """(b,) the score at the samples themselves."""
         outputs = self.known_outputs
         if isinstance(outputs, Tensor) and not self.objective.layers:
-            if getattr(self.objective, "reads_logits", False):
-                outputs = self.task.logits(outputs)
-            return self.objective(outputs, self.target).detach().to(self.x)
-        return self.scores(self.x, self.everyone)
+            return score(self.task, outputs, self.objective, self.target).detach().to(self.x)
+        return self.scores(self.x, self.everyone).to(self.x)
 
-    def scores(self, rows: Tensor, owner: Tensor) -> Tensor:
-        """(n,) scores of given rows, each for its owner's target; forward only."""
-        out = torch.empty(len(rows), device=rows.device, dtype=rows.dtype)
+    def scores(self, make: Make | Tensor, owner: Tensor) -> Tensor:
+        """(n,) scores of rows, each for its owner's target; forward only."""
+        kept = [chunk.scores for chunk in self.forward(make, owner)]
+        return torch.cat(kept) if kept else self.x.new_empty(0)
 
-        def keep(chunk: Chunk) -> None:
-            out[chunk.rows] = chunk.scores.to(out.dtype)
-
-        self.forward(len(rows), rows.__getitem__, owner, keep)
-        return out
+    def outputs(self, make: Make | Tensor, owner: Tensor) -> Any:
+        """(n, …) the model's outputs for rows; those of the first chunk where they are no tensor."""
+        kept = [chunk.outputs for chunk in self.forward(make, owner, scored=False)]
+        return torch.cat(kept) if isinstance(kept[0], Tensor) else kept[0]
 
     def keys(self, owner: Tensor, draw: Tensor) -> list[Key]:
         """Names of the draws with numbers ``draw`` (n,) of samples ``owner`` (n,)."""
-        return [(self.ids[o], d) for o, d in zip(owner.tolist(), draw.tolist(), strict=True)]
+        ids = self.ids
+        return [(ids[o], d) for o, d in zip(owner.tolist(), draw.tolist(), strict=True)]
 
     def forward(
-        self, n: int, make: Make, owner: Tensor, consume: Consume, *, around: Around | None = None
-    ) -> None:
-        """Run rows without gradients; ``consume`` gets every `Chunk` with outputs and scores.
-
-        ``around`` runs each chunk its own way, for example with a layer's output changed.
-        """
-        self._run("forward", n, make, owner, consume, around=around)
-
-    def inner(
-        self, n: int, make: Make, owner: Tensor, consume: Consume, *, around: Around, purpose: str
-    ) -> None:
-        """Run rows with autograd on, for gradients by tensors inside the model instead of the rows.
-
-        ``around`` runs a chunk, takes these gradients and keeps what it needs until ``consume``;
-        ``purpose`` names its kind of work, whose memory per row is of its own.
-        """
-        self._run("inner", n, make, owner, consume, around=around, purpose=purpose)
-
-    def gradient(self, n: int, make: Make, owner: Tensor, consume: Consume) -> None:
-        """Run rows with the gradient of each row's own score at the row."""
-        self._run("gradient", n, make, owner, consume)
-
-    def gradients(self, n: int, make: Make, owner: Tensor, heads: Sequence[Head], consume: Consume) -> None:
-        """Run rows once and take the gradient of each of m scores: one forward and m backward rows each.
+        self,
+        make: Make | Tensor,
+        owner: Tensor,
+        *,
+        around: Around | None = None,
+        purpose: str = "",
+        scored: bool = True,
+    ) -> Iterator[Chunk]:
+        """Run rows without gradients, and yield every `Chunk` with outputs and scores.
 
         Args:
-            n: how many rows there are.
-            make: (k,) row numbers to (k, *f) rows.
+            make: (m,) row numbers to (m, *f) rows, or the rows themselves.
             owner: (n,) the sample each row belongs to.
-            heads: m scores, each with a target for every row.
-            consume: gets each `Chunk`, with scores (m, k) and gradients (m, k, *f).
+            around: runs each chunk its own way, for example with a layer's output changed.
+            purpose: names work whose memory per row is of its own.
+            scored: False reads outputs only.
         """
-        self._run("gradient", n, make, owner, consume, heads=heads)
+        return self._run("forward", make, owner, around=around, purpose=purpose, scored=scored)
+
+    def gradient(
+        self,
+        make: Make | Tensor,
+        owner: Tensor,
+        *,
+        around: Around | None = None,
+        purpose: str = "",
+        chunk: int | None = None,
+    ) -> Iterator[Chunk]:
+        """Run rows with the gradient of each row's own score at the row; ``chunk`` bounds a chunk."""
+        return self._run("gradient", make, owner, around=around, purpose=purpose, chunk=chunk)
+
+    def gradients(self, make: Make | Tensor, owner: Tensor, heads: Sequence[Head]) -> Iterator[Chunk]:
+        """Run rows once and take the gradient of each of m scores: one forward and m backward rows each.
+
+        A `Chunk` has scores (m, k) and gradients (m, k, *f); each head has a target for every row.
+        """
+        return self._run("gradient", make, owner, heads=tuple(heads))
+
+    def inner(self, make: Make | Tensor, owner: Tensor, *, around: Around, purpose: str) -> Iterator[Chunk]:
+        """Run rows with autograd on, for gradients by tensors inside the model instead of the rows.
+
+        ``around`` runs a chunk, takes these gradients and keeps what it needs; ``purpose`` names its
+        kind of work, whose memory per row is of its own.
+        """
+        return self._run("inner", make, owner, around=around, purpose=purpose)
+
+    def at_inputs(self, kind: Kind, *, around: Around | None = None, purpose: str = "") -> Iterator[Chunk]:
+        """Run the samples themselves; the first such pass also settles which decision is explained.
+
+        A method that reads the model at its inputs first pays one forward pass for prediction, target,
+        score and gradient together.
+        """
+        settle = None if self.decision.complete else self.decision.settler(self)
+        return self._run(kind, self.x, self.everyone, around=around, purpose=purpose, settle=settle)
+
+    def first(self) -> "Problem":
+        """The first sample as a request of its own, whose decision is its own too."""
+        decision = self.decision.first(self.task, len(self.x))
+        one, everyones = self.everyone[:1], self.identify
+        return replace(
+            self,
+            evaluator=copy(self.evaluator),
+            x=self.x[:1],
+            context=self.context.take(one),
+            decision=decision,
+            identify=lambda: list(everyones())[:1],
+            names=self.names[:1],
+        )
 
     def with_(
         self,
@@ -140,44 +187,71 @@ class Problem:
             objective: another score.
             target: (n, …) other targets.
         """
-        who = self.everyone if owner is None else owner
-        ids = [self.ids[o] for o in who.tolist()]
-        if draw is not None:
-            ids = [mix(i, d) for i, d in zip(ids, draw.tolist(), strict=True)]
         unchanged = x is None and owner is None
+        if unchanged and target is None:
+            decision = self.decision
+        else:
+            chosen = target if target is not None else self.target if owner is None else self.target[owner]
+            decision = Decision(chosen, outputs=self.known_outputs if unchanged else None)
         return Problem(
             evaluator=self.evaluator,
-            x=self.x[who] if x is None else x,
-            context=self.context.take(who),
-            target=self.target[who] if target is None else target,
+            x=x if x is not None else self.x if owner is None else self.x[owner],
+            context=self.context if owner is None else self.context.take(owner),
+            decision=decision,
             objective=objective or self.objective,
             draws=self.draws,
-            ids=ids,
+            identify=self._identities(owner, draw),
             warnings=self.warnings,
-            known_outputs=self.known_outputs if unchanged else None,
         )
+
+    def _identities(self, owner: Tensor | None, draw: Tensor | None) -> Callable[[], Sequence[int]]:
+        if owner is None and draw is None:
+            return self.identify
+        ids = self.ids
+        if owner is not None:
+            ids = [ids[o] for o in owner.tolist()]
+        if draw is not None:
+            ids = [mix(i, d) for i, d in zip(ids, draw.tolist(), strict=True)]
+        return lambda: ids
+
+    def predicted(self) -> "Problem":
+        """The same problem, its decision settled: a forward row per sample unless a pass has run them."""
+        self._predict()
+        return self
+
+    def _predict(self) -> None:
+        """Run the samples through the model where no pass has settled the decision yet."""
+        if not self.decision.complete:
+            for _ in self.at_inputs("forward"):
+                pass
 
     def _run(
         self,
         kind: Kind,
-        n: int,
-        make: Make,
+        make: Make | Tensor,
         owner: Tensor,
-        consume: Consume,
-        heads: Sequence[Head] = (),
+        *,
+        scored: bool = True,
+        settle: Settle | None = None,
+        heads: tuple[Head, ...] = (),
         around: Around | None = None,
         purpose: str = "",
-    ) -> None:
-        self.evaluator.run(
-            kind,
-            n,
-            make,
+        chunk: int | None = None,
+    ) -> Iterator[Chunk]:
+        target = None
+        if scored and settle is None:
+            target = self.decision.partial if self.decision.partial is not None else self.target
+        work = Work(
+            kind=kind,
+            make=make.__getitem__ if isinstance(make, Tensor) else make,
             owner=owner,
-            target=self.target,
             context=self.context,
-            objective=self.objective,
-            consume=consume,
+            target=target,
+            objective=self.objective if scored else None,
             heads=heads,
             around=around,
+            settle=settle,
             purpose=purpose,
+            chunk=chunk,
         )
+        return self.evaluator.run(work)

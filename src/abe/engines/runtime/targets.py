@@ -1,65 +1,128 @@
 """Predictions, what they mean, and which decision is explained."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from abe.engines.runtime.evaluator import Evaluator
-from abe.errors import Code, TargetError, note
-from abe.objectives import Captured
+from abe.engines.runtime.work import Settle, Work
+from abe.errors import Code, SpecError, TargetError, note
+from abe.objectives import objective_name
 from abe.task.base import Context, Task
+from abe.types import Objective
 
 
-def predict(evaluator: Evaluator, x: Tensor, context: Context) -> Any:
-    """The model's outputs at the samples, one forward row each; only the first chunk's where no tensor."""
-    kept: list[Any] = []
-    everyone = torch.arange(len(x), device=x.device)
-    evaluator.run(
-        "forward",
-        len(x),
-        x.__getitem__,
-        owner=everyone,
-        target=everyone,
-        context=context,
-        objective=None,
-        consume=lambda chunk: kept.append(chunk.outputs),
-    )
-    return torch.cat(kept) if isinstance(kept[0], Tensor) else kept[0]
+class Decision:
+    """What a model says of some samples, and which of it is explained.
 
+    Either the target is given, or it is asked for and settled by the first pass that runs the samples:
+    from their outputs follow what the numbers are, the prediction, and whether the target exists.
 
-def settle_output_kind(task: Task, outputs: Any, warnings: list[str]) -> None:
-    """Recognise probabilities where the task left the kind of output open, and say so."""
-    if task.output_kind != "auto" or not isinstance(outputs, Tensor):
-        return
-    task.output_kind = "logits"
-    if outputs.ndim != 2 or outputs.shape[1] < 2 or not outputs.is_floating_point():
-        return
-    sums = outputs.sum(1)
-    if bool((outputs >= 0).all()) and bool(torch.isclose(sums, torch.ones_like(sums), atol=1e-4).all()):
-        task.output_kind = "probabilities"
-        warnings.append(
-            note(
-                Code.PROBABILITY_OUTPUT,
-                "The model returns probabilities, so their logarithm serves as class score; "
-                'pass output_kind="logits" to the task if these are scores after all',
-            )
-        )
-
-
-def settle_target(task: Task, outputs: Any, target: Any, n: int, device: torch.device) -> Tensor:
-    """(n,) or (n, m) targets: the prediction by default, one for all, one each, or class names.
-
-    Raises:
-        TargetError: missing where it cannot be chosen, of the wrong type, or out of range.
+    Args:
+        target: (b,) or (b, m) the explained entries, where they are known.
+        outputs: what the model returned for the samples, where it is known.
+        asked: the target as a user gave it: None for the prediction, one for all, one each, names.
     """
-    if isinstance(outputs, Captured):
-        outputs = outputs.outputs
-    if target is None:
-        return _predicted(task, outputs, n, device)
-    chosen = _as_tensor(task, target, n).to(device)
-    _check_range(task, outputs, chosen)
-    return chosen
+
+    def __init__(self, target: Tensor | None = None, *, outputs: Any = None, asked: Any = None) -> None:
+        self.partial = target
+        """The targets, of which those of samples that no pass has run yet are not settled."""
+        self.outputs = outputs
+        self.complete = target is not None
+        self._asked = asked
+
+    @property
+    def target(self) -> Tensor:
+        """The targets.
+
+        Raises:
+            RuntimeError: no pass has run the samples yet.
+        """
+        if self.partial is None or not self.complete:
+            raise RuntimeError("the decision is not settled: run the samples first")
+        return self.partial
+
+    def first(self, task: Task, n: int) -> "Decision":
+        """The decision about the first of n samples alone."""
+        if self.complete:
+            return Decision(self.target[:1], outputs=None)
+        asked = None if self._asked is None else as_target(task, self._asked, n)[:1]
+        return Decision(asked=asked)
+
+    def settler(self, problem: "Undecided") -> Settle:
+        """A function that settles the targets of rows from their outputs, for one pass over all samples."""
+        n, parts = len(problem.x), dict[int, Any]()
+        asked = None if self._asked is None else as_target(problem.task, self._asked, n)
+        self.partial = None
+
+        def settle(outputs: Any, rows: Tensor) -> Tensor:
+            if not parts:
+                self._settle_kind(problem, outputs, rows)
+            task, device = problem.evaluator.task, problem.x.device
+            if asked is None:
+                chosen = _predicted(task, outputs, len(rows), device)
+            else:
+                chosen = asked.to(device)[rows]
+                _check_range(outputs, chosen, rows)
+            parts[int(rows[0])] = outputs.detach() if isinstance(outputs, Tensor) else outputs
+            if self.partial is None:
+                self.partial = chosen.new_zeros((n, *chosen.shape[1:]))
+            self.partial[rows] = chosen
+            if int(rows[-1]) == n - 1:
+                kept = [parts[start] for start in sorted(parts)]
+                self.outputs = torch.cat(kept) if isinstance(kept[0], Tensor) else kept[0]
+                self.complete = True
+            return chosen
+
+        return settle
+
+    def _settle_kind(self, problem: "Undecided", outputs: Any, rows: Tensor) -> None:
+        """What the outputs are, told by those of all samples: probabilities must be so throughout."""
+        evaluator = problem.evaluator
+        task = evaluator.task
+        if task.output_kind == "auto" and isinstance(outputs, Tensor):
+            alike = _like_probabilities(outputs)
+            rest = torch.arange(len(rows), len(problem.x), device=rows.device)
+            if alike and len(rest):
+                work = Work("forward", lambda r: problem.x[rest[r]], rest, problem.context)
+                alike = all(_like_probabilities(chunk.outputs) for chunk in evaluator.run(work))
+            evaluator.task = task.reading("probabilities" if alike else "logits")
+            if alike:
+                problem.warnings.append(note(Code.PROBABILITY_OUTPUT, RECOGNISED))
+        if evaluator.task.output_kind == "regression" and getattr(problem.objective, "needs_classes", False):
+            raise SpecError(
+                Code.UNSUPPORTED,
+                "A regression has no class probabilities",
+                got=f"the objective {objective_name(problem.objective)}",
+                fix='Choose an objective that reads the output, such as "logit"',
+            )
+
+
+class Undecided(Protocol):
+    """What a decision needs to know of its request."""
+
+    evaluator: Evaluator
+    x: Tensor
+    context: Context
+    objective: Objective
+    warnings: list[str]
+
+    @property
+    def task(self) -> Task: ...
+
+
+RECOGNISED = (
+    "The model returns probabilities, so their logarithm serves as class score; "
+    'pass output_kind="logits" to the task if these are scores after all'
+)
+
+
+def _like_probabilities(outputs: Tensor) -> bool:
+    if outputs.ndim != 2 or outputs.shape[1] < 2 or not outputs.is_floating_point():
+        return False
+    sums = outputs.sum(1)
+    return bool((outputs >= 0).all()) and bool(torch.isclose(sums, torch.ones_like(sums), atol=1e-4).all())
 
 
 def _predicted(task: Task, outputs: Any, n: int, device: torch.device) -> Tensor:
@@ -77,7 +140,8 @@ def _predicted(task: Task, outputs: Any, n: int, device: torch.device) -> Tensor
     )
 
 
-def _as_tensor(task: Task, target: Any, n: int) -> Tensor:
+def as_target(task: Task, target: Any, n: int) -> Tensor:
+    """(n,) or (n, m) class numbers of a target as a user gives it: one for all or one each, names too."""
     if isinstance(target, str):
         target = task.class_index(target)
     if isinstance(target, list | tuple) and any(isinstance(t, str) for t in target):
@@ -109,7 +173,7 @@ def _bad_type(target: Any) -> TargetError:
     )
 
 
-def _check_range(task: Task, outputs: Any, target: Tensor) -> None:
+def _check_range(outputs: Any, target: Tensor, rows: Tensor) -> None:
     if not isinstance(outputs, Tensor):
         return
     axes = outputs.shape[1:]
@@ -128,6 +192,6 @@ def _check_range(task: Task, outputs: Any, target: Tensor) -> None:
         raise TargetError(
             Code.TARGET_RANGE,
             f"There is no output {int(numbers[row, axis])}",
-            got=f"target {int(numbers[row, axis])} for sample {row}",
+            got=f"target {int(numbers[row, axis])} for sample {int(rows[row])}",
             expected=f"0 to {axes[axis] - 1}",
         )

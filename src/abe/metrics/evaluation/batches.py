@@ -54,7 +54,7 @@ class Samples:
 
     Args:
         task: lifts raw inputs.
-        data: raw inputs as for `abe.api`, or any other iterable as a stream of batches.
+        data: raw inputs as for `abe.explain`, or any other iterable as a stream of batches.
         explanations: given ones, whose inputs serve where there is no data.
         target: explained classes of a single batch.
         labels: true classes of a single batch.

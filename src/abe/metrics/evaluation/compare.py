@@ -3,9 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-
-from abe.engines.instrument.model_state import as_found, eager
+from abe.engines.runtime.request import running
 from abe.errors import Code, SpecError
 from abe.explanation import Explanation
 from abe.metrics.evaluation.base import Score, as_metric
@@ -52,7 +50,7 @@ def compare(
 
     Args:
         task: the model and how to read it.
-        photos: raw inputs, as for `abe.api`, or a stream of batches, as for `abe.evaluate`.
+        photos: raw inputs, as for `abe.explain`, or a stream of batches, as for `abe.evaluate`.
         methods: names, (name, parameters) pairs or `abe.method` values; by default every registered
             method that needs no further argument.
         metrics: the same for metrics; by default INS, DEL, their KL and fair forms, gaps, residual,
@@ -149,7 +147,7 @@ def score(
         masks=masks,
         ids=explanation.ids or None,
     )
-    with as_found(task.model), eager(task.model), torch.enable_grad():
+    with running(task):
         for lot in samples:
             plan.measure(lot, lambda _: None)
     scores = plan.scores()

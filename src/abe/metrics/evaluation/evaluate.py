@@ -14,10 +14,10 @@ from torch import Tensor
 
 from abe.baselines import Confusion, as_baseline
 from abe.draws import SeededDraws
-from abe.engines.instrument.model_state import as_found, eager
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
-from abe.engines.runtime.targets import predict, settle_output_kind, settle_target
+from abe.engines.runtime.request import pose, running
+from abe.engines.runtime.targets import Decision, as_target
 from abe.errors import AbeError, Code, InputError, SpecError, TargetError
 from abe.explanation import Explanation
 from abe.metrics.evaluation.base import (
@@ -98,7 +98,7 @@ def evaluate(
             `abe.Explanation.from_array` reads them), paths of either, functions ``(inputs, targets) ->
             maps``, or methods, which explain as they go.
         metrics: names, (name, parameters) pairs or values; the same defaults as `abe.compare`.
-        data: the explained inputs, as for `abe.api`; the explanations' own by default. Anything else
+        data: the explained inputs, as for `abe.explain`; the explanations' own by default. Anything else
             that can be iterated, such as a data loader, is a stream of batches: inputs, (inputs, labels,
             masks), or mappings with inputs, labels, masks, targets. Only one batch is held at a time.
         target: the explained classes; those of the explanations, else the predictions.
@@ -203,9 +203,7 @@ class Evaluation:
         check_confidence(self.confidence)
         self._check_metrics()
         with (
-            as_found(self.task.model),
-            eager(self.task.model),
-            torch.enable_grad(),
+            running(self.task),
             Progress(self.title, enabled=progress is True) as bar,
         ):
             advance = progress if callable(progress) else bar.advance
@@ -275,20 +273,10 @@ class Evaluation:
         evaluator, x = self._evaluator(advance), lot.lifted.x
         began = time.perf_counter()
         target = lot.target if self.target is None else self.target[lot.rows]
-        outputs = None
-        if self.target is None or self.task.output_kind == "auto" or len(self.sources) > 1:
-            outputs = predict(evaluator, x, lot.lifted.context)
-            settle_output_kind(self.task, outputs, [])
-        problem = Problem(
-            evaluator=evaluator,
-            x=x,
-            context=lot.lifted.context,
-            target=settle_target(self.task, outputs, target, len(x), x.device),
-            objective=self.objective,
-            draws=SeededDraws(seed=self.seed),
-            ids=lot.ids,
-            known_outputs=outputs,
-        )
+        problem = pose(evaluator, lot.lifted, target, self.objective, SeededDraws(seed=self.seed), lot.ids)
+        if self.target is not None and self.task.output_kind != "auto" and len(self.sources) == 1:
+            problem.decision = Decision(as_target(self.task, target, len(x)).to(x.device))
+        self.task = problem.predicted().task
         if len(self.sources) > 1:  # what one source alone needs counts as its metrics' own
             for feature in self._confusions():
                 feature.feature(problem)

@@ -15,7 +15,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from abe.baselines import Zero
-from abe.engines.runtime.evaluator import Chunk
 from abe.errors import Code, SpecError, note
 from abe.imputation import Imputation
 from abe.spec import value
@@ -227,8 +226,7 @@ def zero_maps(attribution: Tensor, samples: Tensor) -> list[str]:
 def _log_probabilities(problem: Any, curve: _Curve, samples: Tensor) -> Tensor:
     """(m, n + 1, C) of all rows of some samples, run without an objective."""
     kept: list[Tensor] = []
-
-    def consume(chunk: Chunk) -> None:
+    for chunk in problem.forward(curve, samples.repeat_interleave(curve.points), scored=False):
         outputs = chunk.outputs
         if not isinstance(outputs, Tensor) or outputs.ndim != 2:
             shape = (
@@ -240,16 +238,4 @@ def _log_probabilities(problem: Any, curve: _Curve, samples: Tensor) -> Tensor:
                 Code.UNSUPPORTED, "Perturbation curves need class scores", got=shape, expected="(n, classes)"
             )
         kept.append(problem.task.log_probabilities(outputs))
-
-    n = len(samples) * curve.points
-    problem.evaluator.run(
-        "forward",
-        n,
-        curve,
-        owner=samples.repeat_interleave(curve.points),
-        target=problem.target,
-        context=problem.context,
-        objective=None,
-        consume=consume,
-    )
     return torch.cat(kept).unflatten(0, (-1, curve.points))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.targets import Decision
 from abe.errors import Code, SpecError
 from abe.objectives import as_objective
 from abe.registry import Method, methods, objectives
@@ -49,7 +50,7 @@ def elsewhere(problem: Problem, task: Task, x: Tensor | None = None) -> Problem:
     evaluator = Evaluator(task, execution="model", chunk=problem.evaluator.chunk)
     evaluator.cost = problem.evaluator.cost
     changes: dict[str, Any] = {} if x is None else {"x": x}
-    return replace(problem, evaluator=evaluator, known_outputs=None, **changes)
+    return replace(problem, evaluator=evaluator, decision=Decision(problem.target), **changes)
 
 
 def layers(model: nn.Module) -> list[str]:

@@ -3,11 +3,8 @@
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
-
-from abe.engines.runtime.evaluator import Chunk
 
 _T = TypeVar("_T")
 
@@ -21,14 +18,7 @@ def remembered(problem: Any, explanation: Any, key: Hashable, compute: Callable[
     return store[whole][1]
 
 
-def probabilities(problem: Any, n: int, make: Any, owner: Tensor) -> Float[Tensor, "n"]:
+def probabilities(problem: Any, make: Any, owner: Tensor) -> Float[Tensor, "n"]:
     """(n,) probability of the owner's target for rows that are made when their turn comes."""
-    found = torch.zeros(n, dtype=torch.float64, device=problem.x.device)
-
-    def keep(chunk: Chunk) -> None:
-        log_p = problem.task.log_probabilities(chunk.outputs)
-        chosen = log_p.gather(1, problem.target[chunk.owner][:, None].to(log_p.device))[:, 0]
-        found[chunk.rows] = chosen.exp().double()
-
-    problem.forward(n, make, owner, keep)
-    return found
+    log_p = problem.task.log_probabilities(problem.outputs(make, owner))
+    return log_p.gather(1, problem.target[owner][:, None].to(log_p.device))[:, 0].exp().double()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from abe.engines.path.step import Point
-from abe.engines.runtime.evaluator import Chunk
 from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.work import Chunk
 from abe.errors import Code, SpecError, suggest
 from abe.objectives import Logit, LogProbability, Loss, Margin, Probability, gather
 from abe.spec import value
@@ -158,11 +158,9 @@ class Aim:
             return -self.point.gradient
         out = torch.empty_like(self.x)
 
-        def consume(chunk: Chunk) -> None:
-            out[chunk.rows] = -chunk.gradients
-
         rows = self.rows
-        rows.gradient(len(out), self.x.__getitem__, rows.everyone, consume)
+        for chunk in rows.gradient(self.x, rows.everyone):
+            out[chunk.rows] = -chunk.gradients
         return out
 
     def mean_ascent(self, copies: int, transform: Transform) -> Tensor:
@@ -174,10 +172,8 @@ class Aim:
             with torch.no_grad():
                 return transform(self.x[owner[index]], owner[index], index % copies)
 
-        def consume(chunk: Chunk) -> None:
+        for chunk in self.rows.gradient(make, owner):
             total.index_add_(0, chunk.owner, self._pull(transform, chunk, copies), alpha=-1.0 / copies)
-
-        self.rows.gradient(len(owner), make, owner, consume)
         return total
 
     def _pull(self, transform: Transform, chunk: Chunk, copies: int) -> Tensor:

@@ -1,0 +1,133 @@
+"""What is checked of a model before it runs, remembered until something about the model changes."""
+
+import cmath
+from weakref import WeakKeyDictionary, ref
+
+import torch
+from torch import Tensor, nn
+
+from abe.engines.instrument.inspection import clean_name, compiled, coupling
+from abe.engines.instrument.per_model import PerModel
+from abe.errors import Code, ModelError, note
+
+
+class Known:
+    """A model's modules and tensors at one moment; what is remembered of it belongs to this.
+
+    Tensors are told by identity and version counter, which edits through ``.data`` go round: what must
+    not miss those reads the contents (`fused_copy.fingerprint`).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = [(ref(module), _is_compiled(module)) for module in model.modules()]
+        self._tensors = [(ref(tensor), version(tensor)) for tensor in _tensors(model)]
+
+    def still(self, model: nn.Module) -> bool:
+        """Whether the model has the same modules and the same tensors, unchanged."""
+        modules, tensors = list(model.modules()), _tensors(model)
+        return (
+            len(modules) == len(self._modules)
+            and len(tensors) == len(self._tensors)
+            and all(
+                was() is module and compiled == _is_compiled(module)
+                for module, (was, compiled) in zip(modules, self._modules, strict=True)
+            )
+            and all(
+                was() is tensor and count == version(tensor)
+                for tensor, (was, count) in zip(tensors, self._tensors, strict=True)
+            )
+        )
+
+
+_KNOWN: PerModel[Known] = PerModel()
+_REMARKS: "WeakKeyDictionary[Known, tuple[str, ...]]" = WeakKeyDictionary()
+
+
+def known(model: nn.Module) -> Known:
+    """The model as it is now: the same value as before where nothing has changed."""
+    last = _KNOWN.get(model)
+    return last if last is not None and last.still(model) else _KNOWN.set(model, Known(model))
+
+
+TRAINING = "The model was in training mode; it was explained in evaluation mode and set back"
+
+
+def version(tensor: Tensor) -> int:
+    """How often a tensor was written in place; inference tensors do not count."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def check_model(model: nn.Module) -> list[str]:
+    """What is worth saying about the model before it runs; sound weights are read once per change.
+
+    Raises:
+        ModelError: inference mode, weights on the meta device, or weights that hold NaN or infinity.
+    """
+    if torch.is_inference_mode_enabled():
+        raise ModelError(
+            Code.INFERENCE_MODE,
+            "Gradients cannot be taken inside torch.inference_mode()",
+            fix="Call abe.explain outside that block; torch.no_grad() is fine",
+        )
+    now = known(model)
+    remarks = _REMARKS.get(now)
+    if remarks is None:
+        remarks = _REMARKS[now] = tuple(_remarks(model))
+    training = any(module.training for module in model.modules())
+    return [*([note(Code.TRAINING_MODE, TRAINING)] if training else []), *remarks]
+
+
+def _remarks(model: nn.Module) -> list[str]:
+    remarks: list[str] = []
+    if compiled(model):
+        remarks.append(
+            note(Code.COMPILED_MODEL, "The model is compiled; it was explained in eager mode, uncompiled")
+        )
+    if coupled := coupling(model):
+        remarks.append(
+            note(
+                Code.COUPLED_ROWS,
+                f"Layer {clean_name(coupled[0])!r} normalises by the batch at hand, so samples influence "
+                "one another and the chunk size matters",
+            )
+        )
+    _check_weights(model)
+    return remarks
+
+
+def _check_weights(model: nn.Module) -> None:
+    """Raise where weights are missing, NaN or infinite; a sum is read once per weight, a value only then."""
+    weights = dict(model.named_parameters())
+    for name, parameter in weights.items():
+        if parameter.is_inference():
+            raise ModelError(
+                Code.INFERENCE_MODE,
+                "The model was built inside torch.inference_mode(), so it cannot be differentiated",
+                got=f"inference tensor {name!r}",
+                fix="Build or load the model outside that block, or copy.deepcopy it outside",
+            )
+        if parameter.is_meta:
+            raise ModelError(
+                Code.DEVICE,
+                "The model has no weights",
+                got=f"{name!r} on the meta device",
+                fix="Load weights with model.to_empty(device=…) and load_state_dict(…)",
+            )
+    if all(cmath.isfinite(parameter.detach().sum().item()) for parameter in weights.values()):
+        return
+    for name, parameter in weights.items():
+        if not bool(torch.isfinite(parameter).all()):
+            raise ModelError(
+                Code.NOT_FINITE_WEIGHTS,
+                "The model's weights hold NaN or infinity",
+                got=f"in {name!r}",
+                fix="Load a sound checkpoint; an explanation of NaN means nothing",
+            )
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return vars(module).get("_compiled_call_impl") is not None
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]

@@ -1,0 +1,103 @@
+"""One opening of every request: lift, check, eager evaluation mode, progress, and what is to be explained."""
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import Any
+
+import torch
+
+from abe.draws import SeededDraws, as_ids, check_ids
+from abe.engines.instrument.model_check import check_model
+from abe.engines.instrument.model_state import as_found
+from abe.engines.instrument.modes import eager
+from abe.engines.runtime.evaluator import Evaluator, Execution
+from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.targets import Decision
+from abe.objectives import as_objective
+from abe.progress import Progress
+from abe.task.base import Lifted, Task
+from abe.types import Draws
+
+Advance = bool | Callable[[int], None]
+"""True shows a bar after two seconds; a function is called with the rows done."""
+
+
+@contextmanager
+def running(task: Task) -> Generator[None]:
+    """The task's model in evaluation mode, eager, with gradients on; as it was found afterwards."""
+    with as_found(task.model), torch.enable_grad(), eager(task.model):
+        yield
+
+
+@contextmanager
+def open_request(
+    task: Task,
+    raw: Any,
+    *,
+    target: Any = None,
+    objective: Any = "logit",
+    seed: int = 0,
+    ids: Sequence[int | str] | None = None,
+    draws: Draws | None = None,
+    execution: Execution = "auto",
+    chunk: int | None = None,
+    progress: Advance = False,
+    label: str = "",
+    rows: Callable[[int], float | None] = lambda n: None,
+) -> Generator[Problem]:
+    """The problem of explaining ``task`` on ``raw``, while the model is ready to be run.
+
+    The model is predicted by the first pass that runs the samples, so errors about the target come then.
+
+    Args:
+        task: the model and how to read it.
+        raw: what `Task.lift` takes.
+        target: class number or name, one or per sample; the prediction by default.
+        objective: the explained score.
+        seed: of all random draws.
+        ids: identities the draws depend on; by default each sample's content.
+        draws: another source of randomness than the seed.
+        execution: what to run.
+        chunk: rows at a time.
+        progress: whether to show a bar, or a function called with rows done.
+        label: what the bar says.
+        rows: how many rows are expected for a number of samples.
+
+    Raises:
+        AbeError: anything unusable; the model is left as found.
+    """
+    began, score = time.perf_counter(), as_objective(objective)
+    evaluator = Evaluator(task, execution=execution, chunk=chunk)
+    warnings = check_model(task.model)
+    lifted = task.lift(raw)
+    task.check(lifted.x)
+    with running(task), Progress(label, rows(len(lifted.x)), enabled=progress is True) as bar:
+        evaluator.advance = progress if callable(progress) else bar.advance
+        yield pose(evaluator, lifted, target, score, draws or SeededDraws(seed=seed), ids, warnings)
+    evaluator.cost.seconds = time.perf_counter() - began
+
+
+def pose(
+    evaluator: Evaluator,
+    lifted: Lifted,
+    target: Any = None,
+    objective: Any = "logit",
+    draws: Draws | None = None,
+    ids: Sequence[int | str] | None = None,
+    warnings: list[str] | None = None,
+) -> Problem:
+    """A problem about lifted samples; a tensor as ``target`` of the right shape is still checked."""
+    check_ids(ids, len(lifted.x))
+    return Problem(
+        evaluator=evaluator,
+        x=lifted.x,
+        context=lifted.context,
+        decision=Decision(asked=target),
+        objective=as_objective(objective),
+        draws=draws or SeededDraws(seed=0),
+        identify=cache(partial(as_ids, ids, lifted.x)),
+        warnings=[] if warnings is None else warnings,
+        names=lifted.names,
+    )

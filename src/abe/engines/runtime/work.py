@@ -1,0 +1,346 @@
+"""Rows that go through a model: what to run, what comes back, and how one chunk is run."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from abe.engines.instrument.capture import capturing
+from abe.errors import AbeError, Code, InputError, ModelError
+from abe.objectives import Captured
+from abe.task.base import Context, Task
+from abe.types import Objective
+
+Kind = Literal["forward", "gradient", "inner"]
+"""``"inner"`` work differentiates by tensors inside the model, which its `Around` takes care of."""
+Make = Callable[[Tensor], Tensor]
+"""(m,) row numbers to (m, *f) rows."""
+Settle = Callable[[Any, Tensor], Tensor]
+"""The model's outputs for row numbers (m,) to the targets (m, …) of these rows."""
+
+
+class Chunk(NamedTuple):
+    """One chunk of rows after the model has seen them.
+
+    Attributes:
+        rows: (n,) row numbers.
+        owner: (n,) the sample each row belongs to.
+        x: (n, *f) the rows.
+        outputs: the model's output, usually (n, C).
+        scores: (n,) objective; empty where nobody asked; (m, n) with m heads.
+        gradients: (n, *f) of each row's score; empty for other work; (m, n, *f) with m heads.
+    """
+
+    rows: Tensor
+    owner: Tensor
+    x: Tensor
+    outputs: Any
+    scores: Tensor
+    gradients: Tensor
+
+
+class Head(NamedTuple):
+    """One of several scores taken from the same forward pass.
+
+    Attributes:
+        objective: the score.
+        target: (n, …) the target of every row.
+    """
+
+    objective: Objective
+    target: Tensor
+
+
+@dataclass
+class Call:
+    """One chunk about to run, handed to an `Around`.
+
+    Attributes:
+        rows: (n,) row numbers.
+        owner: (n,) the sample each row belongs to.
+        x: (n, *f) the rows; leaves of autograd in gradient work.
+        forward: runs the model on (n, *f) rows of the same owners, counted; another model if given.
+        score: (n,) scores of outputs; the first call settles the targets where they are not known.
+        settle: settles them from the outputs of the rows, before others are scored.
+    """
+
+    rows: Tensor
+    owner: Tensor
+    x: Tensor
+    forward: Callable[..., Any]
+    score: Callable[[Any], Tensor]
+    settle: Callable[[Any], None]
+
+
+Around = Callable[[Call], tuple[Any, Tensor]]
+"""Runs a chunk its own way, under an instrument for example, and returns outputs and scores."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Rows to run, one per entry of ``owner``.
+
+    Attributes:
+        kind: ``"forward"`` runs without gradients, ``"inner"`` without gradients of the rows.
+        make: (m,) row numbers to (m, *f) rows.
+        owner: (n,) the sample of each row; picks its target and context.
+        context: other inputs by sample.
+        target: (b, …) targets by sample; None where no score is read, or ``settle`` decides.
+        objective: the score; None for forward work that reads outputs only.
+        heads: scores with targets by row instead of ``objective``: one forward pass serves all.
+        around: runs each chunk its own way; it always gets the model itself, never a copy.
+        settle: decides the targets from the outputs, where the rows are the samples themselves.
+        purpose: names work whose memory per row is of its own, so that it has its own plan.
+        chunk: most rows at a time.
+    """
+
+    kind: Kind
+    make: Make
+    owner: Tensor
+    context: Context
+    target: Tensor | None = None
+    objective: Objective | None = None
+    heads: tuple[Head, ...] = ()
+    around: Around | None = None
+    settle: Settle | None = None
+    purpose: str = ""
+    chunk: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+    @property
+    def backwards(self) -> int:
+        """Backward passes that follow one forward pass."""
+        return 0 if self.kind == "forward" else len(self.heads) or 1
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Layers that the scores read."""
+        scores = [head.objective for head in self.heads] or [self.objective]
+        return tuple(dict.fromkeys(layer for one in scores if one is not None for layer in one.layers))
+
+    def spread(self, n: int) -> Tensor:
+        """At most ``n`` row numbers spread over the whole: neighbours are too much alike."""
+        last = len(self) - 1
+        return torch.linspace(0, last, min(n, last + 1), device=self.owner.device).round().long()
+
+
+@dataclass
+class Pass:
+    """Runs chunks of one `Work`, and counts what they cost.
+
+    Attributes:
+        work: what to run.
+        task: reads the outputs; asked for at every chunk, as the first may settle what they mean.
+        reduced: run the model in bfloat16.
+        forwarded, calls: rows and calls of the last chunk.
+    """
+
+    work: Work
+    task: Callable[[], Task]
+    reduced: bool = False
+    forwarded: int = field(default=0, init=False)
+    calls: int = field(default=0, init=False)
+
+    def run(self, model: nn.Module, rows: Tensor) -> Chunk:
+        """One chunk through ``model``."""
+        work, owner = self.work, self.work.owner[rows]
+        self.forwarded = self.calls = 0
+        x = work.make(rows).detach()
+        differentiate = work.kind == "gradient"
+        with torch.set_grad_enabled(work.kind != "forward"):
+            if differentiate:
+                x = x.clone() if x.is_inference() else x
+                x.requires_grad_(True)
+            outputs, scores = self._evaluate(model, x, rows, owner)
+            gradients = self._gradients(scores, x) if differentiate else x.new_empty(0)
+        return Chunk(rows, owner, x.detach(), detach(outputs), scores.detach(), gradients)
+
+    def _gradients(self, scores: Tensor, x: Tensor) -> Tensor:
+        if not self.work.heads:
+            return differentiate_rows(scores, x)
+        last = len(scores) - 1
+        return torch.stack([differentiate_rows(s, x, keep=i < last) for i, s in enumerate(scores)])
+
+    def _evaluate(self, model: nn.Module, x: Tensor, rows: Tensor, owner: Tensor) -> tuple[Any, Tensor]:
+        """Outputs and, where there is an objective, scores of rows ``x`` (else none)."""
+        context = self.work.context.take(owner)
+
+        def forward(x: Tensor, other: nn.Module | None = None) -> Any:
+            self.forwarded, self.calls = self.forwarded + len(x), self.calls + 1
+            with _blame_model():
+                return self._forward(other or model, x, context)
+
+        target = None if self.work.target is None else self.work.target[owner]
+
+        def settle(outputs: Any) -> None:
+            nonlocal target
+            if target is None and self.work.settle is not None:
+                target = self.work.settle(plain_outputs(outputs), rows)
+
+        def score(outputs: Any) -> Tensor:
+            settle(outputs)
+            return self._scores(outputs, rows, target)
+
+        if self.work.around is None:
+            outputs = forward(x)
+            scores = score(outputs)
+        else:
+            outputs, scores = self.work.around(Call(rows, owner, x, forward, score, settle))
+        return plain_outputs(outputs), scores
+
+    def _forward(self, model: nn.Module, x: Tensor, context: Context) -> Any:
+        """The model's checked outputs, with the layers that the scores read."""
+        layers = self.work.layers
+        precision = torch.autocast(x.device.type, torch.bfloat16) if self.reduced else nullcontext()
+        with _reading(model, layers) as captured, precision:
+            outputs = self.task().forward(x, context, model)
+        if self.reduced and isinstance(outputs, Tensor):
+            outputs = outputs.to(x.dtype)
+        if isinstance(outputs, Tensor) and not bool(torch.isfinite(outputs.detach().sum())):
+            _refuse_outputs(outputs)
+        return Captured(outputs, captured) if layers else outputs
+
+    def _scores(self, outputs: Any, rows: Tensor, target: Tensor | None) -> Tensor:
+        """(n,) scores of outputs, (m, n) with m heads, empty without an objective."""
+        work, task = self.work, self.task()
+        if work.heads:
+            return torch.stack([score(task, outputs, h.objective, h.target[rows]) for h in work.heads])
+        if work.objective is None or target is None:
+            return torch.empty(0, device=rows.device)
+        return score(task, outputs, work.objective, target)
+
+
+def _reading(model: nn.Module, layers: Sequence[str]) -> Any:
+    """Collects the outputs of layers while the model runs inside the ``with`` block."""
+    if not layers:
+        return nullcontext({})
+    return capturing(model, layers)
+
+
+def score(task: Task, outputs: Any, objective: Objective, target: Tensor) -> Tensor:
+    """(n,) scores of outputs for targets (n, …), checked."""
+    raw, layers = (outputs.outputs, outputs.layers) if isinstance(outputs, Captured) else (outputs, {})
+    readable = task.logits(raw) if getattr(objective, "reads_logits", False) else raw
+    seen = Captured(readable, layers) if objective.layers else readable
+    return _checked(objective(seen, target), len(target))
+
+
+def plain_outputs(outputs: Any) -> Any:
+    """The outputs without captured layers."""
+    return outputs.outputs if isinstance(outputs, Captured) else outputs
+
+
+def differentiate_rows(scores: Tensor, x: Tensor, *, keep: bool = False) -> Tensor:
+    """(n, *f) gradient of each row's own score: the sum separates because rows are independent.
+
+    Args:
+        scores: (n,) one per row.
+        x: (n, *f) the rows.
+        keep: whether other scores of the same forward pass are still to be differentiated.
+
+    Raises:
+        ModelError: nothing differentiable, no dependence on the input, a re-entrant checkpoint, or NaN.
+    """
+    if not scores.requires_grad:
+        raise ModelError(
+            Code.NOT_DIFFERENTIABLE,
+            "The score does not depend on the input in a differentiable way",
+            fix="Look for .detach(), torch.no_grad(), argmax, NumPy or a checkpoint in the model's forward; "
+            "removal methods need no gradient",
+        )
+    (gradients,) = slopes(scores, [x], keep=keep)
+    if gradients is None:
+        raise ModelError(
+            Code.NOT_DIFFERENTIABLE,
+            "The score does not depend on the input at all",
+            got="no path from the output back to the input",
+            fix="Check that the model uses its input and that the right output is explained",
+        )
+    if not bool(torch.isfinite(gradients.sum())) and not bool(torch.isfinite(gradients).all()):
+        bad = (~torch.isfinite(gradients).flatten(1).all(1)).nonzero().flatten().tolist()
+        raise ModelError(
+            Code.NOT_FINITE_GRADIENT,
+            "The gradient holds NaN or infinity",
+            got=f"in {len(bad)} of {len(gradients)} rows",
+            fix="Typical causes are sqrt, log or norm at zero inside the model; add a small constant",
+        )
+    return gradients.contiguous()
+
+
+def slopes(scores: Tensor, inside: Sequence[Tensor], *, keep: bool = False) -> tuple[Tensor | None, ...]:
+    """Gradients of every row's own score by tensors of its graph; None where there is no path.
+
+    Raises:
+        ModelError: HIDDEN_BACKWARD for a re-entrant checkpoint, whose part has no graph.
+    """
+    try:
+        return torch.autograd.grad(scores.sum(), inside, retain_graph=keep, allow_unused=True)
+    except RuntimeError as problem:
+        if "heckpoint" not in str(problem):
+            raise
+        raise ModelError(
+            Code.HIDDEN_BACKWARD,
+            "A re-entrant checkpoint gives gradients to parameters only, none to inputs or layers",
+            got="torch.utils.checkpoint with use_reentrant=True",
+            fix="Switch checkpointing off to explain the model, or pass use_reentrant=False to it",
+        ) from problem
+
+
+def out_of_memory(problem: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on any device."""
+    if isinstance(problem, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(problem).lower()
+    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+
+
+def detach(obj: Any) -> Any:
+    """Tensors cut from the graph; anything else as it is."""
+    return obj.detach() if isinstance(obj, Tensor) else obj
+
+
+class _blame_model:
+    """Turn what a model's forward raises into a `ModelError` that keeps the cause."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: Any) -> None:
+        if problem is None or not isinstance(problem, Exception) or isinstance(problem, AbeError):
+            return
+        if out_of_memory(problem):
+            return
+        raise ModelError(
+            Code.MODEL_FAILED,
+            "The model's forward raised an exception",
+            got=f"{type(problem).__name__}: {problem}",
+            fix="Check that model(x) works on the input as you pass it",
+        ) from problem
+
+
+def _checked(scores: Tensor, n: int) -> Tensor:
+    if not isinstance(scores, Tensor) or scores.shape != (n,):
+        raise InputError(
+            Code.OUTPUT_SHAPE,
+            "The objective must return one score per row",
+            got=f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__,
+            expected=f"({n},)",
+            fix="Reduce over everything but the first axis, never over the batch",
+        )
+    return scores
+
+
+def _refuse_outputs(outputs: Tensor) -> None:
+    if bool(torch.isfinite(outputs).all()):
+        return
+    raise ModelError(
+        Code.NOT_FINITE_OUTPUT,
+        "The model's output holds NaN or infinity",
+        got=f"in {int((~torch.isfinite(outputs.detach()).flatten(1).all(1)).sum())} of {len(outputs)} rows",
+        fix="Check the model's weights and the input's scale",
+    )
