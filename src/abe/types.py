@@ -35,7 +35,7 @@ class Passes:
 
     Attributes:
         forward, backward: the formulas.
-        at_most: they are bounds, because rows that are done leave.
+        at_most: they are bounds: rows that are done leave, and what is known of a model is not run again.
         words: what is said instead of the formulas, where these have no closed form.
     """
 

@@ -214,11 +214,11 @@ class Half(nn.Module):
 
 
 def test_an_attack_that_never_crosses_is_told_per_sample():
-    task = abe.image_task(Half().eval(), channels=3, output_kind="logits")
+    task = abe.image_task(Half(), channels=3, output_kind="logits")
     x = torch.stack([torch.full((3, 4, 4), v, dtype=torch.float64) for v in (0.1, 0.55, 0.2)])
     found = attacked(x, "bim", task, eps=0.1, alpha=0.02, steps=6)
     assert found.success.tolist() == [False, True, False]
-    (warning,) = found.warnings
+    (warning,) = (w for w in found.warnings if Code.TRAINING_MODE.value not in w)
     assert "sample 0, 2" in warning
     assert Code.NOT_CROSSED.value in warning
     alone = attacked(x[1:2], "bim", task, eps=0.1, alpha=0.02, steps=6)
@@ -228,7 +228,7 @@ def test_an_attack_that_never_crosses_is_told_per_sample():
         x[:1], "cw", abe.image_task(Fixed(4), channels=3, output_kind="logits"), searches=2, steps=10
     )
     assert not bool(never.success)
-    assert Code.NOT_CROSSED.value in never.warnings[0]
+    assert Code.NOT_CROSSED.value in never.warnings[-1]
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

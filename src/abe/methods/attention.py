@@ -15,7 +15,7 @@ from abe.registry import methods
 from abe.types import Card, Passes
 
 PLACES = ("image", "series")
-ONE_LOOK = Passes(forward="2 * b", backward="0")
+ONE_LOOK = Passes(forward="b", backward="0")
 NO_CLASS = "Not about the class: every decision gets the same map."
 GLOBAL = "Attention within windows (Swin, MaxViT) is refused: its tokens are others in every layer."
 

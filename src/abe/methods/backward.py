@@ -16,13 +16,16 @@ from abe.engines.backward.rectifier_filters import (
 )
 from abe.engines.backward.run import Backward, Policy
 from abe.errors import Code, InputError
-from abe.methods.gradient import ONE_GRADIENT, Variant, published
+from abe.methods.gradient import Variant, published
 from abe.registry import methods
 from abe.types import Card, Passes
 
 RELU_ONLY = "Smooth activations (GELU, SiLU) are no rectifiers: they keep their plain gradient."
 CLASS_BLIND = "Hardly depends on the class or on the upper layers' weights: it restores image edges."
 SUBJECT_TO_FORM = "two networks of one function that split it into other operations get other maps"
+
+UNDER_RULES = Passes(forward="b + 1", backward="b", at_most=True)
+"""The row beside the samples is run once for a model: its output under rules must be its plain output."""
 
 
 @methods.register(
@@ -35,7 +38,7 @@ SUBJECT_TO_FORM = "two networks of one function that split it into other operati
         reformulations=("nonnegative backpropagation",),
         guarantees=("dummy",),
         needs=("gradient",),
-        passes=ONE_GRADIENT,
+        passes=UNDER_RULES,
         pitfalls=(CLASS_BLIND, RELU_ONLY),
     ),
     aliases=("deconv", "deconvnet"),
@@ -65,7 +68,7 @@ def deconvolution() -> Backward:
         reformulations=("nonnegative backpropagation",),
         guarantees=("dummy",),
         needs=("gradient",),
-        passes=ONE_GRADIENT,
+        passes=UNDER_RULES,
         pitfalls=(CLASS_BLIND, RELU_ONLY),
     ),
     aliases=("gbp", "guided_backpropagation"),
@@ -92,7 +95,7 @@ def guided_backprop() -> Backward:
         reformulations=("nonnegative backpropagation",),
         guarantees=("dummy",),
         needs=("gradient",),
-        passes=ONE_GRADIENT,
+        passes=UNDER_RULES,
         pitfalls=("Not linear in the score; which pixels survive depends on the percentile.", RELU_ONLY),
     ),
     aliases=("rectified_gradient", "rectg"),
@@ -132,7 +135,7 @@ POOLED = (
         reformulations=("feature additive", "modified gradient × input", "Taylor interaction"),
         guarantees=("completeness", "dummy", "sensitivity"),
         needs=("gradient",),
-        passes=Passes(forward="3 * b", backward="b"),
+        passes=Passes(forward="2 * b + 1", backward="b", at_most=True),
         differs=(LIFT_DIFFERS, POOLED),
         pitfalls=("Depends on how the network is written: " + SUBJECT_TO_FORM + ".",),
     ),
@@ -170,7 +173,7 @@ def deeplift(
         reformulations=("Taylor interaction",),
         guarantees=("completeness", "dummy", "sensitivity"),
         needs=("gradient",),
-        passes=Passes(forward="3 * b", backward="b"),
+        passes=Passes(forward="2 * b + 1", backward="b", at_most=True),
         differs=("Convolutions are treated like dense layers; the paper's recipe uses Rescale there.",),
         pitfalls=(
             "Parts are kept through weighted and element-wise operations and views only; behind pooling "

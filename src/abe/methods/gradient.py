@@ -6,7 +6,7 @@ from abe.engines.wrappers import Smooth
 from abe.registry import methods
 from abe.types import Card, Passes
 
-ONE_GRADIENT = Passes(forward="2 * b", backward="b")
+ONE_GRADIENT = Passes(forward="b", backward="b")
 NOISY_GRADIENTS = Passes(forward="b * (samples + 1)", backward="b * samples")
 OF_RANGE = "σ counts in the input range; variant='published' takes it in input units."
 
@@ -78,7 +78,7 @@ def gradient_x_input() -> GradientAt:
         reformulations=("modified gradient × input", "Taylor interaction"),
         guarantees=("linearity", "dummy", "implementation_invariance"),
         needs=("gradient",),
-        passes=Passes(forward="3 * b", backward="b"),
+        passes=Passes(forward="2 * b", backward="b"),
         differs=(
             "The published family code multiplies by the gradient of the loss, which reverses the sign; "
             "that is variant='published'.",

@@ -13,7 +13,7 @@ from abe.engines.backward.lrp_weighted import (
 )
 from abe.engines.backward.run import Backward, BackwardRule, Policy
 from abe.errors import Code, SpecError
-from abe.methods.gradient import ONE_GRADIENT
+from abe.methods.backward import UNDER_RULES
 from abe.methods.relevance import BIASES, FORM, LOGITS, relevance
 from abe.registry import methods
 from abe.types import Card
@@ -33,7 +33,7 @@ Composite = Literal[
         reformulations=("feature additive", "modified gradient × input", "Taylor interaction"),
         guarantees=("dummy",),
         needs=("gradient",),
-        passes=ONE_GRADIENT,
+        passes=UNDER_RULES,
         differs=(
             "Gates, attention weights and standard deviations count as constants and products are halved; "
             "the paper treats none of them.",
@@ -74,7 +74,7 @@ def lrp_epsilon(
         reformulations=("feature additive", "modified gradient × input", "Taylor interaction"),
         guarantees=("dummy",),
         needs=("gradient",),
-        passes=ONE_GRADIENT,
+        passes=UNDER_RULES,
         pitfalls=(BIASES, LOGITS, FORM),
     ),
     aliases=("lrp_zero",),
@@ -105,7 +105,7 @@ def lrp_0(*, uncovered: Policy = "error") -> Backward:
         reformulations=("Taylor interaction",),
         guarantees=("dummy",),
         needs=("gradient",),
-        passes=ONE_GRADIENT,
+        passes=UNDER_RULES,
         differs=("Inputs and outputs of both signs are treated; the paper assumes non-negative ones.",),
         pitfalls=(BIASES, LOGITS),
     ),
@@ -139,7 +139,7 @@ def lrp_gamma(*, gamma: float = 0.25, rules: tuple[Any, ...] = (), uncovered: Po
         reformulations=("Taylor interaction",),
         guarantees=("dummy",),
         needs=("gradient",),
-        passes=ONE_GRADIENT,
+        passes=UNDER_RULES,
         pitfalls=(BIASES, LOGITS),
     ),
     aliases=("lrp_ab",),
@@ -178,7 +178,7 @@ def lrp_alpha_beta(
         reformulations=("nonnegative backpropagation", "Taylor interaction"),
         guarantees=("dummy",),
         needs=("gradient",),
-        passes=ONE_GRADIENT,
+        passes=UNDER_RULES,
         differs=("Batch norm is merged into convolutions on a copy first.",),
         pitfalls=(BIASES, LOGITS),
     ),
@@ -219,7 +219,7 @@ def lrp_z_plus(
         reformulations=("Taylor interaction",),
         guarantees=(),
         needs=("gradient",),
-        passes=ONE_GRADIENT,
+        passes=UNDER_RULES,
         pitfalls=(BIASES, "Does not look at the input; meant for the first layer."),
     ),
     aliases=("lrp_wsquare",),
@@ -249,7 +249,7 @@ def lrp_w_square(*, merged: bool = True, uncovered: Policy = "error") -> Backwar
         reformulations=("Taylor interaction",),
         guarantees=(),
         needs=("gradient",),
-        passes=ONE_GRADIENT,
+        passes=UNDER_RULES,
         pitfalls=("Does not look at the input; meant for the first layer.",),
     ),
     aliases=(),
@@ -288,7 +288,7 @@ COMPOSITES: dict[str, tuple[BackwardRule, BackwardRule | None]] = {
         reformulations=("Taylor interaction",),
         guarantees=("dummy",),
         needs=("gradient",),
-        passes=ONE_GRADIENT,
+        passes=UNDER_RULES,
         differs=("Batch norm is merged into convolutions on a copy first.",),
         pitfalls=(BIASES, LOGITS),
     ),

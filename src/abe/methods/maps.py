@@ -15,7 +15,7 @@ from abe.registry import methods
 from abe.types import Card, Passes
 
 PLACES = ("image", "series")
-CAM_GRADIENT = Passes(forward="2 * b + 1", backward="b + 1")
+CAM_GRADIENT = Passes(forward="b + 1", backward="b + 1", at_most=True)
 COARSE = "As coarse as the layer: enlarging a 7 × 7 map draws smooth blobs, not borders."
 
 

@@ -28,7 +28,7 @@ from abe.types import Card, Passes
         family="outside the survey",
         needs=("layer",),
         modalities=PLACES,
-        passes=Passes(forward="2 * b + 1", backward="1"),
+        passes=Passes(forward="b + 1", backward="1", at_most=True),
         differs=(
             "Not centred, as in the paper, where published code subtracts each channel's mean.",
             "The sign makes the map's sum positive; published maps keep the decomposition's.",
@@ -165,7 +165,7 @@ def ablation_cam(
         family="modified gradient",
         needs=("gradient", "layer"),
         modalities=PLACES,
-        passes=Passes(forward="3 * b + 1", backward="2 * b + 1"),
+        passes=Passes(forward="2 * b + 1", backward="2 * b + 1", at_most=True),
         differs=(
             "The map is enlarged linearly, as in the paper; the library recorded as reference takes the "
             "nearest place (upsample='nearest').",

@@ -11,7 +11,7 @@ NEEDS_DATA = (
     "Patterns have to be fitted to data like that explained; without any, uniform noise stands in.",
     "Patterns of layers that feed something else than a ReLU are those of a ReLU all the same.",
 )
-PASSES = Passes(forward="2 * b + samples", backward="b")
+PASSES = Passes(forward="b + samples + 1", backward="b", at_most=True)
 
 
 @methods.register(

@@ -21,7 +21,7 @@ from abe.engines.backward.run import (
     Contrastive,
     Policy,
 )
-from abe.methods.gradient import ONE_GRADIENT
+from abe.methods.backward import UNDER_RULES
 from abe.registry import methods
 from abe.types import Card, Passes
 
@@ -66,7 +66,7 @@ def _pairs(rules: Any) -> Rules:
         reformulations=("nonnegative backpropagation", "Taylor interaction"),
         guarantees=(),
         needs=("gradient",),
-        passes=ONE_GRADIENT,
+        passes=UNDER_RULES,
         pitfalls=(
             "Assumes biases that are not positive; otherwise they are handed to the inputs.",
             LOGITS,
@@ -108,7 +108,7 @@ WINNERS = ZPlus(bias="drop", stabiliser=1e-12)
         reformulations=("nonnegative backpropagation",),
         guarantees=("dummy",),
         needs=("gradient",),
-        passes=ONE_GRADIENT,
+        passes=UNDER_RULES,
         differs=("Runs down to the input, with inputs of both signs; the paper stops at an inner layer.",),
         pitfalls=(
             "Activations must not be negative; elsewhere contributions of either sign are taken.",
@@ -140,7 +140,7 @@ def excitation_backprop(*, merged: bool = True, uncovered: Policy = "error") -> 
         reformulations=("nonnegative backpropagation",),
         guarantees=("dummy",),
         needs=("gradient",),
-        passes=Passes(forward="3 * b", backward="2 * b"),
+        passes=Passes(forward="2 * b + 1", backward="2 * b", at_most=True),
         differs=("Runs down to the input, with inputs of both signs; the paper stops at an inner layer.",),
         pitfalls=("The last weighted operation must be the classifier.", LOGITS),
     ),
@@ -168,7 +168,7 @@ def contrastive_excitation_backprop(*, merged: bool = True, uncovered: Policy = 
         reformulations=("Taylor interaction",),
         guarantees=("dummy",),
         needs=("gradient",),
-        passes=ONE_GRADIENT,
+        passes=UNDER_RULES,
         pitfalls=(BIASES, LOGITS, FORM),
     ),
     aliases=("attnlrp", "attn_lrp"),

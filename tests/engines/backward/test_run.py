@@ -11,7 +11,7 @@ from abe.engines.backward.lrp_other import lrp_book
 from abe.engines.backward.lrp_weighted import Epsilon, ZPlus
 from abe.engines.backward.rectifier_filters import AsItIs
 from abe.engines.backward.run import Backward, RuleBook
-from abe.engines.backward.step import Step, transformed
+from abe.engines.backward.step import ACCOUNTS, Ledger, Step, transformed
 from abe.errors import InputError, ModelError, SpecError
 from abe.spec import value
 
@@ -181,7 +181,7 @@ LRP = {
 
 def closure(found) -> float:
     """What is missing of the score, from the map and the three accounts, as a share of it."""
-    books = [found.diagnostics[f"{account}_relevance"] for account in step.ACCOUNTS]
+    books = [found.diagnostics[f"{account}_relevance"] for account in ACCOUNTS]
     total = found.attribution.flatten(1).sum(1) + sum(books)
     return float(((total - found.score).abs() / found.score.abs().clamp(min=1)).max())
 
@@ -235,13 +235,13 @@ def test_closure_fails_where_a_rule_gives_too_much():
 def test_closure_fails_where_an_account_is_not_kept(account, method, params, monkeypatch):
     """No account is what the others leave: without one of them its amount is missing."""
     kept = explain(Everything(), 4 * images(), method, **params)
-    take = step.Ledger.take
+    take = Ledger.take
 
     def forgetful(self, name, seen, amount):
         if name != account:
             take(self, name, seen, amount)
 
-    monkeypatch.setattr(step.Ledger, "take", forgetful)
+    monkeypatch.setattr(Ledger, "take", forgetful)
     found = explain(Everything(), 4 * images(), method, **params)
     assert torch.equal(found.attribution, kept.attribution)
     assert float(kept.diagnostics[f"{account}_relevance"].abs().max()) > 1e-3
@@ -285,7 +285,7 @@ def test_books_of_rows_are_kept_apart_wherever_the_batch_is():
     x, net = images(2), SequenceFirst()
     together = explain(net, x, "lrp_epsilon")
     alone = [explain(net, row[None], "lrp_epsilon") for row in x]
-    for account in step.ACCOUNTS:
+    for account in ACCOUNTS:
         name = f"{account}_relevance"
         assert torch.allclose(
             together.diagnostics[name], torch.cat([one.diagnostics[name] for one in alone]), atol=1e-12

@@ -49,7 +49,7 @@ def known(model: nn.Module) -> Known:
     return last if last is not None and last.still(model) else _KNOWN.set(model, Known(model))
 
 
-TRAINING = "The model was in training mode; it was explained in evaluation mode and set back"
+TRAINING = "The model was in training mode; it ran in evaluation mode and was set back"
 
 
 def version(tensor: Tensor) -> int:

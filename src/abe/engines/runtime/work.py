@@ -65,6 +65,7 @@ class Call:
         forward: runs the model on (n, *f) rows of the same owners, counted; another model if given.
         score: (n,) scores of outputs; the first call settles the targets where they are not known.
         settle: settles them from the outputs of the rows, before others are scored.
+        first: the model's outputs for the first row alone, counted.
     """
 
     rows: Tensor
@@ -73,6 +74,7 @@ class Call:
     forward: Callable[..., Any]
     score: Callable[[Any], Tensor]
     settle: Callable[[Any], None]
+    first: Callable[[], Any]
 
 
 Around = Callable[[Call], tuple[Any, Tensor]]
@@ -170,10 +172,13 @@ class Pass:
         """Outputs and, where there is an objective, scores of rows ``x`` (else none)."""
         context = self.work.context.take(owner)
 
-        def forward(x: Tensor, other: nn.Module | None = None) -> Any:
+        def forward(x: Tensor, other: nn.Module | None = None, context: Context = context) -> Any:
             self.forwarded, self.calls = self.forwarded + len(x), self.calls + 1
             with _blame_model():
-                return self._forward(other or model, x, context)
+                return self._forward(model if other is None else other, x, context)
+
+        def first() -> Any:
+            return forward(x[:1].detach(), None, self.work.context.take(owner[:1]))
 
         target = None if self.work.target is None else self.work.target[owner]
 
@@ -190,7 +195,7 @@ class Pass:
             outputs = forward(x)
             scores = score(outputs)
         else:
-            outputs, scores = self.work.around(Call(rows, owner, x, forward, score, settle))
+            outputs, scores = self.work.around(Call(rows, owner, x, forward, score, settle, first))
         return plain_outputs(outputs), scores
 
     def _forward(self, model: nn.Module, x: Tensor, context: Context) -> Any:
