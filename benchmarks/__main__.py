@@ -12,6 +12,7 @@ from benchmarks.subjects import MODELS
 
 PARTS: dict[str, tuple[str, ...]] = {
     "ig": ("integrated_gradients",),
+    "single": ("single",),
     "overhead": ("overhead",),
     "levers": ("levers",),
     "adversarial": ("adversarial", "photographs"),
