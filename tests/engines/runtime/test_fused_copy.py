@@ -92,12 +92,12 @@ class TestExactness:
         ("name", "folded", "side"),
         [
             ("resnet18", 20, 64),
-            ("resnet50", 53, 64),
             ("mobilenet_v3_small", 34, 64),
-            ("efficientnet_b0", 49, 64),
-            ("densenet121", 59, 64),
-            ("inception_v3", 94, 96),
             ("convnext_tiny", 0, 64),
+            pytest.param("resnet50", 53, 64, marks=pytest.mark.slow),
+            pytest.param("efficientnet_b0", 49, 64, marks=pytest.mark.slow),
+            pytest.param("densenet121", 59, 64, marks=pytest.mark.slow),
+            pytest.param("inception_v3", 94, 96, marks=pytest.mark.slow),
         ],
     )
     def test_real_networks_in_float64(self, name: str, folded: int, side: int) -> None:
