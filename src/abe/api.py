@@ -214,9 +214,9 @@ def _finish(problem: Problem, result: Result, method: Method, seed: int) -> Expl
     features = problem.x if result.features is None else result.features
     check_map(result.attribution, features)
     warnings = [*problem.warnings, *result.warnings]
-    empty = (result.attribution.flatten(1) == 0).all(1)
-    if bool(empty.any()):
-        who = ", ".join(str(i) for i in empty.nonzero().flatten().tolist()[:8])
+    influenced = result.attribution.flatten(1).any(1)
+    if not bool(influenced.all()):
+        who = ", ".join(str(i) for i in (~influenced).nonzero().flatten().tolist()[:8])
         warnings.append(
             note(Code.ZERO_MAP, f"The map of sample {who} is zero everywhere: the method found no influence")
         )
@@ -226,7 +226,7 @@ def _finish(problem: Problem, result: Result, method: Method, seed: int) -> Expl
         attribution=result.attribution.detach(),
         x=features.detach(),
         target=target,
-        target_names=[problem.task.name(_index(t)) for t in target],
+        target_names=[problem.task.name(t) for t in target.tolist()],
         names=problem.names,
         method=method.name,
         spec=method.describe(),
@@ -245,10 +245,6 @@ def _finish(problem: Problem, result: Result, method: Method, seed: int) -> Expl
     )
 
 
-def _index(target: Tensor) -> int | list[int]:
-    return int(target) if target.ndim == 0 else target.tolist()
-
-
 def _top(problem: Problem) -> list[list[tuple[str, float]]]:
     outputs, task = problem.known_outputs, problem.task
     if task.output_kind == "regression" or not isinstance(outputs, Tensor) or outputs.ndim != 2:
@@ -256,6 +252,6 @@ def _top(problem: Problem) -> list[list[tuple[str, float]]]:
     probabilities = task.log_probabilities(outputs)[:, : outputs.shape[1]].exp()
     best = probabilities.topk(min(TOP, outputs.shape[1]), dim=1)
     return [
-        [(task.name(int(i)), float(p)) for i, p in zip(row, values, strict=True)]
-        for row, values in zip(best.indices, best.values, strict=True)
+        [(task.name(i), p) for i, p in zip(row, values, strict=True)]
+        for row, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
@@ -100,7 +101,7 @@ class Entry:
 
     def parameters(self) -> Mapping[str, inspect.Parameter]:
         """The factory's parameters by name."""
-        return inspect.signature(self.factory).parameters
+        return _signature(self.factory).parameters
 
     def required(self) -> tuple[str, ...]:
         """Parameters without a default."""
@@ -129,6 +130,11 @@ class Entry:
     def _where(self) -> str:
         listed = self.kind in ("method", "metric")
         return f"; `abe {self.kind}s {self.name}` explains it" if listed else ""
+
+
+@cache
+def _signature(factory: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(factory)
 
 
 class Registry:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, is_dataclass
 from dataclasses import fields as dataclass_fields
-from itertools import chain
+from math import isfinite
 from typing import Any, Literal
 
 import torch
@@ -234,8 +234,9 @@ class Task:
                 got=f"shape {tuple(x.shape)}",
                 expected="at least one sample, batch first",
             )
-        _check_type(x, self.dtype, self.device)
-        if not bool(torch.isfinite(x).all()):
+        _check_type(x, _first_tensor(self.model))
+        smallest, largest = (float(edge) for edge in torch.aminmax(x))  # NaN where one value is
+        if not isfinite(largest - smallest):
             bad = torch.nonzero(~torch.isfinite(x).flatten(1).all(1)).flatten().tolist()
             raise InputError(
                 Code.NOT_FINITE_INPUT,
@@ -244,7 +245,7 @@ class Task:
                 fix="Clean the data first; ABE does not guess missing values",
             )
         self._check_channels(x)
-        self._check_bounds(x)
+        self._check_bounds(x, smallest, largest)
 
     def _check_channels(self, x: Tensor) -> None:
         """Numbers per channel must be as many as there are channels."""
@@ -262,9 +263,14 @@ class Task:
                     fix=f"Give {name}= one number, or one per channel",
                 )
 
-    def _check_bounds(self, x: Tensor) -> None:
+    def _check_bounds(self, x: Tensor, least: float, most: float) -> None:
         if self.low is None or self.high is None:
             return
+        if self.low.numel() == self.high.numel() == 1:
+            floor, roof = float(self.low), float(self.high)
+            slack = 1e-6 * (roof - floor)
+            if least >= floor - slack and most <= roof + slack:
+                return
         channels = max(self.low.numel(), self.high.numel())
         low, high = (b.to(x).flatten().expand(x.shape[1]) for b in (self.low, self.high))
         smallest, largest = (f(x.movedim(1, 0).flatten(1), 1) for f in (torch.amin, torch.amax))
@@ -298,7 +304,8 @@ class Task:
         return x if self.std is None else x / self.std.to(x)
 
 
-def _check_type(x: Tensor, dtype: torch.dtype, device: torch.device) -> None:
+def _check_type(x: Tensor, model: Tensor | None) -> None:
+    dtype, device = (torch.float32, torch.device("cpu")) if model is None else (model.dtype, model.device)
     if not x.is_floating_point():
         raise InputError(
             Code.DTYPE,
@@ -326,9 +333,11 @@ def _check_type(x: Tensor, dtype: torch.dtype, device: torch.device) -> None:
 
 
 def _first_tensor(model: nn.Module) -> Tensor | None:
-    for tensor in chain(model.parameters(), model.buffers()):
-        if tensor.is_floating_point():
-            return tensor
+    for tables in ("_parameters", "_buffers"):
+        for module in model.modules():
+            for tensor in getattr(module, tables).values():
+                if tensor is not None and tensor.is_floating_point():
+                    return tensor
     return None
 
 

@@ -11,6 +11,7 @@ from abe.draws import SeededDraws
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.request import pose
+from abe.objectives import as_objective
 from abe.task.base import Context, Lifted, Task
 from abe.task.image import image_task
 from abe.testing.nets import CHANNELS, SHAPE
@@ -48,7 +49,8 @@ def problem_of(
     task = task_of(net.eval())
     evaluator = Evaluator(task, execution="model", chunk=chunk)
     lifted = Lifted(x, Context(), [f"sample {i}" for i in range(len(x))])
-    return pose(evaluator, lifted, target, objective, draws or SeededDraws(seed=seed)).predicted()
+    score, draws = as_objective(objective), draws or SeededDraws(seed=seed)
+    return pose(evaluator, lifted, target, score, draws).predicted()
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
 
+from typing import NamedTuple
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules import module as _module
 
 _HOOKS = (
@@ -20,6 +22,35 @@ _GLOBAL_HOOKS = (
     "_global_backward_hooks",
     "_global_backward_pre_hooks",
 )
+
+
+class Parts(NamedTuple):
+    """All modules, parameters and buffers of a model, each once, in order of registration."""
+
+    modules: list[nn.Module]
+    parameters: list[nn.Parameter]
+    buffers: list[Tensor]
+
+
+def parts_of(model: nn.Module) -> Parts:
+    """What ``modules()``, ``parameters()`` and ``buffers()`` give, in one walk without names."""
+    seen: set[int] = set()
+    parts = Parts([], [], [])
+    waiting = [model]
+    while waiting:
+        module = waiting.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        parts.modules.append(module)
+        for tensors, into in ((module._parameters, parts.parameters), (module._buffers, parts.buffers)):
+            for tensor in tensors.values() if tensors else ():
+                if tensor is not None and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    into.append(tensor)  # type: ignore[arg-type]
+        if module._modules:
+            waiting += [child for child in reversed(list(module._modules.values())) if child is not None]
+    return parts
 
 
 def clean_name(name: str) -> str:

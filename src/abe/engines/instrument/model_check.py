@@ -6,7 +6,7 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
-from abe.engines.instrument.inspection import clean_name, compiled, coupling
+from abe.engines.instrument.inspection import Parts, clean_name, compiled, coupling, parts_of
 from abe.engines.instrument.per_model import PerModel
 from abe.errors import Code, ModelError, note
 
@@ -18,35 +18,32 @@ class Known:
     not miss those reads the contents (`fused_copy.fingerprint`).
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._modules = [(ref(module), _is_compiled(module)) for module in model.modules()]
-        self._tensors = [(ref(tensor), version(tensor)) for tensor in _tensors(model)]
+    def __init__(self, parts: Parts) -> None:
+        self._modules = [(ref(module), _is_compiled(module)) for module in parts.modules]
+        self._tensors = [(ref(tensor), version(tensor)) for tensor in (*parts.parameters, *parts.buffers)]
 
-    def still(self, model: nn.Module) -> bool:
-        """Whether the model has the same modules and the same tensors, unchanged."""
-        modules, tensors = list(model.modules()), _tensors(model)
-        return (
-            len(modules) == len(self._modules)
-            and len(tensors) == len(self._tensors)
-            and all(
-                was() is module and compiled == _is_compiled(module)
-                for module, (was, compiled) in zip(modules, self._modules, strict=True)
-            )
-            and all(
-                was() is tensor and count == version(tensor)
-                for tensor, (was, count) in zip(tensors, self._tensors, strict=True)
-            )
-        )
+    def still(self, parts: Parts) -> bool:
+        """Whether these are the same modules and the same tensors, unchanged."""
+        modules, tensors = parts.modules, [*parts.parameters, *parts.buffers]
+        if len(modules) != len(self._modules) or len(tensors) != len(self._tensors):
+            return False
+        for module, (was, mode) in zip(modules, self._modules, strict=True):
+            if was() is not module or mode != _is_compiled(module):
+                return False
+        for tensor, (was, count) in zip(tensors, self._tensors, strict=True):
+            if was() is not tensor or count != version(tensor):
+                return False
+        return True
 
 
 _KNOWN: PerModel[Known] = PerModel()
 _REMARKS: "WeakKeyDictionary[Known, tuple[str, ...]]" = WeakKeyDictionary()
 
 
-def known(model: nn.Module) -> Known:
+def known(model: nn.Module, parts: Parts | None = None) -> Known:
     """The model as it is now: the same value as before where nothing has changed."""
-    last = _KNOWN.get(model)
-    return last if last is not None and last.still(model) else _KNOWN.set(model, Known(model))
+    parts, last = parts or parts_of(model), _KNOWN.get(model)
+    return last if last is not None and last.still(parts) else _KNOWN.set(model, Known(parts))
 
 
 TRAINING = "The model was in training mode; it ran in evaluation mode and was set back"
@@ -57,7 +54,7 @@ def version(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
-def check_model(model: nn.Module) -> list[str]:
+def check_model(model: nn.Module, parts: Parts | None = None) -> list[str]:
     """What is worth saying about the model before it runs; sound weights are read once per change.
 
     Raises:
@@ -69,11 +66,12 @@ def check_model(model: nn.Module) -> list[str]:
             "Gradients cannot be taken inside torch.inference_mode()",
             fix="Call abe.explain outside that block; torch.no_grad() is fine",
         )
-    now = known(model)
+    parts = parts or parts_of(model)
+    now = known(model, parts)
     remarks = _REMARKS.get(now)
     if remarks is None:
         remarks = _REMARKS[now] = tuple(_remarks(model))
-    training = any(module.training for module in model.modules())
+    training = any(module.training for module in parts.modules)
     return [*([note(Code.TRAINING_MODE, TRAINING)] if training else []), *remarks]
 
 
@@ -127,7 +125,3 @@ def _check_weights(model: nn.Module) -> None:
 
 def _is_compiled(module: nn.Module) -> bool:
     return vars(module).get("_compiled_call_impl") is not None
-
-
-def _tensors(model: nn.Module) -> list[Tensor]:
-    return [*model.parameters(), *model.buffers()]

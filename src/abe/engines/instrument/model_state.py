@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from abe.engines.instrument.inspection import Parts, parts_of
 from abe.engines.instrument.per_model import PerModel
 
 _LOCKS: PerModel[RLock] = PerModel()
 
 
 @contextmanager
-def as_found(model: nn.Module) -> Generator[None]:
+def as_found(model: nn.Module, parts: Parts | None = None) -> Generator[None]:
     """Evaluation mode without parameter gradients inside; everything restored on the way out.
 
     Restores training flags per submodule, ``requires_grad``, ``.grad``, buffers (value and
@@ -23,29 +24,35 @@ def as_found(model: nn.Module) -> Generator[None]:
     exception. Threads that run one model take turns.
     """
     with _LOCKS.of(model, RLock), _states():
-        modules = list(model.modules())
-        flags = [(module, module.training) for module in modules]
-        grads = [(p, p.requires_grad, p.grad) for p in model.parameters() if not p.is_inference()]
-        buffers = _Buffers(modules)
-        hooks = [(table, dict(table)) for module in modules for table in _hook_tables(module)]
+        parts = parts or parts_of(model)
+        training = [module for module in parts.modules if module.training]
+        parameters = [p for p in parts.parameters if not p.is_inference()]
+        required = [p for p in parameters if p.requires_grad]
+        grads = [(p, p.grad) for p in parameters]
+        buffers = _Buffers(parts.modules)
+        hooks = _Hooks(parts.modules)
         try:
-            model.eval()
-            for parameter, required, _ in grads:
-                if required:
-                    parameter.requires_grad_(False)
+            if training:
+                model.eval()
+            for parameter in required:
+                parameter.requires_grad_(False)
             yield
         finally:
-            for module, training in flags:
-                module.training = training
-            for parameter, required, grad in grads:
-                parameter.requires_grad_(required)
+            evaluated = [module for module in parts.modules if module.training]
+            for module in evaluated:
+                module.training = False
+            for module in training:
+                module.training = True
+            for parameter in parameters:
+                if parameter.requires_grad:
+                    parameter.requires_grad_(False)
+            for parameter in required:
+                parameter.requires_grad_(True)
+            for parameter, grad in grads:
                 if parameter.grad is not grad:
                     parameter.grad = grad
             buffers.restore()
-            for table, before in hooks:
-                if table != before:
-                    table.clear()
-                    table.update(before)
+            hooks.restore()
 
 
 @contextmanager
@@ -94,8 +101,10 @@ def _together(buffers: list[Tensor]) -> Tensor:
     return torch.cat([buffer.detach().reshape(-1) for buffer in buffers])
 
 
-def _hook_tables(module: nn.Module) -> list[dict[int, object]]:
-    names = (
+class _Hooks:
+    """All hooks of all modules; most tables are empty."""
+
+    NAMES = (
         "_forward_hooks",
         "_forward_pre_hooks",
         "_backward_hooks",
@@ -104,4 +113,18 @@ def _hook_tables(module: nn.Module) -> list[dict[int, object]]:
         "_forward_pre_hooks_with_kwargs",
         "_forward_hooks_always_called",
     )
-    return [table for name in names if (table := getattr(module, name, None)) is not None]
+
+    def __init__(self, modules: list[nn.Module]) -> None:
+        own = [vars(module) for module in modules]
+        self._tables = [table for held in own for name in self.NAMES if (table := held.get(name)) is not None]
+        self._before = [(table, dict(table)) for table in self._tables if table]
+
+    def restore(self) -> None:
+        """Every table holds what it held."""
+        known = {id(table) for table, _ in self._before}
+        for table in [table for table in self._tables if table and id(table) not in known]:
+            table.clear()
+        for table, before in self._before:
+            if table != before:
+                table.clear()
+                table.update(before)

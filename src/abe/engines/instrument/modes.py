@@ -30,7 +30,6 @@ from torch.overrides import TorchFunctionMode
 
 from abe.engines.instrument.inspection import (
     clean_name,
-    compiled,
     path_name,
     scripted,
 )
@@ -319,4 +318,5 @@ def _force_eager() -> Generator[None, None, None]:
 
 def eager(model: nn.Module) -> AbstractContextManager[None]:
     """A context in which compiled modules run uncompiled, so that hooks and the instrument see them."""
-    return _force_eager() if compiled(model) or "torch._dynamo.eval_frame" in sys.modules else nullcontext()
+    compiler = "torch._dynamo.eval_frame" in sys.modules  # nothing is compiled before it is imported
+    return _force_eager() if compiler else nullcontext()

@@ -104,13 +104,13 @@ class Evaluator:
 
     def run(self, work: Work) -> Iterator[Chunk]:
         """Send rows through the model and yield every `Chunk`, in row order."""
-        if len(work) == 0:
+        n, done = len(work), 0
+        if n == 0:
             return
         job = Pass(work, lambda: self.task, reduced=self.execution == "bfloat16" and work.around is None)
         plan = self._plan(job)
-        done = 0
-        while done < len(work):
-            size = self._size(work, plan, len(work) - done)
+        while done < n:
+            size = self._size(work, plan, n - done)
             chunk = self._try(job, torch.arange(done, done + size, device=work.owner.device), plan)
             if chunk is None:
                 continue

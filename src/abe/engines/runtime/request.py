@@ -9,25 +9,26 @@ from typing import Any
 import torch
 
 from abe.draws import SeededDraws, as_ids, check_ids
+from abe.engines.instrument.inspection import Parts, parts_of
 from abe.engines.instrument.model_check import check_model
 from abe.engines.instrument.model_state import as_found
 from abe.engines.instrument.modes import eager
 from abe.engines.runtime.evaluator import Evaluator, Execution
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.targets import Decision
-from abe.objectives import as_objective
+from abe.objectives import Logit, as_objective
 from abe.progress import Progress
 from abe.task.base import Lifted, Task
-from abe.types import Draws
+from abe.types import Draws, Objective
 
 Advance = bool | Callable[[int], None]
 """True shows a bar after two seconds; a function is called with the rows done."""
 
 
 @contextmanager
-def running(task: Task) -> Generator[None]:
+def running(task: Task, parts: Parts | None = None) -> Generator[None]:
     """The task's model in evaluation mode, eager, with gradients on; as it was found afterwards."""
-    with as_found(task.model), torch.enable_grad(), eager(task.model):
+    with as_found(task.model, parts), torch.enable_grad(), eager(task.model):
         yield
 
 
@@ -70,11 +71,14 @@ def open_request(
     """
     began, score = time.perf_counter(), as_objective(objective)
     evaluator = Evaluator(task, execution=execution, chunk=chunk)
-    warnings = check_model(task.model)
+    parts = parts_of(task.model)
+    warnings = check_model(task.model, parts)
     lifted = task.lift(raw)
     task.check(lifted.x)
-    with running(task), Progress(label, rows(len(lifted.x)), enabled=progress is True) as bar:
-        evaluator.advance = progress if callable(progress) else bar.advance
+    shown = progress is True
+    expected = rows(len(lifted.x)) if shown else None
+    with running(task, parts), Progress(label, expected, enabled=shown) as bar:
+        evaluator.advance = progress if callable(progress) else bar.advance if shown else None
         yield pose(evaluator, lifted, target, score, draws or SeededDraws(seed=seed), ids, warnings)
     evaluator.cost.seconds = time.perf_counter() - began
 
@@ -83,19 +87,19 @@ def pose(
     evaluator: Evaluator,
     lifted: Lifted,
     target: Any = None,
-    objective: Any = "logit",
+    objective: Objective | None = None,
     draws: Draws | None = None,
     ids: Sequence[int | str] | None = None,
     warnings: list[str] | None = None,
 ) -> Problem:
-    """A problem about lifted samples; a tensor as ``target`` of the right shape is still checked."""
+    """A problem about lifted samples, whose class score is explained where no other score is given."""
     check_ids(ids, len(lifted.x))
     return Problem(
         evaluator=evaluator,
         x=lifted.x,
         context=lifted.context,
         decision=Decision(asked=target),
-        objective=as_objective(objective),
+        objective=objective or Logit(),
         draws=draws or SeededDraws(seed=0),
         identify=cache(partial(as_ids, ids, lifted.x)),
         warnings=[] if warnings is None else warnings,

@@ -112,7 +112,7 @@ class Work:
     chunk: int | None = None
 
     def __len__(self) -> int:
-        return len(self.owner)
+        return self.owner.shape[0]
 
     @property
     def backwards(self) -> int:
