@@ -463,9 +463,16 @@ def zoo(json: Json = False) -> None:
     listing.run_zoo(json=json)
 
 
-@app.command(epilog="Examples:\n\nabe demo\n\nabe demo --out report --step 2%\n\n" + EXITS)
+@app.command(epilog="Examples:\n\nabe demo\n\nabe demo --photographs rocket --methods sg,ig\n\n" + EXITS)
 @guarded
 def demo(
+    photographs: Annotated[
+        str | None, typer.Option(help="Names of photographs, separated by commas.", show_default="four")
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Names from `abe methods`, separated by commas.", show_default="twelve"),
+    ] = None,
     out: Out = Path("out"),
     step: Annotated[
         str, typer.Option(help="Size of one change of the curves; smaller is finer and slower.")
@@ -480,7 +487,7 @@ def demo(
     """
     from abe.cli import comparing
 
-    comparing.demo(out=out, step=step, seed=seed, json=json)
+    comparing.demo(photographs, methods, out=out, step=step, seed=seed, json=json)
 
 
 def main() -> None:

@@ -61,22 +61,26 @@ def run(
     _finish(comparison, out, json=json, title=None)
 
 
-def demo(*, out: Path, step: str, seed: int, json: bool) -> None:
+def demo(
+    photographs: str | None, methods: str | None, *, out: Path, step: str, seed: int, json: bool
+) -> None:
     """The main job on real photographs: twelve methods, one ranked table."""
     began = time.perf_counter()
     size = inputs.step_of(step)
+    contenders = demo_methods(inputs.names(methods) or DEMO)
     from abe.report.files import check_folder
 
     check_folder(out)
+    from abe import registry
     from abe.metrics.evaluation.compare import compare
-    from abe.registry import methods
     from abe.task import zoo
 
-    task, photos = zoo.efficientnet_lite0(), zoo.photographs()
-    contenders = demo_methods()
+    photos = zoo.photographs(inputs.names(photographs))
+    task = zoo.efficientnet_lite0()
     output.remark(
         f"EfficientNet-Lite0 (ImageNet) on {len(photos)} photographs: {', '.join(photos)}; "
-        f"{len(contenders)} of {len(methods.names())} methods (abe methods lists all, abe compare runs any); "
+        f"{len(contenders)} of {len(registry.methods.names())} methods "
+        "(abe methods lists all, abe compare runs any); "
         f"curves in steps of {step} of the pixels"
     )
     comparison = compare(task, list(photos.values()), contenders, step=size, seed=seed)
@@ -85,11 +89,11 @@ def demo(*, out: Path, step: str, seed: int, json: bool) -> None:
     output.remark(f"{time.perf_counter() - began:.0f} s in all")
 
 
-def demo_methods() -> list[tuple[str, Mapping[str, Any]]]:
+def demo_methods(names: Sequence[str] = DEMO) -> list[tuple[str, Mapping[str, Any]]]:
     """The methods of the demo; one that needs a parameter comes with its card's example."""
     from abe.registry import methods
 
-    entries = map(methods.get, DEMO)
+    entries = map(methods.get, names)
     return [(entry.name, dict(entry.card.example) if entry.required() else {}) for entry in entries]
 
 
