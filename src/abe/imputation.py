@@ -5,6 +5,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from abe.checks import NotNegative
 from abe.engines.removal import neighbour_fill
 from abe.errors import Code, SpecError
 from abe.registry import baselines
@@ -50,17 +51,8 @@ class NoisyLinear:
             after it (as in the soundness paper's code).
     """
 
-    noise: float = 0.01
+    noise: NotNegative = 0.01
     space: Literal["input", "model"] | str = "input"
-
-    def __post_init__(self) -> None:
-        if self.noise < 0 or self.space not in ("input", "model"):
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "Noisy linear imputation needs noise of at least 0 and a space",
-                got=repr(self),
-                expected="space 'input' or 'model'",
-            )
 
     @property
     def stochastic(self) -> bool:

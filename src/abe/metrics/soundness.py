@@ -109,13 +109,6 @@ class Soundness:
     def __post_init__(self) -> None:
         _check_maps(self.of)
         _check_shares(self.ratios)
-        if self.variant not in ("corrected", "published") or self.gain not in ("epsilon", "flips"):
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "There is no such form of soundness",
-                got=f"variant {self.variant!r}, gain {self.gain!r}",
-                expected="'corrected' or 'published'; 'epsilon' or 'flips'",
-            )
 
     def measure(self, problem: Any, explanation: Any) -> Tensor:
         return self.conclude(self.collect(problem, explanation))

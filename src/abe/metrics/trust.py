@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from abe.api import explain
+from abe.checks import check_count, check_positive, listed, published
 from abe.draws import sample_ids
-from abe.engines.checks import check_count, check_positive, published
 from abe.engines.path.adversarial_steps import Leave
 from abe.engines.path.boundary import NearestAdversary, bisect, labels
 from abe.engines.path.class_targets import class_count
@@ -366,7 +366,7 @@ def _missing(pairs: dict[str, Pairs]) -> list[str]:
     for kind, pair in pairs.items():
         lost = (~pair.success).nonzero().flatten().tolist()
         if lost:
-            text = f"No boundary pair by {kind} for sample {', '.join(map(str, lost[:8]))}"
+            text = f"No boundary pair by {kind} for sample {listed(lost)}"
             lines.append(note(Code.NOT_CROSSED, text))
     return lines
 

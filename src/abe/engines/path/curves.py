@@ -12,7 +12,7 @@ from abe.engines.runtime.reference import reference_of
 from abe.engines.runtime.shapes import along
 from abe.errors import AbeError, Code, SpecError
 from abe.registry import baselines, paths
-from abe.spec import value
+from abe.spec import resolved, value
 from abe.types import Baseline, Card
 
 
@@ -29,14 +29,11 @@ from abe.types import Baseline, Card
 class StraightLine:
     """From a baseline to the input in a straight line."""
 
-    baseline: Baseline | str
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "baseline", baselines.resolve(self.baseline))
+    baseline: Baseline = resolved(converter=baselines.resolve)
 
     def bind(self, problem: Problem) -> "_Line":
         """The lines of a batch."""
-        return _Line(reference_of(baselines.resolve(self.baseline), problem), problem.x)
+        return _Line(reference_of(self.baseline, problem), problem.x)
 
 
 class _Line:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from abe.checks import check_count
 from abe.draws import mix
-from abe.engines.checks import check_count
 from abe.engines.removal.removals import Absent, Layout
 from abe.engines.removal.segments import Windows
 from abe.errors import Code, InputError, SpecError

@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from abe.checks import Count, check_count
 from abe.draws import mix
-from abe.engines.checks import check_count
 from abe.engines.removal.segments import Segments, Windows
 from abe.engines.runtime.reference import check_reference
 from abe.errors import Code, InputError, SpecError
 from abe.registry import baselines, removals
-from abe.spec import value
+from abe.spec import resolved, value
 from abe.types import Baseline, Card, Rows
 
 
@@ -82,15 +82,11 @@ class Replace:
         samples: draws per coalition where the baseline is random.
     """
 
-    baseline: Baseline | str = "zero"
-    samples: int = 20
-
-    def __post_init__(self) -> None:
-        check_count("samples", self.samples)
-        object.__setattr__(self, "baseline", baselines.resolve(self.baseline))
+    baseline: Baseline = resolved(converter=baselines.resolve, default="zero")
+    samples: Count = 20
 
     def bind(self, problem: Any, layout: Layout) -> BoundRemoval:
-        baseline = baselines.resolve(self.baseline)
+        baseline = self.baseline
         if baseline.stochastic:
             return _Drawn(problem, baseline, self.samples)
         everyone = problem.everyone
