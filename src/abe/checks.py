@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import torch
 from torch import Tensor
 
-from abe.errors import Code, SpecError, suggest
+from abe.errors import Code, InputError, SpecError, suggest
 
 Check = Callable[[str, Any], Any]
 """(name, given) -> what is kept; refuses what makes no sense."""
@@ -153,6 +153,65 @@ def check_positive(**sizes: Any) -> None:
 def check_norm(norm: Any) -> None:
     """Refuse anything but the two norms."""
     check_choice("norm", norm, get_args(Norm))
+
+
+def need_places(what: str, x: Tensor, *, axes: Sequence[int] = (1, 2), fix: str | None = None) -> None:
+    """Refuse inputs that have not one of these numbers of axes of positions after batch and channels."""
+    if x.ndim - 2 not in axes:
+        shapes = {1: "(c, t)", 2: "(c, h, w)"}
+        raise SpecError(
+            Code.UNSUPPORTED,
+            what,
+            got=f"inputs of shape {tuple(x.shape[1:])}",
+            expected=" or ".join(shapes.get(n, "(c, …)") for n in sorted(axes, reverse=True)),
+            fix=fix,
+        )
+
+
+def need_image(what: str, x: Tensor, fix: str = "Choose an attack without space, such as pgd or mim") -> None:
+    """Refuse inputs without two space axes."""
+    need_places(f"{what} needs images", x, axes=(2,), fix=fix)
+
+
+def outline(given: Any) -> str:
+    """What a message says of something that should have been a tensor of some shape."""
+    return f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+
+
+def need_set(what: str, samples: Any, least: int = 2, fix: str | None = None) -> None:
+    """Refuse anything but a tensor of several samples."""
+    if not isinstance(samples, Tensor) or samples.ndim < 2 or len(samples) < least:
+        raise InputError(
+            Code.BASELINE_SHAPE,
+            f"{what} holds at least {'two samples' if least == 2 else 'one sample'}, the sample axis first",
+            got=outline(samples),
+            expected=f"(m, *features) with m ≥ {least}",
+            fix=fix,
+        )
+
+
+def misfit(samples: Tensor, x: Tensor) -> InputError:
+    """The error that background samples have another shape than the input."""
+    return InputError(
+        Code.BASELINE_SHAPE,
+        "The background set does not fit the input",
+        got=f"samples of shape {tuple(samples.shape[1:])}",
+        expected=f"{tuple(x.shape[1:])}",
+        fix="Give samples of the input's shape, before the task's normalisation",
+    )
+
+
+def need_finite_maps(maps: Tensor, fix: str | None = None) -> None:
+    """Refuse maps that hold NaN or infinity, and say of which samples."""
+    bad = ~torch.isfinite(maps).flatten(1).all(1)
+    if bool(bad.any()):
+        raise InputError(
+            Code.MAP_NOT_FINITE,
+            "The map holds NaN or infinite values",
+            got=f"sample{'s' if int(bad.sum()) > 1 else ''} {listed(bad)}",
+            expected="finite values",
+            fix=fix,
+        )
 
 
 def check_reach(

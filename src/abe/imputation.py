@@ -5,9 +5,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from abe.checks import NotNegative
+from abe.checks import NotNegative, need_image
 from abe.engines.removal import neighbour_fill
-from abe.errors import Code, SpecError
 from abe.registry import baselines
 from abe.spec import value
 from abe.types import Baseline, Card, RowIndex, Rows
@@ -64,14 +63,7 @@ class NoisyLinear:
 
     def fill(self, problem: Any, owner: RowIndex, draw: RowIndex, removed: Tensor) -> Rows:
         x = problem.x[owner]
-        if x.ndim != 4:
-            raise SpecError(
-                Code.UNSUPPORTED,
-                "Noisy linear imputation needs images",
-                got=f"inputs of shape {tuple(x.shape[1:])}",
-                expected="(c, h, w)",
-                fix='Choose baseline="zero", "mean" or "dataset"',
-            )
+        need_image("Noisy linear imputation", x, 'Choose baseline="zero", "mean" or "dataset"')
         mean, std = self._space(problem, x)
         seen = (x - mean) / std
         filled = neighbour_fill.fill(seen, removed)

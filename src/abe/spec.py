@@ -39,6 +39,9 @@ def value(cls: _Class) -> _Class:
             fix="Rename one of the classes",
         )
     made = dataclass(frozen=True, kw_only=True)(checked(cls))
+    for one in fields(made):
+        if "converter" in one.metadata:  # what is given is not yet what is kept
+            made.__init__.__annotations__[one.name] = Any
     _VALUES[cls.__name__] = made
     return made
 

@@ -19,9 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from abe.checks import Size, check_count, check_positive, check_reach
+from abe.checks import Size, check_count, check_positive, check_reach, need_image
 from abe.engines.path.step import Point, State
-from abe.engines.path.steps.parts import need_image
 from abe.engines.runtime.request import running
 from abe.errors import Code, InputError, SpecError, StorageError
 from abe.objectives import gather

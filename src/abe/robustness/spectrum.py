@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abe.checks import Count, NotNegative
-from abe.engines.path.steps.parts import need_image
+from abe.checks import Count, NotNegative, need_image
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.work import Head
 from abe.robustness.transforms import cosines

@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abe.checks import Fraction, NotNegative, Positive
+from abe.checks import Fraction, NotNegative, Positive, need_image
 from abe.engines.path.steps.aim import Aim
-from abe.engines.path.steps.parts import need_image
 from abe.errors import Code, SpecError
 from abe.spec import value
 

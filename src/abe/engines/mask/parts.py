@@ -7,12 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abe.checks import AtLeast, Count, Positive
+from abe.checks import AtLeast, Count, Positive, need_places
 from abe.engines.path.curves import BlurLine
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.reference import reference_of
 from abe.engines.runtime.shapes import stretch
-from abe.errors import Code, SpecError
 from abe.spec import value
 from abe.types import Baseline
 
@@ -72,14 +71,11 @@ class SmoothMaxGrid:
     temperature: Positive = 20.0
 
     def bind(self, problem: Problem) -> "_SmoothMax":
-        if problem.x.ndim not in (3, 4):
-            raise SpecError(
-                Code.UNSUPPORTED,
-                "A smooth mask needs neighbouring positions",
-                got=f"inputs of shape {tuple(problem.x.shape[1:])}",
-                expected="(c, h, w) or (c, t)",
-                fix="For tabular inputs use meaningful_perturbation",
-            )
+        need_places(
+            "A smooth mask needs neighbouring positions",
+            problem.x,
+            fix="For tabular inputs use meaningful_perturbation",
+        )
         return _SmoothMax(problem.x, self)
 
 

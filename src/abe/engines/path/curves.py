@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from abe.checks import need_places
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.reference import reference_of
 from abe.engines.runtime.shapes import along
@@ -73,13 +74,7 @@ class BlurLine:
 
     def bind(self, problem: Problem) -> "_Blur":
         """The blurred copies of a batch."""
-        if problem.x.ndim not in (3, 4):
-            raise SpecError(
-                Code.UNSUPPORTED,
-                "A blur path needs inputs with space or time",
-                got=f"shape {tuple(problem.x.shape)}",
-                expected="(b, c, h, w) or (b, c, t)",
-            )
+        need_places("A blur path needs inputs with space or time", problem.x)
         return _Blur(problem.x, self.max_sigma)
 
 

@@ -3,12 +3,11 @@
 import torch
 from torch import Tensor
 
-from abe.checks import Count, Probability
+from abe.checks import Count, Probability, need_places
 from abe.engines.removal.game import too_few
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.reference import reference_of
 from abe.engines.runtime.shapes import along
-from abe.errors import Code, SpecError
 from abe.registry import baselines
 from abe.spec import resolved, value
 from abe.types import Baseline, Result
@@ -39,14 +38,11 @@ class RandomMasks:
     def run(self, problem: Problem) -> Result:
         """One row per mask; masks are drawn per sample and number."""
         x, n = problem.x, self.evaluations
-        if x.ndim not in (3, 4):
-            raise SpecError(
-                Code.UNSUPPORTED,
-                "Masks of cells need positions side by side",
-                got=f"inputs of shape {tuple(x.shape[1:])}",
-                expected="(c, h, w) or (c, t)",
-                fix="For tables take summary='mean_when_included' of the method 'removal'",
-            )
+        need_places(
+            "Masks of cells need positions side by side",
+            x,
+            fix="For tables take summary='mean_when_included' of the method 'removal'",
+        )
         reference = reference_of(self.baseline, problem)
         owner = problem.everyone.repeat_interleave(n)
         sums = torch.zeros((3, len(x), *x.shape[2:]), dtype=torch.float64, device=x.device)

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abe.checks import Count
+from abe.checks import Count, need_set
 from abe.draws import mix
 from abe.engines.layers.at_layer import about, input_of
 from abe.engines.removal.game import probability_of, too_few
-from abe.engines.removal.removals import Absent, Removal
+from abe.engines.removal.removals import Absent
 from abe.engines.removal.segments import (
     Spread,
     segments_of,
@@ -20,7 +20,6 @@ from abe.errors import Code, InputError, SpecError, note
 from abe.registry import removals, units
 from abe.spec import checked, resolved
 from abe.types import Result
-from abe.units import Unit
 
 ROUND = 32
 """Orders between two looks at the convergence."""
@@ -46,8 +45,8 @@ class DataSetShapley:
 
     data: Tensor
     labels: Tensor | None = None
-    units: Unit = resolved(converter=units.resolve, default="grid")
-    removal: Removal = resolved(converter=removals.resolve, default="replace")
+    units: Any = resolved(converter=units.resolve, default="grid")
+    removal: Any = resolved(converter=removals.resolve, default="replace")
     evaluations: Count = 20_000
     tolerance: float = 0.025
     spread: Spread = "share"
@@ -62,13 +61,7 @@ class DataSetShapley:
         object.__setattr__(self, "digest", mix(*texts))
 
     def _check(self) -> None:
-        if not isinstance(self.data, Tensor) or self.data.ndim < 2 or len(self.data) < 2:
-            raise InputError(
-                Code.BASELINE_SHAPE,
-                "A data set holds at least two samples, the sample axis first",
-                got=f"{type(self.data).__name__} {tuple(getattr(self.data, 'shape', ()))}",
-                expected="(m, *features) with m ≥ 2",
-            )
+        need_set("A data set", self.data)
         if self.labels is not None and tuple(self.labels.shape) != (len(self.data),):
             raise InputError(
                 Code.TARGET_TYPE,

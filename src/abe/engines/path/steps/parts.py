@@ -6,11 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abe.checks import Norm, NotNegative, Odd, Size
+from abe.checks import Norm, NotNegative, Odd, Size, need_image
 from abe.engines.path.step import INTEGRAND, State
 from abe.engines.path.steps.aim import Aim
 from abe.engines.runtime.shapes import along
-from abe.errors import Code, SpecError
 from abe.spec import value
 
 
@@ -201,15 +200,3 @@ class UniformStart:
 def tiny(like: Tensor) -> float:
     """The smallest normal number, to divide by instead of zero."""
     return torch.finfo(like.dtype).tiny
-
-
-def need_image(what: str, x: Tensor) -> None:
-    """Refuse inputs without two space axes."""
-    if x.ndim != 4:
-        raise SpecError(
-            Code.UNSUPPORTED,
-            f"{what} needs images",
-            got=f"inputs of shape {tuple(x.shape[1:])}",
-            expected="(c, h, w)",
-            fix="Choose an attack without space, such as pgd or mim",
-        )
