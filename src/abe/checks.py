@@ -271,6 +271,16 @@ def check_of(kind: Any, words: str = "") -> Check | None:
     return None
 
 
+def unannotated(kind: Any) -> Any:
+    """The type without what ``Annotated`` says of it, as listings show it."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return unannotated(args[0])
+    if origin in (Union, UnionType):
+        return Union[tuple(unannotated(arg) for arg in args)]  # noqa: UP007 - its members are known here only
+    return tuple[tuple(unannotated(arg) for arg in args)] if origin is tuple else kind
+
+
 def _choice(names: tuple[Any, ...], words: str) -> Check:
     def check(name: str, given: Any) -> Any:
         if given not in names:
