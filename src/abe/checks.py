@@ -38,8 +38,9 @@ class AtLeast:
 
     def check(self, name: str, given: Any) -> Any:
         """``given``, or a refusal."""
-        whole = isinstance(given, self.kind) and not isinstance(given, bool)
-        if whole and given >= self.least and (given % 2 or not self.odd):
+        kind = type(given)
+        whole = kind is int or (isinstance(given, self.kind) and kind is not bool)
+        if whole and given >= self.least and (not self.odd or given % 2):
             return given
         least = {0: "an integer from 0 on", 1: "a positive integer"}
         must = "an odd number" if self.odd else least.get(self.least, f"an integer of at least {self.least}")
