@@ -5,8 +5,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from abe.checks import NotNegative, need_image
 from abe.engines.removal import neighbour_fill
-from abe.errors import Code, SpecError
 from abe.registry import baselines
 from abe.spec import value
 from abe.types import Baseline, Card, RowIndex, Rows
@@ -50,17 +50,8 @@ class NoisyLinear:
             after it (as in the soundness paper's code).
     """
 
-    noise: float = 0.01
+    noise: NotNegative = 0.01
     space: Literal["input", "model"] | str = "input"
-
-    def __post_init__(self) -> None:
-        if self.noise < 0 or self.space not in ("input", "model"):
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "Noisy linear imputation needs noise of at least 0 and a space",
-                got=repr(self),
-                expected="space 'input' or 'model'",
-            )
 
     @property
     def stochastic(self) -> bool:
@@ -72,14 +63,7 @@ class NoisyLinear:
 
     def fill(self, problem: Any, owner: RowIndex, draw: RowIndex, removed: Tensor) -> Rows:
         x = problem.x[owner]
-        if x.ndim != 4:
-            raise SpecError(
-                Code.UNSUPPORTED,
-                "Noisy linear imputation needs images",
-                got=f"inputs of shape {tuple(x.shape[1:])}",
-                expected="(c, h, w)",
-                fix='Choose baseline="zero", "mean" or "dataset"',
-            )
+        need_image("Noisy linear imputation", x, 'Choose baseline="zero", "mean" or "dataset"')
         mean, std = self._space(problem, x)
         seen = (x - mean) / std
         filled = neighbour_fill.fill(seen, removed)

@@ -24,6 +24,7 @@ from abe.baselines.fitting import (
     per_channel,
     tile,
 )
+from abe.checks import Counted, Odd, Positive
 from abe.engines.runtime.fused_copy import fingerprint
 from abe.errors import Code, InputError, SpecError
 from abe.imputation import NoisyLinear as NoisyLinear
@@ -119,16 +120,8 @@ class Blur:
         kernel: odd width of the kernel in positions.
     """
 
-    sigma: float = 5.0
-    kernel: int = 11
-
-    def __post_init__(self) -> None:
-        if self.sigma <= 0 or self.kernel < 1 or self.kernel % 2 == 0:
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "A blur needs a positive sigma and an odd kernel",
-                got=f"sigma {self.sigma}, kernel {self.kernel}",
-            )
+    sigma: Positive = 5.0
+    kernel: Odd = 11
 
     @property
     def stochastic(self) -> bool:
@@ -353,17 +346,9 @@ class Confusion:
         further inputs, because the prediction depends on them).
     """
 
-    starts: int = 8
-    steps: int = 10
-    step: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.starts < 1 or self.steps < 1 or self.step <= 0:
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "The confusion feature needs at least one start and one step, and a positive step size",
-                got=repr(self),
-            )
+    starts: Counted = 8
+    steps: Counted = 10
+    step: Positive = 0.1
 
     @property
     def stochastic(self) -> bool:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from abe.baselines import as_baseline
-from abe.errors import Code, SpecError
+from abe.checks import Below1, Counted
 from abe.metrics.evaluation.reexplain import again, elsewhere
 from abe.metrics.subsets import grid, losses
 from abe.registry import metrics
@@ -36,17 +36,9 @@ class CompletenessGap:
 class NonSensitivity:
     """Share of patches whose attribution is zero while the score moves, or the other way round."""
 
-    patches: int
-    threshold: float
+    patches: Counted
+    threshold: Below1
     baseline: Baseline
-
-    def __post_init__(self) -> None:
-        if self.patches < 1 or not 0 <= self.threshold < 1:
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "Non-sensitivity needs a grid and a threshold below 1",
-                got=f"patches {self.patches}, threshold {self.threshold}",
-            )
 
     def measure(self, problem: Any, explanation: Any) -> Tensor:
         label = grid(problem.x, self.patches)

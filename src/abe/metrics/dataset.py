@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from abe.errors import Code, SpecError
+from abe.checks import Counted
 from abe.metrics.evaluation.truth import heat
 from abe.metrics.subsets import grid
 from abe.registry import metrics
@@ -50,17 +50,9 @@ class Consistency:
         top: how many patches lead.
     """
 
-    patches: int
-    top: int
+    patches: Counted
+    top: Counted
     missing: ClassVar[str] = "no other sample has the same leading patches"
-
-    def __post_init__(self) -> None:
-        if self.patches < 1 or self.top < 1:
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "Maps are compared by at least one patch",
-                got=f"patches {self.patches}, top {self.top}",
-            )
 
     def measure(self, problem: Any, explanation: Any) -> Tensor:
         return self.conclude(self.collect(problem, explanation))

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from abe.baselines import as_baseline
+from abe.checks import Counted, Share
 from abe.errors import Code, SpecError
 from abe.registry import metrics
 from abe.spec import value
@@ -34,14 +35,8 @@ class SquareRemoval:
         baseline: what stands for "absent".
     """
 
-    side: float
+    side: Share
     baseline: Baseline
-
-    def __post_init__(self) -> None:
-        if not 0 < self.side <= 1:
-            raise SpecError(
-                Code.BAD_PARAMETER, "A square's side is a fraction of the image", got=repr(self.side)
-            )
 
     def rows(self, problem: Any, owner: Tensor, draw: Tensor) -> Tensor:
         x = problem.x[owner]
@@ -110,18 +105,9 @@ class Infidelity:
     """
 
     perturbation: Perturber
-    samples: int
+    samples: Counted
     variant: Variant | str = "corrected"
     processing: ClassVar[str] = "signed, every element"
-
-    def __post_init__(self) -> None:
-        if self.samples < 1 or self.variant not in ("corrected", "published", "unscaled"):
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "Infidelity needs at least one perturbation and a known variant",
-                got=f"samples {self.samples}, variant {self.variant!r}",
-                expected="'corrected', 'published' or 'unscaled'",
-            )
 
     def measure(self, problem: Any, explanation: Any) -> Tensor:
         x, n = problem.x, self.samples

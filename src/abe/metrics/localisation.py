@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from abe.errors import Code, SpecError
-from abe.metrics.evaluation.truth import check_processing, heat, region
+from abe.metrics.evaluation.truth import Processing, heat, region
 from abe.metrics.subsets import places
 from abe.registry import metrics
 from abe.spec import value
@@ -25,12 +25,11 @@ class Inside:
     """
 
     what: Literal["point", "mass", "rank", "top_k", "auc", "box"]
-    of: str = "positive"
+    of: Processing | str = "positive"
     k: int = 0
     missing: ClassVar[str] = "its region is empty, or everything"
 
     def __post_init__(self) -> None:
-        check_processing(self.of)
         if self.what == "top_k" and self.k < 1:
             raise SpecError(Code.BAD_PARAMETER, "At least one position is needed", got=f"k={self.k}")
 

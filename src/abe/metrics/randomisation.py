@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from abe.checks import Counted
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
 from abe.metrics.complexity import Spread
@@ -32,18 +33,9 @@ class ParameterRandomisation:
     """
 
     order: Order | str
-    smooth: int = 1
+    smooth: Counted = 1
     sigma: float = 0.1
     processing: ClassVar[str] = "not read: the method explains again, magnitudes, channels summed"
-
-    def __post_init__(self) -> None:
-        if self.order not in ("top_down", "bottom_up", "independent") or self.smooth < 1:
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "There is no such randomisation",
-                got=f"order {self.order!r}, smooth {self.smooth}",
-                expected="'top_down', 'bottom_up' or 'independent', and at least one copy",
-            )
 
     def measure(self, problem: Any, explanation: Any) -> Tensor:
         first = _smoothed(problem, explanation, self)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from abe.checks import Counted, Positive
 from abe.errors import Code, SpecError
 from abe.metrics.evaluation.reexplain import again, layers
 from abe.metrics.evaluation.rows import remembered
@@ -56,19 +57,11 @@ class Stability:
 
     ratio: Ratio
     summary: Literal["max", "mean"]
-    samples: int
-    radius: float
+    samples: Counted
+    radius: Positive
     layer: str | None = None
     processing: ClassVar[str] = "not read: the method explains again, its map as it is"
     missing: ClassVar[str] = "no neighbour is predicted alike"
-
-    def __post_init__(self) -> None:
-        if self.samples < 1 or self.radius <= 0:
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "Stability needs at least one neighbour and a positive radius",
-                got=f"samples {self.samples}, radius {self.radius}",
-            )
 
     def measure(self, problem: Any, explanation: Any) -> Tensor:
         layer = self._layer(problem)

@@ -7,7 +7,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor
 
-from abe.engines.checks import check_count
+from abe.checks import check_count, listed
 from abe.engines.path.step import (
     Point,
     State,
@@ -286,7 +286,7 @@ def _refuse_reached(problem: Problem, outputs: Tensor) -> None:
         return
     same = (outputs.argmax(1) == problem.target).nonzero().flatten()
     if len(same):
-        who = ", ".join(str(i) for i in same.tolist()[:8])
+        who = listed(same)
         raise TargetError(
             Code.TARGET_REACHED,
             "The model predicts the target class already",
@@ -342,7 +342,7 @@ def _result(problem: Problem, found: Searched, name: str) -> AdversarialResult:
     warnings = list(problem.warnings)
     failed = (~success).nonzero().flatten()
     if len(failed):
-        who = ", ".join(str(i) for i in failed.tolist()[:8])
+        who = listed(failed)
         text = f"The attack on sample {who} did not cross; the returned input keeps its class"
         warnings.append(note(Code.NOT_CROSSED, text))
     return AdversarialResult(

@@ -9,7 +9,12 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from abe.engines.checks import Variant, check_count, check_not_negative, check_positive, published
+from abe.checks import (
+    Count,
+    NotNegative,
+    Size,
+    Variant,
+)
 from abe.engines.path.step import Point, State
 from abe.engines.path.steps.aim import Aim, Goal, LossName
 from abe.engines.runtime.problem import Problem
@@ -63,20 +68,12 @@ class CarliniWagner:
         variant: ``"published"`` floors the margin at the masked class and tries ``c`` alone.
     """
 
-    c: float = 1.0
-    kappa: float = 0.0
-    steps: int = 50
-    searches: int = 6
-    rate: float = 0.01
+    c: Size = 1.0
+    kappa: NotNegative = 0.0
+    steps: Count = 50
+    searches: Count = 6
+    rate: Size = 0.01
     variant: Variant = "corrected"
-
-    def __post_init__(self) -> None:
-        check_positive(c=self.c)
-        check_positive(rate=self.rate)
-        check_count("steps", self.steps)
-        check_count("searches", self.searches)
-        check_not_negative(kappa=self.kappa)
-        published(self.variant)
 
     @property
     def stochastic(self) -> bool:

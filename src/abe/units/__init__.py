@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from abe.checks import Count
 from abe.errors import Code, InputError, PackageError, SpecError
 from abe.registry import units
 from abe.spec import value
@@ -192,13 +193,7 @@ class Grid:
         n: cells along each axis; where an axis is shorter, one position each.
     """
 
-    n: int = 3
-
-    def __post_init__(self) -> None:
-        if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
-            raise SpecError(
-                Code.BAD_PARAMETER, "A grid has at least one cell along an axis", got=repr(self.n)
-            )
+    n: Count = 3
 
     def count(self, shape: Sequence[int]) -> int:
         return size_of(self._cells(axes_of(shape)))

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from abe.checks import need_finite_maps
 from abe.errors import Code, InputError, SpecError
 from abe.types import Draws, Features, RowIndex
 
@@ -111,16 +112,7 @@ def check_map(attribution: Tensor, x: Tensor) -> Tensor:
             got=f"a map of shape {shape} for an input of shape {wanted}",
             expected=f"{wanted}, {single} or {flat}",
         )
-    finite = torch.isfinite(attribution)
-    if not bool(finite.all()):
-        bad = (~finite.flatten(1).all(1)).nonzero().flatten().tolist()
-        raise InputError(
-            Code.MAP_NOT_FINITE,
-            "The map holds NaN or infinite values",
-            got=f"sample{'s' if len(bad) > 1 else ''} {', '.join(map(str, bad[:5]))}",
-            expected="finite values",
-            fix="Look at the model's gradients for these samples",
-        )
+    need_finite_maps(attribution, "Look at the model's gradients for these samples")
     attribution = attribution.detach().to(x.device)
     if len(wanted) == 2:
         return attribution[:, None]

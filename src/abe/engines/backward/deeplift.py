@@ -16,7 +16,6 @@ from abe.engines.backward.run import (
     Found,
     Policy,
     RuleBook,
-    check_policy,
     check_same,
     policy_notes,
     registered_rules,
@@ -50,11 +49,6 @@ class DeepLift:
     uncovered: Policy = "error"
 
     def __post_init__(self) -> None:
-        check_policy(self.uncovered)
-        if self.rule not in ("rescale", "reveal_cancel"):
-            raise SpecError(
-                Code.BAD_PARAMETER, "No such rule", got=repr(self.rule), expected="rescale or reveal_cancel"
-            )
         if self.samples < 0 or (self.samples == 0 and not isinstance(self._members, Tensor)):
             raise SpecError(
                 Code.BAD_PARAMETER, "samples must be at least 1 unless a set is given", got=self.samples

@@ -13,10 +13,10 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from abe.engines.checks import check_count
+from abe.checks import Count, Tolerance, listed
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along, rows_at_once, spread
-from abe.errors import Code, SpecError, note
+from abe.errors import Code, note
 from abe.spec import value
 from abe.types import Result
 
@@ -146,19 +146,12 @@ class MaskOptimisation:
     penalties: tuple[Penalty, ...]
     optimiser: Optimiser
     keep: bool
-    steps: int
-    samples: int = 1
+    steps: Count
+    samples: Count = 1
     augment: Augment | None = None
     share: bool = True
-    variants: int = 1
-    tolerance: float | None = None
-
-    def __post_init__(self) -> None:
-        check_count("steps", self.steps)
-        check_count("samples", self.samples)
-        check_count("variants", self.variants)
-        if self.tolerance is not None and not self.tolerance > 0:
-            raise SpecError(Code.BAD_PARAMETER, "tolerance must be positive", got=repr(self.tolerance))
+    variants: Count = 1
+    tolerance: Tolerance | None = None
 
     def run(self, problem: Problem) -> Result:
         """The mean of a sample's masks, what they keep where `keep`, else what they remove."""
@@ -311,5 +304,5 @@ def pull(
 def _still(who: list[int]) -> list[str]:
     if not who:
         return []
-    names = ", ".join(map(str, who[:8]))
+    names = listed(who)
     return [note(Code.NO_CHANGE, f"Removing everything does not change the score of sample {names}")]

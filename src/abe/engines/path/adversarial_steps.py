@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from abe.engines.checks import check_not_negative, check_positive, check_reach
+from abe.checks import NotNegative, Size, check_reach
 from abe.engines.path.step import INTEGRAND, Point, State
 from abe.engines.runtime.shapes import along
 from abe.spec import value
@@ -20,15 +20,10 @@ class Leave:
         cumulative: direction and integrand are the sum of all gradients so far (published code).
     """
 
-    alpha: float = 0.001
-    epsilon: float | None = 0.3
+    alpha: Size = 0.001
+    epsilon: Size | None = 0.3
     sharp: bool = False
     cumulative: bool = False
-
-    def __post_init__(self) -> None:
-        check_positive(alpha=self.alpha)
-        if self.epsilon is not None:
-            check_positive(epsilon=self.epsilon)
 
     def step(self, point: Point, state: State) -> tuple[Tensor, State]:
         """The next points."""
@@ -54,10 +49,7 @@ class Towards:
         alpha: step, in input units.
     """
 
-    alpha: float = 0.05
-
-    def __post_init__(self) -> None:
-        check_positive(alpha=self.alpha)
+    alpha: Size = 0.05
 
     def step(self, point: Point, state: State) -> tuple[Tensor, State]:
         """The next points."""
@@ -74,12 +66,8 @@ class Nearby:
         floor: smallest step, in input units, so that black pixels can move; 0 as in published code.
     """
 
-    spatial_range: float = 10.0
-    floor: float = 1 / 255
-
-    def __post_init__(self) -> None:
-        check_positive(spatial_range=self.spatial_range)
-        check_not_negative(floor=self.floor)
+    spatial_range: Size = 10.0
+    floor: NotNegative = 1 / 255
 
     def step(self, point: Point, state: State) -> tuple[Tensor, State]:
         """The next points."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abe.engines.checks import check_count, check_positive, check_reach
+from abe.checks import Count, Size, check_reach
 from abe.engines.path.class_targets import class_count
 from abe.engines.path.curves import StraightLine
 from abe.engines.path.dynamic import who
@@ -98,17 +98,14 @@ class NearestAdversary:
             point found, for a nearer one (after Carlini & Wagner); steps, or 0 for none.
     """
 
-    radii: tuple[float, ...] = RADII
-    steps: int = 40
+    radii: tuple[Size, ...] = RADII
+    steps: Count = 40
     published_step: bool = False
     margin: int = 0
 
     def __post_init__(self) -> None:
-        check_count("steps", self.steps)
         if not self.radii or list(self.radii) != sorted(self.radii):
             raise SpecError(Code.BAD_PARAMETER, "radii must be ascending", got=repr(self.radii))
-        for radius in self.radii:
-            check_positive(radius=radius)
 
     def find(self, problem: Problem) -> NearestPoint:
         """The first adversarial point of every sample, or the last point of the largest radius."""

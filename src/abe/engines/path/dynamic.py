@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from abe.engines.checks import check_count, check_tolerance
+from abe.checks import Count, Tolerance, listed
 from abe.engines.path.class_targets import ClassRuns, Runs, class_count, single
 from abe.engines.path.quadrature import GaussLegendre
 from abe.engines.path.refine import Pieces, refine
@@ -62,10 +62,10 @@ class UpdatePath:
     """
 
     update: Update
-    steps: int
+    steps: Count
     rule: Rule = "trapezoid"
     segment_nodes: int = 0
-    tolerance: float | None = None
+    tolerance: Tolerance | None = None
     max_segment_nodes: int = 128
     start: Baseline | None = None
     stop: Literal["flip", "arrive"] | None = None
@@ -77,12 +77,6 @@ class UpdatePath:
     look: Look | None = None
 
     def __post_init__(self) -> None:
-        check_count("steps", self.steps)
-        check_tolerance(self.tolerance)
-        if self.rule not in ("trapezoid", "left"):
-            raise SpecError(
-                Code.BAD_PARAMETER, "No such rule", got=repr(self.rule), expected="trapezoid or left"
-            )
         if self.segment_nodes and self.tolerance is not None:
             raise SpecError(
                 Code.BAD_PARAMETER,
@@ -129,7 +123,7 @@ BLOCK_BYTES = 64 * 2**20
 
 def who(samples: Tensor) -> str:
     """The first of the given sample numbers as text."""
-    return ", ".join(str(i) for i in samples.tolist()[:8])
+    return listed(samples)
 
 
 class Paths:

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from abe.engines.checks import check_count, check_not_negative, check_positive, check_reach
+from abe.checks import Count, NotNegative, Size, check_reach
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
 from abe.spec import value
@@ -38,19 +38,13 @@ class IterativeSearch:
             remainder stays 0.
     """
 
-    steps: int = 8
-    alpha: float = 0.004
-    rounds: int = 30
-    noise: float = 0.05
-    regularisation: float = 0.01
-    factor: float = 1.0
+    steps: Count = 8
+    alpha: Size = 0.004
+    rounds: Count = 30
+    noise: NotNegative = 0.05
+    regularisation: NotNegative = 0.01
+    factor: Size = 1.0
     published: bool = False
-
-    def __post_init__(self) -> None:
-        check_count("steps", self.steps)
-        check_positive(alpha=self.alpha, factor=self.factor)
-        check_count("rounds", self.rounds)
-        check_not_negative(noise=self.noise, regularisation=self.regularisation)
 
     def run(self, problem: Problem) -> Result:
         """Rank the elements of every sample."""

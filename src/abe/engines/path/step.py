@@ -7,6 +7,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor
 
+from abe.checks import outline
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.work import Head
 from abe.errors import AbeError, Code, SpecError
@@ -205,7 +206,7 @@ def _checked(moved: Any, point: Point) -> Tensor:
         raise SpecError(
             Code.UPDATE,
             "The update must return the next point of every row",
-            got=f"shape {tuple(moved.shape)}" if isinstance(moved, Tensor) else type(moved).__name__,
+            got=outline(moved),
             expected=str(tuple(point.x.shape)),
             fix="Return x + change, not the change",
         )

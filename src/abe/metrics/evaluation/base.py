@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from abe.checks import outline
 from abe.errors import Code, SpecError, note
 from abe.metrics.evaluation.perturbation import Perturbation, PerturbationRun
 from abe.metrics.evaluation.truth import check_asked
@@ -329,7 +330,7 @@ def _checked(metric: Metric, values: Any, b: int) -> Tensor:
         raise SpecError(
             Code.SHAPE,
             f"The metric {metric.name!r} must give one number per sample",
-            got=f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__,
+            got=outline(values),
             expected=f"({b},)",
         )
     return values.detach().double().cpu()

@@ -46,22 +46,6 @@ class PerturbationRun:
     step: int | float | None = None
     first: Literal["most", "least"] | str = "most"
 
-    def __post_init__(self) -> None:
-        if self.first not in ("most", "least"):
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "A run begins with the most or the least important units",
-                got=repr(self.first),
-                expected="'most' or 'least'",
-            )
-        if self.direction not in ("insertion", "deletion"):
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "A run inserts or deletes",
-                got=repr(self.direction),
-                expected="'insertion' or 'deletion'",
-            )
-
     def units_per_step(self, shape: Sequence[int]) -> int:
         """Units changed per step for an input of ``shape`` (without the batch axis)."""
         return step_size(self.step, self.unit.count(shape))

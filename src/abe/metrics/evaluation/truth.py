@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -110,7 +110,7 @@ def check_asked(problem: Any, explanation: Any, cards: Sequence[Card]) -> None:
                 checks[need]()
 
 
-PROCESSING = ("positive", "absolute", "minmax", "signed")
+Processing = Annotated[Literal["positive", "absolute", "minmax", "signed"], "post-processing of a map"]
 
 
 def heat(problem: Any, explanation: Any, of: str) -> Float[Tensor, "b p"]:
@@ -131,14 +131,3 @@ def soft_mask(problem: Any, explanation: Any) -> Tensor:
     """(b, 1, *space) or (b, d) the positive part of the map over its maximum; 0 where there is none."""
     strength = heat(problem, explanation, "positive")
     return positions(strength / strength.amax(1, keepdim=True).clamp_min(1e-300), problem.x).to(problem.x)
-
-
-def check_processing(of: str) -> None:
-    """Refuse an unknown post-processing."""
-    if of not in PROCESSING:
-        raise SpecError(
-            Code.BAD_PARAMETER,
-            "There is no such post-processing of a map",
-            got=repr(of),
-            expected=" or ".join(map(repr, PROCESSING)),
-        )

@@ -5,7 +5,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from abe.engines.checks import check_count
+from abe.checks import Count
 from abe.engines.path.adversarial_steps import guided
 from abe.engines.path.step import State
 from abe.engines.path.steps.aim import Aim, ImageTransform
@@ -55,11 +55,8 @@ class Transformed:
     """
 
     transforms: tuple[ImageTransform, ...]
-    copies: int = 1
+    copies: Count = 1
     stochastic: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_count("copies", self.copies)
 
     def estimate(self, aim: Aim, state: State) -> tuple[Tensor, State]:
         """``copies`` gradient rows."""
@@ -80,10 +77,7 @@ class ScaleCopies:
         copies: how many scales.
     """
 
-    copies: int = 5
-
-    def __post_init__(self) -> None:
-        check_count("copies", self.copies)
+    copies: Count = 5
 
     def estimate(self, aim: Aim, state: State) -> tuple[Tensor, State]:
         """``copies`` gradient rows."""
@@ -127,11 +121,8 @@ class IntegratedGradient:
         chain_factor: multiply each gradient by its i/points, as the published code does.
     """
 
-    points: int = 20
+    points: Count = 20
     chain_factor: bool = False
-
-    def __post_init__(self) -> None:
-        check_count("points", self.points)
 
     def estimate(self, aim: Aim, state: State) -> tuple[Tensor, State]:
         """``points`` gradient rows."""
@@ -156,12 +147,9 @@ class Neighbourhood:
     """
 
     radius: float
-    copies: int = 20
+    copies: Count = 20
     stochastic: ClassVar[bool] = True
     reads_gradient: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_count("copies", self.copies)
 
     def estimate(self, aim: Aim, state: State) -> tuple[Tensor, State]:
         """``copies`` gradient rows and the one at the point."""
