@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from abe.engines.checks import check_count
+from abe.engines.path.geometry import lengths
 from abe.engines.path.step import (
     Point,
     State,
@@ -327,7 +328,7 @@ def _best(found: Searched, runs: Problem, restarts: int) -> Searched:
     """Per sample the nearest success, or else the run with the lowest score."""
     goal = cast("Goal", runs.objective)
     won = succeeded(found.outputs, goal, runs.target)
-    size = (found.x - runs.x).flatten(1).norm(dim=1)
+    size = lengths(found.x - runs.x)
     score = goal(runs.task.logits(found.outputs), runs.target)
     nearest = torch.where(won, size, torch.inf).view(-1, restarts)
     lowest = score.to(size).view(-1, restarts)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from abe.engines.checks import Variant, check_count, check_not_negative, check_positive, published
+from abe.engines.path.geometry import lengths
 from abe.engines.path.step import Point, State
 from abe.engines.path.steps.aim import Aim, Goal, LossName
 from abe.engines.runtime.problem import Problem
@@ -233,7 +234,7 @@ class _Best:
         won = succeeded(outputs, goal, problem.target[rows])
         if kappa > 0 and goal.loss == "margin":
             won &= score <= -kappa
-        size = (x - problem.x[rows]).flatten(1).norm(dim=1)
+        size = lengths(x - problem.x[rows])
         nearer = won & (size < self.size[rows])
         closer = self.size[rows].isinf() & ~won & (score < self.margin[rows])
         better = nearer | closer
