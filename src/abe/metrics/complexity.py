@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
 from abe.registry import metrics
 from abe.spec import value
@@ -31,7 +32,7 @@ class Spread:
                 Code.BAD_PARAMETER, "A threshold is a share of the largest magnitude", got=self.threshold
             )
 
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         size = check_map(explanation.attribution, problem.x).double().abs().flatten(1)
         if self.what == "effective":
             return (size > self.threshold * size.amax(1, keepdim=True)).double().mean(1)

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from abe.baselines import as_baseline
+from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
 from abe.imputation import positions, without
 from abe.registry import metrics
@@ -24,7 +25,12 @@ Members = Callable[[Tensor, Tensor], Tensor]
 
 
 def losses(
-    problem: Any, attribution: Tensor, baseline: Baseline, sets: int, members: Members, unit: str = "pixel"
+    problem: Problem,
+    attribution: Tensor,
+    baseline: Baseline,
+    sets: int,
+    members: Members,
+    unit: str = "pixel",
 ) -> tuple[Tensor, Tensor]:
     """(b, sets) attribution inside each set, and the score lost when the set is replaced; float64."""
     x = problem.x
@@ -109,7 +115,7 @@ class RandomSets:
                 got=f"{self.samples} sets of sizes {self.sizes}",
             )
 
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         total = _per_feature(explanation.attribution, problem.x, self.unit).shape[1]
         counts = torch.tensor([_count(size, total) for size in self.sizes], device=problem.x.device)
 
@@ -143,7 +149,7 @@ class RankedGroups:
         if self.groups < 2:
             raise SpecError(Code.BAD_PARAMETER, "A correlation needs at least two groups", got=self.groups)
 
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         flat = check_map(explanation.attribution, problem.x).sum(1).flatten(1)
         flat = flat.abs() if self.magnitude else flat
         order = rank(flat, draws=problem.draws, ids=problem.ids).long()

@@ -254,7 +254,7 @@ class _Fixed:
     def stochastic(self) -> bool:
         return False
 
-    def rows(self, problem: Problem, owner: Tensor, draw: Tensor) -> Tensor:
+    def rows(self, problem: object, owner: Tensor, draw: Tensor) -> Tensor:
         return self._points[owner]
 
 

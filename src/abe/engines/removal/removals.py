@@ -6,7 +6,7 @@ coalitions do not carry the noise of their completions.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from torch import Tensor
 from abe.draws import mix
 from abe.engines.checks import check_count
 from abe.engines.removal.segments import Segments, Windows
+from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.reference import check_reference
 from abe.errors import Code, InputError, SpecError
 from abe.registry import baselines, removals
@@ -62,7 +63,7 @@ class BoundRemoval(Protocol):
 class Removal(Protocol):
     """What replaces absent units or windows; `bind` fixes it to a batch and these."""
 
-    def bind(self, problem: Any, layout: Layout) -> BoundRemoval: ...
+    def bind(self, problem: Problem, layout: Layout) -> BoundRemoval: ...
 
 
 @removals.register(
@@ -89,7 +90,7 @@ class Replace:
         check_count("samples", self.samples)
         object.__setattr__(self, "baseline", baselines.resolve(self.baseline))
 
-    def bind(self, problem: Any, layout: Layout) -> BoundRemoval:
+    def bind(self, problem: Problem, layout: Layout) -> BoundRemoval:
         baseline = baselines.resolve(self.baseline)
         if baseline.stochastic:
             return _Drawn(problem, baseline, self.samples)
@@ -113,7 +114,7 @@ class SegmentMean:
     LIME for images does so.
     """
 
-    def bind(self, problem: Any, layout: Layout) -> BoundRemoval:
+    def bind(self, problem: Problem, layout: Layout) -> BoundRemoval:
         if not isinstance(layout, Segments):
             raise _needs_units("segment_mean")
         return _Fixed(problem.x, _own_means(problem.x, layout))
@@ -191,7 +192,7 @@ class Marginal(_Background):
         samples: (m, *f) background inputs in input space, at least two; broadcast against the input's axes.
     """
 
-    def bind(self, problem: Any, layout: Layout) -> BoundRemoval:
+    def bind(self, problem: Problem, layout: Layout) -> BoundRemoval:
         return _Listed(problem.x, self.fitted(problem.x))
 
 
@@ -221,7 +222,7 @@ class Conditional(_Background):
         check_count("nearest", self.nearest)
         object.__setattr__(self, "nearest", min(self.nearest, len(self.samples)))
 
-    def bind(self, problem: Any, layout: Layout) -> BoundRemoval:
+    def bind(self, problem: Problem, layout: Layout) -> BoundRemoval:
         if not isinstance(layout, Segments):
             raise _needs_units("conditional")
         return _Nearest(problem.x, self.fitted(problem.x), layout, self.nearest)
@@ -242,7 +243,7 @@ class _Fixed:
 class _Drawn:
     """A random baseline, drawn per sample and number."""
 
-    def __init__(self, problem: Any, baseline: Baseline, samples: int) -> None:
+    def __init__(self, problem: Problem, baseline: Baseline, samples: int) -> None:
         self.draws, self._problem, self._baseline = samples, problem, baseline
 
     def rows(self, absent: Absent) -> Tensor:
