@@ -205,7 +205,7 @@ class AtInput:
 
     def rows(self, problem: Any, owner: Tensor, draw: Tensor) -> Tensor:
         """(n, *f) activations; forward rows, counted."""
-        # not typed: a layer's request is the engines' own class, which is more than every baseline is promised
+        # not typed: it reads the engines' own class, which is more than every baseline is promised
         task = problem.task
         if not isinstance(task, LayerTask):
             raise SpecError(
