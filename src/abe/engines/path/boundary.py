@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from abe.engines.checks import check_count, check_positive, check_reach
+from abe.engines.path.active import Active
 from abe.engines.path.class_targets import class_count
 from abe.engines.path.curves import StraightLine
 from abe.engines.path.dynamic import who
@@ -135,20 +136,16 @@ class NearestAdversary:
         x = clipped(start + self._random(problem, left, radius, number), problem.bounds)
         success = torch.zeros_like(left, dtype=torch.bool)
         size = 2 * radius * (radius if self.published_step else 1.0) / self.steps
-        for step in range(self.steps + 1):
-            moving = (~success).nonzero().flatten()
-            if len(moving) == 0:
+        active = Active(torch.arange(len(left), device=left.device), ())
+        for step in active.steps(self.steps + 1):
+            rows, owner, last = active.rows, left[active.rows], step == self.steps
+            g, now = _gradient(problem, x[rows], owner, LogProbability(), label[owner], last=last)
+            spent[owner] += int(not last)
+            success[rows] = crossed = now != label[owner]
+            if last:
                 break
-            owner = left[moving]
-            g, now = _gradient(
-                problem, x[moving], owner, LogProbability(), label[owner], last=step == self.steps
-            )
-            spent[owner] += int(step < self.steps)
-            crossed = now != label[owner]
-            success[moving[crossed]] = True
-            if step == self.steps:
-                break
-            go = moving[~crossed]
+            active.keep(~crossed)
+            go = active.rows
             moved = x[go] - size * unit(g[~crossed])
             x[go] = clipped(start[go] + shortened(moved - start[go], radius), problem.bounds)
         return x, success
