@@ -1,6 +1,6 @@
 """Removal that depends on what is left: missing positions are filled from their neighbours."""
 
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -9,14 +9,14 @@ from abe.checks import NotNegative, need_image
 from abe.engines.removal import neighbour_fill
 from abe.registry import baselines
 from abe.spec import value
-from abe.types import Baseline, Card, RowIndex, Rows
+from abe.types import Baseline, Card, Problem, RowIndex, Rows
 
 
 @runtime_checkable
 class Imputation(Protocol):
     """A baseline whose values depend on what is left: it fills what was removed."""
 
-    def fill(self, problem: Any, owner: RowIndex, draw: RowIndex, removed: Tensor) -> Rows:
+    def fill(self, problem: Problem, owner: RowIndex, draw: RowIndex, removed: Tensor) -> Rows:
         """(n, *f) the samples ``owner`` with the positions where ``removed`` is true filled in."""
         ...
 
@@ -57,11 +57,11 @@ class NoisyLinear:
     def stochastic(self) -> bool:
         return self.noise > 0
 
-    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+    def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
         everything = torch.ones_like(problem.x[owner][:, :1], dtype=torch.bool)
         return self.fill(problem, owner, draw, everything)
 
-    def fill(self, problem: Any, owner: RowIndex, draw: RowIndex, removed: Tensor) -> Rows:
+    def fill(self, problem: Problem, owner: RowIndex, draw: RowIndex, removed: Tensor) -> Rows:
         x = problem.x[owner]
         need_image("Noisy linear imputation", x, 'Choose baseline="zero", "mean" or "dataset"')
         mean, std = self._space(problem, x)
@@ -72,7 +72,7 @@ class NoisyLinear:
             filled = filled + self.noise * drawn.to(x)
         return torch.where(removed, filled * std + mean, x)
 
-    def _space(self, problem: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _space(self, problem: Problem, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and scale of the space in which is filled; the identity in input space."""
         task, one = problem.task, torch.ones((), dtype=x.dtype, device=x.device)
         if self.space == "input":
@@ -81,7 +81,7 @@ class NoisyLinear:
         return mean, one if task.std is None else task.std.to(x)
 
 
-def without(problem: Any, baseline: Baseline, owner: RowIndex, draw: RowIndex, removed: Tensor) -> Rows:
+def without(problem: Problem, baseline: Baseline, owner: RowIndex, draw: RowIndex, removed: Tensor) -> Rows:
     """(n, *f) the samples ``owner`` with what is ``removed`` (a mask that broadcasts to them) replaced."""
     if isinstance(baseline, Imputation):
         return baseline.fill(problem, owner, draw, removed)

@@ -31,7 +31,7 @@ from abe.imputation import NoisyLinear as NoisyLinear
 from abe.objectives import LabelAgnostic
 from abe.registry import baselines
 from abe.spec import value
-from abe.types import Baseline, Card, RowIndex, Rows
+from abe.types import Baseline, Card, Problem, RowIndex, Rows
 
 
 @baselines.register(
@@ -50,7 +50,7 @@ class Zero:
     def stochastic(self) -> bool:
         return False
 
-    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+    def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
         return torch.zeros_like(problem.x[owner])
 
 
@@ -76,7 +76,7 @@ class Constant:
     def stochastic(self) -> bool:
         return False
 
-    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+    def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
         numbers = self.value if isinstance(self.value, tuple) else (float(self.value),)
         return tile(problem.x.new_tensor(numbers), problem.x)[None].expand(len(owner), *problem.x.shape[1:])
 
@@ -96,7 +96,7 @@ class Mean:
     def stochastic(self) -> bool:
         return False
 
-    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+    def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
         x = problem.x[owner]
         axes = tuple(range(2, x.ndim)) if x.ndim > 2 else (1,)
         return x.mean(dim=axes, keepdim=True).expand_as(x)
@@ -127,7 +127,7 @@ class Blur:
     def stochastic(self) -> bool:
         return False
 
-    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+    def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
         x = problem.x[owner]
         if x.ndim < 3:
             raise SpecError(
@@ -160,7 +160,7 @@ class Uniform:
     def stochastic(self) -> bool:
         return True
 
-    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+    def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
         low, high = bounds_of(problem, "uniform")
         shape = problem.x.shape[1:]
         u = problem.draws.uniform("baseline.uniform", problem.keys(owner, draw), shape).to(problem.x)
@@ -188,7 +188,7 @@ class Noise:
     def stochastic(self) -> bool:
         return True
 
-    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+    def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
         x = problem.x[owner]
         noise = problem.draws.normal("baseline.noise", problem.keys(owner, draw), x.shape[1:]).to(x)
         if problem.bounds is None:
@@ -246,7 +246,7 @@ class Dataset:
     def stochastic(self) -> bool:
         return len(self.samples) > 1
 
-    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+    def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
         keys = problem.keys(owner, draw)
         chosen = problem.draws.integers("baseline.dataset", keys, len(self.samples), (1,))[:, 0]
         return fit(self.samples[chosen.to(self.samples.device)], problem.x[owner])
@@ -283,7 +283,7 @@ class Given:
     def stochastic(self) -> bool:
         return False
 
-    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+    def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
         x = problem.x
         reference = self.reference if self.reference.ndim == x.ndim else self.reference[None]
         if len(reference) not in (1, len(x)):
@@ -354,13 +354,13 @@ class Confusion:
     def stochastic(self) -> bool:
         return False
 
-    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+    def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
         shared = not problem.context.values
         samples = [0] if shared else sorted(set(owner.tolist()))
         found = {s: tile(self.feature(problem, sample=s).values, problem.x) for s in samples}
         return torch.stack([found[0 if shared else s] for s in owner.tolist()])
 
-    def feature(self, problem: Any, *, sample: int = 0) -> ConfusionFeature:
+    def feature(self, problem: Problem, *, sample: int = 0) -> ConfusionFeature:
         """The feature of the problem's model, from memory where it was found before."""
         memory = _FOUND.setdefault(problem.task, {})
         key = self._key(problem, sample)
@@ -370,11 +370,11 @@ class Confusion:
             memory[key] = self._search(problem, sample)
         return memory[key]
 
-    def remembered(self, problem: Any) -> ConfusionFeature | None:
+    def remembered(self, problem: Problem) -> ConfusionFeature | None:
         """The feature if it was found before; nothing is searched."""
         return _FOUND.get(problem.task, {}).get(self._key(problem, 0))
 
-    def _key(self, problem: Any, sample: int) -> Hashable | None:
+    def _key(self, problem: Problem, sample: int) -> Hashable | None:
         """What the feature depends on; None where it cannot be remembered."""
         if problem.context.values or not isinstance(problem.draws, Hashable):
             return None
@@ -383,7 +383,7 @@ class Confusion:
         model = fingerprint(problem.task.model)
         return (self, problem.draws, tuple(x.shape[1:]), x.dtype, x.device, bounds, model)
 
-    def _search(self, problem: Any, sample: int) -> ConfusionFeature:
+    def _search(self, problem: Problem, sample: int) -> ConfusionFeature:
         low, high = (per_channel(bound) for bound in bounds_of(problem, "confusion"))
         keys = [(0, start) for start in range(self.starts)]
         u = problem.draws.uniform("baseline.confusion", keys, low.shape).to(problem.x)
@@ -400,7 +400,7 @@ class Confusion:
             values = torch.minimum(torch.maximum(values - size * slope.sign(), low), high)
         return best
 
-    def _neutral(self, problem: Any, low: Tensor, high: Tensor) -> Tensor:
+    def _neutral(self, problem: Problem, low: Tensor, high: Tensor) -> Tensor:
         """(c,) the colour that the task's normalisation turns into zero, or the middle of the bounds."""
         mean = problem.task.mean
         if mean is None:
@@ -408,7 +408,7 @@ class Confusion:
         colour = per_channel(mean.to(problem.x).expand(1, *problem.x.shape[1:])[0])
         return torch.minimum(torch.maximum(colour, low), high)
 
-    def _look(self, problem: Any, sample: int, values: Tensor) -> tuple[Tensor, Tensor]:
+    def _look(self, problem: Problem, sample: int, values: Tensor) -> tuple[Tensor, Tensor]:
         """(starts,) H / ln C and (starts, c) slope of KL(U‖P) at the tiled values."""
         entropy, slope = values.new_empty(len(values)), torch.empty_like(values)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from abe.baselines import as_baseline
 from abe.checks import Below1, Counted
+from abe.engines.runtime.problem import Problem
 from abe.metrics.evaluation.reexplain import again, elsewhere
 from abe.metrics.subsets import grid, losses
 from abe.registry import metrics
@@ -24,7 +25,7 @@ class CompletenessGap:
     processing: ClassVar[str] = "signed, summed over everything"
     missing: ClassVar[str] = "its score at the baseline is that at the input"
 
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         everyone = problem.everyone
         maps = check_map(explanation.attribution, problem.x).double().flatten(1).sum(1)
         reference = self.baseline.rows(problem, everyone, torch.zeros_like(everyone))
@@ -40,7 +41,7 @@ class NonSensitivity:
     threshold: Below1
     baseline: Baseline
 
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         label = grid(problem.x, self.patches)
         sets = int(label.max()) + 1
 
@@ -59,7 +60,7 @@ class InputInvariance:
     shift: float
     processing: ClassVar[str] = "not read: the method explains again, its map as it is"
 
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         task, x = problem.task, problem.x
         offset = torch.full((), self.shift, dtype=x.dtype, device=x.device)
         mean = offset.expand(1, *[1] * (x.ndim - 1)) if task.mean is None else task.mean.to(x) + offset

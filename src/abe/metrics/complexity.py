@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from abe.checks import Below1
+from abe.engines.runtime.problem import Problem
 from abe.registry import metrics
 from abe.spec import value
 from abe.types import Card, Passes
@@ -25,7 +26,7 @@ class Spread:
     threshold: Below1 = 0.0
     processing: ClassVar[str] = "magnitude of every element"
 
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         size = check_map(explanation.attribution, problem.x).double().abs().flatten(1)
         if self.what == "effective":
             return (size > self.threshold * size.amax(1, keepdim=True)).double().mean(1)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from abe.baselines import as_baseline
 from abe.checks import Counted, Share
+from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
 from abe.registry import metrics
 from abe.spec import value
@@ -21,7 +22,7 @@ Variant = Literal["corrected", "published", "unscaled"]
 class Perturber(Protocol):
     """Makes perturbed inputs x′; the perturbation is I = x − x′."""
 
-    def rows(self, problem: Any, owner: Tensor, draw: Tensor) -> Tensor:
+    def rows(self, problem: Problem, owner: Tensor, draw: Tensor) -> Tensor:
         """(n, *f) the perturbed samples ``owner`` of draws ``draw``."""
         ...
 
@@ -38,7 +39,7 @@ class SquareRemoval:
     side: Share
     baseline: Baseline
 
-    def rows(self, problem: Any, owner: Tensor, draw: Tensor) -> Tensor:
+    def rows(self, problem: Problem, owner: Tensor, draw: Tensor) -> Tensor:
         x = problem.x[owner]
         space = x.shape[2:] if x.ndim > 2 else x.shape[1:]
         u = problem.draws.uniform("infidelity.square", problem.keys(owner, draw), (len(space),)).to(x)
@@ -67,7 +68,7 @@ class NoisyBaseline:
     share: float
     baseline: Baseline
 
-    def rows(self, problem: Any, owner: Tensor, draw: Tensor) -> Tensor:
+    def rows(self, problem: Problem, owner: Tensor, draw: Tensor) -> Tensor:
         x = problem.x[owner]
         keys, size = problem.keys(owner, draw), x[0].numel()
         count = max(1, round(self.share * size))
@@ -88,7 +89,7 @@ class LocalGaussian:
 
     sigma: float
 
-    def rows(self, problem: Any, owner: Tensor, draw: Tensor) -> Tensor:
+    def rows(self, problem: Problem, owner: Tensor, draw: Tensor) -> Tensor:
         x = problem.x[owner]
         noise = problem.draws.normal("infidelity.noise", problem.keys(owner, draw), x.shape[1:]).to(x)
         return x - self.sigma * noise
@@ -109,7 +110,7 @@ class Infidelity:
     variant: Variant | str = "corrected"
     processing: ClassVar[str] = "signed, every element"
 
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         x, n = problem.x, self.samples
         maps = check_map(explanation.attribution, x).double()
         maps = maps.expand(x.shape) if x.ndim > 2 else maps[:, 0]
@@ -148,7 +149,7 @@ def scale(predicted: Tensor, change: Tensor, variant: Variant | str) -> Tensor:
     return (together / safe).clamp_min(0)
 
 
-def _inside(problem: Any, x: Tensor) -> Tensor:
+def _inside(problem: Problem, x: Tensor) -> Tensor:
     if problem.bounds is None:
         return x
     low, high = problem.bounds

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from abe.baselines import as_baseline
+from abe.engines.runtime.problem import Problem
 from abe.errors import Code, InputError, SpecError
 from abe.imputation import positions, without
 from abe.metrics.evaluation.truth import Processing, heat, labels
@@ -110,10 +111,10 @@ class Soundness:
         _check_maps(self.of)
         _check_shares(self.ratios)
 
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         return self.conclude(self.collect(problem, explanation))
 
-    def collect(self, problem: Any, explanation: Any) -> dict[str, Tensor]:
+    def collect(self, problem: Problem, explanation: Any) -> dict[str, Tensor]:
         """(b, steps) whether each sample is right after each step, and the attribution that is left."""
         truth, maps = labels(problem, explanation), heat(problem, explanation, self.of)
         order = rank(maps, draws=problem.draws, ids=problem.ids)
@@ -215,10 +216,10 @@ class Completeness:
         _check_maps(self.of)
         _check_shares(self.thresholds)
 
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         return self.curve(problem, explanation).lost.mean(1)
 
-    def curve(self, problem: Any, explanation: Any) -> CompletenessCurve:
+    def curve(self, problem: Problem, explanation: Any) -> CompletenessCurve:
         """The whole curve of the samples."""
         truth, maps = labels(problem, explanation), heat(problem, explanation, self.of)
         bound = torch.tensor([*self.thresholds, torch.inf], dtype=maps.dtype, device=maps.device)
@@ -242,7 +243,11 @@ def hausdorff(one: Float[Tensor, "n d"], other: Float[Tensor, "m d"]) -> float:
 
 
 def _right(
-    problem: Any, removal: Baseline, truth: Tensor, steps: int, removed: Callable[[Tensor, Tensor], Tensor]
+    problem: Problem,
+    removal: Baseline,
+    truth: Tensor,
+    steps: int,
+    removed: Callable[[Tensor, Tensor], Tensor],
 ) -> Bool[Tensor, "b k"]:
     """(b, steps) whether the prediction is right when what ``removed`` says is absent.
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from abe.baselines import as_baseline
 from abe.checks import AtLeast
+from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
 from abe.imputation import positions, without
 from abe.registry import metrics
@@ -26,7 +27,12 @@ Members = Callable[[Tensor, Tensor], Tensor]
 
 
 def losses(
-    problem: Any, attribution: Tensor, baseline: Baseline, sets: int, members: Members, unit: str = "pixel"
+    problem: Problem,
+    attribution: Tensor,
+    baseline: Baseline,
+    sets: int,
+    members: Members,
+    unit: str = "pixel",
 ) -> tuple[Tensor, Tensor]:
     """(b, sets) attribution inside each set, and the score lost when the set is replaced; float64."""
     x = problem.x
@@ -100,7 +106,7 @@ class RandomSets:
         if not self.sizes or not all(size > 0 for size in self.sizes):
             raise SpecError(Code.BAD_PARAMETER, "Sets have positive sizes", got=repr(self.sizes))
 
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         total = _per_feature(explanation.attribution, problem.x, self.unit).shape[1]
         counts = torch.tensor([_count(size, total) for size in self.sizes], device=problem.x.device)
 
@@ -130,7 +136,7 @@ class RankedGroups:
     baseline: Baseline
     magnitude: bool = False
 
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         flat = check_map(explanation.attribution, problem.x).sum(1).flatten(1)
         flat = flat.abs() if self.magnitude else flat
         order = rank(flat, draws=problem.draws, ids=problem.ids).long()

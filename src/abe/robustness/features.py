@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from abe.checks import Count, Norm, Variant, published
+from abe.engines.path.geometry import unit
 from abe.engines.path.step import State
 from abe.engines.path.steps.aim import SCORES, Aim
-from abe.engines.path.steps.parts import Ball, tiny
+from abe.engines.path.steps.parts import Ball
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
 from abe.objectives import Captured
@@ -53,7 +54,7 @@ class FeatureImportance:
         if weight is None:
             weight = self._importance(aim)
             if self.normalise:
-                weight = weight / along(weight.flatten(1).norm(dim=1).clamp_min(tiny(weight)), weight)
+                weight = unit(weight)
             state = {**state, "importance": weight}
         out = torch.empty_like(aim.x)
         objective = WeightedFeatures(self.layer, weight * aim.sign)

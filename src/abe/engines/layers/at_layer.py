@@ -202,6 +202,7 @@ class AtInput:
 
     def rows(self, problem: Any, owner: Tensor, draw: Tensor) -> Tensor:
         """(n, *f) activations; forward rows, counted."""
+        # not typed: it reads the engines' own class, which is more than every baseline is promised
         task = problem.task
         if not isinstance(task, LayerTask):
             raise SpecError(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from abe.checks import Count, Tolerance, listed
+from abe.engines.path.active import Active
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along, rows_at_once, spread
 from abe.errors import Code, note
@@ -196,19 +197,16 @@ class _Lockstep:
 
     def run(self) -> Masks:
         """All steps."""
-        active, state = torch.arange(len(self.owner), device=self.owner.device), State()
-        for step in range(self.engine.steps):
-            before = self.numbers[active]
-            gradient = self._gradient(before, active, step)
-            after, state = self.engine.optimiser.step(before, gradient, state, step)
+        active = Active(torch.arange(len(self.owner), device=self.owner.device), State())
+        for step in active.steps(self.engine.steps):
+            before = self.numbers[active.rows]
+            gradient = self._gradient(before, active.rows, step)
+            after, active.carried = self.engine.optimiser.step(before, gradient, active.carried, step)
             after = self.numbers_of.clip(after)
-            self.numbers[active] = after
-            self.taken[active] += 1
+            self.numbers[active.rows] = after
+            self.taken[active.rows] += 1
             if self.engine.tolerance is not None:
-                going = (after - before).abs().flatten(1).amax(1) >= self.engine.tolerance
-                active, state = active[going], {k: v[going] for k, v in state.items()}
-                if len(active) == 0:
-                    break
+                active.keep((after - before).abs().flatten(1).amax(1) >= self.engine.tolerance)
         mask, v = self.numbers_of.mask(self.numbers).detach(), self.engine.variants
         return Masks(
             mask.view(-1, v, *mask.shape[1:]),

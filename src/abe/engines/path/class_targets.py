@@ -30,10 +30,6 @@ class ClassRuns:
     toward: Tensor
     width: int = 1
 
-    def take(self, rows: Tensor) -> "ClassRuns":
-        """Some of the runs."""
-        return ClassRuns(self.owner[rows], self.run[rows], self.goal[rows], self.toward[rows], self.width)
-
 
 @runtime_checkable
 class Runs(Protocol):

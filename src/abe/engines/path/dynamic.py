@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from abe.checks import Count, Tolerance, listed
+from abe.engines.path.active import take
 from abe.engines.path.class_targets import ClassRuns, Runs, class_count, single
 from abe.engines.path.quadrature import GaussLegendre
 from abe.engines.path.refine import Pieces, refine
@@ -148,7 +149,7 @@ class Paths:
         gap = 0.0
         size = max(1, BLOCK_BYTES // (x[0].numel() * x.element_size()))
         for rows in torch.arange(len(plan.owner), device=x.device).split(size):
-            block = plan.take(rows)
+            block = take(plan, rows)
             walk = _Walk(self.engine, self.problem, block, begin[block.owner], attribution)
             walk.run()
             delta.index_add_(0, block.owner, walk.end_score - walk.begin_score)
@@ -204,14 +205,6 @@ class _Front:
     outputs: Any
     state: State = field(default_factory=dict)
 
-    def keep(self, mask: Tensor) -> "_Front":
-        state = {k: v[mask] for k, v in self.state.items()}
-        outputs = self.outputs[mask] if isinstance(self.outputs, Tensor) else self.outputs
-        guide = None if self.guide is None else self.guide[mask]
-        return _Front(
-            self.row[mask], self.x[mask], self.gradient[mask], guide, self.score[mask], outputs, state
-        )
-
 
 class _Walk:
     """Rows of an `UpdatePath` that move together; row i belongs to sample ``plan.owner[i]``."""
@@ -252,7 +245,7 @@ class _Walk:
     def _stay(self, front: _Front, begin_outputs: Any) -> _Front:
         done = self._done(front, begin_outputs)
         self.crossed[front.row[done]] = True
-        return front.keep(~done) if bool(done.any()) else front
+        return take(front, ~done) if bool(done.any()) else front
 
     def _advance(self, front: _Front, step: int) -> _Front:
         last = step == self.engine.steps - 1

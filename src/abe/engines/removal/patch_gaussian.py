@@ -11,6 +11,7 @@ from abe.checks import Count, misfit, need_set
 from abe.draws import mix
 from abe.engines.removal.removals import Absent, Layout
 from abe.engines.removal.segments import Windows
+from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
 from abe.registry import removals
 from abe.spec import checked
@@ -74,7 +75,7 @@ class PatchGaussian:
     def _identity(self) -> tuple[int, int | None, int]:
         return self.digest, self.rim, self.draws
 
-    def bind(self, problem: Any, layout: Layout) -> "_Patches":
+    def bind(self, problem: Problem, layout: Layout) -> "_Patches":
         """The patches of a batch, fitted when they are first needed."""
         if not isinstance(layout, Windows) or layout.flat:
             raise SpecError(
@@ -95,7 +96,9 @@ class PatchGaussian:
 
 
 class _Patches:
-    def __init__(self, problem: Any, windows: Windows, samples: Tensor | None, rim: int, draws: int) -> None:
+    def __init__(
+        self, problem: Problem, windows: Windows, samples: Tensor | None, rim: int, draws: int
+    ) -> None:
         self.draws = draws
         self._problem, self._windows, self._samples, self._rim = problem, windows, samples, rim
         self._outer = tuple(min(s + 2 * rim, n) for s, n in zip(windows.size, windows.space, strict=True))

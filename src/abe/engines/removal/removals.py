@@ -6,7 +6,7 @@ coalitions do not carry the noise of their completions.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from torch import Tensor
 from abe.checks import Count, check_count, misfit, need_set
 from abe.draws import mix
 from abe.engines.removal.segments import Segments, Windows
+from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.reference import check_reference
 from abe.errors import Code, InputError, SpecError
 from abe.registry import baselines, removals
@@ -62,7 +63,7 @@ class BoundRemoval(Protocol):
 class Removal(Protocol):
     """What replaces absent units or windows; `bind` fixes it to a batch and these."""
 
-    def bind(self, problem: Any, layout: Layout) -> BoundRemoval: ...
+    def bind(self, problem: Problem, layout: Layout) -> BoundRemoval: ...
 
 
 @removals.register(
@@ -85,7 +86,7 @@ class Replace:
     baseline: Baseline = resolved(converter=baselines.resolve, default="zero")
     samples: Count = 20
 
-    def bind(self, problem: Any, layout: Layout) -> BoundRemoval:
+    def bind(self, problem: Problem, layout: Layout) -> BoundRemoval:
         baseline = self.baseline
         if baseline.stochastic:
             return _Drawn(problem, baseline, self.samples)
@@ -109,7 +110,7 @@ class SegmentMean:
     LIME for images does so.
     """
 
-    def bind(self, problem: Any, layout: Layout) -> BoundRemoval:
+    def bind(self, problem: Problem, layout: Layout) -> BoundRemoval:
         if not isinstance(layout, Segments):
             raise _needs_units("segment_mean")
         return _Fixed(problem.x, _own_means(problem.x, layout))
@@ -177,7 +178,7 @@ class Marginal(_Background):
         samples: (m, *f) background inputs in input space, at least two; broadcast against the input's axes.
     """
 
-    def bind(self, problem: Any, layout: Layout) -> BoundRemoval:
+    def bind(self, problem: Problem, layout: Layout) -> BoundRemoval:
         return _Listed(problem.x, self.fitted(problem.x))
 
 
@@ -207,7 +208,7 @@ class Conditional(_Background):
         check_count("nearest", self.nearest)
         object.__setattr__(self, "nearest", min(self.nearest, len(self.samples)))
 
-    def bind(self, problem: Any, layout: Layout) -> BoundRemoval:
+    def bind(self, problem: Problem, layout: Layout) -> BoundRemoval:
         if not isinstance(layout, Segments):
             raise _needs_units("conditional")
         return _Nearest(problem.x, self.fitted(problem.x), layout, self.nearest)
@@ -228,7 +229,7 @@ class _Fixed:
 class _Drawn:
     """A random baseline, drawn per sample and number."""
 
-    def __init__(self, problem: Any, baseline: Baseline, samples: int) -> None:
+    def __init__(self, problem: Problem, baseline: Baseline, samples: int) -> None:
         self.draws, self._problem, self._baseline = samples, problem, baseline
 
     def rows(self, absent: Absent) -> Tensor:

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from abe.checks import Count
-from abe.engines.path.adversarial_steps import guided
+from abe.engines.path.geometry import lengths, tiny
 from abe.engines.path.step import State
 from abe.engines.path.steps.aim import Aim, ImageTransform
-from abe.engines.path.steps.parts import tiny
 from abe.engines.runtime.shapes import along
 from abe.spec import value
 
@@ -42,7 +41,7 @@ class Shown:
 
     def estimate(self, aim: Aim, state: State) -> tuple[Tensor, State]:
         """No rows of its own."""
-        return guided(aim.point), state
+        return aim.point.guided, state
 
 
 @value
@@ -62,8 +61,8 @@ class Transformed:
         """``copies`` gradient rows."""
 
         def transform(x: Tensor, who: Tensor, copy: Tensor) -> Tensor:
-            for one in self.transforms:
-                x = one.apply(x, aim, who, copy, self.copies)
+            for change in self.transforms:
+                x = change.apply(x, aim, who, copy, self.copies)
             return x
 
         return aim.mean_ascent(self.copies, transform), state
@@ -160,7 +159,7 @@ class Neighbourhood:
 
         here, around = aim.ascent(), aim.mean_ascent(self.copies, transform)
         product = (here * around).flatten(1).sum(1)
-        length = here.flatten(1).norm(dim=1) * around.flatten(1).norm(dim=1)
+        length = lengths(here) * lengths(around)
         share = along(product / length.clamp_min(tiny(here)), here)
         return share * here + (1 - share) * around, state
 

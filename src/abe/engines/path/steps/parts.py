@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from abe.checks import Norm, NotNegative, Odd, Size, need_image
+from abe.engines.path.geometry import in_ball, shortened, tiny, unit
 from abe.engines.path.step import INTEGRAND, State
 from abe.engines.path.steps.aim import Aim
 from abe.engines.runtime.shapes import along
@@ -46,7 +47,7 @@ class Normalised:
 
     def turn(self, g: Tensor, aim: Aim, state: State) -> tuple[Tensor, State]:
         """Unit length per row; a zero gradient stays zero."""
-        return g / along(g.flatten(1).norm(dim=1).clamp_min(tiny(g)), g), state
+        return unit(g), state
 
 
 @value
@@ -157,8 +158,7 @@ class Ball:
         """``difference`` with norm at most ε."""
         if self.norm == "linf":
             return difference.clamp(-self.eps, self.eps)
-        length = difference.flatten(1).norm(dim=1).clamp_min(tiny(difference))
-        return difference * along((self.eps / length).clamp_max(1.0), difference)
+        return shortened(difference, self.eps)
 
 
 @value
@@ -188,15 +188,8 @@ class UniformStart:
         if self.norm == "linf":
             step = (2 * aim.point.uniform("attack.start") - 1) * self.eps
         else:
-            step = aim.point.normal("attack.start")
-            dimension = step[0].numel()
-            who = torch.arange(len(step), device=step.device)
-            share = aim.uniform("attack.radius", who, torch.zeros_like(who), 1, ())
-            radius = self.eps * share ** (1 / dimension) / step.flatten(1).norm(dim=1)
-            step = step * along(radius, step)
+            normal = aim.point.normal("attack.start")
+            rows = torch.arange(len(normal), device=normal.device)
+            share = aim.uniform("attack.radius", rows, torch.zeros_like(rows), 1, ())
+            step = in_ball(normal, share, self.eps)
         return aim.point.clip(aim.point.x + step)
-
-
-def tiny(like: Tensor) -> float:
-    """The smallest normal number, to divide by instead of zero."""
-    return torch.finfo(like.dtype).tiny
