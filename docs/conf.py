@@ -11,15 +11,39 @@ project = "ABE"
 author = "the ABE authors"
 release = version = __version__
 
-extensions = ["cards", "mathml", "results", "myst_parser", "sphinxcontrib.bibtex"]
+extensions = [
+    "cards",
+    "mathml",
+    "results",
+    "myst_parser",
+    "sphinx_gallery.gen_gallery",
+    "sphinxcontrib.bibtex",
+]
 exclude_patterns = ["_build", "generated/parts", "generated/studies", "decisions/template.md"]
-source_suffix = {".md": "markdown"}
+source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 nitpicky = True
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "fieldlist"]
 myst_heading_anchors = 3
 bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"
+
+# Scripts of examples/ are run, and their pages written, where they changed since the last build; `make clean`
+# forgets that. One that fails fails the build.
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "generated/gallery",
+    "filename_pattern": "gallery_",
+    "ignore_pattern": r"pictures\.py",
+    "within_subsection_order": "FileNameSortKey",
+    "abort_on_example_error": True,
+    "capture_repr": (),
+    "download_all_examples": False,
+    "notebook_extensions": set(),
+    "show_signature": False,
+    "write_computation_times": False,
+    "reset_modules": (),
+}
 
 html_math_renderer = "mathml"
 html_static_path = ["_static"]

@@ -3,8 +3,6 @@
 
 What travels back through the network in place of the gradient: EfficientNet-Lite0 with its real weights
 on real photographs.
-
-Run it with ``python examples/gallery_backward.py``; it writes ``gallery_backward.png``.
 """
 
 # %%
@@ -17,15 +15,17 @@ import abe
 from abe.task.zoo import efficientnet_lite0, photographs
 
 task = efficientnet_lite0()
-photos = list(photographs(("chelsea", "coffee", "rocket")).values())
-for line in abe.rule_coverage(task, photos[:1], "lrp_epsilon")[:4]:
-    print(line.name, line.rule)
+photos = list(photographs(("chelsea", "coffee")).values())
+rules = {line.name: line.rule for line in abe.rule_coverage(task, photos[:1], "lrp_epsilon")}
+for operation, rule in rules.items():
+    print(f"{operation:<24} {rule}")
 
 # %%
 # Filters of the gradient, relevance, and multipliers. Relevance that biases absorb is in the result,
 # and DeepLIFT says what it missed of the change of the score.
 
 METHODS = {
+    "Gradient × Input": ("gradient_x_input", {}),
     "Guided Backprop": ("guided_backprop", {}),
     "RectGrad": ("rectgrad", {"percentile": 90.0}),
     "LRP ε": ("lrp_epsilon", {}),
@@ -36,6 +36,7 @@ METHODS = {
 found = {title: abe.explain(task, photos, name, **how) for title, (name, how) in METHODS.items()}
 
 # %%
-# Orange speaks for the class, blue against it.
+# Orange is positive, blue negative. Relevance and multipliers speak for the class or against it; the signs
+# of a filtered gradient only say which way a pixel would have to change.
 
-draw(found, "gallery_backward.png", signed=True)
+draw(found, signed=True)

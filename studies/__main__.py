@@ -1,56 +1,122 @@
-"""``python -m studies NAME``: one study, its tables, a JSON file and a figure; see docs/studies.md."""
+"""``python -m studies NAME``: one study, its tables, a JSON file and a figure; without NAME, what there is.
+
+docs/studies.md and docs/soundness.md say what each asks and what it found.
+"""
 
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
-from studies import subjects
-from studies.outcome import Outcome, show, write
+from studies import charts, subjects
+from studies.outcome import Outcome, record, show
 from studies.records import Records
 from studies.settings import Size
-from studies.subjects import Subject
 
-STUDIES = ("figure3", "orientation", "agi", "ignorance", "ordering", "completeness", "published")
-COUNTS = {
-    "figure3": 8,
-    "orientation": 30,
-    "agi": 12,
-    "ignorance": 30,
-    "ordering": 12,
-    "completeness": 4,
-    "published": 8,
+
+@dataclass(frozen=True)
+class Study:
+    """How a study is found, and what to know before it is started.
+
+    Attributes:
+        asks: its question, in a line.
+        run: module and function.
+        minutes: of one core, without a GPU, in its modest size; of one photograph where it takes them.
+        count: photographs by default; 0 where it makes data of its own.
+    """
+
+    asks: str
+    run: str
+    minutes: float
+    count: int = 0
+
+    @property
+    def cost(self) -> str:
+        """Photographs times minutes, or minutes."""
+        return f"{self.count} × {self.minutes:g} min" if self.count else f"{self.minutes:g} min"
+
+
+STUDIES = {
+    "figure3": Study("Which attack makes the best path?", "figure3:run", 0, 8),
+    "orientation": Study("LAAI: the sign of Eq. 5 or of Algorithm 2?", "orientation:run", 0, 30),
+    "agi": Study("Why can AGI score below a random order?", "agi:run", 0, 12),
+    "ignorance": Study("What do maps overlook, what invent?", "ignorance:run", 0, 30),
+    "ordering": Study("Do methods come in the papers' order?", "ordering:run", 0, 12),
+    "completeness": Study("What do the sums along paths miss?", "completeness:run", 0, 4),
+    "published": Study("What does the published code change?", "published:run", 0, 8),
 }
-"""Photographs by default."""
+"""Studies of a pretrained network on photographs."""
+DEMONSTRATIONS = {
+    "soundness-linear": Study("Soundness where the true map is known", "soundness:linear", 0),
+    "soundness-modified": Study("Which metric sees what a map lost or got?", "soundness:modified", 0),
+    "soundness-retraining": Study("What does a retrained model say of a map?", "traps:retraining", 0),
+    "soundness-semi-natural": Study("What does a watermark say of a map?", "traps:semi_natural", 0),
+}
+"""Studies of small data that they make themselves."""
 
 
-def main(words: list[str] | None = None) -> Outcome:
-    """Run a study and write what it found."""
-    options = _parser().parse_args(words)
-    size: Size = "quick" if options.quick else "full" if options.full else "modest"
-    count = options.count or (4 if options.quick else COUNTS[options.study])
-    subject = subjects.toy(count) if options.quick else subjects.real(count, options.photographs)
-    about = {"study": options.study, "size": size, "subject": subjects.summary(subject)}
-    scratch = options.scratch
-    settings = {"study": options.study, "size": size, "network": type(subject.task.model).__name__}
-    records = Records(scratch / f"{options.study}-{size}.jsonl", settings)
-    run: Callable[[Subject, Size, Records, Path], Outcome] = import_module(f"studies.{options.study}").run
-    outcome = run(subject, size, records, scratch)
-    command = f"python -m studies {options.study}" + (f" --{size}" if size != "modest" else "")
-    command += f" --count {count}" + (" --photographs photographs" if options.photographs else "")
-    write(outcome, options.out / options.study, {**about, "command": command})
+def main(words: list[str] | None = None) -> Outcome | None:
+    """Run a study and write what it found, or list the studies."""
+    parser = _parser()
+    options = parser.parse_args(words)
     console = Console()
+    if options.study is None:
+        console.print(_listing())
+        return None
+    name, path = options.study, options.out / options.study
+    if name in STUDIES:
+        outcome, about = _on_photographs(options, STUDIES[name])
+    elif options.quick or options.count or options.photographs:
+        parser.error(f"{name} makes its own data; --quick, --count and --photographs are for other studies")
+    else:
+        outcome = _function(DEMONSTRATIONS[name])(options.full)
+        about = {"study": name, "command": f"python -m studies {name}" + (" --full" if options.full else "")}
+    record(outcome, path, about)
+    charts.draw(outcome, path.with_suffix(".png"))
     show(outcome, console)
-    console.print(f"Written to {options.out / options.study}.json and .png")
+    console.print(f"Written to {path}.json and .png")
     return outcome
+
+
+def _on_photographs(options: argparse.Namespace, study: Study) -> tuple[Outcome, dict[str, Any]]:
+    """What a study found, and what it ran on; what is finished is kept in the scratch folder."""
+    name = options.study
+    size: Size = "quick" if options.quick else "full" if options.full else "modest"
+    count = options.count or (4 if options.quick else study.count)
+    subject = subjects.toy(count) if options.quick else subjects.real(count, options.photographs)
+    settings = {"study": name, "size": size, "network": type(subject.task.model).__name__}
+    records = Records(options.scratch / f"{name}-{size}.jsonl", settings)
+    outcome = _function(study)(subject, size, records, options.scratch)
+    command = f"python -m studies {name}" + (f" --{size}" if size != "modest" else "")
+    command += f" --count {count}" + (" --photographs photographs" if options.photographs else "")
+    about = {"study": name, "size": size, "subject": subjects.summary(subject), "command": command}
+    return outcome, about
+
+
+def _function(study: Study) -> Callable[..., Outcome]:
+    module, _, function = study.run.partition(":")
+    return getattr(import_module(f"studies.{module}"), function)
+
+
+def _listing() -> Table:
+    note = "python -m studies NAME starts one. Cost: photographs (--count) × minutes of one core each."
+    table = Table(
+        "study", "asks", "cost", box=None, padding=(0, 2, 0, 0), caption=note, caption_justify="left"
+    )
+    for name, study in {**STUDIES, **DEMONSTRATIONS}.items():
+        table.add_row(name, study.asks, study.cost)
+    return table
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m studies", description=__doc__)
-    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("study", nargs="?", choices=(*STUDIES, *DEMONSTRATIONS), metavar="NAME")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="a toy network, in seconds: shows that it runs")
     size.add_argument("--full", action="store_true", help="the papers' own settings instead of modest ones")

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from abe.explanation import versions
-from abe.report.figures import INK, MUTED, RULE, blank, finish
 from studies.statistics import Interval
 
-DOT, LINE = "#0072b2", "#d55e00"
 LINK = re.compile(r"\[([^\]]*)\]\(/[^)]*\)")
 """A link into the documentation; the terminal shows its title."""
 
@@ -57,6 +55,30 @@ class Panel:
     log: bool = False
 
 
+@dataclass(frozen=True)
+class Line:
+    """Values over x; a single one is drawn as a bar."""
+
+    x: Sequence[float]
+    y: Sequence[Interval]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One part of a figure: lines or bars.
+
+    Attributes:
+        title: what is measured.
+        lines: by name, in the order of the legend.
+        across, up: what the axes are; bars need only ``up``.
+    """
+
+    title: str
+    lines: Mapping[str, Line]
+    across: str = ""
+    up: str = ""
+
+
 @dataclass(kw_only=True)
 class Outcome:
     """Everything a study found.
@@ -64,26 +86,22 @@ class Outcome:
     Attributes:
         tables: for terminal and documentation.
         findings: sentences, written from the numbers.
-        panels: the figure.
-        values: numbers per photograph, by what they are of.
-        caption: what the figure shows.
+        panels: the figure, of points with their intervals.
+        charts: the figure, of lines or bars, where there are no panels.
+        values: numbers per photograph, by what they are of, or those that the charts draw.
+        caption: what the figure shows, and what its bars and bands are.
     """
 
     tables: list[Table]
     findings: list[str]
-    panels: list[Panel]
+    panels: list[Panel] = field(default_factory=list)
+    charts: list[Chart] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)
     caption: str = ""
 
 
-def write(outcome: Outcome, path: Path, about: dict[str, Any]) -> None:
-    """``path``.json and ``path``.png."""
-    record(outcome, path, about)
-    draw(outcome.panels, path.with_suffix(".png"))
-
-
 def record(outcome: Outcome, path: Path, about: dict[str, Any]) -> None:
-    """``path``.json alone."""
+    """Everything but the figure, as ``path``.json."""
     content = {
         "format": "abe-study",
         **about,
@@ -117,40 +135,3 @@ def show(outcome: Outcome, console: Console) -> None:
         console.print(drawn)
     for finding in outcome.findings:
         console.print(Text(f"• {finding}"))
-
-
-def draw(panels: Sequence[Panel], path: Path) -> None:
-    """Points with intervals, panels side by side; names that all panels share stand once."""
-    longest = max(len(panel.rows) for panel in panels)
-    named = [[name for name, _ in panel.rows] for panel in panels]
-    shown = [i == 0 or names != named[i - 1] for i, names in enumerate(named)]
-    widest = sum(0.055 * max(map(len, names)) for names, show in zip(named, shown, strict=True) if show)
-    figure = blank(0.4 + widest + 2.6 * len(panels), 1.2 + 0.24 * longest)
-    for index, panel in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), index + 1)
-        heights = range(len(panel.rows), 0, -1)
-        for height, (_, value) in zip(heights, panel.rows, strict=True):
-            axes.plot([value.low, value.high], [height, height], color=DOT, linewidth=1.6, alpha=0.55)
-            axes.plot([value.mean], [height], "o", color=DOT, markersize=4.5)
-        if panel.reference is not None:
-            axes.axvline(panel.reference, color=LINE, linestyle="--", linewidth=1.1)
-            axes.set_xlabel(f"dashed: {panel.label}", fontsize=7, color=LINE)
-        if panel.log:
-            axes.set_xscale("log")
-        else:
-            axes.locator_params(axis="x", nbins=5)
-        names = named[index] if shown[index] else [""] * len(panel.rows)
-        dress(axes, panel.title, grid="x")
-        axes.set_yticks(list(heights), names, fontsize=7.5, color=INK)
-        axes.tick_params(axis="y", length=0)
-        axes.set_ylim(0.3, len(panel.rows) + 0.7)
-    finish(figure, path)
-
-
-def dress(axes: Any, title: str, *, grid: str) -> None:
-    """What all figures of studies share; ``grid`` is the axis whose values the lines mark."""
-    axes.set_title(title, fontsize=9, color=INK)
-    axes.tick_params(labelsize=7, colors=MUTED)
-    axes.grid(axis=grid, color=RULE, linewidth=0.5)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(RULE)

@@ -1,28 +1,17 @@
-"""``python -m studies.soundness NAME``: what the paper on soundness and completeness shows, on small data.
+"""What the paper on soundness and completeness shows, on small data: a linear model, and modified maps."""
 
-linear         a linear model whose true map is known: which metric sees what was removed or introduced
-modified       maps with attribution removed or introduced, and which of four metrics tells them apart
-retraining     two removals of the same size, one of which tells the class: what a retrained model says
-semi-natural   two watermarks, and two maps of which each fits one of them
-"""
-
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from abe.metrics import as_metric
 from abe.metrics.soundness import RATIOS, THRESHOLDS, Soundness, hausdorff
 from studies import shapes
-from studies.charts import Chart, Found, Line, draw, exactly, extremes, said, spread
-from studies.outcome import Table, record, show
+from studies.charts import charted, exactly, extremes, said, spread
+from studies.outcome import Chart, Line, Outcome, Table
 from studies.statistics import Interval
-
-NAMES = ("linear", "modified", "retraining", "semi-natural")
 
 # ---------------------------------------------------------------- a linear model
 
@@ -34,7 +23,7 @@ Trial = tuple[list[float | None], list[float]]
 """Soundness at the levels and the completeness curve of one map."""
 
 
-def linear(full: bool = False, trials: int = 100) -> Found:
+def linear(full: bool = False, trials: int = 100) -> Outcome:
     """y = sign(sum of x): the true map is max(0, y x); absent features come from another sample.
 
     Remove sets half of the positive attributions to 0, Introduce puts U(0, 1) of the map's maximum on half
@@ -81,7 +70,7 @@ def judged(maps: Tensor, x: Tensor, donor: Tensor, y: Tensor) -> Trial:
     return sound, [1 - float(one.double().mean()) for one in left]
 
 
-def _linear_found(found: dict[str, list[Trial]], trials: int) -> Found:
+def _linear_found(found: dict[str, list[Trial]], trials: int) -> Outcome:
     sound = {n: [extremes([_number(t[0][k]) for t in found[n]]) for k in range(len(LEVELS))] for n in found}
     lost = {n: [extremes([t[1][k] for t in found[n]]) for k in range(len(THRESHOLDS))] for n in found}
     shared = [k for k in range(len(LEVELS)) if all(s[k].mean == s[k].mean for s in sound.values())]
@@ -121,7 +110,7 @@ def _linear_found(found: dict[str, list[Trial]], trials: int) -> Found:
         ),
     ]
     caption = "Soundness and completeness of four maps of a linear model; bands reach over all trials."
-    return Found(tables=[table], findings=findings, charts=charts, caption=caption)
+    return charted(tables=[table], findings=findings, charts=charts, caption=caption)
 
 
 def _number(value: float | None) -> float:
@@ -159,7 +148,7 @@ VALUES, ORDER = ("completeness", "soundness"), ("deletion", "ROAD")
 PUBLISHED = {"completeness": ".503", "soundness": ".183", "deletion": ".019", "ROAD": ".014"}
 
 
-def modified(full: bool = False, count: int = 100) -> Found:
+def modified(full: bool = False, count: int = 100) -> Outcome:
     """Table 1: distances between the curves of original, Remove and Introduce, for four metrics.
 
     Soundness is read at every fourth of its 96 ratios, in full at all; ε goes with the step.
@@ -218,7 +207,7 @@ def modifications(maps: Tensor, scheme: str) -> dict[str, Tensor]:
 
 def _modified_found(
     distances: dict[str, list[float]], charts: list[Chart], accuracy: float, count: int
-) -> Found:
+) -> Outcome:
     settings = [f"{method}, {scheme}" for method in METHODS for scheme in SCHEMES]
     rows = [(m, str(spread(d)), PUBLISHED[m]) for m, d in distances.items()]
     every = [(s, *(f"{distances[m][k]:.3f}" for m in PUBLISHED)) for k, s in enumerate(settings)]
@@ -243,36 +232,4 @@ def _modified_found(
         Table("The same, one by one", ("setting", *PUBLISHED), every, "Hausdorff distances of the points."),
     ]
     caption = "Curves of integrated gradients under the constant scheme, by four metrics."
-    return Found(tables=tables, findings=findings, charts=charts, caption=caption)
-
-
-# ---------------------------------------------------------------- the command
-
-
-def main(words: list[str] | None = None) -> None:
-    """Run the study that the command line names; write its result and its figure."""
-    from studies import traps
-
-    runs: tuple[Callable[[bool], Found], ...] = (linear, modified, traps.retraining, traps.semi_natural)
-    studies = dict(zip(NAMES, runs, strict=True))
-    parser = argparse.ArgumentParser(
-        prog="python -m studies.soundness",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("study", choices=studies)
-    parser.add_argument("--full", action="store_true", help="more trials and pictures; much longer")
-    parser.add_argument("--out", type=Path, default=Path("out/studies"), help="for the result and the figure")
-    given = parser.parse_args(words)
-    found = studies[given.study](given.full)
-    path = given.out / f"soundness-{given.study}"
-    command = f"python -m studies.soundness {given.study}" + (" --full" if given.full else "")
-    record(found.outcome(), path, {"study": path.name, "command": command})
-    draw(found.charts, path.with_suffix(".png"))
-    console = Console()
-    show(found.outcome(), console)
-    console.print(f"Written to {path}.json and .png")
-
-
-if __name__ == "__main__":
-    main()
+    return charted(tables=tables, findings=findings, charts=charts, caption=caption)

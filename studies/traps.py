@@ -8,8 +8,8 @@ from abe.metrics import PerturbationRun
 from abe.registry import baselines
 from abe.testing import problem_of, task_of
 from studies import shapes
-from studies.charts import Chart, Found, Line, said, spread
-from studies.outcome import Table
+from studies.charts import charted, said, spread
+from studies.outcome import Chart, Line, Outcome, Table
 from studies.shapes import SIDE, accuracy, pictures, trained
 from studies.statistics import Interval, difference
 
@@ -20,7 +20,7 @@ SHARE = 0.7
 READINGS = ("original model", "retrained model", "retrained, whole pictures")
 
 
-def retraining(full: bool = False) -> Found:
+def retraining(full: bool = False) -> Outcome:
     """Figure 1 and Figure 10: two removals of the same 70 % of the pixels, and a small one at the border.
 
     The first removes a disc in the middle. The second leaves of the disc's rim, and takes instead at the
@@ -46,7 +46,7 @@ def retraining(full: bool = False) -> Found:
     return _retraining_found(found, whole)
 
 
-def _retraining_found(found: dict[str, dict[str, list[float]]], whole: list[float]) -> Found:
+def _retraining_found(found: dict[str, dict[str, list[float]]], whole: list[float]) -> Outcome:
     first, second, third = found.values()
     original, again, unchanged = READINGS
     findings = [
@@ -80,7 +80,7 @@ def _retraining_found(found: dict[str, dict[str, list[float]]], whole: list[floa
         Chart(r, {n: Line([0.0], [spread(v[r])]) for n, v in found.items()}, up="accuracy") for r in READINGS
     ]
     caption = "Accuracy under three removals, before and after retraining, with 95 % intervals."
-    return Found(tables=[table], findings=findings, charts=charts, caption=caption)
+    return charted(tables=[table], findings=findings, charts=charts, caption=caption)
 
 
 def _less(one: list[float], other: list[float]) -> Interval:
@@ -140,7 +140,7 @@ BOX = (7, 5)
 """Height and width of a planted number."""
 
 
-def semi_natural(full: bool = False) -> Found:
+def semi_natural(full: bool = False) -> Outcome:
     """Figures 2 and 3: labels drawn at random are planted as a number, or as stripes; two maps fit one each.
 
     Rect is a box of the number's size where integrated gradients are strongest, and once, as printed, at
@@ -176,7 +176,7 @@ def _semi_natural_found(
     shares: dict[str, dict[str, list[float]]],
     charts: list[Chart],
     curves: dict[str, dict[str, Tensor]],
-) -> Found:
+) -> Outcome:
     means = {where: {m: c.mean(1).tolist() for m, c in found.items()} for where, found in curves.items()}
     planted, real = means.values()
     number, stripe = shares.values()
@@ -217,7 +217,7 @@ def _semi_natural_found(
     caption = (
         "Attr% where a number or stripes were planted; ROAD for the number and for the shapes themselves."
     )
-    return Found(tables=tables, findings=findings, charts=charts, caption=caption)
+    return charted(tables=tables, findings=findings, charts=charts, caption=caption)
 
 
 REMOVED = tuple(k / 10 for k in range(1, 10))

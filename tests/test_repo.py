@@ -74,7 +74,7 @@ def test_importing_abe_costs_little_more_than_torch() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["matplotlib", "skimage", "scipy", "torchvision", "jinja2", "captum", "sklearn", "pandas", "typer"],
+    ["matplotlib", "skimage", "scipy", "torchvision", "jinja2", "captum", "sklearn", "pandas", "cyclopts"],
 )
 def test_importing_abe_leaves_optional_packages_alone(module: str) -> None:
     """Neither needed nor loaded: with the package blocked, the import works."""

@@ -44,6 +44,20 @@ def test_a_study_writes_its_result_and_its_figure(study: str, once: Runs) -> Non
     assert (folder / f"{study}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_command_alone_lists_every_study_with_its_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main([]) is None
+    said = capsys.readouterr().out
+    for name, study in {**command.STUDIES, **command.DEMONSTRATIONS}.items():
+        assert study.cost
+        assert any(line.startswith(name) and study.cost.split()[-1] in line for line in said.splitlines())
+
+
+def test_a_demonstration_takes_no_photographs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["soundness-linear", "--count", "3"])
+    assert "its own data" in capsys.readouterr().err
+
+
 def test_figure_3_runs_every_attack_as_an_update(once: Runs) -> None:
     from abe import registry
 

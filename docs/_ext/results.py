@@ -8,13 +8,9 @@ from typing import Any
 from docstrings import escape
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from studies.__main__ import STUDIES
-from studies.soundness import NAMES
+from studies.__main__ import DEMONSTRATIONS, STUDIES
 
-COMMANDS = {
-    **{name: f"python -m studies {name}" for name in STUDIES},
-    **{f"soundness-{name}": f"python -m studies.soundness {name}" for name in NAMES},
-}
+COMMANDS = {name: f"python -m studies {name}" for name in (*STUDIES, *DEMONSTRATIONS)}
 """What makes each result."""
 RESULTS = "results"
 """Folder of the result files and figures, inside the documentation."""

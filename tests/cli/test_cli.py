@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from tests.cli.runner import invoke
 
-from abe.cli import app, comparing, exits, explaining
+from abe.cli import comparing, exits, explaining
 from abe.errors import (
     AbeError,
     Code,
@@ -54,7 +54,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     (tmp_path / "tiny_net.py").write_text(TINY)
     for name, photo in zoo.photographs(["chelsea", "coffee"]).items():
         photo.save(tmp_path / f"{name}.png")
-    return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
+    return invoke
 
 
 def test_explain_names_what_it_sees_and_writes_a_picture(run: Run, tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.cli.runner import invoke
 from tests.cli.test_cli import TINY
-from typer.testing import CliRunner
 
-from abe.cli import app, exits
+from abe.cli import exits
 from abe.errors import Code
 from abe.task import zoo
 
@@ -29,7 +29,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     (tmp_path / "tiny_net.py").write_text(TINY)
     for name, photo in zoo.photographs(list(PHOTOS)).items():
         photo.save(tmp_path / f"{name}.png")
-    invoke: Run = lambda *words: CliRunner().invoke(app, [str(word) for word in words])  # noqa: E731
     for method in ("gradient", "fast_ig"):
         photos = [f"{name}.png" for name in PHOTOS]
         made = invoke("explain", *photos, "-k", method, "-m", "tiny_net:task", "--save", "-o", "maps")

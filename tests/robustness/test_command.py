@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from tests.cli.runner import invoke
 
-from abe.cli import app
 from abe.task import zoo
 
 NET = """
@@ -31,7 +30,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     (tmp_path / "small_net.py").write_text(NET)
     for name, photo in zoo.photographs(["chelsea", "coffee"]).items():
         photo.save(tmp_path / f"{name}.png")
-    return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
+    return invoke
 
 
 def test_attack_writes_pictures_and_says_how_far(run, tmp_path):

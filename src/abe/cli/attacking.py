@@ -3,33 +3,51 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from abe.cli import inputs, output
+from cyclopts import Parameter
+
+from abe.cli import inputs, options, output
 from abe.errors import Code, SpecError
 
 FIGURE = "robustness.png"
 
 
 def run(
-    photos: Sequence[str],
-    options: inputs.ModelOptions,
+    photos: options.Photos,
+    /,
     *,
-    method: str,
-    eps: str | None,
-    norm: str | None,
-    steps: int | None,
-    epsilons: str | None,
-    param: Sequence[str],
-    target: str | None,
-    restarts: int,
-    seed: int,
-    out: Path,
-    json: bool,
+    method: Annotated[str, Parameter(name=("--attack", "-k"))] = "pgd",
+    eps: Annotated[options.Text, Parameter(show_default="the attack's own")] = None,
+    norm: Annotated[str | None, Parameter(show_default="linf")] = None,
+    steps: Annotated[int | None, Parameter(show_default="the attack's own")] = None,
+    epsilons: options.Text = None,
+    param: options.Param = None,
+    target: Annotated[
+        options.Target, Parameter(help="Class to aim for.", show_default="away from the prediction")
+    ] = None,
+    restarts: Annotated[int, options.at_least(1)] = 1,
+    seed: options.Seed = 0,
+    model: options.ModelOptions = options.DEFAULT_MODEL,
+    out: options.Out = Path("out"),
+    json: options.Json = False,
 ) -> None:
-    """Attack photographs, or measure the accuracy over radii; print the result and write pictures."""
+    """Change photographs a little so that the model decides otherwise, and say how little it took.
+
+    Prints one line per photograph and writes the changed ones; with --epsilons prints and draws the
+    accuracy over the radius.
+
+    Args:
+        method: A name or alias from `abe attacks`.
+        eps: Radius in input units: 8/255 or 0.03.
+        norm: linf or l2.
+        steps: How many steps.
+        epsilons: Radii separated by commas: measures accuracy over them instead.
+        param: A parameter of the attack; may be repeated.
+        restarts: Independent runs per photograph.
+    """
     paths = inputs.photos(photos)
-    params = inputs.parameters(param)
+    params = inputs.parameters(param or ())
     radii = None if epsilons is None else [number("epsilons", part) for part in epsilons.split(",")]
     if eps is not None:
         params["eps"] = number("eps", eps)
@@ -45,7 +63,7 @@ def run(
     updates.get(method)
     for path in paths:
         load_image(path)  # an unreadable one is refused before the model is loaded
-    task = inputs.task_of(options)
+    task = inputs.task_of(model)
     names = [str(path) for path in paths]
     settings: dict[str, Any] = {"steps": steps, "restarts": restarts, "seed": seed, **params}
     if radii is not None:

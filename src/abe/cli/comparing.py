@@ -3,9 +3,11 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from abe.cli import inputs, output
+from cyclopts import Parameter
+
+from abe.cli import inputs, options, output
 
 PAGE = "comparison.html"
 DEMO: tuple[str, ...] = (
@@ -17,19 +19,23 @@ DEMO: tuple[str, ...] = (
 
 
 def run(
-    photos: Sequence[str],
-    options: inputs.ModelOptions,
+    photos: options.Photos,
+    /,
     *,
-    methods: str | None,
-    metrics: str | None,
-    step: str | None,
-    target: str | None,
-    objective: str,
-    seed: int,
-    out: Path,
-    json: bool,
+    methods: Annotated[options.Names, Parameter(show_default="all")] = None,
+    metrics: options.Metrics = None,
+    step: options.Step = None,
+    target: options.Target = None,
+    objective: options.Objective = "logit",
+    seed: options.Seed = 0,
+    model: options.ModelOptions = options.DEFAULT_MODEL,
+    out: options.Out = Path("out"),
+    json: options.Json = False,
 ) -> None:
-    """Compare methods on photographs; print the table, write page and pictures."""
+    """Explain photographs by several methods, score every map, and rank the methods.
+
+    Prints one ranked table and writes a web page (comparison.html) and a picture per photograph.
+    """
     paths = inputs.photos(photos)
     size = inputs.step_of(step)
     from abe.report.files import check_folder
@@ -45,7 +51,7 @@ def run(
         registry.metrics.get(name)
     for path in paths:
         load_image(path)  # an unreadable one is refused before the model is loaded
-    task = inputs.task_of(options)
+    task = inputs.task_of(model)
     from abe.metrics.evaluation.compare import compare
 
     comparison = compare(
@@ -62,9 +68,24 @@ def run(
 
 
 def demo(
-    photographs: str | None, methods: str | None, *, out: Path, step: str, seed: int, json: bool
+    *,
+    photographs: Annotated[
+        str | None, Parameter(help="Names of photographs, separated by commas.", show_default="four")
+    ] = None,
+    methods: Annotated[options.Names, Parameter(show_default="twelve")] = None,
+    step: str = "5%",
+    seed: options.Seed = 0,
+    out: options.Out = Path("out"),
+    json: options.Json = False,
 ) -> None:
-    """The main job on real photographs: twelve methods, one ranked table."""
+    """Explain four real photographs with a real network by twelve methods, and rank them.
+
+    Uses EfficientNet-Lite0 with its ImageNet weights and photographs of scikit-image, all from
+    installed packages; nothing is downloaded. Writes a web page and pictures.
+
+    Args:
+        step: Size of one change of the curves; smaller is finer and slower.
+    """
     began = time.perf_counter()
     size = inputs.step_of(step)
     contenders = demo_methods(inputs.names(methods) or DEMO)

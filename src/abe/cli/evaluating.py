@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from abe.cli import inputs, output
+from cyclopts import Parameter, validators
+
+from abe.cli import inputs, options, output
 from abe.errors import Code, InputError, SpecError, StorageError
 
 if TYPE_CHECKING:
@@ -15,23 +17,47 @@ PICTURE = "scores.png"
 
 
 def run(
-    maps: Sequence[str],
-    options: inputs.ModelOptions,
+    maps: Annotated[
+        list[str],
+        Parameter(
+            help="Folders that `abe explain --save` wrote (those of one method belong together), or arrays "
+            "of maps made elsewhere: .npy, .npz, .safetensors, one map per --photo. NAME=MAPS names them."
+        ),
+    ],
+    /,
     *,
-    photos: Sequence[str],
-    metrics: str | None,
-    masks: Path | None,
-    truth: str | None,
-    step: str | None,
-    target: str | None,
-    confidence: float,
-    seed: int,
-    out: Path,
-    json: bool,
+    photo: Annotated[list[str] | None, Parameter(alias="-f", show_default="those of the saved maps")] = None,
+    metrics: options.Metrics = None,
+    masks: Path | None = None,
+    truth: str | None = None,
+    step: options.Step = None,
+    target: Annotated[
+        options.Target,
+        Parameter(
+            help="The class that the maps explain, by number or name.",
+            show_default="what the saved maps say, else the prediction",
+        ),
+    ] = None,
+    confidence: Annotated[float, Parameter(validator=validators.Number(gte=0.5, lte=0.9999))] = 0.95,
+    seed: options.Seed = 0,
+    model: options.ModelOptions = options.DEFAULT_MODEL,
+    out: options.Out = Path("out"),
+    json: options.Json = False,
 ) -> None:
-    """Score saved maps; print the table and the tests, write the scores and a picture of them."""
+    """Score maps that exist already, made by ABE or by another library, and test whether they differ.
+
+    Prints means with their intervals and says which maps do not differ; writes the scores
+    (comparison.json, to load with abe.Comparison.load) and a picture of them (scores.png).
+    Fewer photographs than a test needs are said to be too few.
+
+    Args:
+        photo: The explained image file; may be repeated. Saved folders hold their own.
+        masks: True regions, for localisation: an array file of (photographs, height, width).
+        truth: True classes, for metrics that need them: names or numbers, separated by commas.
+        confidence: Of intervals and tests.
+    """
     size, measured = inputs.step_of(step), inputs.names(metrics)
-    paths = inputs.photos(photos) if photos else []
+    paths = inputs.photos(photo or [])
     from abe.report.files import check_folder
 
     check_folder(out)
@@ -48,7 +74,7 @@ def run(
             got="array files, which hold maps alone",
             fix="Pass --photo once per photograph, in the order of the maps",
         )
-    task = inputs.task_of(options)
+    task = inputs.task_of(model)
     lifted = task.lift([str(path) for path in paths]) if paths else None
     given: dict[str, Any] = {**_aligned(groups, lifted), **files}
     from abe.metrics.evaluation.evaluate import evaluate

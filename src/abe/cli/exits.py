@@ -1,18 +1,12 @@
 """Exit codes, and how an error becomes one readable message."""
 
 import errno
-import functools
 import os
 import sys
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
-
-import typer
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from abe.errors import AbeError, ModelError, PackageError, StorageError
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 OK, UNEXPECTED, USAGE, INPUT, MODEL, STORAGE, PACKAGE = range(7)
 INTERRUPTED = 130
@@ -28,9 +22,6 @@ MEANING = {
     INTERRUPTED: "interrupted",
 }
 
-debugging = False
-"""Set by ``abe --debug``: errors show their traceback."""
-
 
 def code_of(error: AbeError) -> int:
     """The exit code of an error: input, target and specification errors are one kind."""
@@ -38,41 +29,33 @@ def code_of(error: AbeError) -> int:
     return next((code for kind, code in kinds if isinstance(error, kind)), INPUT)
 
 
-def guarded(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn errors of a command into a message on standard error and an exit code."""
-
-    @functools.wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return command(*args, **kwargs)
-        except KeyboardInterrupt:
-            complain("Interrupted; nothing half-written was left behind.")
-            raise typer.Exit(INTERRUPTED) from None
-        except AbeError as error:
-            if debugging:
-                raise
-            complain(f"Error: {error}")
-            raise typer.Exit(code_of(error)) from None
-        except OSError as error:
-            if debugging or error.errno == errno.EPIPE:
-                raise
-            complain(f"Error: {error.strerror or error} ({error.filename or 'while reading or writing'})")
-            raise typer.Exit(STORAGE) from None
-        except Exception as error:
-            if debugging or isinstance(error, typer.Exit) or not _foreign(error):
-                raise
-            complain(
-                f"Unexpected error: {type(error).__name__}: {error}\n"
-                "This is a fault in ABE. `abe --debug …` shows where; please report it."
-            )
-            raise typer.Exit(UNEXPECTED) from None
-
-    return run
+@contextmanager
+def told(debug: bool = False) -> Generator[None]:
+    """Turn errors into a message on standard error and an exit code, or let them through for debugging."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        complain("Interrupted; nothing half-written was left behind.")
+        raise SystemExit(INTERRUPTED) from None
+    except Exception as error:
+        if debug or getattr(error, "errno", None) == errno.EPIPE:
+            raise
+        code, message = _told(error)
+        complain(message)
+        raise SystemExit(code) from None
 
 
-def _foreign(error: Exception) -> bool:
-    """Whether an exception is not the command-line parser's own, such as a usage error."""
-    return not type(error).__module__.startswith(("typer", "click"))
+def _told(error: Exception) -> tuple[int, str]:
+    """The exit code and the sentence for an error."""
+    if isinstance(error, AbeError):
+        return code_of(error), f"Error: {error}"
+    if isinstance(error, OSError):
+        where = error.filename or "while reading or writing"
+        return STORAGE, f"Error: {error.strerror or error} ({where})"
+    return UNEXPECTED, (
+        f"Unexpected error: {type(error).__name__}: {error}\n"
+        "This is a fault in ABE. `abe --debug …` shows where; please report it."
+    )
 
 
 def complain(message: str) -> None:

@@ -1,32 +1,43 @@
 """``abe explain``."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from abe.cli import inputs, output
+from cyclopts import Parameter
+
+from abe.cli import inputs, options, output
 
 if TYPE_CHECKING:
     from abe.explanation import Explanation
 
 
 def run(
-    photos: Sequence[str],
-    options: inputs.ModelOptions,
+    photos: options.Photos,
+    /,
     *,
-    method: str,
-    param: Sequence[str],
-    target: str | None,
-    objective: str,
-    seed: int,
-    out: Path,
-    save: bool,
-    json: bool,
+    method: Annotated[str, Parameter(alias="-k")] = "ig",
+    param: options.Param = None,
+    target: options.Target = None,
+    objective: options.Objective = "logit",
+    seed: options.Seed = 0,
+    model: options.ModelOptions = options.DEFAULT_MODEL,
+    out: options.Out = Path("out"),
+    save: Annotated[bool, Parameter(group=options.OUTPUT, show_default=False)] = False,
+    json: options.Json = False,
 ) -> None:
-    """Explain each photograph, write its picture, print the result."""
+    """Show which pixels of photographs drove the model's decision.
+
+    Prints the prediction, what the map explains of it and what it cost, and writes one picture per
+    photograph: the photograph, the signed map, where its magnitude lies, and the top classes.
+
+    Args:
+        method: A name or alias from `abe methods`.
+        param: A parameter of the method; may be repeated.
+        save: Also save the maps, to load with abe.Explanation.load.
+    """
     paths = inputs.photos(photos)
-    settings = inputs.parameters(param)
+    settings = inputs.parameters(param or ())
     from abe.report.files import check_folder
 
     check_folder(out)
@@ -39,7 +50,7 @@ def run(
     as_objective(objective)
     for path in paths:
         load_image(path)  # an unreadable one is refused before the model is loaded
-    task = inputs.task_of(options)
+    task = inputs.task_of(model)
     wanted = inputs.target_of(task, target)
     results = [
         _one(task, path, stem, chosen, wanted, objective, seed, out, save)

@@ -4,32 +4,13 @@ import ast
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from abe.cli.options import ModelOptions
 from abe.errors import Code, InputError, SpecError, TargetError
 
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelOptions:
-    """What the command line says about the model and its inputs; None keeps the model's own."""
-
-    model: str
-    bounds: str | None = None
-    mean: str | None = None
-    std: str | None = None
-    size: str | None = None
-    labels: Path | None = None
-
-    @property
-    def given(self) -> list[str]:
-        """Names of the options that were set."""
-        return [
-            name for name in ("bounds", "mean", "std", "size", "labels") if getattr(self, name) is not None
-        ]
 
 
 def value_of(text: str) -> Any:

@@ -1,21 +1,31 @@
 """``abe trust``."""
 
-from collections.abc import Sequence
+from typing import Annotated
 
-from abe.cli import inputs, output
+from cyclopts import Parameter
+
+from abe.cli import inputs, options, output
 
 
 def run(
-    photos: Sequence[str],
-    options: inputs.ModelOptions,
+    photos: options.Photos,
+    /,
     *,
-    methods: str | None,
-    constructions: str | None,
-    steps: int,
-    seed: int,
-    json: bool,
+    methods: Annotated[options.Names, Parameter(show_default="eight")] = None,
+    constructions: Annotated[str | None, Parameter(show_default="all")] = None,
+    steps: int = 100,
+    seed: options.Seed = 0,
+    model: options.ModelOptions = options.DEFAULT_MODEL,
+    json: options.Json = False,
 ) -> None:
-    """Build boundary pairs from photographs and print how methods do on them."""
+    """Compare methods at pairs of points on either side of the decision boundary.
+
+    Prints distances to the ground truth there, and between the maps of both points.
+
+    Args:
+        constructions: Boundary pairs: sign, l2, segment, separated by commas.
+        steps: Most steps of the sign attack.
+    """
     paths = inputs.photos(photos)
     from abe import registry
     from abe.metrics.trust import CONSTRUCTIONS, trust
@@ -26,7 +36,7 @@ def run(
         registry.methods.get(name)
     for path in paths:
         load_image(path)  # an unreadable one is refused before the model is loaded
-    task = inputs.task_of(options)
+    task = inputs.task_of(model)
     found = trust(
         task,
         [str(path) for path in paths],

@@ -29,17 +29,6 @@ CYCLE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8
 DASHES = ((), (5.0, 2.5), (1.5, 1.5))
 """Dash patterns; a colour comes again with the next pattern."""
 
-_HEAT = (
-    (0, 0, 4),
-    (51, 10, 95),
-    (120, 28, 109),
-    (187, 55, 84),
-    (237, 105, 37),
-    (252, 181, 25),
-    (252, 255, 164),
-)
-"""Anchors of a black-violet-orange-yellow scale whose lightness rises evenly."""
-
 
 def line(index: int) -> tuple[str, tuple[float, ...]]:
     """Colour and dash pattern of the index-th line."""
@@ -97,10 +86,10 @@ def where_levels(values: Array) -> NDArray[np.uint8]:
 
 
 def where_palette() -> NDArray[np.uint8]:
-    """(255, 4) RGBA of each level of `where_levels`."""
-    at = np.linspace(0, len(_HEAT) - 1, 255)
-    channels = [np.interp(at, np.arange(len(_HEAT)), [c[i] for c in _HEAT]) for i in range(3)]
-    return np.stack([*channels, np.full(255, 255 * WHERE_OPACITY)], axis=1).astype(np.uint8)
+    """(255, 4) RGBA of each level of `where_levels`: black, violet, orange, yellow, evenly lighter."""
+    from matplotlib import colormaps
+
+    return colormaps["inferno"](np.linspace(0, 1, 255), alpha=WHERE_OPACITY, bytes=True)
 
 
 def over(

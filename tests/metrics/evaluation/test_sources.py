@@ -97,9 +97,7 @@ def test_a_file_of_quantus_arrays_is_scored_on_the_command_line(
     suffix: str, quantus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from PIL import Image
-    from typer.testing import CliRunner
-
-    from abe.cli import app
+    from tests.cli.runner import invoke
 
     net, task, x, y = setting()
     maps = quantus.explain(net, x.numpy(), y.numpy(), method="Saliency", device="cpu")
@@ -124,7 +122,7 @@ def test_a_file_of_quantus_arrays_is_scored_on_the_command_line(
         "--metrics",
         ",".join(METRICS),
     ]
-    result = CliRunner().invoke(app, [*words, "--step", "10%", "--json"])
+    result = invoke(*words, "--step", "10%", "--json")
     assert result.exit_code == 0, result.output
     (entry,) = json.loads(result.stdout)["ranking"]
     wanted = quick(task, {"theirs": maps}, x, target=y).scores["theirs"]

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 
 from abe.engines.instrument.inspection import (
@@ -397,21 +398,24 @@ def _fold(model: nn.Module, pair: _Pair) -> None:
     """Replace convolution and batch norm by one convolution; computed in float64."""
     conv: Any = model.get_submodule(pair.convolution)
     norm: Any = model.get_submodule(pair.normalisation)
-    weight, dtype = conv.weight.double(), conv.weight.dtype
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    bias = (
-        -norm.running_mean.double() if conv.bias is None else conv.bias.double() - norm.running_mean.double()
+    dtype = conv.weight.dtype
+    weight, bias = fuse_conv_bn_weights(
+        _double(conv.weight),
+        _double(conv.bias),
+        _double(norm.running_mean),
+        _double(norm.running_var),
+        norm.eps,
+        _double(norm.weight),
+        _double(norm.bias),
     )
-    bias = bias * scale
-    if norm.bias is not None:
-        bias = bias + norm.bias.double()
-    weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
     conv.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
     conv.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
     parent, _, leaf = pair.normalisation.rpartition(".")
     setattr(model.get_submodule(parent), leaf, nn.Identity().eval())
+
+
+def _double(part: Tensor | None) -> Any:
+    return None if part is None else part.double()
 
 
 @torch.no_grad()

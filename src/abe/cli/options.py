@@ -1,0 +1,84 @@
+"""Options that several commands share, and the model's, which every command that runs one takes as a value.
+
+A command is a function: its parameters are the options, its docstring the help. What is here is written
+once and annotated there.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Group, Parameter, validators
+
+MODEL = Group("Model", sort_key=1)
+OUTPUT = Group("Output", sort_key=2)
+SIGNED = Parameter(allow_leading_hyphen=True)
+"""Of what may begin with a minus sign, such as a range from -1 to 1."""
+
+
+def at_least(low: float) -> Parameter:
+    """Refuses smaller numbers."""
+    return Parameter(validator=validators.Number(gte=low))
+
+
+Text = Annotated[str | None, SIGNED]
+Photos = Annotated[list[str], Parameter(help="Image files.")]
+Names = Annotated[str | None, Parameter(help="Names from `abe methods`, separated by commas.")]
+Metrics = Annotated[
+    str | None,
+    Parameter(
+        help="Names from `abe metrics`, separated by commas.", show_default="curves, gaps, residual, cost"
+    ),
+]
+Param = Annotated[list[str] | None, Parameter(alias="-p", metavar="NAME=VALUE")]
+Target = Annotated[Text, Parameter(alias="-t", help="Class number or name.", show_default="the prediction")]
+Objective = Annotated[str, Parameter(help="The explained score: logit, probability, margin ...")]
+Step = Annotated[
+    Text,
+    Parameter(help="Size of one change of the curves: 5%, 0.05, or 2000 positions.", show_default="1%"),
+]
+Seed = Annotated[int, SIGNED, at_least(0), Parameter(help="Of all random draws.")]
+Out = Annotated[Path, Parameter(alias="-o", group=OUTPUT, help="Folder for pictures and pages.")]
+Json = Annotated[
+    bool,
+    Parameter(group=OUTPUT, help="Print JSON, and nothing else, on standard output.", show_default=False),
+]
+
+
+@Parameter(name="*", group=MODEL)
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """What the command line says about the model and its inputs; None keeps the model's own.
+
+    Attributes:
+        model: A name from `abe zoo`, or package.module:factory.
+        bounds: Valid range of inputs, before normalisation: 0,1.
+        mean: Normalisation, one number or one per channel.
+        std: The same for the scale.
+        size: Photographs are brought to this many pixels: 224 or 224x320.
+        labels: Class names: a text file, one a line, or a JSON list.
+    """
+
+    model: Annotated[
+        str,
+        Parameter(
+            alias="-m",
+            help="A name from `abe zoo`, or package.module:factory, imported with the current folder in "
+            "reach; the factory takes nothing and returns an nn.Module or a task.",
+        ),
+    ] = "efficientnet-lite0"
+    bounds: Text = None
+    mean: Text = None
+    std: Text = None
+    size: Text = None
+    labels: Path | None = None
+
+    @property
+    def given(self) -> list[str]:
+        """Names of the options that were set."""
+        return [
+            name for name in ("bounds", "mean", "std", "size", "labels") if getattr(self, name) is not None
+        ]
+
+
+DEFAULT_MODEL = ModelOptions()
