@@ -14,14 +14,17 @@ ARGS ?=
 # The documentation and the demo show the same on every machine.
 export PYTHONUTF8 = 1
 
-.PHONY: demo test test-all lint format types imports docs bench changelog tools clean distclean
+.PHONY: demo test test-peers test-browser test-all lint format types imports docs bench changelog tools clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
 .PHONY: help
 help:
 	@echo "make demo      explain photographs with a pretrained network; writes to out/"
-	@echo "make test      the tests (make test-all: the slow ones too)"
+	@echo "make test      the tests; needs nothing but what it installs"
+	@echo "make test-peers     comparisons with other libraries; installs them"
+	@echo "make test-browser   the page in chromium, which has to be there"
+	@echo "make test-all  all of them, the slow ones too"
 	@echo "make lint      lint and formatting; make format repairs what can be repaired"
 	@echo "make imports   the order of imports between rooms"
 	@echo "make types     static types"
@@ -34,9 +37,15 @@ demo: $(VENV)/.demo
 
 # One thread per process: two test processes share the cores instead of fighting for them.
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m "not slow and not peers and not browser" $(ARGS)
 
-test-all: $(VENV)/.test
+test-peers: $(VENV)/.tools
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m "peers and not slow" $(ARGS)
+
+test-browser: $(VENV)/.test
+	$(PY) -m pytest -m browser $(ARGS)
+
+test-all: $(VENV)/.tools
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(ARGS)
 
 lint: $(VENV)/.tools

@@ -1,4 +1,4 @@
-"""Single calls, batch of one, as called by default: against the peer, and against a bare forward and backward.
+"""Single calls, batch of one, as called by default: against the peer, and against the bare passes by hand.
 
 Both sides run the same network in one process, two threads, in turn. ABE predicts the class; the peer is
 told it, and every parameter keeps its gradient, as in a model just loaded. ``bare`` is what a careful user

@@ -13,8 +13,10 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
+import typechecker
 from hypothesis import settings
 
+typechecker.spare()
 settings.register_profile("abe", deadline=None)  # a shared machine can be slow at any moment
 settings.register_profile("ci", parent=settings.get_profile("abe"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "abe")

@@ -127,6 +127,7 @@ def test_progress_function_counts_rows():
     assert max(rows) <= 6
 
 
+@pytest.mark.slow
 def test_seconds_are_those_of_the_call():
     import time
 

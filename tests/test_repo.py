@@ -1,5 +1,6 @@
 """What the repository promises as a whole."""
 
+import ast
 import re
 import statistics
 import subprocess
@@ -11,6 +12,21 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
+PEERS = {
+    "captum",
+    "lime",
+    "pytorch_grad_cam",
+    "quantus",
+    "shap",
+    "shapiq",
+    "sklearn",
+    "timm",
+    "transformers",
+    "zennit",
+}
+"""What `make test` does not install: other libraries, and what only they bring."""
+LONGEST = 500
+"""Lines of a file that one still reads as a whole."""
 TEXT = {".py", ".md", ".toml", ".txt", ".bib", ".json", ".html", ".css", ".js", ".cfg", ".yml", ".yaml", ""}
 
 
@@ -35,6 +51,7 @@ def import_microseconds(statement: str) -> tuple[int, dict[str, int]]:
     return sum(own.values()), own
 
 
+@pytest.mark.slow
 def test_importing_abe_costs_little_more_than_torch() -> None:
     """At most 10 % more than torch alone; the culprits are named.
 
@@ -65,6 +82,54 @@ def test_importing_abe_leaves_optional_packages_alone(module: str) -> None:
         f"import sys; sys.modules[{module!r}] = None; import abe; assert sys.modules[{module!r}] is None"
     )
     subprocess.run([sys.executable, "-c", statement], check=True)
+
+
+def imported_at_once(path: Path) -> set[str]:
+    """The packages without which a file cannot be imported: asked for outside functions, in any way."""
+    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    found: set[str] = set()
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(str(node.module))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+            ("importorskip", "import_module")
+        ):
+            found |= {one.value for one in node.args if isinstance(one, ast.Constant)}
+        waiting += ast.iter_child_nodes(node)
+    return {name.split(".")[0] for name in found}
+
+
+def test_tests_ask_for_other_libraries_only_where_they_run() -> None:
+    """A module that needs one at once ends `make test` in an error, or leaves with all its tests."""
+    modules = [path for path in tracked() if path.suffix == ".py" and path.is_relative_to(ROOT / "tests")]
+    needs = {str(path.relative_to(ROOT)): sorted(imported_at_once(path) & PEERS) for path in modules}
+    assert len(modules) > 50
+    assert {name: packages for name, packages in needs.items() if packages} == {}
+
+
+def test_what_is_asked_for_at_once_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(
+        "import abe\ntry:\n    from captum.attr import Saliency\nexcept ImportError:\n    pass\n"
+        "class Inside:\n    lime = pytest.importorskip('lime.lime_image')\n"
+        "def later():\n    import shap\n"
+    )
+    assert imported_at_once(path) == {"abe", "captum", "lime"}
+
+
+def test_no_file_is_too_long_to_be_read() -> None:
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
+        for path in tracked()
+        if path.suffix == ".py" and path.is_relative_to(ROOT / "src")
+    }
+    assert len(lengths) > 100
+    assert {name: length for name, length in lengths.items() if length > LONGEST} == {}
 
 
 def test_no_path_or_host_of_a_machine_is_in_the_repository() -> None:

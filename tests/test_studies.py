@@ -1,6 +1,8 @@
 """The studies run from end to end on a toy network, and go on where they were interrupted."""
 
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,30 @@ def run(study: str, folder: Path) -> Any:
     return json.loads((folder / f"{study}.json").read_text("utf-8"))
 
 
+Runs = Callable[[str], tuple[Any, Path]]
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """The result of a study and its folder; each study runs once for all tests that read it."""
+
+    @cache
+    def made(study: str) -> tuple[Any, Path]:
+        folder = tmp_path_factory.mktemp(study)
+        return run(study, folder), folder
+
+    return made
+
+
 @pytest.mark.parametrize("study", command.STUDIES)
-def test_a_study_writes_its_result_and_its_figure(study: str, tmp_path: Path) -> None:
-    result = run(study, tmp_path)
+def test_a_study_writes_its_result_and_its_figure(study: str, once: Runs) -> None:
+    result, folder = once(study)
     assert result["command"] == f"python -m studies {study} --quick --count 4"
     assert len(result["subject"]["photographs"]) == 4
     assert all(len(row) == len(table["head"]) for table in result["tables"] for row in table["rows"])
     assert all(table["rows"] for table in result["tables"])
     assert result["findings"]
-    assert (tmp_path / f"{study}.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / f"{study}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_command_alone_lists_every_study_with_its_cost(capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,31 +58,31 @@ def test_a_demonstration_takes_no_photographs(capsys: pytest.CaptureFixture[str]
     assert "its own data" in capsys.readouterr().err
 
 
-def test_figure_3_runs_every_attack_as_an_update(tmp_path: Path) -> None:
+def test_figure_3_runs_every_attack_as_an_update(once: Runs) -> None:
     from abe import registry
 
-    result = run("figure3", tmp_path)
+    result, _ = once("figure3")
     attacks = {e.name for e in registry.updates.entries() if e.card.family.endswith("attack")}
     assert len(attacks) >= 14
     assert attacks <= set(result["values"])
 
 
-def test_the_two_signs_of_laai_are_one_map(tmp_path: Path) -> None:
-    values = run("orientation", tmp_path)["values"]
+def test_the_two_signs_of_laai_are_one_map(once: Runs) -> None:
+    values = once("orientation")[0]["values"]
     assert values["LAAI, Eq. 5"]["insertion"] != values["LAAI, Algorithm 2"]["insertion"]
     assert len(values["LAAI, Eq. 5"]["insertion"]) == 4
 
 
-def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = run("agi", tmp_path)
-    kept = next((tmp_path / "scratch").glob("agi-*.jsonl"))
+def test_an_interrupted_study_goes_on_where_it_was(once: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, folder = once("agi")
+    kept = next((folder / "scratch").glob("agi-*.jsonl"))
     lines = kept.read_text("utf-8").splitlines()
     kept.write_text("\n".join(lines[:-2]) + "\n" + lines[-2][: len(lines[-2]) // 2], "utf-8")  # cut off
 
     calls = []
     explained = measuring.explained
     monkeypatch.setattr(measuring, "explained", lambda *a, **k: calls.append(1) or explained(*a, **k))
-    again = run("agi", tmp_path)
+    again = run("agi", folder)
     assert len(calls) == 2
     assert kept.read_text("utf-8").splitlines()[: len(lines) - 2] == lines[:-2]
     assert again["values"].keys() == whole["values"].keys()

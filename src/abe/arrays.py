@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from abe.checks import listed, need_finite_maps
 from abe.errors import Code, InputError, SpecError, StorageError
 
 Layout = Literal["auto", "channels_first", "channels_last"]
@@ -55,7 +56,8 @@ def as_map(maps: Any, x: Tensor, *, target: Tensor | None = None, layout: str = 
         made = _chosen(torch.stack([_fitted(_tensor(m), x, layout) for m in found], -1), target, x)
     else:
         made = _of_array(_tensor(found), x, target, layout)
-    return _finite(made).to(device=x.device, dtype=x.dtype)
+    need_finite_maps(made)
+    return made.to(device=x.device, dtype=x.dtype)
 
 
 def unwrapped(maps: Any) -> Any:
@@ -135,7 +137,7 @@ def check_inputs(theirs: Any, x: Tensor, where: str) -> None:
         wrong = ((other - x).abs() > SAME * size).flatten(1).any(1).nonzero().flatten().tolist()
         if not wrong:
             return
-        got = f"another input for sample{'s' if len(wrong) > 1 else ''} {', '.join(map(str, wrong[:5]))}"
+        got = f"another input for sample{'s' if len(wrong) > 1 else ''} {listed(wrong)}"
     else:
         got = f"inputs of shape {tuple(other.shape)}"
     raise InputError(
@@ -265,18 +267,6 @@ def _misfit(found: Tensor, x: Tensor) -> InputError:
         got=f"an array of shape {tuple(found.shape)} for inputs of shape {tuple(x.shape)}",
         expected=f"{tuple(x.shape)}{last}, one channel or none, or one such array per class",
     )
-
-
-def _finite(maps: Tensor) -> Tensor:
-    bad = (~torch.isfinite(maps).flatten(1).all(1)).nonzero().flatten().tolist()
-    if bad:
-        raise InputError(
-            Code.MAP_NOT_FINITE,
-            "The map holds NaN or infinite values",
-            got=f"sample{'s' if len(bad) > 1 else ''} {', '.join(map(str, bad[:5]))}",
-            expected="finite values",
-        )
-    return maps
 
 
 def _of_inseq(output: Any) -> list[Tensor] | Tensor:

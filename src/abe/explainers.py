@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from abe.api import explain
+from abe.checks import outline
 from abe.errors import Code, InputError, ModelError
 from abe.explanation import Explanation
 from abe.registry import Method, methods
@@ -168,7 +169,7 @@ class _Closure(nn.Module):
             raise ModelError(
                 Code.OUTPUT_SHAPE,
                 "loss_fn must return one number",
-                got=f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__,
+                got=outline(loss),
                 expected="a scalar tensor",
             )
         return -loss.reshape(())

@@ -1,22 +1,22 @@
 """Removal that depends on what is left: missing positions are filled from their neighbours."""
 
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from abe.checks import NotNegative, need_image
 from abe.engines.removal import neighbour_fill
-from abe.errors import Code, SpecError
 from abe.registry import baselines
 from abe.spec import value
-from abe.types import Baseline, Card, RowIndex, Rows
+from abe.types import Baseline, Card, Problem, RowIndex, Rows
 
 
 @runtime_checkable
 class Imputation(Protocol):
     """A baseline whose values depend on what is left: it fills what was removed."""
 
-    def fill(self, problem: Any, owner: RowIndex, draw: RowIndex, removed: Tensor) -> Rows:
+    def fill(self, problem: Problem, owner: RowIndex, draw: RowIndex, removed: Tensor) -> Rows:
         """(n, *f) the samples ``owner`` with the positions where ``removed`` is true filled in."""
         ...
 
@@ -50,36 +50,20 @@ class NoisyLinear:
             after it (as in the soundness paper's code).
     """
 
-    noise: float = 0.01
+    noise: NotNegative = 0.01
     space: Literal["input", "model"] | str = "input"
-
-    def __post_init__(self) -> None:
-        if self.noise < 0 or self.space not in ("input", "model"):
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "Noisy linear imputation needs noise of at least 0 and a space",
-                got=repr(self),
-                expected="space 'input' or 'model'",
-            )
 
     @property
     def stochastic(self) -> bool:
         return self.noise > 0
 
-    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+    def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
         everything = torch.ones_like(problem.x[owner][:, :1], dtype=torch.bool)
         return self.fill(problem, owner, draw, everything)
 
-    def fill(self, problem: Any, owner: RowIndex, draw: RowIndex, removed: Tensor) -> Rows:
+    def fill(self, problem: Problem, owner: RowIndex, draw: RowIndex, removed: Tensor) -> Rows:
         x = problem.x[owner]
-        if x.ndim != 4:
-            raise SpecError(
-                Code.UNSUPPORTED,
-                "Noisy linear imputation needs images",
-                got=f"inputs of shape {tuple(x.shape[1:])}",
-                expected="(c, h, w)",
-                fix='Choose baseline="zero", "mean" or "dataset"',
-            )
+        need_image("Noisy linear imputation", x, 'Choose baseline="zero", "mean" or "dataset"')
         mean, std = self._space(problem, x)
         seen = (x - mean) / std
         filled = neighbour_fill.fill(seen, removed)
@@ -88,7 +72,7 @@ class NoisyLinear:
             filled = filled + self.noise * drawn.to(x)
         return torch.where(removed, filled * std + mean, x)
 
-    def _space(self, problem: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _space(self, problem: Problem, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and scale of the space in which is filled; the identity in input space."""
         task, one = problem.task, torch.ones((), dtype=x.dtype, device=x.device)
         if self.space == "input":
@@ -97,7 +81,7 @@ class NoisyLinear:
         return mean, one if task.std is None else task.std.to(x)
 
 
-def without(problem: Any, baseline: Baseline, owner: RowIndex, draw: RowIndex, removed: Tensor) -> Rows:
+def without(problem: Problem, baseline: Baseline, owner: RowIndex, draw: RowIndex, removed: Tensor) -> Rows:
     """(n, *f) the samples ``owner`` with what is ``removed`` (a mask that broadcasts to them) replaced."""
     if isinstance(baseline, Imputation):
         return baseline.fill(problem, owner, draw, removed)

@@ -1,19 +1,31 @@
 """Values: frozen dataclasses that print, hash and survive a JSON round trip."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from functools import wraps
 from typing import Any, TypeVar, dataclass_transform
 
+from abe.checks import checks_of
 from abe.errors import Code, SpecError, suggest
 
+_T = TypeVar("_T")
 _Class = TypeVar("_Class", bound=type)
 _VALUES: dict[str, type] = {}
 _TAGS: dict[str, Callable[..., Any]] = {}
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True)
+def resolved(*, converter: Callable[[Any], _T], default: Any = MISSING) -> _T:
+    """A field of a value that keeps what ``converter``, such as ``units.resolve``, makes of what is given."""
+    made: Any = field(default=default, metadata={"converter": converter})
+    return made
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field, resolved))
 def value(cls: _Class) -> _Class:
     """Make ``cls`` a frozen keyword-only dataclass known to `from_spec` by its class name.
+
+    Its fields are checked when it is made, as `abe.checks` reads their annotations; then its own
+    ``__post_init__`` checks what concerns several of them.
 
     Raises:
         SpecError: another class of that name is registered already.
@@ -26,9 +38,46 @@ def value(cls: _Class) -> _Class:
             got=f"{cls.__module__} and {known.__module__}",
             fix="Rename one of the classes",
         )
-    made = dataclass(frozen=True, kw_only=True)(cls)
+    made = dataclass(frozen=True, kw_only=True)(checked(cls))
+    for one in fields(made):
+        if "converter" in one.metadata:  # what is given is not yet what is kept
+            made.__init__.__annotations__[one.name] = Any
     _VALUES[cls.__name__] = made
     return made
+
+
+def checked(cls: _Class) -> _Class:
+    """Check the fields of a dataclass-to-be when it is made, then call its own ``__post_init__``.
+
+    The checks are read once and kept in one tuple. `value` does this by itself.
+    """
+    checks = dict(checks_of(cls))
+    inherited: dict[str, Any] = getattr(cls, "__dataclass_fields__", {})
+    for name, made in {**inherited, **vars(cls)}.items():
+        if isinstance(made, Field) and "converter" in made.metadata:
+            checks[name] = _converted(made.metadata["converter"])
+    if not checks:
+        return cls
+    own = getattr(cls, "__post_init__", None)
+    own = getattr(own, "__wrapped__", own)  # an inherited one: its checks are among these
+    pairs = tuple(checks.items())
+
+    def after_init(self: Any) -> None:
+        for name, check in pairs:
+            given = getattr(self, name)
+            kept = check(name, given)
+            if kept is not given:
+                object.__setattr__(self, name, kept)
+        if own is not None:
+            own(self)
+
+    made: Any = cls
+    made.__post_init__ = after_init if own is None else wraps(own)(after_init)
+    return cls
+
+
+def _converted(converter: Callable[[Any], Any]) -> Callable[[str, Any], Any]:
+    return lambda _, given: converter(given)
 
 
 def restores(tag: str, restore: Callable[..., Any]) -> None:

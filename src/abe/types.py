@@ -5,7 +5,7 @@ Axes: ``b`` batch (samples), ``n`` rows (flattened work), ``c h w`` channels and
 ``*f`` any feature axes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -21,6 +21,8 @@ RowIndex = Int[Tensor, "n"]
 
 Key = tuple[int, int]
 """Names one random draw of one sample: (sample id, draw number)."""
+Make = Callable[[Tensor], Tensor]
+"""(m,) row numbers to (m, *f) rows."""
 
 Direction = Literal["higher", "lower"]
 Axiom = Literal["completeness", "linearity", "dummy", "symmetry", "implementation_invariance", "sensitivity"]
@@ -177,6 +179,78 @@ class Objective(Protocol):
 
 
 @runtime_checkable
+class Problem(Protocol):
+    """A request as a reference input sees it: samples, draws, and counted access to the model.
+
+    The engines' own `Problem` is one. Only what is known without a pass stands here, because a check of the
+    type reads every attribute; target, score and identities are asked of the engines' class.
+    """
+
+    @property
+    def x(self) -> Tensor:
+        """(b, *f) the samples."""
+        ...
+
+    @property
+    def context(self) -> Any:
+        """Inputs that are passed along and not explained, per sample."""
+        ...
+
+    @property
+    def task(self) -> Any:
+        """The model, and how it is fed and read."""
+        ...
+
+    @property
+    def objective(self) -> Objective: ...
+
+    @property
+    def draws(self) -> Draws: ...
+
+    @property
+    def bounds(self) -> tuple[Tensor, Tensor] | None:
+        """(low, high) of valid inputs, or None."""
+        ...
+
+    @property
+    def everyone(self) -> Tensor:
+        """(b,) all sample numbers."""
+        ...
+
+    def keys(self, owner: Tensor, draw: Tensor) -> list[Key]:
+        """Names of the draws with numbers ``draw`` (n,) of samples ``owner`` (n,)."""
+        ...
+
+    def scores(self, make: Make | Tensor, owner: Tensor) -> Tensor:
+        """(n,) scores of rows; forward only."""
+        ...
+
+    def outputs(self, make: Make | Tensor, owner: Tensor) -> Any:
+        """(n, …) the model's outputs for rows."""
+        ...
+
+    def forward(self, make: Make | Tensor, owner: Tensor) -> Iterator[Any]:
+        """Chunks of rows with their outputs and scores."""
+        ...
+
+    def gradient(self, make: Make | Tensor, owner: Tensor) -> Iterator[Any]:
+        """Chunks of rows with the gradient of each row's own score too."""
+        ...
+
+    def with_(
+        self,
+        *,
+        x: Tensor | None = None,
+        owner: Tensor | None = None,
+        draw: Tensor | None = None,
+        objective: Objective | None = None,
+        target: Tensor | None = None,
+    ) -> "Problem":
+        """The same request for other rows, score or target."""
+        ...
+
+
+@runtime_checkable
 class Baseline(Protocol):
     """Reference inputs."""
 
@@ -185,7 +259,7 @@ class Baseline(Protocol):
         """Whether different draw numbers give different references."""
         ...
 
-    def rows(self, problem: Any, owner: Tensor, draw: Tensor) -> Tensor:
+    def rows(self, problem: Problem, owner: Tensor, draw: Tensor) -> Tensor:
         """(n, *f) the reference of sample ``owner[i]`` for draw number ``draw[i]``."""
         ...
 
@@ -209,7 +283,7 @@ class BoundPath(Protocol):
 
 @runtime_checkable
 class Path(Protocol):
-    """A static path as a value; `bind` fixes it to a batch."""
+    """A static path as a value; `bind` fixes it to a batch: an `abe.engines.runtime.problem.Problem`."""
 
     def bind(self, problem: Any) -> BoundPath: ...
 
@@ -223,7 +297,7 @@ class Quadrature(Protocol):
 
 @runtime_checkable
 class Engine(Protocol):
-    """A composition of primitives that can explain a problem."""
+    """A composition of primitives that can explain an `abe.engines.runtime.problem.Problem`."""
 
     def run(self, problem: Any) -> Result: ...
 

@@ -131,25 +131,36 @@ def test_a_model_of_ones_own(run: Run, tmp_path: Path) -> None:
     assert json.loads(result.stdout)[0]["target"] == {"index": 1, "name": "bee"}
 
 
-def _demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = [("gradient", {}), ("fast_ig", {})]
-    monkeypatch.setattr(comparing, "demo_methods", lambda: chosen)
-    result = run("demo", "--step", "50%")
+def _demo(run: Run, tmp_path: Path, *words: str) -> str:
+    """What it writes to standard output, the rest checked."""
+    result = run("demo", "--step", "50%", *words)
     assert result.exit_code == 0, result.output
     assert "steps of 50% of the pixels" in result.stderr
-    assert "KL-" in result.stdout
     pictures = {f"{name}.png" for name in zoo.DEFAULT_PHOTOGRAPHS}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"comparison.html", *pictures}
+    return result.stdout
 
 
 def test_demo_writes_page_and_panels(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zoo, "efficientnet_lite0", lambda: zoo.load_factory("tiny_net:task"))
-    _demo(run, tmp_path, monkeypatch)
+    assert "KL-" in _demo(run, tmp_path, "--methods", "gradient,fast_ig")
 
 
 @pytest.mark.slow
-def test_demo_runs_with_the_real_network(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _demo(run, tmp_path, monkeypatch)
+def test_demo_runs_with_the_real_network(run: Run, tmp_path: Path) -> None:
+    """All twelve methods as `make demo` runs them, in larger steps."""
+    made = json.loads(_demo(run, tmp_path, "--json"))
+    assert {entry["method"] for entry in made["ranking"]} == set(comparing.DEMO)
+    assert made["failures"] == []
+
+
+def test_demo_takes_other_photographs_and_methods(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo, "efficientnet_lite0", lambda: zoo.load_factory("tiny_net:task"))
+    words = ("--photographs", "rocket", "--methods", "gradient", "--step", "50%", "--json")
+    made = json.loads(run("demo", *words).stdout)
+    assert [entry["method"] for entry in made["ranking"]] == ["gradient"]
+    assert [Path(path).name for path in made["pictures"]] == ["rocket.png"]
+    assert run("demo", "--photographs", "rockets").exit_code == exits.INPUT
 
 
 def test_demo_compares_the_gradient_and_path_methods() -> None:

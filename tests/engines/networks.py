@@ -4,9 +4,10 @@ As shipped, ViT's output is exactly 0, layer scales are 1e-6 and biases 0, which
 Inputs are about as small as each network lets them be.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -47,8 +48,7 @@ def _maxvit() -> nn.Module:
 
 def _timm(name: str, **how: Any) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
-        import timm
-
+        timm = pytest.importorskip("timm")
         return timm.create_model(name, pretrained=False, **how)
 
     return make
@@ -115,6 +115,11 @@ def network(name: str, side: int | None = None) -> tuple[nn.Module, Tensor]:
         if head.bias is not None:
             head.bias *= size
     return net, x
+
+
+def of_peers(names: Iterable[str]) -> list[Any]:
+    """The names for `parametrize`, with those of timm, which comes with the peers, marked."""
+    return [pytest.param(n, marks=[pytest.mark.peers] * n.startswith("timm")) for n in names]
 
 
 def normalised(x: Tensor) -> Tensor:

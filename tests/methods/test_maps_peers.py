@@ -11,6 +11,8 @@ import torch
 from tests.methods.common import FLOAT32, FLOAT64, images, miss, net, run
 from torch import Tensor, nn
 
+pytestmark = pytest.mark.peers
+
 LAYER = 4
 """The ReLU behind the last convolution of net s: 16 channels of 16 × 16 places."""
 TARGET = torch.tensor([3, 8, 1])

@@ -1,4 +1,4 @@
-"""Removal methods against recorded maps and games, and against peers where they are installed."""
+"""Removal methods against recorded maps and games, and against peers."""
 
 import numpy as np
 import pytest
@@ -145,6 +145,7 @@ class Segments(nn.Module):
             return self.net(self.x * keep)[:, self.target]
 
 
+@pytest.mark.peers
 def test_lime_fits_as_the_peer_does():
     """The peer's own fit on our rows: same weights (its root of the kernel), ridge and intercept."""
     base = pytest.importorskip("lime.lime_base")
@@ -177,8 +178,8 @@ def test_lime_fits_as_the_peer_does():
     assert float(found.diagnostics["adherence"]) == pytest.approx(r2, abs=1e-8)
 
 
-def test_baylime_without_a_prior_is_the_evidence_of_the_peer():
-    linear = pytest.importorskip("sklearn.linear_model")
+def test_baylime_without_a_prior_maximises_the_evidence():
+    """The posterior at the precisions that make the scores most probable, found by climbing there."""
     case = oracle("game_net_s_8seg_0")
     game = Segments(case)
     z = (torch.rand((300, 8), generator=torch.Generator().manual_seed(6)) < 0.5).double()
@@ -186,10 +187,9 @@ def test_baylime_without_a_prior_is_the_evidence_of_the_peer():
     found = run(case, "baylime", units=regions(case), removal="zero", evaluations=300, draws=draws)
     z = torch.cat([torch.ones((1, 8), dtype=torch.float64), z])
     weight = torch.exp(-((1 - (z.sum(1) / 8).sqrt()) ** 2) / 0.25**2)
-    peer = linear.BayesianRidge(max_iter=3000, tol=1e-12, compute_score=False)
-    peer.fit(z.numpy(), game(z).numpy(), sample_weight=weight.numpy())
-    assert miss(unit_values(found), torch.from_numpy(peer.coef_)[None]) < 1e-6
-    sigma = torch.from_numpy(peer.sigma_).diagonal().sqrt()
+    mean, covariance = most_probable(z, game(z), weight)
+    assert miss(unit_values(found), mean[None]) < 1e-6
+    sigma = covariance.diagonal().sqrt()
     per_unit = (
         found.standard_error[0, 0]
         * 3
@@ -200,6 +200,32 @@ def test_baylime_without_a_prior_is_the_evidence_of_the_peer():
         assert float((own / sigma[unit] - 1).abs().max()) < 1e-4
 
 
+def most_probable(z: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of weights under both precisions' Gamma(1e-6, 1e-6) where the evidence peaks."""
+    z, y = (v - weight @ v / weight.sum() for v in (z, y))
+    gram, moment = (z.T * weight) @ z, (z.T * weight) @ y
+
+    def posterior(precision: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        covariance = torch.linalg.inv(precision * torch.eye(8) + noise * gram)
+        return noise * covariance @ moment, covariance
+
+    def surprise() -> Tensor:
+        precision, noise = logs.exp()
+        mean, covariance = posterior(precision, noise)
+        wrong = noise * weight @ (y - z @ mean).square() + precision * mean.square().sum()
+        sizes = 8 * logs[0] + weight.sum() * logs[1] + covariance.logdet()
+        loss = (wrong - sizes) / 2 - 1e-6 * (logs - logs.exp()).sum()
+        climber.zero_grad()
+        loss.backward()
+        return loss
+
+    logs = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    how = {"max_iter": 1000, "tolerance_grad": 1e-12, "tolerance_change": 0.0}
+    climber = torch.optim.LBFGS([logs], line_search_fn="strong_wolfe", **how)
+    climber.step(surprise)
+    return posterior(*logs.detach().exp())
+
+
 class Partly(ReplayedDraws):
     """Recorded draws for some purposes, zeros for what has no influence on the map (bootstraps)."""
 
@@ -207,6 +233,7 @@ class Partly(ReplayedDraws):
         return torch.arange(high).expand(len(keys), *shape)
 
 
+@pytest.mark.peers
 def test_exact_indices_of_the_peer():
     shapiq = pytest.importorskip("shapiq")
     case = oracle("game_net_s_8seg_1")
@@ -219,6 +246,7 @@ def test_exact_indices_of_the_peer():
         assert number == pytest.approx(found[members], abs=1e-9)
 
 
+@pytest.mark.peers
 def test_kernel_shap_of_the_peer_with_all_coalitions():
     shap = pytest.importorskip("shap")
     case = oracle("game_net_s_8seg_0")

@@ -10,6 +10,8 @@ import abe
 from abe.engines.removal import set_functions
 from abe.testing.draws import ReplayedDraws
 
+pytestmark = pytest.mark.peers
+
 TARGET = torch.tensor([3, 8])
 GAME = "game_net_s_8seg_1"
 

@@ -11,12 +11,15 @@ from tests.metrics.common import net_s
 import abe
 from abe.explainers import explain_func
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    quantus = pytest.importorskip("quantus")
-
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 QUIET = {"disable_warnings": True, "display_progressbar": False}
+
+
+@pytest.fixture(scope="module")
+def quantus():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("quantus")
 
 
 def setting():
@@ -25,13 +28,13 @@ def setting():
     return net_s(torch.float32), recorded["x"].float(), recorded["label"], recorded["attribution"].float()
 
 
-class Flipping(quantus.PixelFlipping):
-    def custom_preprocess(self, **_):
-        """Without the check that a step divides the pixels, which mistakes elements for pixels."""
-
-
-def test_deletion_equals_pixel_flipping():
+def test_deletion_equals_pixel_flipping(quantus):
     """It counts elements: a step of 32 pixels is one of 96 with three channels."""
+
+    class Flipping(quantus.PixelFlipping):
+        def custom_preprocess(self, **_):
+            """Without the check that a step divides the pixels, which mistakes elements for pixels."""
+
     net, x, label, maps = setting()
     metric = Flipping(
         features_in_step=32 * x.shape[1], perturb_baseline=0.0, abs=False, normalise=False, **QUIET
@@ -57,7 +60,7 @@ def test_deletion_equals_pixel_flipping():
     np.testing.assert_allclose(curve[:, 1:], np.asarray(theirs), rtol=1e-4, atol=1e-5)
 
 
-def test_quantus_calls_our_methods():
+def test_quantus_calls_our_methods(quantus):
     net, x, label, _ = setting()
     task = abe.image_task(net, output_kind="logits")
     calls: list[torch.nn.Module] = []

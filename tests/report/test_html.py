@@ -14,7 +14,6 @@ from abe.metrics import Comparison
 from abe.report.html import page, write_page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
 
 VOID = {"meta", "link", "img", "input", "br"}
 
@@ -120,11 +119,13 @@ def test_failures_are_notes(comparison: Comparison) -> None:
 
 
 def _browse(*words: str) -> str:
+    if CHROMIUM is None:
+        pytest.skip("no chromium: apt-get install chromium")
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
-@browser
+@pytest.mark.browser
 @pytest.mark.parametrize(("scheme", "dark"), [("1", False), ("0", True)])
 def test_it_renders_in_a_browser(comparison: Comparison, tmp_path: Path, scheme: str, dark: bool) -> None:
     path = write_page(comparison, tmp_path / "page.html")
@@ -153,7 +154,7 @@ document.title = JSON.stringify(found);
 </script></body>"""
 
 
-@browser
+@pytest.mark.browser
 def test_headings_sort_and_readings_switch(text: str, tmp_path: Path) -> None:
     import html
     import json

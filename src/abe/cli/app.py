@@ -49,7 +49,7 @@ EXAMPLES = {
     "metrics": ("metrics", "metrics insertion"),
     "attacks": ("attacks", "attacks pgd"),
     "zoo": ("zoo",),
-    "demo": ("demo", "demo --out report --step 2%"),
+    "demo": ("demo", "demo --photographs rocket --methods sg,ig", "demo --out report --step 2%"),
 }
 
 Name = Annotated[str | None, Parameter(help="Show everything about this one.")]

@@ -1,7 +1,7 @@
 """``abe compare`` and ``abe demo``."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,6 +69,10 @@ def run(
 
 def demo(
     *,
+    photographs: Annotated[
+        str | None, Parameter(help="Names of photographs, separated by commas.", show_default="four")
+    ] = None,
+    methods: Annotated[options.Names, Parameter(show_default="twelve")] = None,
     step: str = "5%",
     seed: options.Seed = 0,
     out: options.Out = Path("out"),
@@ -84,18 +88,20 @@ def demo(
     """
     began = time.perf_counter()
     size = inputs.step_of(step)
+    contenders = demo_methods(inputs.names(methods) or DEMO)
     from abe.report.files import check_folder
 
     check_folder(out)
+    from abe import registry
     from abe.metrics.evaluation.compare import compare
-    from abe.registry import methods
     from abe.task import zoo
 
-    task, photos = zoo.efficientnet_lite0(), zoo.photographs()
-    contenders = demo_methods()
+    photos = zoo.photographs(inputs.names(photographs))
+    task = zoo.efficientnet_lite0()
     output.remark(
         f"EfficientNet-Lite0 (ImageNet) on {len(photos)} photographs: {', '.join(photos)}; "
-        f"{len(contenders)} of {len(methods.names())} methods (abe methods lists all, abe compare runs any); "
+        f"{len(contenders)} of {len(registry.methods.names())} methods "
+        "(abe methods lists all, abe compare runs any); "
         f"curves in steps of {step} of the pixels"
     )
     comparison = compare(task, list(photos.values()), contenders, step=size, seed=seed)
@@ -104,11 +110,11 @@ def demo(
     output.remark(f"{time.perf_counter() - began:.0f} s in all")
 
 
-def demo_methods() -> list[tuple[str, Mapping[str, Any]]]:
+def demo_methods(names: Sequence[str] = DEMO) -> list[tuple[str, Mapping[str, Any]]]:
     """The methods of the demo; one that needs a parameter comes with its card's example."""
     from abe.registry import methods
 
-    entries = map(methods.get, DEMO)
+    entries = map(methods.get, names)
     return [(entry.name, dict(entry.card.example) if entry.required() else {}) for entry in entries]
 
 

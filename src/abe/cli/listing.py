@@ -45,12 +45,14 @@ def as_dict(entry: Any) -> dict[str, Any]:
 
 
 def _annotation(parameter: inspect.Parameter) -> str:
+    from abe.checks import unannotated
+
     annotation = parameter.annotation
     if annotation is inspect.Parameter.empty:
         return ""
     if isinstance(annotation, type) and not hasattr(annotation, "__args__"):
         return annotation.__name__
-    return str(annotation).replace("typing.", "").replace("abe.types.", "")
+    return str(unannotated(annotation)).replace("typing.", "").replace("abe.types.", "")
 
 
 def _list(kind: str, entries: list[Any]) -> None:

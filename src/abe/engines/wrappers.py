@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from abe.engines.checks import check_count
+from abe.checks import Count, NotNegative
 from abe.engines.runtime.moments import Moments
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import rows_at_once
@@ -15,8 +15,8 @@ from abe.errors import Code, SpecError
 from abe.spec import value
 from abe.types import Engine, Result
 
-Reduce = Literal["mean", "square", "variance"]
-Step = Literal["absolute", "positive", "negative", "unit_max", "unit_sum"]
+Reduce = Annotated[Literal["mean", "square", "variance"], "reduction"]
+Step = Annotated[Literal["absolute", "positive", "negative", "unit_max", "unit_sum"], "step"]
 
 
 @value
@@ -32,22 +32,10 @@ class Smooth:
     """
 
     engine: Engine
-    sigma: float = 0.15
-    samples: int = 50
+    sigma: NotNegative = 0.15
+    samples: Count = 50
     reduce: Reduce = "mean"
     relative: bool = True
-
-    def __post_init__(self) -> None:
-        check_count("samples", self.samples)
-        if not self.sigma >= 0:
-            raise SpecError(Code.BAD_PARAMETER, "sigma must not be negative", got=repr(self.sigma))
-        if self.reduce not in ("mean", "square", "variance"):
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "No such reduction",
-                got=repr(self.reduce),
-                expected="mean, square or variance",
-            )
 
     def run(self, problem: Problem) -> Result:
         """Noisy copies are made block by block, so memory does not grow with their number."""
@@ -122,13 +110,6 @@ class Postprocess:
 
     engine: Engine
     steps: tuple[Step, ...]
-
-    def __post_init__(self) -> None:
-        for step in self.steps:
-            if step not in _STEPS:
-                raise SpecError(
-                    Code.BAD_PARAMETER, "No such step", got=repr(step), expected=f"one of {', '.join(_STEPS)}"
-                )
 
     def run(self, problem: Problem) -> Result:
         """The changed map; no completeness is claimed for it."""

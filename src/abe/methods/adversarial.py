@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from abe.baselines import as_baseline
-from abe.engines.checks import Variant, check_count, check_tolerance, published
+from abe.checks import Variant, check_choice, check_count, check_tolerance, published
 from abe.engines.path.adversarial_steps import Leave
 from abe.engines.path.boundary import RADII, FromBoundary, NearestAdversary
 from abe.engines.path.chord import ChordPath
@@ -85,10 +85,7 @@ def mfaba(
         45.0
     """
     chord, old = path in ("cos", "norm"), published(variant)
-    if path not in ("smooth", "sharp", "cos", "norm"):
-        raise SpecError(
-            Code.BAD_PARAMETER, "No such path", got=repr(path), expected="smooth, sharp, cos or norm"
-        )
+    check_choice("path", path, ("smooth", "sharp", "cos", "norm"))
     if (chord or old) and (tolerance is not None or segment_nodes):
         raise SpecError(
             Code.BAD_PARAMETER,

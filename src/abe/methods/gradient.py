@@ -1,6 +1,6 @@
 """Gradient family: one gradient at the input, or at noisy copies of it."""
 
-from abe.engines.checks import Variant, published
+from abe.checks import Variant, published
 from abe.engines.path.gradient import GradientAt
 from abe.engines.wrappers import Smooth
 from abe.registry import methods

@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+from abe.checks import check_choice
 from abe.engines.backward.lrp_weighted import (
     AlphaBeta,
     Epsilon,
@@ -316,10 +317,7 @@ def lrp_composite(
         >>> abe.method("lrp_composite", composite="epsilon_gamma_box").rows(b=1)
         3.0
     """
-    if composite not in COMPOSITES:
-        raise SpecError(
-            Code.BAD_PARAMETER, "No such composite", got=repr(composite), expected=", ".join(COMPOSITES)
-        )
+    check_choice("composite", composite, COMPOSITES)
     convolution, first = COMPOSITES[composite]
     dense = Epsilon(epsilon=epsilon)
     return relevance(

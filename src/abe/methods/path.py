@@ -6,7 +6,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from abe.baselines import as_baseline
-from abe.engines.checks import Variant, published
+from abe.checks import Variant, published
 from abe.engines.path.curves import BlurLine, StraightLine, UserPath
 from abe.engines.path.dynamic import Rule, UpdatePath
 from abe.engines.path.gradient import Expectation

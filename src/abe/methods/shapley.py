@@ -5,6 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from abe.checks import check_choice
 from abe.engines.removal.game import Coalitions, Summary
 from abe.engines.removal.sage import DataSetShapley
 from abe.engines.removal.shapley import (
@@ -16,7 +17,6 @@ from abe.engines.removal.shapley import (
     ShapleyValue,
 )
 from abe.engines.removal.summaries import EXACT_UNITS
-from abe.errors import Code, SpecError
 from abe.methods.gradient import Variant, published
 from abe.methods.removal import FORWARD, WHOLE, as_removal
 from abe.registry import methods
@@ -100,10 +100,7 @@ def _estimator(name: str, max_units: int) -> Summary:
         "kernel": KernelShapley(),
         "owen": OwenValue(),
     }
-    if name not in made:
-        raise SpecError(
-            Code.BAD_PARAMETER, "No such estimator", got=repr(name), expected=f"one of {', '.join(made)}"
-        )
+    check_choice("estimator", name, made)
     return made[name]
 
 

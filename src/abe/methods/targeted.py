@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from abe.engines.checks import Variant, published
+from abe.checks import Variant, published
 from abe.engines.path.adversarial_steps import Nearby, Towards
 from abe.engines.path.class_targets import FalseClasses
 from abe.engines.path.dynamic import Rule, UpdatePath

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from abe.baselines import as_baseline
-from abe.errors import Code, SpecError
+from abe.checks import Below1, Counted
+from abe.engines.runtime.problem import Problem
 from abe.metrics.evaluation.reexplain import again, elsewhere
 from abe.metrics.subsets import grid, losses
 from abe.registry import metrics
@@ -24,7 +25,7 @@ class CompletenessGap:
     processing: ClassVar[str] = "signed, summed over everything"
     missing: ClassVar[str] = "its score at the baseline is that at the input"
 
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         everyone = problem.everyone
         maps = check_map(explanation.attribution, problem.x).double().flatten(1).sum(1)
         reference = self.baseline.rows(problem, everyone, torch.zeros_like(everyone))
@@ -36,19 +37,11 @@ class CompletenessGap:
 class NonSensitivity:
     """Share of patches whose attribution is zero while the score moves, or the other way round."""
 
-    patches: int
-    threshold: float
+    patches: Counted
+    threshold: Below1
     baseline: Baseline
 
-    def __post_init__(self) -> None:
-        if self.patches < 1 or not 0 <= self.threshold < 1:
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "Non-sensitivity needs a grid and a threshold below 1",
-                got=f"patches {self.patches}, threshold {self.threshold}",
-            )
-
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         label = grid(problem.x, self.patches)
         sets = int(label.max()) + 1
 
@@ -67,7 +60,7 @@ class InputInvariance:
     shift: float
     processing: ClassVar[str] = "not read: the method explains again, its map as it is"
 
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         task, x = problem.task, problem.x
         offset = torch.full((), self.shift, dtype=x.dtype, device=x.device)
         mean = offset.expand(1, *[1] * (x.ndim - 1)) if task.mean is None else task.mean.to(x) + offset

@@ -5,7 +5,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from abe.errors import Code, SpecError
+from abe.checks import Below1
+from abe.engines.runtime.problem import Problem
 from abe.registry import metrics
 from abe.spec import value
 from abe.types import Card, Passes
@@ -22,16 +23,10 @@ class Spread:
     """
 
     what: Literal["entropy", "gini", "effective"]
-    threshold: float = 0.0
+    threshold: Below1 = 0.0
     processing: ClassVar[str] = "magnitude of every element"
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.threshold < 1:
-            raise SpecError(
-                Code.BAD_PARAMETER, "A threshold is a share of the largest magnitude", got=self.threshold
-            )
-
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         size = check_map(explanation.attribution, problem.x).double().abs().flatten(1)
         if self.what == "effective":
             return (size > self.threshold * size.amax(1, keepdim=True)).double().mean(1)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from abe.baselines import as_baseline
+from abe.engines.runtime.problem import Problem
 from abe.metrics.evaluation.rows import probabilities, remembered
 from abe.metrics.evaluation.truth import soft_mask
 from abe.registry import metrics
@@ -26,7 +27,7 @@ class SoftMask:
     baseline: Baseline
     processing: ClassVar[str] = "positive part over its maximum, channels summed"
 
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         whole, kept = remembered(
             problem, explanation, ("soft mask", self.baseline), lambda: self._both(problem, explanation)
         )
@@ -34,7 +35,7 @@ class SoftMask:
             return 100 * (whole - kept).clamp_min(0) / whole.clamp_min(1e-300)
         return 100 * (kept > whole).double()
 
-    def _both(self, problem: Any, explanation: Any) -> tuple[Tensor, Tensor]:
+    def _both(self, problem: Problem, explanation: Any) -> tuple[Tensor, Tensor]:
         x = problem.x
         mask = soft_mask(problem, explanation)
         b = len(x)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from abe.baselines import as_baseline
+from abe.engines.runtime.problem import Problem
 from abe.metrics.evaluation.perturbation import (
     CurveKind,
     Perturbation,
@@ -91,7 +92,7 @@ class Residual:
 
     processing: ClassVar[str] = "signed, summed over everything"
 
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         if explanation.residual is None:
             return torch.full((len(problem.x),), torch.nan)
         return explanation.residual.abs()

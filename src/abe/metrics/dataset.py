@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from abe.errors import Code, SpecError
+from abe.checks import Counted
+from abe.engines.runtime.problem import Problem
 from abe.metrics.evaluation.truth import heat
 from abe.metrics.subsets import grid
 from abe.registry import metrics
@@ -27,10 +28,10 @@ class Sufficiency:
     threshold: float
     missing: ClassVar[str] = "no other sample has a similar map"
 
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         return self.conclude(self.collect(problem, explanation))
 
-    def collect(self, problem: Any, explanation: Any) -> dict[str, Tensor]:
+    def collect(self, problem: Problem, explanation: Any) -> dict[str, Tensor]:
         """(b,) the predicted class, and (b, positions) the map scaled to unit norm."""
         flat = heat(problem, explanation, "signed")
         unit = flat / flat.square().sum(1, keepdim=True).sqrt().clamp_min(1e-300)
@@ -50,22 +51,14 @@ class Consistency:
         top: how many patches lead.
     """
 
-    patches: int
-    top: int
+    patches: Counted
+    top: Counted
     missing: ClassVar[str] = "no other sample has the same leading patches"
 
-    def __post_init__(self) -> None:
-        if self.patches < 1 or self.top < 1:
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "Maps are compared by at least one patch",
-                got=f"patches {self.patches}, top {self.top}",
-            )
-
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         return self.conclude(self.collect(problem, explanation))
 
-    def collect(self, problem: Any, explanation: Any) -> dict[str, Tensor]:
+    def collect(self, problem: Problem, explanation: Any) -> dict[str, Tensor]:
         """(b,) the predicted class, and (b, top) the leading patches in ascending order."""
         label = grid(problem.x, self.patches)
         flat = heat(problem, explanation, "signed")
@@ -80,7 +73,7 @@ class Consistency:
         return _alike(kept["predicted"], (first[:, None] == first[None]).all(2))
 
 
-def _predicted(problem: Any) -> Int[Tensor, "b"]:
+def _predicted(problem: Problem) -> Int[Tensor, "b"]:
     """(b,) the class each sample is predicted to be."""
     found = torch.zeros(len(problem.x), dtype=torch.long)
 

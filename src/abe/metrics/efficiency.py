@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from abe.engines.runtime.problem import Problem
 from abe.registry import metrics
 from abe.spec import value
 from abe.types import Card, Passes
@@ -22,7 +23,7 @@ class Efficiency:
     sampled: ClassVar[bool] = False  # one measurement of a whole batch, repeated
     processing: ClassVar[str] = "not read"
 
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         cost, b = explanation.cost, len(problem.x)
         if not cost.passes and not cost.seconds:  # a map from elsewhere
             return torch.full((b,), torch.nan, dtype=torch.float64)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from abe.checks import Fraction
 from abe.errors import Code, SpecError
 from abe.metrics.curves import (
     RUN,
@@ -42,12 +43,12 @@ class LevelMean:
     """
 
     run: PerturbationRun
-    levels: Levels
+    levels: tuple[Fraction, ...]
     curve: CurveKind = "probability"
     lost: bool = False
 
     def __post_init__(self) -> None:
-        if not self.levels or not all(0 <= level <= 1 for level in self.levels):
+        if not self.levels:
             raise SpecError(
                 Code.BAD_PARAMETER,
                 "Levels are fractions of the units",

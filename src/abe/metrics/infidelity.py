@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from abe.baselines import as_baseline
+from abe.checks import Counted, Share
+from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
 from abe.registry import metrics
 from abe.spec import value
@@ -20,7 +22,7 @@ Variant = Literal["corrected", "published", "unscaled"]
 class Perturber(Protocol):
     """Makes perturbed inputs x′; the perturbation is I = x − x′."""
 
-    def rows(self, problem: Any, owner: Tensor, draw: Tensor) -> Tensor:
+    def rows(self, problem: Problem, owner: Tensor, draw: Tensor) -> Tensor:
         """(n, *f) the perturbed samples ``owner`` of draws ``draw``."""
         ...
 
@@ -34,16 +36,10 @@ class SquareRemoval:
         baseline: what stands for "absent".
     """
 
-    side: float
+    side: Share
     baseline: Baseline
 
-    def __post_init__(self) -> None:
-        if not 0 < self.side <= 1:
-            raise SpecError(
-                Code.BAD_PARAMETER, "A square's side is a fraction of the image", got=repr(self.side)
-            )
-
-    def rows(self, problem: Any, owner: Tensor, draw: Tensor) -> Tensor:
+    def rows(self, problem: Problem, owner: Tensor, draw: Tensor) -> Tensor:
         x = problem.x[owner]
         space = x.shape[2:] if x.ndim > 2 else x.shape[1:]
         u = problem.draws.uniform("infidelity.square", problem.keys(owner, draw), (len(space),)).to(x)
@@ -72,7 +68,7 @@ class NoisyBaseline:
     share: float
     baseline: Baseline
 
-    def rows(self, problem: Any, owner: Tensor, draw: Tensor) -> Tensor:
+    def rows(self, problem: Problem, owner: Tensor, draw: Tensor) -> Tensor:
         x = problem.x[owner]
         keys, size = problem.keys(owner, draw), x[0].numel()
         count = max(1, round(self.share * size))
@@ -93,7 +89,7 @@ class LocalGaussian:
 
     sigma: float
 
-    def rows(self, problem: Any, owner: Tensor, draw: Tensor) -> Tensor:
+    def rows(self, problem: Problem, owner: Tensor, draw: Tensor) -> Tensor:
         x = problem.x[owner]
         noise = problem.draws.normal("infidelity.noise", problem.keys(owner, draw), x.shape[1:]).to(x)
         return x - self.sigma * noise
@@ -110,20 +106,11 @@ class Infidelity:
     """
 
     perturbation: Perturber
-    samples: int
+    samples: Counted
     variant: Variant | str = "corrected"
     processing: ClassVar[str] = "signed, every element"
 
-    def __post_init__(self) -> None:
-        if self.samples < 1 or self.variant not in ("corrected", "published", "unscaled"):
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "Infidelity needs at least one perturbation and a known variant",
-                got=f"samples {self.samples}, variant {self.variant!r}",
-                expected="'corrected', 'published' or 'unscaled'",
-            )
-
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         x, n = problem.x, self.samples
         maps = check_map(explanation.attribution, x).double()
         maps = maps.expand(x.shape) if x.ndim > 2 else maps[:, 0]
@@ -162,7 +149,7 @@ def scale(predicted: Tensor, change: Tensor, variant: Variant | str) -> Tensor:
     return (together / safe).clamp_min(0)
 
 
-def _inside(problem: Any, x: Tensor) -> Tensor:
+def _inside(problem: Problem, x: Tensor) -> Tensor:
     if problem.bounds is None:
         return x
     low, high = problem.bounds

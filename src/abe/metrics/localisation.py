@@ -5,8 +5,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
-from abe.metrics.evaluation.truth import check_processing, heat, region
+from abe.metrics.evaluation.truth import Processing, heat, region
 from abe.metrics.subsets import places
 from abe.registry import metrics
 from abe.spec import value
@@ -25,16 +26,15 @@ class Inside:
     """
 
     what: Literal["point", "mass", "rank", "top_k", "auc", "box"]
-    of: str = "positive"
+    of: Processing | str = "positive"
     k: int = 0
     missing: ClassVar[str] = "its region is empty, or everything"
 
     def __post_init__(self) -> None:
-        check_processing(self.of)
         if self.what == "top_k" and self.k < 1:
             raise SpecError(Code.BAD_PARAMETER, "At least one position is needed", got=f"k={self.k}")
 
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         mask = region(problem, explanation)
         mask = _boxed(mask, problem.x.shape[2:]) if self.what == "box" else mask
         found = heat(problem, explanation, self.of)
@@ -42,7 +42,7 @@ class Inside:
         empty = ~heat(problem, explanation, "absolute").any(1)
         return torch.where(decided, self._numbers(problem, found, mask, empty), torch.nan)
 
-    def _numbers(self, problem: Any, found: Tensor, mask: Tensor, empty: Tensor) -> Tensor:
+    def _numbers(self, problem: Problem, found: Tensor, mask: Tensor, empty: Tensor) -> Tensor:
         if self.what == "point":
             top = found == found.amax(1, keepdim=True)  # several maxima share the point
             return (top & mask).sum(1) / top.sum(1).double()

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from abe.baselines import as_baseline
+from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.targets import Decision
 from abe.errors import Code, InputError, SpecError
 from abe.imputation import without
@@ -42,12 +43,12 @@ class ImageConfidence:
 
     what: Change
 
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         kept = remembered(problem, explanation, "image confidence", lambda: _shown(problem, explanation))
         return confidence(problem.score.double(), kept, self.what)
 
 
-def _shown(problem: Any, explanation: Any) -> Float[Tensor, "b"]:
+def _shown(problem: Problem, explanation: Any) -> Float[Tensor, "b"]:
     """(b,) the score of (x - mean) m + mean, m the positive part of the map over its maximum."""
     x, mean = problem.x, problem.task.mean
     middle = torch.zeros((), dtype=x.dtype, device=x.device) if mean is None else mean.to(x)
@@ -71,12 +72,12 @@ class TextConfidence:
     special: str | None
     removal: Baseline | None
 
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         key = ("text confidence", self.attention, self.special, self.removal)
         kept = remembered(problem, explanation, key, lambda: self._shown(problem, explanation))
         return confidence(problem.score.double(), kept, self.what)
 
-    def _shown(self, problem: Any, explanation: Any) -> Float[Tensor, "b"]:
+    def _shown(self, problem: Problem, explanation: Any) -> Float[Tensor, "b"]:
         """(b,) the score of the tokens that are kept."""
         removed = self.removed(problem, explanation)
         if self.removal is not None:
@@ -91,7 +92,7 @@ class TextConfidence:
         shorter = replace(problem, context=Context(values), decision=Decision(problem.target))
         return shorter.scores(problem.x, problem.everyone).double()
 
-    def removed(self, problem: Any, explanation: Any) -> Bool[Tensor, "b t"]:
+    def removed(self, problem: Problem, explanation: Any) -> Bool[Tensor, "b t"]:
         """(b, t) the lower half of each sample's words, the middle one of an odd number among them."""
         x = problem.x
         if x.ndim != 3:
@@ -108,7 +109,7 @@ class TextConfidence:
         order = rank(torch.where(words, score, -torch.inf), draws=problem.draws, ids=problem.ids)
         return words & (order >= words.sum(1, keepdim=True) // 2)
 
-    def _flags(self, problem: Any, name: str) -> Bool[Tensor, "b t"]:
+    def _flags(self, problem: Problem, name: str) -> Bool[Tensor, "b t"]:
         found = problem.context.values.get(name)
         if found is None or tuple(found.shape) != tuple(problem.x.shape[:2]):
             raise InputError(

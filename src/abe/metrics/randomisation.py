@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from abe.checks import Counted
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
 from abe.metrics.complexity import Spread
@@ -32,20 +33,11 @@ class ParameterRandomisation:
     """
 
     order: Order | str
-    smooth: int = 1
+    smooth: Counted = 1
     sigma: float = 0.1
     processing: ClassVar[str] = "not read: the method explains again, magnitudes, channels summed"
 
-    def __post_init__(self) -> None:
-        if self.order not in ("top_down", "bottom_up", "independent") or self.smooth < 1:
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "There is no such randomisation",
-                got=f"order {self.order!r}, smooth {self.smooth}",
-                expected="'top_down', 'bottom_up' or 'independent', and at least one copy",
-            )
-
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         first = _smoothed(problem, explanation, self)
         stages = layers(problem.task.model)
         if self.order == "top_down":
@@ -64,7 +56,7 @@ class EfficientRandomisation:
 
     processing: ClassVar[str] = "not read: the method explains again, magnitude of every element"
 
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         other = randomised(problem, layers(problem.task.model))
         before, after = (_entropy(p, explanation) for p in (problem, other))
         return (after - before) / before.clamp_min(1e-12)
@@ -76,7 +68,7 @@ class OtherClass:
 
     processing: ClassVar[str] = "not read: the method explains again, magnitudes, channels summed"
 
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         everyone = problem.everyone
         classes = _classes(problem)
         keys = problem.keys(everyone, torch.zeros_like(everyone))
@@ -104,7 +96,7 @@ class OtherLabels:
                 expected="an nn.Module that was trained on permuted labels",
             )
 
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         model = deepcopy(self.model).to(problem.x.device, problem.x.dtype).eval()
         other = elsewhere(problem, replace(problem.task, model=model))
         return spearman(again(problem, explanation), again(other, explanation))

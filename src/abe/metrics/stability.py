@@ -6,6 +6,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from abe.checks import Counted, Positive
+from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
 from abe.metrics.evaluation.reexplain import again, layers
 from abe.metrics.evaluation.rows import remembered
@@ -56,21 +58,13 @@ class Stability:
 
     ratio: Ratio
     summary: Literal["max", "mean"]
-    samples: int
-    radius: float
+    samples: Counted
+    radius: Positive
     layer: str | None = None
     processing: ClassVar[str] = "not read: the method explains again, its map as it is"
     missing: ClassVar[str] = "no neighbour is predicted alike"
 
-    def __post_init__(self) -> None:
-        if self.samples < 1 or self.radius <= 0:
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "Stability needs at least one neighbour and a positive radius",
-                got=f"samples {self.samples}, radius {self.radius}",
-            )
-
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         layer = self._layer(problem)
         key = ("neighbours", self.samples, self.radius, layer)
         near = remembered(problem, explanation, key, lambda: self._visit(problem, explanation, layer))
@@ -81,7 +75,7 @@ class Stability:
             return torch.where(best >= 0, best, torch.nan)
         return ratio.amax(1) if self.summary == "max" else ratio.mean(1)
 
-    def _layer(self, problem: Any) -> str | None:
+    def _layer(self, problem: Problem) -> str | None:
         """The representation's layer; by default the last one with weights before the output."""
         if self.ratio != "representation" or self.layer is not None:
             return self.layer
@@ -102,7 +96,7 @@ class Stability:
         below = {"input": near.by_elementwise, "output": near.output}.get(self.ratio, near.representation)
         return near.elementwise / below.clamp_min(SMALL)
 
-    def _visit(self, problem: Any, explanation: Any, layer: str | None) -> _Neighbours:
+    def _visit(self, problem: Problem, explanation: Any, layer: str | None) -> _Neighbours:
         x, everyone = problem.x, problem.everyone
         first = _look(problem, explanation, layer)
         found: list[_Neighbours] = []
@@ -153,7 +147,7 @@ class _Tap:
         return found.sum(1)
 
 
-def _look(problem: Any, explanation: Any, layer: str | None) -> _Seen:
+def _look(problem: Problem, explanation: Any, layer: str | None) -> _Seen:
     """Map, outputs and representation of a problem's samples; one forward row each beside the map."""
     outputs: list[Tensor] = []
     inner: list[Tensor] = []

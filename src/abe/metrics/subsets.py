@@ -5,13 +5,16 @@ samples go through the planner; the sets are drawn per sample.
 """
 
 from collections.abc import Callable
-from typing import Any
+from numbers import Integral
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from abe.baselines import as_baseline
+from abe.checks import AtLeast
+from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
 from abe.imputation import positions, without
 from abe.registry import metrics
@@ -24,7 +27,12 @@ Members = Callable[[Tensor, Tensor], Tensor]
 
 
 def losses(
-    problem: Any, attribution: Tensor, baseline: Baseline, sets: int, members: Members, unit: str = "pixel"
+    problem: Problem,
+    attribution: Tensor,
+    baseline: Baseline,
+    sets: int,
+    members: Members,
+    unit: str = "pixel",
 ) -> tuple[Tensor, Tensor]:
     """(b, sets) attribution inside each set, and the score lost when the set is replaced; float64."""
     x = problem.x
@@ -90,26 +98,15 @@ class RandomSets:
     """
 
     sizes: tuple[int | float, ...]
-    samples: int
+    samples: Annotated[int, AtLeast(2, kind=Integral)]
     baseline: Baseline
-    unit: str = "pixel"
+    unit: Literal["pixel", "element"] | str = "pixel"
 
     def __post_init__(self) -> None:
-        if self.unit not in ("pixel", "element"):
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "Sets are of pixels or of elements",
-                got=repr(self.unit),
-                expected="'pixel' or 'element'",
-            )
-        if self.samples < 2 or not self.sizes or not all(size > 0 for size in self.sizes):
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "A correlation needs at least two sets and positive sizes",
-                got=f"{self.samples} sets of sizes {self.sizes}",
-            )
+        if not self.sizes or not all(size > 0 for size in self.sizes):
+            raise SpecError(Code.BAD_PARAMETER, "Sets have positive sizes", got=repr(self.sizes))
 
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         total = _per_feature(explanation.attribution, problem.x, self.unit).shape[1]
         counts = torch.tensor([_count(size, total) for size in self.sizes], device=problem.x.device)
 
@@ -135,15 +132,11 @@ class RankedGroups:
         magnitude: compare |attribution| with |loss|, by ranks (Spearman).
     """
 
-    groups: int
+    groups: Annotated[int, AtLeast(2, kind=Integral)]
     baseline: Baseline
     magnitude: bool = False
 
-    def __post_init__(self) -> None:
-        if self.groups < 2:
-            raise SpecError(Code.BAD_PARAMETER, "A correlation needs at least two groups", got=self.groups)
-
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         flat = check_map(explanation.attribution, problem.x).sum(1).flatten(1)
         flat = flat.abs() if self.magnitude else flat
         order = rank(flat, draws=problem.draws, ids=problem.ids).long()

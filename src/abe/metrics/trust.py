@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from abe.api import explain
+from abe.checks import check_choice, check_count, check_positive, listed, published
 from abe.draws import sample_ids
-from abe.engines.checks import check_count, check_positive, published
 from abe.engines.path.adversarial_steps import Leave
 from abe.engines.path.boundary import NearestAdversary, bisect, labels
 from abe.engines.path.class_targets import class_count
@@ -348,14 +348,10 @@ def _methods(given: Sequence[Any] | None) -> dict[str, Method]:
 
 def _check(constructions: Sequence[str], etas: Sequence[float], steps: int, variant: str) -> None:
     check_count("steps", steps)
-    unknown = [c for c in constructions if c not in CONSTRUCTIONS]
-    if unknown or not constructions or not etas:
-        raise SpecError(
-            Code.BAD_PARAMETER,
-            "No such construction of boundary pairs",
-            got=repr(unknown or list(constructions)),
-            expected=", ".join(CONSTRUCTIONS),
-        )
+    for one in constructions or [None]:
+        check_choice("construction of boundary pairs", one, CONSTRUCTIONS)
+    if not etas:
+        raise SpecError(Code.BAD_PARAMETER, "Give at least one eta", got=repr(etas))
     for eta in etas:
         check_positive(eta=eta)
     published(variant)
@@ -366,7 +362,7 @@ def _missing(pairs: dict[str, Pairs]) -> list[str]:
     for kind, pair in pairs.items():
         lost = (~pair.success).nonzero().flatten().tolist()
         if lost:
-            text = f"No boundary pair by {kind} for sample {', '.join(map(str, lost[:8]))}"
+            text = f"No boundary pair by {kind} for sample {listed(lost)}"
             lines.append(note(Code.NOT_CROSSED, text))
     return lines
 

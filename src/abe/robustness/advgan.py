@@ -19,9 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from abe.engines.checks import check_count, check_positive, check_reach
+from abe.checks import Size, check_count, check_positive, check_reach, need_image
 from abe.engines.path.step import Point, State
-from abe.engines.path.steps.parts import need_image
 from abe.engines.runtime.request import running
 from abe.errors import Code, InputError, SpecError, StorageError
 from abe.objectives import gather
@@ -109,11 +108,9 @@ class AdvGAN:
     """
 
     checkpoint: str
-    eps: float | None = None
+    eps: Size | None = None
 
     def __post_init__(self) -> None:
-        if self.eps is not None:
-            check_positive(eps=self.eps)
         _settings(Path(self.checkpoint))
 
     @property

@@ -7,7 +7,9 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor
 
-from abe.engines.checks import check_count
+from abe.checks import check_count, listed
+from abe.engines.path.active import Active
+from abe.engines.path.geometry import lengths
 from abe.engines.path.step import (
     Point,
     State,
@@ -286,7 +288,7 @@ def _refuse_reached(problem: Problem, outputs: Tensor) -> None:
         return
     same = (outputs.argmax(1) == problem.target).nonzero().flatten()
     if len(same):
-        who = ", ".join(str(i) for i in same.tolist()[:8])
+        who = listed(same)
         raise TargetError(
             Code.TARGET_REACHED,
             "The model predicts the target class already",
@@ -327,7 +329,7 @@ def _best(found: Searched, runs: Problem, restarts: int) -> Searched:
     """Per sample the nearest success, or else the run with the lowest score."""
     goal = cast("Goal", runs.objective)
     won = succeeded(found.outputs, goal, runs.target)
-    size = (found.x - runs.x).flatten(1).norm(dim=1)
+    size = lengths(found.x - runs.x)
     score = goal(runs.task.logits(found.outputs), runs.target)
     nearest = torch.where(won, size, torch.inf).view(-1, restarts)
     lowest = score.to(size).view(-1, restarts)
@@ -342,7 +344,7 @@ def _result(problem: Problem, found: Searched, name: str) -> AdversarialResult:
     warnings = list(problem.warnings)
     failed = (~success).nonzero().flatten()
     if len(failed):
-        who = ", ".join(str(i) for i in failed.tolist()[:8])
+        who = listed(failed)
         text = f"The attack on sample {who} did not cross; the returned input keeps its class"
         warnings.append(note(Code.NOT_CROSSED, text))
     return AdversarialResult(
@@ -381,29 +383,28 @@ class _Loop:
         self.queries = torch.ones(len(problem.x), dtype=torch.long, device=problem.x.device)
 
     def run(self) -> Searched:
-        rows, state = self._stay(self.problem.everyone, {})[:2]
-        front = self._look(rows, gradient=True) if self._reads(0) and len(rows) else None
-        for step in range(self.steps):
-            if len(rows) == 0:
-                break
-            state = self._step(rows, front, state, step)
-            front = self._look(rows, gradient=self._reads(step + 1))
-            rows, state, kept = self._stay(rows, state)
-            front = None if front is None else front[kept]
+        everyone = self.problem.everyone
+        rows = everyone[self._going(everyone)]
+        gradient = self._look(rows, gradient=True) if self._reads(0) and len(rows) else None
+        active: Active[tuple[State, Tensor | None]] = Active(rows, ({}, gradient))
+        for step in active.steps(self.steps):
+            state, gradient = active.carried
+            state = self._step(active.rows, gradient, state, step)
+            active.carried = state, self._look(active.rows, gradient=self._reads(step + 1))
+            active.keep(self._going(active.rows))
         return Searched(self.x, self.outputs, self.queries)
 
     def _reads(self, step: int) -> bool:
         return step < self.steps and reads_gradient(self.update, step)
 
-    def _stay(self, rows: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
-        """The rows that go on, their state, and which of the given ones they are."""
-        kept = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
-        if self.early_stop:
-            won = succeeded(self.outputs, self.goal, self.problem.target)
-            over = torch.zeros(int(self.group.max()) + 1, dtype=torch.bool, device=rows.device)
-            over[self.group[won]] = True
-            kept = ~over[self.group[rows]]
-        return rows[kept], {k: v[kept] for k, v in state.items()}, kept
+    def _going(self, rows: Tensor) -> Tensor:
+        """(n,) which of the rows go on: those of samples without success, or all without early stopping."""
+        if not self.early_stop:
+            return torch.ones_like(rows, dtype=torch.bool)
+        won = succeeded(self.outputs, self.goal, self.problem.target)
+        over = torch.zeros(int(self.group.max()) + 1, dtype=torch.bool, device=rows.device)
+        over[self.group[won]] = True
+        return ~over[self.group[rows]]
 
     def _step(self, rows: Tensor, gradient: Tensor | None, state: State, step: int) -> State:
         x = self.x[rows]

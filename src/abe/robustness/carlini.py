@@ -9,7 +9,14 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from abe.engines.checks import Variant, check_count, check_not_negative, check_positive, published
+from abe.checks import (
+    Count,
+    NotNegative,
+    Size,
+    Variant,
+)
+from abe.engines.path.active import Active
+from abe.engines.path.geometry import lengths
 from abe.engines.path.step import Point, State
 from abe.engines.path.steps.aim import Aim, Goal, LossName
 from abe.engines.runtime.problem import Problem
@@ -63,20 +70,12 @@ class CarliniWagner:
         variant: ``"published"`` floors the margin at the masked class and tries ``c`` alone.
     """
 
-    c: float = 1.0
-    kappa: float = 0.0
-    steps: int = 50
-    searches: int = 6
-    rate: float = 0.01
+    c: Size = 1.0
+    kappa: NotNegative = 0.0
+    steps: Count = 50
+    searches: Count = 6
+    rate: Size = 0.01
     variant: Variant = "corrected"
-
-    def __post_init__(self) -> None:
-        check_positive(c=self.c)
-        check_positive(rate=self.rate)
-        check_count("steps", self.steps)
-        check_count("searches", self.searches)
-        check_not_negative(kappa=self.kappa)
-        published(self.variant)
 
     @property
     def stochastic(self) -> bool:
@@ -124,22 +123,21 @@ class CarliniWagner:
 
     def _descend(self, problem: Problem, c: Tensor, best: "_Best") -> Tensor:
         """(n,) which rows crossed during one run of Adam with the constants ``c`` (n,)."""
-        rows = problem.everyone
-        won = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+        won = torch.zeros_like(problem.everyone, dtype=torch.bool)
         box = _Box.of(problem, problem.x)
-        adam, last = _Adam.at(box.inside(problem.x)), torch.full_like(c, torch.inf)
-        for step in range(self.steps):
+        active = Active(problem.everyone, (_Adam.at(box.inside(problem.x)), torch.full_like(c, torch.inf)))
+        for step in active.steps(self.steps):
+            rows, (adam, last) = active.rows, active.carried
             here = replace(box, start=problem.x[rows])
             x = here.outside(adam.w)
             score, slope, outputs = _read(problem, rows, x)
             won[rows] |= best.offer(problem, rows, x, outputs, score, self.kappa)
             cost = (x - here.start).square().flatten(1).sum(1) + c[rows] * score.clamp_min(-self.kappa)
-            adam = adam.moved(self._slope(here, adam.w, score, slope, c[rows]), self.rate)
-            if step % max(self.steps // 10, 1) == 0:
-                going = cost <= last
-                rows, adam, last = rows[going], adam.keep(going), cost[going]
-                if len(rows) == 0:
-                    break
+            slope = self._slope(here, adam.w, score, slope, c[rows])
+            compares = step % max(self.steps // 10, 1) == 0
+            active.carried = adam.moved(slope, self.rate), cost if compares else last
+            if compares:
+                active.keep(cost <= last)
         return won
 
     def _slope(self, box: "_Box", w: Tensor, score: Tensor, slope: Tensor, c: Tensor) -> Tensor:
@@ -191,9 +189,6 @@ class _Adam:
     def at(cls, w: Tensor) -> "_Adam":
         return cls(w, torch.zeros_like(w), torch.zeros_like(w), w.new_zeros(len(w)))
 
-    def keep(self, rows: Tensor) -> "_Adam":
-        return _Adam(self.w[rows], self.first[rows], self.second[rows], self.count[rows])
-
     def moved(self, slope: Tensor, rate: float) -> "_Adam":
         one, two = BETAS
         first = one * self.first + (1 - one) * slope
@@ -233,7 +228,7 @@ class _Best:
         won = succeeded(outputs, goal, problem.target[rows])
         if kappa > 0 and goal.loss == "margin":
             won &= score <= -kappa
-        size = (x - problem.x[rows]).flatten(1).norm(dim=1)
+        size = lengths(x - problem.x[rows])
         nearer = won & (size < self.size[rows])
         closer = self.size[rows].isinf() & ~won & (score < self.margin[rows])
         better = nearer | closer

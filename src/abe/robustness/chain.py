@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from abe.engines.checks import Norm, check_count, check_norm, check_positive, check_reach
+from abe.checks import Count, Norm, Size, check_count, check_norm, check_positive, check_reach
 from abe.engines.path.step import Point, State
-from abe.engines.path.steps.aim import Aim, Goal, LossName
+from abe.engines.path.steps.aim import Aim, LossName
 from abe.engines.path.steps.estimators import Estimator, Plain
 from abe.engines.path.steps.parts import (
     Ball,
@@ -49,17 +49,12 @@ class Chain:
 
     estimator: Estimator
     directions: tuple[Stage, ...]
-    alpha: float
+    alpha: Size
     projection: Projection
     start: UniformStart | None = None
     loss: LossName = "cross_entropy"
     target: int | None = None
-    steps: int = 10
-
-    def __post_init__(self) -> None:
-        check_positive(alpha=self.alpha)
-        check_count("steps", self.steps)
-        Goal(loss=self.loss)
+    steps: Count = 10
 
     @property
     def stochastic(self) -> bool:

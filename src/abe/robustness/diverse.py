@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from abe.engines.checks import Norm, Variant, check_count, published
+from abe.checks import Norm, Variant, check_choice, check_count, published
 from abe.engines.path.steps.estimators import (
     LookAhead,
     Plain,
@@ -10,7 +10,6 @@ from abe.engines.path.steps.estimators import (
     Transformed,
 )
 from abe.engines.path.steps.parts import Ball, Momentum, TranslationKernel
-from abe.errors import Code, SpecError
 from abe.registry import updates
 from abe.robustness.chain import TRANSFER, Chain, chain, sizes, steepest, transferable
 from abe.robustness.transforms import OPERATIONS, SEVEN, InputDiversity, Spectrum, Structure
@@ -197,10 +196,7 @@ def sia(
         blocks: blocks per axis.
         operations: ``"ten"`` of the authors, or the ``"seven"`` of a widespread library.
     """
-    if operations not in ("ten", "seven"):
-        raise SpecError(
-            Code.BAD_PARAMETER, "No such set of operations", got=repr(operations), expected="ten or seven"
-        )
+    check_choice("set of operations", operations, ("ten", "seven"))
     names = OPERATIONS if operations == "ten" else SEVEN
     one = Structure(blocks=blocks, operations=names, published=published(variant))
     estimator = Transformed(transforms=(one,), copies=copies)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from abe.checks import check_positive
 from abe.draws import as_ids
-from abe.engines.checks import check_positive
 from abe.engines.path.steps.parts import Ball
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.request import pose, running

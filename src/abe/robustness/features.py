@@ -8,13 +8,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from abe.engines.checks import Norm, Variant, check_count, published
+from abe.checks import Count, Norm, Variant, published
+from abe.engines.path.geometry import unit
 from abe.engines.path.step import State
 from abe.engines.path.steps.aim import SCORES, Aim
-from abe.engines.path.steps.parts import Ball, tiny
+from abe.engines.path.steps.parts import Ball
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
-from abe.errors import Code, SpecError
 from abe.objectives import Captured
 from abe.registry import updates
 from abe.robustness.chain import TRANSFER, Chain, chain, sizes, steepest, transferable
@@ -40,7 +40,7 @@ class FeatureImportance:
     """
 
     layer: str
-    points: int = 30
+    points: Count = 30
     path: Literal["line", "adversarial"] = "line"
     noise: float = 0.2
     pace: float = 0.0025
@@ -48,20 +48,13 @@ class FeatureImportance:
     from_zero: bool = False
     stochastic: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_count("points", self.points)
-        if self.path not in ("line", "adversarial"):
-            raise SpecError(
-                Code.BAD_PARAMETER, "No such path", got=repr(self.path), expected="line or adversarial"
-            )
-
     def estimate(self, aim: Aim, state: State) -> tuple[Tensor, State]:
         """``points`` gradient rows at the first step, one at every step."""
         weight = state.get("importance")
         if weight is None:
             weight = self._importance(aim)
             if self.normalise:
-                weight = weight / along(weight.flatten(1).norm(dim=1).clamp_min(tiny(weight)), weight)
+                weight = unit(weight)
             state = {**state, "importance": weight}
         out = torch.empty_like(aim.x)
         objective = WeightedFeatures(self.layer, weight * aim.sign)

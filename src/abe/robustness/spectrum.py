@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abe.engines.checks import check_count, check_not_negative
-from abe.engines.path.steps.parts import need_image
+from abe.checks import Count, NotNegative, need_image
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.work import Head
 from abe.robustness.transforms import cosines
@@ -30,15 +29,11 @@ class SpectrumCopies:
         probability: of the enlargement.
     """
 
-    copies: int = 20
-    sigma: float = 16 / 255
-    rho: float = 0.5
+    copies: Count = 20
+    sigma: NotNegative = 16 / 255
+    rho: NotNegative = 0.5
     enlarge: float = 1.0
     probability: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_count("copies", self.copies)
-        check_not_negative(sigma=self.sigma, rho=self.rho)
 
     def gradients(
         self, problem: Problem, x: Tensor, owner: Tensor, draw: Tensor, heads: Sequence[Head]

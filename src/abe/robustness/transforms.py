@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abe.engines.checks import check_not_negative
+from abe.checks import Fraction, NotNegative, Positive, need_image
 from abe.engines.path.steps.aim import Aim
-from abe.engines.path.steps.parts import need_image
 from abe.errors import Code, SpecError
 from abe.spec import value
 
@@ -28,17 +27,9 @@ class InputDiversity:
             depends on its neighbours.
     """
 
-    probability: float = 0.5
-    rate: float = 0.75
+    probability: Fraction = 0.5
+    rate: Positive = 0.75
     one_draw: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1 or not self.rate > 0:
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "Input diversity needs a probability in [0, 1] and a positive rate",
-                got=f"{self.probability} and {self.rate}",
-            )
 
     def apply(self, x: Tensor, aim: Aim, who: Tensor, copy: Tensor, copies: int) -> Tensor:
         """Every row by its own draws: coin, size, place."""
@@ -76,11 +67,8 @@ class Spectrum:
         rho: how far frequencies are scaled.
     """
 
-    sigma: float = 16 / 255
-    rho: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_not_negative(sigma=self.sigma, rho=self.rho)
+    sigma: NotNegative = 16 / 255
+    rho: NotNegative = 0.5
 
     def apply(self, x: Tensor, aim: Aim, who: Tensor, copy: Tensor, copies: int) -> Tensor:
         """The transformed image, with the gradient of the image itself."""

@@ -1,6 +1,6 @@
 """The attack zoo: published attacks as compositions, usable as attacks and as updates of paths."""
 
-from abe.engines.checks import Norm, Variant, check_positive, published
+from abe.checks import Norm, Variant, check_positive, published
 from abe.engines.path.steps.estimators import IntegratedGradient, Neighbourhood, Plain
 from abe.engines.path.steps.parts import Ball, DecayIndicator, UniformStart
 from abe.registry import updates

@@ -192,7 +192,7 @@ def completeness(case: MethodCase) -> Numbers:
 def claim(case: MethodCase) -> Numbers:
     """A residual is reported where completeness is claimed or declared to fail, and nowhere else."""
     expected = not claimed("completeness")(case)
-    delta = case.explain(case.net(), samples(2)).delta
+    delta = case.coarser().explain(case.net(), samples(2)).delta
     return ensure((delta is not None) == expected, delta=delta is not None, expected=expected)
 
 

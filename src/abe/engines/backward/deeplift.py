@@ -16,7 +16,6 @@ from abe.engines.backward.run import (
     Found,
     Policy,
     RuleBook,
-    check_policy,
     check_same,
     policy_notes,
     registered_rules,
@@ -50,11 +49,6 @@ class DeepLift:
     uncovered: Policy = "error"
 
     def __post_init__(self) -> None:
-        check_policy(self.uncovered)
-        if self.rule not in ("rescale", "reveal_cancel"):
-            raise SpecError(
-                Code.BAD_PARAMETER, "No such rule", got=repr(self.rule), expected="rescale or reveal_cancel"
-            )
         if self.samples < 0 or (self.samples == 0 and not isinstance(self._members, Tensor)):
             raise SpecError(
                 Code.BAD_PARAMETER, "samples must be at least 1 unless a set is given", got=self.samples
@@ -131,23 +125,22 @@ class _Lift:
             self.references = found.to(call.x).contiguous()
             own = {name for name, _ in (*self.book.entries, *self.further.entries)}
             record = Record(also=self.rule.reads | own)
-            with self._under(record):
+            recording = Instrument(self.problem.task.model, default=record, decompose=True)
+            with recording:
                 before = call.forward(self.references)
         session = Replay(self._choose, record)
-        with self._under(session):
+        replaying = Instrument(self.problem.task.model, default=session, decompose=True)
+        with replaying:
             outputs = call.forward(call.x)
         check_same(outputs, self.problem, call, self.spec)
         call.settle(outputs)
-        with torch.no_grad(), self._under(record):
+        with torch.no_grad(), recording:
             self.scores = call.score(before)
-        with self._under(session):
+        with replaying:
             scores = call.score(outputs)
         refuse_hidden(scores)
         self.found.update(session.found)
         return outputs, scores
-
-    def _under(self, session: Record | Replay) -> Instrument:
-        return Instrument(self.problem.task.model, default=session, decompose=True)
 
     def _choose(self, step: Step) -> Any:
         rule = self.book.find(step)

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from abe.checks import Count
 from abe.engines.backward.lrp_weighted import weighted
 from abe.engines.backward.rectifier_filters import AsItIs
 from abe.engines.backward.run import (
@@ -37,7 +38,6 @@ from abe.engines.backward.step import (
     Step,
     same_value,
 )
-from abe.engines.checks import check_count
 from abe.engines.instrument.model_state import as_found
 from abe.engines.instrument.modes import Instrument
 from abe.engines.layers.at_layer import LayerTask, input_of
@@ -271,10 +271,7 @@ class PatternBackward:
 
     patterns: Patterns | None = None
     attribution: bool = False
-    samples: int = 32
-
-    def __post_init__(self) -> None:
-        check_count("samples", self.samples)
+    samples: Count = 32
 
     def run(self, problem: Problem) -> Result:
         """One forward and one backward row per sample."""

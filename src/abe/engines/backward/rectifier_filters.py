@@ -4,11 +4,12 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
+from abe.checks import Between
 from abe.engines.backward.run import RuleBook
 from abe.engines.backward.step import (
     Step,
@@ -16,7 +17,6 @@ from abe.engines.backward.step import (
     same_value,
     transformed,
 )
-from abe.errors import Code, SpecError
 from abe.spec import value
 
 RECTIFIERS = ("relu", "relu6", "clamp", "clamp_min", "hardtanh", "threshold", "maximum", "mul", "where")
@@ -94,13 +94,7 @@ class Rectify:
         percentile: q in per cent; 0 keeps nearly everything.
     """
 
-    percentile: float = 98.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.percentile < 100:
-            raise SpecError(
-                Code.BAD_PARAMETER, "percentile must be from 0 to below 100", got=repr(self.percentile)
-            )
+    percentile: Annotated[float, Between(0, 100, "[)")] = 98.0
 
     def __call__(self, step: Step) -> Any:
         """Filter at rectifiers; anything else keeps its gradient."""

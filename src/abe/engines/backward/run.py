@@ -12,7 +12,7 @@ A map is what arrives at the input after every operation passed it on by its rul
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -41,14 +41,14 @@ from abe.engines.runtime.fused_copy import candidates, fingerprint
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import expanded
 from abe.engines.runtime.work import Call, Chunk, plain_outputs
-from abe.errors import Code, ModelError, SpecError, note
+from abe.errors import Code, ModelError, note
 from abe.objectives import Captured
 from abe.registry import rules
 from abe.spec import value
 from abe.task.base import Context, Task
 from abe.types import Result
 
-Policy = Literal["error", "gradient", "constant"]
+Policy = Annotated[Literal["error", "gradient", "constant"], "policy for operations without a rule"]
 Found = dict[tuple[str, str | None, str], int]
 """(operation, module, rule) -> calls."""
 MERGED = "merged batch norms"
@@ -145,9 +145,6 @@ class Backward:
     merged: bool = False
     start: Literal["score", "one"] = "score"
 
-    def __post_init__(self) -> None:
-        check_policy(self.uncovered)
-
     def run(self, problem: Problem) -> Result:
         """One forward and one backward row per sample; x, score and ledgers per sample."""
         return _Run(self, problem).go().result()
@@ -155,17 +152,6 @@ class Backward:
     def report(self, problem: Problem) -> Found:
         """Rules by operation on the given samples."""
         return _Run(self, problem).go().found
-
-
-def check_policy(policy: str) -> None:
-    """Refuse an unknown policy for uncovered operations."""
-    if policy not in ("error", "gradient", "constant"):
-        raise SpecError(
-            Code.BAD_PARAMETER,
-            "No such policy for operations without a rule",
-            got=repr(policy),
-            expected="error, gradient or constant",
-        )
 
 
 class _Run:

@@ -27,7 +27,6 @@ from abe.engines.layers.locate import located
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import (
     Upsample,
-    check_upsample,
     over_channels,
     unit_range,
     upsampled,
@@ -103,9 +102,6 @@ class ChannelMap:
     relu: bool = True
     normalise: bool = False
     upsample: Upsample = "bilinear"
-
-    def __post_init__(self) -> None:
-        check_upsample(self.upsample)
 
     def run(self, problem: Problem) -> Result:
         """One forward row per sample, and a backward row from the output to the layer where needed."""

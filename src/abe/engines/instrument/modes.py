@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import cache
 from types import FunctionType
 from typing import Any, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ from abe.engines.instrument.inspection import (
     path_name,
     scripted,
 )
+from abe.engines.instrument.model_check import Known, known
 from abe.engines.instrument.operations import (
     canonical,
     is_metadata,
@@ -109,9 +111,8 @@ class Instrument(TorchFunctionMode):
         decompose: bool = False,
     ) -> None:
         super().__init__()
-        refuse_opaque(model)
         self._model = model
-        self._names = {id(module): clean_name(name) for name, module in model.named_modules()}
+        self._names = _names(model)
         self._rules = dict(rules or {})
         self._default = default
         self._observe = observe
@@ -306,6 +307,18 @@ def refuse_opaque(model: nn.Module) -> None:
             got=", ".join(path_name(name) for name in names),
             fix="Pass the original Python module instead of the scripted one",
         )
+
+
+_NAMES: "WeakKeyDictionary[Known, dict[int, str]]" = WeakKeyDictionary()
+
+
+def _names(model: nn.Module) -> dict[int, str]:
+    """Names of modules by identity, while the model stays as it is; scripted ones are refused."""
+    now = known(model)
+    if now not in _NAMES:
+        refuse_opaque(model)
+        _NAMES[now] = {id(module): clean_name(name) for name, module in model.named_modules()}
+    return _NAMES[now]
 
 
 @contextmanager

@@ -132,15 +132,24 @@ def out_of_place(func: Callable[..., Any]) -> Callable[..., Any] | None:
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested lists, tuples and dictionaries."""
+    """The tensors in nested lists, tuples and dictionaries, in order."""
     if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from tensors(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors(item)
+        return iter((value,))
+    found: list[Tensor] = []
+    _collect(value, found)
+    return iter(found)
+
+
+def _collect(value: Any, into: list[Tensor]) -> None:
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return
+    for item in value:
+        if isinstance(item, Tensor):
+            into.append(item)
+        elif isinstance(item, (list, tuple, dict)):
+            _collect(item, into)
 
 
 _BY_KIND: dict[Kind, str] = {

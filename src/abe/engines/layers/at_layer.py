@@ -20,7 +20,7 @@ from abe.engines.runtime.targets import Decision
 from abe.errors import Code, ModelError, SpecError
 from abe.objectives import Captured
 from abe.registry import baselines
-from abe.spec import value
+from abe.spec import resolved, value
 from abe.task.base import Context, Task
 from abe.types import Baseline, Engine, Result
 
@@ -194,17 +194,15 @@ class AtInput:
         baseline: reference of the input, a value or a name.
     """
 
-    baseline: Baseline | str = "zero"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "baseline", baselines.resolve(self.baseline))
+    baseline: Baseline = resolved(converter=baselines.resolve, default="zero")
 
     @property
     def stochastic(self) -> bool:
-        return baselines.resolve(self.baseline).stochastic
+        return self.baseline.stochastic
 
     def rows(self, problem: Any, owner: Tensor, draw: Tensor) -> Tensor:
         """(n, *f) activations; forward rows, counted."""
+        # not typed: it reads the engines' own class, which is more than every baseline is promised
         task = problem.task
         if not isinstance(task, LayerTask):
             raise SpecError(
@@ -213,6 +211,4 @@ class AtInput:
                 fix="Pass its baseline itself, or use at_layer",
             )
         outer = _outside(problem, task)
-        return activations(
-            outer, task.layer, baselines.resolve(self.baseline).rows(outer, owner, draw), owner
-        )
+        return activations(outer, task.layer, self.baseline.rows(outer, owner, draw), owner)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from abe.engines.checks import check_count
+from abe.checks import Count
 from abe.engines.learn.networks import Approximator, Learner, Scorer, filled
 from abe.engines.learn.training import Trained
 from abe.engines.mask.optimise import At, pull
@@ -147,15 +147,11 @@ class L2X:
     """
 
     baseline: Baseline
-    features: int = 4
-    cells: int = 8
+    features: Count = 4
+    cells: Count = 8
     temperature: float = 0.1
     rate: float = 1e-3
     width: int = 8
-
-    def __post_init__(self) -> None:
-        check_count("features", self.features)
-        check_count("cells", self.cells)
 
     def settings(self) -> dict[str, Any]:
         return {"recipe": describe(self)}
@@ -206,14 +202,10 @@ class CXPlain:
     """
 
     baseline: Baseline
-    cells: int = 8
-    members: int = 1
+    cells: Count = 8
+    members: Count = 1
     rate: float = 1e-3
     width: int = 8
-
-    def __post_init__(self) -> None:
-        check_count("cells", self.cells)
-        check_count("members", self.members)
 
     def settings(self) -> dict[str, Any]:
         return {"recipe": describe(self)}

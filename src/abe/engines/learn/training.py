@@ -15,8 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from abe.checks import check_count
 from abe.draws import SeededDraws, mix
-from abe.engines.checks import check_count
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.request import pose, running

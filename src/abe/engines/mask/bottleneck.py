@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abe.engines.checks import check_count
+from abe.checks import Count, NotNegative, Positive
 from abe.engines.layers.find import (
     activations,
     at_layer,
@@ -31,7 +31,7 @@ from abe.engines.mask.optimisers import AdamStep
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import rows_at_once, spread, stretch
 from abe.engines.runtime.stored import Weights
-from abe.errors import Code, ModelError, SpecError, note
+from abe.errors import Code, ModelError, note
 from abe.objectives import Captured
 from abe.spec import value
 from abe.types import Result
@@ -189,20 +189,12 @@ class Bottleneck:
 
     layer: str = "auto"
     statistics: Any = OwnStatistics()
-    beta: float = 10.0
-    samples: int = 10
-    steps: int = 10
-    rate: float = 1.0
-    sigma: float = 1.0
+    beta: Positive = 10.0
+    samples: Count = 10
+    steps: Count = 10
+    rate: Positive = 1.0
+    sigma: NotNegative = 1.0
     start: float = 5.0
-
-    def __post_init__(self) -> None:
-        check_count("steps", self.steps)
-        check_count("samples", self.samples)
-        if not (self.beta > 0 and self.rate > 0 and self.sigma >= 0):
-            raise SpecError(
-                Code.BAD_PARAMETER, "beta and rate must be positive, sigma not negative", got=repr(self)
-            )
 
     def run(self, problem: Problem) -> Result:
         """The bits of every sample, at the layer, brought to the input's resolution."""
@@ -308,16 +300,11 @@ class InputBottleneck:
 
     inner: Bottleneck = Bottleneck(beta=20.0)
     beta: float = 20.0
-    samples: int = 10
-    prior_steps: int = 10
-    steps: int = 60
+    samples: Count = 10
+    prior_steps: Count = 10
+    steps: Count = 60
     rate: float = 1.0
     sigma: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_count("steps", self.steps)
-        check_count("samples", self.samples)
-        check_count("prior_steps", self.prior_steps)
 
     def run(self, problem: Problem) -> Result:
         """λ at the input, per element."""

@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor
 
+from abe.checks import Positive
 from abe.engines.layers.find import at_layer
 from abe.engines.mask.bottleneck import INPUT, Bottleneck, readout
 from abe.engines.mask.noise import StandardNoise
@@ -39,17 +40,17 @@ class TwoTowers:
 
     layers: tuple[tuple[str | int, str], ...]
     beta: float = 0.1
-    variance: float = 1.0
+    variance: Positive = 1.0
     samples: int = 10
     steps: int = 10
     rate: float = 1.0
     sigma: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.layers or not self.variance > 0:
+        if not self.layers:
             raise SpecError(
                 Code.BAD_PARAMETER,
-                "Two towers need the layers of both, and noise of a positive variance",
+                "Two towers need the layers of both",
                 got=repr(self),
                 expected='layers={"image": "vision.blocks.9", "text": "language.blocks.9"}',
             )

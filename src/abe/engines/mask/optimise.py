@@ -13,10 +13,11 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from abe.engines.checks import check_count
+from abe.checks import Count, Tolerance, listed
+from abe.engines.path.active import Active
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along, rows_at_once, spread
-from abe.errors import Code, SpecError, note
+from abe.errors import Code, note
 from abe.spec import value
 from abe.types import Result
 
@@ -146,19 +147,12 @@ class MaskOptimisation:
     penalties: tuple[Penalty, ...]
     optimiser: Optimiser
     keep: bool
-    steps: int
-    samples: int = 1
+    steps: Count
+    samples: Count = 1
     augment: Augment | None = None
     share: bool = True
-    variants: int = 1
-    tolerance: float | None = None
-
-    def __post_init__(self) -> None:
-        check_count("steps", self.steps)
-        check_count("samples", self.samples)
-        check_count("variants", self.variants)
-        if self.tolerance is not None and not self.tolerance > 0:
-            raise SpecError(Code.BAD_PARAMETER, "tolerance must be positive", got=repr(self.tolerance))
+    variants: Count = 1
+    tolerance: Tolerance | None = None
 
     def run(self, problem: Problem) -> Result:
         """The mean of a sample's masks, what they keep where `keep`, else what they remove."""
@@ -203,19 +197,16 @@ class _Lockstep:
 
     def run(self) -> Masks:
         """All steps."""
-        active, state = torch.arange(len(self.owner), device=self.owner.device), State()
-        for step in range(self.engine.steps):
-            before = self.numbers[active]
-            gradient = self._gradient(before, active, step)
-            after, state = self.engine.optimiser.step(before, gradient, state, step)
+        active = Active(torch.arange(len(self.owner), device=self.owner.device), State())
+        for step in active.steps(self.engine.steps):
+            before = self.numbers[active.rows]
+            gradient = self._gradient(before, active.rows, step)
+            after, active.carried = self.engine.optimiser.step(before, gradient, active.carried, step)
             after = self.numbers_of.clip(after)
-            self.numbers[active] = after
-            self.taken[active] += 1
+            self.numbers[active.rows] = after
+            self.taken[active.rows] += 1
             if self.engine.tolerance is not None:
-                going = (after - before).abs().flatten(1).amax(1) >= self.engine.tolerance
-                active, state = active[going], {k: v[going] for k, v in state.items()}
-                if len(active) == 0:
-                    break
+                active.keep((after - before).abs().flatten(1).amax(1) >= self.engine.tolerance)
         mask, v = self.numbers_of.mask(self.numbers).detach(), self.engine.variants
         return Masks(
             mask.view(-1, v, *mask.shape[1:]),
@@ -311,5 +302,5 @@ def pull(
 def _still(who: list[int]) -> list[str]:
     if not who:
         return []
-    names = ", ".join(map(str, who[:8]))
+    names = listed(who)
     return [note(Code.NO_CHANGE, f"Removing everything does not change the score of sample {names}")]

@@ -1,17 +1,17 @@
 """Parts of mask optimisations: masks on a grid, fading and blurring, penalties, optimisers."""
 
 import math
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abe.engines.checks import check_count
+from abe.checks import AtLeast, Count, Positive, need_places
 from abe.engines.path.curves import BlurLine
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.reference import reference_of
 from abe.engines.runtime.shapes import stretch
-from abe.errors import Code, SpecError
 from abe.spec import value
 from abe.types import Baseline
 
@@ -32,10 +32,7 @@ class CellGrid:
         cells: cells along each axis; never more than there are positions.
     """
 
-    cells: int = 28
-
-    def __post_init__(self) -> None:
-        check_count("cells", self.cells)
+    cells: Count = 28
 
     def bind(self, problem: Problem) -> "_Cells":
         return _Cells(problem.x, self.cells)
@@ -69,24 +66,16 @@ class SmoothMaxGrid:
         temperature: T; larger is closer to the maximum.
     """
 
-    cells: int = 32
-    sigma: float = 21 / 224
-    temperature: float = 20.0
-
-    def __post_init__(self) -> None:
-        check_count("cells", self.cells)
-        if not (self.sigma > 0 and self.temperature > 0):
-            raise SpecError(Code.BAD_PARAMETER, "sigma and temperature must be positive", got=repr(self))
+    cells: Count = 32
+    sigma: Positive = 21 / 224
+    temperature: Positive = 20.0
 
     def bind(self, problem: Problem) -> "_SmoothMax":
-        if problem.x.ndim not in (3, 4):
-            raise SpecError(
-                Code.UNSUPPORTED,
-                "A smooth mask needs neighbouring positions",
-                got=f"inputs of shape {tuple(problem.x.shape[1:])}",
-                expected="(c, h, w) or (c, t)",
-                fix="For tabular inputs use meaningful_perturbation",
-            )
+        need_places(
+            "A smooth mask needs neighbouring positions",
+            problem.x,
+            fix="For tabular inputs use meaningful_perturbation",
+        )
         return _SmoothMax(problem.x, self)
 
 
@@ -159,15 +148,8 @@ class FadeByBlur:
         sigma: σ_max as a share of the longer axis.
     """
 
-    levels: int = 8
-    sigma: float = 20 / 224
-
-    def __post_init__(self) -> None:
-        check_count("levels", self.levels)
-        if self.levels < 2 or not self.sigma > 0:
-            raise SpecError(
-                Code.BAD_PARAMETER, "Blurring needs two levels and a positive sigma", got=repr(self)
-            )
+    levels: Annotated[int, AtLeast(2)] = 8
+    sigma: Positive = 20 / 224
 
     def bind(self, problem: Problem) -> "_Pyramid":
         blur = BlurLine(max_sigma=self.sigma * max(problem.x.shape[2:], default=1)).bind(problem)

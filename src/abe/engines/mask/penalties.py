@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from abe.checks import Probability
 from abe.engines.mask.optimise import At, BoundPenalty
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
@@ -65,13 +66,13 @@ class SortedArea:
         steps: of the optimisation.
     """
 
-    areas: tuple[float, ...]
+    areas: tuple[Probability, ...]
     weight: float
     growth: float
     steps: int
 
     def __post_init__(self) -> None:
-        if not self.areas or not all(isinstance(a, int | float) and 0 < a < 1 for a in self.areas):
+        if not self.areas:
             raise SpecError(
                 Code.BAD_PARAMETER,
                 "areas are shares of the input between 0 and 1",

@@ -1,11 +1,10 @@
 """Steps of the adversarial attribution methods, as updates of a dynamic path."""
 
-import torch
 from torch import Tensor
 
-from abe.engines.checks import check_not_negative, check_positive, check_reach
+from abe.checks import NotNegative, Size, check_reach
+from abe.engines.path.geometry import unit
 from abe.engines.path.step import INTEGRAND, Point, State
-from abe.engines.runtime.shapes import along
 from abe.spec import value
 
 
@@ -20,15 +19,10 @@ class Leave:
         cumulative: direction and integrand are the sum of all gradients so far (published code).
     """
 
-    alpha: float = 0.001
-    epsilon: float | None = 0.3
+    alpha: Size = 0.001
+    epsilon: Size | None = 0.3
     sharp: bool = False
     cumulative: bool = False
-
-    def __post_init__(self) -> None:
-        check_positive(alpha=self.alpha)
-        if self.epsilon is not None:
-            check_positive(epsilon=self.epsilon)
 
     def step(self, point: Point, state: State) -> tuple[Tensor, State]:
         """The next points."""
@@ -38,8 +32,7 @@ class Leave:
             gradient = gradient + state[INTEGRAND] if INTEGRAND in state else gradient
             state = {INTEGRAND: gradient}
         if self.sharp:
-            length = gradient.flatten(1).norm(dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
-            return point.clip(point.x - gradient * along(100 * self.alpha / length, gradient)), state
+            return point.clip(point.x - 100 * self.alpha * unit(gradient)), state
         change = point.x - self.alpha * gradient.sign() - point.start
         if self.epsilon is not None:
             change = change.clamp(-self.epsilon, self.epsilon)
@@ -54,15 +47,12 @@ class Towards:
         alpha: step, in input units.
     """
 
-    alpha: float = 0.05
-
-    def __post_init__(self) -> None:
-        check_positive(alpha=self.alpha)
+    alpha: Size = 0.05
 
     def step(self, point: Point, state: State) -> tuple[Tensor, State]:
         """The next points."""
         check_reach(point.bounds, point.x.shape[1:], alpha=self.alpha)
-        return point.clip(point.x + self.alpha * guided(point).sign()), state
+        return point.clip(point.x + self.alpha * point.guided.sign()), state
 
 
 @value
@@ -74,21 +64,12 @@ class Nearby:
         floor: smallest step, in input units, so that black pixels can move; 0 as in published code.
     """
 
-    spatial_range: float = 10.0
-    floor: float = 1 / 255
-
-    def __post_init__(self) -> None:
-        check_positive(spatial_range=self.spatial_range)
-        check_not_negative(floor=self.floor)
+    spatial_range: Size = 10.0
+    floor: NotNegative = 1 / 255
 
     def step(self, point: Point, state: State) -> tuple[Tensor, State]:
         """The next points."""
         check_reach(point.bounds, point.x.shape[1:], floor=self.floor)
         size = (point.start if point.bounds is None else point.start - point.bounds[0]).abs()
         size = (size / self.spatial_range).clamp_min(self.floor)
-        return point.clip(point.x + size * guided(point).sign()), state
-
-
-def guided(point: Point) -> Tensor:
-    """(n, *f) where each row is drawn: its guide, or down the explained score where there is none."""
-    return -point.gradient if point.guide is None else point.guide
+        return point.clip(point.x + size * point.guided.sign()), state

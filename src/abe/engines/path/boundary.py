@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abe.engines.checks import check_count, check_positive, check_reach
+from abe.checks import Count, Size, check_reach
+from abe.engines.path.active import Active
 from abe.engines.path.class_targets import class_count
 from abe.engines.path.curves import StraightLine
 from abe.engines.path.dynamic import who
+from abe.engines.path.geometry import clipped, in_ball, lengths, shortened, unit
 from abe.engines.path.quadrature import GaussLegendre
 from abe.engines.path.static import PathIntegral
 from abe.engines.runtime.problem import Problem
@@ -98,17 +100,14 @@ class NearestAdversary:
             point found, for a nearer one (after Carlini & Wagner); steps, or 0 for none.
     """
 
-    radii: tuple[float, ...] = RADII
-    steps: int = 40
+    radii: tuple[Size, ...] = RADII
+    steps: Count = 40
     published_step: bool = False
     margin: int = 0
 
     def __post_init__(self) -> None:
-        check_count("steps", self.steps)
         if not self.radii or list(self.radii) != sorted(self.radii):
             raise SpecError(Code.BAD_PARAMETER, "radii must be ascending", got=repr(self.radii))
-        for radius in self.radii:
-            check_positive(radius=radius)
 
     def find(self, problem: Problem) -> NearestPoint:
         """The first adversarial point of every sample, or the last point of the largest radius."""
@@ -131,33 +130,29 @@ class NearestAdversary:
     ) -> tuple[Tensor, Tensor]:
         """One radius for the samples ``left``: their points and whether the class changed."""
         start = problem.x[left]
-        x = _clip(problem, start + self._random(problem, left, radius, number))
+        x = clipped(start + self._random(problem, left, radius, number), problem.bounds)
         success = torch.zeros_like(left, dtype=torch.bool)
         size = 2 * radius * (radius if self.published_step else 1.0) / self.steps
-        for step in range(self.steps + 1):
-            moving = (~success).nonzero().flatten()
-            if len(moving) == 0:
+        active = Active(torch.arange(len(left), device=left.device), ())
+        for step in active.steps(self.steps + 1):
+            rows, owner, last = active.rows, left[active.rows], step == self.steps
+            g, now = _gradient(problem, x[rows], owner, LogProbability(), label[owner], last=last)
+            spent[owner] += int(not last)
+            success[rows] = crossed = now != label[owner]
+            if last:
                 break
-            owner = left[moving]
-            g, now = _gradient(
-                problem, x[moving], owner, LogProbability(), label[owner], last=step == self.steps
-            )
-            spent[owner] += int(step < self.steps)
-            crossed = now != label[owner]
-            success[moving[crossed]] = True
-            if step == self.steps:
-                break
-            go = moving[~crossed]
-            moved = x[go] - size * _unit(g[~crossed])
-            x[go] = _clip(problem, start[go] + _ball(moved - start[go], radius))
+            active.keep(~crossed)
+            go = active.rows
+            moved = x[go] - size * unit(g[~crossed])
+            x[go] = clipped(start[go] + shortened(moved - start[go], radius), problem.bounds)
         return x, success
 
     def _random(self, problem: Problem, left: Tensor, radius: float, number: int) -> Tensor:
-        """Uniform in the ball: a Gaussian direction with length ε u^(1/d)."""
+        """Uniform in the ball."""
         keys = problem.keys(left, torch.full_like(left, number))
-        way = problem.draws.normal("boundary.start", keys, problem.x.shape[1:]).to(problem.x)
+        normal = problem.draws.normal("boundary.start", keys, problem.x.shape[1:]).to(problem.x)
         share = problem.draws.uniform("boundary.radius", keys, ()).to(problem.x)
-        return _unit(way) * along(radius * share ** (1 / way[0].numel()), way)
+        return in_ball(normal, share, radius)
 
     def _nearer(self, problem: Problem, label: Tensor, found: NearestPoint) -> Tensor:
         """Walk along the boundary: back towards the input, then out again along the margin's gradient."""
@@ -169,13 +164,13 @@ class NearestAdversary:
         goal = label[ready]
         for _ in range(self.margin):
             g, now = _gradient(problem, x, ready, Margin(), goal)
-            distance = (x - start).flatten(1).norm(dim=1)
-            nearer = (now != goal) & (distance < (best[ready] - start).flatten(1).norm(dim=1))
+            distance = lengths(x - start)
+            nearer = (now != goal) & (distance < lengths(best[ready] - start))
             best[ready[nearer]] = x[nearer]
             found.steps[ready] += 1
             back = torch.where(now != goal, 0.9, 1.0).to(x)
             out = torch.where(now != goal, 0.0, 0.05).to(x) * distance
-            x = _clip(problem, start + (x - start) * along(back, x) - _unit(g) * along(out, x))
+            x = clipped(start + (x - start) * along(back, x) - unit(g) * along(out, x), problem.bounds)
         return best
 
 
@@ -213,7 +208,7 @@ class FromBoundary:
             max_steps=self.max_steps,
         )
         result = integral.run(problem)
-        distance = (found.point - problem.x).flatten(1).norm(dim=1)
+        distance = lengths(found.point - problem.x)
         result.diagnostics |= {"success": found.success, "distance": distance, "search_steps": found.steps}
         failed = (~found.success).nonzero().flatten()
         if len(failed):
@@ -253,7 +248,7 @@ class _Fixed:
     def stochastic(self) -> bool:
         return False
 
-    def rows(self, problem: Problem, owner: Tensor, draw: Tensor) -> Tensor:
+    def rows(self, problem: object, owner: Tensor, draw: Tensor) -> Tensor:
         return self._points[owner]
 
 
@@ -270,18 +265,3 @@ def _gradient(
         if not last:
             gradients[chunk.rows] = chunk.gradients
     return gradients, now
-
-
-def _unit(x: Tensor) -> Tensor:
-    """Rows of L2 length 1; zero rows stay zero."""
-    return x / along(x.flatten(1).norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny), x)
-
-
-def _ball(change: Tensor, radius: float) -> Tensor:
-    """``change`` with rows no longer than ``radius``."""
-    length = change.flatten(1).norm(dim=1).clamp_min(torch.finfo(change.dtype).tiny)
-    return change * along((radius / length).clamp_max(1.0), change)
-
-
-def _clip(problem: Problem, x: Tensor) -> Tensor:
-    return x if problem.bounds is None else torch.clamp(x, *problem.bounds)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from abe.engines.path.dynamic import UpdatePath, who
+from abe.engines.path.geometry import lengths, tiny
 from abe.engines.path.step import Point, State, Update
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
@@ -93,9 +94,9 @@ class _Record:
 
 def _progress(way: Tensor, chord: Tensor, kind: str) -> Tensor:
     """(n,) how far along the chord."""
-    length = chord.flatten(1).norm(dim=1).clamp_min(torch.finfo(chord.dtype).tiny)
+    length = lengths(chord).clamp_min(tiny(chord))
     if kind == "norm":
-        return way.flatten(1).norm(dim=1) / length
+        return lengths(way) / length
     return ((way * chord).flatten(1).sum(1) / length) / length
 
 

@@ -1,11 +1,12 @@
 """Several paths from one sample: which runs there are and which class each is drawn to."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from abe.checks import AtLeast
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError, TargetError
 from abe.spec import value
@@ -28,10 +29,6 @@ class ClassRuns:
     goal: Tensor
     toward: Tensor
     width: int = 1
-
-    def take(self, rows: Tensor) -> "ClassRuns":
-        """Some of the runs."""
-        return ClassRuns(self.owner[rows], self.run[rows], self.goal[rows], self.toward[rows], self.width)
 
 
 @runtime_checkable
@@ -62,17 +59,13 @@ class FalseClasses:
         untargeted: further runs that leave the explained class, wherever they lead.
     """
 
-    count: int = 20
+    count: Annotated[int, AtLeast(0)] = 20
     classes: tuple[int, ...] | None = None
-    untargeted: int = 0
+    untargeted: Annotated[int, AtLeast(0)] = 0
 
     def __post_init__(self) -> None:
         if self.classes is not None:
             object.__setattr__(self, "classes", tuple(int(c) for c in self.classes))
-        if not isinstance(self.count, int) or self.count < 0 or self.untargeted < 0:
-            raise SpecError(
-                Code.BAD_PARAMETER, "The number of runs must be a positive integer", got=self.count
-            )
         if self.count + self.untargeted == 0 or self.classes == ():
             raise SpecError(Code.BAD_PARAMETER, "At least one run is needed", got=repr(self))
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from abe.engines.checks import check_count
+from abe.checks import Count
 from abe.engines.instrument.capture import replacing
 from abe.engines.layers.at_layer import activations
 from abe.engines.path.curves import StraightLine
@@ -31,11 +31,8 @@ class Conductance:
 
     layer: str
     baseline: Baseline
-    steps: int = 50
+    steps: Count = 50
     rule: Literal["trapezoid", "published"] = "trapezoid"
-
-    def __post_init__(self) -> None:
-        check_count("steps", self.steps)
 
     def run(self, problem: Problem) -> Result:
         """Two forward rows and one backward row per node."""

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from abe.checks import need_places
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.reference import reference_of
 from abe.engines.runtime.shapes import along
 from abe.errors import AbeError, Code, SpecError
 from abe.registry import baselines, paths
-from abe.spec import value
+from abe.spec import resolved, value
 from abe.types import Baseline, Card
 
 
@@ -29,14 +30,11 @@ from abe.types import Baseline, Card
 class StraightLine:
     """From a baseline to the input in a straight line."""
 
-    baseline: Baseline | str
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "baseline", baselines.resolve(self.baseline))
+    baseline: Baseline = resolved(converter=baselines.resolve)
 
     def bind(self, problem: Problem) -> "_Line":
         """The lines of a batch."""
-        return _Line(reference_of(baselines.resolve(self.baseline), problem), problem.x)
+        return _Line(reference_of(self.baseline, problem), problem.x)
 
 
 class _Line:
@@ -76,13 +74,7 @@ class BlurLine:
 
     def bind(self, problem: Problem) -> "_Blur":
         """The blurred copies of a batch."""
-        if problem.x.ndim not in (3, 4):
-            raise SpecError(
-                Code.UNSUPPORTED,
-                "A blur path needs inputs with space or time",
-                got=f"shape {tuple(problem.x.shape)}",
-                expected="(b, c, h, w) or (b, c, t)",
-            )
+        need_places("A blur path needs inputs with space or time", problem.x)
         return _Blur(problem.x, self.max_sigma)
 
 

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from abe.engines.checks import check_count, check_tolerance
+from abe.checks import Count, Tolerance, listed
+from abe.engines.path.active import take
 from abe.engines.path.class_targets import ClassRuns, Runs, class_count, single
 from abe.engines.path.quadrature import GaussLegendre
 from abe.engines.path.refine import Pieces, refine
@@ -62,10 +63,10 @@ class UpdatePath:
     """
 
     update: Update
-    steps: int
+    steps: Count
     rule: Rule = "trapezoid"
     segment_nodes: int = 0
-    tolerance: float | None = None
+    tolerance: Tolerance | None = None
     max_segment_nodes: int = 128
     start: Baseline | None = None
     stop: Literal["flip", "arrive"] | None = None
@@ -77,12 +78,6 @@ class UpdatePath:
     look: Look | None = None
 
     def __post_init__(self) -> None:
-        check_count("steps", self.steps)
-        check_tolerance(self.tolerance)
-        if self.rule not in ("trapezoid", "left"):
-            raise SpecError(
-                Code.BAD_PARAMETER, "No such rule", got=repr(self.rule), expected="trapezoid or left"
-            )
         if self.segment_nodes and self.tolerance is not None:
             raise SpecError(
                 Code.BAD_PARAMETER,
@@ -129,7 +124,7 @@ BLOCK_BYTES = 64 * 2**20
 
 def who(samples: Tensor) -> str:
     """The first of the given sample numbers as text."""
-    return ", ".join(str(i) for i in samples.tolist()[:8])
+    return listed(samples)
 
 
 class Paths:
@@ -154,7 +149,7 @@ class Paths:
         gap = 0.0
         size = max(1, BLOCK_BYTES // (x[0].numel() * x.element_size()))
         for rows in torch.arange(len(plan.owner), device=x.device).split(size):
-            block = plan.take(rows)
+            block = take(plan, rows)
             walk = _Walk(self.engine, self.problem, block, begin[block.owner], attribution)
             walk.run()
             delta.index_add_(0, block.owner, walk.end_score - walk.begin_score)
@@ -210,14 +205,6 @@ class _Front:
     outputs: Any
     state: State = field(default_factory=dict)
 
-    def keep(self, mask: Tensor) -> "_Front":
-        state = {k: v[mask] for k, v in self.state.items()}
-        outputs = self.outputs[mask] if isinstance(self.outputs, Tensor) else self.outputs
-        guide = None if self.guide is None else self.guide[mask]
-        return _Front(
-            self.row[mask], self.x[mask], self.gradient[mask], guide, self.score[mask], outputs, state
-        )
-
 
 class _Walk:
     """Rows of an `UpdatePath` that move together; row i belongs to sample ``plan.owner[i]``."""
@@ -258,7 +245,7 @@ class _Walk:
     def _stay(self, front: _Front, begin_outputs: Any) -> _Front:
         done = self._done(front, begin_outputs)
         self.crossed[front.row[done]] = True
-        return front.keep(~done) if bool(done.any()) else front
+        return take(front, ~done) if bool(done.any()) else front
 
     def _advance(self, front: _Front, step: int) -> _Front:
         last = step == self.engine.steps - 1

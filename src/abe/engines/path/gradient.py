@@ -1,15 +1,14 @@
 """One gradient at the input, and its expectation over references (Expected Gradients)."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from abe.engines.checks import check_count
+from abe.checks import Count
 from abe.engines.runtime.moments import Moments
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
-from abe.errors import Code, SpecError
 from abe.objectives import Loss
 from abe.spec import value
 from abe.types import Baseline, Result
@@ -62,18 +61,8 @@ class Expectation:
     """
 
     baseline: Baseline
-    samples: int = 50
-    alpha: Literal["stratified", "uniform"] = "stratified"
-
-    def __post_init__(self) -> None:
-        check_count("samples", self.samples)
-        if self.alpha not in ("stratified", "uniform"):
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "No such way to draw α",
-                got=repr(self.alpha),
-                expected="stratified or uniform",
-            )
+    samples: Count = 50
+    alpha: Annotated[Literal["stratified", "uniform"], "way to draw α"] = "stratified"
 
     def run(self, problem: Problem) -> Result:
         """One gradient and one reference per draw; standard errors from the spread of the draws."""

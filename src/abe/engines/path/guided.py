@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from abe.checks import NotNegative, Share
 from abe.engines.path.step import Point, State
-from abe.errors import Code, SpecError
 from abe.spec import value
 
 SAMPLE = 2048
@@ -24,16 +24,8 @@ class GuidedStep:
         max_dist: width of the band around the straight line, in path length.
     """
 
-    fraction: float = 0.25
-    max_dist: float = 0.02
-
-    def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 1 or self.max_dist < 0:
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "Guided IG needs 0 < fraction ≤ 1 and max_dist ≥ 0",
-                got=f"fraction {self.fraction}, max_dist {self.max_dist}",
-            )
+    fraction: Share = 0.25
+    max_dist: NotNegative = 0.02
 
     def step(self, point: Point, state: State) -> tuple[Tensor, State]:
         """The points after one step; every row stops when it has shrunk its distance enough."""

@@ -8,7 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-from abe.engines.checks import check_count, check_not_negative, check_positive, check_reach
+from abe.checks import Count, NotNegative, Size, check_reach
+from abe.engines.path.geometry import clipped, lengths, unit
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
 from abe.spec import value
@@ -38,19 +39,13 @@ class IterativeSearch:
             remainder stays 0.
     """
 
-    steps: int = 8
-    alpha: float = 0.004
-    rounds: int = 30
-    noise: float = 0.05
-    regularisation: float = 0.01
-    factor: float = 1.0
+    steps: Count = 8
+    alpha: Size = 0.004
+    rounds: Count = 30
+    noise: NotNegative = 0.05
+    regularisation: NotNegative = 0.01
+    factor: Size = 1.0
     published: bool = False
-
-    def __post_init__(self) -> None:
-        check_count("steps", self.steps)
-        check_positive(alpha=self.alpha, factor=self.factor)
-        check_count("rounds", self.rounds)
-        check_not_negative(noise=self.noise, regularisation=self.regularisation)
 
     def run(self, problem: Problem) -> Result:
         """Rank the elements of every sample."""
@@ -77,7 +72,7 @@ class IterativeSearch:
             score = score.masked_fill(mask.flatten(1) == 0, torch.inf)
             left = int((mask[0] != 0).sum())
             chosen = score.argsort(dim=1, stable=True)[:, : min(self._count(x), left)]
-            rank.flatten(1).scatter_(1, chosen, number + self.factor * _unit(score.gather(1, chosen)))
+            rank.flatten(1).scatter_(1, chosen, number + self.factor * _spread(score.gather(1, chosen)))
             mask.flatten(1).scatter_(1, chosen, 0.0)
         return rank
 
@@ -93,9 +88,9 @@ class IterativeSearch:
         owner = block.repeat(2)
         sign = torch.ones(2 * b, dtype=start.dtype, device=start.device)
         sign[b:] = -1
-        clip = _Clip(None if self.published else problem.bounds)
-        point, way = clip(start.repeat(2, *[1] * (start.ndim - 1))), 0.0
-        frozen = mask.repeat(2, *[1] * (start.ndim - 1))
+        bounds = None if self.published else problem.bounds
+        point, way = clipped(torch.cat([start, start]), bounds), 0.0
+        frozen = torch.cat([mask, mask])
         if self.published:
             frozen[:b] = 1
         first = last = sign
@@ -103,7 +98,7 @@ class IterativeSearch:
             loss, gradient = self._loss(problem, owner, point, sign, number, step)
             gradient = gradient * frozen
             first, last = (loss if step == 0 else first), loss
-            point = clip(point + self.alpha * along(sign, point) * gradient.sign())
+            point = clipped(point + self.alpha * along(sign, point) * gradient.sign(), bounds)
             way = way + self.alpha * gradient.abs()
         change = sign * (last - first)
         if not self.published:
@@ -128,21 +123,11 @@ class IterativeSearch:
         for chunk in problem.gradient(make, owner):
             score[chunk.rows] = chunk.scores.to(score.dtype)
             gradient[chunk.rows] = chunk.gradients
-        norm = point.flatten(1).norm(dim=1)
         weight = sign * self.regularisation
-        direction = point / along(norm.clamp_min(torch.finfo(norm.dtype).tiny), point)
-        return -score - weight * norm, -gradient - along(weight, point) * direction
+        return -score - weight * lengths(point), -gradient - along(weight, point) * unit(point)
 
 
-class _Clip:
-    def __init__(self, bounds: tuple[Tensor, Tensor] | None) -> None:
-        self._bounds = bounds
-
-    def __call__(self, point: Tensor) -> Tensor:
-        return point if self._bounds is None else torch.clamp(point, *self._bounds)
-
-
-def _unit(score: Tensor) -> Tensor:
+def _spread(score: Tensor) -> Tensor:
     """(b, k) each row's values spread over [0, 1)."""
     rest = score - score.amin(1, keepdim=True)
     return rest / (rest.amax(1, keepdim=True) + SMALL)

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from abe.engines.checks import check_count, check_tolerance
+from abe.checks import Count, Tolerance, listed
 from abe.engines.path.quadrature import GaussLegendre
 from abe.engines.path.refine import Pieces, refine
 from abe.engines.runtime.problem import Problem
@@ -39,13 +39,11 @@ class PathIntegral:
 
     path: Path
     quadrature: Quadrature = GaussLegendre()
-    steps: int = 50
-    tolerance: float | None = None
+    steps: Count = 50
+    tolerance: Tolerance | None = None
     max_steps: int = 1024
 
     def __post_init__(self) -> None:
-        check_count("steps", self.steps)
-        check_tolerance(self.tolerance)
         self.quadrature.nodes(self.steps)
 
     def run(self, problem: Problem) -> Result:
@@ -167,7 +165,7 @@ def panels(problem: Problem, bound: BoundPath, block: Tensor, start: Tensor, end
 def _missed(missed: Tensor, engine: PathIntegral) -> list[str]:
     if not bool(missed.any()):
         return []
-    who = ", ".join(str(i) for i in missed.nonzero().flatten().tolist()[:8])
+    who = listed(missed)
     return [
         note(
             Code.TOLERANCE_NOT_REACHED,

@@ -7,6 +7,8 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor
 
+from abe.checks import outline
+from abe.engines.path.geometry import clipped
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.work import Head
 from abe.errors import AbeError, Code, SpecError
@@ -57,9 +59,14 @@ class Point:
         """(low, high) of valid inputs, or None."""
         return self.problem.bounds
 
+    @property
+    def guided(self) -> Tensor:
+        """(n, *f) where each row is drawn: its guide, or down the explained score where there is none."""
+        return -self.gradient if self.guide is None else self.guide
+
     def clip(self, x: Tensor) -> Tensor:
         """``x`` inside the bounds."""
-        return x if self.bounds is None else torch.clamp(x, *self.bounds)
+        return clipped(x, self.bounds)
 
     def normal(self, purpose: str) -> Tensor:
         """(n, *f) standard normal draws of this step."""
@@ -205,7 +212,7 @@ def _checked(moved: Any, point: Point) -> Tensor:
         raise SpecError(
             Code.UPDATE,
             "The update must return the next point of every row",
-            got=f"shape {tuple(moved.shape)}" if isinstance(moved, Tensor) else type(moved).__name__,
+            got=outline(moved),
             expected=str(tuple(point.x.shape)),
             fix="Return x + change, not the change",
         )

@@ -3,15 +3,16 @@
 import torch
 from torch import Tensor
 
-from abe.engines.checks import check_count
+from abe.checks import Count, Positive
 from abe.engines.removal.game import Stream, stacked, too_few
 from abe.engines.removal.least_squares import fit
-from abe.engines.removal.lime import ROWS, check_positive
-from abe.engines.removal.segments import Spread, Units, check_spread, segments_of
+from abe.engines.removal.lime import ROWS
+from abe.engines.removal.segments import Spread, segments_of
 from abe.engines.runtime.problem import Problem
 from abe.registry import units
-from abe.spec import value
+from abe.spec import resolved, value
 from abe.types import Result
+from abe.units import Unit
 
 
 @value
@@ -25,21 +26,15 @@ class ContinuousNeighbours:
         spread: whether the positions of a unit share its slope or each carries all of it.
     """
 
-    units: Units = "grid"
-    sigma: float = 0.15
-    evaluations: int = ROWS
+    units: Unit = resolved(converter=units.resolve, default="grid")
+    sigma: Positive = 0.15
+    evaluations: Count = ROWS
     spread: Spread = "share"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "units", units.resolve(self.units))
-        check_positive("sigma", self.sigma)
-        check_count("evaluations", self.evaluations)
-        check_spread(self.spread)
 
     def run(self, problem: Problem) -> Result:
         """Evaluate the neighbours, and fit every sample's."""
         x = problem.x
-        segments = segments_of(units.resolve(self.units), x)
+        segments = segments_of(self.units, x)
         n, most = self.evaluations, segments.most
         if n < most + 2:
             raise too_few(most + 2, n, "C-LIME", units=most)

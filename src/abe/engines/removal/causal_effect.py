@@ -3,15 +3,16 @@
 import torch
 from torch import Tensor
 
-from abe.engines.checks import check_count
+from abe.checks import Count
 from abe.engines.removal.game import too_few
-from abe.engines.removal.segments import Spread, Units, check_spread, segments_of
+from abe.engines.removal.segments import Spread, segments_of
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
 from abe.errors import Code, SpecError
 from abe.registry import baselines, units
-from abe.spec import value
+from abe.spec import resolved, value
 from abe.types import Baseline, Result
+from abe.units import Unit
 
 
 @value
@@ -29,23 +30,15 @@ class Intervention:
         spread: whether the positions of a unit share its number or each carries all of it.
     """
 
-    units: Units = "grid"
-    background: Baseline | str = "uniform"
-    reference: Baseline | str | None = None
-    samples: int = 20
-    evaluations: int | None = None
+    units: Unit = resolved(converter=units.resolve, default="grid")
+    background: Baseline = resolved(converter=baselines.resolve, default="uniform")
+    reference: Baseline | None = resolved(converter=baselines.resolve, default=None)
+    samples: Count = 20
+    evaluations: Count | None = None
     spread: Spread = "share"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "units", units.resolve(self.units))
-        object.__setattr__(self, "background", baselines.resolve(self.background))
-        if self.reference is not None:
-            object.__setattr__(self, "reference", baselines.resolve(self.reference))
-        check_count("samples", self.samples)
-        check_spread(self.spread)
-        if self.evaluations is not None:
-            check_count("evaluations", self.evaluations)
-        if self.samples < 2 or not baselines.resolve(self.background).stochastic:
+        if self.samples < 2 or not self.background.stochastic:
             raise SpecError(
                 Code.BAD_PARAMETER,
                 "A causal effect averages over several backgrounds",
@@ -56,7 +49,7 @@ class Intervention:
     def run(self, problem: Problem) -> Result:
         """Two rows per sample, unit and background draw."""
         x, m = problem.x, self.samples
-        segments = segments_of(units.resolve(self.units), x)
+        segments = segments_of(self.units, x)
         sizes = torch.tensor(segments.counts, device=x.device) * (2 * m)
         if self.evaluations is not None and int(sizes.max()) > self.evaluations:
             raise too_few(
@@ -64,8 +57,8 @@ class Intervention:
             )
         owner = problem.everyone.repeat_interleave(sizes)
         first = sizes.cumsum(0) - sizes
-        background = baselines.resolve(self.background)
-        other = background if self.reference is None else baselines.resolve(self.reference)
+        background = self.background
+        other = background if self.reference is None else self.reference
 
         def make(rows: Tensor) -> Tensor:
             who = owner[rows]

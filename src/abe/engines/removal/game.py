@@ -12,19 +12,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from abe.engines.checks import check_count
+from abe.checks import Count
 from abe.engines.removal.removals import Absent, Removal
 from abe.engines.removal.segments import (
     Spread,
-    Units,
-    check_spread,
     segments_of,
 )
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
 from abe.objectives import Probability
 from abe.registry import removals, summaries, units
-from abe.spec import value
+from abe.spec import resolved, value
 from abe.types import Engine, Key, Result
 from abe.units import Unit
 
@@ -225,20 +223,13 @@ class Coalitions:
         prior: an engine whose map, summed over units, the summary starts from, or None.
     """
 
-    units: Units = "grid"
-    removal: Removal | str = "replace"
-    summary: Summary | str | tuple[str, Any] = "shapley"
-    evaluations: int | None = None
+    units: Unit = resolved(converter=units.resolve, default="grid")
+    removal: Removal = resolved(converter=removals.resolve, default="replace")
+    summary: Summary = resolved(converter=summaries.resolve, default="shapley")
+    evaluations: Count | None = None
     behaviour: Behaviour = "score"
     spread: Spread = "share"
     prior: Engine | None = None
-
-    def __post_init__(self) -> None:
-        for name, registry in (("units", units), ("removal", removals), ("summary", summaries)):
-            object.__setattr__(self, name, registry.resolve(getattr(self, name)))
-        if self.evaluations is not None:
-            check_count("evaluations", self.evaluations)
-        check_spread(self.spread)
 
     def run(self, problem: Problem) -> Result:
         """Evaluate what the summary asks for, and summarise it."""
@@ -246,7 +237,7 @@ class Coalitions:
 
     def summed(self, game: Game) -> Result:
         """The summary of a game that may know some coalitions already."""
-        summary = summaries.resolve(self.summary)
+        summary = self.summary
         prior = None
         if self.prior is not None:
             prior = game.segments.sums(self.prior.run(game.problem).attribution)
@@ -326,7 +317,7 @@ def run_all(problem: Problem, engines: Sequence[Any]) -> list[Result]:
         engines: `Coalitions` with the same units, removal and behaviour.
     """
     first: Coalitions = engines[0]
-    unit, removal = units.resolve(first.units), removals.resolve(first.removal)
+    unit, removal = first.units, first.removal
     game = Game(problem, unit, removal, behaviour=first.behaviour)
     return [engine.summed(game) for engine in engines]
 

@@ -6,7 +6,7 @@ Masks are made for the rows of a chunk and forgotten, so memory does not grow wi
 import torch
 from torch import Tensor
 
-from abe.engines.checks import check_count
+from abe.checks import Count
 from abe.engines.removal.game import (
     Behaviour,
     linked,
@@ -17,16 +17,15 @@ from abe.engines.removal.removals import Absent, BoundRemoval, Removal
 from abe.engines.removal.segments import (
     Segments,
     Spread,
-    Units,
     Windows,
-    check_spread,
     segments_of,
     windows_of,
 )
 from abe.engines.runtime.problem import Problem
 from abe.registry import removals, units
-from abe.spec import value
+from abe.spec import resolved, value
 from abe.types import Result
+from abe.units import Unit
 
 
 @value
@@ -46,28 +45,19 @@ class LeaveOut:
             overlap, so there each does.
     """
 
-    units: Units | None = None
-    size: int | None = None
-    stride: int | None = None
-    removal: Removal | str = "replace"
+    units: Unit | None = resolved(converter=units.resolve, default=None)
+    size: Count | None = None
+    stride: Count | None = None
+    removal: Removal = resolved(converter=removals.resolve, default="replace")
     behaviour: Behaviour = "score"
-    evaluations: int | None = None
+    evaluations: Count | None = None
     spread: Spread = "share"
-
-    def __post_init__(self) -> None:
-        if self.units is not None:
-            object.__setattr__(self, "units", units.resolve(self.units))
-        object.__setattr__(self, "removal", removals.resolve(self.removal))
-        for name in ("size", "stride", "evaluations"):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name))
-        check_spread(self.spread)
 
     def run(self, problem: Problem) -> Result:
         """One row per sample, unit or window, and completion."""
         asked = problem if self.behaviour == "score" else probability_of(problem)
         layout = self._layout(problem)
-        bound = removals.resolve(self.removal).bind(problem, layout)
+        bound = self.removal.bind(problem, layout)
         counts = layout.counts if isinstance(layout, Segments) else (len(layout.starts),) * len(problem.x)
         needed = max(counts) * bound.draws
         if self.evaluations is not None and needed > self.evaluations:
@@ -89,7 +79,7 @@ class LeaveOut:
     def _layout(self, problem: Problem) -> Segments | Windows:
         if self.units is None:
             return windows_of(problem.x, self.size, self.stride)
-        return segments_of(units.resolve(self.units), problem.x)
+        return segments_of(self.units, problem.x)
 
     def _values(
         self, problem: Problem, layout: Segments | Windows, bound: BoundRemoval, counts: tuple[int, ...]

@@ -6,11 +6,12 @@ well the fit meets them (adherence, a weighted R²) and how much its coefficient
 
 from itertools import combinations
 from statistics import NormalDist
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from abe.engines.checks import check_count
+from abe.checks import Between, Count, NotNegative, Positive, Share
 from abe.engines.removal.game import (
     Evaluated,
     Stream,
@@ -18,7 +19,7 @@ from abe.engines.removal.game import (
 )
 from abe.engines.removal.least_squares import adherence, fit, least_angles
 from abe.engines.removal.summaries import over_completions
-from abe.errors import Code, SpecError, note
+from abe.errors import Code, note
 from abe.registry import summaries
 from abe.spec import value
 
@@ -62,13 +63,9 @@ class Ridge(_Local):
         root: take the root of the kernel, as published code does.
     """
 
-    width: float = 0.25
-    penalty: float = 1.0
+    width: Positive = 0.25
+    penalty: NotNegative = 1.0
     root: bool = False
-
-    def __post_init__(self) -> None:
-        check_positive("width", self.width)
-        check_positive("penalty", self.penalty, zero=True)
 
     def summarise(self, evaluated: Evaluated) -> Summarised:
         return ridge(evaluated, self.width, self.penalty, root=self.root)
@@ -85,13 +82,8 @@ class AdherentRidge(_Local):
         target: adherence that must be kept.
     """
 
-    target: float = 0.8
-    penalty: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_positive("penalty", self.penalty, zero=True)
-        if not 0 < self.target <= 1:
-            raise SpecError(Code.BAD_PARAMETER, "The adherence is a share", got=repr(self.target))
+    target: Share = 0.8
+    penalty: NotNegative = 1.0
 
     def summarise(self, evaluated: Evaluated) -> Summarised:
         z, y = evaluated.coalitions.double(), evaluated.values.mean(1)
@@ -131,19 +123,11 @@ class StableSelection(_Local):
         penalty: λ of the ridge on the chosen units.
     """
 
-    features: int = 5
-    level: float = 0.05
-    start: int = 500
-    width: float = 0.25
-    penalty: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("features", "start"):
-            check_count(name, getattr(self, name))
-        check_positive("width", self.width)
-        check_positive("penalty", self.penalty, zero=True)
-        if not 0 < self.level < 0.5:
-            raise SpecError(Code.BAD_PARAMETER, "The level of a test is below one half", got=repr(self.level))
+    features: Count = 5
+    level: Annotated[float, Between(0, 0.5, "()")] = 0.05
+    start: Count = 500
+    width: Positive = 0.25
+    penalty: NotNegative = 1.0
 
     def coalitions(self, u: int, budget: int | None, stream: Stream) -> Tensor:
         first = max(self.start, self.needs(u))
@@ -206,15 +190,9 @@ class BayesianRidge(_Local):
         noise_precision: α of the score around the fit, or None for the same.
     """
 
-    precision: float | None = None
-    noise_precision: float | None = None
-    width: float = 0.25
-
-    def __post_init__(self) -> None:
-        check_positive("width", self.width)
-        for name in ("precision", "noise_precision"):
-            if getattr(self, name) is not None:
-                check_positive(name, getattr(self, name))
+    precision: Positive | None = None
+    noise_precision: Positive | None = None
+    width: Positive = 0.25
 
     def summarise(self, evaluated: Evaluated) -> Summarised:
         z, y = evaluated.coalitions.double(), evaluated.values.mean(1)
@@ -300,13 +278,6 @@ def stability(z: Tensor, y: Tensor, weight: Tensor, penalty: float, stream: Stre
         "coefficient_stability": 100 * overlap.reshape(1),
         "variable_stability": 100 * common.reshape(1),
     }
-
-
-def check_positive(name: str, number: float, *, zero: bool = False) -> None:
-    """Refuse what is not a positive number."""
-    right = isinstance(number, int | float) and not isinstance(number, bool)
-    if not right or not (number > 0 or (zero and number == 0)) or number == float("inf"):
-        raise SpecError(Code.BAD_PARAMETER, f"{name} must be a positive number", got=repr(number))
 
 
 def _linear(z: Tensor, values: Tensor, weight: Tensor, penalty: float) -> Tensor:

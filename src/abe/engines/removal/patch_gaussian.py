@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from abe.checks import Count, misfit, need_set
 from abe.draws import mix
-from abe.engines.checks import check_count
 from abe.engines.removal.removals import Absent, Layout
 from abe.engines.removal.segments import Windows
-from abe.errors import Code, InputError, SpecError
+from abe.engines.runtime.problem import Problem
+from abe.errors import Code, SpecError
 from abe.registry import removals
+from abe.spec import checked
 from abe.types import Card, Rows
 
 PATCHES = 4096
@@ -31,6 +33,7 @@ PATCHES = 4096
     )
 )
 @dataclass(frozen=True, kw_only=True, eq=False)
+@checked
 class PatchGaussian:
     """Windows drawn from a normal distribution of patches given the positions around them.
 
@@ -44,26 +47,17 @@ class PatchGaussian:
     """
 
     samples: Tensor | None = None
-    rim: int | None = None
-    draws: int = 10
+    rim: Count | None = None
+    draws: Count = 10
     digest: int = field(init=False)
 
     def __post_init__(self) -> None:
-        check_count("draws", self.draws)
-        if self.rim is not None:
-            check_count("rim", self.rim)
         object.__setattr__(self, "digest", self._digest())
 
     def _digest(self) -> int:
         if self.samples is None:
             return 0
-        if not isinstance(self.samples, Tensor) or self.samples.ndim < 2 or len(self.samples) < 2:
-            raise InputError(
-                Code.BASELINE_SHAPE,
-                "A background set holds at least two samples, the sample axis first",
-                got=f"{type(self.samples).__name__} {tuple(getattr(self.samples, 'shape', ()))}",
-                expected="(m, *features) with m ≥ 2",
-            )
+        need_set("A background set", self.samples)
         numbers = self.samples.detach().cpu().contiguous().view(-1).view(torch.uint8)
         return mix(str(tuple(self.samples.shape)), numbers.numpy().tobytes().hex())
 
@@ -81,7 +75,7 @@ class PatchGaussian:
     def _identity(self) -> tuple[int, int | None, int]:
         return self.digest, self.rim, self.draws
 
-    def bind(self, problem: Any, layout: Layout) -> "_Patches":
+    def bind(self, problem: Problem, layout: Layout) -> "_Patches":
         """The patches of a batch, fitted when they are first needed."""
         if not isinstance(layout, Windows) or layout.flat:
             raise SpecError(
@@ -95,20 +89,16 @@ class PatchGaussian:
         samples = None
         if self.samples is not None:
             if self.samples.shape[1:] != problem.x.shape[1:]:
-                raise InputError(
-                    Code.BASELINE_SHAPE,
-                    "The background set does not fit the input",
-                    got=f"samples of shape {tuple(self.samples.shape[1:])}",
-                    expected=f"{tuple(problem.x.shape[1:])}",
-                    fix="Give samples of the input's shape, before the task's normalisation",
-                )
+                raise misfit(self.samples, problem.x)
             samples = self.samples.to(problem.x)
         rim = max(1, layout.size[0] // 4) if self.rim is None else self.rim
         return _Patches(problem, layout, samples, rim, self.draws)
 
 
 class _Patches:
-    def __init__(self, problem: Any, windows: Windows, samples: Tensor | None, rim: int, draws: int) -> None:
+    def __init__(
+        self, problem: Problem, windows: Windows, samples: Tensor | None, rim: int, draws: int
+    ) -> None:
         self.draws = draws
         self._problem, self._windows, self._samples, self._rim = problem, windows, samples, rim
         self._outer = tuple(min(s + 2 * rim, n) for s, n in zip(windows.size, windows.space, strict=True))

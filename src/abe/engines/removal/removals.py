@@ -6,19 +6,20 @@ coalitions do not carry the noise of their completions.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from abe.checks import Count, check_count, misfit, need_set
 from abe.draws import mix
-from abe.engines.checks import check_count
 from abe.engines.removal.segments import Segments, Windows
+from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.reference import check_reference
 from abe.errors import Code, InputError, SpecError
 from abe.registry import baselines, removals
-from abe.spec import value
+from abe.spec import resolved, value
 from abe.types import Baseline, Card, Rows
 
 
@@ -62,7 +63,7 @@ class BoundRemoval(Protocol):
 class Removal(Protocol):
     """What replaces absent units or windows; `bind` fixes it to a batch and these."""
 
-    def bind(self, problem: Any, layout: Layout) -> BoundRemoval: ...
+    def bind(self, problem: Problem, layout: Layout) -> BoundRemoval: ...
 
 
 @removals.register(
@@ -82,15 +83,11 @@ class Replace:
         samples: draws per coalition where the baseline is random.
     """
 
-    baseline: Baseline | str = "zero"
-    samples: int = 20
+    baseline: Baseline = resolved(converter=baselines.resolve, default="zero")
+    samples: Count = 20
 
-    def __post_init__(self) -> None:
-        check_count("samples", self.samples)
-        object.__setattr__(self, "baseline", baselines.resolve(self.baseline))
-
-    def bind(self, problem: Any, layout: Layout) -> BoundRemoval:
-        baseline = baselines.resolve(self.baseline)
+    def bind(self, problem: Problem, layout: Layout) -> BoundRemoval:
+        baseline = self.baseline
         if baseline.stochastic:
             return _Drawn(problem, baseline, self.samples)
         everyone = problem.everyone
@@ -113,7 +110,7 @@ class SegmentMean:
     LIME for images does so.
     """
 
-    def bind(self, problem: Any, layout: Layout) -> BoundRemoval:
+    def bind(self, problem: Problem, layout: Layout) -> BoundRemoval:
         if not isinstance(layout, Segments):
             raise _needs_units("segment_mean")
         return _Fixed(problem.x, _own_means(problem.x, layout))
@@ -127,15 +124,11 @@ class _Background:
     digest: int = field(init=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.samples, Tensor) or self.samples.ndim < 2 or len(self.samples) < 2:
-            shape = tuple(self.samples.shape) if isinstance(self.samples, Tensor) else None
-            raise InputError(
-                Code.BASELINE_SHAPE,
-                "A background set holds at least two samples, the sample axis first",
-                got=type(self.samples).__name__ if shape is None else f"a tensor of shape {shape}",
-                expected="(m, *features) with m ≥ 2",
-                fix="For a single reference input pass it as a baseline, for example removal=('replace', …)",
-            )
+        need_set(
+            "A background set",
+            self.samples,
+            fix="For a single reference input pass it as a baseline, for example removal=('replace', …)",
+        )
         if not self.samples.is_floating_point() or not bool(torch.isfinite(self.samples).all()):
             raise InputError(
                 Code.BASELINE_SHAPE,
@@ -164,13 +157,7 @@ class _Background:
         try:
             return self.samples.to(x).expand(len(self.samples), *x.shape[1:])
         except RuntimeError:
-            raise InputError(
-                Code.BASELINE_SHAPE,
-                "The background set does not fit the input",
-                got=f"samples of shape {tuple(self.samples.shape[1:])}",
-                expected=f"{tuple(x.shape[1:])}",
-                fix="Give samples of the input's shape, before the task's normalisation",
-            ) from None
+            raise misfit(self.samples, x) from None
 
 
 @removals.register(
@@ -191,7 +178,7 @@ class Marginal(_Background):
         samples: (m, *f) background inputs in input space, at least two; broadcast against the input's axes.
     """
 
-    def bind(self, problem: Any, layout: Layout) -> BoundRemoval:
+    def bind(self, problem: Problem, layout: Layout) -> BoundRemoval:
         return _Listed(problem.x, self.fitted(problem.x))
 
 
@@ -221,7 +208,7 @@ class Conditional(_Background):
         check_count("nearest", self.nearest)
         object.__setattr__(self, "nearest", min(self.nearest, len(self.samples)))
 
-    def bind(self, problem: Any, layout: Layout) -> BoundRemoval:
+    def bind(self, problem: Problem, layout: Layout) -> BoundRemoval:
         if not isinstance(layout, Segments):
             raise _needs_units("conditional")
         return _Nearest(problem.x, self.fitted(problem.x), layout, self.nearest)
@@ -242,7 +229,7 @@ class _Fixed:
 class _Drawn:
     """A random baseline, drawn per sample and number."""
 
-    def __init__(self, problem: Any, baseline: Baseline, samples: int) -> None:
+    def __init__(self, problem: Problem, baseline: Baseline, samples: int) -> None:
         self.draws, self._problem, self._baseline = samples, problem, baseline
 
     def rows(self, absent: Absent) -> Tensor:

@@ -3,15 +3,13 @@
 import torch
 from torch import Tensor
 
-from abe.engines.checks import check_count
+from abe.checks import Count, Probability, need_places
 from abe.engines.removal.game import too_few
-from abe.engines.removal.summaries import check_probability
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.reference import reference_of
 from abe.engines.runtime.shapes import along
-from abe.errors import Code, SpecError
 from abe.registry import baselines
-from abe.spec import value
+from abe.spec import resolved, value
 from abe.types import Baseline, Result
 
 
@@ -27,32 +25,25 @@ class RandomMasks:
         expected: divide by n·p, what a mask is on average, instead of the sum of those drawn.
     """
 
-    evaluations: int = 4000
-    cells: int = 7
-    p: float = 0.5
-    baseline: Baseline | str = "zero"
+    evaluations: Count = 4000
+    cells: Count = 7
+    p: Probability = 0.5
+    baseline: Baseline = resolved(converter=baselines.resolve, default="zero")
     expected: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "baseline", baselines.resolve(self.baseline))
-        check_count("evaluations", self.evaluations)
-        check_count("cells", self.cells)
-        check_probability(self.p)
         if self.evaluations < 2:
             raise too_few(2, self.evaluations, "RISE")
 
     def run(self, problem: Problem) -> Result:
         """One row per mask; masks are drawn per sample and number."""
         x, n = problem.x, self.evaluations
-        if x.ndim not in (3, 4):
-            raise SpecError(
-                Code.UNSUPPORTED,
-                "Masks of cells need positions side by side",
-                got=f"inputs of shape {tuple(x.shape[1:])}",
-                expected="(c, h, w) or (c, t)",
-                fix="For tables take summary='mean_when_included' of the method 'removal'",
-            )
-        reference = reference_of(baselines.resolve(self.baseline), problem)
+        need_places(
+            "Masks of cells need positions side by side",
+            x,
+            fix="For tables take summary='mean_when_included' of the method 'removal'",
+        )
+        reference = reference_of(self.baseline, problem)
         owner = problem.everyone.repeat_interleave(n)
         sums = torch.zeros((3, len(x), *x.shape[2:]), dtype=torch.float64, device=x.device)
         squares = torch.zeros_like(sums[:2])

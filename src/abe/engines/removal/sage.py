@@ -6,20 +6,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from abe.checks import Count, need_set
 from abe.draws import mix
-from abe.engines.checks import check_count
 from abe.engines.layers.at_layer import about, input_of
 from abe.engines.removal.game import probability_of, too_few
-from abe.engines.removal.removals import Absent, Removal
+from abe.engines.removal.removals import Absent
 from abe.engines.removal.segments import (
     Spread,
-    Units,
-    check_spread,
     segments_of,
 )
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, InputError, SpecError, note
 from abe.registry import removals, units
+from abe.spec import checked, resolved
 from abe.types import Result
 
 ROUND = 32
@@ -27,6 +26,7 @@ ROUND = 32
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+@checked
 class DataSetShapley:
     """φ_i = Shapley value of v(S) = E_{(x, y)} log E_b p_y(x_S, b): what unit i gains over a data set.
 
@@ -45,18 +45,14 @@ class DataSetShapley:
 
     data: Tensor
     labels: Tensor | None = None
-    units: Units = "grid"
-    removal: Removal | str = "replace"
-    evaluations: int = 20_000
+    units: Any = resolved(converter=units.resolve, default="grid")
+    removal: Any = resolved(converter=removals.resolve, default="replace")
+    evaluations: Count = 20_000
     tolerance: float = 0.025
     spread: Spread = "share"
     digest: int = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "units", units.resolve(self.units))
-        object.__setattr__(self, "removal", removals.resolve(self.removal))
-        check_count("evaluations", self.evaluations)
-        check_spread(self.spread)
         self._check()
         parts = [self.data] if self.labels is None else [self.data, self.labels]
         texts = [
@@ -65,13 +61,7 @@ class DataSetShapley:
         object.__setattr__(self, "digest", mix(*texts))
 
     def _check(self) -> None:
-        if not isinstance(self.data, Tensor) or self.data.ndim < 2 or len(self.data) < 2:
-            raise InputError(
-                Code.BASELINE_SHAPE,
-                "A data set holds at least two samples, the sample axis first",
-                got=f"{type(self.data).__name__} {tuple(getattr(self.data, 'shape', ()))}",
-                expected="(m, *features) with m ≥ 2",
-            )
+        need_set("A data set", self.data)
         if self.labels is not None and tuple(self.labels.shape) != (len(self.data),):
             raise InputError(
                 Code.TARGET_TYPE,
@@ -93,7 +83,7 @@ class DataSetShapley:
     def run(self, problem: Problem) -> Result:
         """Rounds of orders, each on a data row of its own, walked both ways."""
         asked = self._data_set(problem)
-        segments = segments_of(units.resolve(self.units), asked.x)
+        segments = segments_of(self.units, asked.x)
         if len(set(segments.counts)) > 1 or not bool((segments.labels == segments.labels[:1]).all()):
             raise SpecError(
                 Code.UNSUPPORTED,
@@ -102,7 +92,7 @@ class DataSetShapley:
                 expected="units that depend on the position only, such as grid, patch or pixel",
             )
         u = segments.most
-        bound = removals.resolve(self.removal).bind(asked, segments)
+        bound = self.removal.bind(asked, segments)
         pair = 2 * u * bound.draws
         known = len(asked.x) * (2 if self.labels is None else 1)
         if self.evaluations < known + 2 * pair:
@@ -167,7 +157,7 @@ class DataSetShapley:
         return gains.gather(2, place).mean(1)
 
     def _result(self, problem: Problem, gains: Tensor, error: Tensor, reached: bool) -> Result:
-        segments = segments_of(units.resolve(self.units), problem.x)
+        segments = segments_of(self.units, problem.x)
         b = len(problem.x)
         warnings: list[str] = []
         if not reached:

@@ -170,9 +170,3 @@ def segments_of(unit: Unit, x: Tensor) -> Segments:
         )
     counts = tuple(int(row.max()) + 1 for row in labels)
     return Segments(labels, counts, tuple(x.shape[1:]))
-
-
-def check_spread(spread: str) -> None:
-    """Refuse anything but ``"share"`` and ``"whole"``."""
-    if spread not in ("share", "whole"):
-        raise SpecError(Code.BAD_PARAMETER, "No such spread", got=repr(spread), expected="share or whole")

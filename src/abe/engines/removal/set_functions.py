@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from abe.checks import check_choice
 from abe.errors import Code, SpecError
 
 Table = Float[Tensor, "s *k"]
@@ -113,13 +114,7 @@ def interactions(table: Table, index: str, order: int) -> tuple[Int[Tensor, "n"]
         SpecError: no such index, or more units per set than there are.
     """
     u = players(table)
-    if index not in WEIGHTS:
-        raise SpecError(
-            Code.BAD_PARAMETER,
-            "No such interaction index",
-            got=repr(index),
-            expected=f"one of {', '.join(WEIGHTS)}",
-        )
+    check_choice("interaction index", index, WEIGHTS)
     if isinstance(order, bool) or not isinstance(order, int) or order < 1:
         raise SpecError(Code.BAD_PARAMETER, "The order of interactions is at least 1", got=repr(order))
     order = min(order, u)

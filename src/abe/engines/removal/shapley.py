@@ -12,8 +12,8 @@ from abe.engines.removal.summaries import (
     EXACT_UNITS,
     MOST_UNITS,
     SAMPLED,
+    Exhaustible,
     all_of,
-    check_most,
     contributions,
     exhaustive,
     fits,
@@ -34,10 +34,7 @@ from abe.types import Card
 class ShapleyValue:
     """The mean marginal contribution over all orders, from all coalitions."""
 
-    max_units: int = EXACT_UNITS
-
-    def __post_init__(self) -> None:
-        check_most(self.max_units)
+    max_units: Exhaustible = EXACT_UNITS
 
     @property
     def complete(self) -> bool:
@@ -67,10 +64,7 @@ class BanzhafValue:
         max_units: up to this many units all coalitions are evaluated, where the budget holds them.
     """
 
-    max_units: int = EXACT_UNITS
-
-    def __post_init__(self) -> None:
-        check_most(self.max_units)
+    max_units: Exhaustible = EXACT_UNITS
 
     @property
     def complete(self) -> bool:
@@ -109,10 +103,7 @@ class PermutationShapley:
         max_units: up to this many units all coalitions are evaluated instead, where the budget holds them.
     """
 
-    max_units: int = 1
-
-    def __post_init__(self) -> None:
-        check_most(self.max_units)
+    max_units: Exhaustible = 1
 
     @property
     def complete(self) -> bool:
@@ -333,10 +324,9 @@ class Interactions:
 
     index: str = "k_sii"
     order: int = 2
-    max_units: int = EXACT_UNITS
+    max_units: Exhaustible = EXACT_UNITS
 
     def __post_init__(self) -> None:
-        check_most(self.max_units)
         set_functions.interactions(torch.zeros(2, dtype=torch.float64), self.index, self.order)
 
     @property

@@ -4,12 +4,14 @@ Each says which coalitions it has to know and turns their values into one number
 summaries carry standard errors: of the sampling, and of the completions where there are several.
 """
 
+from dataclasses import dataclass
 from math import sqrt
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from abe.engines.checks import check_count
+from abe.checks import COUNT, Probability
 from abe.engines.removal import set_functions
 from abe.engines.removal.game import Evaluated, Stream, Summarised
 from abe.errors import Code, SpecError
@@ -21,6 +23,25 @@ EXACT_UNITS = 10
 """Up to this many units all coalitions are evaluated by default: 1,023 rows."""
 MOST_UNITS = 16
 """More units than this are never evaluated exhaustively: 65,535 rows."""
+
+
+@dataclass(frozen=True)
+class _Exhaustible:
+    """As many units as can be evaluated exhaustively."""
+
+    def check(self, name: str, given: int) -> int:
+        """``given``, or a refusal."""
+        if COUNT.check(name, given) > MOST_UNITS:
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                f"At most {MOST_UNITS} units can be evaluated exhaustively",
+                got=given,
+                fix="Use a sampled estimator such as 'permutation' or 'kernel'",
+            )
+        return given
+
+
+Exhaustible = Annotated[int, _Exhaustible()]
 SAMPLED = 2000
 """Coalitions of a sampled summary where no budget is given."""
 
@@ -95,10 +116,7 @@ class MeanWhenIncluded:
         p: probability of a unit to stay.
     """
 
-    p: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_probability(self.p)
+    p: Probability = 0.5
 
     @property
     def complete(self) -> bool:
@@ -192,21 +210,3 @@ def all_of(u: int, max_units: int) -> int:
             else "Use fewer units, or a sampled estimator such as 'permutation' or 'kernel'",
         )
     return 2**u - 1
-
-
-def check_most(max_units: int) -> None:
-    """Refuse more units than can be evaluated exhaustively."""
-    check_count("max_units", max_units)
-    if max_units > MOST_UNITS:
-        raise SpecError(
-            Code.BAD_PARAMETER,
-            f"At most {MOST_UNITS} units can be evaluated exhaustively",
-            got=max_units,
-            fix="Use a sampled estimator such as 'permutation' or 'kernel'",
-        )
-
-
-def check_probability(p: float) -> None:
-    """Refuse what is not strictly between 0 and 1."""
-    if isinstance(p, bool) or not isinstance(p, int | float) or not 0 < p < 1:
-        raise SpecError(Code.BAD_PARAMETER, "p is a probability between 0 and 1", got=repr(p))

@@ -9,12 +9,13 @@ memory does not grow with steps, draws or masks.
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from abe.checks import check_choice
 from abe.engines.runtime.choose_copy import PROBE_ROWS, Choice, choose
 from abe.engines.runtime.chunk_size import ChunkPlan, Saved, memory_budget
 from abe.engines.runtime.fused_copy import fingerprint
@@ -72,13 +73,7 @@ class Evaluator:
         chunk: int | None = None,
         advance: Callable[[int], None] | None = None,
     ) -> None:
-        if execution not in ("auto", "model", "bfloat16"):
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "No such execution",
-                got=repr(execution),
-                expected="auto, model or bfloat16",
-            )
+        check_choice("execution", execution, get_args(Execution))
         if chunk is not None and chunk < 1:
             raise SpecError(Code.BAD_PARAMETER, "chunk must be at least 1", got=chunk)
         self.task = task

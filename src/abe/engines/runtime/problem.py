@@ -158,14 +158,18 @@ class Problem:
     def first(self) -> "Problem":
         """The first sample as a request of its own, whose decision is its own too."""
         decision = self.decision.first(self.task, len(self.x))
-        one, everyones = self.everyone[:1], self.identify
+        one, identify = self.everyone[:1], self.identify
+
+        def identity() -> Sequence[int]:
+            return identify()[:1]
+
         return replace(
             self,
             evaluator=copy(self.evaluator),
             x=self.x[:1],
             context=self.context.take(one),
             decision=decision,
-            identify=lambda: list(everyones())[:1],
+            identify=identity,
             names=self.names[:1],
         )
 
@@ -207,12 +211,11 @@ class Problem:
     def _identities(self, owner: Tensor | None, draw: Tensor | None) -> Callable[[], Sequence[int]]:
         if owner is None and draw is None:
             return self.identify
-        ids = self.ids
-        if owner is not None:
-            ids = [ids[o] for o in owner.tolist()]
+        mine = self.ids
+        ids: list[int] = list(mine) if owner is None else [mine[o] for o in owner.tolist()]
         if draw is not None:
             ids = [mix(i, d) for i, d in zip(ids, draw.tolist(), strict=True)]
-        return lambda: ids
+        return ids.copy
 
     def predicted(self) -> "Problem":
         """The same problem, its decision settled: a forward row per sample unless a pass has run them."""

@@ -1,7 +1,7 @@
 """Shapes: numbers along samples, rows spread, maps enlarged."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,7 @@ def expanded(per_row: Tensor, like: Tensor) -> Tensor:
     return per_row.reshape(-1, *[1] * (like.ndim - 1))
 
 
-Upsample = Literal["bilinear", "nearest"]
+Upsample = Annotated[Literal["bilinear", "nearest"], "way to enlarge a map"]
 
 
 def upsampled(
@@ -27,17 +27,6 @@ def upsampled(
         return F.interpolate(maps[:, None], tuple(extent), mode="nearest")[:, 0]
     linear = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(extent)]
     return F.interpolate(maps[:, None], tuple(extent), mode=linear, align_corners=align_corners)[:, 0]
-
-
-def check_upsample(mode: str) -> None:
-    """Refuse an unknown way to enlarge a map."""
-    if mode not in ("bilinear", "nearest"):
-        raise SpecError(
-            Code.BAD_PARAMETER,
-            "No such way to enlarge a map",
-            got=repr(mode),
-            expected="bilinear or nearest",
-        )
 
 
 def over_channels(maps: Tensor, x: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from abe.checks import outline
+from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError, note
 from abe.metrics.evaluation.perturbation import Perturbation, PerturbationRun
 from abe.metrics.evaluation.truth import check_asked
@@ -53,7 +55,7 @@ class CurveMetric(Protocol):
 class DirectMetric(Protocol):
     """A metric that computes what it needs."""
 
-    def measure(self, problem: Any, explanation: Any) -> Tensor:
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
         """(b,) one number per sample; NaN where it does not apply."""
         ...
 
@@ -62,7 +64,7 @@ class DirectMetric(Protocol):
 class DataSetMetric(Protocol):
     """A metric of a data set: it compares samples with each other, so it waits until all were seen."""
 
-    def collect(self, problem: Any, explanation: Any) -> Mapping[str, Tensor]:
+    def collect(self, problem: Problem, explanation: Any) -> Mapping[str, Tensor]:
         """Tensors with one entry per sample of the problem."""
         ...
 
@@ -206,7 +208,9 @@ def as_metric(obj: Any, *, defaults: Mapping[str, Any] | None = None) -> Metric:
     )
 
 
-def measure(problem: Any, explanation: Any, chosen: Sequence[Metric], *, seed: int = 0) -> dict[str, Score]:
+def measure(
+    problem: Problem, explanation: Any, chosen: Sequence[Metric], *, seed: int = 0
+) -> dict[str, Score]:
     """Scores of one explanation by metric name; equal runs are performed once.
 
     Args:
@@ -239,7 +243,7 @@ class ScoreBook:
         self._shape: tuple[int, ...] = ()
         self._seen = 0
 
-    def add(self, problem: Any, explanation: Any) -> None:
+    def add(self, problem: Problem, explanation: Any) -> None:
         """Measure the samples of a problem; runs that several metrics read are performed once."""
         check_asked(problem, explanation, [m.card for m in self._chosen if m.card is not None])
         self._shape = tuple(problem.x.shape[1:])
@@ -296,7 +300,7 @@ class _Sheet:
         self.step = perturbations[0].step
         self.warnings.extend(w for p in perturbations for w in p.warnings if w not in self.warnings)
 
-    def measure(self, metric: Metric, problem: Any, explanation: Any) -> None:
+    def measure(self, metric: Metric, problem: Problem, explanation: Any) -> None:
         before, began = replace(problem.evaluator.cost), time.perf_counter()
         if isinstance(metric.value, DataSetMetric):
             kept = metric.value.collect(problem, explanation)
@@ -329,14 +333,18 @@ def _checked(metric: Metric, values: Any, b: int) -> Tensor:
         raise SpecError(
             Code.SHAPE,
             f"The metric {metric.name!r} must give one number per sample",
-            got=f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__,
+            got=outline(values),
             expected=f"({b},)",
         )
     return values.detach().double().cpu()
 
 
 def _perform(
-    problem: Any, attribution: Tensor, runs: Sequence[PerturbationRun], samples: Tensor, costs: Sequence[Cost]
+    problem: Problem,
+    attribution: Tensor,
+    runs: Sequence[PerturbationRun],
+    samples: Tensor,
+    costs: Sequence[Cost],
 ) -> list[Perturbation]:
     """The runs for some samples; runs over the same unit share the order of arrival."""
     orders: list[tuple[tuple[Any, str], Arrival]] = []

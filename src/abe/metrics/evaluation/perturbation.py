@@ -8,13 +8,14 @@ the order of arrival, so memory does not grow with the number of steps.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from abe.baselines import Zero
+from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError, note
 from abe.imputation import Imputation
 from abe.spec import value
@@ -46,22 +47,6 @@ class PerturbationRun:
     step: int | float | None = None
     first: Literal["most", "least"] | str = "most"
 
-    def __post_init__(self) -> None:
-        if self.first not in ("most", "least"):
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "A run begins with the most or the least important units",
-                got=repr(self.first),
-                expected="'most' or 'least'",
-            )
-        if self.direction not in ("insertion", "deletion"):
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "A run inserts or deletes",
-                got=repr(self.direction),
-                expected="'insertion' or 'deletion'",
-            )
-
     def units_per_step(self, shape: Sequence[int]) -> int:
         """Units changed per step for an input of ``shape`` (without the batch axis)."""
         return step_size(self.step, self.unit.count(shape))
@@ -70,7 +55,7 @@ class PerturbationRun:
         """n + 1, the rows one sample needs."""
         return number_of_steps(self.unit.count(shape), self.units_per_step(shape)) + 1
 
-    def order(self, problem: Any, attribution: Tensor, samples: Tensor) -> Arrival:
+    def order(self, problem: Problem, attribution: Tensor, samples: Tensor) -> Arrival:
         """The order in which the units of some samples change."""
         ids = [problem.ids[i] for i in samples.tolist()]
         maps = attribution[samples.to(attribution.device)]
@@ -79,7 +64,7 @@ class PerturbationRun:
 
     def perform(
         self,
-        problem: Any,
+        problem: Problem,
         attribution: Tensor,
         *,
         samples: Tensor | None = None,
@@ -117,7 +102,7 @@ class _Filler:
     """A removal for the samples of a run; each step has noise of its own."""
 
     removal: Imputation
-    problem: Any
+    problem: Problem
     who: Tensor
 
     def __call__(self, sample: Tensor, step: Tensor, removed: Tensor) -> Tensor:
@@ -223,7 +208,7 @@ def zero_maps(attribution: Tensor, samples: Tensor) -> list[str]:
     ]
 
 
-def _log_probabilities(problem: Any, curve: _Curve, samples: Tensor) -> Tensor:
+def _log_probabilities(problem: Problem, curve: _Curve, samples: Tensor) -> Tensor:
     """(m, n + 1, C) of all rows of some samples, run without an objective."""
     kept: list[Tensor] = []
     for chunk in problem.forward(curve, samples.repeat_interleave(curve.points), scored=False):

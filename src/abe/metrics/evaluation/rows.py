@@ -6,10 +6,12 @@ from typing import Any, TypeVar
 from jaxtyping import Float
 from torch import Tensor
 
+from abe.engines.runtime.problem import Problem
+
 _T = TypeVar("_T")
 
 
-def remembered(problem: Any, explanation: Any, key: Hashable, compute: Callable[[], _T]) -> _T:
+def remembered(problem: Problem, explanation: Any, key: Hashable, compute: Callable[[], _T]) -> _T:
     """``compute()``, once per problem, map and key, so that metrics with the same settings share rows."""
     store: dict[Any, Any] = vars(problem).setdefault("_remembered", {})
     whole = (id(explanation.attribution), key)
@@ -18,7 +20,7 @@ def remembered(problem: Any, explanation: Any, key: Hashable, compute: Callable[
     return store[whole][1]
 
 
-def probabilities(problem: Any, make: Any, owner: Tensor) -> Float[Tensor, "n"]:
+def probabilities(problem: Problem, make: Any, owner: Tensor) -> Float[Tensor, "n"]:
     """(n,) probability of the owner's target for rows that are made when their turn comes."""
     log_p = problem.task.log_probabilities(problem.outputs(make, owner))
     return log_p.gather(1, problem.target[owner][:, None].to(log_p.device))[:, 0].exp().double()

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from abe.engines.runtime.problem import Problem
 from abe.errors import Code, InputError, SpecError
 from abe.imputation import positions
 from abe.metrics.evaluation.reexplain import method_of
@@ -31,7 +32,7 @@ def with_truth(explanation: Any, masks: Any, labels: Any) -> Any:
     return other
 
 
-def region(problem: Any, explanation: Any) -> Bool[Tensor, "b p"]:
+def region(problem: Problem, explanation: Any) -> Bool[Tensor, "b p"]:
     """(b, positions) the true region of each sample.
 
     Raises:
@@ -57,7 +58,7 @@ def region(problem: Any, explanation: Any) -> Bool[Tensor, "b p"]:
     return mask.flatten(1)
 
 
-def labels(problem: Any, explanation: Any) -> Tensor:
+def labels(problem: Problem, explanation: Any) -> Tensor:
     """(b,) the true class of each sample.
 
     Raises:
@@ -76,7 +77,7 @@ def labels(problem: Any, explanation: Any) -> Tensor:
     return found.to(problem.x.device).long()
 
 
-def check_asked(problem: Any, explanation: Any, cards: Sequence[Card]) -> None:
+def check_asked(problem: Problem, explanation: Any, cards: Sequence[Card]) -> None:
     """Refuse what cannot be measured before anything is computed.
 
     Raises:
@@ -110,10 +111,10 @@ def check_asked(problem: Any, explanation: Any, cards: Sequence[Card]) -> None:
                 checks[need]()
 
 
-PROCESSING = ("positive", "absolute", "minmax", "signed")
+Processing = Annotated[Literal["positive", "absolute", "minmax", "signed"], "post-processing of a map"]
 
 
-def heat(problem: Any, explanation: Any, of: str) -> Float[Tensor, "b p"]:
+def heat(problem: Problem, explanation: Any, of: str) -> Float[Tensor, "b p"]:
     """(b, positions) float64: the map summed over channels, then post-processed.
 
     Clipped at 0 (``"positive"``), ``"absolute"``, from 0 for the smallest to 1 for the largest value
@@ -127,18 +128,7 @@ def heat(problem: Any, explanation: Any, of: str) -> Float[Tensor, "b p"]:
     return {"positive": flat.clamp_min(0), "absolute": flat.abs(), "signed": flat}[of]
 
 
-def soft_mask(problem: Any, explanation: Any) -> Tensor:
+def soft_mask(problem: Problem, explanation: Any) -> Tensor:
     """(b, 1, *space) or (b, d) the positive part of the map over its maximum; 0 where there is none."""
     strength = heat(problem, explanation, "positive")
     return positions(strength / strength.amax(1, keepdim=True).clamp_min(1e-300), problem.x).to(problem.x)
-
-
-def check_processing(of: str) -> None:
-    """Refuse an unknown post-processing."""
-    if of not in PROCESSING:
-        raise SpecError(
-            Code.BAD_PARAMETER,
-            "There is no such post-processing of a map",
-            got=repr(of),
-            expected=" or ".join(map(repr, PROCESSING)),
-        )

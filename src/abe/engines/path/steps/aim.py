@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -11,7 +11,6 @@ from torch import Tensor
 from abe.engines.path.step import Point
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.work import Chunk
-from abe.errors import Code, SpecError, suggest
 from abe.objectives import Logit, LogProbability, Loss, Margin, Probability, gather
 from abe.spec import value
 from abe.types import Objective
@@ -33,7 +32,9 @@ class FlooredMargin:
         return gather(outputs, target) - others.amax(1)
 
 
-LossName = Literal["cross_entropy", "probability", "logit", "margin", "floored_margin"]
+LossName = Annotated[
+    Literal["cross_entropy", "probability", "logit", "margin", "floored_margin"], "loss of an attack"
+]
 SCORES: dict[str, Objective] = {
     "cross_entropy": LogProbability(),
     "probability": Probability(),
@@ -63,16 +64,6 @@ class Goal:
     loss: LossName = "cross_entropy"
     targeted: bool = False
     reads_logits: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.loss not in SCORES:
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "No such loss of an attack",
-                got=repr(self.loss),
-                expected=", ".join(SCORES),
-                fix=suggest(str(self.loss), SCORES) or None,
-            )
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -5,11 +5,10 @@ from typing import ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from abe.engines.checks import check_count
-from abe.engines.path.adversarial_steps import guided
+from abe.checks import Count
+from abe.engines.path.geometry import lengths, tiny
 from abe.engines.path.step import State
 from abe.engines.path.steps.aim import Aim, ImageTransform
-from abe.engines.path.steps.parts import tiny
 from abe.engines.runtime.shapes import along
 from abe.spec import value
 
@@ -42,7 +41,7 @@ class Shown:
 
     def estimate(self, aim: Aim, state: State) -> tuple[Tensor, State]:
         """No rows of its own."""
-        return guided(aim.point), state
+        return aim.point.guided, state
 
 
 @value
@@ -55,18 +54,15 @@ class Transformed:
     """
 
     transforms: tuple[ImageTransform, ...]
-    copies: int = 1
+    copies: Count = 1
     stochastic: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_count("copies", self.copies)
 
     def estimate(self, aim: Aim, state: State) -> tuple[Tensor, State]:
         """``copies`` gradient rows."""
 
         def transform(x: Tensor, who: Tensor, copy: Tensor) -> Tensor:
-            for one in self.transforms:
-                x = one.apply(x, aim, who, copy, self.copies)
+            for change in self.transforms:
+                x = change.apply(x, aim, who, copy, self.copies)
             return x
 
         return aim.mean_ascent(self.copies, transform), state
@@ -80,10 +76,7 @@ class ScaleCopies:
         copies: how many scales.
     """
 
-    copies: int = 5
-
-    def __post_init__(self) -> None:
-        check_count("copies", self.copies)
+    copies: Count = 5
 
     def estimate(self, aim: Aim, state: State) -> tuple[Tensor, State]:
         """``copies`` gradient rows."""
@@ -127,11 +120,8 @@ class IntegratedGradient:
         chain_factor: multiply each gradient by its i/points, as the published code does.
     """
 
-    points: int = 20
+    points: Count = 20
     chain_factor: bool = False
-
-    def __post_init__(self) -> None:
-        check_count("points", self.points)
 
     def estimate(self, aim: Aim, state: State) -> tuple[Tensor, State]:
         """``points`` gradient rows."""
@@ -156,12 +146,9 @@ class Neighbourhood:
     """
 
     radius: float
-    copies: int = 20
+    copies: Count = 20
     stochastic: ClassVar[bool] = True
     reads_gradient: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_count("copies", self.copies)
 
     def estimate(self, aim: Aim, state: State) -> tuple[Tensor, State]:
         """``copies`` gradient rows and the one at the point."""
@@ -172,7 +159,7 @@ class Neighbourhood:
 
         here, around = aim.ascent(), aim.mean_ascent(self.copies, transform)
         product = (here * around).flatten(1).sum(1)
-        length = here.flatten(1).norm(dim=1) * around.flatten(1).norm(dim=1)
+        length = lengths(here) * lengths(around)
         share = along(product / length.clamp_min(tiny(here)), here)
         return share * here + (1 - share) * around, state
 

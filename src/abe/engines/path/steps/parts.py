@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abe.engines.checks import Norm, check_norm, check_not_negative, check_positive
+from abe.checks import Norm, NotNegative, Odd, Size, need_image
+from abe.engines.path.geometry import in_ball, shortened, tiny, unit
 from abe.engines.path.step import INTEGRAND, State
 from abe.engines.path.steps.aim import Aim
 from abe.engines.runtime.shapes import along
-from abe.errors import Code, SpecError
 from abe.spec import value
 
 
@@ -47,7 +47,7 @@ class Normalised:
 
     def turn(self, g: Tensor, aim: Aim, state: State) -> tuple[Tensor, State]:
         """Unit length per row; a zero gradient stays zero."""
-        return g / along(g.flatten(1).norm(dim=1).clamp_min(tiny(g)), g), state
+        return unit(g), state
 
 
 @value
@@ -58,10 +58,7 @@ class Momentum:
         decay: μ; 0 only normalises.
     """
 
-    decay: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_not_negative(decay=self.decay)
+    decay: NotNegative = 1.0
 
     def turn(self, g: Tensor, aim: Aim, state: State) -> tuple[Tensor, State]:
         """The accumulated direction, which is also kept as ``momentum``."""
@@ -85,19 +82,10 @@ class TranslationKernel:
         elsewhere: inputs without two space axes pass as they are instead of being refused.
     """
 
-    size: int = 15
+    size: Odd = 15
     sigmas: float = 3.0
     single_precision: bool = False
     elsewhere: bool = False
-
-    def __post_init__(self) -> None:
-        if (
-            isinstance(self.size, bool)
-            or not isinstance(self.size, int)
-            or self.size < 1
-            or self.size % 2 == 0
-        ):
-            raise SpecError(Code.BAD_PARAMETER, "size must be an odd number of pixels", got=repr(self.size))
 
     def turn(self, g: Tensor, aim: Aim, state: State) -> tuple[Tensor, State]:
         """The same shape, every channel smoothed alone."""
@@ -158,12 +146,8 @@ class Ball:
         norm: ``"linf"`` or ``"l2"``.
     """
 
-    eps: float
+    eps: Size
     norm: Norm = "linf"
-
-    def __post_init__(self) -> None:
-        check_positive(eps=self.eps)
-        check_norm(self.norm)
 
     def keep(self, x: Tensor, aim: Aim) -> Tensor:
         """The difference to the start is cut to the ball, then the point to the bounds."""
@@ -174,8 +158,7 @@ class Ball:
         """``difference`` with norm at most ε."""
         if self.norm == "linf":
             return difference.clamp(-self.eps, self.eps)
-        length = difference.flatten(1).norm(dim=1).clamp_min(tiny(difference))
-        return difference * along((self.eps / length).clamp_max(1.0), difference)
+        return shortened(difference, self.eps)
 
 
 @value
@@ -196,40 +179,17 @@ class UniformStart:
         norm: ``"linf"`` or ``"l2"``.
     """
 
-    eps: float
+    eps: Size
     norm: Norm = "linf"
     stochastic: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_positive(eps=self.eps)
-        check_norm(self.norm)
 
     def move(self, aim: Aim) -> Tensor:
         """(n, *f) the points at which the attack begins, inside the bounds."""
         if self.norm == "linf":
             step = (2 * aim.point.uniform("attack.start") - 1) * self.eps
         else:
-            step = aim.point.normal("attack.start")
-            dimension = step[0].numel()
-            who = torch.arange(len(step), device=step.device)
-            share = aim.uniform("attack.radius", who, torch.zeros_like(who), 1, ())
-            radius = self.eps * share ** (1 / dimension) / step.flatten(1).norm(dim=1)
-            step = step * along(radius, step)
+            normal = aim.point.normal("attack.start")
+            rows = torch.arange(len(normal), device=normal.device)
+            share = aim.uniform("attack.radius", rows, torch.zeros_like(rows), 1, ())
+            step = in_ball(normal, share, self.eps)
         return aim.point.clip(aim.point.x + step)
-
-
-def tiny(like: Tensor) -> float:
-    """The smallest normal number, to divide by instead of zero."""
-    return torch.finfo(like.dtype).tiny
-
-
-def need_image(what: str, x: Tensor) -> None:
-    """Refuse inputs without two space axes."""
-    if x.ndim != 4:
-        raise SpecError(
-            Code.UNSUPPORTED,
-            f"{what} needs images",
-            got=f"inputs of shape {tuple(x.shape[1:])}",
-            expected="(c, h, w)",
-            fix="Choose an attack without space, such as pgd or mim",
-        )

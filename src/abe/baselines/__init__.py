@@ -4,7 +4,6 @@ A baseline's `rows` gives the reference of sample ``owner[i]`` for draw number `
 reads the problem's inputs, bounds, draws and evaluator and nothing else.
 """
 
-import hashlib
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from math import log
@@ -14,16 +13,25 @@ from weakref import WeakKeyDictionary
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
-from abe.draws import mix
+from abe.baselines.fitting import (
+    bounds_of,
+    check_finite,
+    convolve,
+    digest_of,
+    fit,
+    outline,
+    per_channel,
+    tile,
+)
+from abe.checks import Counted, Odd, Positive
 from abe.engines.runtime.fused_copy import fingerprint
 from abe.errors import Code, InputError, SpecError
 from abe.imputation import NoisyLinear as NoisyLinear
 from abe.objectives import LabelAgnostic
 from abe.registry import baselines
 from abe.spec import value
-from abe.types import Baseline, Card, RowIndex, Rows
+from abe.types import Baseline, Card, Problem, RowIndex, Rows
 
 
 @baselines.register(
@@ -42,7 +50,7 @@ class Zero:
     def stochastic(self) -> bool:
         return False
 
-    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+    def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
         return torch.zeros_like(problem.x[owner])
 
 
@@ -68,9 +76,9 @@ class Constant:
     def stochastic(self) -> bool:
         return False
 
-    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+    def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
         numbers = self.value if isinstance(self.value, tuple) else (float(self.value),)
-        return _tile(problem.x.new_tensor(numbers), problem.x)[None].expand(len(owner), *problem.x.shape[1:])
+        return tile(problem.x.new_tensor(numbers), problem.x)[None].expand(len(owner), *problem.x.shape[1:])
 
 
 @baselines.register(
@@ -88,7 +96,7 @@ class Mean:
     def stochastic(self) -> bool:
         return False
 
-    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+    def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
         x = problem.x[owner]
         axes = tuple(range(2, x.ndim)) if x.ndim > 2 else (1,)
         return x.mean(dim=axes, keepdim=True).expand_as(x)
@@ -112,22 +120,14 @@ class Blur:
         kernel: odd width of the kernel in positions.
     """
 
-    sigma: float = 5.0
-    kernel: int = 11
-
-    def __post_init__(self) -> None:
-        if self.sigma <= 0 or self.kernel < 1 or self.kernel % 2 == 0:
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "A blur needs a positive sigma and an odd kernel",
-                got=f"sigma {self.sigma}, kernel {self.kernel}",
-            )
+    sigma: Positive = 5.0
+    kernel: Odd = 11
 
     @property
     def stochastic(self) -> bool:
         return False
 
-    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+    def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
         x = problem.x[owner]
         if x.ndim < 3:
             raise SpecError(
@@ -141,7 +141,7 @@ class Blur:
         at = torch.arange(-half, half + 1, device=x.device, dtype=x.dtype)
         weights = torch.exp(-(at**2) / (2 * self.sigma**2))
         for axis in range(2, x.ndim):
-            x = _convolve(x, weights / weights.sum(), axis)
+            x = convolve(x, weights / weights.sum(), axis)
         return x
 
 
@@ -160,8 +160,8 @@ class Uniform:
     def stochastic(self) -> bool:
         return True
 
-    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
-        low, high = _bounds(problem, "uniform")
+    def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
+        low, high = bounds_of(problem, "uniform")
         shape = problem.x.shape[1:]
         u = problem.draws.uniform("baseline.uniform", problem.keys(owner, draw), shape).to(problem.x)
         return low + u * (high - low)
@@ -188,12 +188,12 @@ class Noise:
     def stochastic(self) -> bool:
         return True
 
-    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+    def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
         x = problem.x[owner]
         noise = problem.draws.normal("baseline.noise", problem.keys(owner, draw), x.shape[1:]).to(x)
         if problem.bounds is None:
             return x + self.sigma * noise
-        low, high = _bounds(problem, "noise")
+        low, high = bounds_of(problem, "noise")
         return torch.minimum(torch.maximum(x + self.sigma * (high - low) * noise, low), high)
 
 
@@ -224,11 +224,11 @@ class Dataset:
             raise InputError(
                 Code.BASELINE_SHAPE,
                 "A background set is a tensor with the sample axis first",
-                got=_outline(self.samples),
+                got=outline(self.samples),
                 expected="(m, *features) with m ≥ 1",
             )
-        _finite(self.samples)
-        object.__setattr__(self, "digest", _digest(self.samples))
+        check_finite(self.samples)
+        object.__setattr__(self, "digest", digest_of(self.samples))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Dataset) and other.digest == self.digest
@@ -246,10 +246,10 @@ class Dataset:
     def stochastic(self) -> bool:
         return len(self.samples) > 1
 
-    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+    def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
         keys = problem.keys(owner, draw)
         chosen = problem.draws.integers("baseline.dataset", keys, len(self.samples), (1,))[:, 0]
-        return _fit(self.samples[chosen.to(self.samples.device)], problem.x[owner])
+        return fit(self.samples[chosen.to(self.samples.device)], problem.x[owner])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -264,8 +264,8 @@ class Given:
     digest: int = field(init=False)
 
     def __post_init__(self) -> None:
-        _finite(self.reference)
-        object.__setattr__(self, "digest", _digest(self.reference))
+        check_finite(self.reference)
+        object.__setattr__(self, "digest", digest_of(self.reference))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Given) and other.digest == self.digest
@@ -283,7 +283,7 @@ class Given:
     def stochastic(self) -> bool:
         return False
 
-    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+    def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
         x = problem.x
         reference = self.reference if self.reference.ndim == x.ndim else self.reference[None]
         if len(reference) not in (1, len(x)):
@@ -295,7 +295,7 @@ class Given:
         owner = owner.to(reference.device)
         # the input's rows are not needed, only their shape: a sample may own more rows than there are samples
         like = x[:1].expand(len(owner), *x.shape[1:])
-        return _fit(reference[owner if len(reference) == len(x) else torch.zeros_like(owner)], like)
+        return fit(reference[owner if len(reference) == len(x) else torch.zeros_like(owner)], like)
 
 
 @dataclass(frozen=True)
@@ -346,29 +346,21 @@ class Confusion:
         further inputs, because the prediction depends on them).
     """
 
-    starts: int = 8
-    steps: int = 10
-    step: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.starts < 1 or self.steps < 1 or self.step <= 0:
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "The confusion feature needs at least one start and one step, and a positive step size",
-                got=repr(self),
-            )
+    starts: Counted = 8
+    steps: Counted = 10
+    step: Positive = 0.1
 
     @property
     def stochastic(self) -> bool:
         return False
 
-    def rows(self, problem: Any, owner: RowIndex, draw: RowIndex) -> Rows:
+    def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
         shared = not problem.context.values
         samples = [0] if shared else sorted(set(owner.tolist()))
-        found = {s: _tile(self.feature(problem, sample=s).values, problem.x) for s in samples}
+        found = {s: tile(self.feature(problem, sample=s).values, problem.x) for s in samples}
         return torch.stack([found[0 if shared else s] for s in owner.tolist()])
 
-    def feature(self, problem: Any, *, sample: int = 0) -> ConfusionFeature:
+    def feature(self, problem: Problem, *, sample: int = 0) -> ConfusionFeature:
         """The feature of the problem's model, from memory where it was found before."""
         memory = _FOUND.setdefault(problem.task, {})
         key = self._key(problem, sample)
@@ -378,21 +370,21 @@ class Confusion:
             memory[key] = self._search(problem, sample)
         return memory[key]
 
-    def remembered(self, problem: Any) -> ConfusionFeature | None:
+    def remembered(self, problem: Problem) -> ConfusionFeature | None:
         """The feature if it was found before; nothing is searched."""
         return _FOUND.get(problem.task, {}).get(self._key(problem, 0))
 
-    def _key(self, problem: Any, sample: int) -> Hashable | None:
+    def _key(self, problem: Problem, sample: int) -> Hashable | None:
         """What the feature depends on; None where it cannot be remembered."""
         if problem.context.values or not isinstance(problem.draws, Hashable):
             return None
         x = problem.x
-        bounds = tuple(_digest(bound) for bound in _bounds(problem, "confusion"))
+        bounds = tuple(digest_of(bound) for bound in bounds_of(problem, "confusion"))
         model = fingerprint(problem.task.model)
         return (self, problem.draws, tuple(x.shape[1:]), x.dtype, x.device, bounds, model)
 
-    def _search(self, problem: Any, sample: int) -> ConfusionFeature:
-        low, high = (_per_channel(bound) for bound in _bounds(problem, "confusion"))
+    def _search(self, problem: Problem, sample: int) -> ConfusionFeature:
+        low, high = (per_channel(bound) for bound in bounds_of(problem, "confusion"))
         keys = [(0, start) for start in range(self.starts)]
         u = problem.draws.uniform("baseline.confusion", keys, low.shape).to(problem.x)
         values = low + u * (high - low)
@@ -408,20 +400,20 @@ class Confusion:
             values = torch.minimum(torch.maximum(values - size * slope.sign(), low), high)
         return best
 
-    def _neutral(self, problem: Any, low: Tensor, high: Tensor) -> Tensor:
+    def _neutral(self, problem: Problem, low: Tensor, high: Tensor) -> Tensor:
         """(c,) the colour that the task's normalisation turns into zero, or the middle of the bounds."""
         mean = problem.task.mean
         if mean is None:
             return (low + high) / 2
-        colour = _per_channel(mean.to(problem.x).expand(1, *problem.x.shape[1:])[0])
+        colour = per_channel(mean.to(problem.x).expand(1, *problem.x.shape[1:])[0])
         return torch.minimum(torch.maximum(colour, low), high)
 
-    def _look(self, problem: Any, sample: int, values: Tensor) -> tuple[Tensor, Tensor]:
+    def _look(self, problem: Problem, sample: int, values: Tensor) -> tuple[Tensor, Tensor]:
         """(starts,) H / ln C and (starts, c) slope of KL(U‖P) at the tiled values."""
         entropy, slope = values.new_empty(len(values)), torch.empty_like(values)
 
         def make(rows: Tensor) -> Tensor:
-            return torch.stack([_tile(v, problem.x) for v in values[rows]])
+            return torch.stack([tile(v, problem.x) for v in values[rows]])
 
         owner = torch.full((len(values),), sample, dtype=torch.long, device=values.device)
         for chunk in problem.with_(objective=LabelAgnostic()).gradient(make, owner):
@@ -455,78 +447,3 @@ def as_baseline(obj: Any) -> Baseline:
         got=type(obj).__name__,
         expected=f"one of {', '.join(baselines.names())}, a number, a tensor, or a baseline value",
     )
-
-
-def _bounds(problem: Any, who: str) -> tuple[Tensor, Tensor]:
-    """(low, high) of shape (*f) on the device of the inputs."""
-    if problem.bounds is None:
-        raise SpecError(
-            Code.UNSUPPORTED,
-            f"The baseline {who!r} needs a task with bounds",
-            fix="Pass bounds=(low, high) when you make the task; activations of a layer have none, "
-            f"so there use AtInput(baseline={who!r})",
-        )
-    x = problem.x
-    low, high = (bound.to(x).expand(1, *x.shape[1:])[0] for bound in problem.bounds)
-    return low, high
-
-
-def _per_channel(bound: Tensor) -> Tensor:
-    """(c,) one bound per channel (they do not differ over space)."""
-    return bound.flatten(1)[:, 0].clone() if bound.ndim > 1 else bound.clone()
-
-
-def _tile(values: Tensor, x: Tensor) -> Tensor:
-    """(*f) one number, or one per channel, repeated over space."""
-    channels = x.shape[1]
-    if len(values) not in (1, channels):
-        raise InputError(
-            Code.BASELINE_SHAPE,
-            "A constant baseline has one value, or one per channel",
-            got=f"{len(values)} values",
-            expected=f"1 or {channels}",
-        )
-    return values.to(x).view(-1, *[1] * (x.ndim - 2)).expand(x.shape[1:])
-
-
-def _fit(reference: Tensor, x: Tensor) -> Tensor:
-    """Reference rows broadcast to the rows they stand for."""
-    try:
-        return reference.to(x).expand_as(x)
-    except RuntimeError:
-        raise InputError(
-            Code.BASELINE_SHAPE,
-            "The baseline does not fit the input",
-            got=f"shape {tuple(reference.shape[1:])} per sample",
-            expected=f"{tuple(x.shape[1:])}",
-            fix="Give references of the input's shape, before the task's normalisation",
-        ) from None
-
-
-def _convolve(x: Tensor, weights: Tensor, axis: int) -> Tensor:
-    """Convolve along one axis with the border continued."""
-    half = len(weights) // 2
-    moved = x.movedim(axis, -1)
-    flat = moved.reshape(-1, 1, moved.shape[-1])
-    flat = functional.conv1d(functional.pad(flat, (half, half), mode="replicate"), weights.view(1, 1, -1))
-    return flat.reshape(moved.shape).movedim(-1, axis)
-
-
-def _finite(reference: Tensor) -> None:
-    if not reference.is_floating_point() or not bool(torch.isfinite(reference).all()):
-        raise InputError(
-            Code.BASELINE_SHAPE,
-            "A reference input holds finite floating-point numbers",
-            got=_outline(reference) + ("" if reference.is_floating_point() else f" of {reference.dtype}"),
-            fix="Convert to the task's units first, for example x.float() / 255",
-        )
-
-
-def _digest(tensor: Tensor) -> int:
-    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    digest = hashlib.blake2b(content.numpy().data, digest_size=8)
-    return mix(str(tuple(tensor.shape)), str(tensor.dtype), digest.hexdigest())
-
-
-def _outline(obj: Any) -> str:
-    return f"a tensor of shape {tuple(obj.shape)}" if isinstance(obj, Tensor) else type(obj).__name__
