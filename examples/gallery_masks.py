@@ -34,6 +34,8 @@ found = {title: abe.explain(task, photos, name, **how) for title, (name, how) in
 
 # %%
 # Maps are shared out over the colour channels, so their sum over channels is the mask.
+# A mask shows what suffices for the score, which need not be what a person would point at: whiskers and the
+# picture's edge are enough for this cat.
 
 notes = {title: "bits" for title, explanation in found.items() if "bits" in explanation.diagnostics}
 draw(found, signed=False, notes=notes)

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from tests.cli.runner import invoke
 
 from abe import registry
-from abe.cli.app import app
 from abe.documented import cost, documented, read
 from abe.engines.path.quadrature import quadratures
 from abe.parameters import described, shared
@@ -50,7 +49,7 @@ def words(text: str) -> str:
 
 def on_screen(entry: Entry) -> str:
     """``abe methods NAME`` as it is printed."""
-    said = CliRunner().invoke(app, [PLACES[entry.kind][0], entry.name], env={"COLUMNS": "100000"})
+    said = invoke(PLACES[entry.kind][0], entry.name)
     assert said.exit_code == 0, said.output
     return said.output
 
