@@ -27,7 +27,7 @@ class Study:
     Attributes:
         asks: its question, in a line.
         run: module and function.
-        minutes: of one core, without a GPU, in its modest size; of one photograph where it takes them.
+        minutes: of one core, without a GPU, in its modest size, measured; of one photograph where it takes them.
         count: photographs by default; 0 where it makes data of its own.
     """
 
@@ -43,20 +43,20 @@ class Study:
 
 
 STUDIES = {
-    "figure3": Study("Which attack makes the best path?", "figure3:run", 0, 8),
-    "orientation": Study("LAAI: the sign of Eq. 5 or of Algorithm 2?", "orientation:run", 0, 30),
-    "agi": Study("Why can AGI score below a random order?", "agi:run", 0, 12),
-    "ignorance": Study("What do maps overlook, what invent?", "ignorance:run", 0, 30),
-    "ordering": Study("Do methods come in the papers' order?", "ordering:run", 0, 12),
-    "completeness": Study("What do the sums along paths miss?", "completeness:run", 0, 4),
-    "published": Study("What does the published code change?", "published:run", 0, 8),
+    "figure3": Study("Which attack makes the best path?", "figure3:run", 1.5, 8),
+    "orientation": Study("LAAI: the sign of Eq. 5 or Algorithm 2?", "orientation:run", 0.7, 30),
+    "agi": Study("Why can AGI score below a random order?", "agi:run", 1.2, 12),
+    "ignorance": Study("What do maps overlook or invent?", "ignorance:run", 0.3, 30),
+    "ordering": Study("Do methods come in the papers' order?", "ordering:run", 1, 12),
+    "completeness": Study("What do the sums along paths miss?", "completeness:run", 3, 4),
+    "published": Study("What does the published code change?", "published:run", 2.5, 8),
 }
 """Studies of a pretrained network on photographs."""
 DEMONSTRATIONS = {
-    "soundness-linear": Study("Soundness where the true map is known", "soundness:linear", 0),
-    "soundness-modified": Study("Which metric sees what a map lost or got?", "soundness:modified", 0),
-    "soundness-retraining": Study("What does a retrained model say of a map?", "traps:retraining", 0),
-    "soundness-semi-natural": Study("What does a watermark say of a map?", "traps:semi_natural", 0),
+    "soundness-linear": Study("Soundness where the true map is known", "soundness:linear", 0.2),
+    "soundness-modified": Study("Which metric sees a changed map?", "soundness:modified", 3),
+    "soundness-retraining": Study("What does a retrained model say?", "traps:retraining", 0.6),
+    "soundness-semi-natural": Study("What do planted watermarks say?", "traps:semi_natural", 0.6),
 }
 """Studies of small data that they make themselves."""
 
@@ -107,7 +107,7 @@ def _function(study: Study) -> Callable[..., Outcome]:
 def _listing() -> Table:
     note = "python -m studies NAME starts one. Cost: photographs (--count) × minutes of one core each."
     table = Table(
-        "study", "asks", "cost", box=None, padding=(0, 2, 0, 0), caption=note, caption_justify="left"
+        "study", "asks", "cost", box=None, padding=(0, 1, 0, 0), caption=note, caption_justify="left"
     )
     for name, study in {**STUDIES, **DEMONSTRATIONS}.items():
         table.add_row(name, study.asks, study.cost)
