@@ -27,7 +27,8 @@ class Study:
     Attributes:
         asks: its question, in a line.
         run: module and function.
-        minutes: of one core, without a GPU, in its modest size, measured; of one photograph where it takes them.
+        minutes: of one core, without a GPU, in its modest size, as measured; of one photograph where it
+            takes them.
         count: photographs by default; 0 where it makes data of its own.
     """
 
