@@ -118,7 +118,7 @@ def gradient_x_attention(
     Example:
         >>> import abe
         >>> abe.method("gradient_x_attention", query=0).rows(b=1)
-        3.0
+        2.0
     """
     return AttentionMap(aggregation=LastGradient(), query=query, layers=layers, upsample=upsample)
 
@@ -147,7 +147,7 @@ def chefer_relevance(
     Example:
         >>> import abe
         >>> abe.method("chefer", query=0).rows(b=1)
-        3.0
+        2.0
     """
     return AttentionMap(aggregation=CarriedRelevance(), query=query, layers=layers, upsample=upsample)
 
@@ -183,7 +183,7 @@ def chefer_bimodal(
     Example:
         >>> import abe
         >>> abe.method("chefer_bimodal", reads="own").rows(b=1)
-        3.0
+        2.0
     """
     return BimodalRelevance(reads=reads, query=query, layers=layers, upsample=upsample)
 
@@ -219,6 +219,6 @@ def daam(
     Example:
         >>> import abe
         >>> abe.method("daam", tokens=(2, 3)).rows(b=1)
-        2.0
+        1.0
     """
     return CrossAttention(tokens=tokens, layers=layers, upsample=upsample)

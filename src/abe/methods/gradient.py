@@ -63,7 +63,7 @@ def gradient_x_input() -> GradientAt:
     Example:
         >>> import abe
         >>> abe.method("gxi").rows(b=1)
-        3.0
+        2.0
     """
     return GradientAt(times_input=True)
 
@@ -97,7 +97,7 @@ def fast_ig(*, variant: Variant = "corrected") -> GradientAt:
     Example:
         >>> import abe
         >>> abe.method("fig").rows(b=1)
-        4.0
+        3.0
     """
     reverse = published(variant)
     return GradientAt(times_input=True, negated_loss=reverse, claims_change=not reverse)

@@ -167,7 +167,7 @@ def hires_cam(
     Example:
         >>> import abe
         >>> abe.method("hires_cam", layer="layer3").rows(b=1)
-        5.0
+        4.0
     """
     return ChannelMap(weights=GradientHere(), layer=layer, relu=relu, normalise=normalise, upsample=upsample)
 
@@ -242,7 +242,7 @@ def layer_cam(
     Example:
         >>> import abe
         >>> abe.method("layer_cam", layer="layer2").rows(b=1)
-        5.0
+        4.0
     """
     return ChannelMap(
         weights=PositiveGradient(), layer=layer, relu=relu, normalise=normalise, upsample=upsample

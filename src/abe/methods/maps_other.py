@@ -187,7 +187,7 @@ def guided_grad_cam(
     Example:
         >>> import abe
         >>> abe.method("guided_grad_cam", upsample="nearest").rows(b=1)
-        7.0
+        6.0
     """
     gate = ChannelMap(weights=MeanGradient(), layer=layer, normalise=normalise, upsample=upsample)
     return ThroughMap(engine=guided_backprop(), gate=gate)

@@ -85,7 +85,7 @@ class _Buffers:
     def restore(self) -> None:
         """Put the same tensors back with the contents they had."""
         for module, name, buffer in self._found:
-            if module._buffers.get(name) is not buffer:
+            if name not in module._buffers or module._buffers[name] is not buffer:
                 module._buffers[name] = buffer
         for group, content in self._groups:
             if torch.equal(_together(group), content):

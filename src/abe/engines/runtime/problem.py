@@ -87,7 +87,8 @@ class Problem:
     def scores(self, make: Make | Tensor, owner: Tensor) -> Tensor:
         """(n,) scores of rows, each for its owner's target; forward only."""
         kept = [chunk.scores for chunk in self.forward(make, owner)]
-        return torch.cat(kept) if kept else self.x.new_empty(0)
+        scores = torch.cat(kept) if kept else self.x.new_empty(0)
+        return scores if scores.is_floating_point() else scores.to(self.x.dtype)
 
     def outputs(self, make: Make | Tensor, owner: Tensor) -> Any:
         """(n, …) the model's outputs for rows; those of the first chunk where they are no tensor."""
