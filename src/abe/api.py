@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from abe.draws import Ids
 from abe.engines.backward.run import Covered, HasRules, coverage_of
 from abe.engines.removal.game import run_all
 from abe.engines.runtime.evaluator import Execution
@@ -214,8 +215,9 @@ def _finish(problem: Problem, result: Result, method: Method, seed: int) -> Expl
     features = problem.x if result.features is None else result.features
     check_map(result.attribution, features)
     warnings = [*problem.warnings, *result.warnings]
-    influenced = result.attribution.flatten(1).any(1)
-    if not bool(influenced.all()):
+    flat = result.attribution.detach().flatten(1)
+    influenced = flat.norm(dim=1) > 0  # of tiny values it may be 0: then every one is looked at
+    if not bool(influenced.all()) and not bool((influenced := flat.any(1)).all()):
         who = ", ".join(str(i) for i in (~influenced).nonzero().flatten().tolist()[:8])
         warnings.append(
             note(Code.ZERO_MAP, f"The map of sample {who} is zero everywhere: the method found no influence")
@@ -238,7 +240,7 @@ def _finish(problem: Problem, result: Result, method: Method, seed: int) -> Expl
         cost=problem.evaluator.cost,
         warnings=list(dict.fromkeys(warnings)),
         seed=seed,
-        ids=list(problem.ids),
+        ids=Ids(problem.identify, len(problem.x)),
         versions=versions(),
         diagnostics=result.diagnostics,
         modality=problem.task.modality,

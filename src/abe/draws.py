@@ -2,7 +2,9 @@
 
 import hashlib
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -82,9 +84,7 @@ def sample_ids(x: Tensor, seen: dict[int, int] | None = None) -> list[int]:
     seen = {} if seen is None else seen
     ids: list[int] = []
     for row in x.detach().cpu():
-        content = hashlib.blake2b(
-            row.contiguous().flatten().view(torch.uint8).numpy().tobytes(), digest_size=8
-        )
+        content = hashlib.blake2b(row.contiguous().flatten().view(torch.uint8).numpy().data, digest_size=8)
         base = int.from_bytes(content.digest(), "little") >> 1
         occurrence = seen.get(base, 0)
         seen[base] = occurrence + 1
@@ -108,6 +108,45 @@ def check_ids(ids: Sequence[int | str] | None, n: int) -> None:
     """Refuse identities that are not one per sample."""
     if ids is not None and len(ids) != n:
         raise InputError(Code.IDS, "Give one id per sample", got=f"{len(ids)} ids", expected=f"{n}")
+
+
+class Ids(Sequence[int]):
+    """Identities that are found when somebody asks: hashing photographs takes time.
+
+    Args:
+        find: gives them.
+        n: how many there are.
+    """
+
+    def __init__(self, find: Callable[[], Sequence[int]], n: int) -> None:
+        self._find, self._n = find, n
+
+    @cached_property
+    def _found(self) -> list[int]:
+        return list(self._find())
+
+    def __len__(self) -> int:
+        return self._n
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[int]: ...
+
+    def __getitem__(self, index: int | slice) -> int | list[int]:
+        return self._found[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._found == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(self._found)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (self._found,)
 
 
 def _signed(number: int) -> int:

@@ -62,7 +62,7 @@ class Explanation:
     cost: Cost = field(default_factory=Cost)
     warnings: list[str] = field(default_factory=list)
     seed: int = 0
-    ids: list[int] = field(default_factory=list)
+    ids: Sequence[int] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
     modality: str = "image"
@@ -282,7 +282,7 @@ class Explanation:
             "names": self.names,
             "target_names": self.target_names,
             "top": self.top,
-            "ids": self.ids,
+            "ids": list(self.ids),
             "residual": None if residual is None else [_json_number(r) for r in residual.tolist()],
         }
 
@@ -326,7 +326,7 @@ def check_map(attribution: Tensor, x: Tensor) -> None:
             got=str(tuple(attribution.shape)),
             expected=str(tuple(x.shape)),
         )
-    if not bool(torch.isfinite(attribution).all()):
+    if not bool(torch.isfinite(attribution.sum())) and not bool(torch.isfinite(attribution).all()):
         raise InputError(Code.MAP_NOT_FINITE, "The method returned NaN or infinity")
 
 

@@ -1,6 +1,8 @@
 """What is checked of a model before it runs, remembered until something about the model changes."""
 
 import cmath
+from collections.abc import Generator
+from contextlib import contextmanager
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -37,13 +39,29 @@ class Known:
 
 
 _KNOWN: PerModel[Known] = PerModel()
+_HELD: PerModel[Known] = PerModel()
+"""Models that are being run: nothing changes them meanwhile."""
 _REMARKS: "WeakKeyDictionary[Known, tuple[str, ...]]" = WeakKeyDictionary()
 
 
 def known(model: nn.Module, parts: Parts | None = None) -> Known:
     """The model as it is now: the same value as before where nothing has changed."""
+    if (held := _HELD.get(model)) is not None:
+        return held
     parts, last = parts or parts_of(model), _KNOWN.get(model)
     return last if last is not None and last.still(parts) else _KNOWN.set(model, Known(parts))
+
+
+@contextmanager
+def holding(model: nn.Module, parts: Parts | None = None) -> Generator[None]:
+    """Look at the model once for everything that is asked of it inside the ``with`` block."""
+    outer = _HELD.get(model)
+    _HELD.set(model, outer or known(model, parts))
+    try:
+        yield
+    finally:
+        if outer is None:
+            _HELD.forget(model)
 
 
 TRAINING = "The model was in training mode; it ran in evaluation mode and was set back"

@@ -98,7 +98,8 @@ class _Buffers:
 
 
 def _together(buffers: list[Tensor]) -> Tensor:
-    return torch.cat([buffer.detach().reshape(-1) for buffer in buffers])
+    with torch.no_grad():
+        return torch.cat([buffer if buffer.ndim == 1 else buffer.reshape(-1) for buffer in buffers])
 
 
 class _Hooks:

@@ -26,6 +26,10 @@ class PerModel(Generic[_T]):
         self._kept[key] = (ref(model, lambda _: self._kept.pop(key, None)), value)
         return value
 
+    def forget(self, model: nn.Module) -> None:
+        """There is no value any more."""
+        self._kept.pop(id(model), None)
+
     def of(self, model: nn.Module, make: Callable[[], _T]) -> _T:
         """The value of a model, made where there is none."""
         kept = self.get(model)

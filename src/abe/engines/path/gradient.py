@@ -8,7 +8,7 @@ from torch import Tensor
 from abe.checks import Count
 from abe.engines.runtime.moments import Moments
 from abe.engines.runtime.problem import Problem
-from abe.engines.runtime.shapes import along
+from abe.engines.runtime.shapes import along, joined
 from abe.objectives import Loss
 from abe.spec import value
 from abe.types import Baseline, Result
@@ -33,10 +33,7 @@ class GradientAt:
     def run(self, problem: Problem) -> Result:
         """One forward and one backward row per sample."""
         asked = problem.with_(objective=Loss()) if self.negated_loss else problem
-        out = torch.empty_like(problem.x)
-
-        for chunk in asked.at_inputs("gradient"):
-            out[chunk.rows] = chunk.gradients
+        out = joined([chunk.gradients for chunk in asked.at_inputs("gradient")])
         if self.times_input:
             out = out * problem.x
         if self.negated_loss:

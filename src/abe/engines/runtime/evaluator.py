@@ -124,7 +124,7 @@ class Evaluator:
 
     def _plan(self, job: Pass) -> ChunkPlan:
         work, device = job.work, self.task.device
-        row = work.make(torch.zeros(1, dtype=torch.long, device=work.owner.device))
+        row = work.first()
         self._choose_model(job)
         key = (
             *(work.kind, work.purpose, work.backwards, tuple(row.shape[1:]), row.dtype),
@@ -161,7 +161,7 @@ class Evaluator:
     def _try_copies(self, work: Work) -> Choice:
         rows = work.spread(PROBE_ROWS)
         context = work.context.take(work.owner[rows])
-        return choose(self.task, work.make(rows).detach(), context, self._fingerprint or ())
+        return choose(self.task, work.rows(rows).detach(), context, self._fingerprint or ())
 
     def _try(self, job: Pass, rows: Tensor, plan: ChunkPlan) -> Chunk | None:
         """Run one chunk; halve the plan and return None where it does not fit into memory."""

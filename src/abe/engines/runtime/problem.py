@@ -247,7 +247,7 @@ class Problem:
             target = self.decision.partial if self.decision.partial is not None else self.target
         work = Work(
             kind=kind,
-            make=make.__getitem__ if isinstance(make, Tensor) else make,
+            make=make,
             owner=owner,
             context=self.context,
             target=target,

@@ -10,7 +10,7 @@ import torch
 
 from abe.draws import SeededDraws, as_ids, check_ids
 from abe.engines.instrument.inspection import Parts, parts_of
-from abe.engines.instrument.model_check import check_model
+from abe.engines.instrument.model_check import check_model, holding
 from abe.engines.instrument.model_state import as_found
 from abe.engines.instrument.modes import eager
 from abe.engines.runtime.evaluator import Evaluator, Execution
@@ -77,7 +77,11 @@ def open_request(
     task.check(lifted.x)
     shown = progress is True
     expected = rows(len(lifted.x)) if shown else None
-    with running(task, parts), Progress(label, expected, enabled=shown) as bar:
+    with (
+        running(task, parts),
+        holding(task.model, parts),
+        Progress(label, expected, enabled=shown) as bar,
+    ):
         evaluator.advance = progress if callable(progress) else bar.advance if shown else None
         yield pose(evaluator, lifted, target, score, draws or SeededDraws(seed=seed), ids, warnings)
     evaluator.cost.seconds = time.perf_counter() - began

@@ -77,3 +77,8 @@ def rows_at_once(x: Tensor) -> int:
     """Rows of features like ``x`` that fit the block, a power of two so that chunks fill it."""
     fit = max(1, BLOCK_BYTES // (x[0].numel() * x.element_size()))
     return 1 << (min(fit, 4096).bit_length() - 1)
+
+
+def joined(parts: list[Tensor]) -> Tensor:
+    """(b, *f) the rows of all chunks, in order; those of one chunk are not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

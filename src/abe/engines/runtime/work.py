@@ -87,7 +87,7 @@ class Work:
 
     Attributes:
         kind: ``"forward"`` runs without gradients, ``"inner"`` without gradients of the rows.
-        make: (m,) row numbers to (m, *f) rows.
+        make: (m,) row numbers to (m, *f) rows, or all rows.
         owner: (n,) the sample of each row; picks its target and context.
         context: other inputs by sample.
         target: (b, …) targets by sample; None where no score is read, or ``settle`` decides.
@@ -100,7 +100,7 @@ class Work:
     """
 
     kind: Kind
-    make: Make
+    make: Make | Tensor
     owner: Tensor
     context: Context
     target: Tensor | None = None
@@ -113,6 +113,16 @@ class Work:
 
     def __len__(self) -> int:
         return self.owner.shape[0]
+
+    def rows(self, numbers: Tensor) -> Tensor:
+        """(m, *f) the rows with the given numbers (m,), in memory of their own."""
+        return self.make[numbers] if isinstance(self.make, Tensor) else self.make(numbers)
+
+    def first(self) -> Tensor:
+        """(1, *f) a row of the kind that there is."""
+        if isinstance(self.make, Tensor):
+            return self.make[:1]
+        return self.make(torch.zeros(1, dtype=torch.long, device=self.owner.device))
 
     @property
     def backwards(self) -> int:
@@ -152,7 +162,7 @@ class Pass:
         """One chunk through ``model``."""
         work, owner = self.work, self.work.owner[rows]
         self.forwarded = self.calls = 0
-        x = work.make(rows).detach()
+        x = work.rows(rows).detach()
         differentiate = work.kind == "gradient"
         with torch.set_grad_enabled(work.kind != "forward"):
             if differentiate:
