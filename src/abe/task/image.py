@@ -164,7 +164,9 @@ class ImageLifter:
                 got=f"shape {tuple(x.shape)}",
                 expected="(b, c, h, w) or (c, h, w)",
             )
-        return self._scale(task, x) if x.dtype == torch.uint8 else x.detach()
+        if x.dtype == torch.uint8:
+            return self._scale(task, x)
+        return x.detach().clone()  # whose tensor it is may fill it anew before the explanation is read
 
     def _single(self, task: Task, item: Any) -> Tensor:
         if isinstance(item, Tensor):

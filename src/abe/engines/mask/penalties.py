@@ -1,5 +1,7 @@
 """What a mask pays for: area, roughness, order."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -87,7 +89,10 @@ class SortedArea:
             rank = torch.arange(n, device=mask.device)
             zeros = torch.tensor([n - max(1, round(a * n)) for a in self.areas], device=mask.device)
             wanted = (rank >= zeros[at.variant][:, None]).to(flat)
-            miss = (flat.sort(dim=1, stable=True).values - wanted).square().mean(1)
+            # The first mask is symmetric: values that are equal but for rounding keep the order of places.
+            digits = int(-math.log10(torch.finfo(flat.dtype).eps)) - 1
+            order = flat.detach().round(decimals=max(digits, 1)).argsort(dim=1, stable=True)
+            miss = (flat.gather(1, order) - wanted).square().mean(1)
             return self.weight * self.growth ** (at.step / self.steps) * miss
 
         return penalty

@@ -270,7 +270,8 @@ def stability(z: Tensor, y: Tensor, weight: Tensor, penalty: float, stream: Stre
     low = torch.stack([f.slope - 1.96 * f.error for f in fits])
     high = torch.stack([f.slope + 1.96 * f.error for f in fits])
     chosen = torch.zeros((REPEATS, u), dtype=torch.bool, device=z.device)
-    chosen.scatter_(1, torch.stack([f.slope.abs() for f in fits]).topk(top, dim=1).indices, True)
+    best = torch.stack([f.slope.abs() for f in fits]).argsort(dim=1, descending=True, stable=True)
+    chosen.scatter_(1, best[:, :top], True)
     one, other = torch.tensor(list(combinations(range(REPEATS), 2))).T
     overlap = (torch.maximum(low[one], low[other]) <= torch.minimum(high[one], high[other])).double().mean()
     common = (chosen[one] & chosen[other]).double().sum(1).mean() / top
