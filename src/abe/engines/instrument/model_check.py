@@ -107,11 +107,11 @@ def _remarks(model: nn.Module) -> list[str]:
                 "one another and the chunk size matters",
             )
         )
-    _check_weights(model)
+    check_weights(model)
     return remarks
 
 
-def _check_weights(model: nn.Module) -> None:
+def check_weights(model: nn.Module) -> None:
     """Raise where weights are missing, NaN or infinite; a sum is read once per weight, a value only then."""
     weights = dict(model.named_parameters())
     for name, parameter in weights.items():

@@ -10,12 +10,13 @@ import torch
 
 from abe.draws import SeededDraws, as_ids, check_ids
 from abe.engines.instrument.inspection import Parts, parts_of
-from abe.engines.instrument.model_check import check_model, holding
+from abe.engines.instrument.model_check import check_model, check_weights, holding
 from abe.engines.instrument.model_state import as_found
 from abe.engines.instrument.modes import eager
 from abe.engines.runtime.evaluator import Evaluator, Execution
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.targets import Decision
+from abe.errors import Code, ModelError
 from abe.objectives import Logit, as_objective
 from abe.progress import Progress
 from abe.task.base import Lifted, Task
@@ -27,9 +28,17 @@ Advance = bool | Callable[[int], None]
 
 @contextmanager
 def running(task: Task, parts: Parts | None = None) -> Generator[None]:
-    """The task's model in evaluation mode, eager, with gradients on; as it was found afterwards."""
+    """The task's model in evaluation mode, eager, with gradients on; as it was found afterwards.
+
+    Where NaN comes out, weights are looked at again: writing through ``.data`` leaves no trace.
+    """
     with as_found(task.model, parts), torch.enable_grad(), eager(task.model):
-        yield
+        try:
+            yield
+        except ModelError as problem:
+            if problem.code in (Code.NOT_FINITE_OUTPUT, Code.NOT_FINITE_GRADIENT):
+                check_weights(task.model)
+            raise
 
 
 @contextmanager
