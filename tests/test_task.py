@@ -219,9 +219,11 @@ def test_two_explained_inputs_of_one_kind():
     task = abe.image_task(model, explained=["image", "row"])
     found = explain(task, {"image": left, "row": right}, "ig", steps=8, target=0)
     assert found.attribution.shape == (2, 5, 2, 2)
-    parts = task.unpack(found.attribution)
+    parts = found.unpack()
+    assert task.parts == (), "nothing is written on the task"
     assert {name: part.shape for name, part in parts.items()} == {"image": left.shape, "row": right.shape}
-    assert torch.equal(task.unpack(found.x)["row"], right)
+    assert torch.equal(found.parts[1].of(found.x), right)
+    assert found[1:].unpack()["row"].shape == (1, 2, 2, 2)
     assert torch.equal(torch.cat(list(parts.values()), 1), found.attribution)
     assert (found.residual_absolute.abs() < 1e-5).all()
 
@@ -230,7 +232,7 @@ def test_two_explained_inputs_of_different_kinds():
     model, image, row = Two(), torch.rand(2, 3, 2, 2), torch.rand(2, 5)
     task = abe.image_task(model, explained=("image", "row"))
     found = explain(task, {"image": image, "row": row}, "gradient", target=3)
-    parts = task.unpack(found.attribution)
+    parts = found.unpack()
     torch.testing.assert_close(parts["image"].flatten(1), _factor(model, row, 3))
     other = (model.b.weight[3] * model.a(image.flatten(1))[:, 3, None]).detach()
     torch.testing.assert_close(parts["row"], other)

@@ -244,6 +244,7 @@ def _finish(problem: Problem, result: Result, method: Method, seed: int) -> Expl
         versions=versions(),
         diagnostics=result.diagnostics,
         modality=problem.task.modality,
+        parts=problem.task.parts if features is problem.x else (),
     )
 
 

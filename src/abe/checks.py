@@ -5,6 +5,7 @@ annotation is a ``Literal``, or ``Annotated`` with an object that has ``check(na
 below; ``| None`` lets None pass, and ``tuple[…, ...]`` checks every item.
 """
 
+import cmath
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from inspect import get_annotations
@@ -200,6 +201,11 @@ def misfit(samples: Tensor, x: Tensor) -> InputError:
         expected=f"{tuple(x.shape[1:])}",
         fix="Give samples of the input's shape, before the task's normalisation",
     )
+
+
+def finite(numbers: Tensor) -> bool:
+    """Whether no number is NaN or infinite: one sum tells, unless it overflows."""
+    return cmath.isfinite(numbers.detach().sum().item()) or bool(torch.isfinite(numbers).all())
 
 
 def need_finite_maps(maps: Tensor, fix: str | None = None) -> None:

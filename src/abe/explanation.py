@@ -13,8 +13,9 @@ from torch import Tensor
 
 from abe import arrays, storage
 from abe._version import __version__
+from abe.checks import finite
 from abe.errors import Code, InputError
-from abe.types import Cost, Features, PerSample
+from abe.types import Cost, Features, Part, PerSample
 
 KIND = "explanation"
 Maps = Float[Tensor, "b *m"]
@@ -45,6 +46,7 @@ class Explanation:
         versions: of ABE, PyTorch and Python.
         diagnostics: per-sample extras of the method, such as ``nodes``.
         modality: of the task.
+        parts: where the explained inputs lie in ``attribution`` and ``x``, for a model with several.
     """
 
     attribution: Maps
@@ -66,6 +68,7 @@ class Explanation:
     versions: dict[str, str] = field(default_factory=dict)
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
     modality: str = "image"
+    parts: tuple[Part, ...] = ()
 
     @cached_property
     def residual(self) -> PerSample | None:
@@ -89,6 +92,10 @@ class Explanation:
     def shape(self) -> torch.Size:
         """Shape of the attribution."""
         return self.attribution.shape
+
+    def unpack(self) -> dict[str | int, Tensor]:
+        """(b, *shape) the attribution of every explained input by its name; 0 names the only one."""
+        return {part.name: part.of(self.attribution) for part in self.parts} or {0: self.attribution}
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         """The attribution as a NumPy array, so that ``np.asarray(explanation)`` works."""
@@ -272,6 +279,7 @@ class Explanation:
             "seed": self.seed,
             "versions": dict(self.versions),
             "modality": self.modality,
+            "parts": self.parts,
         }
 
     def _manifest(self) -> dict[str, Any]:
@@ -279,6 +287,7 @@ class Explanation:
         return {
             **self._shared(),
             "cost": asdict(self.cost),
+            "parts": [asdict(part) for part in self.parts],
             "names": self.names,
             "target_names": self.target_names,
             "top": self.top,
@@ -304,6 +313,7 @@ class Explanation:
             target_names=manifest["target_names"],
             top=[[(name, float(p)) for name, p in row] for row in manifest["top"]],
             cost=Cost(**manifest["cost"]),
+            parts=tuple(Part.read(part) for part in manifest.get("parts", ())),
             **{k: manifest[k] for k in plain},
         )
 
@@ -326,7 +336,7 @@ def check_map(attribution: Tensor, x: Tensor) -> None:
             got=str(tuple(attribution.shape)),
             expected=str(tuple(x.shape)),
         )
-    if not bool(torch.isfinite(attribution.sum())) and not bool(torch.isfinite(attribution).all()):
+    if not finite(attribution):
         raise InputError(Code.MAP_NOT_FINITE, "The method returned NaN or infinity")
 
 

@@ -3,6 +3,7 @@
 import ast
 import operator
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 from abe.errors import Code, SpecError
 
@@ -23,9 +24,14 @@ def evaluate(formula: str, names: Mapping[str, object]) -> float | None:
     if formula == "adaptive":
         return None
     try:
-        return _value(ast.parse(formula, mode="eval").body, names)
+        return _value(_parsed(formula), names)
     except SyntaxError as problem:
         raise _bad(formula) from problem
+
+
+@lru_cache(maxsize=1024)
+def _parsed(formula: str) -> ast.expr:
+    return ast.parse(formula, mode="eval").body
 
 
 def _value(node: ast.AST, names: Mapping[str, object]) -> float | None:

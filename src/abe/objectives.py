@@ -306,9 +306,10 @@ def as_objective(obj: Any) -> Objective:
         SpecError: it is none of these.
     """
     resolved = objectives.resolve(obj)
-    if isinstance(resolved, Objective) and not isinstance(resolved, type):
-        return resolved
-    if callable(resolved) and not isinstance(resolved, type):
+    usable = callable(resolved) and not isinstance(resolved, type)
+    if usable and hasattr(resolved, "layers"):
+        return cast("Objective", resolved)
+    if usable:
         return UserObjective(cast("Callable[[Any, Tensor], Tensor]", resolved))
     raise SpecError(
         Code.UNKNOWN_NAME,

@@ -29,6 +29,31 @@ Axiom = Literal["completeness", "linearity", "dummy", "symmetry", "implementatio
 
 
 @dataclass(frozen=True)
+class Part:
+    """One explained input of a model with several: its place along axis 1 of the packed features.
+
+    Attributes:
+        name: keyword or position in the model's call.
+        start, stop: its entries.
+        shape: of one sample.
+    """
+
+    name: str | int
+    start: int
+    stop: int
+    shape: tuple[int, ...]
+
+    @classmethod
+    def read(cls, saved: Mapping[str, Any]) -> "Part":
+        """A part from its saved fields."""
+        return cls(saved["name"], saved["start"], saved["stop"], tuple(saved["shape"]))
+
+    def of(self, packed: Tensor) -> Tensor:
+        """(n, *shape) this input's block of packed features or attributions."""
+        return packed[:, self.start : self.stop].reshape(len(packed), *self.shape)
+
+
+@dataclass(frozen=True)
 class Passes:
     """Expected model rows of one call, as formulas over the method's parameters.
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -185,7 +185,7 @@ def evaluate_robustness(
     make, name, norm = _by_radius(method, how)
     lifted = task.lift(raw)
     task.check(lifted.x)
-    right, labels = _judge(task, lifted.x, lifted.context, label)
+    right, labels = _judge(task, lifted, label)
     b = len(lifted.x)
     broken = torch.full((b,), torch.inf, dtype=torch.float64)
     distance, queries = broken.clone(), torch.ones(b, dtype=torch.long)
@@ -223,7 +223,7 @@ def transfer_matrix(
     names = list(tasks)
     lifted = {name: task.lift(raw) for name, task in tasks.items()}
     _check_alike(tasks, {name: one.x for name, one in lifted.items()})
-    judged = {n: _judge(tasks[n], lifted[n].x, lifted[n].context, label) for n in names}
+    judged = {n: _judge(tasks[n], lifted[n], label) for n in names}
     rates = torch.full((len(names), len(names)), torch.nan, dtype=torch.float64)
     counts = torch.zeros_like(rates, dtype=torch.long)
     title = ""
@@ -234,7 +234,7 @@ def transfer_matrix(
         for j, victim in enumerate(names):
             right, labels = judged[victim]
             moved = found.x_adv.to(lifted[victim].x)
-            now, _ = _judge(tasks[victim], moved, lifted[victim].context, labels)
+            now, _ = _judge(tasks[victim], replace(lifted[victim], x=moved), labels)
             counts[i, j] = int(right.sum())
             if bool(right.any()):
                 rates[i, j] = float((~now)[right].double().mean())
@@ -283,9 +283,8 @@ def _no_radius(name: str) -> SpecError:
     )
 
 
-def _judge(task: Task, x: Tensor, context: Any, label: Any) -> tuple[Tensor, Tensor]:
+def _judge(task: Task, lifted: Lifted, label: Any) -> tuple[Tensor, Tensor]:
     """(b,) whether the model is right, and the labels: given, or its predictions."""
-    lifted = Lifted(x, context, [])
     with running(task):
         problem = pose(Evaluator(task), lifted, label)
         outputs, labels = problem.known_outputs, problem.target

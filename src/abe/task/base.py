@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from abe.errors import Code, InputError, ModelError, SpecError, TargetError, suggest
 from abe.objectives import log_probabilities
+from abe.types import Part
 
 OutputKind = Literal["auto", "logits", "probabilities", "regression"]
 
@@ -29,21 +30,12 @@ class Context:
 
 @dataclass(frozen=True)
 class Lifted:
-    """Raw inputs as features: ``x`` (b, *f), the context, and a name per sample."""
+    """Raw inputs as features: ``x`` (b, *f), the context, a name per sample, and what lies where in ``x``."""
 
     x: Tensor
     context: Context
     names: list[str]
-
-
-@dataclass(frozen=True)
-class Part:
-    """One explained input of a model with several: its place in the packed features."""
-
-    name: str | int
-    start: int
-    stop: int
-    shape: tuple[int, ...]
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(eq=False)
@@ -97,10 +89,14 @@ class Task:
         """The task that this one is a reading of; itself where it is none."""
         return vars(self).get("_origin", self)
 
-    def reading(self, output_kind: OutputKind) -> "Task":
-        """The same task whose outputs are read as ``output_kind``; this one stays as it is."""
+    def reading(
+        self, *, output_kind: OutputKind | None = None, parts: tuple[Part, ...] | None = None
+    ) -> "Task":
+        """The same task with outputs read as ``output_kind``, or inputs that lie as ``parts``."""
         other = copy(self)
-        other.output_kind = output_kind
+        other.output_kind = output_kind or self.output_kind
+        if parts:
+            other.parts, other.explained = parts, tuple(part.name for part in parts)
         vars(other)["_origin"] = self.origin
         return other
 
@@ -215,12 +211,6 @@ class Task:
             or f"There are {len(lowered)} classes, the first is {self.labels[0]!r}",
         )
 
-    def unpack(self, x: Tensor) -> dict[str | int, Tensor]:
-        """Packed features or attributions as one tensor per explained input."""
-        if not self.parts:
-            return {self.input_name or 0: x}
-        return {p.name: x[:, p.start : p.stop].reshape(len(x), *p.shape) for p in self.parts}
-
     def check(self, x: Tensor) -> None:
         """Refuse features that the model should not see, before anything is computed.
 
@@ -294,9 +284,12 @@ class Task:
             if self.input_name is not None:
                 return (), {self.input_name: x, **named}
             return (x, *(v for k, v in sorted(others.items(), key=str) if isinstance(k, int))), named
-        values: dict[str | int, Tensor] = {**others, **self.unpack(self._normalise(x))}
+        values: dict[str | int, Tensor] = {**others, **self._unpacked(self._normalise(x))}
         positional = sorted(k for k in values if isinstance(k, int))
         return tuple(values[k] for k in positional), {k: v for k, v in values.items() if isinstance(k, str)}
+
+    def _unpacked(self, x: Tensor) -> dict[str | int, Tensor]:
+        return {part.name: part.of(x) for part in self.parts} or {self.input_name or 0: x}
 
     def _normalise(self, x: Tensor) -> Tensor:
         if self.mean is not None:

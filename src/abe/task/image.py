@@ -11,7 +11,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 
 from abe.errors import Code, InputError, SpecError
-from abe.task.base import Context, Lifted, OutputKind, Part, Task
+from abe.task.base import Context, Lifted, OutputKind, Task
+from abe.types import Part
 
 Fit = Literal["crop", "stretch"]
 Numbers = float | Sequence[float] | Tensor
@@ -105,9 +106,8 @@ class ImageLifter:
         tensors = {name: x for name, (x, _) in lifted.items()}
         names = next(iter(lifted.values()))[1]
         x, parts = _pack(tensors)
-        task.explained, task.parts = tuple(chosen), parts
         rest = {k: _context(task, v, len(x), k) for k, v in items.items() if k not in chosen}
-        return Lifted(x, Context(rest), names)
+        return Lifted(x, Context(rest), names, parts)
 
     def _only_image(self, items: Mapping[str | int, Any]) -> tuple[str | int, ...]:
         """The single floating-point (b, c, h, w) entry, when nobody said which one to explain."""
@@ -126,7 +126,7 @@ class ImageLifter:
     def _part(self, task: Task, raw: Any) -> tuple[Tensor, list[str]]:
         """One of several explained inputs: photographs, or numbers of any shape (b, …)."""
         if isinstance(raw, Tensor) and raw.is_floating_point() and raw.ndim >= 2 and raw.ndim not in (3, 4):
-            return raw.detach(), _numbered(len(raw))
+            return raw.detach().clone(), _numbered(len(raw))
         return self._batch(task, raw)
 
     def _batch(self, task: Task, raw: Any) -> tuple[Tensor, list[str]]:

@@ -148,11 +148,12 @@ class PatternFit:
     def add(self, x: Any) -> None:
         """Take in a batch of raw inputs."""
         lifted = self.task.lift(x)
-        self.task.check(lifted.x)
-        with as_found(self.task.model):
+        task = self.task.reading(parts=lifted.parts)
+        task.check(lifted.x)
+        with as_found(task.model):
             first = torch.zeros(1, dtype=torch.long, device=lifted.x.device)
-            model = merged_copy(self.task, lifted.x[:1], lifted.context.take(first))
-            self.watch(model, lambda x: self.task.forward(x, lifted.context, model), lifted.x)
+            model = merged_copy(task, lifted.x[:1], lifted.context.take(first))
+            self.watch(model, lambda x: task.forward(x, lifted.context, model), lifted.x)
 
     def watch(self, model: nn.Module, run: Callable[[Tensor], Any], x: Tensor) -> Any:
         """Run rows ``x`` and add what the weighted operations read; the outputs of ``run``."""

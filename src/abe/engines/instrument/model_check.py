@@ -1,6 +1,5 @@
 """What is checked of a model before it runs, remembered until something about the model changes."""
 
-import cmath
 from collections.abc import Generator
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary, ref
@@ -8,6 +7,7 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
+from abe.checks import finite
 from abe.engines.instrument.inspection import Parts, clean_name, compiled, coupling, parts_of
 from abe.engines.instrument.per_model import PerModel
 from abe.errors import Code, ModelError, note
@@ -129,10 +129,8 @@ def check_weights(model: nn.Module) -> None:
                 got=f"{name!r} on the meta device",
                 fix="Load weights with model.to_empty(device=…) and load_state_dict(…)",
             )
-    if all(cmath.isfinite(parameter.detach().sum().item()) for parameter in weights.values()):
-        return
     for name, parameter in weights.items():
-        if not bool(torch.isfinite(parameter).all()):
+        if not finite(parameter):
             raise ModelError(
                 Code.NOT_FINITE_WEIGHTS,
                 "The model's weights hold NaN or infinity",

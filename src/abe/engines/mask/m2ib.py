@@ -17,8 +17,7 @@ from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import rows_at_once, stretch
 from abe.errors import Code, ModelError, SpecError
 from abe.spec import value
-from abe.task.base import Part
-from abe.types import Result
+from abe.types import Part, Result
 
 
 @value

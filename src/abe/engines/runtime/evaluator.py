@@ -123,8 +123,9 @@ class Evaluator:
         return min(planned, left)
 
     def _plan(self, job: Pass) -> ChunkPlan:
-        work, device = job.work, self.task.device
+        work = job.work
         row = work.first()
+        device = row.device
         self._choose_model(job)
         key = (
             *(work.kind, work.purpose, work.backwards, tuple(row.shape[1:]), row.dtype),

@@ -107,6 +107,8 @@ def pose(
 ) -> Problem:
     """A problem about lifted samples, whose class score is explained where no other score is given."""
     check_ids(ids, len(lifted.x))
+    if lifted.parts:
+        evaluator.task = evaluator.task.reading(parts=lifted.parts)
     return Problem(
         evaluator=evaluator,
         x=lifted.x,

@@ -83,11 +83,11 @@ class Decision:
         task = evaluator.task
         if task.output_kind == "auto" and isinstance(outputs, Tensor):
             alike = _like_probabilities(outputs)
-            rest = torch.arange(len(rows), len(problem.x), device=rows.device)
-            if alike and len(rest):
+            if alike and len(rows) < len(problem.x):
+                rest = torch.arange(len(rows), len(problem.x), device=rows.device)
                 work = Work("forward", lambda r: problem.x[rest[r]], rest, problem.context)
                 alike = all(_like_probabilities(chunk.outputs) for chunk in evaluator.run(work))
-            evaluator.task = task.reading("probabilities" if alike else "logits")
+            evaluator.task = task.reading(output_kind="probabilities" if alike else "logits")
             if alike:
                 problem.warnings.append(note(Code.PROBABILITY_OUTPUT, RECOGNISED))
         if evaluator.task.output_kind == "regression" and getattr(problem.objective, "needs_classes", False):
@@ -121,8 +121,10 @@ RECOGNISED = (
 def _like_probabilities(outputs: Tensor) -> bool:
     if outputs.ndim != 2 or outputs.shape[1] < 2 or not outputs.is_floating_point():
         return False
+    if bool((outputs < 0).any()):
+        return False
     sums = outputs.sum(1)
-    return bool((outputs >= 0).all()) and bool(torch.isclose(sums, torch.ones_like(sums), atol=1e-4).all())
+    return bool(torch.isclose(sums, torch.ones_like(sums), atol=1e-4).all())
 
 
 def _predicted(task: Task, outputs: Any, n: int, device: torch.device) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from abe.checks import finite
 from abe.engines.instrument.capture import capturing
 from abe.errors import AbeError, Code, InputError, ModelError
 from abe.objectives import Captured
@@ -216,8 +217,8 @@ class Pass:
             outputs = self.task().forward(x, context, model)
         if self.reduced and isinstance(outputs, Tensor):
             outputs = outputs.to(x.dtype)
-        if isinstance(outputs, Tensor) and not bool(torch.isfinite(outputs.detach().sum())):
-            _refuse_outputs(outputs)
+        if isinstance(outputs, Tensor) and not finite(outputs):
+            raise _not_finite(outputs)
         return Captured(outputs, captured) if layers else outputs
 
     def _scores(self, outputs: Any, rows: Tensor, target: Tensor | None) -> Tensor:
@@ -276,7 +277,7 @@ def differentiate_rows(scores: Tensor, x: Tensor, *, keep: bool = False) -> Tens
             got="no path from the output back to the input",
             fix="Check that the model uses its input and that the right output is explained",
         )
-    if not bool(torch.isfinite(gradients.sum())) and not bool(torch.isfinite(gradients).all()):
+    if not finite(gradients):
         bad = (~torch.isfinite(gradients).flatten(1).all(1)).nonzero().flatten().tolist()
         raise ModelError(
             Code.NOT_FINITE_GRADIENT,
@@ -350,10 +351,8 @@ def _checked(scores: Tensor, n: int) -> Tensor:
     return scores
 
 
-def _refuse_outputs(outputs: Tensor) -> None:
-    if bool(torch.isfinite(outputs).all()):
-        return
-    raise ModelError(
+def _not_finite(outputs: Tensor) -> ModelError:
+    return ModelError(
         Code.NOT_FINITE_OUTPUT,
         "The model's output holds NaN or infinity",
         got=f"in {int((~torch.isfinite(outputs.detach()).flatten(1).all(1)).sum())} of {len(outputs)} rows",

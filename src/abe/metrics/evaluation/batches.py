@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ class Samples:
             ids = self.ids
         else:
             first = self.explanations[0]
-            lifted = Lifted(first.x.to(self.task.device), Context(), list(first.names))
+            lifted = Lifted(first.x.to(self.task.device), Context(), list(first.names), first.parts)
             ids = self.ids or first.ids or None
         return self._lot(lifted, self.target, self.labels, self.masks, as_ids(ids, lifted.x))
 
@@ -128,7 +128,7 @@ class Samples:
             lifted = self.task.lift(parts["inputs"])
             if isinstance(parts["inputs"], Tensor | np.ndarray):
                 names = [f"sample {start + i}" for i in range(len(lifted.x))]
-                lifted = Lifted(lifted.x, lifted.context, names)
+                lifted = replace(lifted, names=names)
             target = parts.get("targets", self.target)
             ids = sample_ids(lifted.x, self._seen)
             start += len(lifted.x)

@@ -150,10 +150,10 @@ class MethodMaps:
 
     def explain(self, lot: Batch, target: Tensor, request: Explaining) -> Explanation:
         lifted, task = lot.lifted, request.task
-        alone = not lifted.context.values and not task.explained
+        alone = not lifted.context.values and not lifted.parts
         explanation = explain(
             task,
-            lifted.x if alone else _again(lot, task),
+            lifted.x if alone else _again(lot),
             self.method,
             target=target,
             objective=request.objective,
@@ -246,9 +246,9 @@ def _foreign(maps: Any, name: str, lot: Batch, target: Tensor, request: Explaini
     )
 
 
-def _again(lot: Batch, task: Task) -> dict[str | int, Tensor] | tuple[Tensor, ...]:
+def _again(lot: Batch) -> dict[str | int, Tensor] | tuple[Tensor, ...]:
     """The lifted inputs of a model with several, in the form the task lifts."""
-    items = {**lot.lifted.context.values, **task.unpack(lot.lifted.x)}
+    items = {**lot.lifted.context.values, **{part.name: part.of(lot.lifted.x) for part in lot.lifted.parts}}
     if all(isinstance(k, int) for k in items):
         return tuple(items[k] for k in sorted(items, key=int))
     return items
