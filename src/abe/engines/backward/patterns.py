@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from abe.checks import Count
 from abe.engines.backward.lrp_weighted import weighted
-from abe.engines.backward.rectifier_filters import AsItIs
 from abe.engines.backward.run import (
+    AsItIs,
     Backward,
     Found,
     RuleBook,

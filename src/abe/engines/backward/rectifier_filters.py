@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from abe.checks import Between
-from abe.engines.backward.run import RuleBook
+from abe.engines.backward.run import AsItIs, RuleBook
 from abe.engines.backward.step import (
     Step,
     depends,
@@ -123,15 +123,6 @@ def quantile(values: Tensor, q: float) -> Tensor:
     below = int(at)
     above = min(below + 1, values.shape[1] - 1)
     return torch.lerp(ordered[:, below], ordered[:, above], at - below)
-
-
-@value
-class AsItIs:
-    """The operation's own gradient."""
-
-    def __call__(self, step: Step) -> Any:
-        """Nothing is replaced."""
-        return step.plain()
 
 
 def filter_book(rule: Guided | Deconvolve | Rectify) -> RuleBook:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from abe.engines.backward.step import (
     ACCOUNTS,
     CONVOLUTIONS,
+    MASK_CASTS,
     WEIGHTED,
     Form,
     Ledger,
@@ -34,7 +35,7 @@ from abe.engines.backward.step import (
 )
 from abe.engines.instrument.model_check import Known, known
 from abe.engines.instrument.modes import Instrument
-from abe.engines.instrument.operations import tensors
+from abe.engines.instrument.operations import operations, tensors
 from abe.engines.instrument.per_model import mark
 from abe.engines.layers.at_layer import LayerTask
 from abe.engines.runtime.fused_copy import candidates, fingerprint
@@ -62,6 +63,15 @@ class BackwardRule(Protocol):
     """A value that runs a step and returns its output: the operation's own value, any gradient."""
 
     def __call__(self, step: Step) -> Any: ...
+
+
+@value
+class AsItIs:
+    """The operation's own gradient."""
+
+    def __call__(self, step: Step) -> Any:
+        """Nothing is replaced."""
+        return step.plain()
 
 
 @runtime_checkable
@@ -102,6 +112,14 @@ class RuleBook:
         """The first rule whose key matches the step."""
         names = _keys(step)
         return next((rule for key, rule in self.entries if key in names), None)
+
+    def unmoved(self) -> frozenset[str]:
+        """Everyday operations that keep their gradient, where the book says so by name alone."""
+        *named, (last, rest) = self.entries or (("", None),)
+        names = {name for name, _ in named}
+        if last != "*" or not isinstance(rest, AsItIs) or not names <= operations():
+            return frozenset()
+        return operations() - names - MASK_CASTS
 
     def before(self, entries: tuple[tuple[str, BackwardRule], ...]) -> "RuleBook":
         """This book with other entries in front of it."""
@@ -147,7 +165,8 @@ class Backward:
 
     def run(self, problem: Problem) -> Result:
         """One forward and one backward row per sample; x, score and ledgers per sample."""
-        return _Run(self, problem).go().result()
+        unseen = self.book.unmoved() if self.form == "gradient" else frozenset[str]()
+        return _Run(self, problem, unseen).go().result()
 
     def report(self, problem: Problem) -> Found:
         """Rules by operation on the given samples."""
@@ -157,8 +176,8 @@ class Backward:
 class _Run:
     """One request: sessions chunk by chunk, and what they give."""
 
-    def __init__(self, spec: Backward, problem: Problem) -> None:
-        self.spec, self.problem = spec, problem
+    def __init__(self, spec: Backward, problem: Problem, unseen: frozenset[str] = frozenset()) -> None:
+        self.spec, self.problem, self.unseen = spec, problem, unseen
         self.out = torch.empty_like(problem.x)
         zeros = sums_of(problem.x)
         self.books = {account: zeros.clone() for account in ACCOUNTS}
@@ -197,7 +216,7 @@ class _Run:
             form=self.spec.form,
             inside=isinstance(self.problem.task, LayerTask),
         )
-        with Instrument(self.model, default=self.session, decompose=True):
+        with Instrument(self.model, default=self.session, decompose=True, unseen=self.unseen):
             outputs = call.forward(call.x, self.model)
         refuse_hidden(plain_outputs(outputs))
         check_same(outputs, self.problem, call, self.spec)

@@ -223,7 +223,7 @@ ADDED_PRODUCTS = ("baddbmm", "addbmm", "addcmul")
 """Products of their second and third argument, added to the first."""
 CONVOLUTIONS = frozenset(name for name in WEIGHTED if name.startswith("conv"))
 COMPARISONS = frozenset({"gt", "ge", "lt", "le", "__gt__", "__ge__", "__lt__", "__le__", "greater", "less"})
-_MASK_CASTS = frozenset({"float", "double", "half", "to", "type_as", "bfloat16"})
+MASK_CASTS = frozenset({"float", "double", "half", "to", "type_as", "bfloat16"})
 
 Choose = Callable[[Step], Any]
 Form = Literal["gradient", "ratio", "relevance", "multiplier"]
@@ -303,7 +303,7 @@ class Session:
             self.layers += 1
 
     def _follow_mask(self, seen: Seen, args: tuple[Any, ...], output: Any) -> None:
-        if seen.name in _MASK_CASTS and args and id(args[0]) in self._masks and isinstance(output, Tensor):
+        if seen.name in MASK_CASTS and args and id(args[0]) in self._masks and isinstance(output, Tensor):
             self._masks[id(output)] = (output, self._masks[id(args[0])][1])
 
 

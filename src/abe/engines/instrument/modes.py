@@ -96,6 +96,8 @@ class Instrument(TorchFunctionMode):
         default: rule for every other operation; ``None`` runs them as they are.
         observe: called after every operation.
         decompose: take fused attention (also without an ``"attention"`` rule) and recurrent layers apart.
+        unseen: canonical names of operations that run as they are and are shown to nobody, in-place
+            spellings excepted; with any, modules are not followed either and `Seen.module` is None.
 
     Raises:
         ModelError: OPAQUE_MODEL, naming scripted or traced modules, whose operations cannot be seen.
@@ -109,6 +111,7 @@ class Instrument(TorchFunctionMode):
         default: Rule | None = None,
         observe: Observer | None = None,
         decompose: bool = False,
+        unseen: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__()
         self._model = model
@@ -117,6 +120,7 @@ class Instrument(TorchFunctionMode):
         self._default = default
         self._observe = observe
         self._decompose = decompose or "attention" in self._rules
+        self._unseen = unseen
         self._modules: list[str | None] = []
         self._within: list[str] = []
         self._active = False
@@ -129,8 +133,9 @@ class Instrument(TorchFunctionMode):
         self._thread, self._active = threading.get_ident(), True
         with ExitStack() as stack:
             stack.callback(self._reset)
-            stack.callback(register_module_forward_pre_hook(self._into).remove)
-            stack.callback(register_module_forward_hook(self._out_of, always_call=True).remove)
+            if not self._unseen:
+                stack.callback(register_module_forward_pre_hook(self._into).remove)
+                stack.callback(register_module_forward_hook(self._out_of, always_call=True).remove)
             stack.enter_context(eager(self._model))
             super().__enter__()
             self._exit = stack.pop_all()
@@ -162,9 +167,11 @@ class Instrument(TorchFunctionMode):
         if is_metadata(func):
             return func(*args, **kwargs)
         name, in_place = canonical(func)
+        in_place = in_place or kwargs.get("inplace") is True or isinstance(kwargs.get("out"), Tensor)
+        if name in self._unseen and not in_place:
+            return func(*args, **kwargs)
         if name not in self._rules and (parts := self._parts(func)) is not None:
             return self._reenter(name, parts, args, kwargs)
-        in_place = in_place or kwargs.get("inplace") is True or isinstance(kwargs.get("out"), Tensor)
         seen = Seen(name, self._modules[-1] if self._modules else None, in_place, tuple(self._within))
         output = self._run(seen, func, args, kwargs)
         if name == "softmax" and self._within and self._within[-1] in _ATTENTION:

@@ -204,6 +204,12 @@ def _kinds() -> dict[str, Kind]:
     return {name: kind for kind, names in _BY_KIND.items() for name in names.split()}
 
 
+@cache
+def operations() -> frozenset[str]:
+    """Canonical names of single operations, those that come apart into others excepted."""
+    return frozenset(_kinds()) - frozenset(_BY_KIND["attention"].split())
+
+
 def kind_of(name: str, depends: tuple[bool, ...]) -> Kind:
     """The kind of a call.
 
