@@ -237,9 +237,7 @@ def test_extremal_perturbation_step_by_step():
         leaf = p.clone().requires_grad_(True)
         mask = mask_of(leaf)
         seen = mask.view(1, 6, 6) * x[0] + (1 - mask.view(1, 6, 6)) * reference
-        order = (
-            mask.detach().round(decimals=14).argsort(stable=True)
-        )  # mirrored places are equal but for rounding
+        order = mask.detach().round(decimals=14).argsort(stable=True)  # mirrored places differ by rounding
         miss_ = ((mask[order] - wanted) ** 2).mean()
         loss = -score(net, seen) / change + 3.0 * 2 ** (step / steps) * miss_
         (g,) = torch.autograd.grad(loss, leaf)
