@@ -216,8 +216,8 @@ def _finish(problem: Problem, result: Result, method: Method, seed: int) -> Expl
     check_map(result.attribution, features)
     warnings = [*problem.warnings, *result.warnings]
     flat = result.attribution.detach().flatten(1)
-    influenced = flat.norm(dim=1) > 0  # of tiny values it may be 0: then every one is looked at
-    if not bool(influenced.all()) and not bool((influenced := flat.any(1)).all()):
+    # A sum that is not 0 tells; else every value is looked at.
+    if not all(flat.sum(1).tolist()) and not bool((influenced := flat.any(1)).all()):
         who = ", ".join(str(i) for i in (~influenced).nonzero().flatten().tolist()[:8])
         warnings.append(
             note(Code.ZERO_MAP, f"The map of sample {who} is zero everywhere: the method found no influence")

@@ -2,10 +2,12 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from threading import RLock
+from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from abe.checks import finite
 from abe.engines.instrument.inspection import Parts, clean_name, compiled, coupling, parts_of
@@ -21,58 +23,75 @@ class Known:
     """
 
     def __init__(self, parts: Parts) -> None:
-        self._modules = [(ref(module), _is_compiled(module)) for module in parts.modules]
-        self._tensors = [(ref(tensor), version(tensor)) for tensor in (*parts.parameters, *parts.buffers)]
+        self._kept = tuple([ref(one) for one in kept] for kept in parts)
+        self._tree = _tree(parts.modules)
+        self._versions = _versions(parts)
 
-    def still(self, parts: Parts) -> bool:
-        """Whether these are the same modules and the same tensors, unchanged."""
-        modules, tensors = parts.modules, [*parts.parameters, *parts.buffers]
-        if len(modules) != len(self._modules) or len(tensors) != len(self._tensors):
-            return False
-        for module, (was, mode) in zip(modules, self._modules, strict=True):
-            if was() is not module or mode != _is_compiled(module):
-                return False
-        for tensor, (was, count) in zip(tensors, self._tensors, strict=True):
-            if was() is not tensor or count != version(tensor):
-                return False
-        return True
+    def parts(self) -> Parts | None:
+        """The modules and tensors, if they are still the same, under the same names and unchanged."""
+        held = Parts(*([one() for one in kept] for kept in self._kept))  # type: ignore[arg-type]
+        if any(one is None for kept in held for one in kept):
+            return None
+        return held if _tree(held.modules) == self._tree and _versions(held) == self._versions else None
 
 
 _KNOWN: PerModel[Known] = PerModel()
-_HELD: PerModel[Known] = PerModel()
+_HELD: PerModel[tuple[Known, Parts]] = PerModel()
 """Models that are being run: nothing changes them meanwhile."""
+_LOCKS: PerModel[RLock] = PerModel()
 _REMARKS: "WeakKeyDictionary[Known, tuple[str, ...]]" = WeakKeyDictionary()
 
 
-def known(model: nn.Module, parts: Parts | None = None) -> Known:
+def known(model: nn.Module) -> Known:
     """The model as it is now: the same value as before where nothing has changed."""
-    if (held := _HELD.get(model)) is not None:
-        return held
-    parts, last = parts or parts_of(model), _KNOWN.get(model)
-    return last if last is not None and last.still(parts) else _KNOWN.set(model, Known(parts))
+    held = _HELD.get(model)
+    return _look(model)[0] if held is None else held[0]
+
+
+def _look(model: nn.Module) -> tuple[Known, Parts]:
+    last = _KNOWN.get(model)
+    parts = None if last is None else last.parts()
+    if last is not None and parts is not None:
+        return last, parts
+    parts = parts_of(model)
+    return _KNOWN.set(model, Known(parts)), parts
 
 
 @contextmanager
-def holding(model: nn.Module, parts: Parts | None = None) -> Generator[None]:
-    """Look at the model once for everything that is asked of it inside the ``with`` block."""
-    outer = _HELD.get(model)
-    _HELD.set(model, outer or known(model, parts))
-    try:
-        yield
-    finally:
-        if outer is None:
-            _HELD.forget(model)
+def holding(model: nn.Module) -> Generator[Parts]:
+    """Look at the model once for everything that is asked of it inside the ``with`` block.
+
+    Threads that run one model take turns.
+    """
+    with _LOCKS.of(model, RLock):
+        outer = _HELD.get(model)
+        held = outer or _HELD.set(model, _look(model))
+        try:
+            yield held[1]
+        finally:
+            if outer is None:
+                _HELD.forget(model)
+
+
+def _tree(modules: list[nn.Module]) -> tuple[list[str], list[int], list[Any]]:
+    """What tells module trees apart: names and identities of what modules hold, and how they are called."""
+    tables = [table for m in modules for table in (m._parameters, m._buffers, m._modules) if table]
+    return (
+        [name for table in tables for name in table.keys()],  # noqa: SIM118 - a scripted table is no mapping
+        [id(one) for table in tables for one in table.values()],
+        [module._compiled_call_impl for module in modules],
+    )
+
+
+def _versions(parts: Parts) -> list[int]:
+    """How often each tensor was written in place; inference tensors do not count."""
+    return [-1 if t.is_inference() else t._version for kept in parts[1:] for t in kept]
 
 
 TRAINING = "The model was in training mode; it ran in evaluation mode and was set back"
 
 
-def version(tensor: Tensor) -> int:
-    """How often a tensor was written in place; inference tensors do not count."""
-    return -1 if tensor.is_inference() else tensor._version
-
-
-def check_model(model: nn.Module, parts: Parts | None = None) -> list[str]:
+def check_model(model: nn.Module) -> list[str]:
     """What is worth saying about the model before it runs; sound weights are read once per change.
 
     Raises:
@@ -84,12 +103,11 @@ def check_model(model: nn.Module, parts: Parts | None = None) -> list[str]:
             "Gradients cannot be taken inside torch.inference_mode()",
             fix="Call abe.explain outside that block; torch.no_grad() is fine",
         )
-    parts = parts or parts_of(model)
-    now = known(model, parts)
-    remarks = _REMARKS.get(now)
-    if remarks is None:
-        remarks = _REMARKS[now] = tuple(_remarks(model))
-    training = any(module.training for module in parts.modules)
+    with holding(model) as parts:
+        remarks = _REMARKS.get(now := known(model))
+        if remarks is None:
+            remarks = _REMARKS[now] = tuple(_remarks(model))
+        training = any(module.training for module in parts.modules)
     return [*([note(Code.TRAINING_MODE, TRAINING)] if training else []), *remarks]
 
 
@@ -137,7 +155,3 @@ def check_weights(model: nn.Module) -> None:
                 got=f"in {name!r}",
                 fix="Load a sound checkpoint; an explanation of NaN means nothing",
             )
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    return vars(module).get("_compiled_call_impl") is not None

@@ -3,28 +3,23 @@
 import random
 from collections.abc import Generator
 from contextlib import contextmanager
-from threading import RLock
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from abe.engines.instrument.inspection import Parts, parts_of
-from abe.engines.instrument.per_model import PerModel
-
-_LOCKS: PerModel[RLock] = PerModel()
+from abe.engines.instrument.model_check import holding
 
 
 @contextmanager
-def as_found(model: nn.Module, parts: Parts | None = None) -> Generator[None]:
+def as_found(model: nn.Module) -> Generator[None]:
     """Evaluation mode without parameter gradients inside; everything restored on the way out.
 
     Restores training flags per submodule, ``requires_grad``, ``.grad``, buffers (value and
     identity), hooks, and the global random states of PyTorch, NumPy and Python, also after an
     exception. Threads that run one model take turns.
     """
-    with _LOCKS.of(model, RLock), _states():
-        parts = parts or parts_of(model)
+    with holding(model) as parts, _states():
         training = [module for module in parts.modules if module.training]
         parameters = [p for p in parts.parameters if not p.is_inference()]
         required = [p for p in parameters if p.requires_grad]
@@ -76,10 +71,10 @@ class _Buffers:
 
     def __init__(self, modules: list[nn.Module]) -> None:
         self._found = [(m, name, b) for m in modules for name, b in m._buffers.items()]
-        groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+        groups: dict[tuple[torch.dtype, torch.device, bool], list[Tensor]] = {}
         for _, _, buffer in self._found:
             if buffer is not None and buffer.layout == torch.strided and not buffer.is_quantized:
-                groups.setdefault((buffer.dtype, buffer.device), []).append(buffer)
+                groups.setdefault((buffer.dtype, buffer.device, buffer.ndim == 0), []).append(buffer)
         self._groups = [(group, _together(group)) for group in groups.values()]
 
     def restore(self) -> None:
@@ -99,6 +94,8 @@ class _Buffers:
 
 def _together(buffers: list[Tensor]) -> Tensor:
     with torch.no_grad():
+        if buffers[0].ndim == 0:
+            return torch.stack(buffers)
         return torch.cat([buffer if buffer.ndim == 1 else buffer.reshape(-1) for buffer in buffers])
 
 

@@ -1,6 +1,7 @@
 """Things remembered of a model for as long as it lives, by identity: modules may define equality."""
 
 from collections.abc import Callable
+from threading import Lock
 from typing import Any, Generic, TypeVar
 from weakref import ref
 
@@ -14,6 +15,7 @@ class PerModel(Generic[_T]):
 
     def __init__(self) -> None:
         self._kept: dict[int, tuple[ref[nn.Module], _T]] = {}
+        self._making = Lock()
 
     def get(self, model: nn.Module) -> _T | None:
         """The value of a model, or None."""
@@ -32,8 +34,9 @@ class PerModel(Generic[_T]):
 
     def of(self, model: nn.Module, make: Callable[[], _T]) -> _T:
         """The value of a model, made where there is none."""
-        kept = self.get(model)
-        return self.set(model, make()) if kept is None else kept
+        with self._making:
+            kept = self.get(model)
+            return self.set(model, make()) if kept is None else kept
 
 
 def mark(value: Any) -> int:

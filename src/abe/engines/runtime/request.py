@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from abe.draws import SeededDraws, as_ids, check_ids
-from abe.engines.instrument.inspection import Parts, parts_of
 from abe.engines.instrument.model_check import check_model, check_weights, holding
 from abe.engines.instrument.model_state import as_found
 from abe.engines.instrument.modes import eager
@@ -27,12 +26,12 @@ Advance = bool | Callable[[int], None]
 
 
 @contextmanager
-def running(task: Task, parts: Parts | None = None) -> Generator[None]:
+def running(task: Task) -> Generator[None]:
     """The task's model in evaluation mode, eager, with gradients on; as it was found afterwards.
 
     Where NaN comes out, weights are looked at again: writing through ``.data`` leaves no trace.
     """
-    with as_found(task.model, parts), torch.enable_grad(), eager(task.model):
+    with as_found(task.model), torch.enable_grad(), eager(task.model):
         try:
             yield
         except ModelError as problem:
@@ -80,19 +79,15 @@ def open_request(
     """
     began, score = time.perf_counter(), as_objective(objective)
     evaluator = Evaluator(task, execution=execution, chunk=chunk)
-    parts = parts_of(task.model)
-    warnings = check_model(task.model, parts)
-    lifted = task.lift(raw)
-    task.check(lifted.x)
-    shown = progress is True
-    expected = rows(len(lifted.x)) if shown else None
-    with (
-        running(task, parts),
-        holding(task.model, parts),
-        Progress(label, expected, enabled=shown) as bar,
-    ):
-        evaluator.advance = progress if callable(progress) else bar.advance if shown else None
-        yield pose(evaluator, lifted, target, score, draws or SeededDraws(seed=seed), ids, warnings)
+    with holding(task.model):
+        warnings = check_model(task.model)
+        lifted = task.lift(raw)
+        task.check(lifted.x)
+        shown = progress is True
+        expected = rows(len(lifted.x)) if shown else None
+        with running(task), Progress(label, expected, enabled=shown) as bar:
+            evaluator.advance = progress if callable(progress) else bar.advance if shown else None
+            yield pose(evaluator, lifted, target, score, draws or SeededDraws(seed=seed), ids, warnings)
     evaluator.cost.seconds = time.perf_counter() - began
 
 

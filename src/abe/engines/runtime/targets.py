@@ -65,7 +65,11 @@ class Decision:
             else:
                 chosen = asked.to(device)[rows]
                 _check_range(outputs, chosen, rows)
-            parts[int(rows[0])] = outputs.detach() if isinstance(outputs, Tensor) else outputs
+            plain = outputs.detach() if isinstance(outputs, Tensor) else outputs
+            if len(rows) == n:
+                self.partial, self.outputs, self.complete = chosen, plain, True
+                return chosen
+            parts[int(rows[0])] = plain
             if self.partial is None:
                 self.partial = chosen.new_zeros((n, *chosen.shape[1:]))
             self.partial[rows] = chosen
