@@ -1,7 +1,7 @@
 """ABE: attribution-based explainability for PyTorch.
 
-Which inputs drove a model's decision, how far that answer can be trusted, and which method to
-believe for this model and data.
+Which inputs drove a model's decision, how far that answer can be trusted, and how methods compare on
+this model and data.
 """
 
 from importlib import import_module

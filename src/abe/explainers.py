@@ -43,7 +43,7 @@ class ExplanationTask:
 
     Args:
         loss_fn: batch -> scalar; the explained score is its negative.
-        forward_fn: batch -> model output; used to name the predicted class.
+        forward_fn: batch -> model output; modules that only it refers to are left as found too.
         model_type: what kind of data it is.
 
     Modules that the functions refer to are found, explained in evaluation mode, and left as found.

@@ -1,5 +1,7 @@
 """Panels: what is on them, and that nothing of matplotlib's global state is touched."""
 
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -24,7 +26,7 @@ def test_an_explanation_is_drawn_with_names_and_probabilities(tmp_path: Path) ->
     texts = {text.get_text() for axes in figure.axes for text in axes.texts}
     titles = {axes.get_title() for axes in figure.axes}
     assert {"espresso", "Egyptian Mau"} <= texts | titles
-    assert any(text.endswith("%") for text in texts)
+    assert any(text.endswith(" %  espresso") for text in texts)  # the number, then the name
     assert isinstance(figure.canvas, FigureCanvasAgg)
     assert figure.canvas.manager is None
     assert dict(matplotlib.rcParams) == before
@@ -45,10 +47,22 @@ def test_a_comparison_gives_a_panel_per_photograph(tmp_path: Path) -> None:
     assert "INS" in titles
 
 
-def test_smoothing_is_off_unless_asked_and_the_panel_says_which() -> None:
+def test_smoothing_is_said_and_can_be_off() -> None:
     explanation = abe.explain(tiny(), zoo.photographs(["coffee"])["coffee"], "gradient")
-    assert "every pixel as computed" in plot_explanation(explanation).get_supxlabel()
+    assert "averaged with σ = 0.8 % of the longer side" in plot_explanation(explanation).get_supxlabel()
+    assert "every pixel as computed" in plot_explanation(explanation, smooth=0).get_supxlabel()
     assert "averaged with σ = 2 pixels" in plot_explanation(explanation, smooth=2).get_supxlabel()
+
+
+def test_pictures_are_small_and_every_script_is_quiet(tmp_path: Path) -> None:
+    explanation = replace(
+        abe.explain(tiny(), zoo.photographs(["coffee"])["coffee"], "gradient"), target_names=["猫 🐈"]
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plot_explanation(explanation, path=tmp_path / "no-suffix")
+    assert [path.name for path in tmp_path.iterdir()] == ["no-suffix.png"]
+    assert (tmp_path / "no-suffix.png").stat().st_size < 400_000
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -82,16 +83,35 @@ def test_the_table_marks_directions_and_the_best(read: Reader, comparison: Compa
     shown = " ".join("".join(read.text).split())
     assert "INS↑, higher is better" in shown
     assert "DEL↓, lower is better" in shown
+    told = Reader(page(replace(comparison, tests=[])))
     best = max(comparison.scores.values(), key=lambda scores: scores["insertion"].mean)
-    assert f"{best['insertion'].mean:.3f} (best)" in shown
-    assert len([a for a in read.all("td") if "best" in a.get("class", "")]) >= len(comparison.metrics)
+    assert f"{best['insertion'].mean:.3f} (best)" in " ".join("".join(told.text).split())
+    assert len([a for a in told.all("td") if "best" in a.get("class", "")]) >= len(comparison.metrics)
+
+
+def test_nobody_wins_where_no_test_could_tell(read: Reader, comparison: Comparison) -> None:
+    assert {test.verdict for test in comparison.tests} == {"too few samples"}
+    shown = " ".join("".join(read.text).split())
+    assert "No winner. Too few photographs to tell methods apart: 2, where" in shown
+    assert "(best)" not in shown
+    assert not [a for a in read.all("td") if "best" in a.get("class", "")]
+
+
+def test_every_column_is_explained_in_text_and_has_one_number_of_digits(
+    read: Reader, comparison: Comparison
+) -> None:
+    shown = " ".join("".join(read.text).split())
+    for metric in comparison.metrics:
+        assert metric.card is not None
+        assert metric.card.summary.rstrip(".") in shown
+    assert not re.search(r"\de−\d", shown)
 
 
 def test_it_can_be_read_without_seeing(read: Reader) -> None:
     images = read.all("img")
-    assert len(images) == 2 + 2 * (1 + 2 * 3)  # links, and per photograph itself and two readings of three
+    assert len(images) == 2 + 2 * (1 + 3 * 3)  # links, and per photograph itself and three readings of three
     assert all("alt" in image for image in images)
-    assert len([image for image in images if image["alt"]]) == 2 * (1 + 2 * 3)
+    assert len([image for image in images if image["alt"]]) == 2 * (1 + 3 * 3)
     assert len(read.all("caption")) == len(read.all("table"))
     assert all(a.get("aria-label") for a in read.all("svg") if a.get("aria-hidden") != "true")
     assert read.all("html")[0]["lang"] == "en"
@@ -145,9 +165,19 @@ const found = {};
 click(0); found.methods = cells(1);
 click(2); found.first = cells(3).map(parseFloat); click(2); found.second = cells(3).map(parseFloat);
 found.sorted = document.querySelector('th[aria-sort=ascending]').textContent;
-document.querySelector('input[value=where]').click();
+document.querySelector('input[value=exact]').click();
 const seen = s => getComputedStyle(document.querySelector('.tile ' + s)).display !== 'none';
+found.exact = ['.exact-only', '.signed-only', '.where-only'].map(seen);
+document.querySelector('input[value=where]').click();
 found.where = [seen('.where-only'), seen('.signed-only')];
+const stops = 'a[href], button, input:not([name=reading]), summary, [tabindex="0"]';
+found.stops = Array.from(document.querySelectorAll(stops)).filter(e =>
+  e.tabIndex >= 0 && !e.closest('dialog') && !e.closest('details:not([open]) > :not(summary)')).length + 1;
+document.querySelector('.maps figure').click();
+found.enlarged = document.getElementById('large').open && !!document.querySelector('#large .tile img');
+document.getElementById('large').close();
+const box = document.querySelector('input[name=method]'); box.click();
+found.left = Array.from(document.querySelectorAll('.maps figure')).filter(f => !f.hidden).length;
 found.wide = document.documentElement.scrollWidth <= window.innerWidth;
 found.broken = Array.from(document.images).filter(i => i.complete && !i.naturalWidth).length;
 document.title = JSON.stringify(found);
@@ -155,13 +185,14 @@ document.title = JSON.stringify(found);
 
 
 @pytest.mark.browser
-def test_headings_sort_and_readings_switch(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", [400, 500, 768, 1280])
+def test_headings_sort_and_readings_switch(text: str, tmp_path: Path, width: int) -> None:
     import html
     import json
 
     probed = tmp_path / "probe.html"
     probed.write_text(text.replace("</body>", PROBE), encoding="utf-8")
-    dom = _browse("--window-size=500,900", "--virtual-time-budget=2000", "--dump-dom", probed.as_uri())
+    dom = _browse(f"--window-size={width},900", "--virtual-time-budget=2000", "--dump-dom", probed.as_uri())
     title = re.search(r"<title>(.*?)</title>", dom, re.DOTALL)
     assert title is not None
     found = json.loads(html.unescape(title[1]))
@@ -169,6 +200,10 @@ def test_headings_sort_and_readings_switch(text: str, tmp_path: Path) -> None:
     assert found["first"] == sorted(found["first"], reverse=True)  # higher is better, so best first
     assert found["second"] == sorted(found["first"])
     assert found["sorted"].startswith("INS")
+    assert found["exact"] == [True, False, False]
     assert found["where"] == [True, False]
+    assert found["stops"] <= 24  # of two photographs
+    assert found["enlarged"]
+    assert found["left"] == 2 * 2  # of three methods one is chosen away
     assert found["wide"], "the page scrolls sideways on a narrow screen"
     assert found["broken"] == 0

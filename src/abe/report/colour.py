@@ -22,6 +22,8 @@ SIGNED_POWER = 1.2
 """Opacity is magnitude to this power; above one it thins the haze of weak pixels."""
 NEIGHBOURHOOD = 0.02
 """Standard deviation of the averaging of `where`, as a share of the longer side (4.5 of 224 pixels)."""
+SMOOTH = 0.008
+"""Standard deviation of the averaging of a smoothed signed map, as a share of the longer side."""
 WHERE_OPACITY = 0.62
 
 CYCLE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8a8a", "#7b4fb8")

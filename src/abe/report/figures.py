@@ -1,9 +1,11 @@
 """Panels drawn with matplotlib's objects: no pyplot, no global state, nothing left behind.
 
-Maps are shown as computed, without smoothing, unless `smooth` is given; the second reading, *where*,
-is always a neighbourhood average and says so in its title.
+Signed maps are averaged over a small neighbourhood, as single pixels of a photograph's map are noise to the
+eye, and say so; ``smooth=0`` shows them as computed. The second reading, *where*, averages magnitudes.
 """
 
+import warnings
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +22,33 @@ INK = "#1f2328"
 MUTED = "#6a737d"
 RULE = "#d0d7de"
 ARROWS = {"higher": "↑", "lower": "↓"}
+SCRIPTS = (
+    "CJK",
+    "WenQuanYi",
+    "PingFang",
+    "Hiragino",
+    "YaHei",
+    "Malgun",
+    "Gothic",
+    "Emoji",
+    "Arabic",
+    "Devanagari",
+)
+"""Parts of the names of fonts with letters that the usual one lacks."""
 MAPS_ABREAST = 8
 """Most maps side by side in a panel before the next line begins."""
 
 
-def plot_explanation(explanation: Any, *, path: str | Path | None = None, smooth: float = 0.0) -> "Figure":
+def plot_explanation(
+    explanation: Any, *, path: str | Path | None = None, smooth: float | None = None
+) -> "Figure":
     """Photograph, signed map, where the magnitude lies, and the top classes; one line per sample.
 
     Args:
         explanation: an `abe.Explanation` of images.
         path: also write the figure there (the suffix chooses the format).
-        smooth: standard deviation in pixels of an average over the signed map; 0 shows it as computed.
+        smooth: standard deviation in pixels of an average over the signed map; by default .8 % of the longer
+            side; 0 shows it as computed.
     """
     count = len(explanation.target)
     photos = [view.photo_view(explanation, i, "") for i in range(count)]
@@ -46,13 +64,16 @@ def plot_explanation(explanation: Any, *, path: str | Path | None = None, smooth
     return finish(figure, path)
 
 
-def plot_photo(photo: view.PhotoView, *, path: str | Path | None = None, smooth: float = 0.0) -> "Figure":
+def plot_photo(
+    photo: view.PhotoView, *, path: str | Path | None = None, smooth: float | None = None
+) -> "Figure":
     """One photograph of a comparison: decision and curves above, all maps below in both readings.
 
     Args:
         photo: one of the photographs of `abe.report.view.from_comparison`.
         path: also write the figure there.
-        smooth: standard deviation in pixels of an average over the signed maps; 0 shows them as computed.
+        smooth: standard deviation in pixels of an average over the signed maps; by default .8 % of the
+            longer side; 0 shows them as computed.
     """
     lines = max(1, -(-len(photo.maps) // MAPS_ABREAST))
     columns = max(4, -(-len(photo.maps) // lines))
@@ -74,7 +95,7 @@ def plot_photo(photo: view.PhotoView, *, path: str | Path | None = None, smooth:
 
 
 def plot_comparison(
-    comparison: Any, *, folder: str | Path | None = None, smooth: float = 0.0
+    comparison: Any, *, folder: str | Path | None = None, smooth: float | None = None
 ) -> "list[Figure]":
     """One panel per photograph of a comparison (see `plot_photo`).
 
@@ -164,13 +185,15 @@ def save(figure: "Figure", path: str | Path) -> Path:
     Raises:
         StorageError: the file cannot be written, or its suffix names no known format.
     """
-    from io import BytesIO
-
     from abe.report.files import write
 
     target, buffer = Path(path), BytesIO()
+    kind = target.suffix.lstrip(".").lower() or "png"
+    _speak_every_script(figure)
     try:
-        figure.savefig(buffer, format=target.suffix.lstrip(".").lower() or "png")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from")  # where no installed font has it
+            figure.savefig(buffer, format=kind)
     except ValueError as error:
         raise StorageError(
             Code.NOT_WRITTEN,
@@ -178,7 +201,31 @@ def save(figure: "Figure", path: str | Path) -> Path:
             got=target.suffix,
             expected=".png, .pdf or .svg",
         ) from error
-    return write(target, buffer.getvalue())
+    return write(target if target.suffix else target.with_suffix(".png"), _small(buffer, kind))
+
+
+def _small(drawn: BytesIO, kind: str) -> bytes:
+    """The file's bytes; a PNG with the 256 colours that suit it, which is a quarter of the size."""
+    if kind != "png":
+        return drawn.getvalue()
+    from PIL import Image
+
+    buffer = BytesIO()
+    with Image.open(drawn) as image:
+        image.convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(
+            buffer, "PNG", optimize=True
+        )
+    return buffer.getvalue()
+
+
+def _speak_every_script(figure: "Figure") -> None:
+    """Let texts fall back to fonts of other scripts, where such are installed."""
+    from matplotlib.font_manager import get_font_names
+    from matplotlib.text import Text
+
+    known = [name for name in get_font_names() if any(part in name for part in SCRIPTS)]
+    for text in figure.findobj(Text):
+        text.set_fontfamily(["DejaVu Sans", *sorted(known)])
 
 
 def _tile(axes: "Axes", title: str) -> None:
@@ -202,8 +249,14 @@ def _photo(axes: "Axes", photo: view.PhotoView, title: str) -> None:
     _tile(axes, title)
 
 
-def _signed(axes: "Axes", photo: view.PhotoView, shown: view.MapView, title: str, smooth: float) -> None:
-    values = colour.average(shown.values, smooth)
+def _sigma(shown: view.MapView, smooth: float | None) -> float:
+    return colour.SMOOTH * max(shown.values.shape) if smooth is None else smooth
+
+
+def _signed(
+    axes: "Axes", photo: view.PhotoView, shown: view.MapView, title: str, smooth: float | None
+) -> None:
+    values = colour.average(shown.values, _sigma(shown, smooth))
     levels = colour.signed_levels(values, colour.limit(values))
     ground = colour.grey(photo.image, 0.16)
     axes.imshow(colour.over(levels, colour.signed_palette(), ground), interpolation="antialiased")
@@ -218,16 +271,15 @@ def _where(axes: "Axes", photo: view.PhotoView, shown: view.MapView, title: str)
 
 
 def _bars(axes: "Axes", photo: view.PhotoView) -> None:
-    names = [_short(name, 24) for name, _ in photo.top]
+    names = [f"{view.percent(p)}  {_short(name, 24)}" for name, p in photo.top]
     values = [p for _, p in photo.top]
     at = np.arange(len(names))
     colours = ["#d54a00" if name == photo.target else "#9aa4af" for name, _ in photo.top]
     axes.barh(at, values, height=0.24, color=colours)
-    axes.set_ylim(len(names) - 0.45, -0.75)
+    axes.set_ylim(max(len(names), 5) - 0.45, -0.75)
     axes.set_xlim(0, 1)
-    for y, name, p in zip(at, names, values, strict=True):
+    for y, name in zip(at, names, strict=True):
         axes.text(0, y - 0.2, plain(name), fontsize=7.5, color=INK, va="bottom")
-        axes.text(1, y - 0.2, view.percent(p), fontsize=7.5, color=MUTED, va="bottom", ha="right")
     axes.set_axis_off()
     axes.set_box_aspect(1)
     axes.set_anchor("N")
@@ -275,8 +327,9 @@ def _curve(axes: "Axes", curve: view.CurveView) -> None:
     axes.spines[["left", "bottom"]].set_color(RULE)
 
 
-def _legend(figure: "Figure", smooth: float, more: str = "") -> None:
-    shown = f"averaged with σ = {smooth:g} pixels" if smooth > 0 else "every pixel as computed"
+def _legend(figure: "Figure", smooth: float | None, more: str = "") -> None:
+    width = f"{100 * colour.SMOOTH:g} % of the longer side" if smooth is None else f"{smooth:g} pixels"
+    shown = "every pixel as computed" if smooth == 0 else f"averaged with σ = {width}"
     figure.supxlabel(
         f"orange supports the decision, blue opposes it; {shown}, full strength at the "
         f"{colour.PERCENTILE:g}th percentile of magnitude{more}",

@@ -14,6 +14,8 @@ from abe.report import colour, view
 from abe.report.files import write
 
 TEMPLATES = Path(__file__).parent / "templates"
+MAPS_ABREAST = 6, 4
+"""Most maps side by side on a wide screen and on a middling one."""
 PLOT_WIDTH, PLOT_HEIGHT = 420, 200
 """Size of the plotting area of a curve, in the units of its drawing."""
 
@@ -57,6 +59,8 @@ def render(shown: view.PageView) -> str:
         page=shown,
         photos=[_photo(photo) for photo in shown.photos],
         percentile=colour.PERCENTILE,
+        smooth=100 * colour.SMOOTH,
+        incomplete=view.percent(view.INCOMPLETE),
         heat=_gradient(colour.where_palette()[::32, :3]),
         supports=_css(colour.SUPPORTS),
         opposes=_css(colour.OPPOSES),
@@ -72,14 +76,23 @@ def _photo(photo: view.PhotoView) -> dict[str, Any]:
         "height": photo.image.shape[0],
         "maps": [_map(shown) for shown in photo.maps],
         "curves": [_curve(curve) for curve in photo.curves],
+        "abreast": [_abreast(len(photo.maps), most) for most in MAPS_ABREAST],
     }
 
 
+def _abreast(count: int, most: int) -> int:
+    """How many maps side by side, at most ``most``, so that the last line is as full as can be."""
+    return min(range(max(2, most - 2), most + 1), key=lambda n: (-(-count // n) * n - count, -n))
+
+
 def _map(shown: view.MapView) -> dict[str, Any]:
-    signed = colour.signed_levels(shown.values, colour.limit(shown.values))
+    smooth = colour.average(shown.values, colour.SMOOTH * max(shown.values.shape))
     return {
         "view": shown,
-        "signed": _png(signed, colour.signed_palette()),
+        "signed": _png(colour.signed_levels(smooth, colour.limit(smooth)), colour.signed_palette()),
+        "exact": _png(
+            colour.signed_levels(shown.values, colour.limit(shown.values)), colour.signed_palette()
+        ),
         "where": _png(colour.where_levels(shown.values), colour.where_palette()),
     }
 

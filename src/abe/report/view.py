@@ -68,21 +68,32 @@ class ColumnView:
 
 @dataclass(frozen=True, kw_only=True)
 class CellView:
-    """One number of the ranked table: as text, as a sort key, and whether it is the column's best."""
+    """One number of the ranked table: as text, as a sort key, and whether it is the column's best.
+
+    Attributes:
+        spread: the interval and the single values, for who asks.
+        amiss: whether the number says that the map leaves out too much of what it explains.
+    """
 
     text: str
     value: float | None
     best: bool = False
     spread: str = ""
+    amiss: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableView:
-    """The ranked table: one row of cells per method."""
+    """The ranked table: one row of cells per method.
+
+    Attributes:
+        doubt: why nobody has won, where the samples are too few to tell the methods apart.
+    """
 
     columns: list[ColumnView]
     rows: list[tuple[str, str, list[CellView]]]
     caption: str = ""
+    doubt: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +207,8 @@ def stems(names: Sequence[str]) -> list[str]:
     return found
 
 
+INCOMPLETE = 0.1
+"""Share of the explained change that a map may leave out before its residual is marked."""
 CURVE_VALUES = {
     "probability": "probability of the class",
     "log_probability": "log-probability of the class",
@@ -255,17 +268,32 @@ def _table(comparison: Any) -> TableView:
         columns.append(
             ColumnView(key=metric.name, title=_title(metric), direction=metric.direction, about=about)
         )
-    best = {m.name: comparison.leaders(m.name) if len(comparison) > 1 else [] for m in comparison.metrics}
+    doubt = _doubt(comparison)
+    shown = len(comparison) > 1 and not doubt
+    best = {m.name: comparison.leaders(m.name) if shown else [] for m in comparison.metrics}
     rows = []
     for method in comparison.methods:
         rank = comparison.ranks[method]
-        cells = [CellView(text=f"{rank:.1f}", value=rank, best=rank == min(comparison.ranks.values()))]
+        first = shown and rank == min(comparison.ranks.values())
+        cells = [CellView(text=f"{rank:.1f}", value=rank, best=first)]
         cells += [
             _cell(comparison.scores[method][m.name], method in best[m.name]) for m in comparison.metrics
         ]
         rows.append((method, _label(method), cells))
-    said = " ".join([comparison.caption, *comparison.conclusions])
-    return TableView(columns=columns, rows=rows, caption=said)
+    said = [comparison.caption] if doubt else [comparison.caption, *comparison.conclusions]
+    return TableView(columns=columns, rows=rows, caption=" ".join(said), doubt=doubt)
+
+
+def _doubt(comparison: Any) -> str:
+    """Why no method can be said to be better, where no test could have told."""
+    from abe.metrics.evaluation.statistics import needed
+
+    tests = comparison.tests
+    if not tests or any(test.verdict != "too few samples" for test in tests):
+        return ""
+    least, count = needed(len(tests), comparison.confidence), len(comparison.names)
+    of = f"{len(tests)} paired tests need" if len(tests) > 1 else "a paired test needs"
+    return f"Too few photographs to tell methods apart: {count}, where {of} at least {least}."
 
 
 def _label(method: str) -> str:
@@ -281,13 +309,18 @@ def _cell(score: Any, best: bool) -> CellView:
     if score.interval is not None:
         low, high = (_figure(score.name, end) for end in score.interval)
         spread = f"interval of the mean {low} to {high}; {spread}"
-    return CellView(text=_figure(score.name, mean), value=mean, best=best, spread=spread)
+    amiss = score.name == "residual" and mean is not None and abs(mean) > INCOMPLETE
+    return CellView(text=_figure(score.name, mean), value=mean, best=best, spread=spread, amiss=amiss)
 
 
 def _figure(name: str, mean: float | None) -> str:
+    """A number of a column: all of one column have the same digits."""
     if name == "residual":
         return percent(mean)
-    return number(mean, 0 if name == "passes" else 2 if name == "seconds" else 3)
+    digits = 0 if name == "passes" else 2 if name == "seconds" else 3
+    if mean is None or not np.isfinite(mean) or abs(mean) >= 1e5:
+        return number(mean, digits)
+    return f"{round(mean, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -26,10 +26,11 @@
   });
 
   const under = document.getElementById("under");
-  const strength = { signed: 18, where: 100 };
+  const strength = { signed: 18, exact: 18, where: 100 };
   let reading = "signed";
   function show() {
     document.body.classList.toggle("where", reading === "where");
+    document.body.classList.toggle("exact", reading === "exact");
     const name = reading === "where" ? "--under-where" : "--under";
     document.documentElement.style.setProperty(name, strength[reading] / 100);
   }
@@ -38,6 +39,21 @@
     choice.addEventListener("change", function () { reading = choice.value; under.value = strength[reading]; show(); });
     if (choice.checked) { reading = choice.value; under.value = strength[reading]; show(); }
   });
+
+  // One stop of the tab key per group; arrows move inside it.
+  function roving(group, items) {
+    items.forEach(function (item) {
+      item.addEventListener("keydown", function (event) {
+        const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+        if (!step) return;
+        event.preventDefault();
+        const seen = items.filter(function (one) { return !one.hidden; });
+        const next = seen[(seen.indexOf(item) + step + seen.length) % seen.length];
+        items.forEach(function (one) { one.tabIndex = one === next ? 0 : -1; });
+        next.focus();
+      });
+    });
+  }
 
   document.querySelectorAll(".curves").forEach(function (curves) {
     function focus(number) {
@@ -49,8 +65,41 @@
     curves.querySelectorAll("[data-line]").forEach(function (item) {
       item.addEventListener("mouseenter", function () { focus(item.dataset.line); });
       item.addEventListener("mouseleave", function () { focus(null); });
+    });
+    const names = Array.from(curves.querySelectorAll("li"));
+    names.forEach(function (item) {
       item.addEventListener("focus", function () { focus(item.dataset.line); });
       item.addEventListener("blur", function () { focus(null); });
+    });
+    roving(curves, names);
+  });
+
+  const large = document.getElementById("large");
+  document.querySelectorAll(".maps").forEach(function (maps) {
+    const figures = Array.from(maps.querySelectorAll("figure"));
+    figures.forEach(function (figure) {
+      function enlarge() {
+        const copy = figure.cloneNode(true);
+        copy.removeAttribute("tabindex");
+        const photo = maps.closest(".photo").style;
+        const room = large.lastElementChild;
+        room.replaceChildren(copy);
+        ["--photo", "--ratio"].forEach(function (name) { room.style.setProperty(name, photo.getPropertyValue(name)); });
+        large.showModal();
+      }
+      figure.addEventListener("click", enlarge);
+      figure.addEventListener("keydown", function (event) { if (event.key === "Enter") enlarge(); });
+    });
+    roving(maps, figures);
+  });
+  large.addEventListener("click", function (event) { if (event.target === large) large.close(); });
+
+  const chosen = Array.from(document.querySelectorAll("input[name=method]"));
+  chosen.forEach(function (box) {
+    box.addEventListener("change", function () {
+      document.querySelectorAll(".maps figure").forEach(function (figure) {
+        if (figure.dataset.method === box.value) figure.hidden = !box.checked;
+      });
     });
   });
 })();
