@@ -291,9 +291,12 @@ def _of_array(found: Tensor, x: Tensor, target: Tensor | None, layout: str) -> T
 def _of_list(found: list[Tensor], x: Tensor, target: Tensor | None, layout: str) -> Tensor:
     """A list of arrays: one per class, or the maps of some samples each."""
     counts = next((n for n in _counts(found, x, layout) if sum(n) == len(x)), None)
+    per_class = _per_class(found, x, layout)
     if counts is None:
+        if not per_class:
+            raise _misfit(next((m for m in found if not _lies(tuple(m.shape), tuple(x.shape))), found[-1]), x)
         return _chosen(torch.stack([_fitted(m, x, layout) for m in found], -1), target, x)
-    if _per_class(found, x, layout):
+    if per_class:
         raise _unclear(found)
     starts = np.cumsum([0, *counts[:-1]]).tolist()
     parts = [_fitted(m, x[i : i + n], layout) for m, i, n in zip(found, starts, counts, strict=True)]
@@ -303,8 +306,9 @@ def _of_list(found: list[Tensor], x: Tensor, target: Tensor | None, layout: str)
 
 
 def _per_class(found: Sequence[Any], x: Tensor, layout: str = "auto") -> bool:
-    """Whether every array could hold maps of all samples ``x``."""
-    return all(_lies(np.shape(m), tuple(x.shape), layout) for m in found)
+    """Whether every array could hold maps of all samples ``x``, in one layout."""
+    shapes = {tuple(np.shape(m)) for m in found}
+    return len(shapes) == 1 and _lies(shapes.pop(), tuple(x.shape), layout) is not None
 
 
 def _counts(found: Sequence[Any], x: Tensor, layout: str = "auto") -> list[list[int]]:
@@ -328,9 +332,10 @@ def _by_sample(found: Sequence[Any], x: Tensor, least: int) -> list[int] | None:
         InputError: both readings fit.
     """
     ways = [n for n in _counts(found, x) if sum(n) >= least and (set(n) == {1} or len(set(n)) > 1)]
-    rows, one = {_rows(m) for m in found}, (1, *x.shape[1:])
-    per_class = len(rows) == 1 and all(_lies((1, *np.shape(m)[1:]), one) for m in found)
-    if len(ways) > 1 or (ways and per_class and min(rows) >= least):
+    shapes = {tuple(np.shape(m)) for m in found}
+    rows, *rest = shapes.pop() or (0,)
+    per_class = not shapes and rows >= least and _lies((1, *rest), (1, *x.shape[1:]))
+    if len(ways) > 1 or (ways and per_class):
         raise _unclear(found)
     return ways[0] if ways else None
 

@@ -172,23 +172,34 @@ def test_one_grey_picture_fills_three_channels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "channels", "array"),
+    ("shape", "kinds"),
     [
-        ((5, 8, 8), 3, False),
-        ((5, 8, 8), 3, True),
-        ((3, 8, 3), 3, True),
-        ((2, 3, 8, 3), 3, True),
-        ((8, 8, 2), 3, True),
-        ((3,), 3, True),
-        ((1, 1, 3, 8, 8), 3, True),
+        ((5, 8, 8), "tensor floats bytes"),
+        ((3, 8, 3), "floats"),
+        ((2, 3, 8, 3), "floats"),
+        ((8, 8, 2), "tensor floats bytes"),
+        ((2, 2, 8, 8), "bytes"),
+        ((3,), "tensor floats bytes"),
+        ((1, 1, 3, 8, 8), "tensor floats bytes"),
     ],
 )
-def test_shapes_that_say_nothing_are_refused(shape: tuple[int, ...], channels: int, array: bool) -> None:
+def test_shapes_that_say_nothing_are_refused(shape: tuple[int, ...], kinds: str) -> None:
     x = torch.rand(shape)
-    for raw in (x, (x * 255).byte()):
+    given = {"tensor": x, "floats": x.numpy(), "bytes": (x * 255).byte().numpy()}
+    for kind in kinds.split():
         with pytest.raises(AbeError) as caught:
-            task(channels).lift(raw.numpy() if array else raw)
+            task().lift(given[kind])
         assert caught.value.code is Code.SHAPE
+
+
+def test_layouts_that_are_documented_settle_what_a_shape_leaves_open() -> None:
+    """Tensors have their channels first, photographs last."""
+    x = torch.rand(2, 3, 8, 3)
+    assert torch.equal(task().lift(x).x, x)
+    assert torch.equal(task().lift(x[0]).x, x[:1])
+    pixels = (x * 255).byte()
+    assert torch.equal(task().lift(pixels.numpy()).x, pixels.movedim(-1, 1) / 255)
+    assert torch.equal(task().lift(pixels[0].numpy()).x, pixels[:1].movedim(-1, 1) / 255)
 
 
 def test_channels_are_told_by_numbers_or_by_hand() -> None:

@@ -144,10 +144,15 @@ def palette() -> Image.Image:
     return clear(image, 1)
 
 
+def alpha(image: Image.Image) -> Image.Image:
+    image.putalpha(logo().getchannel("A"))
+    return image
+
+
 LOGOS = {
     "RGBA": logo,
     "LA": lambda: logo().convert("LA"),
-    "PA": lambda: logo().convert("LA").convert("PA"),
+    "PA": lambda: alpha(Image.new("P", (32, 32))),
     "palette": palette,
     "grey with a clear value": lambda: clear(Image.fromarray(np.eye(32, dtype=np.uint8) * 9 + 9), 9),
     "colour with a clear value": lambda: clear(Image.new("RGB", (32, 32)), (0, 0, 0)),

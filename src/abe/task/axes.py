@@ -30,7 +30,8 @@ def channels_first(
         model: its first linear layer may tell how many numbers a picture has.
         channels: of the model's input, where they are known.
         tensor: whether it comes as a tensor, whose channels are first wherever that fits.
-        photograph: whether it can be brought to other channels, as bytes of 1, 3 or 4 channels can.
+        photograph: whether it is an array of bytes, whose channels are last wherever that fits, and which can
+            be brought to other channels where it has 1, 3 or 4.
 
     Raises:
         InputError: another number of axes, or more than one reading that fits.
@@ -72,17 +73,17 @@ def _lies(
     first, last = x.shape[-3] == c, x.shape[-1] == c
     if first and (tensor or not last):
         return "first"
-    if last and not first and (channels or not tensor):
+    if last and (photograph if first else channels or not tensor):
         return "last"
     if first or (last and x.shape[-3] not in PHOTOGRAPH):
         raise _unclear(x, channels)
     grey = channels == 1 and x.ndim == 3
     if photograph:
         first, last = x.shape[-3] in PHOTOGRAPH, x.shape[-1] in PHOTOGRAPH
-        if first and (last or grey):
+        if first and grey:
             raise _unclear(x, channels)
         if first or last:
-            return "first" if first else "last"
+            return "last" if last else "first"
     if grey:
         return "grey"
     if x.ndim == 3 and x.shape[0] not in PHOTOGRAPH:

@@ -196,7 +196,7 @@ class ImageLifter:
             return _Block(torch.stack([self._values(task, one) for one in found]), names, notes)
         white = WHITE.get(x.dtype)
         if white is not None and (x.dtype != torch.bool or not tensor):
-            text = dark(int(x.max()), white) if white == WORD and len(x) else None
+            text = dark(int(x.float().max()), white) if white == WORD and len(x) else None
             return _Block(self._scaled(task, x, white), names, coded([f"{names[0]}: {text}"] if text else []))
         if x.is_complex() and not tensor:
             raise InputError(Code.DTYPE, "An image is an array of real numbers", got=str(x.dtype))

@@ -101,7 +101,8 @@ def _numbers(masks: Any, axes: int) -> Tensor:
         masks = arrays.read(Path(masks))["maps"]
     if isinstance(masks, str | os.PathLike | Image.Image):
         masks = np.asarray(load_image(masks))
-    return masks.detach() if isinstance(masks, Tensor) else arrays.from_numpy(masks, "A mask")
+    found = masks.detach() if isinstance(masks, Tensor) else arrays.from_numpy(masks, "A mask")
+    return found if found.dtype == torch.bool else arrays.as_tensor(found, "A mask")
 
 
 def _undecided(found: Tensor) -> InputError:
