@@ -73,6 +73,7 @@ class Code(StrEnum):
     NOT_WRITTEN = "ABE-NOT-WRITTEN"
     MISSING_PACKAGE = "ABE-MISSING-PACKAGE"
     # notes: kept in the result, nothing is refused
+    PICTURE = "ABE-PICTURE"
     TRAINING_MODE = "ABE-TRAINING-MODE"
     COMPILED_MODEL = "ABE-COMPILED-MODEL"
     ZERO_MAP = "ABE-ZERO-MAP"

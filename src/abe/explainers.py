@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from abe import arrays
 from abe.api import explain
 from abe.checks import outline
 from abe.errors import Code, InputError, ModelError
@@ -112,7 +113,7 @@ def explain_func(task: Task, method: Any = "integrated_gradients", **settings: A
         made = explain(
             same, x, method, target=torch.as_tensor(targets).long(), progress=False, **{**settings, **known}
         )
-        return made.attribution.cpu().numpy()
+        return arrays.to_numpy(made.attribution)
 
     return function
 

@@ -99,7 +99,7 @@ class Explanation:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         """The attribution as a NumPy array, so that ``np.asarray(explanation)`` works."""
-        array = self.attribution.detach().cpu().numpy()
+        array = arrays.to_numpy(self.attribution)
         return array.astype(dtype, copy=False) if dtype is not None else array
 
     def __len__(self) -> int:
@@ -201,7 +201,7 @@ class Explanation:
             >>> given.shape
             torch.Size([2, 3, 4, 4])
         """
-        inputs = torch.as_tensor(x)
+        inputs = x if isinstance(x, Tensor) and x.is_floating_point() else arrays.as_tensor(x, "The inputs")
         target = torch.as_tensor(target)
         each = target.expand(len(inputs)).clone() if target.ndim == 0 else target
         return cls(

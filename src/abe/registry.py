@@ -193,6 +193,11 @@ class Registry:
             )
         return self._entries[found]
 
+    def __contains__(self, name: object) -> bool:
+        """Whether this is a name or an alias."""
+        self._load()
+        return isinstance(name, str) and canonical(name) in self._aliases
+
     def make(self, name: str, **params: Any) -> Any:
         """Call the factory of ``name`` with checked parameters."""
         entry = self.get(name)

@@ -1,6 +1,5 @@
 """Agreement between methods: rank correlation, overlap of the top positions, agreement of signs."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,8 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from abe import arrays
 from abe.draws import SeededDraws, as_ids
 from abe.errors import Code, InputError, SpecError
+from abe.explanation import Explanation
+from abe.metrics.evaluation.sources import Array, SavedMaps, named
 from abe.metrics.subsets import pearson, places
 from abe.units import check_map, rank
 
@@ -41,29 +43,31 @@ class Agreement:
         }
 
 
-def agreement(explanations: Mapping[str, Any], *, share: float = 0.1, seed: int = 0) -> Agreement:
+def agreement(explanations: Any, *, x: Any = None, share: float = 0.1, seed: int = 0) -> Agreement:
     """Pairwise agreement of explanations of the same samples (the disagreement problem).
 
     Args:
-        explanations: by name; maps of the same samples.
+        explanations: by name, or a list; maps of the same samples: explanations, arrays as
+            `abe.Explanation.from_array` reads them, or paths of either.
+        x: (b, *f) the explained inputs, for arrays; those of an explanation among them by default.
         share: fraction of positions that counts as the top.
         seed: of the order among equals.
 
     Raises:
-        InputError: maps of different samples, of another shape than these, NaN or infinite.
+        InputError: maps of different samples, of another shape than these, NaN or infinite; arrays alone,
+            without their inputs.
         SpecError: no fraction, or no explanation.
     """
-    if not explanations or not 0 < share <= 1:
+    if not 0 < share <= 1:
         raise SpecError(
-            Code.BAD_PARAMETER,
-            "Agreement needs explanations and a fraction of the positions",
-            got=f"{len(explanations)} explanations, share {share}",
+            Code.BAD_PARAMETER, "Agreement needs a fraction of the positions", got=f"share {share}"
         )
-    names = tuple(explanations)
-    first = explanations[names[0]]
+    made = _made(explanations, x)
+    names = tuple(made)
+    first = made[names[0]]
     flat: list[Tensor] = []
     for name in names:
-        one = explanations[name]
+        one = made[name]
         if one.x.shape != first.x.shape or not torch.equal(one.x, first.x):
             raise InputError(
                 Code.SAMPLES, "Agreement compares maps of the same samples", got=f"others in {name!r}"
@@ -84,3 +88,37 @@ def agreement(explanations: Mapping[str, Any], *, share: float = 0.1, seed: int 
                 found["top"][i, j] = (both.sum(1) / k).cpu()
                 found["sign"][i, j] = ((both & (flat[i].sign() == flat[j].sign())).sum(1) / k).cpu()
     return Agreement(methods=names, share=share, **found)
+
+
+def _made(given: Any, x: Any) -> dict[str, Explanation]:
+    """Explanations by name; arrays as maps of the inputs."""
+    sources = named(given)
+    finished = [s.explanation for s in sources.values() if isinstance(s, SavedMaps)]
+    held = [s.inputs for s in sources.values() if isinstance(s, Array) and s.inputs is not None]
+    inputs = next(iter([e.x for e in finished] + held), None) if x is None else x
+    inputs = (
+        inputs if inputs is None or isinstance(inputs, Tensor) else arrays.as_tensor(inputs, "The inputs")
+    )
+    found: dict[str, Explanation] = {}
+    for name, one in sources.items():
+        if isinstance(one, SavedMaps):
+            found[name] = one.explanation
+        elif not isinstance(one, Array):
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "Agreement needs maps that are made already",
+                got=name,
+                fix="Explain first",
+            )
+        elif inputs is None:
+            raise InputError(
+                Code.SAMPLES,
+                "It is not known of which inputs the maps are",
+                got=f"the array {name!r}",
+                fix="Pass x= with the explained inputs, or abe.Explanation.from_array(maps, x, target=…)",
+            )
+        else:
+            arrays.check_inputs(one.inputs, inputs, name)
+            target = finished[0].target if finished else 0
+            found[name] = Explanation.from_array(one.maps, inputs, target=target, name=name)
+    return found

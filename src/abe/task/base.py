@@ -30,12 +30,13 @@ class Context:
 
 @dataclass(frozen=True)
 class Lifted:
-    """Raw inputs as features: ``x`` (b, *f), the context, a name per sample, and what lies where in ``x``."""
+    """Raw inputs as features: ``x`` (b, *f), the context, a name per sample, what lies where, and notes."""
 
     x: Tensor
     context: Context
     names: list[str]
     parts: tuple[Part, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)

@@ -1,20 +1,28 @@
 """Image tasks: photographs, arrays and tensors as features in the task's bounds."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from numbers import Number
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor, nn
 
+from abe import arrays
 from abe.errors import Code, InputError, SpecError
+from abe.task.axes import USUAL, channels_first, known_channels
 from abe.task.base import Context, Lifted, OutputKind, Task
+from abe.task.pictures import BYTE, MODES, WORD, Fit, Picture, coded, dark, load_image, picture, resized
 from abe.types import Part
 
-Fit = Literal["crop", "stretch"]
+__all__ = ["ImageLifter", "image_task", "load_image"]
+
+WHITE = {torch.bool: 1, torch.uint8: BYTE, torch.uint16: WORD}
+"""The number that stands for the upper bound in arrays of these types."""
 Numbers = float | Sequence[float] | Tensor
 
 
@@ -49,25 +57,31 @@ def image_task(
         size: (height, width) photographs are brought to; None leaves them as they are. Tensors are
             never resized.
         fit: ``"crop"`` scales the shorter side and crops the centre, ``"stretch"`` distorts.
-        channels: channels of the model's input; read from its first convolution by default.
+        channels: channels of the model's input; by default as many as mean, std or bounds have numbers, or
+            those of the model's first convolution. They tell where an array has its channels.
         explained: for a model with several inputs, the one or those to explain (key of the dict
             or position in the tuple given to `abe.explain`); the others are passed along.
         input_name: keyword under which a single input is passed.
 
     Shape:
-        inputs (b, c, h, w), any number of channels; a single photograph may come without ``b``.
+        inputs (b, c, h, w), any number of channels; a single photograph may come without ``b``, grey ones
+        without ``c``. Arrays, and tensors whose channels are known, may have the channels last. Lists,
+        tuples, iterators and loaders of these and of photographs are taken together. Bytes and 16-bit
+        integers are scaled to the bounds, other numbers are in them.
     """
     names = _names(explained)
     if bounds is not None:
         _check_order(bounds)
+    low, high = (None, None) if bounds is None else map(_per_channel, bounds)
+    known = channels or _told(*map(_per_channel, (mean, std)), low, high) or known_channels(model)
     return Task(
         model=model,
         modality="image",
-        lifter=ImageLifter(size=_pair(size), fit=fit, channels=channels or _channels(model)),
+        lifter=ImageLifter(size=_pair(size), fit=fit, channels=known),
         mean=_per_channel(mean),
         std=_per_channel(std),
-        low=None if bounds is None else _per_channel(bounds[0]),
-        high=None if bounds is None else _per_channel(bounds[1]),
+        low=low,
+        high=high,
         labels=None if labels is None else list(labels),
         output=output,
         output_kind=output_kind,
@@ -82,13 +96,13 @@ class ImageLifter:
 
     size: tuple[int, int] | None
     fit: Fit
-    channels: int
+    channels: int | None
 
     def __call__(self, task: Task, raw: Any) -> Lifted:
         if isinstance(raw, Mapping) or (isinstance(raw, tuple) and task.explained):
             return self._lift_several(task, raw)
-        x, names = self._batch(task, raw)
-        return Lifted(x, Context(), names)
+        found = self._batch(task, raw)
+        return Lifted(found.x, Context(), found.names, notes=tuple(found.notes))
 
     def _lift_several(self, task: Task, raw: Mapping[Any, Any] | tuple[Any, ...]) -> Lifted:
         pairs = raw.items() if isinstance(raw, Mapping) else enumerate(raw)
@@ -103,17 +117,15 @@ class ImageLifter:
                 fix="Pass a dict or tuple that holds it",
             )
         lifted = {name: self._part(task, items[name]) for name in chosen}
-        tensors = {name: x for name, (x, _) in lifted.items()}
-        names = next(iter(lifted.values()))[1]
-        x, parts = _pack(tensors)
+        names = next(iter(lifted.values())).names
+        x, parts = _pack({name: block.x for name, block in lifted.items()})
         rest = {k: _context(task, v, len(x), k) for k, v in items.items() if k not in chosen}
-        return Lifted(x, Context(rest), names, parts)
+        notes = tuple(text for block in lifted.values() for text in block.notes)
+        return Lifted(x, Context(rest), names, parts, notes)
 
     def _only_image(self, items: Mapping[str | int, Any]) -> tuple[str | int, ...]:
         """The single floating-point (b, c, h, w) entry, when nobody said which one to explain."""
-        found = [
-            k for k, v in items.items() if isinstance(v, Tensor) and v.ndim == 4 and v.is_floating_point()
-        ]
+        found = [k for k, v in items.items() if _is_float(v) and v.ndim == 4]
         if len(found) == 1:
             return (found[0],)
         raise InputError(
@@ -123,27 +135,29 @@ class ImageLifter:
             fix="Pass explained=… to image_task, a key or several",
         )
 
-    def _part(self, task: Task, raw: Any) -> tuple[Tensor, list[str]]:
+    def _part(self, task: Task, raw: Any) -> "_Block":
         """One of several explained inputs: photographs, or numbers of any shape (b, …)."""
-        if isinstance(raw, Tensor) and raw.is_floating_point() and raw.ndim >= 2 and raw.ndim not in (3, 4):
-            return raw.detach().clone(), _numbered(len(raw))
-        return self._batch(task, raw)
+        tensor = isinstance(raw, Tensor)
+        if not _is_float(raw) or raw.ndim < 2 or raw.ndim in ((3,) if tensor else (3, 4)):
+            return self._batch(task, raw)
+        x = raw.detach().clone() if tensor else arrays.from_numpy(raw).to(task.device, task.dtype)
+        return _Block(x, _numbered(len(x)))
 
-    def _batch(self, task: Task, raw: Any) -> tuple[Tensor, list[str]]:
-        if isinstance(raw, Tensor):
-            return self._tensor(task, raw), _numbered(1 if raw.ndim == 3 else len(raw))
-        items = raw if isinstance(raw, list | tuple) else [raw]
-        if isinstance(raw, np.ndarray) and raw.ndim == 4:
-            items = list(raw)
-        if len(items) == 0:
+    def _batch(self, task: Task, raw: Any) -> "_Block":
+        """The samples of anything that holds some, one after the other."""
+        blocks: list[_Block] = []
+        samples = 0
+        for item in _items(raw):
+            blocks.append(self._block(task, item, samples))
+            samples += len(blocks[-1].x)
+        if not samples:
             raise InputError(
                 Code.EMPTY_BATCH,
                 "There is nothing to explain",
                 got=f"an empty {type(raw).__name__}",
                 expected="at least one sample",
             )
-        rows = [self._single(task, item) for item in items]
-        shapes = {tuple(row.shape) for row in rows}
+        shapes = {tuple(block.x.shape[1:]) for block in blocks}
         if len(shapes) > 1:
             raise InputError(
                 Code.SHAPE,
@@ -151,106 +165,152 @@ class ImageLifter:
                 got=f"sizes {sorted(shapes)}",
                 fix="Pass size=(height, width) to image_task, or explain them one by one",
             )
-        names = [_name_of(item, number) for number, item in enumerate(items)]
-        return torch.stack(rows), names
+        kinds = {f"{block.x.dtype} on {block.x.device}" for block in blocks}
+        if len(kinds) > 1:
+            raise InputError(
+                Code.DTYPE,
+                "Samples in one call must be numbers of one type",
+                got=", ".join(sorted(kinds)),
+                expected=str(task.dtype),
+                fix=f"Convert all with x.to({task.dtype})",
+            )
+        x = blocks[0].x if len(blocks) == 1 else torch.cat([block.x for block in blocks])
+        names, notes = ([text for block in blocks for text in getattr(block, n)] for n in ("names", "notes"))
+        return _Block(x, names, list(dict.fromkeys(notes)))
 
-    def _tensor(self, task: Task, x: Tensor) -> Tensor:
-        if x.ndim == 3:
-            x = x[None]
-        if x.ndim != 4:
+    def _block(self, task: Task, item: Any, start: int) -> "_Block":
+        """What one item holds: a photograph, or an array of one or several."""
+        if not arrays.is_array(item):
+            name = _name_of(item, start)
+            found = picture(item, name, self.channels or USUAL, self.size, self.fit)
+            return _Block(self._values(task, found)[None], [name], list(found.notes))
+        tensor = isinstance(item, Tensor)
+        x = item.detach() if tensor else arrays.from_numpy(item, "An image")
+        x = x if x.layout is torch.strided else x.to_dense()
+        photograph = not tensor and x.dtype == torch.uint8
+        x = channels_first(x, task.model, self.channels, tensor=tensor, photograph=photograph)
+        names = _numbered(len(x), start)
+        if photograph and len(x):
+            found = [self._bytes(one.numpy(), name) for one, name in zip(x, names, strict=True)]
+            notes = [text for one in found for text in one.notes]
+            return _Block(torch.stack([self._values(task, one) for one in found]), names, notes)
+        white = WHITE.get(x.dtype)
+        if white is not None and (x.dtype != torch.bool or not tensor):
+            text = dark(int(x.float().max()), white) if white == WORD and len(x) else None
+            return _Block(self._scaled(task, x, white), names, coded([f"{names[0]}: {text}"] if text else []))
+        if x.is_complex() and not tensor:
+            raise InputError(Code.DTYPE, "An image is an array of real numbers", got=str(x.dtype))
+        # whose tensor it is may fill it anew before the explanation is read
+        return _Block(x.clone() if tensor else x.to(task.device, task.dtype), names)
+
+    def _bytes(self, planes: np.ndarray, name: str) -> Picture:
+        """(c, h, w) bytes: a photograph, or as many bands as the model takes."""
+        bands, wanted = len(planes), self.channels or USUAL
+        if bands == wanted and wanted not in MODES:
+            return Picture(resized(planes, self.size, self.fit), BYTE)
+        if bands not in MODES:
             raise InputError(
                 Code.SHAPE,
-                "An image batch has four axes",
-                got=f"shape {tuple(x.shape)}",
-                expected="(b, c, h, w) or (c, h, w)",
+                f"Bytes of {bands} bands cannot fill {wanted} channels",
+                fix="Pass as many bands as the model takes, and channels= to image_task if it does not say",
             )
-        if x.dtype == torch.uint8:
-            return self._scale(task, x)
-        return x.detach().clone()  # whose tensor it is may fill it anew before the explanation is read
+        pixels = planes[0] if bands == 1 else np.ascontiguousarray(np.moveaxis(planes, 0, -1))
+        return picture(Image.fromarray(pixels), name, wanted, self.size, self.fit)
 
-    def _single(self, task: Task, item: Any) -> Tensor:
-        if isinstance(item, Tensor):
-            return self._tensor(task, item)[0]
-        if isinstance(item, np.ndarray) and item.dtype != np.uint8:
-            return self._array(task, item)
-        image = load_image(item)
-        mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(self.channels)
-        if mode is None:
+    def _values(self, task: Task, found: Picture) -> Tensor:
+        """(c, h, w) a photograph's numbers in the task's bounds."""
+        numbers = torch.from_numpy(np.array(found.planes))
+        if found.white is not None:
+            return self._scaled(task, numbers[None], found.white)[0]
+        values = numbers.to(task.device, task.dtype)
+        unit = task.bounds is not None and all(bool((b == i).all()) for i, b in enumerate(task.bounds))
+        if task.bounds is not None and not unit and 0 <= float(values.min()) <= float(values.max()) <= 1:
             raise InputError(
-                Code.SHAPE,
-                f"A photograph cannot fill {self.channels} channels",
-                fix="Pass a tensor (b, c, h, w) in the task's bounds",
+                Code.UNREADABLE_IMAGE,
+                "It is not clear whether floating-point numbers reach to 1 or fill the task's bounds",
+                got=f"an image with values from {float(values.min()):.4g} to {float(values.max()):.4g}",
+                fix="Pass an array in the task's bounds",
             )
-        pixels = np.asarray(_resize(image.convert(mode), self.size, self.fit))
-        planes = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
-        return self._scale(task, torch.from_numpy(planes.copy())[None])[0]
+        return values
 
-    def _array(self, task: Task, item: np.ndarray) -> Tensor:
-        if item.ndim == 2:
-            item = item[None]
-        elif item.ndim == 3 and item.shape[-1] == self.channels != item.shape[0]:
-            item = np.moveaxis(item, -1, 0)
-        if item.ndim != 3:
-            raise InputError(Code.SHAPE, "An image array has two or three axes", got=f"shape {item.shape}")
-        return torch.from_numpy(np.ascontiguousarray(item)).to(task.device, task.dtype)
-
-    def _scale(self, task: Task, bytes_: Tensor) -> Tensor:
-        unit = bytes_.to(task.device, task.dtype) / 255
+    def _scaled(self, task: Task, numbers: Tensor, white: int) -> Tensor:
+        """(b, c, h, w) from 0 … white to the task's bounds."""
+        unit = numbers.to(task.device, task.dtype) / white
         if task.bounds is None:
             return unit
         low, high = (bound.to(unit) for bound in task.bounds)
+        if white == WORD and not numbers.is_floating_point():
+            self._refuse_both(numbers, low, high)
         return low + unit * (high - low)
 
+    def _refuse_both(self, numbers: Tensor, low: Tensor, high: Tensor) -> None:
+        """Refuse 16-bit integers that lie within bounds of another size, as they may be meant as they are."""
+        plain = numbers.to(low)
+        if (
+            bool(((plain >= low) & (plain <= high)).all())
+            and bool(plain.any())
+            and not bool((high == WORD).all())
+        ):
+            raise InputError(
+                Code.DTYPE,
+                "It is not clear whether 16-bit integers reach to 65535 or are in the task's bounds",
+                got=f"values from {float(plain.min()):g} to {float(plain.max()):g}",
+                fix="Convert them to floating-point numbers in the task's bounds",
+            )
 
-def load_image(source: Any) -> Image.Image:
-    """A photograph from a path, an array (h, w) or (h, w, c) of bytes, or a PIL image.
+
+@dataclass(frozen=True)
+class _Block:
+    """(b, c, h, w) samples with names, and what is to be said of how they were read."""
+
+    x: Tensor
+    names: list[str]
+    notes: list[str] = field(default_factory=list[str])
+
+
+def _items(raw: Any) -> Iterator[Any]:
+    """The photographs and arrays in lists, tuples, iterators and loaders of them.
 
     Raises:
-        InputError: the file is missing or not an image.
+        InputError: a batch of several things, such as inputs and labels.
     """
-    if isinstance(source, Image.Image):
-        return ImageOps.exif_transpose(source)
-    if isinstance(source, np.ndarray):
-        if source.ndim == 3 and source.shape[0] in (1, 3, 4) and source.shape[2] not in (1, 3, 4):
-            source = np.moveaxis(source, 0, 2)
-        return Image.fromarray(source[..., 0] if source.ndim == 3 and source.shape[2] == 1 else source)
-    if not isinstance(source, str | Path):
-        raise InputError(
-            Code.UNREADABLE_IMAGE,
-            "This is not a photograph",
-            got=type(source).__name__,
-            expected="a path, a PIL image, an array or a tensor",
-        )
-    try:
-        with Image.open(source) as opened:
-            opened.load()
-            return ImageOps.exif_transpose(opened)
-    except FileNotFoundError as problem:
-        raise InputError(
-            Code.UNREADABLE_IMAGE, "There is no such file", got=str(source), fix="Check the path"
-        ) from problem
-    except (
-        UnidentifiedImageError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as problem:
-        raise InputError(
-            Code.UNREADABLE_IMAGE,
-            "The file cannot be read as an image",
-            got=f"{source} ({problem})",
-            fix="Convert it to PNG or JPEG",
-        ) from problem
+    if arrays.is_array(raw):
+        listed = isinstance(raw, np.ndarray) and raw.ndim == 1 and raw.dtype.kind in "OU"
+        yield from _items(raw.tolist()) if listed else [raw]
+        return
+    if (
+        not isinstance(raw, Iterable)
+        or isinstance(raw, (str, bytes, bytearray, Mapping, Set))
+        or _is_one(raw)
+    ):
+        yield raw
+        return
+    for item in raw:
+        if not isinstance(item, list | tuple):
+            yield item
+        elif len(item) > 1 and any(arrays.is_array(part) or isinstance(part, Number) for part in item):
+            raise InputError(
+                Code.SHAPE,
+                "A batch holds more than inputs",
+                got=f"a {type(item).__name__} of {', '.join(type(part).__name__ for part in item[:4])}",
+                expected="inputs alone, as arrays, tensors or photographs",
+                fix="Pass the inputs alone, such as [batch[0] for batch in loader], and labels apart; "
+                "abe.evaluate and abe.compare take batches (inputs, labels, masks)",
+            )
+        else:
+            yield from _items(item)
 
 
-def _resize(image: Image.Image, size: tuple[int, int] | None, fit: Fit) -> Image.Image:
-    if size is None:
-        return image
-    height, width = size
-    if fit == "stretch":
-        return image.resize((width, height), Image.Resampling.BICUBIC)
-    return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+def _is_float(raw: Any) -> bool:
+    """Whether this is an array of floating-point numbers."""
+    if isinstance(raw, Tensor):
+        return raw.is_floating_point()
+    return isinstance(raw, np.ndarray) and raw.dtype.kind == "f"
+
+
+def _is_one(raw: Any) -> bool:
+    """Whether this is one photograph or file, though it can be iterated."""
+    return isinstance(raw, os.PathLike) or hasattr(raw, "read") or isinstance(raw, Image.Image)
 
 
 def _pack(tensors: Mapping[str | int, Tensor]) -> tuple[Tensor, tuple[Part, ...]]:
@@ -268,7 +328,7 @@ def _pack(tensors: Mapping[str | int, Tensor]) -> tuple[Tensor, tuple[Part, ...]
 
 
 def _context(task: Task, item: Any, n: int, name: str | int) -> Tensor:
-    tensor = item if isinstance(item, Tensor) else torch.as_tensor(item)
+    tensor = item if isinstance(item, Tensor) else arrays.from_numpy(item, f"The input {name!r}")
     tensor = tensor.to(task.device)
     if tensor.ndim == 0 or len(tensor) == 1:
         tensor = tensor.expand(n, *tensor.shape[1:])
@@ -298,12 +358,10 @@ def _check_order(bounds: tuple[Numbers, Numbers]) -> None:
         )
 
 
-def _channels(model: nn.Module) -> int:
-    """Input channels of the first convolution; 3 where there is none."""
-    for module in model.modules() if isinstance(model, nn.Module) else ():
-        if isinstance(module, nn.Conv2d):
-            return module.in_channels
-    return 3
+def _told(*numbers: Any) -> int | None:
+    """How many channels there are numbers for, where they are given per channel."""
+    counts = (n.numel() for n in numbers if n is not None)
+    return next((count for count in counts if count > 1), None)
 
 
 def _names(explained: str | int | Sequence[str | int] | None) -> tuple[str | int, ...]:
@@ -316,12 +374,12 @@ def _pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     return (size, size) if isinstance(size, int) else size
 
 
-def _numbered(n: int) -> list[str]:
-    return [f"sample {i}" for i in range(n)]
+def _numbered(n: int, start: int = 0) -> list[str]:
+    return [f"sample {start + i}" for i in range(n)]
 
 
 def _name_of(item: Any, number: int) -> str:
-    if isinstance(item, str | Path):
+    if isinstance(item, str | os.PathLike):
         return Path(item).name
     filename = getattr(item, "filename", "")
     return Path(filename).name if filename else f"sample {number}"

@@ -112,6 +112,6 @@ def pose(
         objective=objective or Logit(),
         draws=draws or SeededDraws(seed=0),
         identify=cache(partial(as_ids, ids, lifted.x)),
-        warnings=[] if warnings is None else warnings,
+        warnings=[*(warnings or ()), *lifted.notes],
         names=lifted.names,
     )

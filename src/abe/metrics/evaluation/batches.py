@@ -1,18 +1,21 @@
 """The samples of an evaluation, in lots: one batch, or the batches of a loader one after the other."""
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from numbers import Number
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from abe import arrays
 from abe.draws import as_ids, sample_ids
 from abe.errors import Code, InputError, SpecError
 from abe.explanation import Explanation
+from abe.metrics.evaluation.truth import as_region
 from abe.task.base import Context, Lifted, Task
 
 KEYS = ("inputs", "labels", "masks", "targets")
@@ -30,6 +33,7 @@ class Batch:
         target: the explained classes as given, or None.
         labels: (b,) true classes, or None.
         masks: (b, h, w) true regions, or None.
+        alone: whether there are no other lots.
     """
 
     lifted: Lifted
@@ -38,6 +42,7 @@ class Batch:
     target: Any = None
     labels: Tensor | None = None
     masks: Tensor | None = None
+    alone: bool = True
 
     def __len__(self) -> int:
         return len(self.lifted.x)
@@ -54,7 +59,8 @@ class Samples:
 
     Args:
         task: lifts raw inputs.
-        data: raw inputs as for `abe.explain`, or any other iterable as a stream of batches.
+        data: raw inputs as for `abe.explain`, or any other iterable as a stream of batches; so is a list of
+            batches that hold labels or masks too.
         explanations: given ones, whose inputs serve where there is no data.
         target: explained classes of a single batch.
         labels: true classes of a single batch.
@@ -103,9 +109,9 @@ class Samples:
             return None
 
     def __iter__(self) -> Iterator[Batch]:
-        start = 0
-        for lot in self._streamed() if self.stream else [self._whole()]:
-            made = Batch(lot.lifted, start, lot.ids, lot.target, lot.labels, lot.masks)
+        start, stream = 0, self.stream
+        for lot in self._streamed() if stream else [self._whole()]:
+            made = replace(lot, start=start, alone=not stream)
             start += len(made)
             yield made
         if not start:
@@ -126,9 +132,9 @@ class Samples:
         for batch in self.data:
             parts = _parts(batch)
             lifted = self.task.lift(parts["inputs"])
-            if isinstance(parts["inputs"], Tensor | np.ndarray):
-                names = [f"sample {start + i}" for i in range(len(lifted.x))]
-                lifted = replace(lifted, names=names)
+            plain = [name == f"sample {i}" for i, name in enumerate(lifted.names)]
+            names = [f"sample {start + i}" if plain[i] else n for i, n in enumerate(lifted.names)]
+            lifted = replace(lifted, names=names)
             target = parts.get("targets", self.target)
             ids = sample_ids(lifted.x, self._seen)
             start += len(lifted.x)
@@ -137,27 +143,41 @@ class Samples:
     def _lot(self, lifted: Lifted, target: Any, labels: Any, masks: Any, ids: list[int]) -> Batch:
         self.task.check(lifted.x)
         truth = None if labels is None else _labels(labels, len(lifted.x))
-        region = None if masks is None else _masks(masks, lifted.x)
+        region = None if masks is None else as_region(masks, lifted.x)
         return Batch(lifted, 0, ids, target, truth, region)
 
 
 def _one_batch(data: Any) -> bool:
     """Whether these are raw inputs for `Task.lift`; anything else that can be iterated is a stream."""
-    if isinstance(data, Tensor | np.ndarray | str | Path | list | tuple | Mapping):
+    if isinstance(data, list | tuple):
+        return not data or not all(isinstance(one, Mapping) or _is_tuple(one) for one in data)
+    if arrays.is_array(data) or isinstance(data, str | bytes | os.PathLike | Mapping):
         return True
     return hasattr(data, "convert") and hasattr(data, "size")  # a Pillow image
 
 
+def _is_tuple(batch: Any) -> bool:
+    """Whether this holds (inputs, labels, …) and no list of inputs: numbers or arrays follow the first."""
+    if not isinstance(batch, list | tuple) or not batch:
+        return False
+    numbers = [p is None or isinstance(p, Number | np.generic) or arrays.is_array(p) for p in batch[1:]]
+    return all(numbers) and (len(batch) > 1 or arrays.is_array(batch[0]))
+
+
 def _parts(batch: Any) -> dict[str, Any]:
     """A batch of a loader by what it holds."""
-    if isinstance(batch, Mapping) and "inputs" in batch:
+    if isinstance(batch, Mapping) and any(k in KEYS for k in batch):
         unknown = [str(k) for k in batch if k not in KEYS]
-        if unknown:
+        if unknown or "inputs" not in batch:
             raise InputError(
-                Code.SHAPE, "A batch holds something unknown", got=unknown[0], expected=", ".join(KEYS)
+                Code.SHAPE,
+                "A batch holds something unknown" if unknown else "A batch holds no inputs",
+                got=", ".join(map(str, batch)),
+                expected=", ".join(KEYS),
+                fix="Name the inputs 'inputs', and leave out what is none of these",
             )
-        return {str(k): v for k, v in batch.items() if v is not None}
-    if isinstance(batch, list | tuple) and batch and isinstance(batch[0], Tensor | np.ndarray):
+        return {str(k): _of_batch(str(k), v) for k, v in batch.items() if v is not None}
+    if _is_tuple(batch):
         if len(batch) > len(KEYS):
             raise InputError(
                 Code.SHAPE,
@@ -165,17 +185,18 @@ def _parts(batch: Any) -> dict[str, Any]:
                 got=f"{len(batch)} parts",
                 expected=f"at most {len(KEYS)}: {', '.join(KEYS)}",
             )
-        return {k: v for k, v in zip(KEYS, batch, strict=False) if v is not None}
+        return {k: _of_batch(k, v) for k, v in zip(KEYS, batch, strict=False) if v is not None}
     return {"inputs": batch}
 
 
-def _tensor(given: Any) -> Tensor:
-    """A tensor of its own: a file opened for reading cannot be shared."""
-    return given if isinstance(given, Tensor) else torch.from_numpy(np.array(given))
+def _of_batch(key: str, part: Any) -> Any:
+    """A part of a batch; the label or class of a single sample is one of a batch of one."""
+    single = isinstance(part, Number | np.generic) or (arrays.is_array(part) and part.ndim == 0)
+    return torch.as_tensor(part).reshape(1) if single and key in ("labels", "targets") else part
 
 
 def _labels(labels: Any, b: int) -> Tensor:
-    found = _tensor(labels)
+    found = labels if isinstance(labels, Tensor) else arrays.from_numpy(labels, "The labels")
     if found.shape != (b,) or found.is_floating_point() or found.dtype == torch.bool:
         raise InputError(
             Code.LABELS,
@@ -184,17 +205,3 @@ def _labels(labels: Any, b: int) -> Tensor:
             expected=f"({b},) class numbers",
         )
     return found.long()
-
-
-def _masks(masks: Any, x: Tensor) -> Tensor:
-    found = _tensor(masks)
-    wanted = (len(x), *x.shape[2:]) if x.ndim > 2 else tuple(x.shape)
-    single = (len(x), 1, *x.shape[2:])
-    if tuple(found.shape) not in (wanted, single):
-        raise InputError(
-            Code.MASK,
-            "The masks do not fit the samples",
-            got=str(tuple(found.shape)),
-            expected=str(wanted),
-        )
-    return found.reshape(wanted).bool()

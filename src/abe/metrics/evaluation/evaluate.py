@@ -100,10 +100,11 @@ def evaluate(
         metrics: names, (name, parameters) pairs or values; the same defaults as `abe.compare`.
         data: the explained inputs, as for `abe.explain`; the explanations' own by default. Anything else
             that can be iterated, such as a data loader, is a stream of batches: inputs, (inputs, labels,
-            masks), or mappings with inputs, labels, masks, targets. Only one batch is held at a time.
+            masks), or mappings with inputs, labels, masks, targets; so is a list of those with labels or
+            masks. Only one batch is held at a time.
         target: the explained classes; those of the explanations, else the predictions.
         labels: (b,) true classes, for metrics that need them.
-        masks: (b, h, w) true regions, likewise.
+        masks: (b, h, w) true regions, likewise: booleans, 0 and 1 or 0 and 255, as arrays or pictures.
         objective: the explained score; that of the explanations, else the logit.
         unit: what is changed together, for every metric that does not bring its own.
         baseline: what stands for "absent", likewise; F-INS and F-DEL keep the confusion feature.
@@ -207,15 +208,16 @@ class Evaluation:
             Progress(self.title, enabled=progress is True) as bar,
         ):
             advance = progress if callable(progress) else bar.advance
-            shape: tuple[int, ...] = ()
+            lot: Batch | None = None
             for lot in samples:
-                shape = tuple(lot.lifted.x.shape[1:])
-                if not samples.stream:
-                    self._finish(len(lot))
+                if lot.alone:
                     self._check_number(len(lot))
                 bar.total = bar.total or self._rows(lot, samples.expected)
-                self.measure(lot, advance, keep=not samples.stream, relabel=bar.relabel)
-            self._finish(len(self.names))
+                self.measure(lot, advance, keep=lot.alone, relabel=bar.relabel)
+            if lot is not None:  # samples are refused where there is none
+                for source in self.sources.values():
+                    source.finish(lot)
+        shape = () if lot is None else tuple(lot.lifted.x.shape[1:])
         return self._comparison(shape, settings, ranking)
 
     def measure(
@@ -293,10 +295,6 @@ class Evaluation:
         """Keep how undecided the model is at the confusion features that were used."""
         found = [f.confusion for f in (c.remembered(problem) for c in self._confusions()) if f is not None]
         self.confusion = min([*found, *filter(None, [self.confusion])], default=None)
-
-    def _finish(self, samples: int) -> None:
-        for source in self.sources.values():
-            source.finish(samples)
 
     def _check_metrics(self) -> None:
         """Say before computing which metric cannot be measured here."""

@@ -1,6 +1,7 @@
 """Where the maps of an evaluation come from: given explanations, arrays, functions, or methods that run."""
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -53,8 +54,8 @@ class Source(Protocol):
         """The explanation of a lot's samples for their settled targets."""
         ...
 
-    def finish(self, samples: int) -> None:
-        """Refuse maps for more samples than there were."""
+    def finish(self, last: Batch) -> None:
+        """Refuse maps for more samples than there were up to the last lot."""
         ...
 
 
@@ -71,6 +72,8 @@ class SavedMaps:
         return dict(self.explanation.spec).get("method") in methods.names()
 
     def check(self, lot: Batch) -> None:
+        if lot.alone:
+            self.finish(lot)
         part = self._part(lot)
         arrays.check_inputs(part.x, lot.lifted.x, self.name)
         check_map(part.attribution, lot.lifted.x)
@@ -78,8 +81,8 @@ class SavedMaps:
     def explain(self, lot: Batch, target: Tensor, request: Explaining) -> Explanation:
         return self._part(lot)
 
-    def finish(self, samples: int) -> None:
-        _same_number(self.name, len(self.explanation), samples)
+    def finish(self, last: Batch) -> None:
+        _same_number(self.name, len(self.explanation), last.rows.stop)
 
     def _part(self, lot: Batch) -> Explanation:
         whole = self.explanation
@@ -101,21 +104,27 @@ class Array:
     explains: bool = False
 
     def check(self, lot: Batch) -> None:
-        if arrays.length(self.maps) < lot.rows.stop:
-            _same_number(self.name, arrays.length(self.maps), lot.rows.stop)
+        x = lot.lifted.x
         if self.inputs is not None:
-            arrays.check_inputs(self.inputs[lot.rows], lot.lifted.x, self.name)
-        some = torch.zeros(len(lot), dtype=torch.long)
-        arrays.as_map(self._part(lot), lot.lifted.x, target=some)
+            arrays.check_inputs(self.inputs if lot.alone else self.inputs[lot.rows], x, self.name)
+        part = self._part(lot)
+        if not arrays.fits(part, x) and arrays.fits(arrays.part(self.maps, slice(0, 1), x), x[:1]):
+            held = arrays.length(self.maps, x, lot.rows.stop)
+            if lot.alone or held < lot.rows.stop:
+                _same_number(self.name, held, lot.rows.stop)
+        arrays.as_map(part, x, target=torch.zeros(len(lot), dtype=torch.long))
 
     def explain(self, lot: Batch, target: Tensor, request: Explaining) -> Explanation:
         return _foreign(self._part(lot), self.name, lot, target, request)
 
-    def finish(self, samples: int) -> None:
-        _same_number(self.name, arrays.length(self.maps), samples)
+    def finish(self, last: Batch) -> None:
+        if not last.alone:
+            held = arrays.length(self.maps, last.lifted.x, last.rows.stop)
+            _same_number(self.name, held, last.rows.stop)
 
     def _part(self, lot: Batch) -> Any:
-        return arrays.part(self.maps, lot.rows)
+        """All maps for samples that are evaluated at once, whose shape may leave out the batch."""
+        return self.maps if lot.alone else arrays.part(self.maps, lot.rows, lot.lifted.x)
 
 
 @dataclass(frozen=True)
@@ -133,7 +142,7 @@ class Function:
     def explain(self, lot: Batch, target: Tensor, request: Explaining) -> Explanation:
         return _foreign(self.function(lot.lifted.x.clone(), target.clone()), self.name, lot, target, request)
 
-    def finish(self, samples: int) -> None:
+    def finish(self, last: Batch) -> None:
         """It made as many as there were."""
 
 
@@ -163,14 +172,15 @@ class MethodMaps:
             chunk=request.chunk,
             progress=request.advance,
         )
-        return replace(explanation, names=list(lifted.names))
+        warnings = [*lifted.notes, *explanation.warnings]
+        return replace(explanation, names=list(lifted.names), warnings=warnings)
 
-    def finish(self, samples: int) -> None:
+    def finish(self, last: Batch) -> None:
         """It made as many as there were."""
 
 
 def named(given: Any) -> dict[str, Source]:
-    """Sources by name, from a mapping, a list of explanations or methods, or one of these.
+    """Sources by name, from a mapping, a list or iterator of explanations or methods, or one of these.
 
     Raises:
         SpecError: nothing, or something that is no source of maps.
@@ -178,7 +188,7 @@ def named(given: Any) -> dict[str, Source]:
     if isinstance(given, Mapping):
         found = {str(name): source(str(name), one) for name, one in given.items()}
     else:
-        several = isinstance(given, Sequence) and not isinstance(given, str)
+        several = isinstance(given, Sequence | Iterator) and not isinstance(given, str)
         listed = list(given) if several else [given]
         found = {}
         for one in listed:
@@ -192,18 +202,20 @@ def named(given: Any) -> dict[str, Source]:
 
 
 def source(name: str, one: Any) -> Source:
-    """The source that something stands for."""
+    """The source that something stands for; a text is the name of a method, else the path of maps."""
+    if (path := _path(one)) is not None:
+        if path.is_dir():
+            return SavedMaps(name, Explanation.load(path))
+        held = arrays.read(path)
+        return Array(name, held["maps"], held.get("inputs"))
     if isinstance(one, Explanation):
         return SavedMaps(name, one)
     if isinstance(one, Method | Engine | str):
         return MethodMaps(methods.resolve(one))
     if isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str):
         return MethodMaps(methods.resolve(one))
-    if isinstance(one, Path):
-        if one.is_dir():
-            return SavedMaps(name, Explanation.load(one))
-        held = arrays.read(one)
-        return Array(name, held["maps"], held.get("inputs"))
+    if isinstance(one, list | tuple) and one and all(isinstance(part, Explanation) for part in one):
+        return SavedMaps(name, Explanation.join(one))
     if arrays.is_maps(one):
         return Array(name, one)
     if callable(one):
@@ -216,15 +228,25 @@ def source(name: str, one: Any) -> Source:
     )
 
 
+def _path(one: Any) -> Path | None:
+    """The path that is meant, if one is: a text that names a method never is one."""
+    if isinstance(one, os.PathLike):
+        return Path(one)
+    if not isinstance(one, str) or one in methods:
+        return None
+    looks = os.sep in one or Path(one).suffix.lower() in arrays.SUFFIXES
+    return Path(one) if looks or os.path.exists(one) else None
+
+
 def _name(one: Any) -> str:
+    if (path := _path(one)) is not None:
+        return path.stem
     if isinstance(one, Explanation):
         return one.method
     if isinstance(one, str):
         return methods.get(one).name
     if isinstance(one, Method):
         return one.name
-    if isinstance(one, Path):
-        return one.stem
     return getattr(one, "__name__", "given")
 
 
@@ -235,7 +257,7 @@ def _free(name: str, taken: Mapping[str, Any]) -> str:
 
 
 def _foreign(maps: Any, name: str, lot: Batch, target: Tensor, request: Explaining) -> Explanation:
-    return Explanation.from_array(
+    made = Explanation.from_array(
         maps,
         lot.lifted.x,
         target=target,
@@ -244,6 +266,7 @@ def _foreign(maps: Any, name: str, lot: Batch, target: Tensor, request: Explaini
         ids=lot.ids,
         modality=request.task.modality,
     )
+    return replace(made, warnings=list(lot.lifted.notes)) if lot.lifted.notes else made
 
 
 def _again(lot: Batch) -> dict[str | int, Tensor] | tuple[Tensor, ...]:
@@ -261,5 +284,6 @@ def _same_number(name: str, maps: int, samples: int) -> None:
             Code.SAMPLES,
             f"The maps {name!r} are not of the samples that are evaluated",
             got=f"{maps} maps for {more}{samples} samples",
-            fix="Give one map per sample, in the order of the data",
+            fix="Give one map per sample, in the order of the data; arrays of equal length in a list are one "
+            "per class",
         )
