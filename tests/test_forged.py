@@ -102,9 +102,14 @@ def kind(request: pytest.FixtureRequest, tmp_path: Path):
     make, cls, use = FOLDERS[request.param]
     make().save(tmp_path)
     name = cls.__name__.lower()
-    manifest, held = storage.load(tmp_path, name)
+    manifest, held = storage.read(tmp_path, name)
     told = {k: v for k, v in manifest.items() if k not in HEAD}
     return tmp_path, name, told, held, lambda: cls.load(tmp_path), use
+
+
+def forge(folder: Path, name: str, told: dict[str, Any], held: dict[str, Tensor]) -> None:
+    """Written as if nothing were wrong with it."""
+    storage.save(folder, name, lambda: (told, held), lambda *anything: None)
 
 
 def test_descriptions_of_folders(kind):
@@ -114,7 +119,7 @@ def test_descriptions_of_folders(kind):
     tried = refused = 0
     for said, forged in descriptions(told):
         try:
-            storage.save(folder, name, forged, held)
+            forge(folder, name, forged, held)
         except StorageError:
             continue
         tried += 1
@@ -127,7 +132,7 @@ def test_tensors_of_folders(kind):
     folder, name, told, held, load, use = kind
     tried = refused = 0
     for said, forged in tensors(held):
-        storage.save(folder, name, told, forged)
+        forge(folder, name, told, forged)
         tried += 1
         refused += not outcome(load, use, said)
     assert tried > 60

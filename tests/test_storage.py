@@ -19,17 +19,21 @@ from abe.errors import Code, StorageError
 KIND = "explanation"
 
 
-def held(number: int) -> tuple[dict[str, int], dict[str, torch.Tensor]]:
-    return {"number": number}, {"a": torch.full((50,), float(number))}
+def anything(manifest, tensors):
+    return manifest, tensors
+
+
+def keep(folder: Path, manifest: dict, tensors: dict) -> Path:
+    return storage.save(folder, KIND, lambda: (manifest, tensors), anything)
 
 
 def save(folder: Path, number: int) -> None:
-    storage.save(folder, KIND, *held(number))
+    keep(folder, {"number": number}, {"a": torch.full((50,), float(number))})
 
 
 def loaded(folder: Path) -> int:
     """The number that was saved, once manifest and tensors are found to be of one save."""
-    manifest, tensors = storage.load(folder, KIND)
+    manifest, tensors = storage.read(folder, KIND)
     assert tensors["a"].tolist() == [float(manifest["number"])] * 50
     return manifest["number"]
 
@@ -332,7 +336,7 @@ def test_what_only_stands_for_a_file_is_refused_at_once(tmp_path, make, which):
         pytest.skip(f"this file system cannot have one: {problem}")
     began = time.monotonic()
     with pytest.raises(StorageError) as caught:
-        storage.load(tmp_path, KIND)
+        storage.read(tmp_path, KIND)
     assert caught.value.code in (Code.CORRUPT_FILE, Code.FOREIGN_FILE)
     assert time.monotonic() - began < 2
     if which == "manifest" and make in (_pipe, _folder, _socket, _endless):
@@ -361,7 +365,7 @@ def test_a_link_inside_a_folder_is_not_followed_but_a_link_to_a_file_is(tmp_path
     tensors.rename(tmp_path / "moved")
     tensors.symlink_to(tmp_path / "moved")
     with pytest.raises(StorageError, match="symbolic link"):
-        storage.load(tmp_path / "a", KIND)
+        storage.read(tmp_path / "a", KIND)
     path = storage.write_tensors(tmp_path / "file", {"a": torch.ones(1)}, {})
     (tmp_path / "latest").symlink_to(path)
     assert storage.read_tensors(tmp_path / "latest")[1]["a"].tolist() == [1]
@@ -393,7 +397,7 @@ def test_a_manifest_that_was_changed_is_refused_and_one_without_seal_is_read(tmp
     assert loaded(tmp_path) == 1
     path.write_text(json.dumps({**manifest, "number": 2}), encoding="utf-8")
     with pytest.raises(StorageError, match="changed since"):
-        storage.load(tmp_path, KIND)
+        storage.read(tmp_path, KIND)
     earlier = {k: v for k, v in manifest.items() if k not in ("seal", "bytes")}
     path.write_text(json.dumps(earlier), encoding="utf-8")
     assert loaded(tmp_path) == 1
@@ -401,9 +405,9 @@ def test_a_manifest_that_was_changed_is_refused_and_one_without_seal_is_read(tmp
 
 def test_text_that_is_no_unicode_comes_back(tmp_path):
     name = os.fsdecode(b"bad\xff.png")
-    storage.save(tmp_path, KIND, {"names": [name, "ü"]}, {"a": torch.ones(1)})
-    assert storage.load(tmp_path, KIND)[0]["names"] == [name, "ü"]
-    storage.save(tmp_path, KIND, {"names": ["ü"]}, {"a": torch.ones(1)})
+    keep(tmp_path, {"names": [name, "ü"]}, {"a": torch.ones(1)})
+    assert storage.read(tmp_path, KIND)[0]["names"] == [name, "ü"]
+    keep(tmp_path, {"names": ["ü"]}, {"a": torch.ones(1)})
     assert "ü" in (tmp_path / f"{KIND}.json").read_text(encoding="utf-8")
 
 
@@ -414,11 +418,11 @@ def test_what_json_or_safetensors_cannot_say_is_refused_by_name(tmp_path):
     circle.append(circle)
     for strange in (object(), {1, 2}, np.ones(3), circle, torch.ones(2), b"bytes", {(1, 2): 3}):
         with pytest.raises(StorageError) as caught:
-            storage.save(tmp_path / "new", KIND, {"it": strange}, {})
+            keep(tmp_path / "new", {"it": strange}, {})
         assert caught.value.code is Code.NOT_WRITTEN
     plain = {"a": np.int64(3), "b": torch.tensor(0.5), "c": Path("d")}
-    storage.save(tmp_path, KIND, plain, {"t": torch.ones(1)})
-    assert storage.load(tmp_path, KIND)[0].items() >= {"a": 3, "b": 0.5, "c": "d"}.items()
+    keep(tmp_path, plain, {"t": torch.ones(1)})
+    assert storage.read(tmp_path, KIND)[0].items() >= {"a": 3, "b": 0.5, "c": "d"}.items()
     sparse = torch.eye(3).to_sparse()
     with pytest.raises(StorageError, match="safetensors"):
-        storage.save(tmp_path, KIND, {}, {"t": sparse})
+        keep(tmp_path, {}, {"t": sparse})

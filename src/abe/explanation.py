@@ -15,7 +15,7 @@ from torch import Tensor
 from abe import arrays, schema, storage
 from abe._version import __version__
 from abe.checks import finite
-from abe.errors import Code, InputError, StorageError
+from abe.errors import Code, InputError
 from abe.types import Cost, Features, Part, PerSample
 
 KIND = "explanation"
@@ -160,17 +160,7 @@ class Explanation:
                 else, or the parts of this explanation do not belong together; what stood there before is
                 untouched.
         """
-        try:
-            _check_stored(self._tensors(), {name: getattr(self, name) for name in WRITTEN})
-        except schema.Misfit as problem:
-            raise StorageError(
-                Code.NOT_WRITTEN,
-                "What was saved could not be read again",
-                got=str(problem),
-                expected="a map, an input, a target and names of every sample",
-                fix="Correct that field first",
-            ) from problem
-        return storage.save(folder, KIND, self._manifest(), self._tensors())
+        return storage.save(folder, KIND, self._stored, self._restore)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Explanation":
@@ -179,11 +169,7 @@ class Explanation:
         Raises:
             StorageError: missing, damaged, or written by something else.
         """
-        manifest, tensors = storage.load(folder, KIND)
-        try:
-            return cls._restore(manifest, tensors)
-        except schema.Misfit as problem:
-            raise storage.damaged(folder, KIND, str(problem)) from problem
+        return storage.load(folder, KIND, cls._restore)
 
     @classmethod
     def from_array(
@@ -304,9 +290,9 @@ class Explanation:
             "parts": self.parts,
         }
 
-    def _manifest(self) -> dict[str, Any]:
+    def _stored(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         residual = self.residual
-        return {
+        manifest = {
             **self._shared(),
             "cost": asdict(self.cost),
             "parts": [asdict(part) for part in self.parts],
@@ -316,6 +302,7 @@ class Explanation:
             "ids": list(self.ids),
             "residual": None if residual is None else [_json_number(r) for r in residual.tolist()],
         }
+        return manifest, self._tensors()
 
     @classmethod
     def _restore(cls, manifest: Mapping[str, Any], tensors: dict[str, Tensor]) -> "Explanation":
@@ -336,9 +323,11 @@ def _check_stored(tensors: Mapping[str, Tensor], held: Mapping[str, Any]) -> Non
     schema.need(isinstance(maps, Tensor) and maps.ndim > 0, "attribution is missing")
     maps = tensors["attribution"]
     b, shape = len(maps), tuple(maps.shape)
-    schema.need(not maps.is_complex() and maps.dtype != torch.bool, f"attribution is {maps.dtype}")
+    schema.need(maps.dtype in (*schema.REAL, *schema.WHOLE), f"attribution is {maps.dtype}")
     schema.need(not maps.numel() or finite(maps), "attribution holds NaN or infinity")
-    of = tuple(tensors["x"].shape) if "x" in tensors else ()
+    x = tensors.get("x", torch.empty(0))
+    schema.need(not x.is_complex() and (x.dtype in schema.REAL or not x.is_floating_point()), f"x is {x.dtype}")
+    of = tuple(x.shape)
     one_channel = (*of[:1], 1, *of[2:]) if len(of) > 2 else of
     schema.need(shape in (of, one_channel), f"attribution is {shape} of inputs {of}")
     schema.need_tensor("target", tensors.get("target"), None, whole=True)

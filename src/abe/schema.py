@@ -18,6 +18,9 @@ from torch import Tensor
 from abe.checks import AtLeast, finite
 from abe.errors import AbeError
 
+REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+"""Types of tensors that everything can be done with."""
 LARGEST = 10**300
 """Integers of a file stay below it, so that each is a float as well."""
 DEEPEST = 64
@@ -139,10 +142,9 @@ def need_tensor(
     if shape is not None:
         need(tuple(tensor.shape) == tuple(shape), f"{name} is {tuple(tensor.shape)} and not {tuple(shape)}")
     if whole:
-        numbers = not tensor.is_floating_point() and not tensor.is_complex() and tensor.dtype != torch.bool
-        need(numbers, f"{name} is {tensor.dtype} and no integers")
+        need(tensor.dtype in WHOLE, f"{name} is {tensor.dtype} and no integers")
         return
-    need(tensor.is_floating_point(), f"{name} is {tensor.dtype} and no floating-point numbers")
+    need(tensor.dtype in REAL, f"{name} is {tensor.dtype} and no floating-point numbers")
     need(not bounded or not tensor.numel() or finite(tensor), f"{name} holds NaN or infinity")
 
 

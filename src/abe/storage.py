@@ -13,10 +13,10 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_tensors
@@ -32,6 +32,8 @@ PART = ".part"
 RETRIES = 50
 """Times that a manifest is read again because another one took its place meanwhile."""
 LONGEST_MANIFEST = 1 << 28
+AS_ITS_HEADER_SAYS = -1
+"""The size of a safetensors file, where nothing else says it."""
 LONGEST_HEADER = 100_000_000
 """Bytes that safetensors allows."""
 DATA_ERRORS = (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, MemoryError)
@@ -41,22 +43,47 @@ DATA_ERRORS = (KeyError, TypeError, ValueError, AttributeError, RuntimeError, Ov
 # --- folders with a manifest ----------------------------------------------------------------------
 
 
-def save(folder: str | Path, kind: str, manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
-    """Write ``manifest`` and ``tensors`` as ``kind``; one that stood there before survives a failure.
+Read = Callable[[dict[str, Any], dict[str, Tensor]], Any]
+"""Makes of a manifest and its tensors what was saved, or refuses them by one of `DATA_ERRORS`."""
+
+
+def save(
+    folder: str | Path, kind: str, make: Callable[[], tuple[dict[str, Any], dict[str, Tensor]]], again: Read
+) -> Path:
+    """Write a manifest and tensors as ``kind``; one that stood there before survives a failure.
 
     Several writers of one folder, threads or processes, wait for each other; the last one stays.
+
+    Args:
+        folder: where.
+        kind: what it is called.
+        make: gives the manifest and the tensors.
+        again: reads them; what it would refuse is not written.
 
     Raises:
         StorageError: the folder cannot be written, holds a manifest of something else, or the contents
             cannot be written down.
     """
     folder = Path(folder)
+    try:
+        manifest, tensors = make()
+        described = _as_read(manifest, kind)
+        again(described, dict(tensors))
+    except StorageError:
+        raise
+    except DATA_ERRORS as problem:
+        raise StorageError(
+            Code.NOT_WRITTEN,
+            f"This {kind} could not be read again",
+            got=_said(problem),
+            fix="Correct that part of it before saving",
+        ) from problem
     payload = _payload(tensors, {"format": _format(kind)}, f"The {kind}")
     digest = hashlib.sha256(payload).hexdigest()
     name = f"{kind}-{digest[:16]}.safetensors"
     head = {"format": _format(kind), "format_version": FORMAT_VERSION}
     tail = {"tensors": name, "bytes": len(payload), "sha256": digest}
-    text = _sealed({**head, **manifest, **tail}, kind)
+    text = _sealed({**head, **described, **tail})
     with _coded(f"The {kind} could not be written", folder):
         folder.mkdir(parents=True, exist_ok=True)
         with alone(folder) as locked:
@@ -76,8 +103,21 @@ def save(folder: str | Path, kind: str, manifest: Mapping[str, Any], tensors: Ma
     return folder
 
 
-def load(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Manifest and tensors that `save` wrote. Nothing is unpickled.
+def load(folder: str | Path, kind: str, again: Read) -> Any:
+    """What ``again`` makes of the manifest and the tensors that `save` wrote. Nothing is unpickled.
+
+    Raises:
+        StorageError: missing, damaged, or written by something else.
+    """
+    manifest, tensors = read(folder, kind)
+    try:
+        return again(manifest, tensors)
+    except DATA_ERRORS as problem:
+        raise _damaged(Path(folder), kind, _said(problem)) from problem
+
+
+def read(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Manifest and tensors that `save` wrote, as they are.
 
     Beside a writer the manifest is read again where its tensors are gone or others.
 
@@ -97,12 +137,11 @@ def load(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tenso
     return manifest, _read_tensors(folder, manifest, kind)
 
 
-def damaged(folder: str | Path, kind: str, problem: Exception | str) -> StorageError:
-    """The error for contents that cannot be understood."""
+def _damaged(folder: Path, kind: str, got: Any) -> StorageError:
     return StorageError(
         Code.CORRUPT_FILE,
         f"The saved {kind} is damaged",
-        got=f"{folder}: {problem if isinstance(problem, str) else repr(problem)}",
+        got=f"{folder}: {got}",
         fix="Make it again, or restore the folder from a copy",
     )
 
@@ -125,10 +164,10 @@ def _half_written(kind: str) -> re.Pattern[str]:
     return re.compile(rf"\.{kind}(-[0-9a-f]{{16}}\.safetensors|\.json)\.[a-z0-9_]{{8}}(\.part)?")
 
 
-def _sealed(manifest: Mapping[str, Any], kind: str) -> bytes:
-    """The manifest as JSON, with the digest of everything else in it."""
+def _as_read(manifest: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """The manifest as it comes out of JSON."""
     try:
-        plain = json.loads(json.dumps(manifest, default=plain))
+        return json.loads(json.dumps(manifest, default=plain))
     except (TypeError, ValueError, RecursionError) as problem:
         raise StorageError(
             Code.NOT_WRITTEN,
@@ -137,11 +176,20 @@ def _sealed(manifest: Mapping[str, Any], kind: str) -> bytes:
             expected="text, numbers, lists and dictionaries",
             fix="Replace it by a text or a number before saving",
         ) from problem
-    whole = {**plain, "seal": _seal(plain)}
+
+
+def _sealed(manifest: Mapping[str, Any]) -> bytes:
+    """A manifest as JSON, with the digest of everything else in it."""
+    whole = {**manifest, "seal": _seal(manifest)}
     try:
         return json.dumps(whole, indent=2, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # a file name that is no text
         return json.dumps(whole, indent=2).encode()
+
+
+def _said(problem: Exception) -> str:
+    """A refusal's words; of an error that was not meant as one, its kind too."""
+    return str(problem) if type(problem).__name__ == "Misfit" else repr(problem)
 
 
 def _seal(manifest: Mapping[str, Any]) -> str:
@@ -222,15 +270,23 @@ def _read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     return manifest
 
 
+def _size(manifest: Mapping[str, Any], folder: Path, kind: str) -> int:
+    """Bytes of the tensor file; earlier versions did not write them down."""
+    size = manifest.get("bytes", AS_ITS_HEADER_SAYS)
+    if "bytes" in manifest and (type(size) is not int or size < 0):
+        raise _damaged(folder, kind, f"bytes is {size!r:.40}")
+    return size
+
+
 def _read_tensors(folder: Path, manifest: Mapping[str, Any], kind: str) -> dict[str, Tensor]:
     name = manifest.get("tensors")
     if not isinstance(name, str) or not _any_tensors(kind).fullmatch(name):
         raise StorageError(Code.CORRUPT_FILE, "The manifest names no file of this folder", got=repr(name))
     if not _sealed_by(manifest):
-        raise damaged(folder, kind, "the manifest has been changed since it was written")
+        raise _damaged(folder, kind, "the manifest has been changed since it was written")
     path = folder / name
     try:
-        payload = read_file(path, whole=True, follow=False)
+        payload = read_file(path, size=_size(manifest, folder, kind), follow=False)
     except StorageError:
         raise
     except (OSError, MemoryError) as problem:
@@ -247,7 +303,7 @@ def _read_tensors(folder: Path, manifest: Mapping[str, Any], kind: str) -> dict[
     try:
         return parse_tensors(payload)
     except (SafetensorError, *DATA_ERRORS) as problem:
-        raise damaged(folder, kind, problem) from problem
+        raise _damaged(folder, kind, problem) from problem
 
 
 # --- files that stand alone -----------------------------------------------------------------------
@@ -278,7 +334,7 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         StorageError: no such file, none that can be read, or one whose metadata was changed.
     """
     try:
-        payload = read_file(path, whole=True)
+        payload = read_file(path, size=AS_ITS_HEADER_SAYS)
         header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
         tensors = parse_tensors(payload)
     except FileNotFoundError as problem:
@@ -320,18 +376,20 @@ def replace(path: Path, content: bytes) -> None:
         raise
 
 
-def read_file(path: Path, *, most: int | None = None, whole: bool = False, follow: bool = True) -> bytes:
+def read_file(
+    path: Path, *, most: int | None = None, size: int | None = None, follow: bool = True
+) -> bytes:
     """The contents of a regular file; nothing that could block, or be without end, is opened.
 
     Args:
         path: of the file.
         most: bytes that it may hold; else what the machine's memory does.
-        whole: it is a safetensors file, and must be as long as its header says before it is read.
+        size: bytes that it must hold, or `AS_ITS_HEADER_SAYS`.
         follow: whether it may be a symbolic link.
 
     Raises:
         OSError: it is missing or cannot be read.
-        StorageError: no regular file, or a longer one.
+        StorageError: no regular file, or one of another length.
     """
     found = path.stat() if follow else path.lstat()
     if not stat.S_ISREG(found.st_mode):
@@ -344,38 +402,38 @@ def read_file(path: Path, *, most: int | None = None, whole: bool = False, follo
     flags = os.O_RDONLY
     for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY", *(() if follow else ("O_NOFOLLOW",))):
         flags |= getattr(os, name, 0)  # not every system has all of them
-    with os.fdopen(os.open(path, flags), "rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    with open(os.open(path, flags), "rb") as file:
+        there = os.fstat(file.fileno()).st_size
         most = _memory() if most is None else most
-        if size > most:
+        if there > most:
             raise StorageError(
                 Code.CORRUPT_FILE,
                 "The file is too large",
-                got=f"{path} of {size} bytes",
+                got=f"{path} of {there} bytes",
                 expected=f"at most {most}",
             )
-        if whole:
-            _check_length(path, file.read(8), file, size)
+        expected = _promised(file, there) if size == AS_ITS_HEADER_SAYS else size
+        if expected not in (None, there):
+            raise StorageError(
+                Code.CORRUPT_FILE,
+                "The tensors are damaged",
+                got=f"{path} of {there} bytes",
+                expected="a safetensors file" if expected < 0 else f"{expected} bytes",
+            )
         file.seek(0)
-        return file.read(size)
+        return file.read(there)
 
 
-def _check_length(path: Path, start: bytes, file: Any, size: int) -> None:
-    """Refuse a safetensors file that is longer or shorter than its header says."""
+def _promised(file: BinaryIO, there: int) -> int:
+    """Bytes that a safetensors file has by its header; less than none where that cannot be read."""
+    start = file.read(8)
     length = int.from_bytes(start, "little")
-    expected = None
-    if len(start) == 8 and length <= min(size - 8, LONGEST_HEADER):
-        with suppress(*DATA_ERRORS):
+    with suppress(*DATA_ERRORS):
+        if len(start) == 8 and length <= min(there - 8, LONGEST_HEADER):
             header = json.loads(file.read(length))
             ends = [item["data_offsets"][1] for name, item in header.items() if name != "__metadata__"]
-            expected = 8 + length + max(ends, default=0)
-    if expected != size:
-        raise StorageError(
-            Code.CORRUPT_FILE,
-            "The tensors are damaged",
-            got=f"{path} of {size} bytes",
-            expected="a safetensors file" if expected is None else f"{expected} bytes, as its header says",
-        )
+            return 8 + length + int(max(ends, default=0))
+    return -1
 
 
 def _payload(tensors: Mapping[str, Tensor], metadata: dict[str, str], what: str) -> bytes:

@@ -204,6 +204,18 @@ class Comparison:
         Raises:
             StorageError: the folder cannot be written, or holds a ``comparison.json`` of something else.
         """
+        return storage.save(folder, KIND, self._stored, _restored)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Comparison":
+        """Read what `save` wrote, without the maps. Nothing is unpickled.
+
+        Raises:
+            StorageError: missing, damaged, or written by something else.
+        """
+        return storage.load(folder, KIND, _restored)
+
+    def _stored(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         tensors: dict[str, Tensor] = {}
         for method, scores in self.scores.items():
             for name, score in scores.items():
@@ -222,20 +234,7 @@ class Comparison:
             "failures": {m: asdict(f) for m, f in self.failures.items()},
             "versions": versions(),
         }
-        return storage.save(folder, KIND, manifest, tensors)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> "Comparison":
-        """Read what `save` wrote, without the maps. Nothing is unpickled.
-
-        Raises:
-            StorageError: missing, damaged, or written by something else.
-        """
-        manifest, tensors = storage.load(folder, KIND)
-        try:
-            return _restored(manifest, tensors)
-        except schema.Misfit as problem:
-            raise storage.damaged(folder, KIND, str(problem)) from problem
+        return manifest, tensors
 
     def _settings(self) -> dict[str, Any]:
         return {
