@@ -80,7 +80,10 @@ class Records:
         for line in filter(None, lines):
             try:
                 self.found |= schema.read(dict[str, Any], json.loads(line), "a record")
-            except (ValueError, RecursionError):  # the last line of a run that was ended while writing, or noise
+            except (
+                ValueError,
+                RecursionError,
+            ):  # the last line of a run that was ended while writing, or noise
                 whole = False
         return whole
 

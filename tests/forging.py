@@ -1,4 +1,4 @@
-"""Forged and damaged files: every field of a description and every tensor, dropped, retyped or out of range."""
+"""Forged and damaged files: every field of a description and every tensor, dropped, retyped or strange."""
 
 import copy
 import time

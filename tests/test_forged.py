@@ -1,17 +1,18 @@
-"""Forged and damaged files of every kind that is stored: refused by code and soon, or as good as any other."""
+"""Forged and damaged files of every kind that is stored: refused by code and soon, or as good as any."""
 
 import io
 import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
+from tests.forging import damages, descriptions, outcome, rewritten, tensors
 from torch import Tensor
 
 import abe
@@ -23,7 +24,6 @@ from abe.report.view import photo_view
 from abe.robustness import AdvGAN, train_advgan
 from abe.robustness.advgan import FORMAT as ADVGAN
 from abe.testing import nets, samples, task_of
-from forging import damages, descriptions, outcome, rewritten, tensors
 
 TASK = task_of(nets.Convolutional().eval())
 X = samples(4, dtype=torch.float32)
@@ -98,7 +98,7 @@ FOLDERS: dict[str, tuple[Callable[[], Any], type, Callable[[Any], None]]] = {
 
 @pytest.fixture(params=FOLDERS)
 def kind(request: pytest.FixtureRequest, tmp_path: Path):
-    """A saved folder: its path, its name, what it was read as, its contents, and how it is loaded and used."""
+    """A saved folder: its path, name, manifest and tensors, and how it is loaded and used."""
     make, cls, use = FOLDERS[request.param]
     make().save(tmp_path)
     name = cls.__name__.lower()
@@ -140,7 +140,7 @@ def test_tensors_of_folders(kind):
 
 
 def test_bytes_of_folders(kind):
-    folder, name, _, _, load, _ = kind
+    folder, _, _, _, load, _ = kind
     files = {path: path.read_bytes() for path in folder.iterdir()}
     before = repr(vars(load()))
     for path, content in files.items():
@@ -148,11 +148,10 @@ def test_bytes_of_folders(kind):
             rewritten(path, forged)
             try:
                 found = load()
-            except StorageError as problem:
-                assert problem.code in (Code.CORRUPT_FILE, Code.FOREIGN_FILE), said
-            else:  # a space of the manifest, or the last brace cut off and no more
-                assert path.suffix == ".json", said
-                assert repr(vars(found)) == before, said
+            except StorageError:
+                continue
+            assert path.suffix == ".json", said
+            assert repr(vars(found)) == before, said  # a space of the manifest is another
         rewritten(path, content)
 
 
@@ -332,9 +331,7 @@ def test_bytes_of_files(files, tmp_path):
         content, path = good.read_bytes(), tmp_path / f"damaged {name}"
         for said, forged in damages(content):
             rewritten(path, forged)
-            with pytest.raises(StorageError):
-                load(path)
-                raise AssertionError(f"{name} {said}")
+            assert not outcome(partial(load, path), _nothing, f"{name} {said}"), f"{name} {said}"
 
 
 def test_files_of_earlier_versions_are_read(files, tmp_path):

@@ -116,7 +116,9 @@ def explained(job: tuple[Any, Any, torch.Tensor]) -> Any:
 def test_a_pool_of_new_processes_explains():
     """As on Windows and macOS: nothing is shared, everything is pickled."""
     task, x = task_of(nets.Convolutional().eval()), samples(2, dtype=torch.float32)
-    jobs = [(task, abe.method(name, **how), x) for name, how in (("lime", {"samples": 8}), ("ig", {"steps": 4}))]
+    jobs = [
+        (task, abe.method(name, **how), x) for name, how in (("lime", {"samples": 8}), ("ig", {"steps": 4}))
+    ]
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         found = pool.map(explained, jobs)
     for job, one in zip(jobs, found, strict=True):

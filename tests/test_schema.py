@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abe.checks import AtLeast
-from abe.schema import DEEPEST, Gap, Misfit, Natural, knows, members, need_tensor, read
+from abe.schema import DEEPEST, Gap, MisfitError, Natural, knows, members, need_tensor, read
 from abe.types import Cost, Part
 
 JSON = st.recursive(
@@ -85,7 +85,7 @@ def test_what_fits_comes_back_as_its_type():
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_place(place, value, said):
-    with pytest.raises(Misfit, match=said):
+    with pytest.raises(MisfitError, match=said):
         read(Whole, {**WHOLE, place: value}, "whole")
 
 
@@ -93,7 +93,7 @@ def test_what_does_not_fit_is_refused_with_its_place(place, value, said):
 def test_anything_is_read_or_refused(kind, found):
     try:
         made = read(kind, found, "it")
-    except Misfit:
+    except MisfitError:
         return
     if kind in (Inner, Cost):
         assert read(kind, json.loads(json.dumps(asdict(made))), "it") == made
@@ -103,14 +103,14 @@ def test_what_is_too_deep_to_be_written_again_is_refused():
     deep: list[Any] = []
     for _ in range(DEEPEST):
         deep = [deep]
-    with pytest.raises(Misfit, match="deep"):
+    with pytest.raises(MisfitError, match="deep"):
         read(Any, deep, "it")
     assert read(Any, deep[0][0], "it") == deep[0][0]
 
 
 def test_some_fields_of_a_class():
     assert members(Whole, {"flag": True, "unheard": 1}, names=("flag", "rest")) == {"flag": True}
-    with pytest.raises(Misfit, match="number is missing"):
+    with pytest.raises(MisfitError, match="number is missing"):
         members(Whole, {}, names=("number",))
     assert read(Annotated[int, AtLeast(3)], 3, "it") == 3
 
@@ -127,7 +127,7 @@ def test_some_fields_of_a_class():
     ],
 )
 def test_tensors_that_do_not_fit(tensor, shape, how, said):
-    with pytest.raises(Misfit, match=said):
+    with pytest.raises(MisfitError, match=said):
         need_tensor("it", tensor, shape, **how)
     need_tensor("it", torch.tensor([math.nan]), (1,), bounded=False)
     need_tensor("it", torch.zeros(0), (0,))

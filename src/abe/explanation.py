@@ -317,7 +317,7 @@ def _check_stored(tensors: Mapping[str, Tensor], held: Mapping[str, Any]) -> Non
     """Refuse parts that do not belong together: all but the ids and top classes must be there per sample.
 
     Raises:
-        Misfit: one of another length, shape or type.
+        MisfitError: one of another length, shape or type.
     """
     maps = tensors.get("attribution")
     schema.need(isinstance(maps, Tensor) and maps.ndim > 0, "attribution is missing")
@@ -326,7 +326,9 @@ def _check_stored(tensors: Mapping[str, Tensor], held: Mapping[str, Any]) -> Non
     schema.need(maps.dtype in (*schema.REAL, *schema.WHOLE), f"attribution is {maps.dtype}")
     schema.need(not maps.numel() or finite(maps), "attribution holds NaN or infinity")
     x = tensors.get("x", torch.empty(0))
-    schema.need(not x.is_complex() and (x.dtype in schema.REAL or not x.is_floating_point()), f"x is {x.dtype}")
+    schema.need(
+        not x.is_complex() and (x.dtype in schema.REAL or not x.is_floating_point()), f"x is {x.dtype}"
+    )
     of = tuple(x.shape)
     one_channel = (*of[:1], 1, *of[2:]) if len(of) > 2 else of
     schema.need(shape in (of, one_channel), f"attribution is {shape} of inputs {of}")

@@ -27,7 +27,7 @@ DEEPEST = 64
 """Lists and dictionaries inside each other."""
 
 
-class Misfit(ValueError):
+class MisfitError(ValueError):
     """Something is not what its type says; the message names the place."""
 
 
@@ -49,7 +49,7 @@ def read(kind: Any, found: Any, where: str) -> Any:
         where: what a refusal calls it.
 
     Raises:
-        Misfit: it is something else.
+        MisfitError: it is something else.
     """
     origin, args = get_origin(kind), get_args(kind)
     if origin is Annotated:
@@ -95,7 +95,7 @@ def members(cls: type, found: Any, where: str = "", names: Sequence[str] | None 
         names: only these fields; whatever else ``found`` has is then not looked at.
 
     Raises:
-        Misfit: a field is missing, of another type, or one that the class does not have.
+        MisfitError: a field is missing, of another type, or one that the class does not have.
     """
     kinds, given = _hints(cls), _mapping(found, where)
     made: dict[str, Any] = {}
@@ -106,10 +106,10 @@ def members(cls: type, found: Any, where: str = "", names: Sequence[str] | None 
         if one.name in given:
             made[one.name] = read(kinds[one.name], given[one.name], place)
         elif one.default is MISSING and one.default_factory is MISSING:
-            raise Misfit(f"{place} is missing")
+            raise MisfitError(f"{place} is missing")
     strangers = [] if names is not None else [name for name in given if name not in kinds]
     if strangers:
-        raise Misfit(f"{where} has {strangers[0]!r}, which is no field of it")
+        raise MisfitError(f"{where} has {strangers[0]!r}, which is no field of it")
     return made
 
 
@@ -117,10 +117,10 @@ def need(holds: bool, what: str) -> None:
     """Refuse what does not hold.
 
     Raises:
-        Misfit: it does not.
+        MisfitError: it does not.
     """
     if not holds:
-        raise Misfit(what)
+        raise MisfitError(what)
 
 
 def need_tensor(
@@ -136,7 +136,7 @@ def need_tensor(
         whole: integers, else floating-point numbers.
 
     Raises:
-        Misfit: it is another one.
+        MisfitError: it is another one.
     """
     need(isinstance(tensor, Tensor), f"{name} is missing")
     if shape is not None:
@@ -164,7 +164,7 @@ def _annotated(args: tuple[Any, ...], found: Any, where: str) -> Any:
             try:
                 made = about.check(where, made)
             except AbeError as problem:
-                raise Misfit(str(problem)) from problem
+                raise MisfitError(str(problem)) from problem
     return made
 
 
@@ -176,7 +176,7 @@ def _one_of(kinds: Sequence[Any], found: Any, where: str) -> Any:
     for kind in others[:-1]:
         try:
             return read(kind, found, where)
-        except Misfit:
+        except MisfitError:
             continue
     return read(others[-1], found, where)
 
@@ -186,11 +186,13 @@ def _row(origin: Any, args: tuple[Any, ...], found: Any, where: str) -> Any:
         raise _misfit(where, found, "a list")
     if origin is tuple and args[-1] is not Ellipsis:
         if len(found) != len(args):
-            raise Misfit(f"{where} has {len(found)} entries and not {len(args)}")
+            raise MisfitError(f"{where} has {len(found)} entries and not {len(args)}")
         kinds: Sequence[Any] = args
     else:
         kinds = [args[0]] * len(found)
-    items = [read(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, found, strict=True))]
+    items = [
+        read(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, found, strict=True))
+    ]
     return tuple(items) if origin is tuple else items
 
 
@@ -227,6 +229,6 @@ def _plain(found: Any, where: str, depth: int = 0) -> Any:
     return found
 
 
-def _misfit(where: str, found: Any, expected: str) -> Misfit:
+def _misfit(where: str, found: Any, expected: str) -> MisfitError:
     shown = repr(found) if isinstance(found, int | float | str) or found is None else type(found).__name__
-    return Misfit(f"{where} is {shown[:60]} and not {expected}")
+    return MisfitError(f"{where} is {shown[:60]} and not {expected}")

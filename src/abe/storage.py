@@ -24,13 +24,12 @@ from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
 from abe.errors import Code, StorageError
+from abe.schema import MisfitError
 from abe.writers import alone, settle, sweep
 
 FORMAT_VERSION = 1
 PART = ".part"
 """Ends the name of a file that is being written."""
-RETRIES = 50
-"""Times that a manifest is read again because another one took its place meanwhile."""
 LONGEST_MANIFEST = 1 << 28
 AS_ITS_HEADER_SAYS = -1
 """The size of a safetensors file, where nothing else says it."""
@@ -119,22 +118,20 @@ def load(folder: str | Path, kind: str, again: Read) -> Any:
 def read(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Manifest and tensors that `save` wrote, as they are.
 
-    Beside a writer the manifest is read again where its tensors are gone or others.
+    Beside a writer both are read again, with the writer waiting, where they do not fit each other.
 
     Raises:
         StorageError: missing, damaged, or written by something else.
     """
     folder = Path(folder)
     manifest = _read_manifest(folder, kind)
-    for _ in range(RETRIES):
-        try:
+    try:
+        return manifest, _read_tensors(folder, manifest, kind)
+    except StorageError:
+        # Without a lock what the first manifest named is still there: only old files are removed then.
+        with alone(folder, reading=True):
+            manifest = _read_manifest(folder, kind)
             return manifest, _read_tensors(folder, manifest, kind)
-        except StorageError:
-            again = _read_manifest(folder, kind)
-            if again == manifest:
-                raise
-            manifest = again
-    return manifest, _read_tensors(folder, manifest, kind)
 
 
 def _damaged(folder: Path, kind: str, got: Any) -> StorageError:
@@ -189,7 +186,7 @@ def _sealed(manifest: Mapping[str, Any]) -> bytes:
 
 def _said(problem: Exception) -> str:
     """A refusal's words; of an error that was not meant as one, its kind too."""
-    return str(problem) if type(problem).__name__ == "Misfit" else repr(problem)
+    return str(problem) if isinstance(problem, MisfitError) else repr(problem)
 
 
 def _seal(manifest: Mapping[str, Any]) -> str:
@@ -376,9 +373,7 @@ def replace(path: Path, content: bytes) -> None:
         raise
 
 
-def read_file(
-    path: Path, *, most: int | None = None, size: int | None = None, follow: bool = True
-) -> bytes:
+def read_file(path: Path, *, most: int | None = None, size: int | None = None, follow: bool = True) -> bytes:
     """The contents of a regular file; nothing that could block, or be without end, is opened.
 
     Args:

@@ -22,16 +22,23 @@ GRACE = 3600.0
 
 
 @contextmanager
-def alone(folder: Path) -> Generator[bool]:
+def alone(folder: Path, *, reading: bool = False) -> Generator[bool]:
     """Wait until no other thread or process writes in ``folder``; False where that cannot be known.
+
+    Args:
+        folder: which must exist.
+        reading: other readers may be there too.
 
     The lock is on the folder itself: it leaves no file behind, and ends with the process that holds it.
     Windows and some network file systems have no such lock.
 
+    Yields:
+        Whether there is a lock.
+
     Raises:
         StorageError: another writer does not come to an end.
     """
-    handle = _locked(folder)
+    handle = _locked(folder, reading=reading)
     try:
         yield handle is not None
     finally:
@@ -41,18 +48,18 @@ def alone(folder: Path) -> Generator[bool]:
             os.close(handle)
 
 
-def _locked(folder: Path) -> int | None:
+def _locked(folder: Path, *, reading: bool) -> int | None:
     if fcntl is None:
         return None
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    except PermissionError:  # a folder that may be written and not listed
+    except OSError:  # a folder that may be written and not listed, or gone by now
         return None
     until, pause = time.monotonic() + PATIENCE, 0.001
     try:
         while True:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(handle, (fcntl.LOCK_SH if reading else fcntl.LOCK_EX) | fcntl.LOCK_NB)
                 return handle
             except BlockingIOError as problem:
                 if time.monotonic() > until:

@@ -166,7 +166,7 @@ class AdvGAN:
             schema.need(set(shapes) == set(weights), "it holds other networks")
             for name, shape in shapes.items():
                 schema.need_tensor(name, weights[name], shape)
-        except schema.Misfit as problem:
+        except schema.MisfitError as problem:
             raise _damaged(self.checkpoint, problem) from problem
         generator.load_state_dict(weights)
         generator.to(x)
@@ -284,7 +284,9 @@ class _Training:
         """Replace the checkpoint in one step."""
         tensors: dict[str, Tensor] = {}
         for which, net in self.nets.items():
-            tensors |= state_of(net, self.adam[which], weight=WEIGHT.format(which), moment=MOMENT.format(which))
+            tensors |= state_of(
+                net, self.adam[which], weight=WEIGHT.format(which), moment=MOMENT.format(which)
+            )
         write(path, tensors, asdict(replace(self.settings, epoch=self.epoch)), FORMAT)
 
     def resume(self, path: Path) -> None:
@@ -305,7 +307,7 @@ class _Training:
             for which, net in self.nets.items():
                 names = {"weight": WEIGHT.format(which), "moment": MOMENT.format(which)}
                 put_back(net, self.adam[which], tensors, **names)
-        except schema.Misfit as problem:
+        except schema.MisfitError as problem:
             raise _damaged(path, problem) from problem
         self.epoch = settings.epoch
 
@@ -373,9 +375,9 @@ def _read(path: Path) -> tuple[_Settings, dict[str, Tensor]]:
         raise StorageError(Code.FOREIGN_FILE, "This is no checkpoint of AdvGAN", got=str(path))
     try:
         return schema.read(_Settings, told, "settings"), tensors
-    except schema.Misfit as problem:
+    except schema.MisfitError as problem:
         raise _damaged(path, problem) from problem
 
 
-def _damaged(path: str | Path, problem: schema.Misfit) -> StorageError:
+def _damaged(path: str | Path, problem: schema.MisfitError) -> StorageError:
     return StorageError(Code.CORRUPT_FILE, "The checkpoint is damaged", got=f"{path}: {problem}")

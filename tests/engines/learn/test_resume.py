@@ -6,7 +6,7 @@ from torch import nn
 
 from abe.engines.learn.networks import Scorer
 from abe.engines.learn.resume import put_back, state_of
-from abe.schema import Misfit
+from abe.schema import MisfitError
 
 NAMES = {"weight": "net/{}", "moment": "adam/{}/{}"}
 
@@ -52,9 +52,9 @@ def test_what_does_not_fit_changes_nothing(name, change):
     net, adam = trained()
     kept = {k: v.clone() for k, v in state_of(net, adam, **NAMES).items()}
     before = {k: v.clone() for k, v in kept.items()}
-    with pytest.raises(Misfit):
+    with pytest.raises(MisfitError):
         put_back(net, adam, {**kept, name: change(kept[name])}, **NAMES)
-    with pytest.raises(Misfit):
+    with pytest.raises(MisfitError):
         put_back(net, adam, {k: v for k, v in kept.items() if k != name}, **NAMES)
     assert all(torch.equal(v, before[k]) for k, v in state_of(net, adam, **NAMES).items())
 

@@ -37,7 +37,7 @@ def put_back(
         The names that were read.
 
     Raises:
-        Misfit: a tensor is missing, of another shape or type, or not finite.
+        MisfitError: a tensor is missing, of another shape or type, or not finite.
     """
     read: set[str] = set()
     for name, parameter in net.named_parameters():

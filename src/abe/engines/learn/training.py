@@ -24,7 +24,7 @@ from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.request import pose, running
 from abe.engines.runtime.stored import digest, read, write
 from abe.errors import Code, InputError, SpecError, StorageError, note
-from abe.schema import Misfit, Natural, need, need_tensor
+from abe.schema import MisfitError, Natural, need, need_tensor
 from abe.task.base import Task
 
 BATCH = 32
@@ -197,7 +197,7 @@ class _Run:
             try:
                 read = put_back(net, adam, self.stored, weight=WEIGHT, moment=MOMENT)
                 need(read == set(self.stored), "there are tensors of other networks")
-            except Misfit as misfit:
+            except MisfitError as misfit:
                 raise self._foreign(misfit, "the networks of this training") from misfit
         self.shape, self.classes = tuple(problem.x.shape[1:]), classes
         return net, adam
@@ -255,14 +255,16 @@ class _Run:
         asked, found = self._settings(), described.get("training")
         if found != asked:
             kept = found if isinstance(found, Mapping) else {}
-            raise self._foreign({k: kept.get(k) for k in asked if kept.get(k) != asked[k]} if kept else "none")
+            raise self._foreign(
+                {k: kept.get(k) for k in asked if kept.get(k) != asked[k]} if kept else "none"
+            )
         try:
             place = schema.read(_Place, described.get("place"), "place")
             self.shape = schema.read(tuple[Count, ...], described.get("shape"), "shape")
             need(bool(self.stored), "it holds no tensors")
             for name, tensor in self.stored.items():
                 need_tensor(name, tensor, None)
-        except Misfit as problem:
+        except MisfitError as problem:
             raise StorageError(
                 Code.CORRUPT_FILE, "The checkpoint is damaged", got=f"{self.path}: {problem}"
             ) from problem

@@ -105,14 +105,20 @@ def load(path: str | Path) -> Any:
         raise StorageError(Code.CORRUPT_FILE, "The file is damaged", got=f"{path}: {problem}") from problem
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], described: Mapping[str, Any], form: str = FORMAT) -> Path:
+def write(
+    path: Path, tensors: Mapping[str, Tensor], described: Mapping[str, Any], form: str = FORMAT
+) -> Path:
     """Replace ``path`` in one step.
 
     Raises:
         StorageError: it cannot be written; a file that was there before is unchanged.
     """
     kept = {k: v.detach().cpu().contiguous() for k, v in sorted(tensors.items())}
-    metadata = {"format": form, "abe": json.dumps(described, default=storage.plain), "digest": f"{digest(kept):016x}"}
+    metadata = {
+        "format": form,
+        "abe": json.dumps(described, default=storage.plain),
+        "digest": f"{digest(kept):016x}",
+    }
     return storage.write_tensors(path, kept, metadata)
 
 
@@ -140,7 +146,8 @@ def described(
 
     Args:
         path: of the file.
-        metadata, tensors: what it holds.
+        metadata: of the file.
+        tensors: of the file.
         digested: whether it has a digest.
 
     Raises:
@@ -216,7 +223,7 @@ def _class_of(name: Any) -> Any:
     """The registered class of that name, if it is one that holds learnt tensors."""
     found = _VALUES.get(name) if isinstance(name, str) else None
     if found is None:
-        raise schema.Misfit(f"no value is called {name!r:.60}; import the package that defines it first")
+        raise schema.MisfitError(f"no value is called {name!r:.60}; import the package that defines it first")
     kinds = get_type_hints(found, include_extras=True).values()
     schema.need(any(map(_holds_weights, kinds)), f"a {name} is nothing that is learnt")
     return found

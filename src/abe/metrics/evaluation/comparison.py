@@ -395,7 +395,9 @@ def _restored(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Com
     known = {(m, name) for m, row in scores.items() for name in row}
     for test in held["tests"]:
         pair = {(test.first, test.metric), (test.second, test.metric)}
-        schema.need(len(pair) == 2 and pair <= known, f"a test of {test.first} and {test.second} is of nothing")
+        schema.need(
+            len(pair) == 2 and pair <= known, f"a test of {test.first} and {test.second} is of nothing"
+        )
         schema.need(0 <= test.n <= len(held["names"]), f"a test has {test.n} samples")
     return Comparison(**held, scores=scores, explanations={}, metrics=metrics)
 
@@ -403,7 +405,9 @@ def _restored(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Com
 def _check_settings(held: Mapping[str, Any], metrics: Sequence[str]) -> None:
     """Refuse settings that cannot be those of any comparison."""
     b = len(held["names"])
-    schema.need(b > 0 and len(held["target_names"]) == b, f"{len(held['target_names'])} targets of {b} samples")
+    schema.need(
+        b > 0 and len(held["target_names"]) == b, f"{len(held['target_names'])} targets of {b} samples"
+    )
     schema.need(held["step"] > 0 and held["count"] > 0, "step and count must be positive")
     schema.need(0.5 <= held.get("confidence", 0.95) < 1, "confidence is no level of confidence")
     schema.need(len(set(metrics)) == len(metrics), "two metrics have one name")
