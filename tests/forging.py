@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +22,29 @@ SECONDS = 5.0
 
 
 def places(described: Any, inside: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in a JSON value; of a list, the first and the last."""
+    """Every place in a JSON value; of a list and of dictionaries that are alike, the first."""
+    steps: list[Any] = []
     if isinstance(described, dict):
-        steps = list(described)
-    elif isinstance(described, list):
-        steps = sorted({0, len(described) - 1}) if described else []
-    else:
-        return
+        alike = inside and len(described) > 1 and all(isinstance(v, dict) for v in described.values())
+        steps = list(described)[: 1 if alike else None]
+    elif isinstance(described, list) and described:
+        steps = [0]
     for step in steps:
         yield (*inside, step)
         yield from places(described[step], (*inside, step))
 
 
-def descriptions(described: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The description with one place dropped, doubled, or of another value."""
+def descriptions(described: Mapping[str, Any], each: int = 3) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The description with one place dropped, doubled, or of another value.
+
+    Args:
+        described: of a good file.
+        each: values tried in every place, others in the next one; 0 for all.
+    """
+    turn = cycle(STRANGE)
     for place in places(dict(described)):
-        for change in (_dropped, _doubled, *(_put(value) for value in STRANGE)):
+        strange = islice(turn, each) if each else STRANGE
+        for change in (_dropped, _doubled, *(_put(value) for value in strange)):
             forged = copy.deepcopy(dict(described))
             holder: Any = forged
             for step in place[:-1]:

@@ -47,7 +47,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @cache
 def explanation() -> Explanation:
-    return abe.explain(TASK, X[:3], "expected_gradients", samples=4, progress=False)
+    return abe.explain(TASK, X[:3], "smoothgrad", samples=4, progress=False)
 
 
 def parts() -> Explanation:
@@ -112,26 +112,33 @@ def forge(folder: Path, name: str, told: dict[str, Any], held: dict[str, Tensor]
     storage.save(folder, name, lambda: (told, held), lambda *anything: None)
 
 
-def test_descriptions_of_folders(kind):
+EACH = [1, pytest.param(0, marks=pytest.mark.slow)]
+"""Values tried in every place: one, another in the next, or all."""
+
+
+@pytest.mark.parametrize("each", EACH)
+def test_descriptions_of_folders(kind, each):
     """Written anew with the right digests, so that only their contents can give them away."""
     folder, name, told, held, load, use = kind
     assert outcome(load, use, "as it was saved")
     tried = refused = 0
-    for said, forged in descriptions(told):
+    for said, forged in descriptions(told, each):
         try:
             forge(folder, name, forged, held)
         except StorageError:
             continue
         tried += 1
         refused += not outcome(load, use, said)
-    assert tried > 300
+    assert tried > 60
     assert refused > tried / 2
 
 
 def test_tensors_of_folders(kind):
     folder, name, told, held, load, use = kind
     tried = refused = 0
-    for said, forged in tensors(held):
+    some = dict(list(held.items())[:: max(len(held) // 5, 1)])
+    for said, changed in tensors(some):
+        forged = {k: v for k, v in held.items() if k not in some} | changed
         forge(folder, name, told, forged)
         tried += 1
         refused += not outcome(load, use, said)
@@ -160,7 +167,7 @@ def test_heads_of_folders(kind, field):
     folder, name, _, _, load, use = kind
     path = folder / f"{name}.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
-    for said, forged in descriptions({field: manifest[field]}):
+    for said, forged in descriptions({field: manifest[field]}, 0):
         rest = {k: v for k, v in manifest.items() if k not in (field, "seal")}
         rewritten(path, json.dumps({**rest, **forged}).encode("utf-8", "replace"))
         outcome(load, use, said)
@@ -186,8 +193,9 @@ def used_learnt(found: Any) -> None:
     abe.explain(TASK, X[:1], found, progress=False)
 
 
+@pytest.mark.parametrize("each", EACH)
 @pytest.mark.parametrize("method", FITS)
-def test_learnt_files(method, files, tmp_path):
+def test_learnt_files(method, each, files, tmp_path):
     described, held = stored.read(learnt(method, files))
     path = tmp_path / "forged.safetensors"
 
@@ -195,15 +203,15 @@ def test_learnt_files(method, files, tmp_path):
         return abe.load_fitted(path)
 
     count = 0
-    for said, forged in descriptions(described):
-        stored.write(path, held, json.loads(json.dumps(forged)))
+    for said, forged in descriptions(described, each):
+        stored.write(path, held, forged)
         outcome(load, used_learnt, said)
         count += 1
     for said, forged in tensors(held):
         stored.write(path, forged, described)
         outcome(load, used_learnt, said)
         count += 1
-    assert count > 150
+    assert count > 60
 
 
 @pytest.mark.parametrize(
@@ -256,8 +264,9 @@ def _advgan(folder: Path) -> tuple[Path, Callable[[Path, int], Any]]:
 TRAININGS = {"checkpoint": (_checkpoint, stored.FORMAT), "advgan": (_advgan, ADVGAN)}
 
 
+@pytest.mark.parametrize("each", EACH)
 @pytest.mark.parametrize("which", TRAININGS)
-def test_checkpoints(which, tmp_path):
+def test_checkpoints(which, each, tmp_path):
     """A training that goes on from a forged file says so, or learns from what fits."""
     make, form = TRAININGS[which]
     good, train = make(tmp_path)
@@ -266,7 +275,7 @@ def test_checkpoints(which, tmp_path):
     some = {k: v for k, v in held.items() if k.endswith(("head.weight", "exp_avg", "step", "gate.weight"))}
     kept = dict(list(some.items())[:: max(len(some) // 4, 1)])
     tried = refused = 0
-    for said, forged in descriptions(described):
+    for said, forged in descriptions(described, each):
         stored.write(path, held, forged, form)
         tried += 1
         refused += not outcome(lambda: _trained(train, path), _nothing, said)
@@ -274,7 +283,7 @@ def test_checkpoints(which, tmp_path):
         stored.write(path, {k: v for k, v in held.items() if k not in kept} | forged, described, form)
         tried += 1
         refused += not outcome(lambda: _trained(train, path), _nothing, said)
-    assert tried > 200
+    assert tried > 60
     assert refused > tried / 2
 
 

@@ -42,9 +42,11 @@ def test_every_method_comes_back(way):
     for entry in registry.methods.entries():
         made = abe.method(entry.name, **given(entry))
         back = WAYS[way](made)
-        assert back == made, entry.name
-        assert hash(back) == hash(made), entry.name
-        assert str(back) == str(made), entry.name
+        assert back.describe() == made.describe(), entry.name
+        assert type(back.engine) is type(made.engine), entry.name
+        if "opaque" not in str(made.describe()):  # a tensor, which is no value
+            assert back == made, entry.name
+            assert hash(back) == hash(made), entry.name
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -52,9 +54,9 @@ def test_every_metric_comes_back(way):
     for entry in registry.metrics.entries():
         made = as_metric((entry.name, given(entry)))
         back = WAYS[way](made)
-        assert back == made, entry.name
         assert back.describe() == made.describe(), entry.name
         assert type(back.value) is type(made.value), entry.name
+        assert "opaque" in str(made.describe()) or back == made, entry.name
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -117,7 +119,7 @@ def test_a_pool_of_new_processes_explains():
     """As on Windows and macOS: nothing is shared, everything is pickled."""
     task, x = task_of(nets.Convolutional().eval()), samples(2, dtype=torch.float32)
     jobs = [
-        (task, abe.method(name, **how), x) for name, how in (("lime", {"samples": 8}), ("ig", {"steps": 4}))
+        (task, abe.method(name, **how), x) for name, how in (("lime", {"evaluations": 8}), ("ig", {"steps": 4}))
     ]
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         found = pool.map(explained, jobs)
