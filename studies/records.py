@@ -1,13 +1,20 @@
 """Finished parts of a study, kept as they come, so that an interrupted run goes on where it was."""
 
 import json
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from abe import schema
+from abe.errors import Code, StorageError
+from abe.storage import read_file, replace
+from abe.writers import alone
 
 Part = tuple[str, Callable[[], Any]]
 """A name, unique within the study, and what computes its record."""
@@ -15,6 +22,9 @@ Part = tuple[str, Callable[[], Any]]
 
 class Records:
     """Records by name in a file of JSON lines; those of other settings are forgotten.
+
+    Several processes may share the file: each takes over what the others have finished. Of processes with
+    different settings the one that wrote last has the file for itself.
 
     Args:
         path: the file.
@@ -24,17 +34,12 @@ class Records:
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self.path = path
         self.found: dict[str, Any] = {}
-        first = json.dumps({"settings": settings}, sort_keys=True)
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        if lines and lines[0] == first:
-            for line in lines[1:]:
-                try:
-                    self.found |= json.loads(line)
-                except ValueError:  # the last line of a run that was ended while writing
-                    continue
-        kept = [json.dumps({name: record}) for name, record in self.found.items()]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join([first, *kept]) + "\n", encoding="utf-8")
+        self._first = json.dumps({"settings": settings}, sort_keys=True)
+        with _coded(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with alone(path.parent):
+                if not self._taken_over():
+                    self._rewrite()
 
     def work(self, title: str, parts: Sequence[Part]) -> None:
         """Compute what is missing, under a progress bar."""
@@ -45,15 +50,62 @@ class Records:
             for name, compute in parts:
                 bar.update(task, description=f"{title}: {name}")
                 if name not in self.found:
+                    self._taken_over()
+                if name not in self.found:
                     self._keep(name, compute())
                     if not console.is_terminal:
                         print(f"{title}: {name}", file=sys.stderr, flush=True)
                 bar.advance(task)
 
     def _keep(self, name: str, record: Any) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({name: record}) + "\n")
         self.found[name] = record
+        with _coded(self.path), alone(self.path.parent):
+            if not self._taken_over():
+                self._rewrite()
+                return
+            with self.path.open("ab") as file:
+                file.write((json.dumps({name: record}) + "\n").encode())
+                file.flush()
+                os.fsync(file.fileno())
+
+    def _taken_over(self) -> bool:
+        """Read what the file has; whether it is ours, and whole."""
+        if not self.path.exists():
+            return False
+        content = read_file(self.path)
+        first, *lines = content.split(b"\n")
+        if first != self._first.encode():
+            return False
+        whole = content.endswith(b"\n")
+        for line in filter(None, lines):
+            try:
+                self.found |= schema.read(dict[str, Any], json.loads(line), "a record")
+            except (
+                ValueError,
+                RecursionError,
+            ):  # the last line of a run that was ended while writing, or noise
+                whole = False
+        return whole
+
+    def _rewrite(self) -> None:
+        kept = [json.dumps({name: record}) for name, record in self.found.items()]
+        replace(self.path, ("\n".join([self._first, *kept]) + "\n").encode())
 
     def __getitem__(self, name: str) -> Any:
         return self.found[name]
+
+
+@contextmanager
+def _coded(path: Path) -> Generator[None]:
+    """Errors of the system as ABE's."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as problem:
+        raise StorageError(
+            Code.NOT_WRITTEN,
+            "The records of the study could not be written",
+            got=f"{path}: {problem.strerror or problem}",
+            fix="Free space and run the study again: it goes on with what was kept",
+        ) from problem

@@ -1,6 +1,9 @@
 """The studies run from end to end on a toy network, and go on where they were interrupted."""
 
+import errno
 import json
+import multiprocessing
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -11,6 +14,8 @@ from studies import __main__ as command
 from studies import measuring
 from studies.records import Records
 from studies.statistics import Interval, difference, interval, rank_correlation, verdict
+
+from abe.errors import StorageError
 
 
 def run(study: str, folder: Path) -> Any:
@@ -97,6 +102,72 @@ def test_records_of_other_settings_are_forgotten(tmp_path: Path) -> None:
     Records(path, {"size": 1}).work("study", [("part", lambda: 1)])
     assert Records(path, {"size": 1}).found == {"part": 1}
     assert Records(path, {"size": 2}).found == {}
+
+
+def test_noise_in_the_records_is_left_out_and_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    Records(path, {"size": 1}).work("study", [("a", lambda: 1), ("b", lambda: 2)])
+    first, *lines = path.read_bytes().splitlines()
+    noise = [b"\xff\xfe", b"[1]", b"3", b"{", b'{"c": ' + b"[" * 100_000, b"", b'{"b": 2']
+    path.write_bytes(b"\n".join([first, lines[0], *noise]))
+    again = Records(path, {"size": 1})
+    assert again.found == {"a": 1}
+    again.work("study", [("a", lambda: 5), ("b", lambda: 6)])
+    assert path.read_bytes().splitlines() == [first, lines[0], b'{"b": 6}']
+    path.write_bytes(b"\xff" * 100)
+    assert Records(path, {"size": 1}).found == {}
+
+
+def test_two_that_share_a_file_take_over_what_the_other_finished(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    one, other = Records(path, {"size": 1}), Records(path, {"size": 1})
+    one.work("study", [("a", lambda: 1)])
+    other.work("study", [("a", lambda: pytest.fail("made again")), ("b", lambda: 2)])
+    one.work("study", [("b", lambda: pytest.fail("made again"))])
+    assert one.found == other.found == Records(path, {"size": 1}).found == {"a": 1, "b": 2}
+
+
+def test_two_with_other_settings_never_mix_their_records(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    one, other = Records(path, {"size": 1}), Records(path, {"size": 2})
+    other.work("study", [("a", lambda: 20)])
+    one.work("study", [("a", lambda: 10)])
+    assert Records(path, {"size": 1}).found == {"a": 10}
+    other.work("study", [("b", lambda: 21)])
+    assert Records(path, {"size": 2}).found == {"a": 20, "b": 21}
+
+
+def _kept(path: Path, who: int) -> None:
+    records = Records(path, {"size": 1})
+    for number in range(20):
+        records._keep(f"{who} {number}", [who] * 500)
+
+
+def test_processes_that_share_a_file_lose_no_record(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    start = multiprocessing.get_context("fork").Process
+    writing = [start(target=_kept, args=(path, who)) for who in range(2)]
+    for process in writing:
+        process.start()
+    for process in writing:
+        process.join()
+    found = Records(path, {"size": 1}).found
+    assert found == {f"{who} {number}": [who] * 500 for who in range(2) for number in range(20)}
+
+
+def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "records.jsonl"
+    records = Records(path, {"size": 1})
+    records.work("study", [("a", lambda: 1)])
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left"):
+        records.work("study", [("b", lambda: 2)])
+    monkeypatch.undo()
+    assert Records(path, {"size": 1}).found.items() >= {"a": 1}.items()
 
 
 def test_intervals_hold_the_mean_and_decide_by_their_ends() -> None:

@@ -119,6 +119,11 @@ class AbeError(Exception):
             parts.append(fix if fix.endswith("?") else fix.rstrip(".") + ".")
         super().__init__(" ".join(parts) + f" [{code.value}]")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """From its parts: what an exception keeps by itself is the message alone."""
+        got = None if self.got is None else str(self.got)
+        return _again, (type(self), self.code, self.what, got, self.expected, self.fix)
+
 
 class InputError(AbeError, ValueError):
     """The input, a baseline, a map or an identifier is unusable."""
@@ -142,6 +147,10 @@ class StorageError(AbeError, OSError):
 
 class PackageError(AbeError, ImportError):
     """An optional package is missing."""
+
+
+def _again(kind: type[AbeError], code: Code, what: str, got: Any, expected: Any, fix: str | None) -> AbeError:
+    return kind(code, what, got=got, expected=expected, fix=fix)
 
 
 def note(code: Code, message: str) -> str:

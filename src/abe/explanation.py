@@ -1,5 +1,6 @@
 """The one result type: maps with everything needed to trust, repeat and store them."""
 
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,13 +12,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from abe import arrays, storage
+from abe import arrays, schema, storage
 from abe._version import __version__
 from abe.checks import finite
 from abe.errors import Code, InputError
 from abe.types import Cost, Features, Part, PerSample
 
 KIND = "explanation"
+WRITTEN = (
+    *("method", "spec", "objective", "warnings", "seed", "ids", "versions", "modality", "cost", "parts"),
+    *("names", "target_names", "top"),
+)
+"""Fields that a saved manifest holds; the others are tensors."""
+TENSORS = ("attribution", "x", "target", "score", "delta", "standard_error")
+DIAGNOSTIC = "diagnostic."
+"""Begins the names of saved diagnostics."""
 Maps = Float[Tensor, "b *m"]
 """Of the inputs' shape, or with one channel."""
 
@@ -144,24 +153,23 @@ class Explanation:
     def save(self, folder: str | Path) -> Path:
         """Write tensors (safetensors) and a JSON manifest; an explanation already there survives a failure.
 
+        Several threads or processes may save to one folder, and others load from it meanwhile.
+
         Raises:
             StorageError: the folder cannot be written, or holds an ``explanation.json`` of something
-                else; what stood there before is untouched.
+                else, or the parts of this explanation do not belong together; what stood there before is
+                untouched.
         """
-        return storage.save(folder, KIND, self._manifest(), self._tensors())
+        return storage.save(folder, KIND, self._stored, self._restore)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Explanation":
-        """Read what `save` wrote. Nothing is unpickled; contents are checked against their digest.
+        """Read what `save` wrote. Nothing is unpickled; contents are checked against digests and types.
 
         Raises:
             StorageError: missing, damaged, or written by something else.
         """
-        manifest, tensors = storage.load(folder, KIND)
-        try:
-            return cls._restore(manifest, tensors)
-        except (KeyError, TypeError, ValueError, AttributeError) as problem:
-            raise storage.damaged(folder, KIND, problem) from problem
+        return storage.load(folder, KIND, cls._restore)
 
     @classmethod
     def from_array(
@@ -266,7 +274,7 @@ class Explanation:
             "delta": self.delta,
             "standard_error": self.standard_error,
         }
-        found |= {f"diagnostic.{k}": v for k, v in self.diagnostics.items()}
+        found |= {DIAGNOSTIC + k: v for k, v in self.diagnostics.items()}
         return {k: v for k, v in found.items() if v is not None}
 
     def _shared(self) -> dict[str, Any]:
@@ -282,9 +290,9 @@ class Explanation:
             "parts": self.parts,
         }
 
-    def _manifest(self) -> dict[str, Any]:
+    def _stored(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         residual = self.residual
-        return {
+        manifest = {
             **self._shared(),
             "cost": asdict(self.cost),
             "parts": [asdict(part) for part in self.parts],
@@ -294,28 +302,57 @@ class Explanation:
             "ids": list(self.ids),
             "residual": None if residual is None else [_json_number(r) for r in residual.tolist()],
         }
+        return manifest, self._tensors()
 
     @classmethod
     def _restore(cls, manifest: Mapping[str, Any], tensors: dict[str, Tensor]) -> "Explanation":
-        diagnostics = {
-            k.removeprefix("diagnostic."): tensors.pop(k)
-            for k in sorted(tensors)
-            if k.startswith("diagnostic.")
-        }
-        plain = ("method", "spec", "objective", "warnings", "seed", "ids", "versions", "modality")
-        for name in ("names", "target_names", "top", "ids"):
-            if manifest[name] and len(manifest[name]) != len(tensors["attribution"]):
-                raise ValueError(f"{len(manifest[name])} {name} for {len(tensors['attribution'])} samples")
-        return cls(
-            **tensors,
-            diagnostics=diagnostics,
-            names=manifest["names"],
-            target_names=manifest["target_names"],
-            top=[[(name, float(p)) for name, p in row] for row in manifest["top"]],
-            cost=Cost(**manifest["cost"]),
-            parts=tuple(Part.read(part) for part in manifest.get("parts", ())),
-            **{k: manifest[k] for k in plain},
-        )
+        held = schema.members(cls, manifest, names=WRITTEN)
+        _check_stored(tensors, held)
+        extras = {k.removeprefix(DIAGNOSTIC): v for k, v in tensors.items() if k.startswith(DIAGNOSTIC)}
+        core: dict[str, Any] = {k: v for k, v in tensors.items() if not k.startswith(DIAGNOSTIC)}
+        return cls(**core, diagnostics=extras, **held)
+
+
+def _check_stored(tensors: Mapping[str, Tensor], held: Mapping[str, Any]) -> None:
+    """Refuse parts that do not belong together: all but the ids and top classes must be there per sample.
+
+    Raises:
+        MisfitError: one of another length, shape or type.
+    """
+    maps = tensors.get("attribution")
+    schema.need(isinstance(maps, Tensor) and maps.ndim > 0, "attribution is missing")
+    maps = tensors["attribution"]
+    b, shape = len(maps), tuple(maps.shape)
+    schema.need(maps.dtype in (*schema.REAL, *schema.WHOLE), f"attribution is {maps.dtype}")
+    schema.need(not maps.numel() or finite(maps), "attribution holds NaN or infinity")
+    x = tensors.get("x", torch.empty(0))
+    schema.need(
+        not x.is_complex() and (x.dtype in schema.REAL or not x.is_floating_point()), f"x is {x.dtype}"
+    )
+    of = tuple(x.shape)
+    one_channel = (*of[:1], 1, *of[2:]) if len(of) > 2 else of
+    schema.need(shape in (of, one_channel), f"attribution is {shape} of inputs {of}")
+    schema.need_tensor("target", tensors.get("target"), None, whole=True)
+    target = tensors["target"]
+    schema.need(target.ndim in (1, 2) and len(target) == b, f"target is {tuple(target.shape)} of {b} samples")
+    schema.need(not target.numel() or int(target.min()) >= 0, "a target is negative")
+    for name, tensor in tensors.items():
+        if name in ("score", "delta"):
+            schema.need_tensor(name, tensor, (b,), bounded=False)
+        elif name == "standard_error":
+            schema.need_tensor(name, tensor, shape, bounded=False)
+        elif name.startswith(DIAGNOSTIC):
+            schema.need(tensor.ndim > 0 and len(tensor) == b, f"{name} is {tuple(tensor.shape)}")
+        else:
+            schema.need(name in TENSORS, f"{name!r} is no part of an explanation")
+    schema.need("score" in tensors, "score is missing")
+    for name in ("names", "target_names", "top", "ids"):
+        lengths = (b,) if name.endswith("names") else (b, 0)
+        schema.need(len(held[name]) in lengths, f"{len(held[name])} {name} for {b} samples")
+    for part in held["parts"]:
+        room = 0 <= part.start <= part.stop <= math.prod(shape[1:2])
+        size = (part.stop - part.start) * math.prod(shape[2:])
+        schema.need(room and math.prod(part.shape) == size, f"{part} is no part of a map {shape}")
 
 
 def versions() -> dict[str, str]:

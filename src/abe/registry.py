@@ -298,6 +298,10 @@ class Frozen(dict[str, Any]):
     def _refuse(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("these parameters are frozen; make another method")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As a whole: pickling and copying would fill it item by item."""
+        return Frozen, (dict(self),)
+
     __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
 
 

@@ -1,18 +1,22 @@
-"""Folders with one JSON manifest and one safetensors file: written whole or not at all, read with digests.
+"""Files: replaced in one step by one writer at a time, and read only where they are what they seem.
 
-The manifest ``<kind>.json`` names the tensor file and its digest; replacing the manifest is the commit.
+What is saved in a folder has one JSON manifest and one safetensors file. The manifest ``<kind>.json`` names
+the tensor file, its size and its digest, and has a digest of its own; replacing it is the commit. A file
+that stands alone is safetensors with a JSON description. Nothing is ever unpickled.
 """
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
+import stat
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_tensors
@@ -20,86 +24,123 @@ from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
 from abe.errors import Code, StorageError
+from abe.schema import MisfitError
+from abe.writers import alone, settle, sweep
 
 FORMAT_VERSION = 1
+PART = ".part"
+"""Ends the name of a file that is being written."""
+LONGEST_MANIFEST = 1 << 28
+AS_ITS_HEADER_SAYS = -1
+"""The size of a safetensors file, where nothing else says it."""
+LONGEST_HEADER = 100_000_000
+"""Bytes that safetensors allows."""
+DATA_ERRORS = (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, MemoryError)
+"""What contents that are not as they should be can raise while they are taken apart."""
 
 
-def save(folder: str | Path, kind: str, manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
-    """Write ``manifest`` and ``tensors`` as ``kind``; one that stood there before survives a failure.
+# --- folders with a manifest ----------------------------------------------------------------------
+
+
+Read = Callable[[dict[str, Any], dict[str, Tensor]], Any]
+"""Makes of a manifest and its tensors what was saved, or refuses them by one of `DATA_ERRORS`."""
+
+
+def save(
+    folder: str | Path, kind: str, make: Callable[[], tuple[dict[str, Any], dict[str, Tensor]]], again: Read
+) -> Path:
+    """Write a manifest and tensors as ``kind``; one that stood there before survives a failure.
+
+    Several writers of one folder, threads or processes, wait for each other; the last one stays.
+
+    Args:
+        folder: where.
+        kind: what it is called.
+        make: gives the manifest and the tensors.
+        again: reads them; what it would refuse is not written.
 
     Raises:
-        StorageError: the folder cannot be written, or holds a manifest of something else.
+        StorageError: the folder cannot be written, holds a manifest of something else, or the contents
+            cannot be written down.
     """
     folder = Path(folder)
-    whole = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    payload = dump_tensors(whole, metadata={"format": _format(kind)})
+    try:
+        manifest, tensors = make()
+        described = _as_read(manifest, kind)
+        again(described, dict(tensors))
+    except StorageError:
+        raise
+    except DATA_ERRORS as problem:
+        raise StorageError(
+            Code.NOT_WRITTEN,
+            f"This {kind} could not be read again",
+            got=_said(problem),
+            fix="Correct that part of it before saving",
+        ) from problem
+    payload = _payload(tensors, {"format": _format(kind)}, f"The {kind}")
     digest = hashlib.sha256(payload).hexdigest()
     name = f"{kind}-{digest[:16]}.safetensors"
     head = {"format": _format(kind), "format_version": FORMAT_VERSION}
-    text = json.dumps({**head, **manifest, "tensors": name, "sha256": digest}, indent=2, ensure_ascii=False)
-    try:
+    tail = {"tensors": name, "bytes": len(payload), "sha256": digest}
+    text = _sealed({**head, **described, **tail})
+    with _coded(f"The {kind} could not be written", folder):
         folder.mkdir(parents=True, exist_ok=True)
-        old = _tensor_file(folder, kind)
-        replace(folder / name, payload)
-        try:
-            replace(folder / _manifest(kind), text.encode())
-        except BaseException:
-            if old != name:
-                (folder / name).unlink(missing_ok=True)
-            raise
-    except StorageError:
-        raise
-    except OSError as problem:
-        raise StorageError(
-            Code.NOT_WRITTEN,
-            f"The {kind} could not be written",
-            got=f"{folder}: {problem.strerror or problem}",
-            fix="Free space or choose another folder; what was there before is unchanged",
-        ) from problem
-    if old is not None and old != name:
-        with suppress(OSError):  # the new one is complete; a file too many does no harm
-            (folder / old).unlink()
+        with alone(folder) as locked:
+            old = _tensor_file(folder, kind)
+            sweep(folder, _half_written(kind), locked=locked)
+            replace(folder / name, payload)
+            try:
+                settle(folder)
+                replace(folder / _manifest(kind), text)
+            except BaseException:
+                if locked and old != name:
+                    (folder / name).unlink(missing_ok=True)
+                raise
+            with suppress(OSError):  # the new one is complete; files too many do no harm
+                settle(folder)
+                sweep(folder, _any_tensors(kind), locked=locked, keep=name)
     return folder
 
 
-def load(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Manifest and tensors that `save` wrote. Nothing is unpickled.
+def load(folder: str | Path, kind: str, again: Read) -> Any:
+    """What ``again`` makes of the manifest and the tensors that `save` wrote. Nothing is unpickled.
+
+    Raises:
+        StorageError: missing, damaged, or written by something else.
+    """
+    manifest, tensors = read(folder, kind)
+    try:
+        return again(manifest, tensors)
+    except DATA_ERRORS as problem:
+        raise _damaged(Path(folder), kind, _said(problem)) from problem
+
+
+def read(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Manifest and tensors that `save` wrote, as they are.
+
+    Beside a writer both are read again, with the writer waiting, where they do not fit each other.
 
     Raises:
         StorageError: missing, damaged, or written by something else.
     """
     folder = Path(folder)
     manifest = _read_manifest(folder, kind)
-    payload = _read_tensors(folder, manifest, kind)
     try:
-        return manifest, parse_tensors(payload)
-    except (SafetensorError, ValueError) as problem:
-        raise damaged(folder, kind, problem) from problem
+        return manifest, _read_tensors(folder, manifest, kind)
+    except StorageError:
+        # Without a lock what the first manifest named is still there: only old files are removed then.
+        with alone(folder, reading=True):
+            manifest = _read_manifest(folder, kind)
+            return manifest, _read_tensors(folder, manifest, kind)
 
 
-def damaged(folder: str | Path, kind: str, problem: Exception) -> StorageError:
-    """The error for contents that cannot be understood."""
+def _damaged(folder: Path, kind: str, got: Any) -> StorageError:
     return StorageError(
         Code.CORRUPT_FILE,
         f"The saved {kind} is damaged",
-        got=f"{folder}: {problem!r}",
+        got=f"{folder}: {got}",
         fix="Make it again, or restore the folder from a copy",
     )
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Write beside, flush to disk, then rename: the path holds the old content or the new, never half."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        shutil.copymode(path, temporary) if path.exists() else os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _format(kind: str) -> str:
@@ -110,9 +151,65 @@ def _manifest(kind: str) -> str:
     return f"{kind}.json"
 
 
-def _ours(name: Any, kind: str) -> bool:
-    """Whether a manifest may name this file, so that no other file is ever read or removed."""
-    return isinstance(name, str) and re.fullmatch(rf"{kind}-[0-9a-f]{{16}}\.safetensors", name) is not None
+def _any_tensors(kind: str) -> re.Pattern[str]:
+    """Names that a manifest may give its tensors, so that no other file is ever read or removed."""
+    return re.compile(rf"{kind}-[0-9a-f]{{16}}\.safetensors")
+
+
+def _half_written(kind: str) -> re.Pattern[str]:
+    """Names of what a killed writer leaves, of this version and of those before it."""
+    return re.compile(rf"\.{kind}(-[0-9a-f]{{16}}\.safetensors|\.json)\.[a-z0-9_]{{8}}(\.part)?")
+
+
+def _as_read(manifest: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """The manifest as it comes out of JSON."""
+    try:
+        return json.loads(json.dumps(manifest, default=plain))
+    except (TypeError, ValueError, RecursionError) as problem:
+        raise StorageError(
+            Code.NOT_WRITTEN,
+            f"The {kind} holds something that JSON cannot say",
+            got=str(problem),
+            expected="text, numbers, lists and dictionaries",
+            fix="Replace it by a text or a number before saving",
+        ) from problem
+
+
+def _sealed(manifest: Mapping[str, Any]) -> bytes:
+    """A manifest as JSON, with the digest of everything else in it."""
+    whole = {**manifest, "seal": _seal(manifest)}
+    try:
+        return json.dumps(whole, indent=2, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # a file name that is no text
+        return json.dumps(whole, indent=2).encode()
+
+
+def _said(problem: Exception) -> str:
+    """A refusal's words; of an error that was not meant as one, its kind too."""
+    return str(problem) if isinstance(problem, MisfitError) else repr(problem)
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    """A digest of everything in a description but its seal, whatever the order and the spaces."""
+    rest = {k: v for k, v in manifest.items() if k != "seal"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _sealed_by(manifest: Mapping[str, Any]) -> bool:
+    """Whether the seal is right; files of earlier versions have none."""
+    try:
+        return "seal" not in manifest or manifest["seal"] == _seal(manifest)
+    except DATA_ERRORS:  # too deep to be written again
+        return False
+
+
+def plain(given: Any) -> Any:
+    """NumPy's and torch's single numbers as Python's, a path as text."""
+    if isinstance(given, Path):
+        return str(given)
+    if getattr(given, "ndim", None) == 0 and hasattr(given, "item"):
+        return given.item()
+    raise TypeError(f"a {type(given).__name__}")
 
 
 def _tensor_file(folder: Path, kind: str) -> str | None:
@@ -128,12 +225,14 @@ def _tensor_file(folder: Path, kind: str) -> str | None:
                 fix="Choose another folder, or move that file away",
             ) from problem
         return None
-    return manifest["tensors"] if _ours(manifest.get("tensors"), kind) else None
+    name = manifest.get("tensors")
+    return name if isinstance(name, str) and _any_tensors(kind).fullmatch(name) else None
 
 
 def _read_manifest(folder: Path, kind: str) -> dict[str, Any]:
+    path = folder / _manifest(kind)
     try:
-        manifest = json.loads((folder / _manifest(kind)).read_text(encoding="utf-8"))
+        manifest = json.loads(read_file(path, most=LONGEST_MANIFEST, follow=False).decode())
     except FileNotFoundError as problem:
         raise StorageError(
             Code.FOREIGN_FILE,
@@ -141,9 +240,11 @@ def _read_manifest(folder: Path, kind: str) -> dict[str, Any]:
             got=str(folder),
             expected=f"a folder with {_manifest(kind)}, as written by {kind}.save(folder)",
         ) from problem
+    except StorageError:
+        raise
     except (OSError, ValueError, RecursionError) as problem:
         raise StorageError(
-            Code.CORRUPT_FILE, "The manifest cannot be read", got=f"{folder / _manifest(kind)}: {problem}"
+            Code.CORRUPT_FILE, "The manifest cannot be read", got=f"{path}: {problem}"
         ) from problem
     if not isinstance(manifest, dict) or manifest.get("format") != _format(kind):
         raise StorageError(
@@ -154,31 +255,230 @@ def _read_manifest(folder: Path, kind: str) -> dict[str, Any]:
             else type(manifest).__name__,
             expected=repr(_format(kind)),
         )
-    if manifest.get("format_version") != FORMAT_VERSION:
+    version = manifest.get("format_version")
+    if type(version) is not int or version != FORMAT_VERSION:
         raise StorageError(
             Code.FOREIGN_FILE,
             "This was written by another version of ABE",
-            got=f"format version {manifest.get('format_version')}",
+            got=f"format version {version}",
             expected=str(FORMAT_VERSION),
             fix="Read it with that version",
         )
     return manifest
 
 
-def _read_tensors(folder: Path, manifest: Mapping[str, Any], kind: str) -> bytes:
+def _size(manifest: Mapping[str, Any], folder: Path, kind: str) -> int:
+    """Bytes of the tensor file; earlier versions did not write them down."""
+    size = manifest.get("bytes", AS_ITS_HEADER_SAYS)
+    if "bytes" in manifest and (type(size) is not int or size < 0):
+        raise _damaged(folder, kind, f"bytes is {size!r:.40}")
+    return size
+
+
+def _read_tensors(folder: Path, manifest: Mapping[str, Any], kind: str) -> dict[str, Tensor]:
     name = manifest.get("tensors")
-    if not _ours(name, kind):
+    if not isinstance(name, str) or not _any_tensors(kind).fullmatch(name):
         raise StorageError(Code.CORRUPT_FILE, "The manifest names no file of this folder", got=repr(name))
+    if not _sealed_by(manifest):
+        raise _damaged(folder, kind, "the manifest has been changed since it was written")
+    path = folder / name
     try:
-        payload = (folder / str(name)).read_bytes()
-    except OSError as problem:
+        payload = read_file(path, size=_size(manifest, folder, kind), follow=False)
+    except StorageError:
+        raise
+    except (OSError, MemoryError) as problem:
+        why = "are missing" if isinstance(problem, FileNotFoundError) else "cannot be read"
         raise StorageError(
-            Code.CORRUPT_FILE, f"The tensors of this {kind} are missing", got=str(folder / str(name))
+            Code.CORRUPT_FILE, f"The tensors of this {kind} {why}", got=f"{path}: {problem}"
         ) from problem
     if hashlib.sha256(payload).hexdigest() != manifest.get("sha256"):
         raise StorageError(
             Code.CORRUPT_FILE,
             "The tensors are damaged or were exchanged",
-            got=f"{folder / str(name)} with another digest than the manifest's",
+            got=f"{path} with another digest than the manifest's",
         )
-    return payload
+    try:
+        return parse_tensors(payload)
+    except (SafetensorError, *DATA_ERRORS) as problem:
+        raise _damaged(folder, kind, problem) from problem
+
+
+# --- files that stand alone -----------------------------------------------------------------------
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
+    """Replace ``path`` by a safetensors file whose metadata has a digest of its own.
+
+    Raises:
+        StorageError: it cannot be written; a file that was there before is unchanged.
+    """
+    payload = _payload(tensors, {**metadata, "seal": _seal(metadata)}, "The file")
+    with _coded("The file could not be written", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with alone(path.parent) as locked:
+            killed = re.compile(rf"{re.escape(_prefix(path))}([a-z0-9_]{{8}}|[0-9]+){re.escape(PART)}")
+            sweep(path.parent, killed, locked=locked)
+            replace(path, payload)
+            with suppress(OSError):
+                settle(path.parent)
+    return path
+
+
+def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file.
+
+    Raises:
+        StorageError: no such file, none that can be read, or one whose metadata was changed.
+    """
+    try:
+        payload = read_file(path, size=AS_ITS_HEADER_SAYS)
+        header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
+        tensors = parse_tensors(payload)
+    except FileNotFoundError as problem:
+        raise StorageError(
+            Code.CORRUPT_FILE, "There is no such file", got=str(path), fix="Check the path"
+        ) from problem
+    except StorageError:
+        raise
+    except (OSError, SafetensorError, *DATA_ERRORS) as problem:
+        raise StorageError(
+            Code.CORRUPT_FILE, "The file cannot be read", got=f"{path}: {problem}"
+        ) from problem
+    metadata: dict[str, str] = header.get("__metadata__") or {}
+    if not _sealed_by(metadata):
+        raise StorageError(
+            Code.CORRUPT_FILE, "The file's description has been changed since it was written", got=str(path)
+        )
+    return metadata, tensors
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write beside, flush to disk, then rename: the path holds the old content or the new, never half.
+
+    Raises:
+        OSError: it cannot be written, or is something other than a file.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EEXIST, "this is no file, and is not replaced by one")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path), suffix=PART)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        shutil.copymode(path, temporary) if path.exists() else os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_file(path: Path, *, most: int | None = None, size: int | None = None, follow: bool = True) -> bytes:
+    """The contents of a regular file; nothing that could block, or be without end, is opened.
+
+    Args:
+        path: of the file.
+        most: bytes that it may hold; else what the machine's memory does.
+        size: bytes that it must hold, or `AS_ITS_HEADER_SAYS`.
+        follow: whether it may be a symbolic link.
+
+    Raises:
+        OSError: it is missing or cannot be read.
+        StorageError: no regular file, or one of another length.
+    """
+    found = path.stat() if follow else path.lstat()
+    if not stat.S_ISREG(found.st_mode):
+        raise StorageError(
+            Code.CORRUPT_FILE,
+            "This is not a regular file",
+            got=f"{path}: {_sort(found.st_mode)}",
+            expected="a file with the contents themselves",
+        )
+    flags = os.O_RDONLY
+    for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY", *(() if follow else ("O_NOFOLLOW",))):
+        flags |= getattr(os, name, 0)  # not every system has all of them
+    with open(os.open(path, flags), "rb") as file:
+        there = os.fstat(file.fileno()).st_size
+        most = _memory() if most is None else most
+        if there > most:
+            raise StorageError(
+                Code.CORRUPT_FILE,
+                "The file is too large",
+                got=f"{path} of {there} bytes",
+                expected=f"at most {most}",
+            )
+        expected = _promised(file, there) if size == AS_ITS_HEADER_SAYS else size
+        if expected not in (None, there):
+            raise StorageError(
+                Code.CORRUPT_FILE,
+                "The tensors are damaged",
+                got=f"{path} of {there} bytes",
+                expected="a safetensors file" if expected < 0 else f"{expected} bytes",
+            )
+        file.seek(0)
+        return file.read(there)
+
+
+def _promised(file: BinaryIO, there: int) -> int:
+    """Bytes that a safetensors file has by its header; less than none where that cannot be read."""
+    start = file.read(8)
+    length = int.from_bytes(start, "little")
+    with suppress(*DATA_ERRORS):
+        if len(start) == 8 and length <= min(there - 8, LONGEST_HEADER):
+            header = json.loads(file.read(length))
+            ends = [item["data_offsets"][1] for name, item in header.items() if name != "__metadata__"]
+            return 8 + length + int(max(ends, default=0))
+    return -1
+
+
+def _payload(tensors: Mapping[str, Tensor], metadata: dict[str, str], what: str) -> bytes:
+    try:
+        whole = {k: v.detach().cpu().contiguous().clone() for k, v in sorted(tensors.items())}
+        return dump_tensors(whole, metadata=metadata)
+    except (SafetensorError, *DATA_ERRORS) as problem:
+        raise StorageError(
+            Code.NOT_WRITTEN,
+            f"{what} holds tensors that safetensors cannot store",
+            got=f"{type(problem).__name__}: {problem}",
+            expected="dense tensors of real numbers",
+        ) from problem
+
+
+def _memory() -> int:
+    """Bytes of the machine's memory; more than any has where it does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 44
+
+
+def _sort(mode: int) -> str:
+    sorts = {
+        stat.S_IFLNK: "a symbolic link",
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFSOCK: "a socket",
+    }
+    return sorts.get(stat.S_IFMT(mode), "a device")
+
+
+def _prefix(path: Path) -> str:
+    """What the names of files in the making for ``path`` begin with; short, as names have a longest."""
+    return f".{path.name[:60]}."
+
+
+@contextmanager
+def _coded(what: str, where: Path) -> Generator[None]:
+    """Errors of the system as ABE's."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except (OSError, ValueError) as problem:  # ValueError: a null byte in the path
+        reason = getattr(problem, "strerror", None) or problem
+        raise StorageError(
+            Code.NOT_WRITTEN,
+            what,
+            got=f"{where}: {reason}",
+            fix="Free space or choose another folder; what was there before is unchanged",
+        ) from problem

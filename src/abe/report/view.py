@@ -184,7 +184,7 @@ def photo_view(explanation: Any, index: int, name: str) -> PhotoView:
         name=name,
         image=pixels(explanation.x[index]),
         target=explanation.target_names[index],
-        top=[(str(label), float(p)) for label, p in explanation.top[index]],
+        top=[(str(label), float(p)) for label, p in (explanation.top[index] if explanation.top else ())],
         maps=[map_view(explanation, index)],
     )
 
@@ -352,7 +352,7 @@ def _photo(comparison: Any, index: int, name: str) -> PhotoView:
         name=name,
         image=pixels(first.x[index]),
         target=comparison.target_names[index],
-        top=[(str(label), float(p)) for label, p in first.top[index]],
+        top=[(str(label), float(p)) for label, p in (first.top[index] if first.top else ())],
         maps=maps,
         curves=_curves(comparison, index),
     )

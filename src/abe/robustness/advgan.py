@@ -6,22 +6,22 @@ D learns to tell samples from perturbed samples (least squares). The checkpoint 
 with both networks, both optimisers and the settings; training goes on where it was interrupted.
 """
 
-import json
-import os
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from abe.checks import Size, check_count, check_positive, check_reach, need_image
+from abe import schema, storage
+from abe.checks import Count, Size, check_count, check_positive, check_reach, need_image
+from abe.engines.learn.resume import put_back, state_of
 from abe.engines.path.step import Point, State
 from abe.engines.runtime.request import running
+from abe.engines.runtime.stored import described, write
 from abe.errors import Code, InputError, SpecError, StorageError
 from abe.objectives import gather
 from abe.registry import updates
@@ -30,9 +30,24 @@ from abe.task.base import Task
 from abe.types import Card
 
 FORMAT = "abe-advgan-1"
+WEIGHT, MOMENT = "{}.{{}}", "adam.{}.{{}}.{{}}"
+"""Names of a checkpoint's tensors, as formats of the network's name."""
 SMALLEST_BATCH = 2
 WEIGHTS = {"adversarial": 10.0, "size": 1.0, "real": 1.0}
 """Weights of the generator's three terms, as in the published code."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settings:
+    """What a checkpoint says of its training: everything that going on depends on, and the passes made."""
+
+    format: Literal["abe-advgan-1"] = FORMAT
+    shape: list[Count]
+    eps: Size
+    batch: Count
+    rate: Size
+    seed: int
+    epoch: schema.Natural = 0
 
 
 class Generator(nn.Module):
@@ -111,7 +126,7 @@ class AdvGAN:
     eps: Size | None = None
 
     def __post_init__(self) -> None:
-        _settings(Path(self.checkpoint))
+        _read(Path(self.checkpoint))
 
     @property
     def steps(self) -> int:
@@ -137,17 +152,25 @@ class AdvGAN:
 
     def _perturbation(self, x: Tensor, bounds: tuple[Tensor, Tensor] | None) -> Tensor:
         settings, tensors = _read(Path(self.checkpoint))
-        if list(x.shape[1:]) != settings["shape"]:
+        if list(x.shape[1:]) != settings.shape:
             raise InputError(
                 Code.SHAPE,
                 "The generator was trained on inputs of another shape",
                 got=str(tuple(x.shape[1:])),
-                expected=str(tuple(settings["shape"])),
+                expected=str(tuple(settings.shape)),
             )
         generator = Generator(x.shape[1])
-        generator.load_state_dict({k[2:]: v for k, v in tensors.items() if k.startswith("g.")})
+        weights = {k.removeprefix("g."): v for k, v in tensors.items() if k.startswith("g.")}
+        try:
+            shapes = {name: tuple(p.shape) for name, p in generator.named_parameters()}
+            schema.need(set(shapes) == set(weights), "it holds other networks")
+            for name, shape in shapes.items():
+                schema.need_tensor(name, weights[name], shape)
+        except schema.MisfitError as problem:
+            raise _damaged(self.checkpoint, problem) from problem
+        generator.load_state_dict(weights)
         generator.to(x)
-        eps = settings["eps"] if self.eps is None else self.eps
+        eps = settings.eps if self.eps is None else self.eps
         check_reach(bounds, x.shape[1:], eps=eps)
         with torch.no_grad():
             rows = [generator(row[None]) for row in x]  # one by one: a row's rounding is its own
@@ -194,14 +217,9 @@ def train_advgan(
     check_count("batch", batch)
     x = _samples(task, data)
     check_reach(task.bounds, x.shape[1:], eps=eps)
-    asked = {
-        "format": FORMAT,
-        "shape": list(x.shape[1:]),
-        "eps": eps,
-        "batch": batch,
-        "rate": rate,
-        "seed": seed,
-    }
+    asked = _Settings(
+        shape=list(x.shape[1:]), eps=float(eps), batch=int(batch), rate=float(rate), seed=int(seed)
+    )
     path = Path(checkpoint)
     with running(task):
         labels = _labels(task, x)
@@ -217,28 +235,28 @@ def train_advgan(
 class _Training:
     """Both networks with their optimisers; an epoch depends on nothing but them and its number."""
 
-    def __init__(self, task: Task, x: Tensor, labels: Tensor, settings: dict[str, Any]) -> None:
+    def __init__(self, task: Task, x: Tensor, labels: Tensor, settings: _Settings) -> None:
         self.task, self.x, self.labels, self.settings = task, x, labels, settings
         self.epoch = 0
-        generator = torch.Generator().manual_seed(settings["seed"])
+        generator = torch.Generator().manual_seed(settings.seed)
         self.nets = {"g": Generator(x.shape[1]), "d": Discriminator(x.shape[1])}
         for net in self.nets.values():
             _fill(net, generator)
             net.to(x)
-        self.adam = {k: torch.optim.Adam(n.parameters(), lr=settings["rate"]) for k, n in self.nets.items()}
+        self.adam = {k: torch.optim.Adam(n.parameters(), lr=settings.rate) for k, n in self.nets.items()}
 
     def run(self, epoch: int) -> None:
         """One pass over the data in the order of its number."""
         order = torch.randperm(
-            len(self.x), generator=torch.Generator().manual_seed(self.settings["seed"] * 100003 + epoch + 1)
+            len(self.x), generator=torch.Generator().manual_seed(self.settings.seed * 100003 + epoch + 1)
         )
-        for rows in order.split(self.settings["batch"]):
+        for rows in order.split(self.settings.batch):
             if len(rows) >= SMALLEST_BATCH:
                 self._batch(self.x[rows], self.labels[rows])
         self.epoch = epoch + 1
 
     def _batch(self, x: Tensor, labels: Tensor) -> None:
-        eps, bounds = self.settings["eps"], self.task.bounds
+        eps, bounds = self.settings.eps, self.task.bounds
         raw = self.nets["g"](x) * eps
         fake = x + raw.clamp(-eps, eps)
         if bounds is not None:
@@ -266,42 +284,32 @@ class _Training:
         """Replace the checkpoint in one step."""
         tensors: dict[str, Tensor] = {}
         for which, net in self.nets.items():
-            for name, parameter in net.named_parameters():
-                tensors[f"{which}.{name}"] = parameter.detach().contiguous()
-                for key, number in self.adam[which].state[parameter].items():
-                    tensors[f"adam.{which}.{name}.{key}"] = torch.as_tensor(number).detach().contiguous()
-        metadata = {"abe": json.dumps({**self.settings, "epoch": self.epoch})}
-        spare = path.with_name(path.name + ".part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, spare, metadata=metadata)
-            os.replace(spare, path)
-        except OSError as problem:
-            raise StorageError(
-                Code.NOT_WRITTEN, "The checkpoint could not be written", got=str(problem)
-            ) from problem
+            tensors |= state_of(
+                net, self.adam[which], weight=WEIGHT.format(which), moment=MOMENT.format(which)
+            )
+        write(path, tensors, asdict(replace(self.settings, epoch=self.epoch)), FORMAT)
 
     def resume(self, path: Path) -> None:
         """Take everything from the checkpoint."""
         settings, tensors = _read(path)
-        self.epoch = settings.pop("epoch")
-        different = [k for k in self.settings if settings.get(k) != self.settings[k]]
+        found, asked = asdict(replace(settings, epoch=0)), asdict(self.settings)
+        different = [k for k in asked if found[k] != asked[k]]
         if different:
             k = different[0]
             raise StorageError(
                 Code.FOREIGN_FILE,
                 "The checkpoint belongs to another training",
-                got=f"{k} = {settings.get(k)}",
-                expected=f"{k} = {self.settings[k]}",
+                got=f"{k} = {found[k]}",
+                expected=f"{k} = {asked[k]}",
                 fix="Choose another file, or the same settings",
             )
-        for which, net in self.nets.items():
-            for name, parameter in net.named_parameters():
-                with torch.no_grad():
-                    parameter.copy_(tensors[f"{which}.{name}"])
-                keys = ("step", "exp_avg", "exp_avg_sq")
-                state = {k: tensors[f"adam.{which}.{name}.{k}"].clone() for k in keys}
-                self.adam[which].state[parameter] = state
+        try:
+            for which, net in self.nets.items():
+                names = {"weight": WEIGHT.format(which), "moment": MOMENT.format(which)}
+                put_back(net, self.adam[which], tensors, **names)
+        except schema.MisfitError as problem:
+            raise _damaged(path, problem) from problem
+        self.epoch = settings.epoch
 
 
 def _samples(task: Task, data: Any) -> Tensor:
@@ -352,29 +360,24 @@ def _fill(net: nn.Module, generator: torch.Generator) -> None:
             parameter.copy_((torch.rand(parameter.shape, generator=generator) * 2 - 1) / fan**0.5)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Settings and tensors of a checkpoint."""
-    settings = _settings(path)
-    with safe_open(path, framework="pt") as file:
-        return settings, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+def _read(path: Path) -> tuple[_Settings, dict[str, Tensor]]:
+    """Settings and tensors of a checkpoint; those of earlier versions have no digest."""
+    if not path.exists():
         raise StorageError(
             Code.CORRUPT_FILE,
             "There is no trained generator",
             got=str(path),
             fix="Train one with abe.robustness.train_advgan(task, data, checkpoint)",
         )
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as problem:
-        raise StorageError(
-            Code.CORRUPT_FILE, "The checkpoint cannot be read", got=f"{path}: {problem}"
-        ) from problem
-    settings = json.loads(metadata["abe"]) if "abe" in metadata else {}
-    if settings.get("format") != FORMAT:
+    metadata, tensors = storage.read_tensors(path)
+    told = described(path, metadata, tensors, digested="digest" in metadata) if "abe" in metadata else {}
+    if told.get("format") != FORMAT:
         raise StorageError(Code.FOREIGN_FILE, "This is no checkpoint of AdvGAN", got=str(path))
-    return settings
+    try:
+        return schema.read(_Settings, told, "settings"), tensors
+    except schema.MisfitError as problem:
+        raise _damaged(path, problem) from problem
+
+
+def _damaged(path: str | Path, problem: schema.MisfitError) -> StorageError:
+    return StorageError(Code.CORRUPT_FILE, "The checkpoint is damaged", got=f"{path}: {problem}")

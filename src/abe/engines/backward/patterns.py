@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from abe.checks import Count
+from abe import storage
+from abe.checks import Count, finite
 from abe.engines.backward.lrp_weighted import weighted
 from abe.engines.backward.run import (
     AsItIs,
@@ -71,12 +70,8 @@ class Patterns:
         Raises:
             StorageError: the file cannot be written.
         """
-        try:
-            save_file({f"layer:{i}": t.contiguous() for i, t in enumerate(self.layers)}, str(path))
-        except (OSError, SafetensorError) as problem:
-            raise StorageError(
-                Code.NOT_WRITTEN, "The patterns could not be written", got=str(path)
-            ) from problem
+        tensors = {f"layer:{i}": tensor for i, tensor in enumerate(self.layers)}
+        storage.write_tensors(Path(path), tensors, {"format": "abe-patterns-1"})
 
     @classmethod
     def load(cls, path: str | Path) -> "Patterns":
@@ -85,21 +80,21 @@ class Patterns:
         Raises:
             StorageError: no such file, a damaged one, or another kind of file.
         """
-        try:
-            found = load_file(str(path))
-        except (OSError, SafetensorError) as problem:
-            raise StorageError(
-                Code.CORRUPT_FILE, "The patterns cannot be read", got=f"{path}: {problem}"
-            ) from problem
-        try:
-            return cls(tuple(found[f"layer:{i}"] for i in range(len(found))))
-        except KeyError as problem:
+        _, found = storage.read_tensors(Path(path))
+        layers = tuple(found.get(f"layer:{i}") for i in range(len(found)))
+        if not layers or any(layer is None for layer in layers):
             raise StorageError(
                 Code.FOREIGN_FILE,
                 "This is not a file of patterns",
                 got=f"{path} with {', '.join(sorted(found)[:3])}",
                 fix="Write one with Patterns.save",
-            ) from problem
+            )
+        for name, tensor in found.items():
+            if not tensor.is_floating_point() or not finite(tensor):
+                raise StorageError(
+                    Code.CORRUPT_FILE, "The patterns are damaged", got=f"{path}: {name} is not finite"
+                )
+        return cls(tuple(found[f"layer:{i}"] for i in range(len(found))))
 
 
 class _Moments(NamedTuple):

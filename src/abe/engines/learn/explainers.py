@@ -21,8 +21,9 @@ from abe.engines.mask.penalties import Variation
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import spread
 from abe.engines.runtime.stored import Weights, check_shape, save
-from abe.errors import Code, SpecError
+from abe.errors import Code, InputError, SpecError
 from abe.objectives import LogProbability, Probability
+from abe.schema import Natural
 from abe.spec import describe, value
 from abe.types import Baseline, Result
 
@@ -30,9 +31,6 @@ BLOCK = 64
 """Rows that a trained network explains at once."""
 POISSON = tuple(math.exp(-1) * sum(1 / math.factorial(j) for j in range(i + 1)) for i in range(8))
 """Distribution function of Poisson(1), the bootstrap's number of times that a sample is drawn."""
-
-
-# --- networks -------------------------------------------------------------------------------------
 
 
 # --- units ----------------------------------------------------------------------------------------
@@ -275,15 +273,29 @@ class Amortised:
     """
 
     method: str
-    shape: tuple[int, ...]
-    classes: int
-    cells: int
-    width: int
-    members: int
-    epochs: int
-    samples: int
+    shape: tuple[Count, ...]
+    classes: Natural
+    cells: Natural
+    width: Count
+    members: Count
+    epochs: Natural
+    samples: Natural
     weights: Weights
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse weights of other networks, before any network of that size is made."""
+        wanted = Scorer.shapes(self.shape, self.classes, self.width) if self.shape else {}
+        found = {name: tuple(tensor.shape) for name, tensor in self.weights.tensors.items()}
+        numbers = range(self.members if self.members * len(wanted) == len(found) else 0)
+        if not wanted or found != {f"scorers.{i}.{k}": v for i in numbers for k, v in wanted.items()}:
+            raise InputError(
+                Code.FITTED,
+                "The weights are those of other networks",
+                got=f"{len(found)} tensors",
+                expected=f"{self.members} networks of width {self.width} for inputs {self.shape}",
+                fix=f'Make it with abe.fit(task, loader, "{self.method}")',
+            )
 
     def save(self, path: str | Path) -> Path:
         """Write it as safetensors."""

@@ -25,18 +25,24 @@ class Scorer(nn.Module):
     def __init__(self, shape: tuple[int, ...], classes: int, width: int) -> None:
         super().__init__()
         self._spatial = len(shape) > 1
-        deep = 4 * width
-        sizes = [(shape[0], width), (width, 2 * width), (2 * width, deep)]
-        sizes += [(deep + 2 * width, 2 * width), (2 * width + width, width), (width, 1)]
+        sizes = _sizes(shape, width)
         if self._spatial:
             self.layers = nn.ModuleList(
                 skip_init(nn.Conv2d, a, b, 3, stride=2 if i in (1, 2) else 1, padding=1)
                 for i, (a, b) in enumerate(sizes)
             )
         else:
-            flat = [(shape[0], deep), (deep, deep), (deep, shape[0])]
-            self.layers = nn.ModuleList(skip_init(nn.Linear, a, b) for a, b in flat)
-        self.gate = skip_init(nn.Embedding, classes, deep) if classes else None
+            self.layers = nn.ModuleList(skip_init(nn.Linear, a, b) for a, b in sizes)
+        self.gate = skip_init(nn.Embedding, classes, 4 * width) if classes else None
+
+    @staticmethod
+    def shapes(shape: tuple[int, ...], classes: int, width: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the weights by name, known without making them."""
+        kernel = (3, 3) if len(shape) > 1 else ()
+        found: dict[str, tuple[int, ...]] = {"gate.weight": (classes, 4 * width)} if classes else {}
+        for i, (a, b) in enumerate(_sizes(shape, width)):
+            found |= {f"layers.{i}.weight": (b, a, *kernel), f"layers.{i}.bias": (b,)}
+        return found
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         """Scores without bounds."""
@@ -58,6 +64,15 @@ class Scorer(nn.Module):
             return hidden
         wanted = self.gate(target).view(len(hidden), -1, *[1] * (hidden.ndim - 2))
         return hidden * torch.sigmoid((hidden * wanted).sum(1, keepdim=True)) + wanted
+
+
+def _sizes(shape: tuple[int, ...], width: int) -> list[tuple[int, int]]:
+    """Channels or features that every layer of a scorer reads and gives."""
+    deep = 4 * width
+    if len(shape) < 2:
+        return [(shape[0], deep), (deep, deep), (deep, shape[0])]
+    down = [(shape[0], width), (width, 2 * width), (2 * width, deep)]
+    return [*down, (deep + 2 * width, 2 * width), (2 * width + width, width), (width, 1)]
 
 
 class Approximator(nn.Module):

@@ -6,26 +6,31 @@ skips the batches that were seen, and says so where they are others than before.
 """
 
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from abe.checks import check_count
+from abe import schema
+from abe.checks import Count, check_count
 from abe.draws import SeededDraws, mix
+from abe.engines.learn.resume import put_back, state_of
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.request import pose, running
 from abe.engines.runtime.stored import digest, read, write
 from abe.errors import Code, InputError, SpecError, StorageError, note
+from abe.schema import MisfitError, Natural, need, need_tensor
 from abe.task.base import Task
 
 BATCH = 32
 """Rows of a tensor that are a batch."""
+WEIGHT, MOMENT = "net/{}", "adam/{}/{}"
+"""Names of a checkpoint's tensors."""
 CHUNK = {"cpu": 8}
 """Rows at a time by device, else `BATCH`: a chunk found by timing would let the clock decide the last bit."""
 
@@ -111,6 +116,18 @@ def train(
     return run.finish()
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a training stands: passes and batches made, samples seen, and the number of what was seen."""
+
+    epoch: Natural
+    batch: Natural
+    samples: Natural
+    length: Natural
+    seen: Natural
+    classes: Natural
+
+
 class _Run:
     """One training: the network, its moments, and the place in the data."""
 
@@ -150,15 +167,15 @@ class _Run:
 
     def _learn(self, problem: Problem, epoch: int, seen: int) -> None:
         shape = tuple(problem.x.shape[1:])
-        if self.learner is None:
-            self.learner = self._build(problem)
-        if shape != self.shape:
+        if self.shape and shape != self.shape:
             raise InputError(
                 Code.SHAPE,
                 "The loader gave inputs of another shape",
                 got=f"{shape} in batch {self.batch + 1} of epoch {epoch + 1}",
                 expected=str(self.shape),
             )
+        if self.learner is None:
+            self.learner = self._build(problem)
         net, adam = self.learner
         parameters = list(net.parameters())
         loss = self.recipe.loss(net, problem, epoch)
@@ -171,18 +188,18 @@ class _Run:
 
     def _build(self, problem: Problem) -> tuple[nn.Module, torch.optim.Adam]:
         """The network and its optimiser, as they were left where something was stored."""
+        classes = classes_of(problem)
+        if self.stored and self.classes != classes:
+            raise self._foreign(f"{self.classes} classes", f"{classes} classes")
         net = self.recipe.build(problem, self.seed)
         adam = torch.optim.Adam(net.parameters(), lr=self.recipe.rate)
         if self.stored:
-            for name, parameter in net.named_parameters():
-                with torch.no_grad():
-                    parameter.copy_(self.stored[f"net/{name}"])
-                state = {
-                    k: self.stored[f"adam/{name}/{k}"].clone() for k in ("step", "exp_avg", "exp_avg_sq")
-                }
-                adam.state[parameter] = state
-        else:
-            self.shape, self.classes = tuple(problem.x.shape[1:]), classes_of(problem)
+            try:
+                read = put_back(net, adam, self.stored, weight=WEIGHT, moment=MOMENT)
+                need(read == set(self.stored), "there are tensors of other networks")
+            except MisfitError as misfit:
+                raise self._foreign(misfit, "the networks of this training") from misfit
+        self.shape, self.classes = tuple(problem.x.shape[1:]), classes
         return net, adam
 
     @contextmanager
@@ -226,15 +243,9 @@ class _Run:
     def _save(self) -> None:
         if self.path is None or self.learner is None:
             return
-        net, adam = self.learner
-        tensors: dict[str, Tensor] = {}
-        for name, parameter in net.named_parameters():
-            tensors[f"net/{name}"] = parameter
-            for key, number in adam.state[parameter].items():
-                tensors[f"adam/{name}/{key}"] = torch.as_tensor(number)
-        place = {k: getattr(self, k) for k in ("epoch", "batch", "samples", "length", "seen", "classes")}
+        place = {one.name: getattr(self, one.name) for one in fields(_Place)}
         described = {"training": self._settings(), "place": place, "shape": list(self.shape)}
-        write(self.path, tensors, described)
+        write(self.path, state_of(*self.learner, weight=WEIGHT, moment=MOMENT), described)
 
     def resume(self) -> None:
         """Take everything from the checkpoint, where there is one."""
@@ -243,16 +254,31 @@ class _Run:
         described, self.stored = read(self.path)
         asked, found = self._settings(), described.get("training")
         if found != asked:
-            other = {k: found.get(k) for k in asked if found.get(k) != asked[k]} if found else "no training"
-            raise StorageError(
-                Code.FOREIGN_FILE,
-                "The checkpoint belongs to another training",
-                got=f"{self.path}: {other}",
-                fix="Choose another file, or the same settings",
+            kept = found if isinstance(found, Mapping) else {}
+            raise self._foreign(
+                {k: kept.get(k) for k in asked if kept.get(k) != asked[k]} if kept else "none"
             )
-        for name, number in described["place"].items():
-            setattr(self, name, number)
-        self.shape = tuple(described["shape"])
+        try:
+            place = schema.read(_Place, described.get("place"), "place")
+            self.shape = schema.read(tuple[Count, ...], described.get("shape"), "shape")
+            need(bool(self.stored), "it holds no tensors")
+            for name, tensor in self.stored.items():
+                need_tensor(name, tensor, None)
+        except MisfitError as problem:
+            raise StorageError(
+                Code.CORRUPT_FILE, "The checkpoint is damaged", got=f"{self.path}: {problem}"
+            ) from problem
+        self.epoch, self.batch, self.samples = place.epoch, place.batch, place.samples
+        self.length, self.seen, self.classes = place.length, place.seen, place.classes
+
+    def _foreign(self, got: Any, expected: str | None = None) -> StorageError:
+        return StorageError(
+            Code.FOREIGN_FILE,
+            "The checkpoint belongs to another training",
+            got=f"{self.path}: {got}",
+            expected=expected,
+            fix="Choose another file, or the same settings",
+        )
 
 
 def read_batches(data: Any, notes: list[str], learnt: Callable[[], int]) -> Iterator[Any]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from abe.checks import Count, Fraction
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.stored import Weights, check_shape, save
 from abe.errors import Code, InputError
@@ -64,10 +65,23 @@ class LayerStatistics:
     """
 
     layer: str
-    count: int
+    count: Count
     weights: Weights
     notes: tuple[str, ...] = ()
-    least_active: float = 0.01
+    least_active: Fraction = 0.01
+
+    def __post_init__(self) -> None:
+        """Refuse tensors that are no statistics of one layer."""
+        held = self.weights.tensors
+        alike = {t.shape for t in held.values()}
+        if set(held) != {"mean", "std", "active"} or len(alike) != 1:
+            shapes = {name: tuple(t.shape) for name, t in held.items()}
+            raise InputError(
+                Code.FITTED,
+                "These are not the statistics of one layer",
+                got=str(shapes)[:100],
+                expected="mean, std and active of one shape",
+            )
 
     @property
     def method(self) -> str:

@@ -1,25 +1,24 @@
 """Learnt tensors as values, and the one file format they are kept in: safetensors with a JSON description.
 
-A value whose fields hold `Weights` is saved by `save` and restored by `load`; only registered values
-are made, nothing is unpickled, and contents are checked against their digest.
+A value whose fields hold `Weights` is saved by `save` and restored by `load`; only registered values with
+such a field are made, nothing is unpickled, and contents are checked against their digests and the types of
+the value's fields.
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as dump
 from torch import Tensor
 
+from abe import schema, storage
+from abe.checks import finite
 from abe.draws import mix
-from abe.errors import AbeError, Code, InputError, StorageError
+from abe.errors import Code, InputError, StorageError
 from abe.spec import _VALUES, from_spec, to_spec
 from abe.types import Fitted
 
@@ -100,47 +99,36 @@ def load(path: str | Path) -> Any:
             got=str(path),
             fix="Finish it with abe.fit(…, checkpoint=…) and the same data",
         )
-    groups: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        group, _, rest = name.partition("/")
-        groups.setdefault(group, {})[rest] = tensor
     try:
-        held = {k: from_spec(v) for k, v in spec.items() if k != "type"}
-        return _class_of(spec["type"])(**held, **{k: Weights(v) for k, v in groups.items()})
-    except (AbeError, KeyError, TypeError, ValueError) as problem:
+        return _made(spec, tensors)
+    except Exception as problem:  # whatever the class of a third party says to what it is given
         raise StorageError(Code.CORRUPT_FILE, "The file is damaged", got=f"{path}: {problem}") from problem
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], described: Mapping[str, Any]) -> Path:
-    """Replace ``path`` in one step."""
-    kept = {k: v.detach().cpu().contiguous().clone() for k, v in sorted(tensors.items())}
-    metadata = {"format": FORMAT, "abe": json.dumps(described), "digest": f"{digest(kept):016x}"}
-    spare = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        spare.write_bytes(dump(kept, metadata=metadata))
-        os.replace(spare, path)
-    except OSError as problem:
-        with suppress(OSError):
-            spare.unlink()
-        raise StorageError(
-            Code.NOT_WRITTEN, "The file could not be written", got=f"{path}: {problem.strerror or problem}"
-        ) from problem
-    return path
+def write(
+    path: Path, tensors: Mapping[str, Tensor], described: Mapping[str, Any], form: str = FORMAT
+) -> Path:
+    """Replace ``path`` in one step.
+
+    Raises:
+        StorageError: it cannot be written; a file that was there before is unchanged.
+    """
+    kept = {k: v.detach().cpu().contiguous() for k, v in sorted(tensors.items())}
+    metadata = {
+        "format": form,
+        "abe": json.dumps(described, default=storage.plain),
+        "digest": f"{digest(kept):016x}",
+    }
+    return storage.write_tensors(path, kept, metadata)
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Description and tensors of a file, checked."""
-    if not path.is_file():
-        raise StorageError(Code.CORRUPT_FILE, "There is no such file", got=str(path), fix="Check the path")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-    except (SafetensorError, OSError) as problem:
-        raise StorageError(
-            Code.CORRUPT_FILE, "The file cannot be read", got=f"{path}: {problem}"
-        ) from problem
+    """Description and tensors of a file, checked.
+
+    Raises:
+        StorageError: no such file, damaged, or written by something else.
+    """
+    metadata, tensors = storage.read_tensors(path)
     if metadata.get("format") != FORMAT:
         raise StorageError(
             Code.FOREIGN_FILE,
@@ -148,9 +136,31 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             got=str(path),
             fix="Give a file written by save() or as checkpoint= of abe.fit",
         )
-    if metadata.get("digest") != f"{digest(tensors):016x}":
+    return described(path, metadata, tensors), tensors
+
+
+def described(
+    path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor], *, digested: bool = True
+) -> dict[str, Any]:
+    """The description in a file's metadata, once the tensors were found to be those that were written.
+
+    Args:
+        path: of the file.
+        metadata: of the file.
+        tensors: of the file.
+        digested: whether it has a digest.
+
+    Raises:
+        StorageError: other tensors, or no description.
+    """
+    if digested and metadata.get("digest") != f"{digest(tensors):016x}":
         raise StorageError(Code.CORRUPT_FILE, "The file's contents do not fit its digest", got=str(path))
-    return json.loads(metadata["abe"]), tensors
+    try:
+        return schema.read(dict[str, Any], json.loads(metadata.get("abe", "")), "the description")
+    except (ValueError, RecursionError) as problem:
+        raise StorageError(
+            Code.CORRUPT_FILE, "The file's description cannot be read", got=f"{path}: {problem}"
+        ) from problem
 
 
 def as_fitted(obj: Any, method: str) -> Any:
@@ -187,7 +197,37 @@ def check_shape(what: str, fitted: tuple[int, ...], found: tuple[int, ...]) -> N
         )
 
 
-def _class_of(name: str) -> type:
-    if name not in _VALUES:
-        raise KeyError(f"no value is called {name!r}; import the package that defines it first")
-    return _VALUES[name]
+def _made(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
+    """The value of a description; only its own fields, each of its own type."""
+    cls = _class_of(spec.get("type"))
+    kinds = get_type_hints(cls, include_extras=True)
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in sorted(tensors.items()):
+        group, _, rest = name.partition("/")
+        schema.need(_holds_weights(kinds.get(group)) and rest != "", f"{name!r} is no tensor of it")
+        schema.need(not tensor.is_floating_point() or finite(tensor), f"{name} holds NaN or infinity")
+        groups.setdefault(group, {})[rest] = tensor
+    held: dict[str, Any] = {name: Weights(group) for name, group in groups.items()}
+    for name, given in spec.items():
+        if name != "type":
+            schema.need(name in kinds and name not in held, f"{name!r} is no field of a {cls.__name__}")
+            known = schema.knows(kinds[name])
+            held[name] = schema.read(kinds[name], given, name) if known else from_spec(given)
+    for one in fields(cls):
+        optional = one.default is not MISSING or one.default_factory is not MISSING
+        schema.need(optional or one.name in held, f"{one.name} is missing")
+    return cls(**held)
+
+
+def _class_of(name: Any) -> Any:
+    """The registered class of that name, if it is one that holds learnt tensors."""
+    found = _VALUES.get(name) if isinstance(name, str) else None
+    if found is None:
+        raise schema.MisfitError(f"no value is called {name!r:.60}; import the package that defines it first")
+    kinds = get_type_hints(found, include_extras=True).values()
+    schema.need(any(map(_holds_weights, kinds)), f"a {name} is nothing that is learnt")
+    return found
+
+
+def _holds_weights(kind: Any) -> bool:
+    return kind is Weights or Weights in get_args(kind)

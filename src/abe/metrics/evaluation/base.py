@@ -19,6 +19,7 @@ from abe.checks import outline
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError, note
 from abe.metrics.evaluation.perturbation import Perturbation, PerturbationRun
+from abe.metrics.evaluation.statistics import Interval
 from abe.metrics.evaluation.truth import check_asked
 from abe.registry import Registry, baselines, freeze, metrics, units
 from abe.spec import describe
@@ -149,7 +150,7 @@ class Score:
     label: str
     direction: Direction
     values: Float[Tensor, "b"]
-    interval: tuple[float, float] | None = None
+    interval: Interval | None = None
     processing: str = ""
     step: int | None = None
     seed: int = 0

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abe import storage
+from abe import schema, storage
 from abe.errors import Code, SpecError, suggest
 from abe.explanation import Explanation, versions
 from abe.metrics.evaluation import statistics
@@ -21,6 +21,13 @@ from abe.types import Cost, Direction
 KIND = "comparison"
 EQUAL = 1e-6
 """Relative difference below which two means share a rank: the noise of float32 and of chunking."""
+OF_A_SCORE = ("label", "direction", "interval", "processing", "step", "seed", "spec", "warnings")
+"""Fields of a score that its record holds as they are."""
+OF_A_COMPARISON = (
+    *("objective", "seed", "confidence", "unit", "baseline", "step", "count", "confusion", "ranks"),
+    *("rank_by", "origins", "tests", "failures", "setup"),
+)
+"""Fields of a comparison that its manifest holds under their names."""
 SHOWN = 5
 """Names listed in a sentence before it says how many more there are."""
 
@@ -40,6 +47,15 @@ class Origin:
     spec: Mapping[str, Any]
     cost: Cost = field(default_factory=Cost)
     warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A metric as a manifest names it."""
+
+    metric: str
+    params: Mapping[str, Any]
+    direction: Direction
 
 
 @dataclass(kw_only=True)
@@ -188,12 +204,24 @@ class Comparison:
         Raises:
             StorageError: the folder cannot be written, or holds a ``comparison.json`` of something else.
         """
+        return storage.save(folder, KIND, self._stored, _restored)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Comparison":
+        """Read what `save` wrote, without the maps. Nothing is unpickled.
+
+        Raises:
+            StorageError: missing, damaged, or written by something else.
+        """
+        return storage.load(folder, KIND, _restored)
+
+    def _stored(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         tensors: dict[str, Tensor] = {}
         for method, scores in self.scores.items():
             for name, score in scores.items():
-                tensors[f"values/{method}/{name}"] = score.values
+                tensors[_key("values", method, name)] = score.values
                 if score.curve is not None:
-                    tensors[f"curve/{method}/{name}"] = score.curve
+                    tensors[_key("curve", method, name)] = score.curve
         manifest = {
             **self._settings(),
             "step": self.step,
@@ -206,20 +234,7 @@ class Comparison:
             "failures": {m: asdict(f) for m, f in self.failures.items()},
             "versions": versions(),
         }
-        return storage.save(folder, KIND, manifest, tensors)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> "Comparison":
-        """Read what `save` wrote, without the maps. Nothing is unpickled.
-
-        Raises:
-            StorageError: missing, damaged, or written by something else.
-        """
-        manifest, tensors = storage.load(folder, KIND)
-        try:
-            return _restored(manifest, tensors)
-        except (KeyError, TypeError, ValueError, AttributeError) as problem:
-            raise storage.damaged(folder, KIND, problem) from problem
+        return manifest, tensors
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -335,60 +350,65 @@ def _plain(data: Any) -> Any:
 
 def _record(score: Score) -> dict[str, Any]:
     """Everything of a score but its tensors."""
-    kept = ("label", "direction", "interval", "processing", "step", "seed", "spec", "warnings")
-    return _plain({**{name: getattr(score, name) for name in kept}, "cost": asdict(score.cost)})
+    return _plain({**{name: getattr(score, name) for name in OF_A_SCORE}, "cost": asdict(score.cost)})
 
 
-def _number(x: Any) -> float:
-    return math.nan if x is None else float(x)
-
-
-def _test(record: Mapping[str, Any]) -> PairedTest:
-    interval = tuple(map(_number, record["interval"]))
-    told: dict[str, Any] = {**record, "difference": _number(record["difference"]), "interval": interval}
-    return PairedTest(**told)
-
-
-def _origin(record: Mapping[str, Any]) -> Origin:
-    told: dict[str, Any] = {**record, "cost": Cost(**record["cost"])}
-    return Origin(**told)
+def _key(what: str, method: str, metric: str) -> str:
+    """The name of a tensor; a method may be called after a file whose name is no text."""
+    return f"{what}/{method}/{metric}".encode("utf-8", "backslashreplace").decode()
 
 
 def _restored(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Comparison:
-    scores: dict[str, dict[str, Score]] = {}
-    for method, records in manifest["scores"].items():
-        scores[method] = {}
-        for name, record in records.items():
-            interval = None if record["interval"] is None else tuple(map(_number, record["interval"]))
-            told: dict[str, Any] = {**record, "interval": interval, "cost": Cost(**record["cost"])}
-            scores[method][name] = Score(
-                **told,
-                name=name,
-                values=tensors[f"values/{method}/{name}"],
-                curve=tensors.get(f"curve/{method}/{name}"),
-            )
-    tests = [_test(record) for record in manifest["tests"]]
+    """The comparison of a manifest and its tensors; refuses parts that do not belong together."""
+    held = schema.members(Comparison, manifest, names=OF_A_COMPARISON)
+    for name, told in (("names", "samples"), ("target_names", "targets")):
+        held[name] = schema.read(list[str], manifest.get(told), told)
+    measured = schema.read(list[_Measured], manifest.get("metrics"), "metrics")
     metrics = [
         Metric(
-            name=m["metric"],
-            params=tuple((k, freeze(v)) for k, v in m["params"].items()),
-            direction=m["direction"],
+            name=m.metric,
+            params=tuple((k, freeze(v)) for k, v in m.params.items()),
+            direction=m.direction,
             value=None,
         )
-        for m in manifest["metrics"]
+        for m in measured
     ]
-    origins = {m: _origin(record) for m, record in manifest["origins"].items()}
-    plain = ("objective", "seed", "confidence", "unit", "baseline", "step", "count", "confusion", "ranks")
-    return Comparison(
-        scores=scores,
-        explanations={},
-        failures={m: Failure(**f) for m, f in manifest["failures"].items()},
-        metrics=metrics,
-        rank_by=tuple(manifest["rank_by"]),
-        names=manifest["samples"],
-        target_names=manifest["targets"],
-        origins=origins,
-        tests=tests,
-        setup=Cost(**manifest["setup"]),
-        **{name: manifest[name] for name in plain},
+    _check_settings(held, [m.name for m in metrics])
+    records = schema.read(dict[str, dict[str, dict[str, Any]]], manifest.get("scores"), "scores")
+    scores: dict[str, dict[str, Score]] = {method: {} for method in records}
+    left = set(tensors)
+    for method, row in records.items():
+        schema.need(set(row) == {m.name for m in metrics}, f"scores[{method!r}] has other metrics")
+        for name, record in row.items():
+            told = schema.members(Score, record, f"scores[{method!r}][{name!r}]", (*OF_A_SCORE, "cost"))
+            values, curve = (tensors.get(_key(what, method, name)) for what in ("values", "curve"))
+            schema.need_tensor(f"the values of {method}", values, (len(held["names"]),), bounded=False)
+            if curve is not None:
+                schema.need_tensor(f"the curve of {method}", curve, None, bounded=False)
+                fits = curve.ndim == 2 and len(curve) == len(held["names"]) and curve.shape[1] > 0
+                schema.need(fits, f"the curve of {method} is {tuple(curve.shape)}")
+            left -= {_key(what, method, name) for what in ("values", "curve")}
+            scores[method][name] = Score(**told, name=name, values=values, curve=curve)
+    schema.need(not left, f"{len(left)} tensors belong to no score")
+    for name in ("ranks", "origins"):
+        schema.need(set(held[name]) == set(scores), f"{name} are of other methods than the scores")
+    known = {(m, name) for m, row in scores.items() for name in row}
+    for test in held["tests"]:
+        pair = {(test.first, test.metric), (test.second, test.metric)}
+        schema.need(
+            len(pair) == 2 and pair <= known, f"a test of {test.first} and {test.second} is of nothing"
+        )
+        schema.need(0 <= test.n <= len(held["names"]), f"a test has {test.n} samples")
+    return Comparison(**held, scores=scores, explanations={}, metrics=metrics)
+
+
+def _check_settings(held: Mapping[str, Any], metrics: Sequence[str]) -> None:
+    """Refuse settings that cannot be those of any comparison."""
+    b = len(held["names"])
+    schema.need(
+        b > 0 and len(held["target_names"]) == b, f"{len(held['target_names'])} targets of {b} samples"
     )
+    schema.need(held["step"] > 0 and held["count"] > 0, "step and count must be positive")
+    schema.need(0.5 <= held.get("confidence", 0.95) < 1, "confidence is no level of confidence")
+    schema.need(len(set(metrics)) == len(metrics), "two metrics have one name")
+    schema.need(set(held["rank_by"]) <= set(metrics), "rank_by names metrics that are not there")

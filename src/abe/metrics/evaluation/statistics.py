@@ -13,6 +13,7 @@ from torch import Tensor
 
 from abe.draws import mix
 from abe.errors import Code, SpecError
+from abe.schema import Gap
 from abe.types import Direction
 
 RESAMPLES = 2000
@@ -26,7 +27,8 @@ HELD = 4_000_000
 """Numbers held at once while resampling."""
 
 Verdict = Literal["better", "worse", "no difference", "too few samples"]
-Interval = tuple[float, float]
+Interval = tuple[Gap, Gap]
+"""Ends of an interval; NaN where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +53,10 @@ class PairedTest:
     first: str
     second: str
     n: int
-    difference: float
+    difference: Gap
     interval: Interval
-    p: float
-    corrected: float
+    p: Gap
+    corrected: Gap
     verdict: Verdict
 
     def reversed(self) -> "PairedTest":
