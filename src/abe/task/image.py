@@ -321,7 +321,7 @@ def _numbered(n: int) -> list[str]:
 
 
 def _name_of(item: Any, number: int) -> str:
-    if isinstance(item, str | Path):
-        return Path(item).name
-    filename = getattr(item, "filename", "")
-    return Path(filename).name if filename else f"sample {number}"
+    from abe.terminal import readable
+
+    filename = item if isinstance(item, str | Path) else getattr(item, "filename", "")
+    return readable(Path(filename).name) if filename else f"sample {number}"
