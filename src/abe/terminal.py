@@ -16,8 +16,10 @@ UNBOUNDED = 100_000
 """Columns of a terminal that never wraps."""
 WORDS = 20
 """Columns that are enough for names: longer ones are folded before a table is stacked."""
+SENTENCE = 20
+"""Columns below which a sentence is too narrow to read."""
 NARROW = 60
-"""Columns below which a sentence beside a name is too narrow to read."""
+"""Columns of a terminal with no room for bars."""
 
 
 def readable(text: str) -> str:
@@ -108,7 +110,9 @@ class Sentences:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
         """The table or the paragraphs."""
-        if options.max_width >= NARROW:
+        words = [max([0, *(cell.cell_len for cell in column)]) + 2 for column in zip(*self.rows, strict=True)]
+        taken = words[:1] + [min(width, WORDS) for width in words[1:-1]]
+        if sum(taken) + SENTENCE <= options.max_width:
             yield self._table()
             return
         for *words, sentence in self.rows:

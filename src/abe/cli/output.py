@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +36,7 @@ PLAIN = {
     "∞": "inf",
 }
 
-_results: TextIO | None = None
+_results: Any = None
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def results_only() -> Generator[None]:
             _results = before
 
 
-def _apart(stack: ExitStack) -> TextIO:
+def _apart(stack: ExitStack) -> Any:
     """Standard output as it was; a real one is set apart, so that C code and other programs miss it too."""
     stream = sys.stdout
     try:
@@ -83,7 +83,7 @@ def _apart(stack: ExitStack) -> TextIO:
     return own
 
 
-def results() -> TextIO:
+def results() -> Any:
     """Where results go."""
     return _results or sys.stdout
 
