@@ -4,7 +4,7 @@ import io
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -34,6 +34,7 @@ def table(columns: int, rows: int, families: int) -> NotedTable:
     return made
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 3), st.integers(1, 12), st.integers(26, 200))
 def test_every_cell_is_shown_whole_once_and_rows_keep_their_name(
     columns: int, rows: int, families: int, width: int

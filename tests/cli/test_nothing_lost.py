@@ -13,7 +13,7 @@ import pytest
 import abe
 from abe.cli import exits
 from abe.errors import Code, StorageError
-from abe.report import figures, html
+from abe.report import figures, html, robustness
 
 Run = Callable[..., Any]
 MODEL = ("-m", "own_net:make", "--size", "8")
@@ -175,14 +175,15 @@ def interrupted(*_: Any, **__: Any) -> None:
 def test_what_cannot_be_drawn_hides_no_result(
     run: Run, monkeypatch: pytest.MonkeyPatch, command: str, fault: Any, code: int, form: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(figures, "finish", fault)
-    monkeypatch.setattr("abe.report.robustness.finish", fault)
+    for name in ("plot_explanation", "plot_photo", "plot_scores"):
+        monkeypatch.setattr(figures, name, fault)
+    monkeypatch.setattr(robustness, "plot_curve", fault)
     monkeypatch.setattr(html, "render", fault)
     result = run(*COMMANDS[command], *form)
     assert result.exit_code == code, result.output
-    if form and not (command == "robustness" and code == exits.INTERRUPTED):
+    if form:
         assert json.loads(result.stdout)
-    elif not form:
+    else:
         assert "gradient" in result.stdout or "pgd" in result.stdout or "m " in result.stdout
 
 
@@ -197,7 +198,7 @@ def test_a_photograph_that_fails_hides_no_other(run: Run, monkeypatch: pytest.Mo
         return explain(task, photo, *rest, **named)
 
     monkeypatch.setattr(api, "explain", sometimes)
-    result = run(*COMMANDS["explain"], "a.png")
+    result = run(*COMMANDS["explain"])
     assert result.exit_code == exits.STORAGE
     assert "b.png" in result.stdout
     assert "Error: a.png: The disk is full" in result.stderr
@@ -220,16 +221,27 @@ NAMES = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:Glyph")
-@pytest.mark.parametrize("case", NAMES)
-def test_every_photograph_has_its_own_results(run: Run, case: str) -> None:
+def sketch(*_: Any, path: Path) -> None:
+    """A picture that takes no time."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"drawn")
+
+
+def photographs(names: tuple[str, ...]) -> list[str]:
+    """Copies of one photograph under these names, as they are named on the command line."""
     picture = Path("a.png").read_bytes()
-    names = NAMES[case]
     for name in names:
-        path = Path(os.fsdecode(os.fsencode(name))) if case == "no text" else Path(name)
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(picture)
-    paths = [name if not name.startswith("-") else f"./{name}" for name in names]
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(picture)
+    return [name if not name.startswith("-") else f"./{name}" for name in names]
+
+
+@pytest.mark.parametrize("case", NAMES)
+def test_every_photograph_has_its_own_results(run: Run, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    for name in ("plot_explanation", "plot_photo"):
+        monkeypatch.setattr(figures, name, sketch)
+    names = NAMES[case]
+    paths = photographs(names)
     result = run("explain", *paths, "-k", "gradient", *MODEL, "--save", "--json")
     assert result.exit_code == 0, result.output
     result.stdout.encode()
@@ -239,14 +251,23 @@ def test_every_photograph_has_its_own_results(run: Run, case: str) -> None:
         made = [Path(entry[key]) for entry in found]
         assert len({str(path).casefold() for path in made}) == len(names)
         assert all(map(kind, made))
-    shown = run("explain", paths[0], "-k", "gradient", *MODEL)
-    assert shown.exit_code == 0
-    shown.stdout.encode()
     compared = run("compare", *paths, *QUICK, *MODEL, "-o", "table")
     assert compared.exit_code == 0, compared.output
     assert len(list(Path("table").glob("*.png"))) == len(names)
+    compared.stdout.encode()
     assert run("attack", *paths, "--steps", "1", *MODEL, "-o", "changed").exit_code == 0
     assert len(list(Path("changed").glob("*.png"))) == len(names)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.parametrize("case", NAMES)
+def test_every_name_can_be_drawn(run: Run, case: str) -> None:
+    paths = photographs(NAMES[case][:2])
+    for words in (("explain", *paths, "-k", "gradient"), ("compare", *paths, *QUICK)):
+        result = run(*words, *MODEL)
+        assert result.exit_code == 0, result.output
+        result.stdout.encode()
 
 
 def test_maps_of_one_name_are_not_mixed(run: Run) -> None:

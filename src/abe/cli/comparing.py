@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from abe.cli import exits, inputs, options, output, ready
-from abe.errors import AbeError
+from abe.errors import AbeError, Code, InputError
 
 PAGE = "comparison.html"
 ONE_OF_EACH: dict[str, str] = {
@@ -86,7 +86,15 @@ def _check(methods: Sequence[str], metrics: Sequence[str] | None, objective: str
 
     for name in methods:
         registry.methods.resolve(name)
-    chosen_metrics(metrics, {})
+    for metric in chosen_metrics(metrics, {}):
+        needs = () if metric.card is None else metric.card.needs
+        for truth, code in (("mask", Code.MASK), ("label", Code.LABELS)):
+            if truth in needs:
+                raise InputError(
+                    code,
+                    f"The metric {metric.name!r} needs a true {truth} of every photograph",
+                    fix="Save the maps by `abe explain --save`, and pass the truth to `abe evaluate`",
+                )
     as_objective(objective)
 
 

@@ -48,13 +48,14 @@ def value_of(text: str) -> Any:
         raise SpecError(
             Code.BAD_PARAMETER,
             "There is no such number here",
-            got=repr(_short(text)),
+            got=repr(short(text)),
             expected=f"a number, at most {float(LARGEST):.2g}",
         )
     return found
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """Enough of a text to recognise it."""
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
@@ -67,7 +68,7 @@ def parameters(items: Sequence[str]) -> dict[str, Any]:
             raise SpecError(
                 Code.BAD_PARAMETER,
                 "A parameter is written as name=value",
-                got=repr(_short(item)),
+                got=repr(short(item)),
                 expected="for example steps=100",
             )
         name = name.strip().replace("-", "_")
@@ -137,7 +138,7 @@ def step_of(text: str | None) -> int | float | None:
         raise SpecError(
             Code.BAD_PARAMETER,
             "The step is the size of one change",
-            got=repr(_short(text)),
+            got=repr(short(text)),
             expected="a number of positions such as 2000, or a share such as 0.05 or 5%",
         )
     return found
@@ -158,7 +159,7 @@ def target_of(task: Any, text: str | None) -> int | None:
             raise TargetError(
                 Code.TARGET_RANGE,
                 "The model has no class of this number",
-                got=_short(text),
+                got=short(text),
                 expected=f"0 to {len(labels) - 1}" if labels else "a class number, from 0",
             )
         return index
@@ -206,7 +207,7 @@ def photos(paths: Sequence[str]) -> list[Path]:
             fix = "Save it to a file: it is read more than once"
         if problem:
             raise InputError(
-                Code.UNREADABLE_IMAGE, f"There is no photograph: {problem}", got=_short(text), fix=fix
+                Code.UNREADABLE_IMAGE, f"There is no photograph: {problem}", got=short(text), fix=fix
             )
     return found
 
@@ -300,7 +301,7 @@ def _numbers(name: str, text: str | None, count: int | None = None) -> tuple[flo
         raise SpecError(
             Code.BAD_PARAMETER,
             f"--{name} takes numbers separated by commas",
-            got=repr(_short(text)),
+            got=repr(short(text)),
             expected="two numbers" if count == 2 else "one number, or one per channel",
         )
     return found
@@ -316,7 +317,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
         raise SpecError(
             Code.BAD_PARAMETER,
             "--size takes pixels",
-            got=repr(_short(text)),
+            got=repr(short(text)),
             expected="224, or 224x320 for height and width, "
             f"at most {PIXELS // 1_000_000} million pixels in all",
         )

@@ -95,7 +95,7 @@ def place(
         ) from error
     finally:
         for path in made:
-            with suppress(OSError):  # not made, or filled by somebody else
+            with suppress(OSError, ValueError):  # not made, or filled by somebody else
                 path.rmdir()
 
 
