@@ -22,7 +22,7 @@ class Progress:
         self.label = label
         self.total = total
         self.done = 0.0
-        self._enabled = enabled and sys.stderr.isatty()
+        self._enabled = enabled and sys.stderr is not None and sys.stderr.isatty()
         self._began = time.monotonic()
         self._bar: Any = None
         self._task: Any = None

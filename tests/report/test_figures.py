@@ -1,5 +1,6 @@
 """Panels: what is on them, and that nothing of matplotlib's global state is touched."""
 
+import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import matplotlib
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from tests.report.common import hostile, tiny
@@ -102,6 +105,28 @@ def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
 )
 def test_numbers_read_well(value: float | None, text: str) -> None:
     assert view.number(value) == text
+
+
+NAMES = st.lists(
+    st.one_of(
+        st.text(max_size=12),
+        st.from_regex(r"[aAx](-[23])?\.(png|jpg)", fullmatch=True),
+        st.builds("{}{}.png".format, st.sampled_from("日é🐱x\udcff"), st.integers(0, 2)),
+        st.sampled_from(["日" * 300, "x" * 300, "x" * 299 + "y", "e\u0301", "é", "É", "two\nlines"]),
+    ),
+    max_size=8,
+)
+
+
+@given(NAMES)
+def test_no_two_names_share_a_file(names: list[str]) -> None:
+    made = view.stems(names)
+    assert len({stem.casefold() for stem in made}) == len(names)
+    for stem in made:
+        assert len(os.fsencode(f"{stem}-contrastive_excitation_backprop-adversarial.png")) < 255
+        assert "/" not in stem
+        assert stem.isprintable()
+        assert stem[0] not in "-."
 
 
 def test_file_names_are_safe_and_distinct() -> None:

@@ -8,7 +8,8 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from abe._version import __version__
-from abe.cli import attacking, comparing, evaluating, exits, explaining, options, trusting
+from abe.cli import attacking, comparing, evaluating, exits, explaining, options, output, trusting
+from abe.errors import Code
 
 EXITS = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in exits.MEANING.items()) + "."
 EXAMPLES = {
@@ -22,6 +23,7 @@ EXAMPLES = {
         "explain cat.jpg",
         "explain cat.jpg -k smoothgrad -p samples=25 -t 'tabby cat'",
         "explain cat.jpg -m mycode:network --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --size 224",
+        "explain cat.jpg -m mycode:resnet --model-arg depth=18 --weights resnet18.safetensors",
         "explain *.jpg --json > maps.json",
     ),
     "trust": (
@@ -31,6 +33,7 @@ EXAMPLES = {
     "compare": (
         "compare cat.jpg dog.jpg",
         "compare cat.jpg --methods ig,gradient,smoothgrad --metrics insertion,deletion --step 5%",
+        "compare cat.jpg --methods all --step 5%",
         "compare *.jpg --json > scores.json",
     ),
     "evaluate": (
@@ -113,9 +116,12 @@ def app(words: Sequence[str] | None = None) -> None:
     ) -> None:
         if not words:
             commands.help_print([])
-            raise SystemExit(exits.USAGE)
+            raise SystemExit(exits.OK)
         command, bound, _ = commands.parse_args(words)
-        with exits.told(debug):
+        if command not in bodies.values():  # --help and --version
+            command(*bound.args, **bound.kwargs)
+            return
+        with output.results_only(), exits.told(debug):
             command(*bound.args, **bound.kwargs)
 
     commands.meta(words)
@@ -127,6 +133,11 @@ def _epilogue(command: str) -> str:
 
 def main() -> None:
     """Entry point of the command ``abe``."""
+    output.spell_out()
+    if sys.stdout is None:  # closed by the caller
+        fix = f"Redirect it to a file or {os.devnull}."
+        exits.complain(f"Error: Standard output is closed. {fix} [{Code.NOT_WRITTEN.value}]")
+        raise SystemExit(exits.STORAGE)
     try:
         app()
     except BrokenPipeError:  # `abe methods | head`: the reader has had enough

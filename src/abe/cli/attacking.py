@@ -1,13 +1,13 @@
 """``abe attack``."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from abe.cli import inputs, options, output
+from abe.cli import exits, inputs, options, output, ready
 from abe.errors import Code, SpecError
 
 FIGURE = "robustness.png"
@@ -20,7 +20,7 @@ def run(
     method: Annotated[str, Parameter(name=("--attack", "-k"))] = "pgd",
     eps: Annotated[options.Text, Parameter(show_default="the attack's own")] = None,
     norm: Annotated[str | None, Parameter(show_default="linf")] = None,
-    steps: Annotated[int | None, Parameter(show_default="the attack's own")] = None,
+    steps: Annotated[int | None, options.at_least(0), Parameter(show_default="the attack's own")] = None,
     epsilons: options.Text = None,
     param: options.Param = None,
     target: Annotated[
@@ -48,36 +48,43 @@ def run(
     """
     paths = inputs.photos(photos)
     params = inputs.parameters(param or ())
+    said = {"eps": eps, "norm": norm, "steps": steps, "restarts": restarts if restarts != 1 else None}
+    _refuse_twice(params, [name for name, value in said.items() if value is not None])
     radii = None if epsilons is None else [number("epsilons", part) for part in epsilons.split(",")]
     if eps is not None:
         params["eps"] = number("eps", eps)
     if norm is not None:
         params["norm"] = norm
     _refuse_both(radii, eps, target)
-    from abe.report.files import check_folder
-
-    check_folder(out)
     from abe.registry import updates
     from abe.task.image import load_image
 
     updates.get(method)
+    draw = radii is None or ready.drawing("matplotlib", optional=json)
+    pictures = _places(paths, out) if radii is None else [out / FIGURE] * draw
+    ready.place(out, pictures, photos=paths)
     for path in paths:
         load_image(path)  # an unreadable one is refused before the model is loaded
     task = inputs.task_of(model)
     names = [str(path) for path in paths]
     settings: dict[str, Any] = {"steps": steps, "restarts": restarts, "seed": seed, **params}
     if radii is not None:
-        _evaluate(task, names, method, radii, settings, out, json=json)
+        _evaluate(task, names, method, radii, settings, pictures, json=json)
         return
     from abe.robustness import attack
 
     result = attack(task, names, method, target=inputs.target_of(task, target), **settings)
-    written = _pictures(result, task, paths, out)
+    pieces = exits.Pieces()
+    if not json:
+        with pieces.piece("standard output"):
+            output.console().print(result.table())
+    written = _pictures(result, task, pictures, pieces)
     if json:
         output.emit({**result.to_dict(), "pictures": [str(path) for path in written]})
     else:
-        _show(result.table(), written)
+        _show(written)
     output.warn(result.warnings)
+    pieces.close()
 
 
 def number(name: str, text: str) -> float:
@@ -95,7 +102,7 @@ def number(name: str, text: str) -> float:
         raise SpecError(
             Code.BAD_PARAMETER,
             f"--{name} takes a radius",
-            got=repr(text),
+            got=repr(inputs.short(text)),
             expected="for example 8/255 or 0.03",
         )
     return found
@@ -111,51 +118,77 @@ def _refuse_both(radii: list[float] | None, eps: str | None, target: str | None)
         )
 
 
+def _refuse_twice(params: Mapping[str, Any], said: Sequence[str]) -> None:
+    twice = [name for name in said if name in params]
+    if twice:
+        raise SpecError(
+            Code.DUPLICATE_NAME,
+            f"{twice[0]} is given twice",
+            got=f"--param {twice[0]}={params[twice[0]]} beside --{twice[0]}",
+            fix="Leave one of them out",
+        )
+
+
 def _evaluate(
     task: Any,
     names: list[str],
     method: str,
     radii: list[float],
     settings: dict[str, Any],
-    out: Path,
+    pictures: Sequence[Path],
     *,
     json: bool,
 ) -> None:
-    from abe.report.robustness import plot_curve
     from abe.robustness import evaluate_robustness
 
     curve = evaluate_robustness(task, names, method, epsilons=radii, **settings)
-    path = out / FIGURE
-    plot_curve(curve, path=path)
-    if json:
-        output.emit({**curve.to_dict(), "picture": str(path)})
-    else:
-        _show(curve.table(), [path])
+    pieces = exits.Pieces()
+    written: list[Path] = []
+    if not json:
+        with pieces.piece("standard output"):
+            output.console().print(curve.table())
+    try:
+        for path in pictures:
+            from abe.report.robustness import plot_curve
+
+            with pieces.piece(str(path)):
+                plot_curve(curve, path=path)
+                written.append(path)
+    finally:  # when interrupted, too
+        if json:
+            output.emit({**curve.to_dict(), "picture": next(map(str, written), None)})
+    if not json:
+        _show(written)
     output.warn(curve.warnings)
+    pieces.close()
 
 
-def _pictures(result: Any, task: Any, paths: Sequence[Path], out: Path) -> list[Path]:
+def _places(paths: Sequence[Path], out: Path) -> list[Path]:
+    from abe.report.view import stems
+
+    return [out / f"{stem}-adversarial.png" for stem in stems([path.name for path in paths])]
+
+
+def _pictures(result: Any, task: Any, places: Sequence[Path], pieces: exits.Pieces) -> list[Path]:
     """The changed photographs as PNG files; colours are rounded to bytes."""
     from io import BytesIO
 
     from PIL import Image
 
     from abe.report.files import write
-    from abe.report.view import stems
 
     written: list[Path] = []
     low, high = task.bounds or (result.x_adv.amin(), result.x_adv.amax())
     shares = (result.x_adv - low) / (high - low)
-    for x, stem in zip(shares, stems([path.name for path in paths]), strict=True):
+    for x, path in zip(shares, places, strict=True):
         pixels = (x * 255).round().byte().permute(1, 2, 0).cpu().numpy()
         buffer = BytesIO()
-        Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, format="PNG")
-        written.append(write(out / f"{stem}-adversarial.png", buffer.getvalue()))
+        with pieces.piece(str(path)):
+            Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, format="PNG")
+            written.append(write(path, buffer.getvalue()))
     return written
 
 
-def _show(table: Any, written: Sequence[Path]) -> None:
-    screen = output.console()
-    screen.print(table)
+def _show(written: Sequence[Path]) -> None:
     for path in written:
-        screen.print(str(path), markup=False, soft_wrap=True)
+        output.line("", str(path))

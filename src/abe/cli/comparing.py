@@ -7,9 +7,24 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from abe.cli import inputs, options, output
+from abe.cli import exits, inputs, options, output, ready
+from abe.errors import AbeError, Code, InputError
 
 PAGE = "comparison.html"
+ONE_OF_EACH: dict[str, str] = {
+    "gradient × input": "integrated_gradients",
+    "modified gradient": "smoothgrad",
+    "layer-wise backpropagation": "lrp_epsilon",
+    "attention": "attention_rollout",
+    "perturbation": "occlusion_patch",
+    "local surrogate": "lime",
+    "influential subset": "iba",
+}
+"""What is compared unless methods are named: of every family one that is quick and made for any network."""
+OF_SOME = ("attention",)
+"""Families that only some networks have something for."""
+WINDOWS = 729
+"""Rows of a method that moves a window over the photograph, by default."""
 DEMO: tuple[str, ...] = (
     *("gradient", "gradient_x_input", "fast_ig", "smoothgrad", "smoothgrad_squared", "vargrad"),
     *("integrated_gradients", "expected_gradients", "guided_ig", "blur_ig", "path_integral"),
@@ -22,7 +37,7 @@ def run(
     photos: options.Photos,
     /,
     *,
-    methods: Annotated[options.Names, Parameter(show_default="all")] = None,
+    methods: Annotated[options.Names, Parameter(show_default="one of every family")] = None,
     metrics: options.Metrics = None,
     step: options.Step = None,
     target: options.Target = None,
@@ -34,37 +49,116 @@ def run(
 ) -> None:
     """Explain photographs by several methods, score every map, and rank the methods.
 
-    Prints one ranked table and writes a web page (comparison.html) and a picture per photograph.
+    Says first how long it will take: by default one method of every family, which is about two minutes a
+    photograph for a small network without a GPU; all methods with --methods all. Then prints one ranked
+    table and writes a web page (comparison.html) and a picture per photograph.
     """
     paths = inputs.photos(photos)
     size = inputs.step_of(step)
-    from abe.report.files import check_folder
-
-    check_folder(out)
-    from abe import registry
+    from abe.metrics.evaluation.compare import compare
+    from abe.report.view import stems
     from abe.task.image import load_image
 
-    wanted, measured = inputs.names(methods), inputs.names(metrics)
-    for name in wanted or ():
-        registry.methods.get(name)
-    for name in measured or ():
-        registry.metrics.get(name)
+    wanted, measured = inputs.methods(methods), inputs.metrics(metrics)
+    _check(wanted or (), measured, objective)
+    pictures = [out / f"{stem}.png" for stem in stems([path.name for path in paths])]
+    draw = _prepared(out, pictures, paths, json=json)
     for path in paths:
         load_image(path)  # an unreadable one is refused before the model is loaded
     task = inputs.task_of(model)
-    from abe.metrics.evaluation.compare import compare
-
+    chosen = inputs.target_of(task, target)
+    names = [str(path) for path in paths]
+    contenders = one_of_each(task, names[0]) if wanted is None else wanted
+    if wanted is None:
+        output.remark(f"One method of every family: {', '.join(contenders)}. --methods all runs all of them.")
+    output.remark(estimate(task, names, contenders, measured, size))
     comparison = compare(
-        task,
-        [str(path) for path in paths],
-        wanted,
-        measured,
-        target=inputs.target_of(task, target),
-        objective=objective,
-        step=size,
-        seed=seed,
+        task, names, contenders, measured, target=chosen, objective=objective, step=size, seed=seed
     )
-    _finish(comparison, out, json=json, title=None)
+    _finish(comparison, out, pictures if draw else None, json=json, title=None)
+
+
+def _check(methods: Sequence[str], metrics: Sequence[str] | None, objective: str) -> None:
+    """Refuse what cannot be run under its name alone."""
+    from abe import registry
+    from abe.metrics.evaluation.evaluate import chosen_metrics
+    from abe.objectives import as_objective
+
+    for name in methods:
+        registry.methods.resolve(name)
+    for metric in chosen_metrics(metrics, {}):
+        needs = () if metric.card is None else metric.card.needs
+        for truth, code in (("mask", Code.MASK), ("label", Code.LABELS)):
+            if truth in needs:
+                raise InputError(
+                    code,
+                    f"The metric {metric.name!r} needs a true {truth} of every photograph",
+                    fix="Save the maps by `abe explain --save`, and pass the truth to `abe evaluate`",
+                )
+    as_objective(objective)
+
+
+def one_of_each(task: Any, photo: Any) -> list[str]:
+    """The method of every family that has one for this network."""
+    from abe.api import explain
+
+    found: list[str] = []
+    for family, name in ONE_OF_EACH.items():
+        try:
+            if family in OF_SOME:
+                explain(task, photo, name)
+        except AbeError:  # the network has nothing of the kind, or a fault that the comparison will tell
+            continue
+        found.append(name)
+    return found
+
+
+def estimate(
+    task: Any, photos: Sequence[Any], methods: Sequence[Any], metrics: Sequence[str] | None, step: Any
+) -> str:
+    """One sentence: how many passes a comparison takes, and how long that is, from one timed pass."""
+    from abe import registry
+    from abe.api import explain
+    from abe.metrics.evaluation.base import runs_of
+    from abe.metrics.evaluation.evaluate import chosen_metrics
+
+    runs = runs_of(chosen_metrics(metrics, {"unit": "pixel", "baseline": "zero", "step": step}))
+    every = len(registry.methods.names())
+    what = f"{len(methods)} of {every} methods on {len(photos)} photograph{'s' if len(photos) > 1 else ''}"
+    try:
+        explain(task, photos[0], "gradient")  # the first call also finds out how to run the model
+        timed = explain(task, photos[0], "gradient")
+    except AbeError:  # without a gradient, or for a reason that the comparison will tell
+        return f"{what}; how long that takes is not known beforehand"
+    shape = tuple(timed.x.shape[1:])
+    curves = sum(run.points(shape) for run in runs)
+    own = [_rows(registry.methods.resolve(method), shape) for method in methods]
+    rows = len(photos) * sum(curves + number for number in own)
+    once = timed.cost.seconds / max(1, timed.cost.forward_rows + timed.cost.backward_rows)
+    return f"{what}: about {rows:,.0f} passes of {once * 1000:.3g} ms, so about {_duration(rows * once)}"
+
+
+def _rows(method: Any, shape: Sequence[int]) -> float:
+    """Rows of a method for one photograph: promised by its card, or guessed from its parameters."""
+    from abe.metrics.evaluation.evaluate import GUESS
+
+    promised, params = method.rows(1), dict(method.params)
+    if promised is not None:
+        return promised
+    if params.get("evaluations"):
+        return float(params["evaluations"])
+    if params.get("units") in ("pixel", "element"):
+        return float(shape[-1] * shape[-2])
+    if "stride" in params:
+        return float(WINDOWS)
+    return float(params["steps"] * params.get("samples", 1)) if params.get("steps") else GUESS
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{max(1, round(seconds))} s"
 
 
 def demo(
@@ -88,15 +182,15 @@ def demo(
     """
     began = time.perf_counter()
     size = inputs.step_of(step)
-    contenders = demo_methods(inputs.names(methods) or DEMO)
-    from abe.report.files import check_folder
-
-    check_folder(out)
+    contenders = demo_methods(inputs.methods(methods) or DEMO)
     from abe import registry
     from abe.metrics.evaluation.compare import compare
+    from abe.report.view import stems
     from abe.task import zoo
 
     photos = zoo.photographs(inputs.names(photographs))
+    pictures = [out / f"{stem}.png" for stem in stems(list(photos))]
+    draw = _prepared(out, pictures, (), json=json)
     task = zoo.efficientnet_lite0()
     output.remark(
         f"EfficientNet-Lite0 (ImageNet) on {len(photos)} photographs: {', '.join(photos)}; "
@@ -106,7 +200,7 @@ def demo(
     )
     comparison = compare(task, list(photos.values()), contenders, step=size, seed=seed)
     title = f"{len(contenders)} ways to explain EfficientNet-Lite0"
-    _finish(comparison, out, json=json, title=title)
+    _finish(comparison, out, pictures if draw else None, json=json, title=title)
     output.remark(f"{time.perf_counter() - began:.0f} s in all")
 
 
@@ -118,32 +212,54 @@ def demo_methods(names: Sequence[str] = DEMO) -> list[tuple[str, Mapping[str, An
     return [(entry.name, dict(entry.card.example) if entry.required() else {}) for entry in entries]
 
 
-def _finish(comparison: Any, out: Path, *, json: bool, title: str | None) -> None:
-    """Print the table or JSON, and write the page and one picture per photograph."""
-    written = write(comparison, out, title=title)
-    if json:
-        output.emit(
-            {**comparison.to_dict(), "page": str(written[0]), "pictures": list(map(str, written[1:]))}
-        )
-    else:
-        screen = output.console()
-        screen.print(comparison.table())
-        for path in written:
-            screen.print(str(path), markup=False, soft_wrap=True)
+def _prepared(out: Path, pictures: Sequence[Path], photos: Sequence[Path], *, json: bool) -> bool:
+    """Whether the page and the pictures will be made; what would keep them from it is refused."""
+    draw = ready.drawing("matplotlib", "jinja2", optional=json)
+    ready.place(out, [out / PAGE, *pictures] if draw else [], photos=photos)
+    return draw
+
+
+def _finish(
+    comparison: Any, out: Path, pictures: Sequence[Path] | None, *, json: bool, title: str | None
+) -> None:
+    """Print the table, write the page and one picture per photograph, or print JSON once they are written."""
+    pieces = exits.Pieces()
+    written: list[Path] = []
+    if not json:
+        with pieces.piece("standard output"):
+            output.console().print(comparison.table())
+    try:
+        if pictures is not None:
+            _write(comparison, out / PAGE, pictures, title, pieces, written)
+    finally:  # when interrupted, too
+        if json:
+            page = next((str(path) for path in written if path.name == PAGE), None)
+            drawn = [str(path) for path in written if path.name != PAGE]
+            output.emit({**comparison.to_dict(), "page": page, "pictures": drawn})
+    for path in [] if json else written:
+        output.line("", str(path))
     output.warn([w for origin in comparison.origins.values() for w in origin.warnings])
+    pieces.close()
 
 
-def write(comparison: Any, out: Path, *, title: str | None) -> list[Path]:
-    """Write the page and the pictures; the page comes first."""
+def _write(
+    comparison: Any,
+    page: Path,
+    pictures: Sequence[Path],
+    title: str | None,
+    pieces: exits.Pieces,
+    written: list[Path],
+) -> None:
+    """Write the page, then the pictures; one that fails hides no other."""
     from abe.report import view
     from abe.report.figures import plot_photo
-    from abe.report.files import write as write_file
+    from abe.report.files import write
     from abe.report.html import render
 
     shown = view.from_comparison(comparison, title=title)
-    written = [write_file(out / PAGE, render(shown).encode("utf-8"))]
-    for photo, stem in zip(shown.photos, view.stems([p.name for p in shown.photos]), strict=True):
-        path = out / f"{stem}.png"
-        plot_photo(photo, path=path)
-        written.append(path)
-    return written
+    with pieces.piece(str(page)):
+        written.append(write(page, render(shown).encode("utf-8")))
+    for photo, path in zip(shown.photos, pictures, strict=True):
+        with pieces.piece(str(path)):
+            plot_photo(photo, path=path)
+            written.append(path)

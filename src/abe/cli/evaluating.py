@@ -1,12 +1,13 @@
 """``abe evaluate``."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter, validators
 
-from abe.cli import inputs, options, output
+from abe.cli import exits, inputs, options, output, ready
 from abe.errors import Code, InputError, SpecError, StorageError
 
 if TYPE_CHECKING:
@@ -56,17 +57,16 @@ def run(
         truth: True classes, for metrics that need them: names or numbers, separated by commas.
         confidence: Of intervals and tests.
     """
-    size, measured = inputs.step_of(step), inputs.names(metrics)
+    size, measured = inputs.step_of(step), inputs.metrics(metrics)
     paths = inputs.photos(photo or [])
-    from abe.report.files import check_folder
+    draw = ready.drawing("matplotlib", optional=json)
+    from abe import arrays
 
-    check_folder(out)
-    from abe import arrays, registry
-
-    for name in measured or ():
-        registry.metrics.get(name)
     folders, files = _sorted_out(maps)
     groups = _loaded(folders)
+    _refuse_namesakes(groups, files)
+    regions = None if masks is None else arrays.read(masks)["maps"]
+    ready.place(out, [out / PICTURE] if draw else [], saved=[out], kind="comparison", photos=paths)
     if not groups and not paths:
         raise InputError(
             Code.EMPTY_BATCH,
@@ -86,46 +86,70 @@ def run(
         data=[str(path) for path in paths] if paths else None,
         target=inputs.target_of(task, target),
         labels=None if truth is None else _truth(task, truth),
-        masks=None if masks is None else arrays.read(masks)["maps"],
+        masks=regions,
         step=size,
         confidence=confidence,
         seed=seed,
     )
-    _finish(found, out, json=json)
+    _finish(found, out, draw=draw, json=json)
 
 
-def _finish(found: "Comparison", out: Path, *, json: bool) -> None:
-    written = [found.save(out) / "comparison.json", out / PICTURE]
-    found.plot(written[1])
-    if json:
-        output.emit({**found.to_dict(), "saved": str(written[0]), "picture": str(written[1])})
-    else:
-        screen = output.console()
-        screen.print(found.table())
-        for path in written:
-            screen.print(str(path), markup=False, soft_wrap=True)
+def _finish(found: "Comparison", out: Path, *, draw: bool, json: bool) -> None:
+    """Print the table, save and draw, or print JSON once that is done; what fails hides nothing else."""
+    pieces = exits.Pieces()
+    written: dict[str, str | None] = {"saved": None, "picture": None}
+    if not json:
+        with pieces.piece("standard output"):
+            output.console().print(found.table())
+    try:
+        with pieces.piece(str(out)):
+            written["saved"] = str(found.save(out) / "comparison.json")
+        if draw:
+            with pieces.piece(str(out / PICTURE)):
+                found.plot(out / PICTURE)
+                written["picture"] = str(out / PICTURE)
+    finally:  # when interrupted, too
+        if json:
+            output.emit({**found.to_dict(), **written})
+    for path in () if json else filter(None, written.values()):
+        output.line("", path)
     notes = [w for origin in found.origins.values() for w in origin.warnings]
     output.warn(
         [*notes, *(w for scores in found.scores.values() for s in scores.values() for w in s.warnings)]
     )
+    pieces.close()
+
+
+def _refuse_namesakes(groups: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+    for name in files:
+        if name in groups:
+            raise SpecError(
+                Code.DUPLICATE_NAME,
+                f"Saved folders and a file are both called {name!r}",
+                got=str(files[name]),
+                fix="Name one of them: NAME=PATH",
+            )
 
 
 def _sorted_out(maps: Sequence[str]) -> tuple[list[tuple[str, Path]], dict[str, Path]]:
     """Folders of saved explanations with the names given to them, and array files by name."""
     from abe import arrays
+    from abe.terminal import readable
 
     folders: list[tuple[str, Path]] = []
     files: dict[str, Path] = {}
     for item in maps:
         name, equals, rest = item.partition("=")
-        path = Path(rest) if equals and not Path(item).exists() else Path(item)
-        name = name if path != Path(item) else ""
-        if not path.exists():
-            raise StorageError(Code.FOREIGN_FILE, "There is nothing at this path", got=str(path))
-        if path.is_dir():
+        path = Path(rest) if equals and not os.path.exists(item) else Path(item)
+        name = readable(name) if path != Path(item) else ""
+        if os.path.isdir(path):
             folders.append((name, path))
             continue
-        name = name or path.stem
+        if problem := ready.regular(path):
+            raise StorageError(
+                Code.FOREIGN_FILE, f"There are no maps here: {problem}", got=item, fix="Check the path"
+            )
+        name = name or readable(path.stem)
         if name in files:
             raise SpecError(
                 Code.DUPLICATE_NAME, f"Two files are called {name!r}", fix="Name one of them: NAME=PATH"
@@ -148,7 +172,13 @@ def _loaded(folders: Sequence[tuple[str, Path]]) -> dict[str, list["Explanation"
     for name, _ in kinds:
         same = [key for key in kinds if key[0] == name]
         for number, key in enumerate(same, 1):
-            found[name if number == 1 else f"{name} ({number})"] = kinds[key]
+            label = name if number == 1 else f"{name} ({number})"
+            if found.setdefault(label, kinds[key]) is not kinds[key]:
+                raise SpecError(
+                    Code.DUPLICATE_NAME,
+                    f"Maps of two kinds are called {label!r}",
+                    fix="Name them: NAME=FOLDER",
+                )
     return found
 
 

@@ -1,14 +1,17 @@
 """``abe explain``."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from abe.cli import inputs, options, output
+from abe.cli import exits, inputs, options, output, ready
+from abe.errors import AbeError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from abe.explanation import Explanation
 
 
@@ -38,9 +41,6 @@ def run(
     """
     paths = inputs.photos(photos)
     settings = inputs.parameters(param or ())
-    from abe.report.files import check_folder
-
-    check_folder(out)
     from abe.objectives import as_objective
     from abe.registry import methods
     from abe.report.view import stems
@@ -48,46 +48,93 @@ def run(
 
     chosen = methods.build(method, **settings)
     as_objective(objective)
+    draw = ready.drawing("matplotlib", optional=json or save)
+    jobs = [
+        Job(path, out / f"{stem}-{chosen.name}", draw=draw, save=save)
+        for path, stem in zip(paths, stems([path.name for path in paths]), strict=True)
+    ]
+    ready.place(
+        out,
+        [job.picture for job in jobs] if draw else [],
+        saved=[job.folder for job in jobs] if save else [],
+        kind="explanation",
+        photos=paths,
+    )
     for path in paths:
         load_image(path)  # an unreadable one is refused before the model is loaded
     task = inputs.task_of(model)
     wanted = inputs.target_of(task, target)
-    results = [
-        _one(task, path, stem, chosen, wanted, objective, seed, out, save)
-        for path, stem in zip(paths, stems([path.name for path in paths]), strict=True)
-    ]
-    if json:
-        output.emit(results)
+    results: list[dict[str, Any]] = []
+    pieces = exits.Pieces()
+    try:
+        for job in jobs:
+            with pieces.piece(str(job.path)):
+                _explain(job, task, chosen, wanted, objective, seed, results, pieces, told=not json)
+    finally:  # when interrupted, too
+        if json and results:
+            lost = {str(job.path) for job in jobs} & set(pieces.failed)
+            output.emit(results + [_failure(path, pieces.failed[path]) for path in sorted(lost)])
         output.warn([w for result in results for w in result["warnings"]])
-        return
-    for result in results:
-        _print(result)
-    output.warn([w for result in results for w in result["warnings"]])
+    pieces.close(alone=len(jobs) == 1)
 
 
-def _one(
+@dataclass(frozen=True)
+class Job:
+    """One photograph, and where its results go without their suffix."""
+
+    path: Path
+    folder: Path
+    draw: bool
+    save: bool
+
+    @property
+    def picture(self) -> Path:
+        """Where the picture goes."""
+        return self.folder.with_name(f"{self.folder.name}.png")
+
+
+def _explain(
+    job: Job,
     task: Any,
-    path: Path,
-    stem: str,
     method: Any,
     target: int | None,
     objective: str,
     seed: int,
-    out: Path,
-    save: bool,
-) -> dict[str, Any]:
-    """Explain one photograph (sizes may differ) and write what was asked for."""
+    results: list[dict[str, Any]],
+    pieces: exits.Pieces,
+    *,
+    told: bool,
+) -> None:
+    """Explain one photograph (sizes may differ), say what was found, then write what was asked for."""
     from abe.api import explain
-    from abe.report.figures import plot_explanation
 
-    explanation = explain(task, str(path), method, target=target, objective=objective, seed=seed)
-    picture = out / f"{stem}-{method.name}.png"
-    plot_explanation(explanation, path=picture)
-    saved = explanation.save(out / f"{stem}-{method.name}") if save else None
-    return as_dict(explanation, path, picture, saved)
+    explanation = explain(task, str(job.path), method, target=target, objective=objective, seed=seed)
+    result = as_dict(explanation, job.path)
+    results.append(result)
+    if told:
+        _print(result)
+    if job.save:
+        with pieces.piece(str(job.folder)):
+            result["saved"] = str(explanation.save(job.folder))
+    if job.draw:
+        from abe.report.figures import plot_explanation
+
+        with pieces.piece(str(job.picture)):
+            plot_explanation(explanation, path=job.picture)
+            result["picture"] = str(job.picture)
+    if told:
+        for label in ("saved", "picture"):
+            if result[label]:
+                output.line(f"  {label:8}  ", result[label])
+        output.console().print()
 
 
-def as_dict(explanation: "Explanation", path: Path, picture: Path, saved: Path | None) -> dict[str, Any]:
+def _failure(path: str, error: Exception) -> dict[str, Any]:
+    code = error.code.value if isinstance(error, AbeError) else type(error).__name__
+    return {"photo": path, "error": {"code": code, "message": str(error)}}
+
+
+def as_dict(explanation: "Explanation", path: Path) -> dict[str, Any]:
     """Everything about one photograph's explanation except the map itself."""
     residual = explanation.residual
     cost = explanation.cost
@@ -106,33 +153,33 @@ def as_dict(explanation: "Explanation", path: Path, picture: Path, saved: Path |
         "id": explanation.ids[0],
         "warnings": list(explanation.warnings),
         "versions": dict(explanation.versions),
-        "picture": str(picture),
-        "saved": None if saved is None else str(saved),
+        "picture": None,
+        "saved": None,
     }
 
 
 def _print(result: dict[str, Any]) -> None:
     """One photograph's result for a person."""
-    from rich.table import Table
     from rich.text import Text
 
     from abe.report.view import number, percent
+    from abe.terminal import NARROW, readable
 
     screen = output.console()
-    head = Text(Path(result["photo"]).name, style="bold")
+    head = Text(readable(Path(result["photo"]).name), style="bold")
     screen.print(head.append(f"   {result['method']} of {result['target']['name']}", style="default"))
-    top = Table.grid(padding=(0, 2))
+    top = _grid(True, False, False)
+    longest = 24 if screen.width >= NARROW else 8
     for entry in result["top"]:
-        bar = "█" * round(24 * entry["probability"])
+        bar = "█" * round(longest * entry["probability"])
         mark = "bold" if entry["name"] == result["target"]["name"] else ""
-        top.add_row(
-            "", Text(entry["name"], style=mark), percent(entry["probability"]), Text(bar, style="orange3")
-        )
+        name = Text(readable(entry["name"]), style=mark)
+        top.add_row("", name, percent(entry["probability"]), Text(bar, style="orange3"))
     if result["top"]:
         screen.print(top)
     cost = result["cost"]
-    facts = Table.grid(padding=(0, 2))
-    facts.add_row("", Text("score", style="dim"), f"{result['objective']} {number(result['score'])}")
+    facts = _grid(False, True)
+    facts.add_row("", Text("score", style="dim"), Text(f"{result['objective']} {number(result['score'])}"))
     if result["residual"] is not None:
         delta = number(result["delta"])
         facts.add_row(
@@ -144,8 +191,14 @@ def _print(result: dict[str, Any]) -> None:
         f"{cost['forward_rows']} forward and {cost['backward_rows']} backward rows, {cost['seconds']:.2f} s"
     )
     facts.add_row("", Text("cost", style="dim"), f"{rows} (model run as {cost['execution']})")
-    facts.add_row("", Text("picture", style="dim"), Text(result["picture"]))
-    if result["saved"]:
-        facts.add_row("", Text("saved", style="dim"), Text(result["saved"]))
     screen.print(facts)
-    screen.print()
+
+
+def _grid(*words: bool) -> "Table":
+    """An indented grid; columns of words give way in a narrow terminal, the others do not."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    for wraps in (False, *words):
+        grid.add_column(no_wrap=not wraps, overflow="fold")
+    return grid

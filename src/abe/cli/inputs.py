@@ -1,26 +1,62 @@
 """Command-line words as values: parameters, targets, lists, and the model with its options."""
 
 import ast
+import math
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from abe.cli import ready, weights
 from abe.cli.options import ModelOptions
 from abe.errors import Code, InputError, SpecError, TargetError
 
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
+_WHOLE = re.compile(r"[+-]?[0-9]+(e\+?[0-9]{1,2})?", re.IGNORECASE)
+_FRACTION = re.compile(r"[+-]?[0-9]*\.?[0-9]+ */ *[0-9]*\.?[0-9]+")
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+LARGEST = 2**63 - 1
+"""The largest whole number that PyTorch holds."""
+PIXELS = 100_000_000
+"""Most pixels that a photograph is brought to."""
 
 
 def value_of(text: str) -> Any:
-    """A Python value from text: a number, true, none, a list or tuple, or else the text itself."""
+    """A Python value from text: a number, a fraction, true, none, a list or tuple, or else the text itself.
+
+    A whole number may be written as 1e3.
+
+    Raises:
+        SpecError: a number is larger than any that is computed with, or a fraction has no value.
+    """
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return text
+    if _WHOLE.fullmatch(text) and len(text) < 1000:
+        mantissa, _, exponent = text.lower().partition("e")
+        found: Any = int(mantissa) * 10 ** int(exponent or 0)
+    elif _FRACTION.fullmatch(text):
+        above, _, below = text.partition("/")
+        found = float(above) / float(below) if float(below) else math.inf
+    else:
+        try:
+            found = ast.literal_eval(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            found = math.inf if text.isdecimal() else text
+    if isinstance(found, int | float) and not abs(found) <= LARGEST:
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            "There is no such number here",
+            got=repr(short(text)),
+            expected=f"a number, at most {float(LARGEST):.2g}",
+        )
+    return found
+
+
+def short(text: str) -> str:
+    """Enough of a text to recognise it."""
+    return text if len(text) <= 80 else f"{text[:77]}…"
 
 
 def parameters(items: Sequence[str]) -> dict[str, Any]:
@@ -28,14 +64,19 @@ def parameters(items: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for item in items:
         name, equals, text = item.partition("=")
-        if not equals or not name.strip().isidentifier():
+        if not equals or not name.strip().replace("-", "_").isidentifier():
             raise SpecError(
                 Code.BAD_PARAMETER,
                 "A parameter is written as name=value",
-                got=repr(item),
-                expected="for example --param steps=100",
+                got=repr(short(item)),
+                expected="for example steps=100",
             )
-        found[name.strip().replace("-", "_")] = value_of(text.strip())
+        name = name.strip().replace("-", "_")
+        if name in found:
+            raise SpecError(
+                Code.DUPLICATE_NAME, f"{name} is given twice", got=repr(item), fix="Leave one of them out"
+            )
+        found[name] = value_of(text.strip())
     return found
 
 
@@ -47,6 +88,41 @@ def names(text: str | None) -> list[str] | None:
     return list(dict.fromkeys(found))
 
 
+def methods(text: str | None) -> list[str] | None:
+    """Names of methods as `names`, each looked up; ``all`` stands for every one that needs no argument.
+
+    Raises:
+        SpecError: there is no such method.
+    """
+    from abe import registry
+
+    wanted = names(text)
+    if wanted and any(name.lower() == "all" for name in wanted):
+        from abe.metrics.evaluation.compare import PARTS_OF_SOME
+
+        every = [entry for entry in registry.methods.entries() if not entry.required()]
+        return [entry.name for entry in every if not PARTS_OF_SOME.intersection(entry.card.needs)]
+    if wanted == []:
+        raise SpecError(Code.BAD_PARAMETER, "No method is named", got=repr(text), fix="Name at least one")
+    for name in wanted or ():
+        registry.methods.get(name)
+    return wanted
+
+
+def metrics(text: str | None) -> list[str] | None:
+    """Names of metrics as `names`, each looked up.
+
+    Raises:
+        SpecError: there is no such metric.
+    """
+    from abe import registry
+
+    wanted = names(text)
+    for name in wanted or ():
+        registry.metrics.get(name)
+    return wanted
+
+
 def step_of(text: str | None) -> int | float | None:
     """Units per step: ``2000``, or a share as ``0.05`` or ``5%``."""
     if text is None:
@@ -55,14 +131,14 @@ def step_of(text: str | None) -> int | float | None:
         if text.endswith("%"):
             found: int | float = float(text[:-1]) / 100
         else:
-            found = int(text) if text.isdigit() else float(text)
+            found = int(text) if text.isascii() and text.isdecimal() else float(text)
     except ValueError:
         found = 0
-    if found <= 0 or (isinstance(found, float) and found > 1):
+    if not 0 < found <= (1 if isinstance(found, float) else LARGEST):
         raise SpecError(
             Code.BAD_PARAMETER,
             "The step is the size of one change",
-            got=repr(text),
+            got=repr(short(text)),
             expected="a number of positions such as 2000, or a share such as 0.05 or 5%",
         )
     return found
@@ -77,14 +153,14 @@ def target_of(task: Any, text: str | None) -> int | None:
     if text is None:
         return None
     labels = [str(label) for label in task.labels or ()]
-    if text.lstrip("+-").isdigit():
-        index = int(text)
-        if labels and not 0 <= index < len(labels):
+    if re.fullmatch(r"[+-]?[0-9]+", text):
+        index = int(text) if len(text) < 20 else LARGEST
+        if not 0 <= index < (len(labels) or LARGEST):
             raise TargetError(
                 Code.TARGET_RANGE,
                 "The model has no class of this number",
-                got=str(index),
-                expected=f"0 to {len(labels) - 1}",
+                got=short(text),
+                expected=f"0 to {len(labels) - 1}" if labels else "a class number, from 0",
             )
         return index
     same = [i for i, label in enumerate(labels) if label.lower() == text.lower()]
@@ -115,113 +191,164 @@ def _inside(task: Any, labels: list[str], text: str) -> int:
 
 
 def photos(paths: Sequence[str]) -> list[Path]:
-    """Paths of readable files, each checked before anything heavy is loaded."""
+    """Paths of readable files, each checked before anything heavy is loaded.
+
+    Raises:
+        InputError: a path is an address, a folder, a pipe, missing, or not to be read.
+    """
     found = [Path(path) for path in paths]
-    for path in found:
-        if path.is_dir():
+    for text, path in zip(paths, found, strict=True):
+        problem, fix = ready.regular(path), "Check the path"
+        if _ADDRESS.match(text):
+            problem, fix = "an address is not read", "Download the photograph, and name its file"
+        elif os.path.isdir(path):
+            fix = f"Name the files, for example {path}/*.png"
+        elif problem and os.path.exists(path):
+            fix = "Save it to a file: it is read more than once"
+        if problem:
             raise InputError(
-                Code.UNREADABLE_IMAGE,
-                "This is a folder, not a photograph",
-                got=str(path),
-                fix=f"Name the files, for example {path}/*.png",
+                Code.UNREADABLE_IMAGE, f"There is no photograph: {problem}", got=short(text), fix=fix
             )
-        if not path.exists():
-            raise InputError(
-                Code.UNREADABLE_IMAGE, "There is no such file", got=str(path), fix="Check the path"
-            )
-        if not os.access(path, os.R_OK):
-            raise InputError(Code.UNREADABLE_IMAGE, "The file may not be read", got=str(path))
     return found
 
 
 def task_of(options: ModelOptions) -> Any:
     """The task of ``--model``: from the zoo, or from an importable factory with the options given."""
     from abe.task import zoo
+    from abe.task.base import Task
 
-    if ":" not in options.model:
-        if options.model.endswith((".pt", ".pth", ".bin", ".pkl", ".ckpt")):
-            raise SpecError(
-                Code.UNSUPPORTED,
-                "A model file is not opened: unpickling it could run anything",
-                got=repr(options.model),
-                expected="package.module:factory",
-                fix="Write a function that builds the network and loads its weights "
-                "with torch.load(..., weights_only=True) or safetensors",
-            )
-        task = zoo.load(options.model)
-        return task if not options.given else _configured(task.model, options, task)
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    made = zoo.load_factory(options.model)
-    if not hasattr(made, "lift"):
-        return _configured(made, options, None)
-    return made if not options.given else _configured(made.model, options, made)
+    settings, arguments = _settings(options), parameters(options.model_arg or ())
+    if options.weights is not None:
+        weights.check(options.weights)
+    if ":" in options.model:
+        if "" not in sys.path and os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
+        made = zoo.load_factory(options.model, arguments)
+    else:
+        _refuse_file(options.model)
+        _refuse_arguments(options.model, arguments)
+        made = zoo.load(options.model)
+    base = made if isinstance(made, Task) else None
+    network = made if base is None else base.model
+    if options.weights is not None:
+        weights.load_into(network, options.weights)
+    return base if base is not None and not settings else _configured(network, settings, base)
 
 
-def _configured(model: Any, options: ModelOptions, base: Any) -> Any:
-    """An image task with the options set; what is not set comes from ``base`` where there is one."""
-    from abe.task.image import image_task
+def _refuse_file(model: str) -> None:
+    if model.endswith((".pt", ".pth", ".bin", ".pkl", ".ckpt", ".safetensors", ".onnx", ".py")):
+        raise SpecError(
+            Code.UNSUPPORTED,
+            "A model file is not opened: unpickling it could run anything",
+            got=repr(model),
+            expected="package.module:factory, a function that builds the network",
+            fix="Name its file of weights with --weights",
+        )
 
-    settings: dict[str, Any] = {"bounds": (0.0, 1.0)}
-    if base is not None:
-        kept = ("bounds", "mean", "std", "labels", "output", "output_kind", "input_name")
-        settings = {name: getattr(base, name) for name in kept}
-        settings |= {name: getattr(base.lifter, name) for name in ("size", "fit", "channels")}
+
+def _refuse_arguments(model: str, arguments: Mapping[str, Any]) -> None:
+    if arguments:
+        raise SpecError(
+            Code.UNKNOWN_PARAMETER,
+            f"The model {model} takes no arguments",
+            got=", ".join(arguments),
+            fix="Leave --model-arg out, or name a factory of your own",
+        )
+
+
+def _settings(options: ModelOptions) -> dict[str, Any]:
+    """What the options say about inputs and classes, as `abe.image_task` takes it."""
+    std = _numbers("std", options.std)
+    if std is not None and min(std) <= 0:
+        raise SpecError(Code.BAD_PARAMETER, "--std takes scales above 0", got=repr(options.std))
     given: dict[str, Any] = {
-        "bounds": _numbers("bounds", options.bounds, (2,)),
+        "bounds": _numbers("bounds", options.bounds, 2),
         "mean": _numbers("mean", options.mean),
-        "std": _numbers("std", options.std),
+        "std": std,
         "size": _size(options.size),
         "labels": None if options.labels is None else read_labels(options.labels),
     }
-    return image_task(model, **{**settings, **{k: v for k, v in given.items() if v is not None}})
+    return {name: value for name, value in given.items() if value is not None}
 
 
-def _numbers(name: str, text: str | None, count: tuple[int, ...] | None = None) -> tuple[float, ...] | None:
+def _configured(model: Any, given: Mapping[str, Any], base: Any) -> Any:
+    """An image task with the options set; what is not set comes from ``base`` where there is one."""
+    from abe.task.image import ImageLifter, image_task
+
+    settings: dict[str, Any] = {"bounds": (0.0, 1.0)}
+    if base is not None:
+        if not isinstance(base.lifter, ImageLifter):
+            raise SpecError(
+                Code.UNSUPPORTED,
+                "Only a task of images can be set up by options",
+                got=f"a task of the modality {base.modality!r} with --{', --'.join(given)}",
+                fix="Leave them out, and set up the task in its factory",
+            )
+        kept = ("bounds", "mean", "std", "labels", "output", "output_kind", "input_name")
+        settings = {name: getattr(base, name) for name in kept}
+        settings |= {name: getattr(base.lifter, name) for name in ("size", "fit", "channels")}
+    return image_task(model, **{**settings, **given})
+
+
+def _numbers(name: str, text: str | None, count: int | None = None) -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
         found = tuple(float(part) for part in text.split(","))
     except ValueError:
         found = ()
-    if not found or (count is not None and len(found) not in count):
+    if not found or len(found) != (count or len(found)) or not all(map(math.isfinite, found)):
         raise SpecError(
             Code.BAD_PARAMETER,
             f"--{name} takes numbers separated by commas",
-            got=repr(text),
-            expected="two numbers" if count == (2,) else "one number, or one per channel",
+            got=repr(short(text)),
+            expected="two numbers" if count == 2 else "one number, or one per channel",
         )
     return found
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
-    found = _numbers("size", None if text is None else text.lower().replace("x", ","), (1, 2))
-    if found is None:
+    """(height, width) in pixels."""
+    if text is None:
         return None
-    if any(n < 1 or n != int(n) for n in found):
-        raise SpecError(Code.BAD_PARAMETER, "--size takes pixels", got=repr(text), expected="224 or 224x320")
-    return int(found[0]), int(found[-1])
+    sides = re.split("[x×,]", text.strip().lower())
+    found = [int(side) for side in sides if re.fullmatch(" *[0-9]{1,9} *", side)]
+    if len(found) != len(sides) or len(found) > 2 or min(found) < 1 or found[0] * found[-1] > PIXELS:
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            "--size takes pixels",
+            got=repr(short(text)),
+            expected="224, or 224x320 for height and width, "
+            f"at most {PIXELS // 1_000_000} million pixels in all",
+        )
+    return found[0], found[-1]
 
 
 def read_labels(path: Path) -> list[str]:
-    """Class names from a text file with one name a line, or a JSON list.
+    """Class names from a text file with one name a line, or a JSON list; a JSON object names class numbers.
 
     Raises:
         SpecError: the file is missing, empty, or no list of names.
     """
     import json
 
+    from abe.terminal import readable
+
+    found: Any = []
     try:
-        text = path.read_text(encoding="utf-8")
-        found = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
-        problem = "no list of names" if not isinstance(found, list) or not found else ""
-    except (OSError, ValueError) as error:
-        found, problem = [], str(error)
+        text = path.read_text(encoding="utf-8-sig")
+        found = json.loads(text) if path.suffix.lower() == ".json" else text.rstrip().splitlines()
+        if isinstance(found, dict) and set(found) == set(map(str, range(len(found)))):
+            found = [found[str(index)] for index in range(len(found))]
+        named = isinstance(found, list) and all(isinstance(name, str | int | float) for name in found)
+        problem = "" if named and found else "no list of names"
+    except (OSError, ValueError, RecursionError) as error:
+        problem = str(error)
     if problem:
         raise SpecError(
             Code.BAD_PARAMETER,
             "--labels names a file that cannot be used",
             got=f"{path} ({problem})",
-            expected="a text file with one class name a line, or a JSON list",
+            expected='a text file with one class name a line, or a JSON list (or {"0": name, …})',
         )
-    return [str(name).strip() for name in found]
+    return [readable(str(name).strip()) for name in found]

@@ -56,20 +56,18 @@ def _annotation(parameter: inspect.Parameter) -> str:
 
 
 def _list(kind: str, entries: list[Any]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    from abe.terminal import Sentences
+
     columns = ("name", "short", "summary") if kind != "metric" else ("name", "short", "", "summary")
-    for column in columns:
-        table.add_column(column, no_wrap=column == "name")
+    rows = []
     for entry in entries:
         way = [] if kind != "metric" else [(ARROWS.get(entry.card.direction) or " ")[0]]
         cells = [*entry.aliases[:1], *[""][: not entry.aliases], *way, entry.card.summary]
-        table.add_row(Text(entry.name, style="bold"), *(Text(cell) for cell in cells))
+        rows.append((Text(entry.name, style="bold"), *map(Text, cells)))
     screen = output.console()
-    screen.print(table)
+    screen.print(Sentences(columns, rows))
     shown = "attacks" if kind == "update" else f"{kind}s"
     screen.print(f"abe {shown} NAME shows one with its parameters.", style="dim")
 
@@ -87,6 +85,8 @@ def _card(kind: str, entry: Any) -> None:
         screen.print(Text("\n" + plain(note)))
     screen.print()
     facts = Table.grid(padding=(0, 2))
+    for wraps in (False, True):
+        facts.add_column(no_wrap=not wraps, overflow="fold")
     for label, text in _facts(card, said):
         facts.add_row(Text(label, style="dim"), Text(text))
     screen.print(facts)
@@ -131,19 +131,17 @@ def plain(text: str) -> str:
 
 
 def _parameters(entry: Any) -> Any:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
     from rich.text import Text
 
+    from abe.terminal import Sentences
+
     about = entry.documented.parameters
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    for column in ("parameter", "default", "meaning"):
-        table.add_column(column, no_wrap=column == "parameter")
+    rows = []
     for name, parameter in entry.parameters().items():
         required = parameter.default is inspect.Parameter.empty
         default = Text("required", style="bold") if required else Text(repr(parameter.default))
-        table.add_row(Text(name), default, Text(plain(about.get(name, _annotation(parameter)))))
-    return table
+        rows.append((Text(name), default, Text(plain(about.get(name, _annotation(parameter))))))
+    return Sentences(("parameter", "default", "meaning"), rows)
 
 
 def run_zoo(*, json: bool) -> None:
@@ -155,14 +153,17 @@ def run_zoo(*, json: bool) -> None:
         kept = ("name", "kind", "title", "installed", "missing", "command", "note")
         output.emit([{key: getattr(entry, key) for key in kept} for entry in entries])
         return
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    for column in ("name", "kind", "installed", "what"):
-        table.add_column(column, no_wrap=column == "name")
-    for entry in entries:
-        state = "yes" if entry.installed else f"no: {entry.command}"
-        table.add_row(Text(entry.name, style="bold"), entry.kind, Text(state), Text(entry.title))
-    output.console().print(table)
+    from abe.terminal import Sentences
+
+    rows = [
+        (
+            Text(entry.name, style="bold"),
+            Text(entry.kind),
+            Text("yes" if entry.installed else f"no: {entry.command}"),
+            Text(entry.title),
+        )
+        for entry in entries
+    ]
+    output.console().print(Sentences(("name", "kind", "installed", "what"), rows))

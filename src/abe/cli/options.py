@@ -16,14 +16,17 @@ SIGNED = Parameter(allow_leading_hyphen=True)
 """Of what may begin with a minus sign, such as a range from -1 to 1."""
 
 
-def at_least(low: float) -> Parameter:
-    """Refuses smaller numbers."""
-    return Parameter(validator=validators.Number(gte=low))
+def at_least(low: float, most: int = 10**9) -> Parameter:
+    """Refuses smaller numbers, and larger ones than can be meant."""
+    return Parameter(validator=validators.Number(gte=low, lte=most))
 
 
 Text = Annotated[str | None, SIGNED]
 Photos = Annotated[list[str], Parameter(help="Image files.")]
-Names = Annotated[str | None, Parameter(help="Names from `abe methods`, separated by commas.")]
+Names = Annotated[
+    str | None,
+    Parameter(help="Names from `abe methods`, separated by commas; all runs every one."),
+]
 Metrics = Annotated[
     str | None,
     Parameter(
@@ -37,7 +40,7 @@ Step = Annotated[
     Text,
     Parameter(help="Size of one change of the curves: 5%, 0.05, or 2000 positions.", show_default="1%"),
 ]
-Seed = Annotated[int, SIGNED, at_least(0), Parameter(help="Of all random draws.")]
+Seed = Annotated[int, SIGNED, at_least(0, 2**63 - 1), Parameter(help="Of all random draws.")]
 Out = Annotated[Path, Parameter(alias="-o", group=OUTPUT, help="Folder for pictures and pages.")]
 Json = Annotated[
     bool,
@@ -52,6 +55,8 @@ class ModelOptions:
 
     Attributes:
         model: A name from `abe zoo`, or package.module:factory.
+        model_arg: An argument of the factory, NAME=VALUE; may be repeated.
+        weights: A file of the model's weights: .safetensors, or what torch.save(model.state_dict()) wrote.
         bounds: Valid range of inputs, before normalisation: 0,1.
         mean: Normalisation, one number or one per channel.
         std: The same for the scale.
@@ -64,21 +69,19 @@ class ModelOptions:
         Parameter(
             alias="-m",
             help="A name from `abe zoo`, or package.module:factory, imported with the current folder in "
-            "reach; the factory takes nothing and returns an nn.Module or a task.",
+            "reach; the factory returns an nn.Module or a task.",
         ),
     ] = "efficientnet-lite0"
+    model_arg: Annotated[
+        list[str] | None,
+        Parameter(metavar="NAME=VALUE", help="An argument of the factory; may be repeated: depth=18."),
+    ] = None
+    weights: Path | None = None
     bounds: Text = None
     mean: Text = None
     std: Text = None
     size: Text = None
     labels: Path | None = None
-
-    @property
-    def given(self) -> list[str]:
-        """Names of the options that were set."""
-        return [
-            name for name in ("bounds", "mean", "std", "size", "labels") if getattr(self, name) is not None
-        ]
 
 
 DEFAULT_MODEL = ModelOptions()

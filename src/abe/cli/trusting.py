@@ -13,7 +13,7 @@ def run(
     *,
     methods: Annotated[options.Names, Parameter(show_default="eight")] = None,
     constructions: Annotated[str | None, Parameter(show_default="all")] = None,
-    steps: int = 100,
+    steps: Annotated[int, options.at_least(1)] = 100,
     seed: options.Seed = 0,
     model: options.ModelOptions = options.DEFAULT_MODEL,
     json: options.Json = False,
@@ -27,13 +27,10 @@ def run(
         steps: Most steps of the sign attack.
     """
     paths = inputs.photos(photos)
-    from abe import registry
     from abe.metrics.trust import CONSTRUCTIONS, trust
     from abe.task.image import load_image
 
-    wanted = inputs.names(methods)
-    for name in wanted or ():
-        registry.methods.get(name)
+    wanted = inputs.methods(methods)
     for path in paths:
         load_image(path)  # an unreadable one is refused before the model is loaded
     task = inputs.task_of(model)

@@ -165,7 +165,7 @@ def blank(width: float, height: float) -> "Figure":
         from matplotlib.figure import Figure
     except ImportError as error:
         raise PackageError(
-            Code.MISSING_PACKAGE, "Figures need matplotlib", fix="Run: pip install matplotlib"
+            Code.MISSING_PACKAGE, "Figures need matplotlib", fix="Run: pip install 'abe-xai[report]'"
         ) from error
     figure = Figure(figsize=(width, height), dpi=130, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)

@@ -45,7 +45,7 @@ def render(shown: view.PageView) -> str:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as error:
         raise PackageError(
-            Code.MISSING_PACKAGE, "The HTML page needs jinja2", fix="Run: pip install jinja2"
+            Code.MISSING_PACKAGE, "The HTML page needs jinja2", fix="Run: pip install 'abe-xai[report]'"
         ) from error
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),

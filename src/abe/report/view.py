@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from unicodedata import category, normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -190,20 +191,38 @@ def photo_view(explanation: Any, index: int, name: str) -> PhotoView:
 
 
 def slug(name: str) -> str:
-    """A file name or anchor from any text: letters, digits, dots and dashes."""
-    kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in name).strip("-.")
-    return kept[:80] or "photograph"
+    """A file name or anchor from any text: letters and their marks, digits, dots and dashes.
+
+    It has 120 bytes at most: with a method's name and a suffix it stays below the 255 of file systems.
+    """
+    kept = "".join(c if c in "._-" or category(c)[0] in "LMN" else "-" for c in normalize("NFC", name)).strip(
+        "-."
+    )
+    return kept.encode("utf-8")[:120].decode("utf-8", "ignore")[:80].strip("-.") or "photograph"
 
 
 def stems(names: Sequence[str]) -> list[str]:
-    """File names without suffix from names of photographs, told apart by a number where they collide."""
-    taken: dict[str, int] = {}
+    """File names without suffix from names of photographs, told apart by a number where they collide.
+
+    Names that differ in upper and lower case alone collide, for there are file systems to which they are one.
+    """
+    last = [name.replace("\\", "/").rsplit("/", 1)[-1] for name in names]
+    found = [slug(name.rsplit(".", 1)[0] if "." in name[1:] else name) for name in last]
+    return _apart(found, "{}-{}")
+
+
+def _apart(names: Sequence[str], form: str) -> list[str]:
+    """Names told apart by the first free number; one made so is never a name that another has."""
+    taken: set[str] = set()
+    asked = {name.casefold() for name in names}
     found = []
     for name in names:
-        name = name.replace("\\", "/").rsplit("/", 1)[-1]
-        stem = slug(name.rsplit(".", 1)[0] if "." in name[1:] else name)
-        taken[stem.lower()] = taken.get(stem.lower(), 0) + 1
-        found.append(stem if taken[stem.lower()] == 1 else f"{stem}-{taken[stem.lower()]}")
+        free, number = name, 1
+        while free.casefold() in taken or (number > 1 and free.casefold() in asked):
+            number += 1
+            free = form.format(name, number)
+        taken.add(free.casefold())
+        found.append(free)
     return found
 
 
@@ -234,11 +253,12 @@ def from_comparison(comparison: Any, *, title: str | None = None) -> PageView:
     count = len(comparison.names)
     number_of = {1: "One method", 2: "Two methods", 3: "Three methods", 4: "Four methods"}
     methods = number_of.get(len(comparison.methods), f"{len(comparison.methods)} methods")
+    names = _apart(comparison.names, "{} ({})")
     return PageView(
         title=title or f"{methods} on {count} photograph{'s' if count > 1 else ''}",
         asked=_asked(comparison),
         table=_table(comparison),
-        photos=[_photo(comparison, index, name) for index, name in enumerate(_distinct(comparison.names))],
+        photos=[_photo(comparison, index, name) for index, name in enumerate(names)],
         settings=_settings(comparison, first),
         versions=[(str(name), str(version)) for name, version in first.versions.items()],
         notes=_notes(comparison),
@@ -321,16 +341,6 @@ def _figure(name: str, mean: float | None) -> str:
     if mean is None or not np.isfinite(mean) or abs(mean) >= 1e5:
         return number(mean, digits)
     return f"{round(mean, digits) + 0.0:.{digits}f}".replace("-", "−")
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """Names told apart by a number where two photographs share one."""
-    seen: dict[str, int] = {}
-    found = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return found
 
 
 SHOWN = ("insertion", "deletion", "kl_insertion", "kl_deletion", "f_insertion", "f_deletion")

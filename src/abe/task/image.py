@@ -379,7 +379,7 @@ def _numbered(n: int, start: int = 0) -> list[str]:
 
 
 def _name_of(item: Any, number: int) -> str:
-    if isinstance(item, str | os.PathLike):
-        return Path(item).name
-    filename = getattr(item, "filename", "")
-    return Path(filename).name if filename else f"sample {number}"
+    from abe.terminal import readable
+
+    filename = item if isinstance(item, str | os.PathLike) else getattr(item, "filename", "")
+    return readable(Path(filename).name) if filename else f"sample {number}"

@@ -171,7 +171,7 @@ class Comparison:
         return f"± half of their {100 * self.confidence:g} % bootstrap interval"
 
     def table(self) -> Any:
-        """A `rich.table.Table` that fits a terminal of 100 columns; best of each column in bold."""
+        """A `rich.table.Table`, stacked where the terminal is narrow; best of each column in bold."""
         from abe.metrics.evaluation.table import build
 
         return build(self)

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from abe import registry
 from abe.metrics.evaluation.base import Metric, Score
 
 ARROWS = {"higher": "↑", "lower": "↓"}
@@ -18,7 +19,10 @@ def build(comparison: Any) -> Any:
 
     from abe.terminal import NotedTable
 
-    table = NotedTable(_caption(comparison), box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    families = [_family(metric) for metric in comparison.metrics]
+    table = NotedTable(
+        _caption(comparison), keys=2, families=families, box=SIMPLE_HEAD, padding=0, pad_edge=False
+    )
     table.add_column("rank", justify="right")
     table.add_column("method", overflow="fold", min_width=20)
     for metric in comparison.metrics:
@@ -32,6 +36,13 @@ def build(comparison: Any) -> Any:
             "–", f"{_plain(method)} [red]{_plain(failure.code)}[/]", *["–"] * len(comparison.metrics)
         )
     return table
+
+
+def _family(metric: Metric) -> str:
+    """The room that a metric is of; one of nobody's is a family of its own."""
+    if metric.name not in registry.metrics.names():
+        return metric.name
+    return registry.metrics.get(metric.name).factory.__module__
 
 
 def header(metric: Metric) -> str:

@@ -1,0 +1,146 @@
+"""What can go wrong after the work is looked for before it: packages, folders, and what stands in the way."""
+
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from abe.cli import output
+from abe.errors import Code, PackageError, SpecError, StorageError
+
+INSTALL = "pip install 'abe-xai[report]'"
+
+
+def drawing(*packages: str, optional: bool) -> bool:
+    """Whether pictures can be drawn; where they are optional, a missing package is a note.
+
+    Args:
+        packages: imports that they need.
+        optional: whether the command is of use without them.
+
+    Raises:
+        PackageError: one is missing and nothing is of use without it.
+    """
+    from abe.task.zoo import is_installed
+
+    missing = [name for name in packages if not is_installed(name)]
+    if not missing:
+        return True
+    lacks = f"no {' and no '.join(missing)}"
+    if optional:
+        output.warn([f"Nothing is drawn: there is {lacks}. Run: {INSTALL}. [{Code.MISSING_PACKAGE.value}]"])
+        return False
+    raise PackageError(
+        Code.MISSING_PACKAGE,
+        "Pictures and pages need packages that are not installed",
+        got=lacks,
+        fix=f"Run: {INSTALL}; --json needs neither",
+    )
+
+
+def regular(path: Path) -> str:
+    """What keeps a path from being a file that can be read, or nothing."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "there is no such file"
+    except (OSError, ValueError) as error:  # a name too long, a loop of links, a NUL
+        return getattr(error, "strerror", None) or str(error)
+    if stat.S_ISDIR(mode):
+        return "this is a folder"
+    if not stat.S_ISREG(mode):
+        return "this is a pipe or a device, not a file"
+    return "" if os.access(path, os.R_OK) else "the file may not be read"
+
+
+def place(
+    folder: Path,
+    files: Sequence[Path] = (),
+    *,
+    saved: Sequence[Path] = (),
+    kind: str = "",
+    photos: Sequence[Path] = (),
+) -> None:
+    """Refuse an output folder that will not take the results. What is made to find out is taken away.
+
+    Args:
+        folder: it is made and written for a moment.
+        files: that will be written.
+        saved: folders that will hold a manifest of ``kind``.
+        photos: inputs, which no result may replace.
+
+    Raises:
+        StorageError: the folder cannot be written, a folder stands where a file goes, or the other way
+            round, a name is too long, or a manifest there is not ABE's.
+        SpecError: a result would replace an input.
+    """
+    from abe.report.files import check_folder
+
+    made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+    try:
+        check_folder(folder)
+        for path in files:
+            _free(path, photos)
+        for path in saved:
+            _ours(path, kind)
+    except (OSError, ValueError) as error:
+        if isinstance(error, StorageError | SpecError):
+            raise
+        raise StorageError(
+            Code.NOT_WRITTEN,
+            f"The folder {folder} cannot take the results",
+            got=getattr(error, "strerror", None) or str(error),
+            fix="Choose another one",
+        ) from error
+    finally:
+        for path in made:
+            with suppress(OSError, ValueError):  # not made, or filled by somebody else
+                path.rmdir()
+
+
+def _free(path: Path, photos: Sequence[Path]) -> None:
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return
+    if path.is_dir():
+        raise StorageError(
+            Code.NOT_WRITTEN,
+            "A folder stands where a file is to be written",
+            got=str(path),
+            fix="Move it away, or choose another folder with --out",
+        )
+    if not path.is_symlink() and any(os.path.samefile(path, photo) for photo in photos):
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            "The result would replace the photograph",
+            got=str(path),
+            fix="Choose another folder with --out",
+        )
+
+
+def _ours(path: Path, kind: str) -> None:
+    manifest = path / f"{kind}.json"
+    if path.exists() and not path.is_dir():
+        raise StorageError(
+            Code.NOT_WRITTEN,
+            "A file stands where a folder is to be made",
+            got=str(path),
+            fix="Move it away, or choose another folder with --out",
+        )
+    _free(manifest, ())
+    if not manifest.exists():
+        return
+    from abe import storage
+
+    try:
+        storage.load(path, kind)
+    except StorageError as problem:
+        if problem.code is Code.FOREIGN_FILE:
+            raise StorageError(
+                Code.FOREIGN_FILE,
+                f"The folder holds a {manifest.name} that ABE did not write, or another version of it",
+                got=str(path),
+                fix="Choose another folder, or move that file away",
+            ) from problem
