@@ -24,7 +24,7 @@ from abe.baselines.fitting import (
     per_channel,
     tile,
 )
-from abe.checks import Counted, Odd, Positive
+from abe.checks import Count, NotNegative, Odd, Positive, plain
 from abe.engines.runtime.fused_copy import fingerprint
 from abe.errors import Code, InputError, SpecError
 from abe.imputation import NoisyLinear as NoisyLinear
@@ -182,7 +182,7 @@ class Noise:
         sigma: standard deviation as a fraction of the bounds' range (of 1 without bounds).
     """
 
-    sigma: float = 0.5
+    sigma: NotNegative = 0.5
 
     @property
     def stochastic(self) -> bool:
@@ -346,8 +346,8 @@ class Confusion:
         further inputs, because the prediction depends on them).
     """
 
-    starts: Counted = 8
-    steps: Counted = 10
+    starts: Count = 8
+    steps: Count = 10
     step: Positive = 0.1
 
     @property
@@ -434,10 +434,11 @@ def as_baseline(obj: Any) -> Baseline:
         SpecError: it is none of these, or no baseline has that name.
         InputError: a tensor that cannot be a reference.
     """
-    if isinstance(obj, Tensor):
+    if isinstance(obj, Tensor) and obj.ndim:
         return Given(reference=obj)
-    if isinstance(obj, int | float) and not isinstance(obj, bool):
-        return Constant(value=float(obj))
+    number = plain(obj)
+    if isinstance(number, int | float) and not isinstance(number, bool):
+        return Constant(value=float(number))
     found = baselines.resolve(obj)
     if isinstance(found, Baseline) and not isinstance(found, type):
         return found

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from abe.checks import checked_arguments
 from abe.draws import SeededDraws, as_ids
 from abe.errors import Code, InputError, SpecError
 from abe.metrics.subsets import pearson, places
@@ -41,6 +42,7 @@ class Agreement:
         }
 
 
+@checked_arguments
 def agreement(explanations: Mapping[str, Any], *, share: float = 0.1, seed: int = 0) -> Agreement:
     """Pairwise agreement of explanations of the same samples (the disagreement problem).
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from abe.baselines import as_baseline
-from abe.checks import Counted, Share
+from abe.checks import Count, NotNegative, Positive, Share
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
 from abe.registry import metrics
@@ -64,7 +64,7 @@ class NoisyBaseline:
         baseline: what stands for "absent".
     """
 
-    sigma: float
+    sigma: NotNegative
     share: float
     baseline: Baseline
 
@@ -87,7 +87,7 @@ class LocalGaussian:
         sigma: of the noise, in input units.
     """
 
-    sigma: float
+    sigma: NotNegative
 
     def rows(self, problem: Problem, owner: Tensor, draw: Tensor) -> Tensor:
         x = problem.x[owner]
@@ -106,7 +106,7 @@ class Infidelity:
     """
 
     perturbation: Perturber
-    samples: Counted
+    samples: Count
     variant: Variant | str = "corrected"
     processing: ClassVar[str] = "signed, every element"
 
@@ -197,7 +197,7 @@ def perturber(name: Any, baseline: Any, size: float | None) -> Perturber:
 def infidelity_metric(
     *,
     perturbation: Any = "square",
-    size: float | None = None,
+    size: Positive | None = None,
     samples: int = 100,
     baseline: Any = "zero",
     variant: Variant | str = "corrected",

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from abe.baselines import as_baseline
+from abe.checks import Fraction, NotNegative
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, InputError, SpecError
 from abe.imputation import positions, without
@@ -91,9 +92,9 @@ class Soundness:
         removal: what stands for "absent".
     """
 
-    level: float
+    level: Fraction
     ratios: tuple[float, ...]
-    epsilon: float
+    epsilon: NotNegative
     gain: Gain | str
     variant: Variant | str
     of: Processing | str

@@ -5,7 +5,6 @@ samples go through the planner; the sets are drawn per sample.
 """
 
 from collections.abc import Callable
-from numbers import Integral
 from typing import Annotated, Any, Literal
 
 import torch
@@ -98,7 +97,7 @@ class RandomSets:
     """
 
     sizes: tuple[int | float, ...]
-    samples: Annotated[int, AtLeast(2, kind=Integral)]
+    samples: Annotated[int, AtLeast(2)]
     baseline: Baseline
     unit: Literal["pixel", "element"] | str = "pixel"
 
@@ -132,7 +131,7 @@ class RankedGroups:
         magnitude: compare |attribution| with |loss|, by ranks (Spearman).
     """
 
-    groups: Annotated[int, AtLeast(2, kind=Integral)]
+    groups: Annotated[int, AtLeast(2)]
     baseline: Baseline
     magnitude: bool = False
 

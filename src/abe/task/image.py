@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 
+from abe.checks import COUNT, FINITE, plain, refused, several, shown
 from abe.errors import Code, InputError, SpecError
 from abe.task.base import Context, Lifted, OutputKind, Task
 from abe.types import Part
@@ -63,11 +64,11 @@ def image_task(
     return Task(
         model=model,
         modality="image",
-        lifter=ImageLifter(size=_pair(size), fit=fit, channels=channels or _channels(model)),
-        mean=_per_channel(mean),
-        std=_per_channel(std),
-        low=None if bounds is None else _per_channel(bounds[0]),
-        high=None if bounds is None else _per_channel(bounds[1]),
+        lifter=ImageLifter(size=_pair(size), fit=fit, channels=_channels(model, channels)),
+        mean=_per_channel("mean", mean),
+        std=_scale("std", std),
+        low=None if bounds is None else _per_channel("bounds", bounds[0]),
+        high=None if bounds is None else _per_channel("bounds", bounds[1]),
         labels=None if labels is None else list(labels),
         output=output,
         output_kind=output_kind,
@@ -283,23 +284,37 @@ def _context(task: Task, item: Any, n: int, name: str | int) -> Tensor:
     return tensor.detach()
 
 
-def _per_channel(numbers: Numbers | None) -> Tensor | None:
+def _per_channel(name: str, numbers: Numbers | None) -> Tensor | None:
     if numbers is None:
         return None
-    tensor = torch.as_tensor(numbers, dtype=torch.float64)
+    given: Any = plain(numbers)
+    flat = given.reshape(-1) if isinstance(given, np.ndarray | Tensor) else given
+    read = [FINITE.check(name, number) for number in several(flat)]
+    tensor = torch.tensor(read[0] if isinstance(given, int | float) else read, dtype=torch.float64)
     return tensor if tensor.ndim == 0 else tensor.reshape(1, -1, 1, 1)
 
 
+def _scale(name: str, numbers: Numbers | None) -> Tensor | None:
+    """What is divided by, which is not 0."""
+    found = _per_channel(name, numbers)
+    if found is not None and not bool(found.all()):
+        raise refused(name, "is divided by, so it is not 0", numbers)
+    return found
+
+
 def _check_order(bounds: tuple[Numbers, Numbers]) -> None:
-    low, high = _per_channel(bounds[0]), _per_channel(bounds[1])
+    given = several(bounds)
+    low, high = (_per_channel("bounds", end) for end in given) if len(given) == 2 else (None, None)
     if low is None or high is None or not bool((low < high).all()):
         raise SpecError(
-            Code.BAD_PARAMETER, "bounds must be (low, high) with low below high", got=repr(bounds)
+            Code.BAD_PARAMETER, "bounds must be (low, high) with low below high", got=shown(bounds)
         )
 
 
-def _channels(model: nn.Module) -> int:
-    """Input channels of the first convolution; 3 where there is none."""
+def _channels(model: nn.Module, asked: int | None) -> int:
+    """Input channels as asked for, of the first convolution, or 3 where there is none."""
+    if asked is not None:
+        return COUNT.check("channels", asked)
     for module in model.modules() if isinstance(model, nn.Module) else ():
         if isinstance(module, nn.Conv2d):
             return module.in_channels
@@ -313,7 +328,12 @@ def _names(explained: str | int | Sequence[str | int] | None) -> tuple[str | int
 
 
 def _pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    return (size, size) if isinstance(size, int) else size
+    if size is None:
+        return None
+    sides = tuple(COUNT.check("size", side) for side in several(plain(size)))
+    if len(sides) not in (1, 2):
+        raise refused("size", "is one number of pixels, or (height, width)", size)
+    return sides[0], sides[-1]
 
 
 def _numbered(n: int) -> list[str]:

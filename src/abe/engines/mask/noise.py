@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from abe.checks import Fraction, Positive
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.stored import Weights, check_shape, save
 from abe.errors import Code, InputError
@@ -44,7 +45,7 @@ class StandardNoise:
         variance: of the noise.
     """
 
-    variance: float = 1.0
+    variance: Positive = 1.0
 
     def of(self, problem: Problem, layer: str) -> ActivationNoise:
         one = problem.x.new_ones(1, *[1] * (problem.x.ndim - 1))
@@ -67,7 +68,7 @@ class LayerStatistics:
     count: int
     weights: Weights
     notes: tuple[str, ...] = ()
-    least_active: float = 0.01
+    least_active: Fraction = 0.01
 
     @property
     def method(self) -> str:
