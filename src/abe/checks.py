@@ -26,7 +26,7 @@ from abe.errors import AbeError, Code, InputError, SpecError, suggest
 Check = Callable[[str, Any], Any]
 """(name, given) -> what is kept; refuses what makes no sense."""
 MOST = 10**7
-"""Largest count: more rows, steps or draws than anybody waits for, and numbers of them still fit in memory."""
+"""Largest count: more rows, steps or draws than anybody waits for, whose numbers still fit in memory."""
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 

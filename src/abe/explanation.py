@@ -355,7 +355,7 @@ def _picked(index: Any, n: int) -> list[int]:
         raise SampleError(
             Code.SAMPLES,
             f"There is no sample {shown(index)} of {n}",
-            expected=f"numbers from {-n} to {n - 1}, a slice, a list of numbers, or a mask of {n} truth values",
+            expected=f"numbers from {-n} to {n - 1}, a slice, a list of them, or a mask of {n} truth values",
         )
     return np.atleast_1d(found).tolist()
 

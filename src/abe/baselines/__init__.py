@@ -24,7 +24,7 @@ from abe.baselines.fitting import (
     per_channel,
     tile,
 )
-from abe.checks import Count, NotNegative, Odd, Positive, plain
+from abe.checks import Count, NotNegative, Odd, Positive, plain, refused
 from abe.engines.runtime.fused_copy import fingerprint
 from abe.errors import Code, InputError, SpecError
 from abe.imputation import NoisyLinear as NoisyLinear
@@ -71,6 +71,10 @@ class Constant:
     """
 
     value: float | tuple[float, ...] = 0.0
+
+    def __post_init__(self) -> None:
+        if self.value == ():
+            raise refused("value", "is one number, or one per channel", ())
 
     @property
     def stochastic(self) -> bool:

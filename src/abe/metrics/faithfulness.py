@@ -52,7 +52,7 @@ class LevelMean:
             raise SpecError(
                 Code.BAD_PARAMETER,
                 "Levels are fractions of the units",
-                got=repr(self.levels),
+                got=f"levels = {self.levels}",
                 expected="numbers from 0 to 1",
             )
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from abe.baselines import as_baseline
-from abe.checks import Count, NotNegative, Positive, Share
+from abe.checks import Between, Count, NotNegative, Positive, Share
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
 from abe.registry import metrics
@@ -160,6 +160,8 @@ def perturber(name: Any, baseline: Any, size: float | None) -> Perturber:
     """A perturbation from its name and size, or a value with ``rows``."""
     if isinstance(name, Perturber) and not isinstance(name, str | type):
         return name
+    if name == "square" and size is not None:
+        size = Between(0, 1, "(]").check("size", size)
     if name == "square":
         return SquareRemoval(side=0.25 if size is None else size, baseline=as_baseline(baseline))
     if name == "noisy_baseline":

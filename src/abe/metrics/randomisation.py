@@ -207,7 +207,7 @@ def mprt(*, order: Order | str = "top_down") -> ParameterRandomisation:
     )
 )
 def smooth_mprt(
-    *, order: Order | str = "bottom_up", samples: int = 10, sigma: float = 0.1
+    *, order: Order | str = "bottom_up", samples: Count = 10, sigma: float = 0.1
 ) -> ParameterRandomisation:
     """MPRT of maps averaged over noisy copies of the input.
 

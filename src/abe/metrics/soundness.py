@@ -110,7 +110,7 @@ class Soundness:
 
     def __post_init__(self) -> None:
         _check_maps(self.of)
-        _check_shares(self.ratios)
+        _check_shares("ratios", self.ratios)
 
     def measure(self, problem: Problem, explanation: Any) -> Tensor:
         return self.conclude(self.collect(problem, explanation))
@@ -215,7 +215,7 @@ class Completeness:
 
     def __post_init__(self) -> None:
         _check_maps(self.of)
-        _check_shares(self.thresholds)
+        _check_shares("thresholds", self.thresholds)
 
     def measure(self, problem: Problem, explanation: Any) -> Tensor:
         return self.curve(problem, explanation).lost.mean(1)
@@ -297,12 +297,12 @@ def _check_maps(of: str) -> None:
         )
 
 
-def _check_shares(numbers: Sequence[float]) -> None:
+def _check_shares(name: str, numbers: Sequence[float]) -> None:
     if not numbers or not all(0 <= r <= 1 for r in numbers):
         raise SpecError(
             Code.BAD_PARAMETER,
             "Ratios and thresholds lie between 0 and 1",
-            got=f"{list(numbers)[:3]}",
+            got=f"{name} = {list(numbers)[:3]}",
             expected="at least one number from 0 to 1",
         )
 

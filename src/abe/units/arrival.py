@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from abe.checks import need_finite_maps, outline, plain, refused
+from abe.checks import MOST, need_finite_maps, outline, plain, refused
 from abe.errors import Code, InputError
 from abe.types import Draws, Features, RowIndex
 
@@ -84,7 +84,7 @@ class _Amount:
         """The number as Python's own; None is kept."""
         number = plain(given)
         real = isinstance(number, int | float) and not isinstance(number, bool)
-        if number is None or (real and (0 < number < 1 or (number >= 1 and number % 1 == 0))):
+        if number is None or (real and (0 < number < 1 or (1 <= number <= MOST and number % 1 == 0))):
             return number
         must = "is a number of units or a fraction of them"
         raise refused(name, must, given, "an integer of at least 1, or a fraction between 0 and 1")

@@ -117,7 +117,7 @@ class DecayIndicator:
         decay: η.
     """
 
-    decay: NotNegative = 0.94
+    decay: Positive = 0.94
 
     def turn(self, g: Tensor, aim: Aim, state: State) -> tuple[Tensor, State]:
         """The scaled direction; ``indicator`` and ``last_sign`` are kept."""
