@@ -42,10 +42,11 @@ def parameters() -> list[Any]:
     found = []
     for kind in KINDS:
         for entry in getattr(registry, kind).entries():
-            for name, parameter in entry.parameters().items():
+            missing = set(entry.required()) - set(entry.own.example)
+            for name, parameter in entry.parameters().items() if not missing else ():
                 kinds = kinds_of(parameter.annotation)
                 if int in kinds or float in kinds:
-                    several = "tuple" in str(parameter.annotation)
+                    several = any(word in str(parameter.annotation) for word in ("tuple", "Sequence"))
                     case = (kind, entry, name, parameter.default, several)
                     found.append(pytest.param(*case, id=f"{entry.kind}-{entry.name}-{name}"))
     return found

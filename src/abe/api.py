@@ -44,7 +44,7 @@ def explain(
     ids: Sequence[int | str] | None = None,
     draws: Draws | None = None,
     execution: Execution = "auto",
-    chunk: Count | None = None,
+    chunk: int | None = None,
     progress: bool | Callable[[int], None] = True,
     **params: Any,
 ) -> Explanation:
@@ -112,7 +112,7 @@ def explain_game(
     ids: Sequence[int | str] | None = None,
     draws: Draws | None = None,
     execution: Execution = "auto",
-    chunk: Count | None = None,
+    chunk: int | None = None,
     progress: bool | Callable[[int], None] = True,
 ) -> list[Explanation]:
     """Several summaries of one game of units: every coalition is evaluated once for all of them.

@@ -6,7 +6,7 @@ reads the problem's inputs, bounds, draws and evaluator and nothing else.
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from math import log
+from math import isfinite, log
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -442,6 +442,8 @@ def as_baseline(obj: Any) -> Baseline:
         return Given(reference=obj)
     number = plain(obj)
     if isinstance(number, int | float) and not isinstance(number, bool):
+        if not isfinite(number):
+            raise InputError(Code.NOT_FINITE_INPUT, "The baseline is not a finite number", got=repr(obj))
         return Constant(value=float(number))
     found = baselines.resolve(obj)
     if isinstance(found, Baseline) and not isinstance(found, type):

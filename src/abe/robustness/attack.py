@@ -172,7 +172,7 @@ def attack(
     ids: Sequence[int | str] | None = None,
     draws: Draws | None = None,
     execution: Execution = "auto",
-    chunk: Count | None = None,
+    chunk: int | None = None,
     progress: bool | Callable[[int], None] = True,
     **params: Any,
 ) -> AdversarialResult:

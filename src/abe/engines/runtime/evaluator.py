@@ -15,12 +15,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from abe.checks import COUNT, check_choice
+from abe.checks import check_choice
 from abe.engines.runtime.choose_copy import PROBE_ROWS, Choice, choose
 from abe.engines.runtime.chunk_size import ChunkPlan, Saved, memory_budget
 from abe.engines.runtime.fused_copy import fingerprint
 from abe.engines.runtime.work import Chunk, Pass, Work, out_of_memory
-from abe.errors import AbeError, Code, ModelError
+from abe.errors import AbeError, Code, ModelError, SpecError
 from abe.task.base import Task
 from abe.types import Cost
 
@@ -74,8 +74,8 @@ class Evaluator:
         advance: Callable[[int], None] | None = None,
     ) -> None:
         check_choice("execution", execution, get_args(Execution))
-        if chunk is not None:
-            chunk = COUNT.check("chunk", chunk)
+        if chunk is not None and chunk < 1:
+            raise SpecError(Code.BAD_PARAMETER, "chunk must be at least 1", got=chunk)
         self.task = task
         self.execution: Execution = execution
         self.chunk = chunk

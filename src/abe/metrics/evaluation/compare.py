@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from abe.checks import Count, checked_arguments
+from abe.checks import checked_arguments
 from abe.engines.runtime.request import running
 from abe.errors import Code, SpecError
 from abe.explanation import Explanation
@@ -46,7 +46,7 @@ def compare(
     ids: Sequence[int | str] | None = None,
     confidence: float = 0.95,
     execution: Execution = "auto",
-    chunk: Count | None = None,
+    chunk: int | None = None,
     progress: bool | Callable[[float], None] = True,
 ) -> Comparison:
     """Explain the same samples by several methods, score every map, and rank the methods.
@@ -109,7 +109,7 @@ def score(
     seed: int | None = None,
     raw: Any = None,
     execution: Execution = "auto",
-    chunk: Count | None = None,
+    chunk: int | None = None,
     masks: Any = None,
     labels: Any = None,
     **params: Any,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from abe.baselines import Confusion, as_baseline
-from abe.checks import Count, checked_arguments
+from abe.checks import checked_arguments
 from abe.draws import SeededDraws
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
@@ -90,7 +90,7 @@ def evaluate(
     ids: Sequence[int | str] | None = None,
     confidence: float = 0.95,
     execution: Execution = "auto",
-    chunk: Count | None = None,
+    chunk: int | None = None,
     progress: bool | Callable[[float], None] = True,
 ) -> Comparison:
     """Score many explanations of the same samples by many metrics, with intervals and paired tests.
