@@ -66,10 +66,10 @@ def test_a_field_is_refused_in_the_words_of_its_annotation(cls, name):
     assert str(caught.value).startswith(says)
 
 
-def test_numpy_numbers_and_none_are_as_they_were():
-    assert Checked(tolerance=None, size=np.float64(0.5)).size == 0.5
-    with pytest.raises(SpecError, match="positive integer"):
-        Checked(steps=np.int64(3))
+def test_numbers_of_numpy_are_kept_as_pythons_own_and_none_as_it_is():
+    made = Checked(tolerance=None, size=np.float64(0.5), steps=np.int64(3), radii=np.array([0.5], np.float32))
+    assert made == Checked(size=0.5, steps=3, radii=(0.5,))
+    assert repr(made) == repr(Checked(size=0.5, steps=3, radii=(0.5,)))
 
 
 def test_names_are_resolved_once_and_survive_a_round_trip():

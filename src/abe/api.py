@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from abe.checks import Count, checked_arguments
 from abe.draws import Ids
 from abe.engines.backward.run import Covered, HasRules, coverage_of
 from abe.engines.removal.game import run_all
@@ -31,6 +32,7 @@ def method(name: str, **params: Any) -> Method:
     return methods.build(name, **params)
 
 
+@checked_arguments
 def explain(
     task: Task,
     raw: Any,
@@ -95,6 +97,7 @@ def explain(
         return _finish(problem, chosen.engine.run(problem), chosen, seed)
 
 
+@checked_arguments
 def explain_game(
     task: Task,
     raw: Any,
@@ -102,7 +105,7 @@ def explain_game(
     *,
     units: Any = "grid",
     removal: Any = "zero",
-    evaluations: int | None = None,
+    evaluations: Count | None = None,
     target: Any = None,
     objective: Any = "logit",
     seed: int = 0,

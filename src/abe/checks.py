@@ -1,26 +1,72 @@
 """What a number, a name and a set of samples must be: said once, for values and functions alike.
 
-`abe.spec.value` reads the annotations of a class through `checks_of`. A field is checked where its
-annotation is a ``Literal``, or ``Annotated`` with an object that has ``check(name, given)``, as those
-below; ``| None`` lets None pass, and ``tuple[…, ...]`` checks every item.
+`abe.spec.value` reads the annotations of a class through `checks_of`, `abe.registry` those of a factory and
+`checked_arguments` those of a function. What is annotated ``int``, ``float`` or ``bool`` must be such and is
+kept as Python's own, whichever library's number it was; a ``Literal`` must be one of its names; ``Annotated``
+asks an object that has ``check(name, given)``, as those below. ``| None`` lets None pass, and
+``tuple[…, ...]`` checks every item, where one alone stands for a tuple of one.
 """
 
 import cmath
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from inspect import get_annotations
-from math import inf
+from functools import wraps
+from inspect import Parameter, get_annotations, signature
+from math import inf, nan
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from abe.errors import Code, InputError, SpecError, suggest
+from abe.errors import AbeError, Code, InputError, SpecError, suggest
 
 Check = Callable[[str, Any], Any]
 """(name, given) -> what is kept; refuses what makes no sense."""
+MOST = 10**7
+"""Largest count: more rows, steps or draws than anybody waits for, whose numbers still fit in memory."""
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def plain(given: Any) -> Any:
+    """A number of NumPy, PyTorch or ``fractions`` as Python's own; anything else as it is."""
+    if type(given) in (bool, int, float):
+        return given
+    if isinstance(given, np.generic | np.ndarray | Tensor) and given.ndim == 0:
+        given = given.item()
+    if isinstance(given, Integral) and not isinstance(given, bool):
+        return int(given)
+    return _float(given) if isinstance(given, Real) and not isinstance(given, bool) else given
+
+
+def _float(number: Any) -> float:
+    """The number as a float; NaN, which no check lets pass, where it is too large for one."""
+    try:
+        return float(number)
+    except OverflowError:
+        return nan
+
+
+def _is_whole(given: Any) -> bool:
+    return isinstance(given, int) and not isinstance(given, bool)
+
+
+def shown(given: Any) -> str:
+    """What a message says of something that should have been a number."""
+    if isinstance(given, np.ndarray | Tensor) and given.ndim:
+        return f"{type(given).__name__} of shape {tuple(given.shape)}"
+    text = repr(given)
+    return text if len(text) <= 80 else f"{text[:60]} … ({type(given).__name__})"
+
+
+def refused(name: str, must: str, given: Any, expected: str | None = None) -> SpecError:
+    """The error that a parameter is not what it must be."""
+    text = isinstance(given, str) and any(sign.isdigit() for sign in given)
+    fix = "Write the number itself, without quotation marks" if text else None
+    return SpecError(Code.BAD_PARAMETER, f"{name} {must}", got=shown(given), expected=expected, fix=fix)
 
 
 @dataclass(frozen=True)
@@ -30,22 +76,46 @@ class AtLeast:
     Args:
         least: the smallest.
         odd: no even ones.
-        kind: ``Integral`` takes NumPy's integers too.
+        most: the largest.
     """
 
     least: int
     odd: bool = False
-    kind: type = int
+    most: int = MOST
 
     def check(self, name: str, given: Any) -> Any:
-        """``given``, or a refusal."""
-        kind = type(given)
-        whole = kind is int or (isinstance(given, self.kind) and kind is not bool)
-        if whole and given >= self.least and (not self.odd or given % 2):
-            return given
+        """The number as Python's own, or a refusal."""
+        number = plain(given)
+        whole = _is_whole(number) and number >= self.least and (not self.odd or number % 2)
+        if whole and number <= self.most:
+            return number
         least = {0: "an integer from 0 on", 1: "a positive integer"}
         must = "an odd number" if self.odd else least.get(self.least, f"an integer of at least {self.least}")
-        raise SpecError(Code.BAD_PARAMETER, f"{name} must be {must}", got=repr(given))
+        raise refused(name, f"must be {must}", given, f"at most {self.most}" if whole else None)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An integer of 64 bits, which is what tensors hold."""
+
+    def check(self, name: str, given: Any) -> Any:
+        """The number as Python's own, or a refusal."""
+        number = plain(given)
+        if _is_whole(number) and -(2**63) <= number < 2**63:
+            return number
+        raise refused(name, "must be an integer", given, "one of 64 bits" if _is_whole(number) else None)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """True or False, also as 1 or 0."""
+
+    def check(self, name: str, given: Any) -> Any:
+        """The truth value as Python's own, or a refusal."""
+        number = plain(given)
+        if isinstance(number, int) and number in (0, 1):
+            return bool(number)
+        raise SpecError(Code.BAD_PARAMETER, f"{name} must be True or False", got=shown(given))
 
 
 @dataclass(frozen=True)
@@ -66,18 +136,18 @@ class Between:
     expected: str | None = None
 
     def check(self, name: str, given: Any) -> Any:
-        """``given``, or a refusal."""
-        kind = type(given)
-        if kind is float or kind is int or (isinstance(given, Real) and kind is not bool):
-            number = float(given)
+        """The number as Python's own, or a refusal."""
+        kept = plain(given)
+        if isinstance(kept, int | float) and not isinstance(kept, bool):
+            number = _float(kept)
             if self.low < number < self.high:
-                return given
+                return kept
             if (number == self.low and self.ends[0] == "[") or (number == self.high and self.ends[1] == "]"):
-                return given
+                return kept
         low = f"from {self.low:g}" if self.ends[0] == "[" else f"above {self.low:g}"
         high = f"to {self.high:g}" if self.ends[1] == "]" else f"to below {self.high:g}"
         must = self.must or f"must be a number {low} {high}"
-        raise SpecError(Code.BAD_PARAMETER, f"{name} {must}", got=repr(given), expected=self.expected)
+        raise refused(name, must, given, self.expected)
 
 
 _POSITIVE = "must be a positive number"
@@ -91,12 +161,13 @@ SIZE = Between(
 POSITIVE = Between(0, inf, "()", _POSITIVE)
 NOT_NEGATIVE = Between(0, inf, "[)", "must be a number from 0 on")
 TOLERANCE = Between(0, inf, "(]", _POSITIVE, "for example 0.02 for a residual of 2 %")
+FINITE = Between(-inf, inf, "()", "must be a finite number")
 COUNT = AtLeast(1)
+_PLAIN: dict[Any, Check] = {int: Whole().check, float: FINITE.check, bool: Flag().check}
 
 Count = Annotated[int, COUNT]
-Counted = Annotated[int, AtLeast(1, kind=Integral)]
-"""A count that may be one of NumPy's integers."""
-Odd = Annotated[int, AtLeast(1, odd=True, kind=Integral)]
+CountFrom0 = Annotated[int, AtLeast(0)]
+Odd = Annotated[int, AtLeast(1, odd=True)]
 Size = Annotated[float, SIZE]
 """A length in input units."""
 Positive = Annotated[float, POSITIVE]
@@ -119,7 +190,7 @@ def no_such(what: str, given: Any, known: Iterable[Any]) -> SpecError:
     return SpecError(
         Code.BAD_PARAMETER,
         f"No such {what}",
-        got=repr(given),
+        got=shown(given),
         expected=expected,
         fix=suggest(given, names) or None if isinstance(given, str) else None,
     )
@@ -127,9 +198,7 @@ def no_such(what: str, given: Any, known: Iterable[Any]) -> SpecError:
 
 def check_choice(what: str, given: Any, known: Iterable[Any]) -> None:
     """Refuse what is none of the known names."""
-    names = tuple(known)
-    if given not in names:
-        raise no_such(what, given, names)
+    _choice(tuple(known), what)("", given)
 
 
 def listed(samples: Tensor | Iterable[int]) -> str:
@@ -254,6 +323,35 @@ def check_tolerance(tolerance: float | None) -> None:
 def checks_of(cls: type) -> dict[str, Check]:
     """The check of every field of a class, and of those it inherits, that has one."""
     kinds = {name: kind for base in reversed(cls.__mro__) for name, kind in get_annotations(base).items()}
+    return _checks(kinds)
+
+
+def checks_of_call(function: Callable[..., Any]) -> dict[str, Check]:
+    """The check of every parameter of a function or class that has one."""
+    return _checks({name: one.annotation for name, one in signature(function).parameters.items()})
+
+
+def checked_arguments(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Check what a function is called with, as its annotations ask, before it runs."""
+    checks = checks_of_call(function)
+    parameters = signature(function).parameters.values()
+    places = [one.name for one in parameters if one.kind is Parameter.POSITIONAL_OR_KEYWORD]
+
+    @wraps(function)
+    def call(*args: _P.args, **given: _P.kwargs) -> _R:
+        named: dict[str, Any] = given
+        for name in checks.keys() & named.keys():
+            named[name] = checks[name](name, named[name])
+        placed: Any = [
+            checks[name](name, one) if name in checks else one
+            for name, one in zip(places, args, strict=False)
+        ]
+        return function(*placed, *args[len(places) :], **given)  # type: ignore[call-arg]
+
+    return call
+
+
+def _checks(kinds: Mapping[str, Any]) -> dict[str, Check]:
     found = {name: check_of(kind) for name, kind in kinds.items()}
     return {name: check for name, check in found.items() if check is not None}
 
@@ -261,6 +359,8 @@ def checks_of(cls: type) -> dict[str, Check]:
 def check_of(kind: Any, words: str = "") -> Check | None:
     """The check that an annotation asks for; a text in ``Annotated`` says what its names are."""
     origin, args = get_origin(kind), get_args(kind)
+    if isinstance(kind, type) and kind in _PLAIN:
+        return _PLAIN[kind]
     if origin is Literal:
         return _choice(args, words)
     if origin is Annotated:
@@ -268,14 +368,24 @@ def check_of(kind: Any, words: str = "") -> Check | None:
         own = [about.check for about in args[1:] if hasattr(about, "check")]
         return own[0] if own else check_of(args[0], words)
     if origin in (Union, UnionType):
-        # `Literal[…] | str` is a literal whose callers have a text that no type checker has read.
-        others = [arg for arg in args if arg not in (NoneType, str)]
-        inner = check_of(others[0], words) if len(others) == 1 else None
-        return _optional(inner) if inner is not None and NoneType in args else inner
-    if origin is tuple and len(args) == 2 and args[1] is Ellipsis:
+        return _union(args, words)
+    if (origin is tuple and len(args) == 2 and args[1] is Ellipsis) or origin is Sequence:
         inner = check_of(args[0], words)
         return None if inner is None else _each(inner)
     return None
+
+
+def _union(kinds: Sequence[Any], words: str) -> Check | None:
+    """The check of one of several kinds; None where one of them can be anything."""
+    others = [kind for kind in kinds if kind is not NoneType]
+    if any(get_origin(kind) is Literal for kind in others):
+        # `Literal[…] | str` is a literal whose callers have a text that no type checker has read.
+        others = [kind for kind in others if kind is not str]
+    inner = [check for kind in others if (check := check_of(kind, words)) is not None]
+    if len(inner) < len(others) or not inner:
+        return None
+    either = inner[0] if len(inner) == 1 else _either(inner)
+    return _optional(either) if NoneType in kinds else either
 
 
 def unannotated(kind: Any) -> Any:
@@ -290,7 +400,7 @@ def unannotated(kind: Any) -> Any:
 
 def _choice(names: tuple[Any, ...], words: str) -> Check:
     def check(name: str, given: Any) -> Any:
-        if given not in names:
+        if isinstance(given, np.ndarray | Tensor) or given not in names:
             raise no_such(words or name.replace("_", " "), given, names)
         return given
 
@@ -304,10 +414,28 @@ def _optional(inner: Check) -> Check:
     return check
 
 
-def _each(inner: Check) -> Check:
+def _either(inner: Sequence[Check]) -> Check:
     def check(name: str, given: Any) -> Any:
-        for one in given:
-            inner(name, one)
-        return given
+        for one in inner[:-1]:
+            try:
+                return one(name, given)
+            except AbeError:
+                continue
+        return inner[-1](name, given)
 
     return check
+
+
+def _each(inner: Check) -> Check:
+    def check(name: str, given: Any) -> Any:
+        return tuple(inner(name, one) for one in several(given))
+
+    return check
+
+
+def several(given: Any) -> Sequence[Any]:
+    """The items of a list, an array or a tensor; something else is the only item."""
+    if isinstance(given, np.ndarray | Tensor):
+        return given.tolist() if given.ndim else [given]
+    listed = isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping)
+    return list(given) if listed else [given]

@@ -115,7 +115,7 @@ class AbeError(Exception):
             parts.append(f"Got {str(got).removesuffix('.')}.")
         if expected is not None:
             parts.append(f"Expected {expected}.")
-        if fix is not None:
+        if fix:
             parts.append(fix if fix.endswith("?") else fix.rstrip(".") + ".")
         super().__init__(" ".join(parts) + f" [{code.value}]")
 
@@ -127,6 +127,10 @@ class AbeError(Exception):
 
 class InputError(AbeError, ValueError):
     """The input, a baseline, a map or an identifier is unusable."""
+
+
+class SampleError(AbeError, IndexError):
+    """A sample is asked for that is not there, or in a way that names none."""
 
 
 class TargetError(AbeError, ValueError):

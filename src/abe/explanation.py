@@ -2,20 +2,21 @@
 
 import math
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from abe import arrays, schema, storage
+from abe import arrays, schema, storage, words
 from abe._version import __version__
-from abe.checks import finite
-from abe.errors import Code, InputError
+from abe.checks import finite, shown
+from abe.errors import Code, InputError, SampleError
 from abe.types import Cost, Features, Part, PerSample
 
 KIND = "explanation"
@@ -31,7 +32,25 @@ Maps = Float[Tensor, "b *m"]
 """Of the inputs' shape, or with one channel."""
 
 
-@dataclass(eq=False, kw_only=True)
+PER_SAMPLE = (
+    *(
+        "attribution",
+        "x",
+        "target",
+        "target_names",
+        "names",
+        "score",
+        "delta",
+        "standard_error",
+        "top",
+        "ids",
+    ),
+    "diagnostics",
+)
+"""What `Explanation` holds once for every sample; the rest is about all of them."""
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
 class Explanation:
     """Attributions of a batch with their provenance.
 
@@ -114,24 +133,39 @@ class Explanation:
     def __len__(self) -> int:
         return len(self.attribution)
 
-    def __getitem__(self, index: int | slice) -> "Explanation":
-        """The explanation of one sample, or of some in a row."""
-        if isinstance(index, int):
-            if not -len(self) <= index < len(self):
-                raise IndexError(f"sample {index} of {len(self)}")
-            index = slice(index % len(self), index % len(self) + 1)
-        per_sample = {k: v[index] for k, v in self._tensors().items()}
-        diagnostics = {k.removeprefix("diagnostic."): v for k, v in per_sample.items() if "diagnostic." in k}
-        core = {k: v for k, v in per_sample.items() if "diagnostic." not in k}
-        return Explanation(
-            **core,
-            diagnostics=diagnostics,
-            target_names=self.target_names[index],
-            names=self.names[index],
-            top=self.top[index],
-            ids=self.ids[index],
-            **self._shared(),
+    def __getitem__(self, index: Any) -> "Explanation":
+        """The explanation of some samples, or of one, which keeps its batch axis.
+
+        Args:
+            index: what picks from an array of one axis in NumPy: a number, a slice, a list or array of
+                numbers, or a mask.
+
+        Raises:
+            SampleError: there is no such sample, or this is no index; an ``IndexError`` too.
+        """
+        rows = _picked(index, len(self))
+        run = range(rows[0], rows[0] + len(rows)) if rows else range(0)
+        at: Any = slice(run.start, run.stop) if rows == list(run) else torch.tensor(rows)
+        return replace(
+            self,
+            **{name: _follow(getattr(self, name), rows, at, len(self)) for name in PER_SAMPLE},
+            warnings=list(self.warnings),
+            versions=dict(self.versions),
         )
+
+    def __repr__(self) -> str:
+        b, residual = len(self), type(self).residual.func(self)  # not kept: maps may still be filled in
+        params = ", ".join(f"{k}={v!r}" for k, v in dict(self.spec.get("params", {})).items())
+        told = [
+            ("samples", words.some(self.names)),
+            ("targets", words.some(self.target_names)),
+            ("attribution", words.shape(self.attribution)),
+            (f"score {self.objective}".strip(), words.numbers(self.score)),
+            ("residual", "completeness is not claimed" if residual is None else words.numbers(residual)),
+            ("standard error", "" if self.standard_error is None else "in .standard_error"),
+        ]
+        title = f"Explanation of {b} sample{'' if b == 1 else 's'} by {self.method}({params})"
+        return words.card(title, told, self.warnings)
 
     def map(self, reduce: Literal["sum", "abs", "max"] = "sum") -> Float[Tensor, "b ..."]:
         """(b, h, w) one number per position: channels summed, summed in absolute value, or the largest.
@@ -229,40 +263,33 @@ class Explanation:
         )
 
     @classmethod
-    def join(cls, parts: "Sequence[Explanation]") -> "Explanation":
+    def join(cls, parts: "Iterable[Explanation]") -> "Explanation":
         """One explanation of the samples of several, by the same method and of the same shape, in order.
 
         Raises:
             InputError: nothing, other methods or parameters, or inputs of different shapes.
         """
-        kinds = {repr((p.spec, p.objective, p.modality, tuple(p.x.shape[1:]))) for p in parts}
+        parts = list(parts)
+        shapes = [tuple(_axes(t) for t in (p.x, p.attribution, p.target)) for p in parts]
+        kinds = {repr((p.spec, p.objective, p.modality, axes)) for p, axes in zip(parts, shapes, strict=True)}
         if len(kinds) != 1:
             raise InputError(
                 Code.SHAPE,
                 "Only explanations of one kind can be joined",
                 got=f"{len(kinds)} kinds: {', '.join(sorted(kinds))[:200]}" if kinds else "none",
-                expected="the same method, parameters, score and input shape",
+                expected="the same method, parameters, score, and shapes of inputs and maps",
             )
-        held = [p._tensors() for p in parts]
-        common = [name for name in held[0] if all(name in tensors for tensors in held)]
-        whole: dict[str, Any] = {name: torch.cat([tensors[name] for tensors in held]) for name in common}
         cost = Cost()
         for p in parts:
             cost.add(p.cost)
-        diagnostics = {k.removeprefix("diagnostic."): whole.pop(k) for k in common if "diagnostic." in k}
-        told: dict[str, Any] = {
-            **whole,
-            **parts[0]._shared(),
-            "cost": cost,
-            "warnings": list(dict.fromkeys(w for p in parts for w in p.warnings)),
-        }
-        return cls(
-            **told,
-            diagnostics=diagnostics,
-            target_names=[n for p in parts for n in p.target_names],
-            names=[n for p in parts for n in p.names],
-            top=[row for p in parts for row in p.top],
-            ids=[i for p in parts for i in p.ids],
+        return replace(
+            parts[0],
+            **{
+                name: _joined([getattr(p, name) for p in parts], list(map(len, parts))) for name in PER_SAMPLE
+            },
+            cost=cost,
+            warnings=list(dict.fromkeys(w for p in parts for w in p.warnings)),
+            versions=dict(parts[0].versions),
         )
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -353,6 +380,54 @@ def _check_stored(tensors: Mapping[str, Tensor], held: Mapping[str, Any]) -> Non
         room = 0 <= part.start <= part.stop <= math.prod(shape[1:2])
         size = (part.stop - part.start) * math.prod(shape[2:])
         schema.need(room and math.prod(part.shape) == size, f"{part} is no part of a map {shape}")
+
+
+def _picked(index: Any, n: int) -> list[int]:
+    """The numbers of the samples that an index picks from n, by NumPy's rules."""
+    try:
+        found = np.arange(n)[index.detach().cpu().numpy() if isinstance(index, Tensor) else index]
+    except (IndexError, TypeError, ValueError):
+        found = np.empty((0, 0))
+    if found.ndim > 1:
+        raise SampleError(
+            Code.SAMPLES,
+            f"There is no sample {shown(index)} of {n}",
+            expected=f"numbers from {-n} to {n - 1}, a slice, a list of them, or a mask of {n} truth values",
+        )
+    return np.atleast_1d(found).tolist()
+
+
+def _follow(held: Any, rows: list[int], at: Any, b: int) -> Any:
+    """What belongs to some samples of what is held for b; what is not per sample stays as it is."""
+    if isinstance(held, Mapping):
+        return {name: _follow(one, rows, at, b) for name, one in held.items()}
+    if isinstance(held, Tensor):
+        place = at.to(held.device) if isinstance(at, Tensor) else at
+        return held[place] if held.ndim and len(held) == b else held
+    return held if held is None or len(held) != b else [held[row] for row in rows]
+
+
+def _joined(held: list[Any], sizes: list[int]) -> Any:
+    """What several explanations hold per sample, one after the other; nothing where one of them lacks it."""
+    if isinstance(held[0], Mapping):
+        common = [name for name in held[0] if all(name in one for one in held)]
+        joined = {name: _joined([one[name] for one in held], sizes) for name in common}
+        return {name: one for name, one in joined.items() if one is not None}
+    if any(one is None for one in held):
+        return None
+    complete = all(len(one) == size for one, size in zip(held, sizes, strict=True) if not _is_scalar(one))
+    if not isinstance(held[0], Tensor):
+        return [item for one in held for item in one] if complete else []
+    same = len({one.shape[1:] for one in held}) == 1 and not any(map(_is_scalar, held))
+    return torch.cat([one.to(held[0]) for one in held]) if complete and same else None
+
+
+def _is_scalar(one: Any) -> bool:
+    return isinstance(one, Tensor) and one.ndim == 0
+
+
+def _axes(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape[1:])
 
 
 def versions() -> dict[str, str]:

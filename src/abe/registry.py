@@ -10,11 +10,17 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
+from hashlib import blake2b
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from abe._rooms import FILLED_BY
+from abe.checks import Check, checks_of_call, plain
 from abe.documented import Documented, documented
 from abe.errors import Code, SpecError, suggest
 from abe.formulas import evaluate
@@ -26,7 +32,7 @@ SHOWN = 20
 """Names that an error lists."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Method:
     """An attribution method as a value: its name, its parameters, and the engine they compose.
 
@@ -37,6 +43,16 @@ class Method:
     name: str
     params: tuple[tuple[str, Any], ...]
     engine: Engine = field(repr=False, compare=False)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Method) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[Any, ...]:
+        return self.name, identity(self.params)
 
     def __str__(self) -> str:
         inner = ", ".join(f"{k}={v!r}" for k, v in self.params)
@@ -110,7 +126,7 @@ class Entry:
         return tuple(n for n, p in self.parameters().items() if p.default is inspect.Parameter.empty)
 
     def bind(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """All parameters with defaults filled in; unknown or missing ones are refused by name."""
+        """All parameters with defaults filled in; unknown, missing or unfit ones are refused by name."""
         known = self.parameters()
         for name in params:
             if name not in known:
@@ -118,7 +134,7 @@ class Entry:
                     Code.UNKNOWN_PARAMETER,
                     f"{self.name} has no parameter {name!r}",
                     expected=f"one of {', '.join(known)}" if known else "no parameters",
-                    fix=suggest(name, known),
+                    fix=suggest(name, known) or None,
                 )
         missing = [n for n in self.required() if n not in params]
         if missing:
@@ -127,7 +143,9 @@ class Entry:
                 f"{self.name} needs the parameter {missing[0]!r}",
                 fix=f"Pass {missing[0]}=…{self._where()}",
             )
-        return {n: params.get(n, p.default) for n, p in known.items()}
+        checks = _checks_of(self.factory)
+        kept = {n: checks[n](n, given) if n in checks else plain(given) for n, given in params.items()}
+        return {n: kept.get(n, p.default) for n, p in known.items()}
 
     def _where(self) -> str:
         listed = self.kind in ("method", "metric")
@@ -139,6 +157,11 @@ def _signature(factory: Callable[..., Any]) -> inspect.Signature:
     return inspect.signature(factory)
 
 
+@cache
+def _checks_of(factory: Callable[..., Any]) -> dict[str, Check]:
+    return checks_of_call(factory)
+
+
 class Registry:
     """Entries of one kind, found by name or alias; dashes and capitals do not matter."""
 
@@ -148,6 +171,7 @@ class Registry:
         self._entries: dict[str, Entry] = {}
         self._aliases: dict[str, str] = {}
         self._loaded = False
+        self._read: Callable[[Any], Any] = lambda obj: obj
 
     def register(self, card: Card, *, aliases: tuple[str, ...] = ()) -> Callable[[_F], _F]:
         """Decorator: enter a factory under ``card.name``, and make one docstring of its own and the card."""
@@ -178,6 +202,10 @@ class Registry:
         """Decorator: enter a value that one method owns, under that method's card and also its name."""
         card = Card(name=name, title="", source="", part_of=of)
         return self.register(card, aliases=aliases if name == of else (of, *aliases))
+
+    def reads(self, read: Callable[[Any], Any]) -> None:
+        """Let `resolve` make entries also of what has no name: ``read`` gives back what it does not know."""
+        self._read = read
 
     def get(self, name: str) -> Entry:
         """The entry of a name or alias.
@@ -215,10 +243,9 @@ class Registry:
         """``obj`` itself, or what a name or a (name, parameters) pair stands for."""
         if isinstance(obj, str):
             return self.make(obj)
-        if isinstance(obj, tuple) and len(obj) == 2 and isinstance(obj[0], str):
-            params = dict(obj[1])
-            return self.make(obj[0], **params)
-        return obj
+        if is_pair(obj):
+            return self.make(obj[0], **obj[1])
+        return self._read(obj)
 
     def names(self) -> list[str]:
         """Registered names, in order of registration."""
@@ -278,8 +305,8 @@ class MethodRegistry(Registry):
             return obj
         if isinstance(obj, str):
             return self.build(obj)
-        if isinstance(obj, tuple) and len(obj) == 2 and isinstance(obj[0], str):
-            return self.build(obj[0], **dict(obj[1]))
+        if is_pair(obj):
+            return self.build(obj[0], **obj[1])
         if isinstance(obj, Fitted):
             return self.build(obj.method, fitted=obj)
         if isinstance(obj, Engine):
@@ -295,6 +322,13 @@ class MethodRegistry(Registry):
 def canonical(name: str) -> str:
     """Spelling under which names are compared."""
     return name.lower().replace("-", "_").replace(" ", "_").replace("²", "2")
+
+
+def is_pair(obj: Any) -> bool:
+    """Whether this is a name with parameters."""
+    pair = isinstance(obj, tuple | list) and len(obj) == 2
+    named = pair and isinstance(obj[0], str) and isinstance(obj[1], Mapping)
+    return named and all(isinstance(name, str) for name in obj[1])
 
 
 class Frozen(dict[str, Any]):
@@ -314,10 +348,24 @@ class Frozen(dict[str, Any]):
 
 
 def freeze(obj: Any) -> Any:
-    """The same with lists as tuples and dicts as `Frozen`, at any depth."""
+    """The same with lists as tuples, dicts as `Frozen` and numbers as Python's own, at any depth."""
     if isinstance(obj, list | tuple) and not hasattr(obj, "_fields"):
         return tuple(freeze(item) for item in obj)
-    return Frozen({k: freeze(v) for k, v in obj.items()}) if isinstance(obj, dict) else obj
+    return Frozen({k: freeze(v) for k, v in obj.items()}) if isinstance(obj, dict) else plain(obj)
+
+
+def identity(obj: Any) -> Any:
+    """What frozen parameters are compared and hashed by: arrays and tensors by what they hold."""
+    if isinstance(obj, tuple):
+        return tuple(identity(item) for item in obj)
+    if isinstance(obj, Frozen):
+        return frozenset((k, identity(v)) for k, v in obj.items())
+    if isinstance(obj, np.ndarray | Tensor):
+        held = obj if isinstance(obj, np.ndarray) else obj.detach().cpu().contiguous()
+        raw = held if isinstance(held, np.ndarray) else held.flatten().view(torch.uint8).numpy()
+        content = blake2b(np.ascontiguousarray(raw).tobytes(), digest_size=16).hexdigest()
+        return type(obj).__name__, str(obj.dtype), tuple(obj.shape), content
+    return obj
 
 
 methods = MethodRegistry("method")

@@ -54,7 +54,9 @@ def checked(cls: _Class) -> _Class:
     checks = dict(checks_of(cls))
     inherited: dict[str, Any] = getattr(cls, "__dataclass_fields__", {})
     for name, made in {**inherited, **vars(cls)}.items():
-        if isinstance(made, Field) and "converter" in made.metadata:
+        if isinstance(made, Field) and not made.init:
+            checks.pop(name, None)  # what the class finds out by itself
+        elif isinstance(made, Field) and "converter" in made.metadata:
             checks[name] = _converted(made.metadata["converter"])
     if not checks:
         return cls

@@ -6,7 +6,7 @@ reads the problem's inputs, bounds, draws and evaluator and nothing else.
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from math import log
+from math import isfinite, log
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,7 +24,7 @@ from abe.baselines.fitting import (
     per_channel,
     tile,
 )
-from abe.checks import Counted, Odd, Positive
+from abe.checks import Count, NotNegative, Odd, Positive, plain, refused
 from abe.engines.runtime.fused_copy import fingerprint
 from abe.errors import Code, InputError, SpecError
 from abe.imputation import NoisyLinear as NoisyLinear
@@ -71,6 +71,10 @@ class Constant:
     """
 
     value: float | tuple[float, ...] = 0.0
+
+    def __post_init__(self) -> None:
+        if self.value == ():
+            raise refused("value", "is one number, or one per channel", ())
 
     @property
     def stochastic(self) -> bool:
@@ -182,7 +186,7 @@ class Noise:
         sigma: standard deviation as a fraction of the bounds' range (of 1 without bounds).
     """
 
-    sigma: float = 0.5
+    sigma: NotNegative = 0.5
 
     @property
     def stochastic(self) -> bool:
@@ -346,8 +350,8 @@ class Confusion:
         further inputs, because the prediction depends on them).
     """
 
-    starts: Counted = 8
-    steps: Counted = 10
+    starts: Count = 8
+    steps: Count = 10
     step: Positive = 0.1
 
     @property
@@ -434,10 +438,13 @@ def as_baseline(obj: Any) -> Baseline:
         SpecError: it is none of these, or no baseline has that name.
         InputError: a tensor that cannot be a reference.
     """
-    if isinstance(obj, Tensor):
+    if isinstance(obj, Tensor) and obj.ndim:
         return Given(reference=obj)
-    if isinstance(obj, int | float) and not isinstance(obj, bool):
-        return Constant(value=float(obj))
+    number = plain(obj)
+    if isinstance(number, int | float) and not isinstance(number, bool):
+        if not isfinite(number):
+            raise InputError(Code.NOT_FINITE_INPUT, "The baseline is not a finite number", got=repr(obj))
+        return Constant(value=float(number))
     found = baselines.resolve(obj)
     if isinstance(found, Baseline) and not isinstance(found, type):
         return found

@@ -4,7 +4,17 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from abe.baselines import as_baseline
-from abe.checks import Variant, check_choice, check_count, check_tolerance, published
+from abe.checks import (
+    Count,
+    NotNegative,
+    Odd,
+    Size,
+    Variant,
+    check_choice,
+    check_count,
+    check_tolerance,
+    published,
+)
 from abe.engines.path.adversarial_steps import Leave
 from abe.engines.path.boundary import RADII, FromBoundary, NearestAdversary
 from abe.engines.path.chord import ChordPath
@@ -135,13 +145,13 @@ def mfaba(
 def attexplore(
     *,
     update: Any = None,
-    samples: int = 20,
+    samples: Count = 20,
     steps: int = 10,
-    epsilon: float = 16 / 255,
+    epsilon: Size = 16 / 255,
     sigma: float = 16 / 255,
     rho: float = 0.5,
-    momentum: float = 1.0,
-    kernel: int = 7,
+    momentum: NotNegative = 1.0,
+    kernel: Odd = 7,
     rule: Rule = "trapezoid",
     variant: Variant = "corrected",
 ) -> UpdatePath:
@@ -284,7 +294,7 @@ def isa(
 def big(
     *,
     radii: Sequence[float] = RADII,
-    search_steps: int = 40,
+    search_steps: Count = 40,
     margin: int = 0,
     boundary: Any = None,
     quadrature: Any = "gauss_legendre",

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from abe.baselines import as_baseline
+from abe.checks import Count, CountFrom0, NotNegative, Positive
 from abe.engines.mask.bottleneck import Bottleneck, InputBottleneck
 from abe.engines.mask.m2ib import TwoTowers
 from abe.engines.mask.noise import OwnStatistics
@@ -61,10 +62,10 @@ def meaningful_perturbation(
     cells: int = 28,
     steps: int = 300,
     rate: float = 0.1,
-    sparsity: float = 0.08,
-    variation: float = 8.0,
+    sparsity: NotNegative = 0.08,
+    variation: NotNegative = 8.0,
     power: float = 3.0,
-    jitter: int = 4,
+    jitter: CountFrom0 = 4,
     tolerance: float | None = None,
 ) -> MaskOptimisation:
     """The smallest smooth part of the input whose removal takes the score away.
@@ -262,10 +263,10 @@ def input_iba(
     *,
     layer: str = "auto",
     fitted: Any = None,
-    layer_beta: float = 20.0,
+    layer_beta: Positive = 20.0,
     beta: float = 20.0,
     samples: int = 10,
-    layer_steps: int = 10,
+    layer_steps: Count = 10,
     prior_steps: int = 10,
     steps: int = 60,
     rate: float = 1.0,

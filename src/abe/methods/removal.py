@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from abe.baselines import as_baseline
+from abe.checks import Count
 from abe.engines.removal.causal_effect import Intervention
 from abe.engines.removal.game import Behaviour, Coalitions
 from abe.engines.removal.leave_out import LeaveOut
@@ -206,7 +207,7 @@ def pdiff(
     stride: int | None = None,
     background: Tensor | None = None,
     rim: int | None = None,
-    samples: int = 10,
+    samples: Count = 10,
     evaluations: int | None = None,
 ) -> LeaveOut:
     """The log-odds lost when a window is drawn from what its surroundings allow.

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from abe.checks import Share
 from abe.engines.removal.c_lime import ContinuousNeighbours
 from abe.engines.removal.game import Coalitions
 from abe.engines.removal.lime import (
@@ -142,7 +143,7 @@ def optilime(
     units: Any = ("grid", {"n": 7}),
     removal: Any = "mean",
     evaluations: int = ROWS,
-    adherence: float = 0.8,
+    adherence: Share = 0.8,
     penalty: float = 1.0,
 ) -> Coalitions:
     """LIME with the widest kernel whose fit still adheres to the model.

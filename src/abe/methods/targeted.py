@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from abe.checks import Variant, published
+from abe.checks import CountFrom0, Variant, published
 from abe.engines.path.adversarial_steps import Nearby, Towards
 from abe.engines.path.class_targets import FalseClasses
 from abe.engines.path.dynamic import Rule, UpdatePath
@@ -42,7 +42,7 @@ from abe.types import Card, Passes
 )
 def agi(
     *,
-    samples: int = 20,
+    samples: CountFrom0 = 20,
     steps: int = 20,
     alpha: float = 0.05,
     classes: Sequence[int] | None = None,
@@ -107,7 +107,7 @@ def agi(
 )
 def la(
     *,
-    samples: int = 19,
+    samples: CountFrom0 = 19,
     steps: int = 30,
     spatial_range: float = 10.0,
     floor: float = 1 / 255,
@@ -177,7 +177,7 @@ def la(
 )
 def laai(
     *,
-    samples: int = 20,
+    samples: CountFrom0 = 20,
     steps: int = 20,
     alpha: float = 1 / 255,
     classes: Sequence[int] | None = None,

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from abe import arrays
+from abe.checks import checked_arguments
 from abe.draws import SeededDraws, as_ids
 from abe.errors import Code, InputError, SpecError
 from abe.explanation import Explanation
@@ -43,6 +44,7 @@ class Agreement:
         }
 
 
+@checked_arguments
 def agreement(explanations: Any, *, x: Any = None, share: float = 0.1, seed: int = 0) -> Agreement:
     """Pairwise agreement of explanations of the same samples (the disagreement problem).
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from abe.baselines import as_baseline
-from abe.checks import Below1, Counted
+from abe.checks import Below1, Count
 from abe.engines.runtime.problem import Problem
 from abe.metrics.evaluation.reexplain import again, elsewhere
 from abe.metrics.subsets import grid, losses
@@ -37,7 +37,7 @@ class CompletenessGap:
 class NonSensitivity:
     """Share of patches whose attribution is zero while the score moves, or the other way round."""
 
-    patches: Counted
+    patches: Count
     threshold: Below1
     baseline: Baseline
 

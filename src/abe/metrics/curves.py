@@ -18,11 +18,11 @@ from abe.metrics.evaluation.perturbation import (
     PerturbationRun,
     area,
 )
-from abe.registry import metrics, units
+from abe.registry import metrics
 from abe.spec import value
 from abe.types import Card, Passes
+from abe.units import Step, as_unit
 
-Step = int | float | None
 RUN = Passes(
     forward="adaptive",
     backward="0",
@@ -108,7 +108,7 @@ def run_of(
     """A run from what a metric's factory was given."""
     return PerturbationRun(
         direction=direction,
-        unit=units.resolve(unit),
+        unit=as_unit(unit),
         baseline=as_baseline(baseline),
         step=step,
         first=first,

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from abe.checks import Counted
+from abe.checks import Count, NotNegative
 from abe.engines.runtime.problem import Problem
 from abe.metrics.evaluation.truth import heat
 from abe.metrics.subsets import grid
@@ -25,7 +25,7 @@ class Sufficiency:
         threshold: largest distance of unit-norm maps that are similar.
     """
 
-    threshold: float
+    threshold: NotNegative
     missing: ClassVar[str] = "no other sample has a similar map"
 
     def measure(self, problem: Problem, explanation: Any) -> Tensor:
@@ -51,8 +51,8 @@ class Consistency:
         top: how many patches lead.
     """
 
-    patches: Counted
-    top: Counted
+    patches: Count
+    top: Count
     missing: ClassVar[str] = "no other sample has the same leading patches"
 
     def measure(self, problem: Problem, explanation: Any) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from abe.checks import Fraction
+from abe.checks import Fraction, NotNegative
 from abe.errors import Code, SpecError
 from abe.metrics.curves import (
     RUN,
@@ -28,7 +28,7 @@ from abe.registry import metrics
 from abe.spec import value
 from abe.types import Card
 
-Levels = tuple[float, ...]
+Levels = tuple[Fraction, ...]
 
 
 @value
@@ -52,7 +52,7 @@ class LevelMean:
             raise SpecError(
                 Code.BAD_PARAMETER,
                 "Levels are fractions of the units",
-                got=repr(self.levels),
+                got=f"levels = {self.levels}",
                 expected="numbers from 0 to 1",
             )
 
@@ -292,7 +292,11 @@ def monotonicity(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = No
     aliases=("road",),
 )
 def road_morf(
-    *, step: Step = 0.1, noise: float = 0.01, levels: Levels = ROAD_LEVELS, curve: CurveKind = "probability"
+    *,
+    step: Step = 0.1,
+    noise: NotNegative = 0.01,
+    levels: Levels = ROAD_LEVELS,
+    curve: CurveKind = "probability",
 ) -> LevelMean:
     """The decision after the most important pixels became noisy means of their neighbours.
 
@@ -321,7 +325,11 @@ def road_morf(
     )
 )
 def road_lerf(
-    *, step: Step = 0.1, noise: float = 0.01, levels: Levels = ROAD_LEVELS, curve: CurveKind = "probability"
+    *,
+    step: Step = 0.1,
+    noise: NotNegative = 0.01,
+    levels: Levels = ROAD_LEVELS,
+    curve: CurveKind = "probability",
 ) -> LevelMean:
     """The decision after the least important pixels became noisy means of their neighbours.
 

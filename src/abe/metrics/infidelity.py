@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from abe.baselines import as_baseline
-from abe.checks import Counted, Share
+from abe.checks import Between, Count, NotNegative, Positive, Share
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
 from abe.registry import metrics
@@ -64,7 +64,7 @@ class NoisyBaseline:
         baseline: what stands for "absent".
     """
 
-    sigma: float
+    sigma: NotNegative
     share: float
     baseline: Baseline
 
@@ -87,7 +87,7 @@ class LocalGaussian:
         sigma: of the noise, in input units.
     """
 
-    sigma: float
+    sigma: NotNegative
 
     def rows(self, problem: Problem, owner: Tensor, draw: Tensor) -> Tensor:
         x = problem.x[owner]
@@ -106,7 +106,7 @@ class Infidelity:
     """
 
     perturbation: Perturber
-    samples: Counted
+    samples: Count
     variant: Variant | str = "corrected"
     processing: ClassVar[str] = "signed, every element"
 
@@ -160,6 +160,8 @@ def perturber(name: Any, baseline: Any, size: float | None) -> Perturber:
     """A perturbation from its name and size, or a value with ``rows``."""
     if isinstance(name, Perturber) and not isinstance(name, str | type):
         return name
+    if name == "square" and size is not None:
+        size = Between(0, 1, "(]").check("size", size)
     if name == "square":
         return SquareRemoval(side=0.25 if size is None else size, baseline=as_baseline(baseline))
     if name == "noisy_baseline":
@@ -197,7 +199,7 @@ def perturber(name: Any, baseline: Any, size: float | None) -> Perturber:
 def infidelity_metric(
     *,
     perturbation: Any = "square",
-    size: float | None = None,
+    size: Positive | None = None,
     samples: int = 100,
     baseline: Any = "zero",
     variant: Variant | str = "corrected",

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from abe.checks import CountFrom0
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
 from abe.metrics.evaluation.truth import Processing, heat, region
@@ -27,7 +28,7 @@ class Inside:
 
     what: Literal["point", "mass", "rank", "top_k", "auc", "box"]
     of: Processing | str = "positive"
-    k: int = 0
+    k: CountFrom0 = 0
     missing: ClassVar[str] = "its region is empty, or everything"
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from abe.checks import Counted
+from abe.checks import Count, NotNegative
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
 from abe.metrics.complexity import Spread
@@ -33,8 +33,8 @@ class ParameterRandomisation:
     """
 
     order: Order | str
-    smooth: Counted = 1
-    sigma: float = 0.1
+    smooth: Count = 1
+    sigma: NotNegative = 0.1
     processing: ClassVar[str] = "not read: the method explains again, magnitudes, channels summed"
 
     def measure(self, problem: Problem, explanation: Any) -> Tensor:
@@ -207,7 +207,7 @@ def mprt(*, order: Order | str = "top_down") -> ParameterRandomisation:
     )
 )
 def smooth_mprt(
-    *, order: Order | str = "bottom_up", samples: int = 10, sigma: float = 0.1
+    *, order: Order | str = "bottom_up", samples: Count = 10, sigma: float = 0.1
 ) -> ParameterRandomisation:
     """MPRT of maps averaged over noisy copies of the input.
 

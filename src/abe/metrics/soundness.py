@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from abe.baselines import as_baseline
+from abe.checks import Fraction, NotNegative
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, InputError, SpecError
 from abe.imputation import positions, without
@@ -91,9 +92,9 @@ class Soundness:
         removal: what stands for "absent".
     """
 
-    level: float
+    level: Fraction
     ratios: tuple[float, ...]
-    epsilon: float
+    epsilon: NotNegative
     gain: Gain | str
     variant: Variant | str
     of: Processing | str
@@ -109,7 +110,7 @@ class Soundness:
 
     def __post_init__(self) -> None:
         _check_maps(self.of)
-        _check_shares(self.ratios)
+        _check_shares("ratios", self.ratios)
 
     def measure(self, problem: Problem, explanation: Any) -> Tensor:
         return self.conclude(self.collect(problem, explanation))
@@ -214,7 +215,7 @@ class Completeness:
 
     def __post_init__(self) -> None:
         _check_maps(self.of)
-        _check_shares(self.thresholds)
+        _check_shares("thresholds", self.thresholds)
 
     def measure(self, problem: Problem, explanation: Any) -> Tensor:
         return self.curve(problem, explanation).lost.mean(1)
@@ -296,12 +297,12 @@ def _check_maps(of: str) -> None:
         )
 
 
-def _check_shares(numbers: Sequence[float]) -> None:
+def _check_shares(name: str, numbers: Sequence[float]) -> None:
     if not numbers or not all(0 <= r <= 1 for r in numbers):
         raise SpecError(
             Code.BAD_PARAMETER,
             "Ratios and thresholds lie between 0 and 1",
-            got=f"{list(numbers)[:3]}",
+            got=f"{name} = {list(numbers)[:3]}",
             expected="at least one number from 0 to 1",
         )
 

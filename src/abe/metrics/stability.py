@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from abe.checks import Counted, Positive
+from abe.checks import Count, Positive
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
 from abe.metrics.evaluation.reexplain import again, layers
@@ -58,7 +58,7 @@ class Stability:
 
     ratio: Ratio
     summary: Literal["max", "mean"]
-    samples: Counted
+    samples: Count
     radius: Positive
     layer: str | None = None
     processing: ClassVar[str] = "not read: the method explains again, its map as it is"

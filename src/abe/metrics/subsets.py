@@ -5,7 +5,6 @@ samples go through the planner; the sets are drawn per sample.
 """
 
 from collections.abc import Callable
-from numbers import Integral
 from typing import Annotated, Any, Literal
 
 import torch
@@ -13,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from abe.baselines import as_baseline
-from abe.checks import AtLeast
+from abe.checks import AtLeast, Count, Share
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
 from abe.imputation import positions, without
@@ -86,6 +85,10 @@ def _per_feature(attribution: Tensor, x: Tensor, unit: str) -> Tensor:
     return maps.expand_as(x).flatten(1)
 
 
+Size = Count | Share
+"""Positions in a set, or a fraction of all."""
+
+
 @value
 class RandomSets:
     """Correlation over random sets of each size, averaged over sizes.
@@ -97,14 +100,14 @@ class RandomSets:
         unit: ``"pixel"`` removes all channels of a position together, ``"element"`` single numbers.
     """
 
-    sizes: tuple[int | float, ...]
-    samples: Annotated[int, AtLeast(2, kind=Integral)]
+    sizes: tuple[Size, ...]
+    samples: Annotated[int, AtLeast(2)]
     baseline: Baseline
     unit: Literal["pixel", "element"] | str = "pixel"
 
     def __post_init__(self) -> None:
-        if not self.sizes or not all(size > 0 for size in self.sizes):
-            raise SpecError(Code.BAD_PARAMETER, "Sets have positive sizes", got=repr(self.sizes))
+        if not self.sizes:
+            raise SpecError(Code.BAD_PARAMETER, "Sets have positive sizes", got="sizes = ()")
 
     def measure(self, problem: Problem, explanation: Any) -> Tensor:
         total = _per_feature(explanation.attribution, problem.x, self.unit).shape[1]
@@ -132,7 +135,7 @@ class RankedGroups:
         magnitude: compare |attribution| with |loss|, by ranks (Spearman).
     """
 
-    groups: Annotated[int, AtLeast(2, kind=Integral)]
+    groups: Annotated[int, AtLeast(2)]
     baseline: Baseline
     magnitude: bool = False
 
@@ -169,7 +172,7 @@ def _count(size: int | float, total: int) -> int:
     )
 )
 def faithfulness_correlation(
-    *, size: int | float = 0.1, samples: int = 100, baseline: Any = "zero", unit: str = "pixel"
+    *, size: Size = 0.1, samples: int = 100, baseline: Any = "zero", unit: str = "pixel"
 ) -> RandomSets:
     """Correlation of attribution and loss of score over random sets of positions.
 
@@ -195,7 +198,7 @@ def faithfulness_correlation(
 )
 def sensitivity_n(
     *,
-    sizes: tuple[int | float, ...] = (0.01, 0.05, 0.1, 0.3, 0.6),
+    sizes: tuple[Size, ...] = (0.01, 0.05, 0.1, 0.3, 0.6),
     samples: int = 50,
     baseline: Any = "zero",
 ) -> RandomSets:

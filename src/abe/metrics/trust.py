@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 
 from abe.api import explain
-from abe.checks import check_choice, check_count, check_positive, listed, published
+from abe.checks import (
+    Count,
+    Size,
+    check_choice,
+    check_count,
+    check_positive,
+    checked_arguments,
+    listed,
+    published,
+)
 from abe.draws import sample_ids
 from abe.engines.path.adversarial_steps import Leave
 from abe.engines.path.boundary import NearestAdversary, bisect, labels
@@ -154,14 +163,15 @@ class Trust:
         }
 
 
+@checked_arguments
 def trust(
     task: Task,
     photos: Any,
     methods: Sequence[Any] | None = None,
     *,
     constructions: Sequence[str] = CONSTRUCTIONS,
-    etas: Sequence[float] = ETAS,
-    steps: int = 100,
+    etas: Sequence[Size] = ETAS,
+    steps: Count = 100,
     seed: int = 0,
     variant: str = "corrected",
 ) -> Trust:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from abe import schema, storage
-from abe.checks import Count, Size, check_count, check_positive, check_reach, need_image
+from abe.checks import Count, Positive, Size, check_reach, checked_arguments, need_image
 from abe.engines.learn.resume import put_back, state_of
 from abe.engines.path.step import Point, State
 from abe.engines.runtime.request import running
@@ -177,15 +177,16 @@ class AdvGAN:
         return (torch.cat(rows) * eps).clamp(-eps, eps)
 
 
+@checked_arguments
 def train_advgan(
     task: Task,
     data: Any,
     checkpoint: str | Path,
     *,
-    eps: float = 0.3,
-    epochs: int = 60,
-    batch: int = 32,
-    rate: float = 1e-3,
+    eps: Size = 0.3,
+    epochs: Count = 60,
+    batch: Count = 32,
+    rate: Positive = 1e-3,
     seed: int = 0,
 ) -> AdvGAN:
     """Train a generator against ``task`` on ``data``, or go on where ``checkpoint`` was left.
@@ -211,10 +212,6 @@ def train_advgan(
         InputError: no data, or too little for one batch.
         StorageError: the checkpoint is no checkpoint, or belongs to another training.
     """
-    check_positive(eps=eps)
-    check_positive(rate=rate)
-    check_count("epochs", epochs)
-    check_count("batch", batch)
     x = _samples(task, data)
     check_reach(task.bounds, x.shape[1:], eps=eps)
     asked = _Settings(

@@ -7,7 +7,8 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor
 
-from abe.checks import check_count, listed
+from abe import words
+from abe.checks import Count, check_count, checked_arguments, listed
 from abe.engines.path.active import Active
 from abe.engines.path.geometry import lengths
 from abe.engines.path.step import (
@@ -55,7 +56,7 @@ class OwnLoop(Protocol):
         ...
 
 
-@dataclass
+@dataclass(repr=False)
 class AdversarialResult:
     """What an attack found, per sample.
 
@@ -93,6 +94,21 @@ class AdversarialResult:
     def __len__(self) -> int:
         return len(self.x)
 
+    def __repr__(self) -> str:
+        b, won = len(self), int(self.success.sum())
+        before, after = (map(self.class_name, one.tolist()) for one in (self.label_before, self.label_after))
+        sizes = self.distance
+        told = [
+            ("samples", words.some(self.names)),
+            ("labels", words.some(f"{one} → {other}" for one, other in zip(before, after, strict=True))),
+            ("x_adv", words.shape(self.x_adv)),
+            *((f"distance {norm}", words.numbers(size)) for norm, size in sizes.items()),
+            ("queries", words.numbers(self.queries)),
+        ]
+        aim = "targeted, " if self.targeted else ""
+        title = f"AdversarialResult of {self.attack}: {aim}{won} of {b} fooled"
+        return words.card(title, told, self.warnings)
+
     @property
     def distance(self) -> dict[str, Tensor]:
         """Norm -> (b,) size of the change."""
@@ -105,7 +121,8 @@ class AdversarialResult:
 
     def class_name(self, index: int) -> str:
         """Name of a class, or its number."""
-        return str(index) if self.classes is None else str(self.classes[index])
+        names = self.classes or ()
+        return str(names[index]) if 0 <= index < len(names) else str(index)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the images, as numbers and text."""
@@ -139,16 +156,17 @@ class AdversarialResult:
         return attack_table(self)
 
 
+@checked_arguments
 def attack(
     task: Task,
     raw: Any,
     method: Any = "pgd",
     *,
-    steps: int | None = None,
+    steps: Count | None = None,
     targeted: bool = False,
     target: Any = None,
     label: Any = None,
-    restarts: int = 1,
+    restarts: Count = 1,
     early_stop: bool = True,
     seed: int = 0,
     ids: Sequence[int | str] | None = None,
@@ -196,7 +214,6 @@ def attack(
     """
     update, name = resolve(method, params, steps)
     count = _steps(update, steps)
-    check_count("restarts", restarts)
     targeted = targeted or target is not None
     _check_request(update, targeted, target, restarts)
     goal = Goal(loss=getattr(update, "loss", "cross_entropy"), targeted=targeted)

@@ -6,7 +6,16 @@ from typing import Any
 
 from torch import Tensor
 
-from abe.checks import Count, Norm, Size, check_count, check_norm, check_positive, check_reach
+from abe.checks import (
+    Count,
+    Norm,
+    Size,
+    check_count,
+    check_norm,
+    check_positive,
+    check_reach,
+    checked_arguments,
+)
 from abe.engines.path.step import Point, State
 from abe.engines.path.steps.aim import Aim, LossName
 from abe.engines.path.steps.estimators import Estimator, Plain
@@ -106,13 +115,14 @@ class Chain:
             )
 
 
+@checked_arguments
 def chain(
     estimator: Estimator | None = None,
     *parts: Any,
-    alpha: float,
+    alpha: Size,
     loss: LossName = "cross_entropy",
     target: int | None = None,
-    steps: int = 10,
+    steps: Count = 10,
 ) -> Chain:
     """A step from its parts: an estimator, directions in order, at most one start and one projection.
 

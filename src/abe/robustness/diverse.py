@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from abe.checks import Norm, Variant, check_choice, check_count, published
+from abe.checks import CountFrom0, Fraction, Norm, NotNegative, Variant, check_choice, check_count, published
 from abe.engines.path.steps.estimators import (
     LookAhead,
     Plain,
@@ -104,7 +104,7 @@ def sinim(
     eps: float | None = None,
     alpha: float | None = None,
     steps: int = 10,
-    decay: float = 1.0,
+    decay: NotNegative = 1.0,
     copies: int = 5,
     norm: Norm = "linf",
 ) -> Chain:
@@ -136,12 +136,12 @@ def ssa(
     eps: float | None = None,
     alpha: float | None = None,
     steps: int = 10,
-    decay: float | None = None,
+    decay: NotNegative | None = None,
     copies: int = 20,
     rho: float = 0.5,
     sigma: float = 16 / 255,
-    diversity: float = 0.0,
-    kernel: int = 0,
+    diversity: Fraction = 0.0,
+    kernel: CountFrom0 = 0,
     norm: Norm = "linf",
 ) -> Chain:
     """The mean gradient at copies with noise and randomly scaled frequencies.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abe.checks import check_positive
+from abe.checks import NotNegative, checked_arguments
 from abe.draws import as_ids
 from abe.engines.path.steps.parts import Ball
 from abe.engines.runtime.evaluator import Evaluator
@@ -148,12 +148,13 @@ class TransferMatrix:
         return plot_transfer(self, path=path)
 
 
+@checked_arguments
 def evaluate_robustness(
     task: Task,
     raw: Any,
     method: Any = "pgd",
     *,
-    epsilons: Sequence[float] = EPSILONS,
+    epsilons: Sequence[NotNegative] = EPSILONS,
     label: Any = None,
     ids: Sequence[int | str] | None = None,
     **how: Any,
@@ -165,13 +166,13 @@ def evaluate_robustness(
         raw: photographs, paths, arrays or a tensor in the task's bounds.
         method: a registered attack with a radius, or a chain with a ball, whose step and start are
             scaled with the radius.
-        epsilons: radii in input units.
+        epsilons: radii in input units, or one; at 0 nothing is changed.
         label: true classes; without them the predictions count as right.
         ids: identities the draws depend on; by default each sample's content.
         **how: passed on to `abe.attack`: ``steps``, ``norm``, ``restarts``, ``seed``, …
 
     Raises:
-        SpecError: no radius, one that is not positive, or an attack without a radius.
+        SpecError: no radius, one that is negative, or an attack without a radius.
 
     Example:
         >>> import torch, abe
@@ -190,7 +191,7 @@ def evaluate_robustness(
     broken = torch.full((b,), torch.inf, dtype=torch.float64)
     distance, queries = broken.clone(), torch.ones(b, dtype=torch.long)
     numbers = as_ids(ids, lifted.x)
-    for eps in radii:
+    for eps in filter(None, radii):
         rows = (right.cpu() & broken.isinf()).nonzero().flatten()
         if len(rows) == 0:
             break
@@ -243,8 +244,6 @@ def transfer_matrix(
 
 def _radii(epsilons: Sequence[float]) -> list[float]:
     radii = sorted(set(epsilons))
-    for eps in radii:
-        check_positive(eps=eps)
     if not radii:
         raise SpecError(Code.BAD_PARAMETER, "Give at least one radius", got="epsilons=[]")
     return radii

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from abe.checks import Count, Norm, Variant, published
+from abe.checks import Count, Norm, NotNegative, Variant, published
 from abe.engines.path.geometry import unit
 from abe.engines.path.step import State
 from abe.engines.path.steps.aim import SCORES, Aim
@@ -42,8 +42,8 @@ class FeatureImportance:
     layer: str
     points: Count = 30
     path: Literal["line", "adversarial"] = "line"
-    noise: float = 0.2
-    pace: float = 0.0025
+    noise: NotNegative = 0.2
+    pace: NotNegative = 0.0025
     normalise: bool = True
     from_zero: bool = False
     stochastic: ClassVar[bool] = True

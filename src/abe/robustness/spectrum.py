@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abe.checks import Count, NotNegative, need_image
+from abe.checks import Count, Fraction, NotNegative, Positive, need_image
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.work import Head
 from abe.robustness.transforms import cosines
@@ -32,8 +32,8 @@ class SpectrumCopies:
     copies: Count = 20
     sigma: NotNegative = 16 / 255
     rho: NotNegative = 0.5
-    enlarge: float = 1.0
-    probability: float = 0.5
+    enlarge: Positive = 1.0
+    probability: Fraction = 0.5
 
     def gradients(
         self, problem: Problem, x: Tensor, owner: Tensor, draw: Tensor, heads: Sequence[Head]

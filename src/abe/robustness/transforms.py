@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abe.checks import Fraction, NotNegative, Positive, need_image
+from abe.checks import Count, Fraction, NotNegative, Positive, need_image
 from abe.engines.path.steps.aim import Aim
 from abe.errors import Code, SpecError
 from abe.spec import value
@@ -111,9 +111,9 @@ class Structure:
             blocks narrower than three pixels emptied by the low-pass.
     """
 
-    blocks: int = 3
+    blocks: Count = 3
     operations: tuple[str, ...] = OPERATIONS
-    noise: float = 16 / 255
+    noise: NotNegative = 16 / 255
     published: bool = False
 
     def __post_init__(self) -> None:

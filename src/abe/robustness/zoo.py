@@ -1,6 +1,6 @@
 """The attack zoo: published attacks as compositions, usable as attacks and as updates of paths."""
 
-from abe.checks import Norm, Variant, check_positive, published
+from abe.checks import Count, Norm, Positive, Variant, check_positive, published
 from abe.engines.path.steps.estimators import IntegratedGradient, Neighbourhood, Plain
 from abe.engines.path.steps.parts import Ball, DecayIndicator, UniformStart
 from abe.registry import updates
@@ -144,9 +144,9 @@ def gra(
     alpha: float | None = None,
     steps: int = 10,
     decay: float = 1.0,
-    beta: float = 3.5,
-    neighbours: int = 20,
-    indicator: float = 0.94,
+    beta: Positive = 3.5,
+    neighbours: Count = 20,
+    indicator: Positive = 0.94,
     norm: Norm = "linf",
 ) -> Chain:
     """MIM with the gradient corrected by its relevance to the neighbours' and shrinking steps.

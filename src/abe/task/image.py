@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from abe import arrays
+from abe.checks import COUNT, FINITE, plain, refused, several, shown
 from abe.errors import Code, InputError, SpecError
 from abe.task.axes import USUAL, channels_first, known_channels
 from abe.task.base import Context, Lifted, OutputKind, Task
@@ -72,14 +73,16 @@ def image_task(
     names = _names(explained)
     if bounds is not None:
         _check_order(bounds)
-    low, high = (None, None) if bounds is None else map(_per_channel, bounds)
-    known = channels or _told(*map(_per_channel, (mean, std)), low, high) or known_channels(model)
+    low, high = (None, None) if bounds is None else (_per_channel("bounds", end) for end in bounds)
+    centre, width = _per_channel("mean", mean), _scale("std", std)
+    asked = None if channels is None else COUNT.check("channels", channels)
+    known = asked or _told(centre, width, low, high) or known_channels(model)
     return Task(
         model=model,
         modality="image",
         lifter=ImageLifter(size=_pair(size), fit=fit, channels=known),
-        mean=_per_channel(mean),
-        std=_per_channel(std),
+        mean=centre,
+        std=width,
         low=low,
         high=high,
         labels=None if labels is None else list(labels),
@@ -343,18 +346,30 @@ def _context(task: Task, item: Any, n: int, name: str | int) -> Tensor:
     return tensor.detach()
 
 
-def _per_channel(numbers: Numbers | None) -> Tensor | None:
+def _per_channel(name: str, numbers: Numbers | None) -> Tensor | None:
     if numbers is None:
         return None
-    tensor = torch.as_tensor(numbers, dtype=torch.float64)
+    given: Any = plain(numbers)
+    flat = given.reshape(-1) if isinstance(given, np.ndarray | Tensor) else given
+    read = [FINITE.check(name, number) for number in several(flat)]
+    tensor = torch.tensor(read[0] if isinstance(given, int | float) else read, dtype=torch.float64)
     return tensor if tensor.ndim == 0 else tensor.reshape(1, -1, 1, 1)
 
 
+def _scale(name: str, numbers: Numbers | None) -> Tensor | None:
+    """What is divided by, which is not 0."""
+    found = _per_channel(name, numbers)
+    if found is not None and not bool(found.all()):
+        raise refused(name, "is divided by, so it is not 0", numbers)
+    return found
+
+
 def _check_order(bounds: tuple[Numbers, Numbers]) -> None:
-    low, high = _per_channel(bounds[0]), _per_channel(bounds[1])
+    given = several(bounds)
+    low, high = (_per_channel("bounds", end) for end in given) if len(given) == 2 else (None, None)
     if low is None or high is None or not bool((low < high).all()):
         raise SpecError(
-            Code.BAD_PARAMETER, "bounds must be (low, high) with low below high", got=repr(bounds)
+            Code.BAD_PARAMETER, "bounds must be (low, high) with low below high", got=shown(bounds)
         )
 
 
@@ -371,7 +386,12 @@ def _names(explained: str | int | Sequence[str | int] | None) -> tuple[str | int
 
 
 def _pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    return (size, size) if isinstance(size, int) else size
+    if size is None:
+        return None
+    sides = tuple(COUNT.check("size", side) for side in several(plain(size)))
+    if len(sides) not in (1, 2):
+        raise refused("size", "is one number of pixels, or (height, width)", size)
+    return sides[0], sides[-1]
 
 
 def _numbered(n: int, start: int = 0) -> list[str]:

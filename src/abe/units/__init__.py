@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from abe.checks import Count
+from abe.checks import Count, Positive, shown
 from abe.errors import Code, InputError, PackageError, SpecError
 from abe.registry import units
 from abe.spec import value
@@ -23,18 +24,18 @@ from abe.units.arrival import (
     Arrival,
     Map,
     arrival_of,
+    as_regions,
     axes_of,
     check_map,
-    fitted,
-    not_tiling,
     numbered,
     placed,
+    placed_regions,
     rank,
     ranked_regions,
     size_of,
-    tiled,
 )
 from abe.units.arrival import Partition as Partition
+from abe.units.arrival import Step as Step
 from abe.units.arrival import Unit as Unit
 from abe.units.arrival import number_of_steps as number_of_steps
 from abe.units.arrival import step_size as step_size
@@ -134,13 +135,7 @@ class Patch:
         size: side of a patch in positions.
     """
 
-    size: int = 16
-
-    def __post_init__(self) -> None:
-        if isinstance(self.size, bool) or int(self.size) != self.size or self.size < 1:
-            raise SpecError(
-                Code.BAD_PARAMETER, "A patch has a side of at least one position", got=repr(self.size)
-            )
+    size: Count = 16
 
     def count(self, shape: Sequence[int]) -> int:
         return size_of(self._grid(axes_of(shape)))
@@ -224,16 +219,21 @@ class Grid:
 )
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Regions:
-    """Regions given as numbers per position or as a stack of masks.
+    """Regions given as numbers per position or as a stack of masks; also what a bare array as a unit means.
 
-    Holds a tensor, so a specification only describes it.
+    Positions of one number are one region; regions count in the order of their numbers, which may begin
+    anywhere and have gaps. Holds a tensor, so a specification only describes it.
 
     Attributes:
-        regions: integers (*space), (1 or c, *space) or (b, 1 or c, *space) from 0 without gaps; or
-            booleans (u, *space) of which exactly one is true at every position.
+        regions: a tensor, an array or nested lists: whole numbers (*space), (1 or c, *space), (b, *space) or
+            (b, 1 or c, *space); or booleans (u, *space) or (b, u, *space), of which exactly one is true at
+            every position.
     """
 
-    regions: Tensor
+    regions: Any
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "regions", as_regions(self.regions))
 
     def __eq__(self, other: object) -> bool:
         same = isinstance(other, Regions) and other.regions.dtype == self.regions.dtype
@@ -242,23 +242,52 @@ class Regions:
     def __hash__(self) -> int:
         return hash((tuple(self.regions.shape), int(self.regions.sum())))
 
+    def __repr__(self) -> str:
+        return f"Regions{tuple(self.regions.shape)}"
+
     def __spec__(self) -> dict[str, str]:
-        return {"opaque": f"Regions{tuple(self.regions.shape)}"}
+        return {"opaque": repr(self)}
+
+    @classmethod
+    def read(cls, obj: Any) -> Any:
+        """Regions from an array, a tensor or nested lists; anything else as it is."""
+        listed = isinstance(obj, list | tuple) and len(obj) > 0 and not isinstance(obj[0], str)
+        return cls(regions=obj) if listed or isinstance(obj, np.ndarray | Tensor) else obj
+
+    def of(self, samples: Int[Tensor, "m"], x: Features) -> "Regions":
+        """The regions of some of the samples ``x``, where each has its own."""
+        rows = placed_regions(self.regions.to(x.device), x.shape[1:], len(x))
+        return self if len(rows) == 1 else Regions(regions=rows[samples.to(x.device)])
 
     def count(self, shape: Sequence[int]) -> int:
-        boolean = self.regions.dtype == torch.bool
-        return len(self.regions) if boolean else int(self.regions.max()) + 1
+        return int(placed_regions(self.regions, shape).max()) + 1
 
     def ranks(self, attribution: Map, x: Features, *, draws: Draws, ids: Sequence[int]) -> Arrival:
         return ranked_regions(self.partition(x), attribution, x, draws=draws, ids=ids)
 
     def partition(self, x: Features) -> Int[Tensor, "b *p"]:
-        regions = self.regions.to(x.device)
-        if regions.dtype == torch.bool:
-            regions = tiled(regions, axes_of(x.shape[1:]))
-        if regions.is_floating_point() or regions.is_complex():
-            raise not_tiling(f"{regions.dtype}", "region numbers as integers, or masks as booleans")
-        return fitted(regions.long(), x)
+        rows = placed_regions(self.regions.to(x.device), x.shape[1:], len(x))
+        return rows.expand(len(x), *rows.shape[1:])
+
+
+units.reads(Regions.read)
+
+
+def as_unit(obj: Any) -> Unit:
+    """A unit from its name, a (name, parameters) pair, an array of regions, or a unit.
+
+    Raises:
+        SpecError: it is none of these, or no unit has that name.
+    """
+    found = units.resolve(obj)
+    if isinstance(found, Unit) and not isinstance(found, type):
+        return found
+    raise SpecError(
+        Code.UNKNOWN_NAME,
+        "This is not a unit",
+        got=shown(obj),
+        expected=f"one of {', '.join(units.names())}, an array of region numbers, or a unit value",
+    )
 
 
 @units.register(
@@ -281,8 +310,8 @@ class Superpixel:
         compactness: weight of position against colour.
     """
 
-    n: int = 100
-    compactness: float = 10.0
+    n: Count = 100
+    compactness: Positive = 10.0
 
     def count(self, shape: Sequence[int]) -> int:
         return min(self.n, size_of(axes_of(shape)))

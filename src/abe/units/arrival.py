@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from abe.checks import need_finite_maps
-from abe.errors import Code, InputError, SpecError
+from abe.checks import MOST, need_finite_maps, outline, plain, refused
+from abe.errors import Code, InputError
 from abe.types import Draws, Features, RowIndex
 
 Map = Float[Tensor, "*m"]
@@ -76,24 +77,34 @@ def number_of_steps(nominal: int, step: int) -> int:
     return -(-nominal // step)
 
 
-def step_size(step: int | float | None, nominal: int) -> int:
+class _Amount:
+    """What says how many of the units: a number of them, or a fraction below 1."""
+
+    def check(self, name: str, given: Any) -> int | float | None:
+        """The number as Python's own; None is kept."""
+        number = plain(given)
+        real = isinstance(number, int | float) and not isinstance(number, bool)
+        if number is None or (real and (0 < number < 1 or (1 <= number <= MOST and number % 1 == 0))):
+            return number
+        must = "is a number of units or a fraction of them"
+        raise refused(name, must, given, "an integer of at least 1, or a fraction between 0 and 1")
+
+
+_AMOUNT = _Amount()
+Step = Annotated[int | float | None, _AMOUNT]
+"""Units per step of a curve, or a fraction of them; None for one per cent."""
+
+
+def step_size(step: Step, nominal: int) -> int:
     """Units changed per step: given, a fraction of the units, or one per cent; at least 1.
 
     Raises:
         SpecError: not a positive number of units and not a fraction.
     """
-    if step is None:
-        step = 0.01
-    if isinstance(step, float) and 0 < step < 1:
-        return max(1, -int(-step * nominal // 1))
-    if isinstance(step, bool) or step != int(step) or step < 1:
-        raise SpecError(
-            Code.BAD_PARAMETER,
-            "The step of a curve is a number of units or a fraction of them",
-            got=repr(step),
-            expected="an integer of at least 1, or a fraction between 0 and 1",
-        )
-    return min(int(step), nominal)
+    number = _AMOUNT.check("step", 0.01 if step is None else step) or 1
+    if number < 1:
+        return max(1, -int(-number * nominal // 1))
+    return min(int(number), nominal)
 
 
 def check_map(attribution: Tensor, x: Tensor) -> Tensor:
@@ -174,44 +185,115 @@ def ranked_regions(
     return Arrival(order=order, counts=counts.cpu(), nominal=int(counts.max()))
 
 
-def tiled(masks: Tensor, space: Sequence[int]) -> Tensor:
-    """(*space) the number of the one mask that is true at each position."""
-    if tuple(masks.shape[1:]) != tuple(space):
-        raise not_tiling(f"masks of shape {tuple(masks.shape[1:])}", f"{tuple(space)}")
-    covered = masks.sum(0)
-    if bool((covered != 1).any()):
-        none, several = int((covered == 0).sum()), int((covered > 1).sum())
-        raise not_tiling(f"{none} positions in no mask and {several} in several", "each in exactly one")
-    return masks.long().argmax(0)
+def as_regions(given: Any) -> Tensor:
+    """Region numbers (int64) or masks (bool) from a tensor, an array, an image of labels or nested lists.
+
+    Raises:
+        InputError: ragged lists, or anything but whole numbers and truth values.
+    """
+    try:
+        tensor = isinstance(given, Tensor)
+        found = given.detach().clone() if tensor else torch.from_numpy(_integers(np.array(given)))
+    except (TypeError, ValueError, RuntimeError) as problem:
+        raise _not_regions(outline(given)) from problem
+    if found.dtype != torch.bool and not found.is_complex():
+        whole = found.long()
+        if not found.is_floating_point() or bool((whole == found).all()):
+            found = whole
+    if found.ndim == 0 or found.numel() == 0 or found.dtype not in (torch.bool, torch.int64):
+        raise _not_regions(f"{found.dtype} of shape {tuple(found.shape)}")
+    return found
 
 
-def fitted(regions: Tensor, x: Tensor) -> Tensor:
-    """(b, 1 or c, *space) region numbers of each sample, checked to have no gaps."""
-    space, tail = axes_of(x.shape[1:]), x.ndim > 2
-    if regions.ndim < x.ndim and tuple(regions.shape) == tuple(space) and tail:
-        regions = regions[None]
-    if regions.ndim < x.ndim:
-        regions = regions[None]
-    channels = (1, x.shape[1]) if tail else (len(space) and space[0],)
-    fits = regions.ndim == x.ndim and len(regions) in (1, len(x)) and regions.shape[1] in channels
-    if not fits or (tail and tuple(regions.shape[2:]) != tuple(space)):
-        raise not_tiling(f"regions of shape {tuple(regions.shape)}", f"shape {tuple(space)} of the input")
-    for own in regions:
-        found = torch.unique(own)
-        if int(found[0]) != 0 or int(found[-1]) != len(found) - 1:
-            raise not_tiling(
-                f"region numbers from {int(found[0])} to {int(found[-1])}, {len(found)} different",
-                "0 to u − 1, each used, so that every position belongs to one region",
-            )
-    return regions.expand(len(x), *regions.shape[1:])
+def _integers(array: Any) -> Any:
+    """The array in a type that PyTorch has, in memory of its own."""
+    return array.astype(np.int64) if array.dtype.kind in "iu" else array
 
 
-def not_tiling(got: str, expected: str) -> InputError:
-    """The error for units that leave a position out, or give it to two."""
+def _not_regions(got: str) -> InputError:
     return InputError(
         Code.UNITS,
-        "The units do not tile the input",
+        "Regions are whole numbers, one per position, or masks of truth values",
         got=got,
-        expected=expected,
-        fix="Give every position of the input exactly one unit",
+        expected="for example an array (h, w) of integers, or (u, h, w) of booleans",
+        fix="For masks of other numbers write masks > 0",
     )
+
+
+def placed_regions(regions: Tensor, shape: Sequence[int], b: int | None = None) -> Int[Tensor, "m *p"]:
+    """(1 or b, 1 or c, *space) regions numbered from 0 without gaps, in the order of their numbers.
+
+    Args:
+        regions: as `as_regions` makes them: numbers (*space), (1 or c, *space), (b, *space) or
+            (b, 1 or c, *space), or masks (u, *space) or (b, u, *space).
+        shape: of one sample.
+        b: number of samples; None takes any.
+
+    Raises:
+        InputError: they do not fit the input, or leave a position out.
+    """
+    space = axes_of(shape)
+    if regions.dtype == torch.bool and tuple(regions.shape) != space:
+        regions = tiled(regions, space)[:, None]
+        regions = regions if len(shape) > 1 else regions[:, 0]
+    rows = _batched(regions.long(), tuple(shape), b)
+    if bool((rows < 0).any()):
+        raise not_tiling(
+            f"region numbers from {int(rows.min())} on",
+            "numbers from 0 on",
+            "If positions of a negative number are one region, give them a number of their own",
+        )
+    return torch.stack([torch.unique(own, return_inverse=True)[1] for own in rows])
+
+
+def _batched(regions: Tensor, shape: tuple[int, ...], b: int | None) -> Tensor:
+    """(1 or b, 1 or c, *space) the same numbers with the axes of samples and channels."""
+    space, given = axes_of(shape), tuple(regions.shape)
+    each = (1, given[0]) if b is None else (1, b)
+    if len(shape) == 1:
+        rows = regions[None] if given == space else regions
+        fits = tuple(rows.shape[1:]) == space and len(rows) in each
+    else:
+        channels, rows = (1, shape[0]), regions
+        if given == space:
+            rows = regions[None, None]
+        elif given[1:] == space:
+            if given[0] in channels and given[0] == b != 1:
+                raise not_tiling(
+                    f"regions of shape {given}, one per sample or one per channel",
+                    f"{(b, 1, *space)} for samples, {(1, *given)} for channels",
+                    "Add the axis that says which: regions[:, None] or regions[None]",
+                )
+            rows = regions[None] if given[0] in channels else regions[:, None]
+        fits = rows.ndim == len(shape) + 1 and tuple(rows.shape[2:]) == space
+        fits = fits and rows.shape[1] in channels and len(rows) in each
+    if not fits:
+        raise not_tiling(
+            f"regions of shape {given}",
+            f"shape {space} of the input, or one such map for each sample",
+            "Masks, one per region, are booleans: masks > 0",
+        )
+    return rows
+
+
+def tiled(masks: Tensor, space: Sequence[int]) -> Tensor:
+    """(1 or b, *space) the number of the one mask (u, *space) or (b, u, *space) that is true there."""
+    rows = masks if masks.ndim == len(space) + 2 else masks[None]
+    if tuple(rows.shape[2:]) != tuple(space):
+        raise not_tiling(f"masks of shape {tuple(masks.shape)}", f"(regions, {', '.join(map(str, space))})")
+    covered = rows.sum(1)
+    if bool((covered != 1).any()):
+        none, several = int((covered == 0).sum()), int((covered > 1).sum())
+        raise not_tiling(
+            f"{none} positions in no mask and {several} in several",
+            "each in exactly one",
+            "Give each position to one mask, and what is left to a mask of its own",
+        )
+    return rows.long().argmax(1)
+
+
+def not_tiling(
+    got: str, expected: str, fix: str = "Give every position of the input exactly one unit"
+) -> InputError:
+    """The error for units that leave a position out, or give it to two."""
+    return InputError(Code.UNITS, "The units do not tile the input", got=got, expected=expected, fix=fix)

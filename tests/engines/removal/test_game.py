@@ -292,10 +292,8 @@ def test_units_of_ones_own_number_or_mask_every_position():
 
 
 BAD_UNITS = {
-    "gap in numbers": (Regions(regions=torch.arange(36).view(6, 6) * 2), Code.UNITS),
     "negative": (Regions(regions=torch.arange(36).view(6, 6) - 1), Code.UNITS),
     "other shape": (Regions(regions=torch.zeros(5, 6, dtype=torch.long)), Code.UNITS),
-    "floats": (Regions(regions=torch.zeros(6, 6)), Code.UNITS),
     "overlap": (Regions(regions=torch.ones((2, 6, 6), dtype=torch.bool)), Code.UNITS),
     "holes": (Regions(regions=torch.zeros((2, 6, 6), dtype=torch.bool)), Code.UNITS),
     "no partition": (Union(), Code.UNSUPPORTED),

@@ -132,7 +132,7 @@ class CrossAttention:
 
     def __post_init__(self) -> None:
         if not self.tokens:
-            raise SpecError(Code.BAD_PARAMETER, "Name at least one token", got=repr(self.tokens))
+            raise SpecError(Code.BAD_PARAMETER, "Name at least one token", got=f"tokens = {self.tokens}")
 
     def run(self, problem: Problem) -> Result:
         """One forward row per sample."""

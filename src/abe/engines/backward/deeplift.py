@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from abe.checks import CountFrom0
 from abe.engines.backward.deeplift_rescale import Record, Replay, Rescale
 from abe.engines.backward.deeplift_reveal_cancel import RevealCancel
 from abe.engines.backward.run import (
@@ -43,13 +44,13 @@ class DeepLift:
     """
 
     baseline: Baseline
-    samples: int = 1
+    samples: CountFrom0 = 1
     rule: Literal["rescale", "reveal_cancel"] = "rescale"
     rules: tuple[tuple[str, BackwardRule], ...] = ()
     uncovered: Policy = "error"
 
     def __post_init__(self) -> None:
-        if self.samples < 0 or (self.samples == 0 and not isinstance(self._members, Tensor)):
+        if self.samples == 0 and not isinstance(self._members, Tensor):
             raise SpecError(
                 Code.BAD_PARAMETER, "samples must be at least 1 unless a set is given", got=self.samples
             )

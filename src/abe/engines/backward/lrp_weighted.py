@@ -25,6 +25,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from abe.checks import NotNegative
 from abe.engines.backward.step import (
     Step,
     argument,
@@ -101,7 +102,7 @@ class Epsilon:
         epsilon: the stabiliser, in units of z; 0 is LRP-0.
     """
 
-    epsilon: float = 1e-6
+    epsilon: NotNegative = 1e-6
 
     def __call__(self, step: Step) -> Any:
         """One factor z / (z + ε sign z) on the way back."""
@@ -127,8 +128,8 @@ class Gamma:
         stabiliser: added to denominators.
     """
 
-    gamma: float = 0.25
-    stabiliser: float = 1e-6
+    gamma: NotNegative = 0.25
+    stabiliser: NotNegative = 1e-6
 
     def __call__(self, step: Step) -> Any:
         """Two denominators, one for each sign of z."""
@@ -164,7 +165,7 @@ class AlphaBeta:
     alpha: float = 2.0
     beta: float = 1.0
     bias: Literal["absorb", "drop"] = "absorb"
-    stabiliser: float = 1e-6
+    stabiliser: NotNegative = 1e-6
 
     def __call__(self, step: Step) -> Any:
         """Positive and negative contributions apart; an output without any of them passes nothing on."""
@@ -279,7 +280,7 @@ class ZBox:
 
     low: float | None = None
     high: float | None = None
-    stabiliser: float = 1e-6
+    stabiliser: NotNegative = 1e-6
     relevance_only = True
 
     def __call__(self, step: Step) -> Any:

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from abe.checks import NotNegative
 from abe.engines.cam.channel_map import View, no_linear_head
 from abe.engines.layers.grid import altered
 from abe.engines.runtime.shapes import unit_range, upsampled
@@ -61,7 +62,7 @@ class PlusPlus:
     Formula: w_k = Σ_ij g⁺ α, α = g² / (2 g² + g³ Σ_ab A_kab), zero where g or the denominator is zero
     """
 
-    epsilon: float = 0.0
+    epsilon: NotNegative = 0.0
     needs_gradient: ClassVar[bool] = True
 
     def __call__(self, view: View) -> Tensor:
@@ -96,7 +97,7 @@ class WeightedGradient:
     Formula: w_k = Σ_ij A_kij g_kij / Σ_ij A_kij, g = ∂s/∂A, zero where the channel sums to zero
     """
 
-    epsilon: float = 0.0
+    epsilon: NotNegative = 0.0
     needs_gradient: ClassVar[bool] = True
 
     def __call__(self, view: View) -> Tensor:
@@ -166,7 +167,7 @@ class MaskedScore:
 
     baseline: Baseline
     align_corners: bool = False
-    epsilon: float = 0.0
+    epsilon: NotNegative = 0.0
     needs_gradient: ClassVar[bool] = False
 
     def __call__(self, view: View) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from abe.checks import Count
+from abe.checks import Count, NotNegative, Positive
 from abe.engines.learn.networks import Approximator, Learner, Scorer, filled
 from abe.engines.learn.training import Trained
 from abe.engines.mask.optimise import At, pull
@@ -90,12 +90,12 @@ class RTIS:
     """
 
     baseline: Baseline
-    area: float = 2.0
-    variation: float = 10.0
-    delete: float = 5.0
-    power: float = 0.3
-    rate: float = 1e-3
-    width: int = 8
+    area: NotNegative = 2.0
+    variation: NotNegative = 10.0
+    delete: NotNegative = 5.0
+    power: Positive = 0.3
+    rate: Positive = 1e-3
+    width: Count = 8
 
     def settings(self) -> dict[str, Any]:
         return {"recipe": describe(self)}
@@ -147,9 +147,9 @@ class L2X:
     baseline: Baseline
     features: Count = 4
     cells: Count = 8
-    temperature: float = 0.1
-    rate: float = 1e-3
-    width: int = 8
+    temperature: Positive = 0.1
+    rate: Positive = 1e-3
+    width: Count = 8
 
     def settings(self) -> dict[str, Any]:
         return {"recipe": describe(self)}
@@ -202,8 +202,8 @@ class CXPlain:
     baseline: Baseline
     cells: Count = 8
     members: Count = 1
-    rate: float = 1e-3
-    width: int = 8
+    rate: Positive = 1e-3
+    width: Count = 8
 
     def settings(self) -> dict[str, Any]:
         return {"recipe": describe(self)}
@@ -323,8 +323,8 @@ class Untrained:
     """
 
     seed: int = 0
-    cells: int = 8
-    width: int = 8
+    cells: Count = 8
+    width: Count = 8
 
     def run(self, problem: Problem) -> Result:
         """One pass of networks that have learnt nothing."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from abe import schema
-from abe.checks import Count, check_count
+from abe.checks import Count, checked_arguments
 from abe.draws import SeededDraws, mix
 from abe.engines.learn.resume import put_back, state_of
 from abe.engines.runtime.evaluator import Evaluator
@@ -78,15 +78,16 @@ class Trained:
     notes: list[str] = field(default_factory=list)
 
 
+@checked_arguments
 def train(
     task: Task,
     data: Any,
     recipe: Recipe,
     *,
-    epochs: int,
+    epochs: Count,
     seed: int = 0,
     checkpoint: str | Path | None = None,
-    every: int = 50,
+    every: Count = 50,
 ) -> Trained:
     """Train ``recipe`` on ``data``, or go on where ``checkpoint`` was left.
 
@@ -105,8 +106,6 @@ def train(
         InputError: no batch at all, or less than two samples.
         StorageError: the checkpoint is none, or belongs to another training.
     """
-    check_count("epochs", epochs)
-    check_count("every", every)
     run = _Run(task, recipe, seed, None if checkpoint is None else Path(checkpoint), every)
     with running(task):
         run.resume()

@@ -55,7 +55,7 @@ class Gate:
     """
 
     start: float = 5.0
-    sigma: float = 1.0
+    sigma: NotNegative = 1.0
 
     def bind(self, problem: Problem) -> "_Gate":
         return _Gate(problem.x, self)
@@ -140,7 +140,7 @@ class Information:
     """
 
     statistics: Any
-    weight: float
+    weight: NotNegative
     layer: str = INPUT
     prior: Weights | None = None
 
@@ -299,12 +299,12 @@ class InputBottleneck:
     """
 
     inner: Bottleneck = Bottleneck(beta=20.0)
-    beta: float = 20.0
+    beta: Positive = 20.0
     samples: Count = 10
     prior_steps: Count = 10
     steps: Count = 60
-    rate: float = 1.0
-    sigma: float = 1.0
+    rate: Positive = 1.0
+    sigma: NotNegative = 1.0
 
     def run(self, problem: Problem) -> Result:
         """λ at the input, per element."""

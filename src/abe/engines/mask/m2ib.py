@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from abe.checks import Positive
+from abe.checks import Count, NotNegative, Positive
 from abe.engines.layers.find import at_layer
 from abe.engines.mask.bottleneck import INPUT, Bottleneck, readout
 from abe.engines.mask.noise import StandardNoise
@@ -38,12 +38,12 @@ class TwoTowers:
     """
 
     layers: tuple[tuple[str | int, str], ...]
-    beta: float = 0.1
+    beta: Positive = 0.1
     variance: Positive = 1.0
-    samples: int = 10
-    steps: int = 10
-    rate: float = 1.0
-    sigma: float = 0.0
+    samples: Count = 10
+    steps: Count = 10
+    rate: Positive = 1.0
+    sigma: NotNegative = 0.0
 
     def __post_init__(self) -> None:
         if not self.layers:

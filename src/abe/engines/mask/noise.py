@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from abe.checks import Count, Fraction
+from abe.checks import Count, Fraction, Positive
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.stored import Weights, check_shape, save
 from abe.errors import Code, InputError
@@ -45,7 +45,7 @@ class StandardNoise:
         variance: of the noise.
     """
 
-    variance: float = 1.0
+    variance: Positive = 1.0
 
     def of(self, problem: Problem, layer: str) -> ActivationNoise:
         one = problem.x.new_ones(1, *[1] * (problem.x.ndim - 1))

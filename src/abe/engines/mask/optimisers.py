@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from abe.checks import Below1, Fraction, NotNegative, Positive
 from abe.engines.mask.optimise import State
 from abe.spec import value
 
@@ -16,8 +17,8 @@ class AdamStep:
             number's slope is about a share by their count; those far below it would move by rounding.
     """
 
-    rate: float
-    soft: float = 0.0
+    rate: Positive
+    soft: NotNegative = 0.0
 
     def step(self, numbers: Tensor, gradient: Tensor, state: State, number: int) -> tuple[Tensor, State]:
         first = 0.9 * state["first"] + 0.1 * gradient if state else 0.1 * gradient
@@ -38,9 +39,9 @@ class MomentumStep:
         dampening: d.
     """
 
-    rate: float
-    momentum: float = 0.9
-    dampening: float = 0.9
+    rate: Positive
+    momentum: Below1 = 0.9
+    dampening: Fraction = 0.9
 
     def step(self, numbers: Tensor, gradient: Tensor, state: State, number: int) -> tuple[Tensor, State]:
         speed = self.momentum * state["speed"] + (1 - self.dampening) * gradient if state else gradient

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abe.checks import AtLeast, Count, Positive, need_places
+from abe.checks import AtLeast, Count, CountFrom0, Positive, need_places
 from abe.engines.path.curves import BlurLine
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.reference import reference_of
@@ -181,7 +181,7 @@ class ShiftRows:
         pixels: largest move; the border is continued.
     """
 
-    pixels: int = 4
+    pixels: CountFrom0 = 4
 
     def rows(self, problem: Problem, rows: Tensor, owner: Tensor, draw: Tensor, step: int) -> Tensor:
         if self.pixels == 0 or rows.ndim < 3:

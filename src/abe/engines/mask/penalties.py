@@ -1,15 +1,19 @@
 """What a mask pays for: area, roughness, order."""
 
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from abe.checks import Probability
+from abe.checks import Between, Count, NotNegative, Positive, Probability
 from abe.engines.mask.optimise import At, BoundPenalty
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
 from abe.spec import value
+
+Power = Annotated[float, Between(1, math.inf, "[)")]
+"""Below 1 the slope at equal neighbours is not finite."""
 
 
 @value
@@ -20,7 +24,7 @@ class Removed:
         weight: price of removing everything.
     """
 
-    weight: float
+    weight: NotNegative
 
     def bind(self, problem: Problem) -> BoundPenalty:
         def penalty(mask: Tensor, at: At) -> Tensor:
@@ -40,9 +44,9 @@ class Variation:
             number of positions that the mask was interpolated to; None is from position to position.
     """
 
-    weight: float
-    power: float = 3.0
-    cells: int | None = None
+    weight: NotNegative
+    power: Power = 3.0
+    cells: Count | None = None
 
     def bind(self, problem: Problem) -> BoundPenalty:
         def penalty(mask: Tensor, at: At) -> Tensor:
@@ -69,9 +73,9 @@ class SortedArea:
     """
 
     areas: tuple[Probability, ...]
-    weight: float
-    growth: float
-    steps: int
+    weight: NotNegative
+    growth: Positive
+    steps: Count
 
     def __post_init__(self) -> None:
         if not self.areas:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abe.checks import Count, Size, check_reach
+from abe.checks import Count, CountFrom0, Size, Tolerance, check_reach
 from abe.engines.path.active import Active
 from abe.engines.path.class_targets import class_count
 from abe.engines.path.curves import StraightLine
@@ -103,7 +103,7 @@ class NearestAdversary:
     radii: tuple[Size, ...] = RADII
     steps: Count = 40
     published_step: bool = False
-    margin: int = 0
+    margin: CountFrom0 = 0
 
     def __post_init__(self) -> None:
         if not self.radii or list(self.radii) != sorted(self.radii):
@@ -190,10 +190,10 @@ class FromBoundary:
 
     search: NearestAdversary = NearestAdversary()
     quadrature: Quadrature = GaussLegendre()
-    steps: int = 32
+    steps: Count = 32
     bisection: bool = True
-    tolerance: float | None = None
-    max_steps: int = 1024
+    tolerance: Tolerance | None = None
+    max_steps: Count = 1024
     boundary: Any = None
 
     def run(self, problem: Problem) -> Result:

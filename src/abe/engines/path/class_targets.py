@@ -6,7 +6,7 @@ from typing import Annotated, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from abe.checks import AtLeast
+from abe.checks import AtLeast, Count
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError, TargetError
 from abe.spec import value
@@ -28,7 +28,7 @@ class ClassRuns:
     run: Tensor
     goal: Tensor
     toward: Tensor
-    width: int = 1
+    width: Count = 1
 
 
 @runtime_checkable

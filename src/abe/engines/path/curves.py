@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abe.checks import need_places
+from abe.checks import Positive, need_places
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.reference import reference_of
 from abe.engines.runtime.shapes import along
@@ -70,7 +70,7 @@ class BlurLine:
         max_sigma: standard deviation at the reference, in pixels.
     """
 
-    max_sigma: float = 50.0
+    max_sigma: Positive = 50.0
 
     def bind(self, problem: Problem) -> "_Blur":
         """The blurred copies of a batch."""

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from abe.checks import Count, Tolerance, listed
+from abe.checks import Count, CountFrom0, Tolerance, listed
 from abe.engines.path.active import take
 from abe.engines.path.class_targets import ClassRuns, Runs, class_count, single
 from abe.engines.path.quadrature import GaussLegendre
@@ -65,9 +65,9 @@ class UpdatePath:
     update: Update
     steps: Count
     rule: Rule = "trapezoid"
-    segment_nodes: int = 0
+    segment_nodes: CountFrom0 = 0
     tolerance: Tolerance | None = None
-    max_segment_nodes: int = 128
+    max_segment_nodes: Count = 128
     start: Baseline | None = None
     stop: Literal["flip", "arrive"] | None = None
     runs: Runs | None = None

@@ -13,6 +13,8 @@ from abe.spec import value
 from abe.types import Card
 
 Nodes = Float[Tensor, "k"]
+MOST_GAUSS = 10_000
+"""Nodes of Gauss–Legendre; these take a minute to find."""
 quadratures = Registry("quadrature")
 
 
@@ -28,7 +30,15 @@ class GaussLegendre:
 
     def nodes(self, n: int) -> tuple[Nodes, Nodes]:
         """Nodes in (0, 1) and weights."""
-        nodes, weights = np.polynomial.legendre.leggauss(_at_least(n, 1))
+        if _at_least(n, 1) > MOST_GAUSS:
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "Too many nodes for Gauss–Legendre, whose weights take n³ operations",
+                got=f"steps or nodes = {n}",
+                expected=f"at most {MOST_GAUSS}",
+                fix='Choose quadrature="midpoint", or give tolerance=',
+            )
+        nodes, weights = np.polynomial.legendre.leggauss(n)
         return torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2)
 
 

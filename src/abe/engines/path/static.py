@@ -41,7 +41,7 @@ class PathIntegral:
     quadrature: Quadrature = GaussLegendre()
     steps: Count = 50
     tolerance: Tolerance | None = None
-    max_steps: int = 1024
+    max_steps: Count = 1024
 
     def __post_init__(self) -> None:
         self.quadrature.nodes(self.steps)

@@ -109,7 +109,7 @@ def _enlarging(n: int, size: int) -> Tensor:
     left = at.floor()
     weights = torch.zeros((n, size), dtype=torch.float64)
     for cell, share in ((left, 1 - (at - left)), (left + 1, at - left)):
-        inside = cell.abs().minimum(2 * (n - 1) - cell).clamp_min(0).long()
+        inside = cell.abs().minimum(2 * (n - 1) - cell).clamp(0, n - 1).long()
         weights.index_put_((inside, torch.arange(size)), share, accumulate=True)
     return weights
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abe.checks import Count, need_set
+from abe.checks import Count, Probability, need_set
 from abe.draws import mix
 from abe.engines.layers.at_layer import about, input_of
 from abe.engines.removal.game import probability_of, too_few
@@ -48,7 +48,7 @@ class DataSetShapley:
     units: Any = resolved(converter=units.resolve, default="grid")
     removal: Any = resolved(converter=removals.resolve, default="replace")
     evaluations: Count = 20_000
-    tolerance: float = 0.025
+    tolerance: Probability = 0.025
     spread: Spread = "share"
     digest: int = field(init=False)
 
@@ -68,8 +68,6 @@ class DataSetShapley:
                 "A data set has one label per sample",
                 got=f"labels of shape {tuple(self.labels.shape)} for {len(self.data)} samples",
             )
-        if not 0 < self.tolerance < 1:
-            raise SpecError(Code.BAD_PARAMETER, "The tolerance is a share", got=repr(self.tolerance))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, DataSetShapley) and self._identity() == other._identity()

@@ -6,6 +6,7 @@ from math import comb, factorial
 import torch
 from torch import Tensor
 
+from abe.checks import Count
 from abe.engines.removal import set_functions
 from abe.engines.removal.game import Evaluated, Stream, Summarised
 from abe.engines.removal.summaries import (
@@ -139,11 +140,11 @@ class OwenValue:
         groups: number of groups of neighbouring units, or the units of every group.
     """
 
-    groups: int | tuple[tuple[int, ...], ...] = 3
+    groups: Count | tuple[tuple[int, ...], ...] = 3
 
     def __post_init__(self) -> None:
-        if isinstance(self.groups, bool) or (isinstance(self.groups, int) and self.groups < 1):
-            raise SpecError(Code.BAD_PARAMETER, "There is at least one group", got=repr(self.groups))
+        if self.groups == ():
+            raise SpecError(Code.BAD_PARAMETER, "There is at least one group", got="groups = ()")
 
     @property
     def complete(self) -> bool:
@@ -323,7 +324,7 @@ class Interactions:
     """
 
     index: str = "k_sii"
-    order: int = 2
+    order: Count = 2
     max_units: Exhaustible = EXACT_UNITS
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ summaries carry standard errors: of the sampling, and of the completions where t
 
 from dataclasses import dataclass
 from math import sqrt
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -29,16 +29,17 @@ MOST_UNITS = 16
 class _Exhaustible:
     """As many units as can be evaluated exhaustively."""
 
-    def check(self, name: str, given: int) -> int:
-        """``given``, or a refusal."""
-        if COUNT.check(name, given) > MOST_UNITS:
+    def check(self, name: str, given: Any) -> int:
+        """The number as Python's own, or a refusal."""
+        number = COUNT.check(name, given)
+        if number > MOST_UNITS:
             raise SpecError(
                 Code.BAD_PARAMETER,
                 f"At most {MOST_UNITS} units can be evaluated exhaustively",
-                got=given,
+                got=f"{name} = {number}",
                 fix="Use a sampled estimator such as 'permutation' or 'kernel'",
             )
-        return given
+        return number
 
 
 Exhaustible = Annotated[int, _Exhaustible()]

@@ -21,7 +21,7 @@ from abe.errors import Code, SpecError, note
 from abe.metrics.evaluation.perturbation import Perturbation, PerturbationRun
 from abe.metrics.evaluation.statistics import Interval
 from abe.metrics.evaluation.truth import check_asked
-from abe.registry import Registry, baselines, freeze, metrics, units
+from abe.registry import Registry, baselines, freeze, identity, is_pair, metrics, units
 from abe.spec import describe
 from abe.types import Card, Cost, Direction
 from abe.units import Arrival
@@ -77,7 +77,7 @@ class DataSetMetric(Protocol):
 Kinds = CurveMetric | DirectMetric | DataSetMetric
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Metric:
     """A metric with its name, parameters and direction; made by `as_metric`."""
 
@@ -85,6 +85,16 @@ class Metric:
     params: tuple[tuple[str, Any], ...]
     direction: Direction
     value: Any = field(repr=False, compare=False)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Metric) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[Any, ...]:
+        return self.name, identity(self.params), self.direction
 
     def __str__(self) -> str:
         inner = ", ".join(f"{k}={v!r}" for k, v in self.params)
@@ -196,7 +206,7 @@ def as_metric(obj: Any, *, defaults: Mapping[str, Any] | None = None) -> Metric:
         return obj
     if isinstance(obj, str):
         return _registered(obj, {}, defaults or {})
-    if isinstance(obj, tuple) and len(obj) == 2 and isinstance(obj[0], str):
+    if is_pair(obj):
         return _registered(obj[0], dict(obj[1]), defaults or {})
     if isinstance(obj, Kinds) and not isinstance(obj, type):
         return Metric(name=type(obj).__name__, params=(("value", obj),), direction=_direction(obj), value=obj)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from abe.checks import checked_arguments
 from abe.engines.runtime.request import running
 from abe.errors import Code, SpecError
 from abe.explanation import Explanation
@@ -20,11 +21,13 @@ from abe.metrics.evaluation.sources import MethodMaps, SavedMaps
 from abe.objectives import as_objective
 from abe.registry import Method, methods
 from abe.task.base import Task
+from abe.units import Step
 
 PARTS_OF_SOME = frozenset({"layer", "attention", "cross_attention", "training", "optimisation"})
 """What only some models have, or takes minutes per sample; such methods are compared when named."""
 
 
+@checked_arguments
 def compare(
     task: Task,
     photos: Any,
@@ -37,7 +40,7 @@ def compare(
     objective: Any = "logit",
     unit: Any = "pixel",
     baseline: Any = "zero",
-    step: int | float | None = None,
+    step: Step = None,
     rank_by: str | Sequence[str] | None = None,
     seed: int = 0,
     ids: Sequence[int | str] | None = None,
@@ -97,6 +100,7 @@ def compare(
     return plan.run(samples, (unit, baseline, step), rank_by, progress)
 
 
+@checked_arguments
 def score(
     explanation: Explanation,
     task: Task,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abe import schema, storage
+from abe import schema, storage, words
 from abe.errors import Code, SpecError, suggest
 from abe.explanation import Explanation, versions
 from abe.metrics.evaluation import statistics
@@ -58,7 +58,7 @@ class _Measured:
     direction: Direction
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class Comparison:
     """Methods scored on the same samples, ranked.
 
@@ -105,6 +105,20 @@ class Comparison:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def __repr__(self) -> str:
+        b, failed = len(self.names), [f"{name} ({one.code})" for name, one in self.failures.items()]
+        told = [
+            ("methods, best first", words.some(f"{m} (mean rank {self.ranks[m]:.3g})" for m in self.methods)),
+            ("metrics", words.some(metric.name for metric in self.metrics)),
+            ("samples", words.some(self.names)),
+            ("targets", words.some(self.target_names)),
+            ("settings", f"unit {self.unit}, baseline {self.baseline}, objective {self.objective}"),
+            ("failed", words.some(failed)),
+        ]
+        notes = [note for origin in self.origins.values() for note in origin.warnings]
+        title = f"Comparison of {len(self)} method{'' if len(self) == 1 else 's'} on {b} samples"
+        return words.card(title, told, notes)
 
     @property
     def methods(self) -> list[str]:

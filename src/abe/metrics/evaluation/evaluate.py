@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from abe.baselines import Confusion, as_baseline
+from abe.checks import checked_arguments
 from abe.draws import SeededDraws
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
@@ -49,9 +50,10 @@ from abe.metrics.evaluation.statistics import check_confidence
 from abe.metrics.evaluation.truth import with_truth
 from abe.objectives import as_objective, objective_name
 from abe.progress import Progress
-from abe.registry import baselines, units
+from abe.registry import baselines, is_pair, units
 from abe.task.base import Task
 from abe.types import Cost, Objective
+from abe.units import Step, as_unit
 
 Execution = Literal["auto", "model"]
 GUESS = 100.0
@@ -69,6 +71,7 @@ NOTES = 20
 """Notes of one method that are kept of a stream."""
 
 
+@checked_arguments
 def evaluate(
     task: Task,
     explanations: Any,
@@ -81,7 +84,7 @@ def evaluate(
     objective: Any = None,
     unit: Any = "pixel",
     baseline: Any = "zero",
-    step: int | float | None = None,
+    step: Step = None,
     rank_by: str | Sequence[str] | None = None,
     seed: int = 0,
     ids: Sequence[int | str] | None = None,
@@ -382,7 +385,7 @@ class Evaluation:
             raise self._first_problem
         ranks = mean_ranks(scores, [m for m in self.metrics if m.name in ranking])
         order = sorted(scores, key=ranks.__getitem__)
-        run = PerturbationRun(direction="insertion", unit=units.resolve(settings[0]), step=settings[2])
+        run = PerturbationRun(direction="insertion", unit=as_unit(settings[0]), step=settings[2])
         return Comparison(
             scores={name: scores[name] for name in order},
             tests=with_statistics(
@@ -427,8 +430,7 @@ def chosen_metrics(given: Sequence[Any] | None, defaults: Mapping[str, Any]) -> 
 
 def _listed(given: Any) -> list[Any]:
     """A list of items; one name alone is a list of one."""
-    pair = isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Mapping)
-    return [given] if isinstance(given, str | Metric) or pair else list(given)
+    return [given] if isinstance(given, str | Metric) or is_pair(given) else list(given)
 
 
 def _rank_by(given: str | Sequence[str] | None, chosen: Sequence[Metric]) -> tuple[str, ...]:

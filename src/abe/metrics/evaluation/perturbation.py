@@ -7,7 +7,7 @@ the order of arrival, so memory does not grow with the number of steps.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -20,7 +20,7 @@ from abe.errors import Code, SpecError, note
 from abe.imputation import Imputation
 from abe.spec import value
 from abe.types import Baseline
-from abe.units import Arrival, Pixel, Unit, check_map, number_of_steps, step_size
+from abe.units import Arrival, Pixel, Regions, Step, Unit, check_map, number_of_steps, step_size
 
 CurveKind = Literal["probability", "log_probability", "log_odds", "kl", "accuracy"]
 Curve = Float[Tensor, "b k"]
@@ -44,7 +44,7 @@ class PerturbationRun:
     direction: Literal["insertion", "deletion"] | str
     unit: Unit = Pixel()
     baseline: Baseline = Zero()
-    step: int | float | None = None
+    step: Step = None
     first: Literal["most", "least"] | str = "most"
 
     def units_per_step(self, shape: Sequence[int]) -> int:
@@ -60,7 +60,11 @@ class PerturbationRun:
         ids = [problem.ids[i] for i in samples.tolist()]
         maps = attribution[samples.to(attribution.device)]
         maps = maps if self.first == "most" else -maps
-        return self.unit.ranks(maps, problem.x[samples], draws=problem.draws, ids=ids)
+        x, draws = problem.x[samples], problem.draws
+        if not isinstance(self.unit, Regions):
+            return self.unit.ranks(maps, x, draws=draws, ids=ids)
+        found = self.unit.of(samples, problem.x).ranks(maps, x, draws=draws, ids=ids)
+        return replace(found, nominal=self.unit.count(x.shape[1:]))
 
     def perform(
         self,

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from abe.checks import Between
 from abe.draws import mix
-from abe.errors import Code, SpecError
 from abe.schema import Gap
 from abe.types import Direction
 
@@ -73,15 +73,15 @@ class PairedTest:
         )
 
 
+CONFIDENCE = Between(
+    *(0.5, 1, "[)", "is the probability that an interval is right"),
+    "a number from 0.5 to below 1, such as 0.95",
+)
+
+
 def check_confidence(confidence: float) -> None:
     """Refuse what is no level of confidence."""
-    if not 0.5 <= confidence < 1:
-        raise SpecError(
-            Code.BAD_PARAMETER,
-            "Confidence is the probability that an interval is right",
-            got=repr(confidence),
-            expected="a number from 0.5 to below 1, such as 0.95",
-        )
+    CONFIDENCE.check("Confidence", confidence)
 
 
 def intervals(columns: Float[Tensor, "b m"], *, seed: int = 0, confidence: float = 0.95) -> list[Interval]:

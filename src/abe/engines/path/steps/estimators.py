@@ -5,7 +5,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from abe.checks import Count
+from abe.checks import Count, NotNegative
 from abe.engines.path.geometry import lengths, tiny
 from abe.engines.path.step import State
 from abe.engines.path.steps.aim import Aim, ImageTransform
@@ -97,7 +97,7 @@ class LookAhead:
     """
 
     inner: Estimator
-    distance: float
+    distance: NotNegative
 
     @property
     def stochastic(self) -> bool:
@@ -145,7 +145,7 @@ class Neighbourhood:
         copies: how many neighbours.
     """
 
-    radius: float
+    radius: NotNegative
     copies: Count = 20
     stochastic: ClassVar[bool] = True
     reads_gradient: ClassVar[bool] = True

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abe.checks import Norm, NotNegative, Odd, Size, need_image
+from abe.checks import Norm, NotNegative, Odd, Positive, Size, need_image
 from abe.engines.path.geometry import in_ball, shortened, tiny, unit
 from abe.engines.path.step import INTEGRAND, State
 from abe.engines.path.steps.aim import Aim
@@ -83,7 +83,7 @@ class TranslationKernel:
     """
 
     size: Odd = 15
-    sigmas: float = 3.0
+    sigmas: Positive = 3.0
     single_precision: bool = False
     elsewhere: bool = False
 
@@ -117,7 +117,7 @@ class DecayIndicator:
         decay: η.
     """
 
-    decay: float = 0.94
+    decay: Positive = 0.94
 
     def turn(self, g: Tensor, aim: Aim, state: State) -> tuple[Tensor, State]:
         """The scaled direction; ``indicator`` and ``last_sign`` are kept."""
