@@ -15,6 +15,7 @@ from abe import arrays, storage
 from abe._version import __version__
 from abe.checks import finite
 from abe.errors import Code, InputError
+from abe.task.targets import fitted, numbers_of
 from abe.types import Cost, Features, Part, PerSample
 
 KIND = "explanation"
@@ -202,8 +203,7 @@ class Explanation:
             torch.Size([2, 3, 4, 4])
         """
         inputs = torch.as_tensor(x)
-        target = torch.as_tensor(target)
-        each = target.expand(len(inputs)).clone() if target.ndim == 0 else target
+        each = fitted(numbers_of(target), len(inputs), free=True)
         return cls(
             attribution=arrays.as_map(maps, inputs, target=each, layout=layout),
             x=inputs,

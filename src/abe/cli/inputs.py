@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from abe.cli.options import ModelOptions
-from abe.errors import Code, InputError, SpecError, TargetError
+from abe.errors import AbeError, Code, InputError, SpecError, TargetError
 
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 
@@ -173,6 +173,7 @@ def _configured(model: Any, options: ModelOptions, base: Any) -> Any:
         "std": _numbers("std", options.std),
         "size": _size(options.size),
         "labels": None if options.labels is None else read_labels(options.labels),
+        "output_kind": options.output_kind,
     }
     return image_task(model, **{**settings, **{k: v for k, v in given.items() if v is not None}})
 
@@ -204,24 +205,30 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 
 def read_labels(path: Path) -> list[str]:
-    """Class names from a text file with one name a line, or a JSON list.
+    """Class names from a text file with one name a line, or a JSON list or dict {number: name}.
 
     Raises:
         SpecError: the file is missing, empty, or no list of names.
     """
     import json
 
+    from abe.task.outputs import class_names
+
+    found: list[str] | None = None
     try:
-        text = path.read_text(encoding="utf-8")
-        found = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
-        problem = "no list of names" if not isinstance(found, list) or not found else ""
+        text = path.read_text(encoding="utf-8-sig")
+        given = json.loads(text) if path.suffix.lower() == ".json" else text.rstrip().splitlines()
+        found = class_names(given) if isinstance(given, list | dict) else None
+        problem = "" if found else "no list of names"
+    except AbeError as error:
+        problem = f"{error.what}, got {error.got}"
     except (OSError, ValueError) as error:
-        found, problem = [], str(error)
-    if problem:
+        problem = str(error)
+    if problem or not found:
         raise SpecError(
             Code.BAD_PARAMETER,
             "--labels names a file that cannot be used",
             got=f"{path} ({problem})",
-            expected="a text file with one class name a line, or a JSON list",
+            expected="a text file with one class name a line, or a JSON list or dict {number: name}",
         )
-    return [str(name).strip() for name in found]
+    return [name.strip() for name in found]

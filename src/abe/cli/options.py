@@ -56,7 +56,8 @@ class ModelOptions:
         mean: Normalisation, one number or one per channel.
         std: The same for the scale.
         size: Photographs are brought to this many pixels: 224 or 224x320.
-        labels: Class names: a text file, one a line, or a JSON list.
+        labels: Class names: a text file, one a line, or a JSON list or dict.
+        output_kind: What outputs are: logits, probabilities, sigmoid, multilabel or regression.
     """
 
     model: Annotated[
@@ -72,13 +73,13 @@ class ModelOptions:
     std: Text = None
     size: Text = None
     labels: Path | None = None
+    output_kind: Text = None
 
     @property
     def given(self) -> list[str]:
         """Names of the options that were set."""
-        return [
-            name for name in ("bounds", "mean", "std", "size", "labels") if getattr(self, name) is not None
-        ]
+        settings = ("bounds", "mean", "std", "size", "labels", "output_kind")
+        return [name for name in settings if getattr(self, name) is not None]
 
 
 DEFAULT_MODEL = ModelOptions()

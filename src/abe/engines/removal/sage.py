@@ -182,5 +182,5 @@ def _predicted(asked: Problem) -> Tensor:
     out = torch.zeros(len(asked.x), dtype=torch.long, device=asked.x.device)
 
     for chunk in asked.forward(asked.x, asked.everyone):
-        out[chunk.rows] = asked.task.log_probabilities(chunk.outputs).argmax(1)
+        out[chunk.rows] = asked.task.predicted(chunk.outputs)
     return out

@@ -14,6 +14,7 @@ from abe.draws import as_ids, sample_ids
 from abe.errors import Code, InputError, SpecError
 from abe.explanation import Explanation
 from abe.task.base import Context, Lifted, Task
+from abe.task.targets import labels_of
 
 KEYS = ("inputs", "labels", "masks", "targets")
 """What a batch of a loader may hold when it is a mapping; as a tuple it is in this order."""
@@ -73,8 +74,8 @@ class Samples:
 
     def __post_init__(self) -> None:
         given = [name for name in ("labels", "masks", "ids") if getattr(self, name) is not None]
-        several = isinstance(self.target, Sequence | Tensor | np.ndarray) and not isinstance(self.target, str)
-        given += ["target"] if several and np.ndim(self.target) else []
+        several = self.target is not None and np.ndim(self.target) > 0
+        given += ["target"] if several else []
         if self.stream and given:
             raise SpecError(
                 Code.BAD_PARAMETER,
@@ -136,7 +137,7 @@ class Samples:
 
     def _lot(self, lifted: Lifted, target: Any, labels: Any, masks: Any, ids: list[int]) -> Batch:
         self.task.check(lifted.x)
-        truth = None if labels is None else _labels(labels, len(lifted.x))
+        truth = None if labels is None else labels_of(labels, len(lifted.x), self.task.class_index)
         region = None if masks is None else _masks(masks, lifted.x)
         return Batch(lifted, 0, ids, target, truth, region)
 
@@ -172,18 +173,6 @@ def _parts(batch: Any) -> dict[str, Any]:
 def _tensor(given: Any) -> Tensor:
     """A tensor of its own: a file opened for reading cannot be shared."""
     return given if isinstance(given, Tensor) else torch.from_numpy(np.array(given))
-
-
-def _labels(labels: Any, b: int) -> Tensor:
-    found = _tensor(labels)
-    if found.shape != (b,) or found.is_floating_point() or found.dtype == torch.bool:
-        raise InputError(
-            Code.LABELS,
-            "The labels do not fit the samples",
-            got=f"{found.dtype} of shape {tuple(found.shape)}",
-            expected=f"({b},) class numbers",
-        )
-    return found.long()
 
 
 def _masks(masks: Any, x: Tensor) -> Tensor:
