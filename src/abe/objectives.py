@@ -320,6 +320,8 @@ class UserObjective:
     function: Callable[[Any, Tensor], Tensor]
     given: bool = field(default=True, compare=False)
     """Whether a target was given: reading one that is missing is refused where nothing is predicted."""
+    predicts: bool = field(default=True, compare=False)
+    """Whether outputs (n, C) predict a class, as those of a regression do not."""
     reads_logits: ClassVar[bool] = False
 
     @property
@@ -328,7 +330,8 @@ class UserObjective:
         return ()
 
     def __call__(self, outputs: Any, target: Tensor) -> Any:
-        if not self.given and not (isinstance(outputs, Tensor) and outputs.ndim == 2):
+        flat = isinstance(outputs, Tensor) and outputs.ndim == 2
+        if not self.given and not (flat and (self.predicts or outputs.shape[1] == 1)):
             target = target.as_subclass(_Missing)
         try:
             return self.function(outputs, target)

@@ -412,6 +412,14 @@ def test_an_objective_of_ones_own_for_a_dense_output(method, target, b):
         assert found.target_names == ["own"] * b
 
 
+def test_an_objective_of_ones_own_for_a_regression():
+    task = abe.image_task(Net(two), output_kind="regression")
+    found = abe.explain(task, X, "gradient", objective=lambda out, target: out.sum(1), **HOW)
+    torch.testing.assert_close(found.score, Z)
+    with refused(Code.TARGET_MISSING, "target="):
+        abe.explain(task, X, "gradient", objective=lambda out, target: out[range(len(out)), target], **HOW)
+
+
 def test_a_target_that_an_objective_reads_is_asked_for():
     task = abe.image_task(dense())
     with refused(Code.TARGET_MISSING, "target="):

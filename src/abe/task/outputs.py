@@ -245,7 +245,7 @@ def _sum_to_1(outputs: Tensor, tolerance: float) -> bool:
 
 
 def _within_unit(outputs: Tensor) -> bool:
-    low, high = torch.aminmax(outputs)
+    low, high = torch.aminmax(outputs.detach())
     return float(low) >= 0 and float(high) <= 1
 
 
@@ -310,7 +310,7 @@ def doubt(kind: OutputKind, outputs: Any) -> str:
     """A remark where outputs that are said to be logits look as if a sigmoid had been taken already."""
     if kind not in ("sigmoid", "multilabel") or not isinstance(outputs, Tensor) or not len(outputs):
         return ""
-    if not outputs.is_floating_point() or not _within_unit(outputs.detach()):
+    if not outputs.is_floating_point() or not _within_unit(outputs):
         return ""
     other = 'pass output_kind="probabilities"' if kind == "sigmoid" else "leave the sigmoid out"
     return (

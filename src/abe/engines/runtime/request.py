@@ -104,7 +104,8 @@ def pose(
     """A problem about lifted samples, whose class score is explained where no other score is given."""
     check_ids(ids, len(lifted.x))
     if target is None and isinstance(objective, UserObjective):
-        objective = replace(objective, given=False)
+        predicts = evaluator.task.output_kind != "regression"
+        objective = replace(objective, given=False, predicts=predicts)
     if lifted.parts:
         evaluator.task = evaluator.task.reading(parts=lifted.parts)
     return Problem(

@@ -182,7 +182,7 @@ def _predicted(problem: Undecided, outputs: Any, n: int) -> tuple[Tensor, bool]:
     single = isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] == 1
     if isinstance(outputs, Tensor) and outputs.ndim == 2 and (kind != "regression" or single):
         return predicted(kind, outputs), True
-    if _sizes(problem, outputs) is None:
+    if not getattr(problem.objective, "reads_logits", False) or not isinstance(outputs, Tensor):
         return torch.zeros(n, dtype=torch.long, device=device), not isinstance(outputs, Tensor)
     shape = tuple(outputs.shape)
     raise TargetError(
