@@ -1,9 +1,10 @@
 """Outputs of every kind against the same model with two logits, and the names of their classes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from jaxtyping import config
 from torch import Tensor, nn
 
 import abe
@@ -91,7 +92,14 @@ def test_metrics(kind, target):
     names = ["insertion", "kl_deletion", "log_odds_insertion", "aopc", "average_drop", "average_increase"]
     names += ["road_morf", "comprehensiveness", "consistency", "infidelity", "f_insertion"]
     names += ["relative_output_stability", "soundness"]
-    how = {"data": X, "target": target, "labels": [[1], [0], [1]], "objective": "probability", **HOW}
+    how = {
+        "data": X,
+        "target": target,
+        "labels": [[1], [0], [1]],
+        "objective": "probability",
+        "step": 0.2,
+        **HOW,
+    }
 
     def values(task: abe.Task) -> dict[str, list[float]]:
         found = abe.evaluate(task, {"g": "gradient_x_input"}, names, **how).scores["g"]
@@ -104,11 +112,22 @@ def test_metrics(kind, target):
 
 @EVERY_KIND
 @pytest.mark.parametrize("aim", [{}, {"label": [1, 0, 1]}, {"target": "other"}], ids=str)
-@pytest.mark.parametrize("name", ["fgsm", "pgd", "mim", "mig", "cw"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fgsm",
+        "pgd",
+        "mim",
+        "mig",
+        "cw",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("bim", "gra", "tim")),
+    ],
+)
 def test_attacks(kind, aim, name):
     if "target" in aim:
         aim = {"target": (Z <= 0).long()}
-    one, other = (abe.attack(task, X, name, **aim, **HOW) for task in (single(kind), twin(kind)))
+    settings = {"cw": {"steps": 10, "searches": 2}}.get(name, {})
+    one, other = (abe.attack(task, X, name, **aim, **settings, **HOW) for task in (single(kind), twin(kind)))
     torch.testing.assert_close(one.x_adv, other.x_adv, rtol=1e-3, atol=1e-4)
     assert one.success.tolist() == other.success.tolist()
     assert one.to_dict()["samples"][0]["after"] == other.to_dict()["samples"][0]["after"]
@@ -201,6 +220,14 @@ def test_top_of_labels_of_their_own():
     torch.testing.assert_close(between.score, z[:, 1] - z[:, 2])
 
 
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """What users pass is not checked by annotations."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
+
+
 # -- what is not said --------------------------------------------------------------------------------------
 
 
@@ -265,6 +292,7 @@ def test_a_regression_has_no_probability():
 
 
 @pytest.mark.parametrize("kind", ["sigmoids", "softmax", "Probabilities", "", None, 1])
+@pytest.mark.usefixtures("unchecked")
 def test_unknown_kinds(kind):
     with refused(Code.BAD_PARAMETER, "'sigmoid'", "'multilabel'", "'probabilities'"):
         abe.Task(Net(two), "image", None, output_kind=kind)

@@ -60,20 +60,22 @@ def column(numbers: Tensor) -> Tensor:
     return numbers[:, 0] if numbers.ndim == 2 and numbers.shape[1] == 1 else numbers
 
 
-def fitted(numbers: Tensor, n: int, axes: int = 1, *, free: bool = False, entry: bool = False) -> Tensor:
+def fitted(
+    numbers: Tensor, n: int, shape: tuple[int, ...] = (1,), *, free: bool = False, entry: bool = False
+) -> Tensor:
     """(n,) or (n, m) targets from numbers for all samples or one each; a column (n, 1) is one each.
 
     Args:
         numbers: as given.
         n: samples.
-        axes: m, of the output beside its rows.
+        shape: of the output of one row, with m axes.
         free: an objective of one's own reads them, so they need not name one entry of the output.
         entry: the numbers came as a tuple, which then names one entry where a list is one each.
 
     Raises:
         TargetError: they are neither one for all nor one each, or do not name one entry.
     """
-    numbers = column(numbers)
+    numbers, axes = column(numbers), len(shape)
     whole = axes > 1 and tuple(numbers.shape) == (axes,)
     if whole and (not free or entry or axes != n):
         return numbers.expand(n, axes).clone()
@@ -90,7 +92,7 @@ def fitted(numbers: Tensor, n: int, axes: int = 1, *, free: bool = False, entry:
             Code.TARGET_TYPE,
             "The target does not name one entry of the output",
             got=f"{named if each.ndim < 3 else tuple(each.shape[1:])} numbers per sample",
-            expected=f"{axes}, one per output axis" if axes > 1 else "one class number",
+            expected=f"{axes}, one per output axis {shape}" if axes > 1 else "one class number",
         )
     return each
 

@@ -1,6 +1,6 @@
 """Predictions, what they mean, and which decision is explained."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -76,9 +76,9 @@ class Decision:
             if not parts:
                 self._settle_kind(problem, outputs, rows)
                 if given is not None:
-                    axes = outputs.ndim - 1 if isinstance(outputs, Tensor) else 1
+                    shape = tuple(outputs.shape[1:]) if isinstance(outputs, Tensor) else (1,)
                     free = _sizes(problem, outputs) is None
-                    each = fitted(given, self._among or n, axes, free=free, entry=entry)
+                    each = fitted(given, self._among or n, shape, free=free, entry=entry)
                     asked = each[:n].to(problem.x.device)
             task = problem.evaluator.task
             if asked is None:
@@ -121,6 +121,7 @@ class Decision:
             problem.warnings += task.remarks(outputs)
 
 
+@runtime_checkable
 class Undecided(Protocol):
     """What a decision needs to know of its request."""
 

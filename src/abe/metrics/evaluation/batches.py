@@ -74,7 +74,8 @@ class Samples:
 
     def __post_init__(self) -> None:
         given = [name for name in ("labels", "masks", "ids") if getattr(self, name) is not None]
-        several = self.target is not None and np.ndim(self.target) > 0
+        axes = getattr(self.target, "ndim", None)
+        several = isinstance(self.target, list | tuple) if axes is None else axes > 0
         given += ["target"] if several else []
         if self.stream and given:
             raise SpecError(

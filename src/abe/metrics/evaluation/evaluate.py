@@ -486,8 +486,8 @@ def _target(task: Task, given: Any, finished: Sequence[Explanation]) -> Tensor |
                 fix="Explain both with the same target=",
             )
     if given is not None:
-        axes = first.shape[1] if first.ndim > 1 else 1
-        wanted = fitted(numbers_of(given, task.class_index), len(first), axes, free=True, entry=True).cpu()
+        entries = (1,) * (first.shape[1] if first.ndim > 1 else 1)
+        wanted = fitted(numbers_of(given, task.class_index), len(first), entries, free=True, entry=True).cpu()
         if not torch.equal(wanted, first):
             raise TargetError(
                 Code.TARGET_RANGE,
