@@ -42,6 +42,7 @@ KINDS = {
 }
 """What one output is -> what the model ends in, what its twin with two outputs does, and what these are."""
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
+SLOW = pytest.mark.slow
 
 
 def single(kind: str) -> abe.Task:
@@ -86,8 +87,15 @@ def test_the_logit_counts_from_the_other_class():
         torch.testing.assert_close(found.attribution.flatten(1), (sign * W).expand(3, -1))
 
 
-@EVERY_KIND
-@pytest.mark.parametrize("target", [0, 1])
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [
+        ("sigmoid", 0),
+        pytest.param("sigmoid", 1, marks=SLOW),
+        pytest.param("probabilities", 0, marks=SLOW),
+        ("probabilities", 1),
+    ],
+)
 def test_metrics(kind, target):
     names = ["insertion", "kl_deletion", "log_odds_insertion", "aopc", "average_drop", "average_increase"]
     names += ["road_morf", "comprehensiveness", "consistency", "infidelity", "f_insertion"]
@@ -113,15 +121,7 @@ def test_metrics(kind, target):
 @EVERY_KIND
 @pytest.mark.parametrize("aim", [{}, {"label": [1, 0, 1]}, {"target": "other"}], ids=str)
 @pytest.mark.parametrize(
-    "name",
-    [
-        "fgsm",
-        "pgd",
-        "mim",
-        "mig",
-        "cw",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("bim", "gra", "tim")),
-    ],
+    "name", ["pgd", "cw", *(pytest.param(n, marks=SLOW) for n in ("fgsm", "bim", "mim", "mig", "gra", "tim"))]
 )
 def test_attacks(kind, aim, name):
     if "target" in aim:
@@ -330,8 +330,10 @@ SQUEEZES = {
 }
 
 
-@pytest.mark.parametrize("chunk", [None, 1, 2])
-@pytest.mark.parametrize("method", ["gradient", "ig", "occlusion", "lrp_epsilon", "agi"])
+@pytest.mark.parametrize("chunk", [None, 2])
+@pytest.mark.parametrize(
+    "method", ["gradient", "occlusion", *(pytest.param(n, marks=SLOW) for n in ("ig", "lrp_epsilon", "agi"))]
+)
 @pytest.mark.parametrize("squeeze", SQUEEZES)
 def test_squeezed_outputs(squeeze, method, chunk):
     how = {"progress": False, "chunk": chunk, "execution": "model"}
@@ -381,15 +383,27 @@ class Pairs(nn.Module):
         return h @ h.T
 
 
-@pytest.mark.parametrize("chunk", [None, 1, 2])
-@pytest.mark.parametrize("method", ["gradient", "ig", "occlusion", "shapley"])
+@pytest.mark.parametrize("chunk", [None, 2])
+@pytest.mark.parametrize("method", ["gradient", "ig", "occlusion"])
 @pytest.mark.parametrize("b", [2, 3])
 def test_outputs_as_wide_as_the_chunk(b, method, chunk):
     task = abe.image_task(Pairs())
-    if chunk == 1:  # a row among itself is what it is
-        return
     with refused(Code.OUTPUT_SHAPE, "number of rows"):
         abe.explain(task, X[:b], method, target=0, chunk=chunk, progress=False)
+
+
+@pytest.mark.parametrize("method", ["gradient", "ig", "occlusion"])
+def test_outputs_twice_as_wide_as_the_chunk(method):
+    model = nn.Sequential(Pairs(), Shaped(lambda y: torch.cat([y, y], 1)))
+    with refused(Code.OUTPUT_SHAPE, "number of rows"):
+        abe.explain(abe.image_task(model), X, method, target=0, chunk=2, progress=False)
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "probabilities", "multilabel", "logits"])
+def test_outputs_of_a_comparison(kind):
+    task = abe.image_task(Net(lambda z: z > 0), output_kind=kind)
+    found = abe.explain(task, X, "occlusion", objective="probability", **HOW)
+    assert bool(found.score.isfinite().all())
 
 
 def test_as_many_classes_as_samples():
@@ -428,7 +442,9 @@ def reads(outputs: Tensor, target: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("b", [1, 2, 3])
 @pytest.mark.parametrize("target", [None, 1, "each"], ids=str)
-@pytest.mark.parametrize("method", ["gradient", "ig", "occlusion", "lrp_epsilon", "lime"])
+@pytest.mark.parametrize(
+    "method", ["gradient", "occlusion", *(pytest.param(n, marks=SLOW) for n in ("ig", "lrp_epsilon", "lime"))]
+)
 def test_an_objective_of_ones_own_for_a_dense_output(method, target, b):
     pooled = abe.image_task(dense(), output=lambda out: out[:, :, 2:4].sum((2, 3)))
     how = {"ids": list(range(b)), "progress": False}

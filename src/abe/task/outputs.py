@@ -147,6 +147,7 @@ def check_classes(kind: OutputKind, outputs: Any, what: str = "", *, apart: bool
 
 def columns(kind: OutputKind, outputs: Tensor) -> Tensor:
     """(n, C, …) the outputs with a column for every class: of two, the first is 1 − p or 0."""
+    outputs = _real(outputs)
     if not one_for_two(kind, outputs):
         return outputs
     first = 1 - outputs if kind == "probabilities" else torch.zeros_like(outputs)
@@ -173,6 +174,7 @@ def choice(
         target: (n,) or (n, m) the entries asked for: a class, and its place where outputs have places.
         alone: no other score is read beside the target's.
     """
+    outputs = _real(outputs)
     if target.ndim > 1:
         rows = torch.arange(len(outputs), device=outputs.device)
         outputs, target = outputs[(rows, slice(None), *target[:, 1:].unbind(1))], target[:, 0]
@@ -191,6 +193,7 @@ def all_log_probabilities(kind: OutputKind, outputs: Tensor) -> Tensor:
         SpecError: there are no classes.
     """
     check_classes(kind, outputs)
+    outputs = _real(outputs)
     if kind == "multilabel":
         return F.logsigmoid(outputs)
     if kind == "sigmoid":
@@ -237,6 +240,11 @@ def kind_of(outputs: Any, names: int | None) -> OutputKind | None:
     if names != 2:
         return "logits"
     return None if _within_unit(outputs) else "sigmoid"
+
+
+def _real(outputs: Tensor) -> Tensor:
+    """The outputs as floating-point numbers; a model may end in a comparison."""
+    return outputs if outputs.is_floating_point() or outputs.is_complex() else outputs.float()
 
 
 def _sum_to_1(outputs: Tensor, tolerance: float) -> bool:

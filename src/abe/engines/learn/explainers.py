@@ -157,6 +157,12 @@ class L2X:
         return {"recipe": describe(self)}
 
     def build(self, problem: Problem, seed: int) -> nn.Module:
+        if problem.task.output_kind == "multilabel":
+            raise SpecError(
+                Code.UNSUPPORTED,
+                "L2X learns what tells classes apart, and labels of their own are not told apart",
+                fix="Use rtis or cxplain, or a task with one of the labels as its output",
+            )
         classes, shape = classes_of(problem), tuple(problem.x.shape[1:])
         nets = Learner([Scorer(shape, 0, self.width)], Approximator(shape, classes, self.width))
         return filled(nets, seed, problem.x)

@@ -159,7 +159,7 @@ class DataSetShapley:
     def _result(self, problem: Problem, gains: Tensor, error: Tensor, reached: bool) -> Result:
         segments = segments_of(self.units, problem.x)
         b = len(problem.x)
-        warnings: list[str] = []
+        warnings = problem.task.remarks(problem.known_outputs)
         if not reached:
             warnings.append(
                 note(

@@ -59,6 +59,17 @@ def state_of(task: Task) -> TaskState:
     return _STATES.setdefault(task.origin, TaskState())
 
 
+def follows_rows(one: int, other: int) -> ModelError:
+    """The error about outputs that were ``one`` entry wide in a chunk and ``other`` in another."""
+    return ModelError(
+        Code.OUTPUT_SHAPE,
+        "The output's width follows the number of rows, so its entries belong to other rows",
+        got=f"{one} entries per row in one chunk, {other} in another",
+        expected="the same entries for a row, whatever runs beside it",
+        fix="Choose what belongs to each row, for example output=lambda out: out.diagonal()[:, None]",
+    )
+
+
 class Evaluator:
     """Runs rows of one task through its model, in chunks, counted.
 
@@ -140,13 +151,7 @@ class Evaluator:
                 width = self._alone(work, chunk)
                 self._state.widths.add(self._width)
         if width != self._width:
-            raise ModelError(
-                Code.OUTPUT_SHAPE,
-                "The output's width follows the number of rows, so its entries belong to other rows",
-                got=f"{self._width} entries per row in one chunk, {width} in another",
-                expected="the same entries for a row, whatever runs beside it",
-                fix="Choose what belongs to each row, for example output=lambda out: out.diagonal()[:, None]",
-            )
+            raise follows_rows(self._width, width)
 
     def _alone(self, work: Work, chunk: Chunk) -> int:
         """The width of the outputs of the first row alone; as with the others where it cannot run alone."""

@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from abe.engines.runtime.evaluator import Evaluator
+from abe.engines.runtime.evaluator import Evaluator, follows_rows
 from abe.engines.runtime.work import Settle, Work
 from abe.errors import Code, SpecError, TargetError, note
 from abe.objectives import objective_name
@@ -87,6 +87,13 @@ class Decision:
                 chosen = asked[rows]
                 _check_range(_sizes(problem, outputs), chosen, rows, task)
             plain = outputs.detach() if isinstance(outputs, Tensor) else outputs
+            before = next(iter(parts.values()), None)
+            if (
+                isinstance(plain, Tensor)
+                and isinstance(before, Tensor)
+                and plain.shape[1:] != before.shape[1:]
+            ):
+                raise follows_rows(before.shape[1], plain.shape[1])
             if len(rows) == n:
                 self.partial, self.outputs, self.complete = chosen, plain, True
                 return chosen
@@ -154,7 +161,7 @@ def _recognised(problem: Undecided, outputs: Any, rows: Tensor) -> OutputKind:
     labels = problem.task.labels
     names = None if labels is None else len(labels)
     found = kind_of(outputs, names)
-    if found in (None, "probabilities") and len(rows) < len(problem.x):
+    if (found is None or found == "probabilities") and len(rows) < len(problem.x):
         rest = torch.arange(len(rows), len(problem.x), device=rows.device)
         work = Work("forward", lambda r: problem.x[rest[r]], rest, problem.context)
         others = (kind_of(chunk.outputs, names) for chunk in problem.evaluator.run(work))
