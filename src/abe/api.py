@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from abe.checks import Count, checked_arguments
 from abe.draws import Ids
 from abe.engines.backward.run import Covered, HasRules, coverage_of
@@ -231,7 +229,7 @@ def _finish(problem: Problem, result: Result, method: Method, seed: int) -> Expl
         attribution=result.attribution.detach(),
         x=features.detach(),
         target=target,
-        target_names=[problem.task.name(t) for t in target.tolist()],
+        target_names=problem.target_names,
         names=problem.names,
         method=method.name,
         spec=method.describe(),
@@ -253,10 +251,10 @@ def _finish(problem: Problem, result: Result, method: Method, seed: int) -> Expl
 
 def _top(problem: Problem) -> list[list[tuple[str, float]]]:
     outputs, task = problem.known_outputs, problem.task
-    if task.output_kind == "regression" or not isinstance(outputs, Tensor) or outputs.ndim != 2:
+    if not task.classes(outputs) or outputs.ndim != 2:
         return [[] for _ in range(len(problem.x))]
-    probabilities = task.log_probabilities(outputs)[:, : outputs.shape[1]].exp()
-    best = probabilities.topk(min(TOP, outputs.shape[1]), dim=1)
+    probabilities = task.log_probabilities(outputs).exp()
+    best = probabilities.topk(min(TOP, probabilities.shape[1]), dim=1)
     return [
         [(task.name(i), p) for i, p in zip(row, values, strict=True)]
         for row, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)

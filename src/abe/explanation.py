@@ -17,6 +17,7 @@ from abe import arrays, schema, storage, words
 from abe._version import __version__
 from abe.checks import finite, shown
 from abe.errors import Code, InputError, SampleError
+from abe.task.targets import fitted, numbers_of
 from abe.types import Cost, Features, Part, PerSample
 
 KIND = "explanation"
@@ -244,8 +245,7 @@ class Explanation:
             torch.Size([2, 3, 4, 4])
         """
         inputs = x if isinstance(x, Tensor) and x.is_floating_point() else arrays.as_tensor(x, "The inputs")
-        target = torch.as_tensor(target)
-        each = target.expand(len(inputs)).clone() if target.ndim == 0 else target
+        each = fitted(numbers_of(target), len(inputs), free=True)
         return cls(
             attribution=arrays.as_map(maps, inputs, target=each, layout=layout),
             x=inputs,

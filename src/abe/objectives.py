@@ -1,19 +1,20 @@
 """What is explained: a score per row, gathered per sample, higher = more of the decision.
 
-``outputs`` is the model's output tensor as class scores (logits; the logarithm where the model
-returns probabilities). Objectives with ``layers`` get a `Captured` instead. A user's own objective
-is a function ``(outputs, target) -> (n,)`` or a `Registered` value; it sees the raw output.
+``outputs`` are the scores of the classes that the target is one of, whatever the model returns
+(`abe.task.outputs.choice`): their log-softmax are the log-probabilities. Objectives with ``layers`` get a
+`Captured` instead. A user's own objective is a function ``(outputs, target) -> (n,)`` or a `Registered`
+value; it sees the raw output.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abe.errors import AbeError, Code, SpecError
+from abe.errors import AbeError, Code, SpecError, TargetError
 from abe.registry import objectives
 from abe.spec import value
 from abe.types import Card, Objective
@@ -39,7 +40,10 @@ def gather(outputs: Tensor, target: Tensor) -> Tensor:
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
-    """(n, C) log-softmax; a single output is the log-odds of class 0 against its complement."""
+    """(n, C) log-softmax; a score alone is that of its class against the complement.
+
+    Scores read from a task never come alone: what one output means is `abe.task.outputs`' to say.
+    """
     if logits.shape[1] == 1:
         return torch.cat([F.logsigmoid(logits), F.logsigmoid(-logits)], dim=1)
     return torch.log_softmax(logits, dim=1)
@@ -48,6 +52,11 @@ def log_probabilities(logits: Tensor) -> Tensor:
 class _ClassScore:
     reads_logits: ClassVar[bool] = True
     needs_classes: ClassVar[bool] = False
+
+    @property
+    def across(self) -> bool:
+        """Whether it compares outputs by number, also those that are labels of their own."""
+        return False
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -66,7 +75,12 @@ class _ClassScore:
 )
 @value
 class Logit(_ClassScore):
-    """The class score before softmax (the output itself for a regression)."""
+    """The class score before softmax (the output itself for a regression).
+
+    One output for two classes counts for class 1, and with the other sign for class 0.
+    """
+
+    alone: ClassVar[bool] = True
 
     def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
         return gather(outputs, target)
@@ -151,15 +165,29 @@ class Margin(_ClassScore):
     a: int | None = None
     b: int | None = None
 
+    @property
+    def across(self) -> bool:
+        """Whether a class is given by its number."""
+        return self.a is not None or self.b is not None
+
     def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
+        classes = outputs.shape[1]
+        wrong = [c for c in (self.a, self.b) if c is not None and not -classes <= c < classes]
+        if wrong:
+            raise TargetError(
+                Code.TARGET_RANGE,
+                f"There is no class {wrong[0]}",
+                got=repr(self),
+                expected=f"0 to {classes - 1}",
+            )
         first = target if self.a is None else torch.full_like(target, self.a)
         if self.b is not None:
             return gather(outputs, first) - gather(outputs, torch.full_like(target, self.b))
-        if outputs.shape[1] < 2:
+        if classes < 2:
             raise SpecError(
                 Code.UNSUPPORTED,
                 "A margin needs two classes",
-                got=f"{outputs.shape[1]} output",
+                got=f"{classes} output",
                 fix='Use objective="logit"',
             )
         others = outputs.scatter(1, first[:, None], -torch.inf)
@@ -273,11 +301,27 @@ class Similarity:
         return f"Similarity(reference={tuple(self.reference.shape)})"
 
 
+class _Missing(Tensor):
+    """A target that nobody gave: whoever reads it is told to."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise TargetError(
+            Code.TARGET_MISSING,
+            "The objective reads the target, and none was given",
+            fix="Pass target=… with the class or entry of the output",
+        )
+
+
 @dataclass(frozen=True)
 class UserObjective:
     """A user's function ``(outputs, target) -> (n,)`` as an objective; it sees the raw output."""
 
     function: Callable[[Any, Tensor], Tensor]
+    given: bool = field(default=True, compare=False)
+    """Whether a target was given: reading one that is missing is refused where nothing is predicted."""
+    predicts: bool = field(default=True, compare=False)
+    """Whether outputs (n, C) predict a class, as those of a regression do not."""
     reads_logits: ClassVar[bool] = False
 
     @property
@@ -286,6 +330,9 @@ class UserObjective:
         return ()
 
     def __call__(self, outputs: Any, target: Tensor) -> Any:
+        flat = isinstance(outputs, Tensor) and outputs.ndim == 2
+        if not self.given and not (flat and (self.predicts or outputs.shape[1] == 1)):
+            target = target.as_subclass(_Missing)
         try:
             return self.function(outputs, target)
         except AbeError:

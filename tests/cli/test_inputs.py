@@ -47,8 +47,12 @@ def test_labels_are_lines_or_a_json_list(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('["ant", "bee"]', encoding="utf-8")
     (tmp_path / "b.json").write_text('{"ant": 0}', encoding="utf-8")
     (tmp_path / "c.txt").write_text("", encoding="utf-8")
+    (tmp_path / "d.json").write_text('[["ant"], ["bee"]]', encoding="utf-8")
+    (tmp_path / "e.json").write_text('{"1": "bee", "0": "ant"}', encoding="utf-8")
+    (tmp_path / "f.txt").write_text("\ufeffant\nbee\n\n", encoding="utf-8")
     assert read_labels(tmp_path / "a.txt") == read_labels(tmp_path / "a.json") == ["ant", "bee"]
-    for bad in ("b.json", "c.txt", "none.txt"):
+    assert read_labels(tmp_path / "e.json") == read_labels(tmp_path / "f.txt") == ["ant", "bee"]
+    for bad in ("b.json", "c.txt", "d.json", "none.txt"):
         with pytest.raises(SpecError, match="labels"):
             read_labels(tmp_path / bad)
 

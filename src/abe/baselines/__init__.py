@@ -359,7 +359,7 @@ class Confusion:
         return False
 
     def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
-        shared = not problem.context.values
+        shared = not problem.context.values and problem.task.output_kind != "multilabel"
         samples = [0] if shared else sorted(set(owner.tolist()))
         found = {s: tile(self.feature(problem, sample=s).values, problem.x) for s in samples}
         return torch.stack([found[0 if shared else s] for s in owner.tolist()])
@@ -385,7 +385,8 @@ class Confusion:
         x = problem.x
         bounds = tuple(digest_of(bound) for bound in bounds_of(problem, "confusion"))
         model = fingerprint(problem.task.model)
-        return (self, problem.draws, tuple(x.shape[1:]), x.dtype, x.device, bounds, model)
+        label = int(problem.target[sample]) if problem.task.output_kind == "multilabel" else None
+        return (self, problem.draws, tuple(x.shape[1:]), x.dtype, x.device, bounds, model, label)
 
     def _search(self, problem: Problem, sample: int) -> ConfusionFeature:
         low, high = (per_channel(bound) for bound in bounds_of(problem, "confusion"))
@@ -421,7 +422,7 @@ class Confusion:
 
         owner = torch.full((len(values),), sample, dtype=torch.long, device=values.device)
         for chunk in problem.with_(objective=LabelAgnostic()).gradient(make, owner):
-            log_p = problem.task.log_probabilities(chunk.outputs)
+            log_p, _ = problem.task.chances(chunk.outputs, problem.target[chunk.owner])
             entropy[chunk.rows] = (-(log_p.exp() * log_p).sum(1) / log(log_p.shape[1])).to(entropy)
             gradient = chunk.gradients
             slope[chunk.rows] = gradient.flatten(2).sum(2) if gradient.ndim > 2 else gradient

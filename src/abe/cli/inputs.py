@@ -11,7 +11,7 @@ from typing import Any
 
 from abe.cli import ready, weights
 from abe.cli.options import ModelOptions
-from abe.errors import Code, InputError, SpecError, TargetError
+from abe.errors import AbeError, Code, InputError, SpecError, TargetError
 
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 _WHOLE = re.compile(r"[+-]?[0-9]+(e\+?[0-9]{1,2})?", re.IGNORECASE)
@@ -267,6 +267,7 @@ def _settings(options: ModelOptions) -> dict[str, Any]:
         "std": std,
         "size": _size(options.size),
         "labels": None if options.labels is None else read_labels(options.labels),
+        "output_kind": options.output_kind,
     }
     return {name: value for name, value in given.items() if value is not None}
 
@@ -325,30 +326,31 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 
 def read_labels(path: Path) -> list[str]:
-    """Class names from a text file with one name a line, or a JSON list; a JSON object names class numbers.
+    """Class names from a text file with one name a line, or a JSON list or dict {number: name}.
 
     Raises:
         SpecError: the file is missing, empty, or no list of names.
     """
     import json
 
+    from abe.task.outputs import class_names
     from abe.terminal import readable
 
-    found: Any = []
+    found: list[str] | None = None
     try:
         text = path.read_text(encoding="utf-8-sig")
-        found = json.loads(text) if path.suffix.lower() == ".json" else text.rstrip().splitlines()
-        if isinstance(found, dict) and set(found) == set(map(str, range(len(found)))):
-            found = [found[str(index)] for index in range(len(found))]
-        named = isinstance(found, list) and all(isinstance(name, str | int | float) for name in found)
-        problem = "" if named and found else "no list of names"
+        given = json.loads(text) if path.suffix.lower() == ".json" else text.rstrip().splitlines()
+        found = class_names(given) if isinstance(given, list | dict) else None
+        problem = "" if found else "no list of names"
+    except AbeError as error:
+        problem = f"{error.what}, got {error.got}"
     except (OSError, ValueError, RecursionError) as error:
         problem = str(error)
-    if problem:
+    if problem or not found:
         raise SpecError(
             Code.BAD_PARAMETER,
             "--labels names a file that cannot be used",
             got=f"{path} ({problem})",
-            expected='a text file with one class name a line, or a JSON list (or {"0": name, …})',
+            expected="a text file with one class name a line, or a JSON list or dict {number: name}",
         )
-    return [readable(str(name).strip()) for name in found]
+    return [readable(name.strip()) for name in found]

@@ -61,7 +61,8 @@ class ModelOptions:
         mean: Normalisation, one number or one per channel.
         std: The same for the scale.
         size: Photographs are brought to this many pixels: 224 or 224x320.
-        labels: Class names: a text file, one a line, or a JSON list.
+        labels: Class names: a text file, one a line, or a JSON list or dict.
+        output_kind: What outputs are: logits, probabilities, sigmoid, multilabel or regression.
     """
 
     model: Annotated[
@@ -82,6 +83,7 @@ class ModelOptions:
     std: Text = None
     size: Text = None
     labels: Path | None = None
+    output_kind: Text = None
 
 
 DEFAULT_MODEL = ModelOptions()

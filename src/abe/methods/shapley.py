@@ -20,6 +20,7 @@ from abe.engines.removal.summaries import EXACT_UNITS
 from abe.methods.gradient import Variant, published
 from abe.methods.removal import FORWARD, WHOLE, as_removal
 from abe.registry import methods
+from abe.task.targets import column, numbers_of
 from abe.types import Card
 
 Estimator = Literal["auto", "exact", "permutation", "kernel", "owen"]
@@ -357,7 +358,7 @@ def loss_shap(
 def sage(
     *,
     data: Tensor,
-    labels: Tensor | None = None,
+    labels: Any = None,
     units: Any = "grid",
     removal: Any = "zero",
     evaluations: int = 20_000,
@@ -367,7 +368,7 @@ def sage(
 
     Args:
         data: (m, *f) inputs, at least two.
-        labels: (m,) their classes; None takes the model's predictions.
+        labels: (m,) or (m, 1) their class numbers; None takes the model's predictions.
         units: the players, the same for every input: "grid", "patch", "pixel", or ("regions", {...}).
         evaluations: most rows of the whole run.
         tolerance: stop when the largest standard error is below this share of the range of the values.
@@ -383,7 +384,7 @@ def sage(
     """
     return DataSetShapley(
         data=data,
-        labels=labels,
+        labels=None if labels is None else column(numbers_of(labels)),
         units=units,
         removal=as_removal(removal),
         evaluations=evaluations,

@@ -78,7 +78,7 @@ def _predicted(problem: Problem) -> Int[Tensor, "b"]:
     found = torch.zeros(len(problem.x), dtype=torch.long)
 
     for chunk in problem.forward(problem.x, problem.everyone):
-        found[chunk.rows.cpu()] = chunk.outputs.argmax(1).cpu()
+        found[chunk.rows.cpu()] = problem.task.predicted(chunk.outputs).cpu()
     return found
 
 

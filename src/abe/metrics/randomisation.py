@@ -103,9 +103,11 @@ class OtherLabels:
 
 
 def _classes(problem: Problem) -> int:
-    classes = problem.outputs(problem.x[:1], problem.everyone[:1]).shape[1]
-    if classes < 2:
-        raise SpecError(Code.UNSUPPORTED, "There is no other class to explain", got="a single output")
+    outputs = problem.outputs(problem.x[:1], problem.everyone[:1])
+    problem.task.check_classes(outputs, "the map of another class", apart=True)
+    classes = problem.task.classes(outputs)
+    if classes < 2 or outputs.ndim != 2:
+        raise SpecError(Code.UNSUPPORTED, "There is no other class to explain", got=f"{classes} classes")
     return classes
 
 

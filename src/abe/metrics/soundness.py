@@ -263,8 +263,9 @@ def _right(
         return without(problem, removal, sample, torch.zeros_like(number), mask)
 
     for chunk in problem.forward(make, problem.everyone.repeat_interleave(steps)):
-        _check_classes(truth, chunk.outputs.shape[1])
-        found[chunk.rows] = chunk.outputs.argmax(1) == truth[chunk.owner]
+        problem.task.check_classes(chunk.outputs, "whether the prediction is right", apart=True)
+        _check_classes(truth, problem.task.classes(chunk.outputs))
+        found[chunk.rows] = problem.task.says(chunk.outputs, truth[chunk.owner])
     return found.view(-1, steps)
 
 

@@ -111,10 +111,11 @@ class Stability:
 
 
 class _Seen(NamedTuple):
-    """Map, outputs and inner representation of the samples."""
+    """Map, outputs, predicted classes and inner representation of the samples."""
 
     maps: Tensor
     outputs: Tensor
+    classes: Tensor
     inner: Tensor
 
 
@@ -130,7 +131,7 @@ def _moves(x: Tensor, step: Tensor, first: _Seen, other: _Seen) -> _Neighbours:
         by_elementwise=_norm(step / _safe(x)),
         output=_norm(other.outputs - first.outputs),
         representation=_norm((other.inner - first.inner) / _safe(first.inner)),
-        same=other.outputs.argmax(1) == first.outputs.argmax(1),
+        same=other.classes == first.classes,
     )
 
 
@@ -156,8 +157,9 @@ def _look(problem: Problem, explanation: Any, layer: str | None) -> _Seen:
     asked = problem if layer is None else problem.with_(objective=tap)
     for chunk in asked.forward(problem.x, problem.everyone):
         outputs.append(chunk.outputs)
-        inner.append(chunk.outputs if tap.last is None else tap.last)
-    return _Seen(again(problem, explanation), torch.cat(outputs), torch.cat(inner))
+        inner.append(problem.task.columns(chunk.outputs) if tap.last is None else tap.last)
+    said, task = torch.cat(outputs), problem.task
+    return _Seen(again(problem, explanation), task.columns(said), task.predicted(said), torch.cat(inner))
 
 
 def _safe(x: Tensor) -> Tensor:

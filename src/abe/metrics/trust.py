@@ -30,7 +30,7 @@ from abe.engines.path.class_targets import class_count
 from abe.engines.path.dynamic import UpdatePath
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.request import open_request
-from abe.engines.runtime.work import Head
+from abe.engines.runtime.work import Head, score
 from abe.errors import AbeError, Code, InputError, SpecError, note
 from abe.metrics.evaluation.statistics import intervals
 from abe.metrics.evaluation.table import compact
@@ -299,9 +299,8 @@ def _truth(problem: Problem, inside: Tensor, outside: Tensor, a: Tensor, b: Tens
         gradient[chunk.rows] = chunk.gradients[0] - chunk.gradients[1]
         before[chunk.rows] = (chunk.scores[0] - chunk.scores[1]).to(before)
     for chunk in problem.forward(outside, problem.everyone):
-        logits = problem.task.logits(chunk.outputs)
-        rows = torch.arange(len(logits), device=logits.device)
-        after[chunk.rows] = (logits[rows, a[chunk.rows]] - logits[rows, b[chunk.rows]]).to(after)
+        ends = [score(problem.task, chunk.outputs, h.objective, h.target[chunk.rows]) for h in heads]
+        after[chunk.rows] = (ends[0] - ends[1]).to(after)
     truth = -(outside - inside) * gradient
     change = before - after
     gap = (truth.flatten(1).sum(1) - change).abs()

@@ -261,11 +261,12 @@ class _Training:
         self._down(
             "d", (self.nets["d"](x) - 1).square().mean() + self.nets["d"](fake.detach()).square().mean()
         )
-        chances = self.task.log_probabilities(self.task.forward(fake)).exp()
-        others = chances.scatter(1, labels[:, None], 0.0).amax(1)
+        log_p, own = self.task.chances(self.task.forward(fake), labels)
+        chances = log_p.exp()
+        others = chances.scatter(1, own[:, None], 0.0).amax(1)
         terms = {
             "real": (self.nets["d"](fake) - 1).square().mean(),
-            "adversarial": (gather(chances, labels) - others).clamp_min(0).mean(),
+            "adversarial": (gather(chances, own) - others).clamp_min(0).mean(),
             "size": raw.flatten(1).norm(dim=1).mean() / raw[0].numel() ** 0.5,
         }
         self._down("g", torch.stack([WEIGHTS[k] * v for k, v in terms.items()]).sum())
@@ -341,11 +342,11 @@ def _labels(task: Task, x: Tensor) -> Tensor:
     with torch.no_grad():
         for rows in x.split(32):
             outputs = task.forward(rows)
-            if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
+            if not isinstance(outputs, Tensor) or outputs.ndim != 2 or task.classes(outputs) < 2:
                 raise SpecError(
                     Code.UNSUPPORTED, "AdvGAN needs a model with at least two classes", got="other outputs"
                 )
-            found.append(outputs.argmax(1))
+            found.append(task.predicted(outputs))
     return torch.cat(found)
 
 

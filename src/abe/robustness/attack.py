@@ -23,6 +23,7 @@ from abe.engines.path.steps.aim import Goal
 from abe.engines.runtime.evaluator import Execution
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.request import open_request
+from abe.engines.runtime.work import score as score_of
 from abe.errors import Code, SpecError, TargetError, note
 from abe.registry import updates
 from abe.task.base import Task
@@ -287,15 +288,15 @@ def _check_request(update: Any, targeted: bool, target: Any, restarts: int) -> N
 
 
 def _check_classes(task: Task, outputs: Any) -> None:
-    many = isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] > 1
-    if task.output_kind == "regression" or not many:
+    least = 1 if task.output_kind == "multilabel" else 2
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or task.classes(outputs) < least:
         shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise SpecError(
             Code.UNSUPPORTED,
             "An attack changes the predicted class, and this task has no two classes",
             got=f"{task.output_kind} output of shape {shape}",
             expected="(samples, classes) with at least two classes",
-            fix="Wrap a model with one score s as the two scores (0, s)",
+            fix='Say what one output is by output_kind= of the task: "sigmoid" or "probabilities"',
         )
 
 
@@ -303,7 +304,7 @@ def _refuse_reached(problem: Problem, outputs: Tensor) -> None:
     """A targeted attack at the class that is predicted already has nothing to do."""
     if not cast("Goal", problem.objective).targeted:
         return
-    same = (outputs.argmax(1) == problem.target).nonzero().flatten()
+    same = problem.task.says(outputs, problem.target).nonzero().flatten()
     if len(same):
         who = listed(same)
         raise TargetError(
@@ -314,10 +315,10 @@ def _refuse_reached(problem: Problem, outputs: Tensor) -> None:
         )
 
 
-def succeeded(outputs: Tensor, goal: Goal, target: Tensor) -> Tensor:
+def succeeded(task: Task, outputs: Tensor, goal: Goal, target: Tensor) -> Tensor:
     """(n,) whether rows with these outputs have reached the goal for their class (n,)."""
-    now = outputs.argmax(1)
-    return now == target if goal.targeted else now != target
+    there = task.says(outputs, target)
+    return there if goal.targeted else ~there
 
 
 def _restarted(update: Any, problem: Problem, steps: int, restarts: int, early_stop: bool) -> Searched:
@@ -345,9 +346,9 @@ def _block(
 def _best(found: Searched, runs: Problem, restarts: int) -> Searched:
     """Per sample the nearest success, or else the run with the lowest score."""
     goal = cast("Goal", runs.objective)
-    won = succeeded(found.outputs, goal, runs.target)
+    won = succeeded(runs.task, found.outputs, goal, runs.target)
     size = lengths(found.x - runs.x)
-    score = goal(runs.task.logits(found.outputs), runs.target)
+    score = score_of(runs.task, found.outputs, goal, runs.target)
     nearest = torch.where(won, size, torch.inf).view(-1, restarts)
     lowest = score.to(size).view(-1, restarts)
     pick = torch.where(nearest.isfinite().any(1), nearest.argmin(1), lowest.argmin(1))
@@ -357,7 +358,7 @@ def _best(found: Searched, runs: Problem, restarts: int) -> Searched:
 
 def _result(problem: Problem, found: Searched, name: str) -> AdversarialResult:
     goal = cast("Goal", problem.objective)
-    success = succeeded(found.outputs, goal, problem.target)
+    success = succeeded(problem.task, found.outputs, goal, problem.target)
     warnings = list(problem.warnings)
     failed = (~success).nonzero().flatten()
     if len(failed):
@@ -368,8 +369,8 @@ def _result(problem: Problem, found: Searched, name: str) -> AdversarialResult:
         x=problem.x.detach(),
         x_adv=found.x.detach(),
         success=success,
-        label_before=problem.known_outputs.argmax(1),
-        label_after=found.outputs.argmax(1),
+        label_before=problem.task.predicted(problem.known_outputs),
+        label_after=problem.task.predicted(found.outputs),
         label=problem.target,
         targeted=goal.targeted,
         queries=found.queries,
@@ -418,7 +419,7 @@ class _Loop:
         """(n,) which of the rows go on: those of samples without success, or all without early stopping."""
         if not self.early_stop:
             return torch.ones_like(rows, dtype=torch.bool)
-        won = succeeded(self.outputs, self.goal, self.problem.target)
+        won = succeeded(self.problem.task, self.outputs, self.goal, self.problem.target)
         over = torch.zeros(int(self.group.max()) + 1, dtype=torch.bool, device=rows.device)
         over[self.group[won]] = True
         return ~over[self.group[rows]]
@@ -430,7 +431,7 @@ class _Loop:
             start=self.problem.x[rows],
             sample=self.problem.x[rows],
             gradient=x.new_empty(0) if gradient is None else gradient,
-            score=self.goal(self.problem.task.logits(self.outputs[rows]), self.problem.target[rows]),
+            score=score_of(self.problem.task, self.outputs[rows], self.goal, self.problem.target[rows]),
             outputs=self.outputs[rows],
             owner=rows,
             step=step,

@@ -21,6 +21,7 @@ from abe.engines.path.step import Point, State
 from abe.engines.path.steps.aim import Aim, Goal, LossName
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
+from abe.engines.runtime.work import score as score_of
 from abe.errors import Code, SpecError
 from abe.registry import updates
 from abe.robustness.attack import Searched, succeeded
@@ -213,9 +214,9 @@ class _Best:
     def of(cls, problem: Problem) -> "_Best":
         x, outputs = problem.x.clone(), problem.known_outputs.detach().clone()
         goal = cast("Goal", problem.objective)
-        margin = goal(problem.task.logits(outputs), problem.target).to(x)
+        margin = score_of(problem.task, outputs, goal, problem.target).to(x)
         size = torch.full_like(margin, torch.inf)
-        reached = succeeded(outputs, goal, problem.target)
+        reached = succeeded(problem.task, outputs, goal, problem.target)
         size[reached] = 0.0
         return cls(x, outputs, size, margin, torch.ones(len(x), dtype=torch.long, device=x.device))
 
@@ -225,7 +226,7 @@ class _Best:
         """Take what is better than known; (m,) which rows have crossed by the margin asked for."""
         self.queries[rows] += 1
         goal = cast("Goal", problem.objective)
-        won = succeeded(outputs, goal, problem.target[rows])
+        won = succeeded(problem.task, outputs, goal, problem.target[rows])
         if kappa > 0 and goal.loss == "margin":
             won &= score <= -kappa
         size = lengths(x - problem.x[rows])

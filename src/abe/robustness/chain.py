@@ -100,12 +100,13 @@ class Chain:
             check_reach(bounds, shape, self.start.norm, eps=self.start.eps)
         if not isinstance(point.outputs, Tensor) or point.outputs.ndim != 2:
             return
-        classes = point.outputs.shape[1]
-        if classes < 2 and self.loss != "logit":
+        task = point.problem.task
+        classes = task.classes(point.outputs) or point.outputs.shape[1]
+        if classes < 2 and self.loss != "logit" and task.output_kind != "multilabel":
             raise SpecError(
                 Code.UNSUPPORTED,
                 "An attack changes the decision between classes, and this model has one output",
-                fix='Wrap one score s as the two scores (0, s), or attack the score itself: loss="logit"',
+                fix='Say what it is by output_kind= of the task, or attack the score itself: loss="logit"',
             )
         if self.target is not None and not 0 <= self.target < classes:
             raise SpecError(

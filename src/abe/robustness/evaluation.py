@@ -291,7 +291,8 @@ def _judge(task: Task, lifted: Lifted, label: Any) -> tuple[Tensor, Tensor]:
         raise SpecError(
             Code.UNSUPPORTED, "Robustness is measured by the predicted class", got="other outputs"
         )
-    return outputs.argmax(1) == labels, labels
+    problem.task.check_classes(outputs, "whether the prediction is right", apart=True)
+    return problem.task.says(outputs, labels), labels
 
 
 def _attack_rows(

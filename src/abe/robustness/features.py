@@ -123,6 +123,7 @@ class LayerGradient:
     """
 
     reads_logits = True
+    needs_classes = True
 
     def __init__(self, layer: str) -> None:
         self.layers = (layer,)

@@ -5,16 +5,15 @@ from copy import copy
 from dataclasses import dataclass, field, is_dataclass
 from dataclasses import fields as dataclass_fields
 from math import isfinite
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from abe.errors import Code, InputError, ModelError, SpecError, TargetError, suggest
-from abe.objectives import log_probabilities
+from abe.errors import Code, InputError, ModelError, TargetError, note, suggest
+from abe.task import outputs as reading_of
+from abe.task.outputs import OutputKind
 from abe.types import Part
-
-OutputKind = Literal["auto", "logits", "probabilities", "regression"]
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,10 @@ class Task:
         mean, std: normalisation inside the task, broadcast over channels; explanations and bounds
             are in the space before it.
         low, high: bounds of valid inputs, or None.
-        labels: class names.
+        labels: class names, by number: a list, or a dict {number: name}.
         output: how to find the output tensor: None (found automatically), a key, an attribute
             name, an index, or a function.
-        output_kind: what the numbers are; ``"auto"`` recognises probabilities and says so.
+        output_kind: what the numbers are, see `abe.image_task`; ``"auto"`` is settled by the first outputs.
         explained: names of the explained inputs of a model with several, in the order of the call.
         input_name: keyword under which a single input is passed, or None for positional.
         lifter: turns raw inputs into features.
@@ -84,6 +83,8 @@ class Task:
                 if made
                 else "Wrap your function in a small nn.Module whose forward calls it",
             )
+        reading_of.check_kind(self.output_kind)
+        self.labels = reading_of.class_names(self.labels)
 
     @property
     def origin(self) -> "Task":
@@ -139,6 +140,10 @@ class Task:
         out = _select(raw, self.output)
         if isinstance(out, Tensor) and out.ndim == 1 and len(out) == n:
             out = out[:, None]
+        elif isinstance(out, Tensor) and n == 1 and (out.ndim < 2 or len(out) != 1):
+            out = (
+                out[None] if out.ndim else out[None, None]
+            )  # a model that squeezes loses the axis of one row
         if isinstance(out, Tensor) and (out.ndim < 2 or len(out) != n):
             raise ModelError(
                 Code.OUTPUT_SHAPE,
@@ -150,50 +155,91 @@ class Task:
         return out
 
     def logits(self, outputs: Any) -> Tensor:
-        """Class scores: the outputs, or their logarithm where the model returns probabilities.
+        """(n, C, …) class scores: the outputs, or their logarithm where the model returns probabilities.
 
         Raises:
             ModelError: the output is no tensor, so only an objective of one's own can read it.
         """
-        if not isinstance(outputs, Tensor):
-            raise ModelError(
-                Code.OUTPUT_TYPE,
-                "The output to explain is no tensor",
-                got=_outline(outputs),
-                expected="a tensor (n, classes)",
-                fix="Pass output= that names a tensor, or an objective of your own that reads this output",
-            )
-        if self.output_kind == "probabilities":
-            return outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
-        return outputs
+        return reading_of.class_scores(self.output_kind, self._tensor(outputs))
+
+    def columns(self, outputs: Any) -> Any:
+        """The outputs with a column (n, C, …) for every class; what is no tensor as it is."""
+        return reading_of.columns(self.output_kind, outputs) if isinstance(outputs, Tensor) else outputs
+
+    def choice(self, outputs: Any, target: Tensor, *, alone: bool = False) -> tuple[Tensor, Tensor]:
+        """The classes that a target is one of: scores (n, C) and the target's entry (n,) among them.
+
+        ``alone`` says that only the target's score is read.
+
+        Raises:
+            ModelError: the output is no tensor.
+        """
+        return reading_of.choice(self.output_kind, self._tensor(outputs), target, alone=alone)
 
     def log_probabilities(self, outputs: Tensor) -> Tensor:
-        """(n, C) log-probabilities of the outputs, whatever kind they are.
+        """(n, C) log-probabilities of the outputs, whatever kind they are; of each label on its own.
 
         Raises:
             SpecError: the task is a regression, which has none.
         """
-        if self.output_kind == "regression":
-            raise SpecError(
-                Code.UNSUPPORTED,
-                "A regression has no class probabilities",
-                fix='Choose an objective or metric that reads the output, such as "logit"',
-            )
-        if self.output_kind == "probabilities":
-            return self.logits(outputs)
-        return log_probabilities(outputs)
+        return reading_of.all_log_probabilities(self.output_kind, outputs)
+
+    def chances(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (n, C) of the classes that a target is one of, and its entry among them.
+
+        Raises:
+            SpecError: as `log_probabilities`.
+        """
+        return reading_of.chances(self.output_kind, outputs, target)
+
+    def predicted(self, outputs: Tensor) -> Tensor:
+        """(n,) the most probable class (or label) of outputs (n, C)."""
+        return reading_of.predicted(self.output_kind, outputs)
+
+    def says(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """(n,) whether outputs (n, C) decide for the target: the class predicted, or a label that is said."""
+        return reading_of.says(self.output_kind, outputs, target)
+
+    def classes(self, outputs: Any) -> int:
+        """How many classes or labels the outputs tell apart; 0 where they are none, as in a regression."""
+        return reading_of.told_apart(self.output_kind, outputs)
+
+    def check_classes(self, outputs: Any, what: str, *, apart: bool = False) -> None:
+        """Refuse that ``what`` reads classes where the outputs are none.
+
+        Raises:
+            SpecError: they are a regression, or one output where classes must be told ``apart``.
+        """
+        reading_of.check_classes(self.output_kind, outputs, what, apart=apart)
+
+    def remarks(self, outputs: Any) -> list[str]:
+        """What is to be said where probabilities are read: one output that nobody said anything about."""
+        single = isinstance(outputs, Tensor) and outputs.ndim > 1 and outputs.shape[1] == 1
+        unsaid = single and self.output_kind == "logits" and self.origin.output_kind == "auto"
+        return [note(Code.OUTPUT_KIND, reading_of.UNSAID)] if unsaid else []
+
+    def _tensor(self, outputs: Any) -> Tensor:
+        if isinstance(outputs, Tensor):
+            return outputs
+        raise ModelError(
+            Code.OUTPUT_TYPE,
+            "The output to explain is no tensor",
+            got=_outline(outputs),
+            expected="a tensor (n, classes)",
+            fix="Pass output= that names a tensor, or an objective of your own that reads this output",
+        )
 
     def name(self, target: int | Sequence[int]) -> str:
         """Class name of a target, or its number."""
         if isinstance(target, int) and self.labels is not None and 0 <= target < len(self.labels):
-            return str(self.labels[target])
+            return self.labels[target]
         return str(target)
 
     def class_index(self, name: str) -> int:
         """The class called ``name`` (capitals do not matter).
 
         Raises:
-            TargetError: no such class; the nearest name is suggested.
+            TargetError: no such class, where the nearest name is suggested; or several.
         """
         if self.labels is None:
             raise TargetError(
@@ -202,14 +248,23 @@ class Task:
                 got=repr(name),
                 fix="Pass labels=[…] to the task or give the class as a number",
             )
-        lowered = [str(label).lower() for label in self.labels]
-        if name.lower() in lowered:
-            return lowered.index(name.lower())
+        exact = [number for number, label in enumerate(self.labels) if label == name]
+        lowered = [label.lower() for label in self.labels]
+        found = exact or [number for number, label in enumerate(lowered) if label == name.lower()]
+        if len(found) > 1:
+            raise TargetError(
+                Code.TARGET_RANGE,
+                f"Several classes are called {name!r}",
+                got=f"numbers {', '.join(map(str, found))}",
+                fix="Give the number of the one you mean",
+            )
+        if found:
+            return found[0]
+        first = f", the first is {self.labels[0]!r}" if self.labels else ""
         raise TargetError(
             Code.TARGET_RANGE,
             f"No class is called {name!r}",
-            fix=suggest(name, lowered)
-            or f"There are {len(lowered)} classes, the first is {self.labels[0]!r}",
+            fix=suggest(name, lowered) or f"There are {len(lowered)} classes{first}",
         )
 
     def check(self, x: Tensor) -> None:

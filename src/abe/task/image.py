@@ -16,7 +16,8 @@ from abe import arrays
 from abe.checks import COUNT, FINITE, plain, refused, several, shown
 from abe.errors import Code, InputError, SpecError
 from abe.task.axes import USUAL, channels_first, known_channels
-from abe.task.base import Context, Lifted, OutputKind, Task
+from abe.task.base import Context, Lifted, Task
+from abe.task.outputs import OutputKind, class_names
 from abe.task.pictures import BYTE, MODES, WORD, Fit, Picture, coded, dark, load_image, picture, resized
 from abe.types import Part
 
@@ -33,7 +34,7 @@ def image_task(
     bounds: tuple[Numbers, Numbers] | None = (0.0, 1.0),
     mean: Numbers | None = None,
     std: Numbers | None = None,
-    labels: Sequence[str] | None = None,
+    labels: Any = None,
     output: Any = None,
     output_kind: OutputKind = "auto",
     size: int | tuple[int, int] | None = None,
@@ -50,11 +51,15 @@ def image_task(
             unbounded inputs.
         mean: subtracted inside the task, a number or one per channel.
         std: divided by inside the task, a number or one per channel.
-        labels: class names, by index.
+        labels: class names, by number: a list, an array, or a dict {number: name}. One output with two
+            names speaks for the second.
         output: where the class scores are in what the model returns; found by itself for a tensor,
             an entry ``logits``, or the first tensor of a tuple.
-        output_kind: ``"logits"``, ``"probabilities"``, ``"regression"``; ``"auto"`` recognises
-            probabilities (rows that sum to 1) and notes it in the result.
+        output_kind: ``"logits"`` of classes; their ``"probabilities"``, where a single column is that of
+            class 1 of two; ``"sigmoid"`` for one output, the logit of class 1 against class 0;
+            ``"multilabel"`` for several, each the logit of a label of its own; ``"regression"``.
+            ``"auto"`` recognises probabilities (rows that sum to 1) and notes it in the result; one output is
+            explained as it is, and asked about where a probability is needed.
         size: (height, width) photographs are brought to; None leaves them as they are. Tensors are
             never resized.
         fit: ``"crop"`` scales the shorter side and crops the centre, ``"stretch"`` distorts.
@@ -85,7 +90,7 @@ def image_task(
         std=width,
         low=low,
         high=high,
-        labels=None if labels is None else list(labels),
+        labels=class_names(labels),
         output=output,
         output_kind=output_kind,
         explained=names,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from abe.checks import Count, NotNegative, Positive
 from abe.engines.learn.networks import Approximator, Learner, Scorer, filled
-from abe.engines.learn.training import Trained
+from abe.engines.learn.training import Trained, classes_of
 from abe.engines.mask.optimise import At, pull
 from abe.engines.mask.penalties import Variation
 from abe.engines.runtime.problem import Problem
@@ -101,8 +101,8 @@ class RTIS:
         return {"recipe": describe(self)}
 
     def build(self, problem: Problem, seed: int) -> nn.Module:
-        outputs, shape = problem.known_outputs, tuple(problem.x.shape[1:])
-        return filled(Learner([Scorer(shape, max(outputs.shape[1], 2), self.width)]), seed, problem.x)
+        classes, shape = classes_of(problem), tuple(problem.x.shape[1:])
+        return filled(Learner([Scorer(shape, classes, self.width)]), seed, problem.x)
 
     def loss(self, net: nn.Module, problem: Problem, epoch: int) -> Tensor:
         mask = torch.sigmoid(_learner(net).scorers[0](problem.x, problem.target))
@@ -155,7 +155,13 @@ class L2X:
         return {"recipe": describe(self)}
 
     def build(self, problem: Problem, seed: int) -> nn.Module:
-        classes, shape = max(problem.known_outputs.shape[1], 2), tuple(problem.x.shape[1:])
+        if problem.task.output_kind == "multilabel":
+            raise SpecError(
+                Code.UNSUPPORTED,
+                "L2X learns what tells classes apart, and labels of their own are not told apart",
+                fix="Use rtis or cxplain, or a task with one of the labels as its output",
+            )
+        classes, shape = classes_of(problem), tuple(problem.x.shape[1:])
         nets = Learner([Scorer(shape, 0, self.width)], Approximator(shape, classes, self.width))
         return filled(nets, seed, problem.x)
 
@@ -175,10 +181,10 @@ class L2X:
         chosen = torch.softmax((scores[:, None] + gumbel) / self.temperature, dim=2).amax(1)
         reference = self.baseline.rows(problem, everyone, torch.full_like(everyone, epoch)).to(problem.x)
         selected = reference + units.spread(chosen) * (problem.x - reference)
-        said = problem.task.log_probabilities(problem.known_outputs).exp()
+        log_p, _ = problem.task.chances(problem.known_outputs, problem.target)
         if learner.approximator is None:
             raise TypeError("L2X has an approximator")
-        return -(said * learner.approximator(selected)).sum(1).mean()
+        return -(log_p.exp() * learner.approximator(selected)).sum(1).mean()
 
     def finished(self, trained: Trained) -> "Amortised":
         return _amortised("l2x", trained, cells=self.cells, width=self.width)
@@ -209,7 +215,7 @@ class CXPlain:
         return {"recipe": describe(self)}
 
     def build(self, problem: Problem, seed: int) -> nn.Module:
-        classes, shape = max(problem.known_outputs.shape[1], 2), tuple(problem.x.shape[1:])
+        classes, shape = classes_of(problem), tuple(problem.x.shape[1:])
         return filled(
             Learner([Scorer(shape, classes, self.width) for _ in range(self.members)]), seed, problem.x
         )

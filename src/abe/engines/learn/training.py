@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -341,7 +342,7 @@ def training_problem(task: Task, raw: Any, seed: int) -> Problem:
     target = None
     if isinstance(raw, tuple | list) and not task.explained:
         last = raw[-1] if len(raw) else None
-        if len(raw) == 2 and isinstance(last, Tensor) and not last.is_floating_point() and last.ndim < 3:
+        if len(raw) == 2 and _are_numbers(last):
             raw, target = raw
         elif len(raw) == 1 and isinstance(last, Tensor):
             raw = last
@@ -351,6 +352,13 @@ def training_problem(task: Task, raw: Any, seed: int) -> Problem:
     return pose(evaluator, lifted, target, draws=SeededDraws(seed=seed))
 
 
+def _are_numbers(given: Any) -> bool:
+    """Whether these are class numbers, one per sample or in a column."""
+    if isinstance(given, Tensor):
+        return not given.is_floating_point() and given.ndim < 3
+    return isinstance(given, np.ndarray) and given.dtype.kind in "iu" and given.ndim < 3
+
+
 def classes_of(problem: Problem) -> int:
     """How many classes the model tells apart.
 
@@ -358,10 +366,11 @@ def classes_of(problem: Problem) -> int:
         SpecError: none.
     """
     outputs = problem.known_outputs
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or problem.task.output_kind == "regression":
+    problem.task.check_classes(outputs, "learning to explain classes")
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2:
         raise SpecError(
             Code.UNSUPPORTED,
             "Learning to explain needs a model that tells classes apart",
             got="another kind of output",
         )
-    return max(outputs.shape[1], 2)
+    return max(problem.task.classes(outputs), 2)

@@ -34,7 +34,7 @@ def labels(problem: Problem, x: Tensor, owner: Tensor) -> Tensor:
     out = torch.zeros_like(owner)
 
     for chunk in problem.forward(x, owner):
-        out[chunk.rows] = chunk.outputs.argmax(1)
+        out[chunk.rows] = problem.task.predicted(chunk.outputs)
     return out
 
 
@@ -261,7 +261,7 @@ def _gradient(
     local = problem.with_(x=x, owner=owner, target=target, objective=objective)
     run = local.forward if last else local.gradient
     for chunk in run(x, local.everyone):
-        now[chunk.rows] = chunk.outputs.argmax(1)
+        now[chunk.rows] = problem.task.predicted(chunk.outputs)
         if not last:
             gradients[chunk.rows] = chunk.gradients
     return gradients, now

@@ -115,7 +115,8 @@ def class_count(problem: Problem) -> int:
     outputs = problem.known_outputs
     if outputs is None:
         outputs = problem.outputs(problem.x[:1], problem.everyone[:1])
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
+    classes = problem.task.classes(outputs)
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or classes < 2:
         got = (
             f"output shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
         )
@@ -124,7 +125,6 @@ def class_count(problem: Problem) -> int:
             "This method needs a classifier with at least two classes",
             got=got,
             expected="(n, C) with C ≥ 2",
-            fix="Give a single output a second column, for example torch.stack([0 * f, f], 1), or use "
-            "method='mfaba'",
+            fix="Say what a single output is by output_kind= of the task, or use method='mfaba'",
         )
-    return outputs.shape[1]
+    return classes

@@ -395,11 +395,12 @@ class _Walk:
     def _done(self, front: _Front, begin_outputs: Any) -> Tensor:
         if self.engine.stop is None or not isinstance(front.outputs, Tensor) or front.outputs.ndim != 2:
             return torch.zeros(len(front.row), dtype=torch.bool, device=front.row.device)
-        now, before = front.outputs.argmax(1), begin_outputs[front.row].argmax(1)
+        read = self.problem.task.predicted
+        now, before = read(front.outputs), read(begin_outputs[front.row])
         goal, toward = self.plan.goal[front.row], self.plan.toward[front.row]
         if self.engine.stop == "flip" or goal.ndim > 1:
             return now != before
-        return torch.where(toward > 0, now == goal, now != before)
+        return torch.where(toward > 0, self.problem.task.says(front.outputs, goal), now != before)
 
 
 class _Segment:

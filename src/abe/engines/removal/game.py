@@ -333,17 +333,14 @@ def _evaluated(
 
 
 def probability_of(problem: Problem) -> Problem:
-    """The same request for the target's probability.
+    """The same request for the target's probability; a note says where it is that of an output unsaid.
 
     Raises:
         SpecError: the task is a regression, which has none.
     """
-    if problem.task.output_kind == "regression":
-        raise SpecError(
-            Code.UNSUPPORTED,
-            "A regression has no class probabilities",
-            fix="Explain the output itself, for example by occlusion or shapley",
-        )
+    outputs = problem.decision.outputs
+    problem.task.check_classes(outputs, "a probability")
+    problem.warnings += problem.task.remarks(outputs)
     return problem.with_(objective=Probability())
 
 

@@ -157,7 +157,7 @@ class DataSetShapley:
     def _result(self, problem: Problem, gains: Tensor, error: Tensor, reached: bool) -> Result:
         segments = segments_of(self.units, problem.x)
         b = len(problem.x)
-        warnings: list[str] = []
+        warnings = problem.task.remarks(problem.known_outputs)
         if not reached:
             warnings.append(
                 note(
@@ -180,5 +180,5 @@ def _predicted(asked: Problem) -> Tensor:
     out = torch.zeros(len(asked.x), dtype=torch.long, device=asked.x.device)
 
     for chunk in asked.forward(asked.x, asked.everyone):
-        out[chunk.rows] = asked.task.log_probabilities(chunk.outputs).argmax(1)
+        out[chunk.rows] = asked.task.predicted(chunk.outputs)
     return out

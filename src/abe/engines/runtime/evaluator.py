@@ -30,11 +30,19 @@ Execution = Literal["auto", "model", "bfloat16"]
 
 @dataclass
 class TaskState:
-    """What the planner remembers of a task: chunk plans and, where it helps, an execution copy."""
+    """What the planner remembers of a task.
+
+    Attributes:
+        plans: chunk plans.
+        choice: an execution copy, where it helps.
+        rows_seen: rows of work so far.
+        widths: of outputs as wide as there were rows, which a row alone has too.
+    """
 
     plans: dict[tuple[Any, ...], ChunkPlan] = field(default_factory=dict)
     choice: Choice | None = None
     rows_seen: int = 0
+    widths: set[int] = field(default_factory=set)
 
 
 FORWARD_COPIES = 32
@@ -49,6 +57,17 @@ _STATES: "WeakKeyDictionary[Task, TaskState]" = WeakKeyDictionary()
 def state_of(task: Task) -> TaskState:
     """The planner's memory of ``task``."""
     return _STATES.setdefault(task.origin, TaskState())
+
+
+def follows_rows(one: int, other: int) -> ModelError:
+    """The error about outputs that were ``one`` entry wide in a chunk and ``other`` in another."""
+    return ModelError(
+        Code.OUTPUT_SHAPE,
+        "The output's width follows the number of rows, so its entries belong to other rows",
+        got=f"{one} entries per row in one chunk, {other} in another",
+        expected="the same entries for a row, whatever runs beside it",
+        fix="Choose what belongs to each row, for example output=lambda out: out.diagonal()[:, None]",
+    )
 
 
 class Evaluator:
@@ -84,6 +103,7 @@ class Evaluator:
         self._state = state_of(task)
         self._model = task.model
         self._fingerprint: tuple[Any, ...] | None = None
+        self._width: int | None = None
 
     def derived(self, task: Task, plans: dict[tuple[Any, ...], ChunkPlan]) -> "Evaluator":
         """An evaluator of another task that shares this one's cost, chunk and progress.
@@ -109,10 +129,39 @@ class Evaluator:
             chunk = self._try(job, torch.arange(done, done + size, device=work.owner.device), plan)
             if chunk is None:
                 continue
+            self._check_width(work, chunk)
             yield chunk
             done += size
             if self.advance is not None:
                 self.advance(size * (1 + work.backwards))
+
+    def _check_width(self, work: Work, chunk: Chunk) -> None:
+        """Refuse outputs as wide as there are rows, such as all images against all texts of a chunk.
+
+        Raises:
+            ModelError: the width changed with the number of rows.
+        """
+        outputs = chunk.outputs
+        if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+            return
+        n, width = outputs.shape
+        if self._width is None:
+            self._width = width
+            if n == width > 1 and width not in self._state.widths:
+                width = self._alone(work, chunk)
+                self._state.widths.add(self._width)
+        if width != self._width:
+            raise follows_rows(self._width, width)
+
+    def _alone(self, work: Work, chunk: Chunk) -> int:
+        """The width of the outputs of the first row alone; as with the others where it cannot run alone."""
+        context = work.context.take(chunk.owner[:1])
+        try:
+            with torch.no_grad():
+                outputs = self.task.forward(chunk.x[:1], context)
+        except Exception:  # a model may insist on its number of rows
+            outputs = chunk.outputs
+        return outputs.shape[1] if isinstance(outputs, Tensor) else -1
 
     def _size(self, work: Work, plan: ChunkPlan, left: int) -> int:
         """Rows to run next: as many as planned, or all that are left where that is little more."""

@@ -13,6 +13,7 @@ from abe.draws import mix
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.targets import Decision
 from abe.engines.runtime.work import Around, Chunk, Head, Kind, Make, Settle, Work, score
+from abe.objectives import objective_name
 from abe.task.base import Context, Task
 from abe.types import Draws, Key, Objective
 
@@ -58,6 +59,14 @@ class Problem:
         """(b,) or (b, m) the explained entry of the output."""
         self._predict()
         return self.decision.target
+
+    @property
+    def target_names(self) -> list[str]:
+        """Names of the targets; of the objective, where it finds by itself what it explains."""
+        self._predict()
+        if not self.decision.named:
+            return [objective_name(self.objective)] * len(self.x)
+        return [self.task.name(t) for t in self.decision.target.tolist()]
 
     @property
     def known_outputs(self) -> Any:
@@ -158,7 +167,7 @@ class Problem:
 
     def first(self) -> "Problem":
         """The first sample as a request of its own, whose decision is its own too."""
-        decision = self.decision.first(self.task, len(self.x))
+        decision = self.decision.first(len(self.x))
         one, identify = self.everyone[:1], self.identify
 
         def identity() -> Sequence[int]:

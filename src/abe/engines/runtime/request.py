@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from abe.engines.runtime.evaluator import Evaluator, Execution
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.targets import Decision
 from abe.errors import Code, ModelError
-from abe.objectives import Logit, as_objective
+from abe.objectives import Logit, UserObjective, as_objective
 from abe.progress import Progress
 from abe.task.base import Lifted, Task
 from abe.types import Draws, Objective
@@ -102,6 +103,9 @@ def pose(
 ) -> Problem:
     """A problem about lifted samples, whose class score is explained where no other score is given."""
     check_ids(ids, len(lifted.x))
+    if target is None and isinstance(objective, UserObjective):
+        predicts = evaluator.task.output_kind != "regression"
+        objective = replace(objective, given=False, predicts=predicts)
     if lifted.parts:
         evaluator.task = evaluator.task.reading(parts=lifted.parts)
     return Problem(

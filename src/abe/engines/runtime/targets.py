@@ -1,15 +1,18 @@
 """Predictions, what they mean, and which decision is explained."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from abe.engines.runtime.evaluator import Evaluator
+from abe.engines.runtime.evaluator import Evaluator, follows_rows
 from abe.engines.runtime.work import Settle, Work
 from abe.errors import Code, SpecError, TargetError, note
 from abe.objectives import objective_name
 from abe.task.base import Context, Task
+from abe.task.outputs import SAY_KIND, OutputKind, check_outputs, doubt, kind_of, predicted
+from abe.task.outputs import sizes as sizes_of
+from abe.task.targets import fitted, numbers_of
 from abe.types import Objective
 
 
@@ -23,14 +26,25 @@ class Decision:
         target: (b,) or (b, m) the explained entries, where they are known.
         outputs: what the model returned for the samples, where it is known.
         asked: the target as a user gave it: None for the prediction, one for all, one each, names.
+        among: of how many samples that was said, where these are only the first of them.
     """
 
-    def __init__(self, target: Tensor | None = None, *, outputs: Any = None, asked: Any = None) -> None:
+    def __init__(
+        self,
+        target: Tensor | None = None,
+        *,
+        outputs: Any = None,
+        asked: Any = None,
+        among: int | None = None,
+    ) -> None:
         self.partial = target
         """The targets, of which those of samples that no pass has run yet are not settled."""
         self.outputs = outputs
         self.complete = target is not None
+        self.named = True
+        """Whether the targets name outputs; not where the objective of a user finds its own."""
         self._asked = asked
+        self._among = among
 
     @property
     def target(self) -> Tensor:
@@ -43,29 +57,43 @@ class Decision:
             raise RuntimeError("the decision is not settled: run the samples first")
         return self.partial
 
-    def first(self, task: Task, n: int) -> "Decision":
+    def first(self, n: int) -> "Decision":
         """The decision about the first of n samples alone."""
         if self.complete:
             return Decision(self.target[:1], outputs=None)
-        asked = None if self._asked is None else as_target(task, self._asked, n)[:1]
-        return Decision(asked=asked)
+        return Decision(asked=self._asked, among=self._among or n)
 
     def settler(self, problem: "Undecided") -> Settle:
         """A function that settles the targets of rows from their outputs, for one pass over all samples."""
         n, parts = len(problem.x), dict[int, Any]()
-        asked = None if self._asked is None else as_target(problem.task, self._asked, n)
+        given = None if self._asked is None else numbers_of(self._asked, problem.task.class_index)
+        entry = isinstance(self._asked, tuple)
         self.partial = None
+        asked: Tensor | None = None
 
         def settle(outputs: Any, rows: Tensor) -> Tensor:
+            nonlocal asked
             if not parts:
                 self._settle_kind(problem, outputs, rows)
-            task, device = problem.evaluator.task, problem.x.device
+                if given is not None:
+                    shape = tuple(outputs.shape[1:]) if isinstance(outputs, Tensor) else (1,)
+                    free = _sizes(problem, outputs) is None
+                    each = fitted(given, self._among or n, shape, free=free, entry=entry)
+                    asked = each[:n].to(problem.x.device)
+            task = problem.evaluator.task
             if asked is None:
-                chosen = _predicted(task, outputs, len(rows), device)
+                chosen, self.named = _predicted(problem, outputs, len(rows))
             else:
-                chosen = asked.to(device)[rows]
-                _check_range(outputs, chosen, rows)
+                chosen = asked[rows]
+                _check_range(_sizes(problem, outputs), chosen, rows, task)
             plain = outputs.detach() if isinstance(outputs, Tensor) else outputs
+            before = next(iter(parts.values()), None)
+            if (
+                isinstance(plain, Tensor)
+                and isinstance(before, Tensor)
+                and plain.shape[1:] != before.shape[1:]
+            ):
+                raise follows_rows(before.shape[1], plain.shape[1])
             if len(rows) == n:
                 self.partial, self.outputs, self.complete = chosen, plain, True
                 return chosen
@@ -82,27 +110,25 @@ class Decision:
         return settle
 
     def _settle_kind(self, problem: "Undecided", outputs: Any, rows: Tensor) -> None:
-        """What the outputs are, told by those of all samples: probabilities must be so throughout."""
+        """What the outputs are, told by those of all samples, and whether they can be what the task says."""
         evaluator = problem.evaluator
         task = evaluator.task
-        if task.output_kind == "auto" and isinstance(outputs, Tensor):
-            alike = _like_probabilities(outputs)
-            if alike and len(rows) < len(problem.x):
-                rest = torch.arange(len(rows), len(problem.x), device=rows.device)
-                work = Work("forward", lambda r: problem.x[rest[r]], rest, problem.context)
-                alike = all(_like_probabilities(chunk.outputs) for chunk in evaluator.run(work))
-            evaluator.task = task.reading(output_kind="probabilities" if alike else "logits")
-            if alike:
+        if task.output_kind == "auto":
+            evaluator.task = task = task.reading(output_kind=_recognised(problem, outputs, rows))
+            if task.output_kind == "probabilities":
                 problem.warnings.append(note(Code.PROBABILITY_OUTPUT, RECOGNISED))
-        if evaluator.task.output_kind == "regression" and getattr(problem.objective, "needs_classes", False):
-            raise SpecError(
-                Code.UNSUPPORTED,
-                "A regression has no class probabilities",
-                got=f"the objective {objective_name(problem.objective)}",
-                fix='Choose an objective that reads the output, such as "logit"',
-            )
+            elif task.output_kind == "sigmoid":
+                problem.warnings.append(note(Code.OUTPUT_KIND, TWO_NAMES))
+        else:
+            remark = doubt(task.output_kind, outputs)
+            problem.warnings += [note(Code.OUTPUT_KIND, remark)] if remark else []
+        check_outputs(task.output_kind, outputs, task.labels)
+        if getattr(problem.objective, "needs_classes", False):
+            task.check_classes(outputs, f"the objective {objective_name(problem.objective)}")
+            problem.warnings += task.remarks(outputs)
 
 
+@runtime_checkable
 class Undecided(Protocol):
     """What a decision needs to know of its request."""
 
@@ -120,84 +146,74 @@ RECOGNISED = (
     "The model returns probabilities, so their logarithm serves as class score; "
     'pass output_kind="logits" to the task if these are scores after all'
 )
+TWO_NAMES = (
+    "The task has two names for one output, which is read as the logit of the second; "
+    "pass output_kind= to the task if it is something else"
+)
 
 
-def _like_probabilities(outputs: Tensor) -> bool:
-    if outputs.ndim != 2 or outputs.shape[1] < 2 or not outputs.is_floating_point():
-        return False
-    if bool((outputs < 0).any()):
-        return False
-    sums = outputs.sum(1)
-    return bool(torch.isclose(sums, torch.ones_like(sums), atol=1e-4).all())
+def _recognised(problem: Undecided, outputs: Any, rows: Tensor) -> OutputKind:
+    """The kind of outputs of which nothing was said: probabilities must be so for every sample.
+
+    Raises:
+        SpecError: two names for one output that may be a logit as well as a probability.
+    """
+    labels = problem.task.labels
+    names = None if labels is None else len(labels)
+    found = kind_of(outputs, names)
+    if (found is None or found == "probabilities") and len(rows) < len(problem.x):
+        rest = torch.arange(len(rows), len(problem.x), device=rows.device)
+        work = Work("forward", lambda r: problem.x[rest[r]], rest, problem.context)
+        others = (kind_of(chunk.outputs, names) for chunk in problem.evaluator.run(work))
+        found = next((other for other in others if other != found), found)
+    if found is None:
+        raise SpecError(
+            Code.OUTPUT_KIND,
+            "One output between 0 and 1 for two named classes may be a probability or a logit",
+            got=f"labels {labels}",
+            fix=SAY_KIND,
+        )
+    return found
 
 
-def _predicted(task: Task, outputs: Any, n: int, device: torch.device) -> Tensor:
-    if not isinstance(outputs, Tensor):
-        return torch.zeros(n, dtype=torch.long, device=device)
-    if outputs.ndim == 2 and (task.output_kind != "regression" or outputs.shape[1] == 1):
-        return (outputs.int() if outputs.dtype == torch.bool else outputs).argmax(1)
+def _sizes(problem: Undecided, outputs: Any) -> tuple[int, ...] | None:
+    """How many targets there are along every axis; None where the objective says what a target is."""
+    own = not getattr(problem.objective, "reads_logits", False)
+    if not isinstance(outputs, Tensor) or (own and outputs.ndim != 2):
+        return None
+    return sizes_of(problem.evaluator.task.output_kind, outputs)
+
+
+def _predicted(problem: Undecided, outputs: Any, n: int) -> tuple[Tensor, bool]:
+    """The targets where none is asked for, and whether they name outputs."""
+    device, kind = problem.x.device, problem.evaluator.task.output_kind
+    single = isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] == 1
+    if isinstance(outputs, Tensor) and outputs.ndim == 2 and (kind != "regression" or single):
+        return predicted(kind, outputs), True
+    if not getattr(problem.objective, "reads_logits", False) or not isinstance(outputs, Tensor):
+        return torch.zeros(n, dtype=torch.long, device=device), not isinstance(outputs, Tensor)
     shape = tuple(outputs.shape)
     raise TargetError(
         Code.TARGET_MISSING,
         "It is not clear which output to explain",
-        got=f"a {'regression' if task.output_kind == 'regression' else 'model'} with output shape {shape}",
+        got=f"a {'regression' if kind == 'regression' else 'model'} with output shape {shape}",
         fix="Pass target=… with the index of the output"
-        + ("" if len(shape) == 2 else ", one number per axis"),
+        + ("" if len(shape) == 2 else ", one number per axis, or an objective of your own"),
     )
 
 
-def as_target(task: Task, target: Any, n: int) -> Tensor:
-    """(n,) or (n, m) class numbers of a target as a user gives it: one for all or one each, names too."""
-    if isinstance(target, str):
-        target = task.class_index(target)
-    if isinstance(target, list | tuple) and any(isinstance(t, str) for t in target):
-        target = [task.class_index(t) if isinstance(t, str) else t for t in target]
-    try:
-        tensor = torch.as_tensor(target)
-    except (TypeError, ValueError, RuntimeError) as problem:
-        raise _bad_type(target) from problem
-    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
-        raise _bad_type(target)
-    tensor = tensor.detach().long()
-    if tensor.ndim == 0:
-        return tensor.expand(n).clone()
-    if len(tensor) != n:
-        raise TargetError(
-            Code.TARGET_TYPE,
-            "Give one target for all samples or one each",
-            got=f"{len(tensor)} targets for {n} samples",
-        )
-    return tensor
-
-
-def _bad_type(target: Any) -> TargetError:
-    return TargetError(
-        Code.TARGET_TYPE,
-        "A target is a class number or name",
-        got=f"{type(target).__name__} {str(target)[:40]}",
-        expected="an integer, a class name, or one of these per sample",
-    )
-
-
-def _check_range(outputs: Any, target: Tensor, rows: Tensor) -> None:
-    if not isinstance(outputs, Tensor):
+def _check_range(sizes: tuple[int, ...] | None, target: Tensor, rows: Tensor, task: Task) -> None:
+    if sizes is None:
         return
-    axes = outputs.shape[1:]
     numbers = target[:, None] if target.ndim == 1 else target
-    if numbers.shape[1] != len(axes):
-        raise TargetError(
-            Code.TARGET_TYPE,
-            "The target does not name one entry of the output",
-            got=f"{numbers.shape[1]} numbers per sample",
-            expected=f"{len(axes)}, one per output axis {tuple(axes)}",
-        )
-    sizes = torch.tensor(axes, device=target.device)
-    bad = (numbers < 0) | (numbers >= sizes)
+    bad = (numbers < 0) | (numbers >= torch.tensor(sizes, device=target.device))
     if bool(bad.any()):
         row, axis = bad.nonzero()[0].tolist()
+        one = axis == 0 and sizes[0] == 1 and task.output_kind == "logits"
         raise TargetError(
             Code.TARGET_RANGE,
             f"There is no output {int(numbers[row, axis])}",
             got=f"target {int(numbers[row, axis])} for sample {int(rows[row])}",
-            expected=f"0 to {axes[axis] - 1}",
+            expected=f"0 to {sizes[axis] - 1}",
+            fix=SAY_KIND if one else None,
         )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from abe.checks import finite
 from abe.engines.instrument.capture import capturing
 from abe.errors import AbeError, Code, InputError, ModelError
-from abe.objectives import Captured
+from abe.objectives import Captured, objective_name
 from abe.task.base import Context, Task
 from abe.types import Objective
 
@@ -241,9 +241,19 @@ def _reading(model: nn.Module, layers: Sequence[str]) -> Any:
 def score(task: Task, outputs: Any, objective: Objective, target: Tensor) -> Tensor:
     """(n,) scores of outputs for targets (n, …), checked."""
     raw, layers = (outputs.outputs, outputs.layers) if isinstance(outputs, Captured) else (outputs, {})
-    readable = task.logits(raw) if getattr(objective, "reads_logits", False) else raw
-    seen = Captured(readable, layers) if objective.layers else readable
+    if getattr(objective, "reads_logits", False):
+        raw, target = _readable(task, raw, objective, target)
+    seen = Captured(raw, layers) if objective.layers else raw
     return _checked(objective(seen, target), len(target))
+
+
+def _readable(task: Task, outputs: Any, objective: Objective, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Class scores, and each row's target among them, for an objective that reads these."""
+    if getattr(objective, "needs_classes", False):
+        task.check_classes(outputs, f"the objective {objective_name(objective)}")
+    if task.output_kind == "multilabel" and getattr(objective, "across", False):
+        return task.logits(outputs), target
+    return task.choice(outputs, target, alone=getattr(objective, "alone", False))
 
 
 def plain_outputs(outputs: Any) -> Any:

@@ -17,6 +17,7 @@ from abe.errors import Code, InputError, SpecError
 from abe.explanation import Explanation
 from abe.metrics.evaluation.truth import as_region
 from abe.task.base import Context, Lifted, Task
+from abe.task.targets import labels_of
 
 KEYS = ("inputs", "labels", "masks", "targets")
 """What a batch of a loader may hold when it is a mapping; as a tuple it is in this order."""
@@ -79,8 +80,9 @@ class Samples:
 
     def __post_init__(self) -> None:
         given = [name for name in ("labels", "masks", "ids") if getattr(self, name) is not None]
-        several = isinstance(self.target, Sequence | Tensor | np.ndarray) and not isinstance(self.target, str)
-        given += ["target"] if several and np.ndim(self.target) else []
+        axes = getattr(self.target, "ndim", None)
+        several = isinstance(self.target, list | tuple) if axes is None else axes > 0
+        given += ["target"] if several else []
         if self.stream and given:
             raise SpecError(
                 Code.BAD_PARAMETER,
@@ -142,7 +144,7 @@ class Samples:
 
     def _lot(self, lifted: Lifted, target: Any, labels: Any, masks: Any, ids: list[int]) -> Batch:
         self.task.check(lifted.x)
-        truth = None if labels is None else _labels(labels, len(lifted.x))
+        truth = None if labels is None else labels_of(labels, len(lifted.x), self.task.class_index)
         region = None if masks is None else as_region(masks, lifted.x)
         return Batch(lifted, 0, ids, target, truth, region)
 
@@ -193,15 +195,3 @@ def _of_batch(key: str, part: Any) -> Any:
     """A part of a batch; the label or class of a single sample is one of a batch of one."""
     single = isinstance(part, Number | np.generic) or (arrays.is_array(part) and part.ndim == 0)
     return torch.as_tensor(part).reshape(1) if single and key in ("labels", "targets") else part
-
-
-def _labels(labels: Any, b: int) -> Tensor:
-    found = labels if isinstance(labels, Tensor) else arrays.from_numpy(labels, "The labels")
-    if found.shape != (b,) or found.is_floating_point() or found.dtype == torch.bool:
-        raise InputError(
-            Code.LABELS,
-            "The labels do not fit the samples",
-            got=f"{found.dtype} of shape {tuple(found.shape)}",
-            expected=f"({b},) class numbers",
-        )
-    return found.long()

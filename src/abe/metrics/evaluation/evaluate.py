@@ -18,7 +18,7 @@ from abe.draws import SeededDraws
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.request import pose, running
-from abe.engines.runtime.targets import Decision, as_target
+from abe.engines.runtime.targets import Decision
 from abe.errors import AbeError, Code, InputError, SpecError, TargetError
 from abe.explanation import Explanation
 from abe.metrics.evaluation.base import (
@@ -52,6 +52,7 @@ from abe.objectives import as_objective, objective_name
 from abe.progress import Progress
 from abe.registry import baselines, is_pair, units
 from abe.task.base import Task
+from abe.task.targets import fitted, numbers_of
 from abe.types import Cost, Objective
 from abe.units import Step, as_unit
 
@@ -148,7 +149,7 @@ def evaluate(
         sources=sources,
         metrics=chosen_metrics(metrics, {"unit": unit, "baseline": baseline, "step": step}),
         objective=_objective(objective, finished),
-        target=_target(target, finished),
+        target=_target(task, target, finished),
         seed=seed,
         confidence=confidence,
         execution=execution,
@@ -236,6 +237,9 @@ class Evaluation:
         for source in self.sources.values():
             source.check(lot)
         problem = self._settle(lot, advance)
+        for metric in self.metrics:
+            if metric.runs:
+                problem.task.check_classes(problem.decision.outputs, f"the metric {metric.name!r}")
         request = Explaining(
             task=self.task,
             objective=self.objective,
@@ -277,10 +281,10 @@ class Evaluation:
         """Predict once and settle what every source explains; find what all of them share."""
         evaluator, x = self._evaluator(advance), lot.lifted.x
         began = time.perf_counter()
-        target = lot.target if self.target is None else self.target[lot.rows]
+        target: Any = lot.target if self.target is None else self.target[lot.rows]
         problem = pose(evaluator, lot.lifted, target, self.objective, SeededDraws(seed=self.seed), lot.ids)
         if self.target is not None and self.task.output_kind != "auto" and len(self.sources) == 1:
-            problem.decision = Decision(as_target(self.task, target, len(x)).to(x.device))
+            problem.decision = Decision(target.to(x.device))
         self.task = problem.predicted().task
         if len(self.sources) > 1:  # what one source alone needs counts as its metrics' own
             for feature in self._confusions():
@@ -288,7 +292,7 @@ class Evaluation:
         evaluator.cost.seconds = time.perf_counter() - began
         self.setup.add(evaluator.cost)
         self.names += lot.lifted.names
-        self.target_names += [self.task.name(t.tolist()) for t in problem.target]
+        self.target_names += problem.target_names
         return problem
 
     def _confusions(self) -> list[Confusion]:
@@ -468,7 +472,7 @@ def _objective(given: Any, finished: Sequence[Explanation]) -> Objective:
     return as_objective("logit") if known is None else objective_of(known)
 
 
-def _target(given: Any, finished: Sequence[Explanation]) -> Tensor | None:
+def _target(task: Task, given: Any, finished: Sequence[Explanation]) -> Tensor | None:
     """The classes that the finished explanations explain, which are compared with each other only."""
     if not finished:
         return None
@@ -481,8 +485,9 @@ def _target(given: Any, finished: Sequence[Explanation]) -> Tensor | None:
                 got=f"{finished[0].method!r} and {other.method!r}",
                 fix="Explain both with the same target=",
             )
-    if given is not None and not isinstance(given, str):
-        wanted = torch.as_tensor(given).cpu().expand_as(first)
+    if given is not None:
+        entries = (1,) * (first.shape[1] if first.ndim > 1 else 1)
+        wanted = fitted(numbers_of(given, task.class_index), len(first), entries, free=True, entry=True).cpu()
         if not torch.equal(wanted, first):
             raise TargetError(
                 Code.TARGET_RANGE,

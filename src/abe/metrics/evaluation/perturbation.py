@@ -92,12 +92,13 @@ class PerturbationRun:
         else:
             reference = self.baseline.rows(problem, who, torch.zeros_like(who))
         curve = _Curve(order, order.thresholds(step), x, reference, self.direction, filler)
+        log_p, target, remarks = _chances(problem, curve, who)
         return Perturbation(
             run=self,
-            log_probabilities=_log_probabilities(problem, curve, who),
-            target=problem.target[who],
+            log_probabilities=log_p,
+            target=target,
             step=step,
-            warnings=zero_maps(attribution, who),
+            warnings=zero_maps(attribution, who) + remarks,
         )
 
 
@@ -148,8 +149,8 @@ class Perturbation:
 
     Attributes:
         run: what was done.
-        log_probabilities: (b, n + 1, C) after step k = 0 … n.
-        target: (b,) the explained classes.
+        log_probabilities: (b, n + 1, C) after step k = 0 … n, of the classes that the explained one is among.
+        target: (b,) its entry among them.
         step: units per step.
         warnings: notes, such as maps that are zero everywhere.
     """
@@ -212,9 +213,10 @@ def zero_maps(attribution: Tensor, samples: Tensor) -> list[str]:
     ]
 
 
-def _log_probabilities(problem: Problem, curve: _Curve, samples: Tensor) -> Tensor:
-    """(m, n + 1, C) of all rows of some samples, run without an objective."""
-    kept: list[Tensor] = []
+def _chances(problem: Problem, curve: _Curve, samples: Tensor) -> tuple[Tensor, Tensor, list[str]]:
+    """(m, n + 1, C) log-probabilities of all rows of some samples, (m,) targets among C, and notes."""
+    kept: list[tuple[Tensor, Tensor]] = []
+    remarks: list[str] = []
     for chunk in problem.forward(curve, samples.repeat_interleave(curve.points), scored=False):
         outputs = chunk.outputs
         if not isinstance(outputs, Tensor) or outputs.ndim != 2:
@@ -226,5 +228,7 @@ def _log_probabilities(problem: Problem, curve: _Curve, samples: Tensor) -> Tens
             raise SpecError(
                 Code.UNSUPPORTED, "Perturbation curves need class scores", got=shape, expected="(n, classes)"
             )
-        kept.append(problem.task.log_probabilities(outputs))
-    return torch.cat(kept).unflatten(0, (-1, curve.points))
+        kept.append(problem.task.chances(outputs, problem.target[chunk.owner]))
+        remarks = problem.task.remarks(outputs)
+    log_p, target = (torch.cat(column) for column in zip(*kept, strict=True))
+    return log_p.unflatten(0, (-1, curve.points)), target[:: curve.points], remarks

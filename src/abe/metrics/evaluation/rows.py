@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from abe.engines.runtime.problem import Problem
+from abe.objectives import gather
 
 _T = TypeVar("_T")
 
@@ -22,5 +23,5 @@ def remembered(problem: Problem, explanation: Any, key: Hashable, compute: Calla
 
 def probabilities(problem: Problem, make: Any, owner: Tensor) -> Float[Tensor, "n"]:
     """(n,) probability of the owner's target for rows that are made when their turn comes."""
-    log_p = problem.task.log_probabilities(problem.outputs(make, owner))
-    return log_p.gather(1, problem.target[owner][:, None].to(log_p.device))[:, 0].exp().double()
+    outputs = problem.outputs(make, owner)
+    return gather(*problem.task.chances(outputs, problem.target[owner].to(outputs.device))).exp().double()

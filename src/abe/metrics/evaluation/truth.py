@@ -18,6 +18,7 @@ from abe.errors import Code, InputError, SpecError
 from abe.imputation import positions
 from abe.metrics.evaluation.reexplain import method_of
 from abe.task.image import load_image
+from abe.task.targets import labels_of
 from abe.types import Card
 from abe.units import check_map
 
@@ -125,16 +126,15 @@ def labels(problem: Problem, explanation: Any) -> Tensor:
         InputError: none were given, or not one class number per sample.
     """
     given = getattr(explanation, "diagnostics", {}).get(LABEL)
-    found = None if given is None else torch.as_tensor(given)
-    if found is None or found.shape != (len(problem.x),) or found.is_floating_point():
+    if given is None:
         raise InputError(
             Code.LABELS,
             "This metric needs the true class of every sample",
-            got="no labels" if found is None else f"labels of shape {tuple(found.shape)}, {found.dtype}",
+            got="no labels",
             expected=f"({len(problem.x)},) class numbers",
             fix="Pass labels= with one class number per sample",
         )
-    return found.to(problem.x.device).long()
+    return labels_of(given, len(problem.x), problem.task.class_index).to(problem.x.device)
 
 
 def check_asked(problem: Problem, explanation: Any, cards: Sequence[Card]) -> None:

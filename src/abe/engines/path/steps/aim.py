@@ -66,6 +66,16 @@ class Goal:
     reads_logits: ClassVar[bool] = True
 
     @property
+    def needs_classes(self) -> bool:
+        """Whether the loss is one of probabilities."""
+        return bool(getattr(SCORES[self.loss], "needs_classes", False))
+
+    @property
+    def alone(self) -> bool:
+        """Whether the loss reads the score of one class only."""
+        return bool(getattr(SCORES[self.loss], "alone", False))
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """None: class scores are read from the output."""
         return ()
