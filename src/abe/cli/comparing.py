@@ -49,9 +49,9 @@ def run(
 ) -> None:
     """Explain photographs by several methods, score every map, and rank the methods.
 
-    Says first how long it will take: by default one method of every family, which is about two minutes a
-    photograph for a small network without a GPU; all methods with --methods all. Then prints one ranked
-    table and writes a web page (comparison.html) and a picture per photograph.
+    Says first how long it will take. By default one method of every family is run, which takes a
+    small network without a GPU about two minutes a photograph; --methods all runs every method.
+    Then prints one ranked table and writes a web page (comparison.html) and a picture per photograph.
     """
     paths = inputs.photos(photos)
     size = inputs.step_of(step)
