@@ -135,7 +135,7 @@ def estimate(
     own = [_rows(registry.methods.resolve(method), shape) for method in methods]
     rows = len(photos) * sum(curves + number for number in own)
     once = timed.cost.seconds / max(1, timed.cost.forward_rows + timed.cost.backward_rows)
-    return f"{what}: about {rows:,.0f} passes of {once * 1000:.3g} ms, so about {_duration(rows * once)}"
+    return f"{what}: about {rows:,.0f} passes of {once:.2g} s, so about {_duration(rows * once)}"
 
 
 def _rows(method: Any, shape: Sequence[int]) -> float:
