@@ -16,7 +16,7 @@ UNBOUNDED = 100_000
 """Columns of a terminal that never wraps."""
 WORDS = 20
 """Columns that are enough for names: longer ones are folded before a table is stacked."""
-SENTENCE = 20
+SENTENCE = 32
 """Columns below which a sentence is too narrow to read."""
 NARROW = 60
 """Columns of a terminal with no room for bars."""

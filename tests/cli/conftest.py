@@ -26,6 +26,9 @@ def needs(depth, width=2):
 def task(**settings):
     import abe
     return abe.image_task(make(**settings), size=16)
+def labelled():
+    import abe
+    return abe.image_task(make(), size=8, labels=["a\\n", "b\\udcff", "日本語"])
 ready = make()
 number = 3
 def broken():

@@ -270,6 +270,14 @@ def test_every_name_can_be_drawn(run: Run, case: str) -> None:
         result.stdout.encode()
 
 
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_class_names_of_any_kind_are_shown(run: Run) -> None:
+    for words in (("explain", "a.png", "-k", "gradient"), ("compare", "a.png", *QUICK)):
+        result = run(*words, "-m", "own_net:labelled")
+        assert result.exit_code == 0, result.output
+        result.stdout.encode()
+
+
 def test_maps_of_one_name_are_not_mixed(run: Run) -> None:
     made = run(*COMMANDS["explain"][:2], *COMMANDS["explain"][3:], "--save")
     assert made.exit_code == 0

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from abe.cli import exits, output
+from abe.cli import exits, listing, output, ready
+from abe.registry import methods as all_methods
 from abe.registry import metrics as all_metrics
 
 Run = Callable[..., Any]
@@ -83,11 +84,11 @@ def test_what_other_programs_print_goes_to_standard_error(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("command", "code"),
     [
-        ("abe zoo --json | head -n 1", 0),
         ("abe zoo >&-", exits.STORAGE),
-        ("abe zoo >&- 2>&-", exits.STORAGE),
-        ("abe zoo 2>&-", 0),
-        ("abe zoo > /dev/full", exits.STORAGE),
+        pytest.param("abe zoo --json | head -n 1", 0, marks=pytest.mark.slow),
+        pytest.param("abe zoo >&- 2>&-", exits.STORAGE, marks=pytest.mark.slow),
+        pytest.param("abe zoo 2>&-", 0, marks=pytest.mark.slow),
+        pytest.param("abe zoo > /dev/full", exits.STORAGE, marks=pytest.mark.slow),
     ],
 )
 def test_closed_and_full_streams(command: str, code: int) -> None:
@@ -109,9 +110,10 @@ def headings(text: str) -> str:
     return " ".join(text.split())
 
 
-@pytest.mark.parametrize("width", [40, 60, 80, 100, 150])
+@pytest.mark.parametrize("width", [40, 60, 80, 150])
 def test_every_column_of_every_table_is_shown(own: Run, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(ready, "drawing", lambda *_, **__: False)
     words = ("compare", "a.png", "b.png", "--methods", "gradient,integrated_gradients", "--step", "50%")
     result = own(*words, *MODEL)
     assert result.exit_code == 0, result.output
@@ -135,8 +137,11 @@ def test_lists_and_cards_are_whole(own: Run, monkeypatch: pytest.MonkeyPatch, wi
         assert entry.card.summary.split()[-1] in text
     for words in (("methods", "ig"), ("metrics", "insertion"), ("zoo",), ("attacks",)):
         result = own(*words)
-        assert "…" not in result.stdout.replace("CLASS,…", "")
         assert all(len(line) <= width for line in result.stdout.splitlines())
+    card = headings(own("methods", "ig").stdout)
+    for name, about in all_methods.get("ig").documented.parameters.items():
+        assert name in card
+        assert listing.plain(about).split()[-1] in card
 
 
 def test_a_long_path_is_never_cut(own: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

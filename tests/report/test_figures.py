@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
@@ -118,6 +118,7 @@ NAMES = st.lists(
 )
 
 
+@settings(max_examples=40)
 @given(NAMES)
 def test_no_two_names_share_a_file(names: list[str]) -> None:
     made = view.stems(names)

@@ -49,9 +49,9 @@ def run(
 ) -> None:
     """Explain photographs by several methods, score every map, and rank the methods.
 
-    Says first how long it will take: by default one method of every family, which is about two minutes a
-    photograph for a small network without a GPU; all methods with --methods all. Then prints one ranked
-    table and writes a web page (comparison.html) and a picture per photograph.
+    Says first how long it will take. By default one method of every family is run, which takes a
+    small network without a GPU about two minutes a photograph; --methods all runs every method.
+    Then prints one ranked table and writes a web page (comparison.html) and a picture per photograph.
     """
     paths = inputs.photos(photos)
     size = inputs.step_of(step)
@@ -135,7 +135,7 @@ def estimate(
     own = [_rows(registry.methods.resolve(method), shape) for method in methods]
     rows = len(photos) * sum(curves + number for number in own)
     once = timed.cost.seconds / max(1, timed.cost.forward_rows + timed.cost.backward_rows)
-    return f"{what}: about {rows:,.0f} passes of {once * 1000:.3g} ms, so about {_duration(rows * once)}"
+    return f"{what}: about {rows:,.0f} passes of {once:.2g} s, so about {_duration(rows * once)}"
 
 
 def _rows(method: Any, shape: Sequence[int]) -> float:

@@ -167,7 +167,9 @@ def _print(result: dict[str, Any]) -> None:
 
     screen = output.console()
     head = Text(readable(Path(result["photo"]).name), style="bold")
-    screen.print(head.append(f"   {result['method']} of {result['target']['name']}", style="default"))
+    screen.print(
+        head.append(f"   {result['method']} of {readable(result['target']['name'])}", style="default")
+    )
     top = _grid(True, False, False)
     longest = 24 if screen.width >= NARROW else 8
     for entry in result["top"]:

@@ -229,7 +229,7 @@ def task_of(options: ModelOptions) -> Any:
         _refuse_arguments(options.model, arguments)
         made = zoo.load(options.model)
     base = made if isinstance(made, Task) else None
-    network = made if base is None else base.model
+    network: Any = made if base is None else base.model
     if options.weights is not None:
         weights.load_into(network, options.weights)
     return base if base is not None and not settings else _configured(network, settings, base)

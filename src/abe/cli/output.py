@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -78,9 +78,14 @@ def _apart(stack: ExitStack) -> Any:
     kept = os.dup(1)
     os.dup2(2, 1)
     own = open(kept, "w", encoding=stream.encoding, errors=stream.errors)  # noqa: SIM115
-    stack.callback(own.close)
+    stack.callback(_close, own)
     stack.callback(os.dup2, kept, 1)
     return own
+
+
+def _close(stream: Any) -> None:
+    with suppress(OSError):  # results are flushed as they are written; what is left failed then, and was told
+        stream.close()
 
 
 def results() -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abe.errors import Code, SpecError
+from abe.terminal import readable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,8 +185,11 @@ def photo_view(explanation: Any, index: int, name: str) -> PhotoView:
     return PhotoView(
         name=name,
         image=pixels(explanation.x[index]),
-        target=explanation.target_names[index],
-        top=[(str(label), float(p)) for label, p in (explanation.top[index] if explanation.top else ())],
+        target=readable(explanation.target_names[index]),
+        top=[
+            (readable(str(label)), float(p))
+            for label, p in (explanation.top[index] if explanation.top else ())
+        ],
         maps=[map_view(explanation, index)],
     )
 
@@ -361,8 +365,8 @@ def _photo(comparison: Any, index: int, name: str) -> PhotoView:
     return PhotoView(
         name=name,
         image=pixels(first.x[index]),
-        target=comparison.target_names[index],
-        top=[(str(label), float(p)) for label, p in (first.top[index] if first.top else ())],
+        target=readable(comparison.target_names[index]),
+        top=[(readable(str(label)), float(p)) for label, p in (first.top[index] if first.top else ())],
         maps=maps,
         curves=_curves(comparison, index),
     )
