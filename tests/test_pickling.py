@@ -119,7 +119,8 @@ def test_a_pool_of_new_processes_explains():
     """As on Windows and macOS: nothing is shared, everything is pickled."""
     task, x = task_of(nets.Convolutional().eval()), samples(2, dtype=torch.float32)
     jobs = [
-        (task, abe.method(name, **how), x) for name, how in (("lime", {"evaluations": 8}), ("ig", {"steps": 4}))
+        (task, abe.method(name, **how), x)
+        for name, how in (("lime", {"evaluations": 40}), ("ig", {"steps": 4}))
     ]
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         found = pool.map(explained, jobs)

@@ -325,7 +325,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors of a safetensors file.
+    """Metadata and tensors of a safetensors file, by name in order.
 
     Raises:
         StorageError: no such file, none that can be read, or one whose metadata was changed.
@@ -333,7 +333,7 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         payload = read_file(path, size=AS_ITS_HEADER_SAYS)
         header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
-        tensors = parse_tensors(payload)
+        tensors = dict(sorted(parse_tensors(payload).items()))
     except FileNotFoundError as problem:
         raise StorageError(
             Code.CORRUPT_FILE, "There is no such file", got=str(path), fix="Check the path"

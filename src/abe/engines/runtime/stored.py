@@ -205,6 +205,7 @@ def _made(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
     for name, tensor in sorted(tensors.items()):
         group, _, rest = name.partition("/")
         schema.need(_holds_weights(kinds.get(group)) and rest != "", f"{name!r} is no tensor of it")
+        schema.need(not tensor.is_complex(), f"{name} is complex")
         schema.need(not tensor.is_floating_point() or finite(tensor), f"{name} holds NaN or infinity")
         groups.setdefault(group, {})[rest] = tensor
     held: dict[str, Any] = {name: Weights(group) for name, group in groups.items()}
