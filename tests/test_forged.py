@@ -316,6 +316,7 @@ def test_a_place_sets_no_attribute(tmp_path):
             train(good, 2)
 
 
+@pytest.mark.slow
 def test_generators_as_attacks(tmp_path):
     good, _ = _advgan(tmp_path)
     metadata, held = storage.read_tensors(good)

@@ -125,4 +125,4 @@ def test_a_pool_of_new_processes_explains():
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         found = pool.map(explained, jobs)
     for job, one in zip(jobs, found, strict=True):
-        assert torch.equal(one.attribution, explained(job).attribution)
+        torch.testing.assert_close(one.attribution, explained(job).attribution, rtol=1e-3, atol=1e-5)

@@ -81,7 +81,7 @@ def save(value: Any, path: str | Path) -> Path:
             tensors |= {f"{one.name}/{k}": v for k, v in held.tensors.items()}
         else:
             spec[one.name] = to_spec(held)
-    return write(Path(path), tensors, {"value": spec})
+    return write(storage.as_path(path), tensors, {"value": spec})
 
 
 def load(path: str | Path) -> Any:
@@ -90,7 +90,7 @@ def load(path: str | Path) -> Any:
     Raises:
         StorageError: no such file, damaged, or written by something else.
     """
-    described, tensors = read(Path(path))
+    described, tensors = read(storage.as_path(path))
     spec = described.get("value")
     if not isinstance(spec, Mapping):
         raise StorageError(
