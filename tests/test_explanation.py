@@ -507,7 +507,7 @@ def test_numbers_of_numpy_and_paths_come_back_as_plain_ones(tmp_path):
     assert back.ids == [0, 1, 2]
     assert type(back.seed) is int
     assert back.names == ["a", "b", os.fsdecode(b"c\xff")]
-    assert len(Explanation.load(made[0:0].save(tmp_path))) == 0
+    assert len(Explanation.load(_explanation()[0:0].save(tmp_path))) == 0
 
 
 @pytest.fixture
