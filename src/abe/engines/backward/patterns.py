@@ -70,8 +70,12 @@ class Patterns:
         Raises:
             StorageError: the file cannot be written.
         """
-        tensors = {f"layer:{i}": tensor for i, tensor in enumerate(self.layers)}
-        storage.write_tensors(storage.as_path(path), tensors, {"format": "abe-patterns-1"})
+        tensors, place = {f"layer:{i}": t for i, t in enumerate(self.layers)}, storage.as_path(path)
+        if not place.parent.is_dir():
+            raise StorageError(
+                Code.NOT_WRITTEN, "The patterns could not be written", got=f"no folder {place.parent}"
+            )
+        storage.write_tensors(place, tensors, {"format": "abe-patterns-1"})
 
     @classmethod
     def load(cls, path: str | Path) -> "Patterns":
