@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from jaxtyping import config
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -466,6 +467,63 @@ def test_disk_that_is_really_full(small_disk):
         assert "No space left on device" in str(caught.value)
     assert _contents(small_disk) == before
     assert_same(Explanation.load(small_disk), small)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"names": ["one"]}, "1 names for 3 samples"),
+        ({"names": None}, "names is None"),
+        ({"target_names": []}, "0 target_names"),
+        ({"target": torch.tensor([-1, 0, 1])}, "a target is negative"),
+        ({"target": torch.zeros(3)}, "no integers"),
+        ({"score": torch.zeros(2)}, "score is"),
+        ({"delta": torch.zeros(5)}, "size of tensor"),
+        ({"attribution": torch.full((3, 3, 4, 5), torch.nan)}, "NaN"),
+        ({"x": torch.zeros(3, 3, 4, 4)}, "of inputs"),
+        ({"diagnostics": {"n": torch.tensor(1)}}, "diagnostic.n"),
+        ({"ids": ["a", "b", "c"]}, "an integer"),
+        ({"spec": {"model": object()}}, "JSON cannot say"),
+        ({"cost": None}, "asdict"),
+        ({"top": [[("a", float("nan"))]] * 3}, "finite"),
+    ],
+    ids=str,
+)
+def test_what_could_not_be_read_again_is_not_written(tmp_path, changes, said):
+    made = _explanation()
+    vars(made).update(changes)
+    with pytest.raises(StorageError, match=said) as caught:
+        made.save(tmp_path / "new")
+    assert caught.value.code is Code.NOT_WRITTEN
+    assert not (tmp_path / "new").exists()
+
+
+def test_numbers_of_numpy_and_paths_come_back_as_plain_ones(tmp_path):
+    made = _explanation()
+    vars(made).update(top=[[("a", np.float32(0.5))]] * 3, ids=np.arange(3), seed=np.int64(4))
+    made.names = [Path("a"), Path("b"), os.fsdecode(b"c\xff")]
+    back = Explanation.load(made.save(tmp_path))
+    assert back.top == [[("a", 0.5)]] * 3
+    assert back.ids == [0, 1, 2]
+    assert type(back.seed) is int
+    assert back.names == ["a", "b", os.fsdecode(b"c\xff")]
+    assert len(Explanation.load(_explanation()[0:0].save(tmp_path))) == 0
+
+
+@pytest.fixture
+def _as_users_call():
+    """Without the tests' check of annotations."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("_as_users_call")
+@pytest.mark.parametrize("path", [None, 3, b"bytes", ["a"]])
+def test_what_is_no_path(path):
+    for call in (Explanation.load, _explanation().save, abe.load_fitted, abe.Comparison.load):
+        with pytest.raises(abe.AbeError, match="no path"):
+            call(path)
 
 
 def test_folder_that_is_a_file(tmp_path):

@@ -120,9 +120,9 @@ def test_a_pool_of_new_processes_explains():
     task, x = task_of(nets.Convolutional().eval()), samples(2, dtype=torch.float32)
     jobs = [
         (task, abe.method(name, **how), x)
-        for name, how in (("lime", {"evaluations": 8}), ("ig", {"steps": 4}))
+        for name, how in (("lime", {"evaluations": 40}), ("ig", {"steps": 4}))
     ]
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         found = pool.map(explained, jobs)
     for job, one in zip(jobs, found, strict=True):
-        assert torch.equal(one.attribution, explained(job).attribution)
+        torch.testing.assert_close(one.attribution, explained(job).attribution, rtol=1e-3, atol=1e-5)

@@ -211,7 +211,8 @@ def _single(kind: Any, found: Any, where: str) -> Any:
         return float(found)
     if kind not in (bool, int, str, NoneType):
         raise TypeError(f"{kind} is no type that a file can hold")
-    if type(found) is not kind or (kind is int and abs(found) >= LARGEST):
+    large = isinstance(found, int) and abs(found) >= LARGEST
+    if type(found) is not kind or large:
         names = {bool: "true or false", int: "an integer", str: "text", NoneType: "null"}
         raise _misfit(where, found, names[kind])
     return found

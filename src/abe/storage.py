@@ -23,7 +23,7 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
-from abe.errors import Code, StorageError
+from abe.errors import Code, SpecError, StorageError
 from abe.schema import MisfitError
 from abe.writers import alone, settle, sweep
 
@@ -63,7 +63,7 @@ def save(
         StorageError: the folder cannot be written, holds a manifest of something else, or the contents
             cannot be written down.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     try:
         manifest, tensors = make()
         described = _as_read(manifest, kind)
@@ -123,7 +123,7 @@ def read(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tenso
     Raises:
         StorageError: missing, damaged, or written by something else.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     manifest = _read_manifest(folder, kind)
     try:
         return manifest, _read_tensors(folder, manifest, kind)
@@ -325,7 +325,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors of a safetensors file.
+    """Metadata and tensors of a safetensors file, by name in order.
 
     Raises:
         StorageError: no such file, none that can be read, or one whose metadata was changed.
@@ -333,7 +333,7 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         payload = read_file(path, size=AS_ITS_HEADER_SAYS)
         header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
-        tensors = parse_tensors(payload)
+        tensors = dict(sorted(parse_tensors(payload).items()))
     except FileNotFoundError as problem:
         raise StorageError(
             Code.CORRUPT_FILE, "There is no such file", got=str(path), fix="Check the path"
@@ -350,6 +350,18 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             Code.CORRUPT_FILE, "The file's description has been changed since it was written", got=str(path)
         )
     return metadata, tensors
+
+
+def as_path(given: Any) -> Path:
+    """A path from text or something that stands for one.
+
+    Raises:
+        SpecError: it is something else.
+    """
+    if isinstance(given, str | os.PathLike) and isinstance(os.fspath(given), str):
+        return Path(given)
+    kind = type(given).__name__
+    raise SpecError(Code.BAD_PARAMETER, "This is no path", got=kind, expected="text or a pathlib.Path")
 
 
 def replace(path: Path, content: bytes) -> None:

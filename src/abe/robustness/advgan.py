@@ -126,7 +126,7 @@ class AdvGAN:
     eps: Size | None = None
 
     def __post_init__(self) -> None:
-        _read(Path(self.checkpoint))
+        _read(storage.as_path(self.checkpoint))
 
     @property
     def steps(self) -> int:
@@ -151,7 +151,7 @@ class AdvGAN:
         return point.clip(point.start + change * ((point.step + 1) / point.steps)), state
 
     def _perturbation(self, x: Tensor, bounds: tuple[Tensor, Tensor] | None) -> Tensor:
-        settings, tensors = _read(Path(self.checkpoint))
+        settings, tensors = _read(storage.as_path(self.checkpoint))
         if list(x.shape[1:]) != settings.shape:
             raise InputError(
                 Code.SHAPE,
@@ -217,7 +217,7 @@ def train_advgan(
     asked = _Settings(
         shape=list(x.shape[1:]), eps=float(eps), batch=int(batch), rate=float(rate), seed=int(seed)
     )
-    path = Path(checkpoint)
+    path = storage.as_path(checkpoint)
     with running(task):
         labels = _labels(task, x)
         training = _Training(task, x, labels, asked)
@@ -378,4 +378,8 @@ def _read(path: Path) -> tuple[_Settings, dict[str, Tensor]]:
 
 
 def _damaged(path: str | Path, problem: schema.MisfitError) -> StorageError:
-    return StorageError(Code.CORRUPT_FILE, "The checkpoint is damaged", got=f"{path}: {problem}")
+    return StorageError(
+        Code.CORRUPT_FILE,
+        "The checkpoint is damaged, or belongs to another training",
+        got=f"{path}: {problem}",
+    )

@@ -70,8 +70,12 @@ class Patterns:
         Raises:
             StorageError: the file cannot be written.
         """
-        tensors = {f"layer:{i}": tensor for i, tensor in enumerate(self.layers)}
-        storage.write_tensors(Path(path), tensors, {"format": "abe-patterns-1"})
+        tensors, place = {f"layer:{i}": t for i, t in enumerate(self.layers)}, storage.as_path(path)
+        if not place.parent.is_dir():
+            raise StorageError(
+                Code.NOT_WRITTEN, "The patterns could not be written", got=f"no folder {place.parent}"
+            )
+        storage.write_tensors(place, tensors, {"format": "abe-patterns-1"})
 
     @classmethod
     def load(cls, path: str | Path) -> "Patterns":
@@ -80,7 +84,7 @@ class Patterns:
         Raises:
             StorageError: no such file, a damaged one, or another kind of file.
         """
-        _, found = storage.read_tensors(Path(path))
+        _, found = storage.read_tensors(storage.as_path(path))
         layers = tuple(found.get(f"layer:{i}") for i in range(len(found)))
         if not layers or any(layer is None for layer in layers):
             raise StorageError(

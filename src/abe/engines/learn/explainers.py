@@ -291,7 +291,8 @@ class Amortised:
 
     def __post_init__(self) -> None:
         """Refuse weights of other networks, before any network of that size is made."""
-        wanted = Scorer.shapes(self.shape, self.classes, self.width) if self.shape else {}
+        known = 0 < len(self.shape) < 4
+        wanted = Scorer.shapes(self.shape, self.classes, self.width) if known else {}
         found = {name: tuple(tensor.shape) for name, tensor in self.weights.tensors.items()}
         numbers = range(self.members if self.members * len(wanted) == len(found) else 0)
         if not wanted or found != {f"scorers.{i}.{k}": v for i in numbers for k, v in wanted.items()}:

@@ -68,10 +68,10 @@ class Scorer(nn.Module):
 
 def _sizes(shape: tuple[int, ...], width: int) -> list[tuple[int, int]]:
     """Channels or features that every layer of a scorer reads and gives."""
-    deep = 4 * width
-    if len(shape) < 2:
-        return [(shape[0], deep), (deep, deep), (deep, shape[0])]
-    down = [(shape[0], width), (width, 2 * width), (2 * width, deep)]
+    read, deep = shape[0], 4 * width
+    if len(shape) == 1:
+        return [(read, deep), (deep, deep), (deep, read)]
+    down = [(read, width), (width, 2 * width), (2 * width, deep)]
     return [*down, (deep + 2 * width, 2 * width), (2 * width + width, width), (width, 1)]
 
 

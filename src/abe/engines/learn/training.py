@@ -26,6 +26,7 @@ from abe.engines.runtime.request import pose, running
 from abe.engines.runtime.stored import digest, read, write
 from abe.errors import Code, InputError, SpecError, StorageError, note
 from abe.schema import MisfitError, Natural, need, need_tensor
+from abe.storage import as_path
 from abe.task.base import Task
 
 BATCH = 32
@@ -107,7 +108,7 @@ def train(
         InputError: no batch at all, or less than two samples.
         StorageError: the checkpoint is none, or belongs to another training.
     """
-    run = _Run(task, recipe, seed, None if checkpoint is None else Path(checkpoint), every)
+    run = _Run(task, recipe, seed, None if checkpoint is None else as_path(checkpoint), every)
     with running(task):
         run.resume()
         for epoch in range(run.epoch, epochs):

@@ -81,7 +81,7 @@ def save(value: Any, path: str | Path) -> Path:
             tensors |= {f"{one.name}/{k}": v for k, v in held.tensors.items()}
         else:
             spec[one.name] = to_spec(held)
-    return write(Path(path), tensors, {"value": spec})
+    return write(storage.as_path(path), tensors, {"value": spec})
 
 
 def load(path: str | Path) -> Any:
@@ -90,7 +90,7 @@ def load(path: str | Path) -> Any:
     Raises:
         StorageError: no such file, damaged, or written by something else.
     """
-    described, tensors = read(Path(path))
+    described, tensors = read(storage.as_path(path))
     spec = described.get("value")
     if not isinstance(spec, Mapping):
         raise StorageError(
@@ -205,6 +205,7 @@ def _made(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
     for name, tensor in sorted(tensors.items()):
         group, _, rest = name.partition("/")
         schema.need(_holds_weights(kinds.get(group)) and rest != "", f"{name!r} is no tensor of it")
+        schema.need(not tensor.is_complex(), f"{name} is complex")
         schema.need(not tensor.is_floating_point() or finite(tensor), f"{name} holds NaN or infinity")
         groups.setdefault(group, {})[rest] = tensor
     held: dict[str, Any] = {name: Weights(group) for name, group in groups.items()}

@@ -395,13 +395,14 @@ def _restored(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Com
         schema.need(set(row) == {m.name for m in metrics}, f"scores[{method!r}] has other metrics")
         for name, record in row.items():
             told = schema.members(Score, record, f"scores[{method!r}][{name!r}]", (*OF_A_SCORE, "cost"))
-            values, curve = (tensors.get(_key(what, method, name)) for what in ("values", "curve"))
+            keys = [_key(what, method, name) for what in ("values", "curve")]
+            values, curve = tensors[keys[0]], tensors.get(keys[1])
             schema.need_tensor(f"the values of {method}", values, (len(held["names"]),), bounded=False)
             if curve is not None:
                 schema.need_tensor(f"the curve of {method}", curve, None, bounded=False)
                 fits = curve.ndim == 2 and len(curve) == len(held["names"]) and curve.shape[1] > 0
                 schema.need(fits, f"the curve of {method} is {tuple(curve.shape)}")
-            left -= {_key(what, method, name) for what in ("values", "curve")}
+            left -= set(keys)
             scores[method][name] = Score(**told, name=name, values=values, curve=curve)
     schema.need(not left, f"{len(left)} tensors belong to no score")
     for name in ("ranks", "origins"):
