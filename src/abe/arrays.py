@@ -377,19 +377,17 @@ def _placed(found: Tensor, x: Tensor, layout: str) -> Tensor | None:
 
 def _lies(shape: tuple[int, ...], wanted: tuple[int, ...], layout: str = "auto") -> str | None:
     """How maps of such a shape lie for inputs of the wanted one; None where they do not fit."""
-    known: dict[tuple[int, ...], str] = {wanted: "as the inputs"}
-    if len(wanted) > 2:
-        b, c, *space = wanted
-        flat = {(b, *space): "no channels"}
-        first = {(b, 1, *space): "as the inputs", wanted: "as the inputs"}
+    b, *rest = wanted
+    readings: dict[tuple[int, ...], str] = {wanted: "as the inputs"}
+    if len(rest) > 1:
+        c, *space = rest
         last = {(b, *space, n): "channels last" for n in (c, 1)}
-        known = {"auto": last | flat | first, "channels_first": flat | first, "channels_last": flat | last}[
-            layout
-        ]
-    if shape in known:
-        return known[shape]
-    alone = known.get((1, *shape)) if wanted[0] == 1 else None
-    return None if alone is None else f"one, {alone}"
+        first = {(b, 1, *space): "as the inputs", wanted: "as the inputs"}
+        readings = {(b, *space): "no channels"}
+        readings |= last if layout != "channels_first" else {}
+        readings |= first if layout != "channels_last" else {}
+    alone = readings.get((1, *shape)) if b == 1 else None
+    return readings.get(shape) or (None if alone is None else f"one, {alone}")
 
 
 def _chosen(maps: Tensor, target: Tensor | None, x: Tensor) -> Tensor:
