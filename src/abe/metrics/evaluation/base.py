@@ -165,7 +165,7 @@ class Score:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form without the curve and what a clock says, so that equal scores are equal texts."""
-        rows = ("forward_rows", "backward_rows", "execution")
+        rows = ("forward_rows", "backward_rows")
         return {
             "name": self.name,
             "label": self.label,
