@@ -5,6 +5,7 @@ without b for one sample, and each with classes: as a list of one array per clas
 may also hold the maps of some samples each, single ones without b too.
 """
 
+import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -117,6 +118,8 @@ def read(path: str | Path) -> dict[str, Any]:
         StorageError: missing, damaged, of an unknown kind, or without an array of maps.
     """
     path = Path(path)
+    if not os.path.exists(path):
+        raise StorageError(Code.FOREIGN_FILE, "There is no such file", got=str(path))
     if path.suffix.lower() not in SUFFIXES:
         raise StorageError(
             Code.FOREIGN_FILE,
@@ -126,11 +129,9 @@ def read(path: str | Path) -> dict[str, Any]:
             fix="Save the array with numpy.save or safetensors",
         )
     try:
-        if path.exists() and not path.is_file():
+        if not path.is_file():
             raise StorageError(Code.FOREIGN_FILE, "This is no file of arrays", got=str(path))
         arrays = _arrays(path)
-    except FileNotFoundError as problem:
-        raise StorageError(Code.FOREIGN_FILE, "There is no such file", got=str(path)) from problem
     except StorageError:
         raise
     except Exception as problem:  # zip, npy and safetensors readers raise errors of many kinds
@@ -274,7 +275,8 @@ def _no_numbers(obj: Any, what: str) -> InputError:
         Code.DTYPE,
         f"{what} is an array of real numbers",
         got=type(obj).__name__,
-        expected="a tensor, a NumPy array, or what captum, shap or inseq return",
+        expected=f"a tensor{', a' if what == 'A map' else ' or a'} NumPy array"
+        + (", or what captum, shap or inseq return" if what == "A map" else ""),
     )
 
 
@@ -375,20 +377,17 @@ def _placed(found: Tensor, x: Tensor, layout: str) -> Tensor | None:
 
 def _lies(shape: tuple[int, ...], wanted: tuple[int, ...], layout: str = "auto") -> str | None:
     """How maps of such a shape lie for inputs of the wanted one; None where they do not fit."""
-    if len(wanted) == 2:
-        known = {wanted: "as the inputs"}
-    else:
-        b, c, *space = wanted
-        flat = {(b, *space): "no channels"}
-        first = {(b, 1, *space): "as the inputs", wanted: "as the inputs"}
+    b, *rest = wanted
+    readings: dict[tuple[int, ...], str] = {wanted: "as the inputs"}
+    if len(rest) > 1:
+        c, *space = rest
         last = {(b, *space, n): "channels last" for n in (c, 1)}
-        known = {"auto": last | flat | first, "channels_first": flat | first, "channels_last": flat | last}[
-            layout
-        ]
-    if shape in known:
-        return known[shape]
-    alone = known.get((1, *shape)) if wanted[0] == 1 else None
-    return None if alone is None else f"one, {alone}"
+        first = {(b, 1, *space): "as the inputs", wanted: "as the inputs"}
+        readings = {(b, *space): "no channels"}
+        readings |= last if layout != "channels_first" else {}
+        readings |= first if layout != "channels_last" else {}
+    alone = readings.get((1, *shape)) if b == 1 else None
+    return readings.get(shape) or (None if alone is None else f"one, {alone}")
 
 
 def _chosen(maps: Tensor, target: Tensor | None, x: Tensor) -> Tensor:

@@ -183,6 +183,7 @@ def test_transparent_files(tmp_path: Path, name: str) -> None:
     assert note.endswith("[ABE-PICTURE]")
     assert float(made.x[0, :, -1].min()) == 1
     assert note in abe.attack(there, tmp_path / name, "fgsm", progress=False).warnings
+    assert note in abe.evaluate_robustness(there, tmp_path / name, "fgsm", progress=False).warnings
     found = abe.evaluate(there, ["gradient"], ["complexity"], data=[tmp_path / name], progress=False)
     assert note in found.origins["gradient"].warnings
 

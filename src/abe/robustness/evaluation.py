@@ -201,7 +201,9 @@ def evaluate_robustness(
         broken[rows[won]] = eps
         distance[rows[won]] = found.distance[norm].cpu().double()[won]
         queries[rows] += found.queries.cpu()
-    return RobustnessCurve(name, norm, radii, right.cpu(), broken, distance, queries, list(lifted.names))
+    return RobustnessCurve(
+        name, norm, radii, right.cpu(), broken, distance, queries, list(lifted.names), list(lifted.notes)
+    )
 
 
 def transfer_matrix(

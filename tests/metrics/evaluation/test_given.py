@@ -139,7 +139,19 @@ def test_a_path_is_one_as_text_too(kind: Any, tmp_path: Path, monkeypatch: pytes
         task(), [kind("folder"), kind("maps.npy"), "ig"], ["complexity"], data=X, target=1, progress=False
     )
     assert set(listed.methods) == {"folder", "maps", "integrated_gradients"}
-    for name, code in (("nowhere.npy", Code.FOREIGN_FILE), ("gradeint", Code.UNKNOWN_NAME)):
+    made[:2].save(tmp_path / "first")
+    made[2:].save(tmp_path / "second")
+    np.savez(tmp_path / "first.npz", maps=MAPS[:2].numpy(), x=X[:2].numpy())
+    np.savez(tmp_path / "second.npz", maps=MAPS[2:].numpy(), x=X[2:].numpy())
+    torch.testing.assert_close(values([kind("first"), kind("second")]), right)
+    torch.testing.assert_close(values((kind("first.npz"), kind("second.npz"))), values(MAPS))
+    assert refused((kind("second.npz"), kind("first.npz"))).code is Code.SAMPLES
+    assert refused((kind("first"), kind("second.npz"))).code is Code.BAD_PARAMETER
+    for name, code in (
+        ("nowhere.npy", Code.FOREIGN_FILE),
+        ("out/ig", Code.FOREIGN_FILE),
+        ("ige", Code.UNKNOWN_NAME),
+    ):
         with pytest.raises(AbeError) as caught:
             values(name)
         assert caught.value.code is code
@@ -170,8 +182,10 @@ def test_the_command_line_reads_one_map(tmp_path: Path, monkeypatch: pytest.Monk
         result = invoke(*words, "--model", "one_map_net:make")
         assert result.exit_code == 0, result.output
         (entry,) = json.loads(result.stdout)["ranking"]
-        found.append(entry["scores"]["insertion"]["values"])
-    assert found[0] == found[1]
+        found.append(entry["scores"]["insertion"])
+    values = [score.pop("values") for score in found]
+    assert values[0] == pytest.approx(values[1])
+    assert found[0]["cost"] == found[1]["cost"] == {"forward_rows": 101, "backward_rows": 0}
 
 
 # -- samples -----------------------------------------------------------------------------------------------

@@ -160,10 +160,9 @@ def _one_batch(data: Any) -> bool:
 
 def _is_tuple(batch: Any) -> bool:
     """Whether this holds (inputs, labels, …) and no list of inputs: numbers or arrays follow the first."""
-    if not isinstance(batch, list | tuple) or not batch:
-        return False
-    numbers = [p is None or isinstance(p, Number | np.generic) or arrays.is_array(p) for p in batch[1:]]
-    return all(numbers) and (len(batch) > 1 or arrays.is_array(batch[0]))
+    parts: list[Any] = list(batch) if isinstance(batch, list | tuple) else []
+    numbers = [p is None or isinstance(p, Number | np.generic) or arrays.is_array(p) for p in parts[1:]]
+    return all(numbers) and (len(parts) > 1 or (len(parts) == 1 and arrays.is_array(parts[0])))
 
 
 def _parts(batch: Any) -> dict[str, Any]:

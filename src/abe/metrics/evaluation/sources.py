@@ -212,10 +212,12 @@ def source(name: str, one: Any) -> Source:
         return SavedMaps(name, one)
     if isinstance(one, Method | Engine | str):
         return MethodMaps(methods.resolve(one))
-    if isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str):
+    if isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str) and isinstance(one[1], Mapping):
         return MethodMaps(methods.resolve(one))
     if isinstance(one, list | tuple) and one and all(isinstance(part, Explanation) for part in one):
         return SavedMaps(name, Explanation.join(one))
+    if isinstance(one, list | tuple) and one and all(_path(part) is not None for part in one):
+        return _joined(name, [source(name, part) for part in one])
     if arrays.is_maps(one):
         return Array(name, one)
     if callable(one):
@@ -226,6 +228,23 @@ def source(name: str, one: Any) -> Source:
         got=type(one).__name__,
         expected="an Explanation, an array, a path, a method, or a function (inputs, targets) -> maps",
     )
+
+
+def _joined(name: str, files: Sequence[Source]) -> Source:
+    """The maps of several files, which hold some samples each."""
+    saved = [file.explanation for file in files if isinstance(file, SavedMaps)]
+    held = [file for file in files if isinstance(file, Array)]
+    if len(saved) == len(files):
+        return SavedMaps(name, Explanation.join(saved))
+    if saved:
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            f"{name!r} is made of folders and of array files",
+            expected="one kind",
+            fix="Load the folders with Explanation.load",
+        )
+    inputs = [arrays.as_tensor(file.inputs, "The inputs") for file in held if file.inputs is not None]
+    return Array(name, [file.maps for file in held], torch.cat(inputs) if len(inputs) == len(held) else None)
 
 
 def _path(one: Any) -> Path | None:
