@@ -76,7 +76,7 @@ NO_NUMBERS = [
         object(),
         1j,
         np.complex64(1),
-        [[8]],
+        [["8"]],
         np.ones((2, 2)),
         torch.ones(2, 2),
     ),

@@ -27,6 +27,8 @@ Check = Callable[[str, Any], Any]
 """(name, given) -> what is kept; refuses what makes no sense."""
 MOST = 10**7
 """Largest count: more rows, steps or draws than anybody waits for, whose numbers still fit in memory."""
+SMALLEST, LARGEST = 1e-30, 1e30
+"""Sizes of real numbers whose squares and reciprocals are numbers too."""
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -140,14 +142,17 @@ class Between:
         kept = plain(given)
         if isinstance(kept, int | float) and not isinstance(kept, bool):
             number = _float(kept)
-            if self.low < number < self.high:
+            small = self.low == 0 and self.ends[0] == "(" and number < SMALLEST
+            if self.low < number < self.high and not small and abs(number) <= LARGEST:
                 return kept
             if (number == self.low and self.ends[0] == "[") or (number == self.high and self.ends[1] == "]"):
                 return kept
         low = f"from {self.low:g}" if self.ends[0] == "[" else f"above {self.low:g}"
         high = f"to {self.high:g}" if self.ends[1] == "]" else f"to below {self.high:g}"
         must = self.must or f"must be a number {low} {high}"
-        raise refused(name, must, given, self.expected)
+        extreme = isinstance(kept, int | float) and not SMALLEST <= abs(_float(kept)) <= LARGEST and kept != 0
+        sizes = f"a size from {SMALLEST:g} to {LARGEST:g}"
+        raise refused(name, must, given, sizes if extreme and kept == kept else self.expected)
 
 
 _POSITIVE = "must be a positive number"

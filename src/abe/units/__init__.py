@@ -147,9 +147,10 @@ class Patch:
         pad = [
             side
             for n, g in zip(reversed(space), reversed(grid), strict=True)
-            for side in (0, g * self.size - n)
+            for side in (0, g * min(self.size, max(space)) - n)
         ]
-        blocks = functional.pad(dense, pad).reshape(len(x), *[n for g in grid for n in (g, self.size)])
+        blocks = functional.pad(dense, pad)
+        blocks = blocks.reshape(len(x), *[n for g in grid for n in (g, min(self.size, max(space)))])
         score = blocks.sum(dim=tuple(range(2, blocks.ndim, 2))).flatten(1)
         order = rank(score, draws=draws, ids=ids).gather(1, self._labels(space, grid, x).expand(len(x), -1))
         return arrival_of(placed(order[:, None], x), x, score.shape[1])

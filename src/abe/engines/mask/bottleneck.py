@@ -8,12 +8,12 @@ there, so the map is in bits and says how much the decision needs at most.
 """
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from abe.checks import Count, NotNegative, Positive
+from abe.checks import Between, Count, NotNegative, Positive
 from abe.engines.layers.find import (
     activations,
     at_layer,
@@ -40,6 +40,8 @@ INPUT = "input"
 """The name of the place before the first layer."""
 LEAST = 1e-7
 """Smallest 1 − λ, below which the KL is not finite."""
+Smoothing = Annotated[float, Between(0, 1000)]
+"""Deviation of a Gaussian over positions, whose window is four times as wide; 0 for none."""
 
 
 # --- the parts of the optimisation ----------------------------------------------------------------
@@ -55,7 +57,7 @@ class Gate:
     """
 
     start: float = 5.0
-    sigma: NotNegative = 1.0
+    sigma: Smoothing = 1.0
 
     def bind(self, problem: Problem) -> "_Gate":
         return _Gate(problem.x, self)
@@ -193,7 +195,7 @@ class Bottleneck:
     samples: Count = 10
     steps: Count = 10
     rate: Positive = 1.0
-    sigma: NotNegative = 1.0
+    sigma: Smoothing = 1.0
     start: float = 5.0
 
     def run(self, problem: Problem) -> Result:
@@ -304,7 +306,7 @@ class InputBottleneck:
     prior_steps: Count = 10
     steps: Count = 60
     rate: Positive = 1.0
-    sigma: NotNegative = 1.0
+    sigma: Smoothing = 1.0
 
     def run(self, problem: Problem) -> Result:
         """λ at the input, per element."""

@@ -9,9 +9,9 @@ import math
 import torch
 from torch import Tensor
 
-from abe.checks import Count, NotNegative, Positive
+from abe.checks import Count, Positive
 from abe.engines.layers.find import at_layer
-from abe.engines.mask.bottleneck import INPUT, Bottleneck, readout
+from abe.engines.mask.bottleneck import INPUT, Bottleneck, Smoothing, readout
 from abe.engines.mask.noise import StandardNoise
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import rows_at_once, stretch
@@ -43,7 +43,7 @@ class TwoTowers:
     samples: Count = 10
     steps: Count = 10
     rate: Positive = 1.0
-    sigma: NotNegative = 0.0
+    sigma: Smoothing = 0.0
 
     def __post_init__(self) -> None:
         if not self.layers:

@@ -124,7 +124,7 @@ class StableSelection(_Local):
     """
 
     features: Count = 5
-    level: Annotated[float, Between(0, 0.5, "()")] = 0.05
+    level: Annotated[float, Between(1e-9, 0.5, "[)")] = 0.05
     start: Count = 500
     width: Positive = 0.25
     penalty: NotNegative = 1.0

@@ -8,6 +8,7 @@ from abe.engines.removal.game import too_few
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.reference import reference_of
 from abe.engines.runtime.shapes import along
+from abe.errors import Code, SpecError
 from abe.registry import baselines
 from abe.spec import resolved, value
 from abe.types import Baseline, Result
@@ -43,6 +44,13 @@ class RandomMasks:
             x,
             fix="For tables take summary='mean_when_included' of the method 'removal'",
         )
+        if self.cells > 2 * max(x.shape[2:]):
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "cells of a mask are at least half a position wide",
+                got=f"cells = {self.cells} for {max(x.shape[2:])} positions along the longest axis",
+                expected=f"at most {2 * max(x.shape[2:])}",
+            )
         reference = reference_of(self.baseline, problem)
         owner = problem.everyone.repeat_interleave(n)
         sums = torch.zeros((3, len(x), *x.shape[2:]), dtype=torch.float64, device=x.device)

@@ -39,12 +39,7 @@ from abe.metrics.evaluation.comparison import (
 )
 from abe.metrics.evaluation.perturbation import PerturbationRun
 from abe.metrics.evaluation.reexplain import objective_of
-from abe.metrics.evaluation.sources import (
-    Explaining,
-    MethodMaps,
-    SavedMaps,
-    Source,
-)
+from abe.metrics.evaluation.sources import Explaining, MethodMaps, SavedMaps, Source
 from abe.metrics.evaluation.sources import named as named_sources
 from abe.metrics.evaluation.statistics import check_confidence
 from abe.metrics.evaluation.truth import with_truth
