@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from abe.errors import Code, InputError, SpecError, suggest
+from abe.sizes import OfRange
 
 Check = Callable[[str, Any], Any]
 """(name, given) -> what is kept; refuses what makes no sense."""
@@ -228,8 +229,9 @@ def check_reach(
     if bounds is None:
         return
     span = (bounds[1] - bounds[0]).expand(1, *shape)
-    most = float(span.max()) if norm == "linf" else float(span.flatten().norm())
+    reach = float(span.max()) if norm == "linf" else float(span.flatten().norm())
     for name, size in sizes.items():
+        most = (1.0 if norm == "linf" else span.numel() ** 0.5) if isinstance(size, OfRange) else reach
         if size > most * (1 + 1e-6):
             raise SpecError(
                 Code.BAD_PARAMETER,

@@ -34,7 +34,8 @@ def run(
 ) -> None:
     """Change photographs a little so that the model decides otherwise, and say how little it took.
 
-    Prints one line per photograph and writes the changed ones; with --epsilons prints and draws the
+    Prints one line per photograph and writes the changed ones as PNG files, of which everything that is
+    printed holds: colours are rounded to 8 bits first. With --epsilons prints and draws the
     accuracy over the radius.
 
     Args:
@@ -69,10 +70,11 @@ def run(
     if radii is not None:
         _evaluate(task, names, method, radii, settings, out, json=json)
         return
-    from abe.robustness import attack
+    from abe.robustness import as_pictures, attack
 
-    result = attack(task, names, method, target=inputs.target_of(task, target), **settings)
-    written = _pictures(result, task, paths, out)
+    found = attack(task, names, method, target=inputs.target_of(task, target), **settings)
+    pictures, result = as_pictures(task, found)
+    written = _written(pictures, paths, out)
     if json:
         output.emit({**result.to_dict(), "pictures": [str(path) for path in written]})
     else:
@@ -134,22 +136,17 @@ def _evaluate(
     output.warn(curve.warnings)
 
 
-def _pictures(result: Any, task: Any, paths: Sequence[Path], out: Path) -> list[Path]:
-    """The changed photographs as PNG files; colours are rounded to bytes."""
+def _written(pictures: Sequence[Any], paths: Sequence[Path], out: Path) -> list[Path]:
+    """The changed photographs as PNG files."""
     from io import BytesIO
-
-    from PIL import Image
 
     from abe.report.files import write
     from abe.report.view import stems
 
     written: list[Path] = []
-    low, high = task.bounds or (result.x_adv.amin(), result.x_adv.amax())
-    shares = (result.x_adv - low) / (high - low)
-    for x, stem in zip(shares, stems([path.name for path in paths]), strict=True):
-        pixels = (x * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    for picture, stem in zip(pictures, stems([path.name for path in paths]), strict=True):
         buffer = BytesIO()
-        Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, format="PNG")
+        picture.save(buffer, format="PNG")
         written.append(write(out / f"{stem}-adversarial.png", buffer.getvalue()))
     return written
 

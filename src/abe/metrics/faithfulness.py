@@ -25,6 +25,7 @@ from abe.metrics.evaluation.perturbation import (
     area,
 )
 from abe.registry import metrics
+from abe.sizes import OfRange
 from abe.spec import value
 from abe.types import Card
 
@@ -292,7 +293,11 @@ def monotonicity(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = No
     aliases=("road",),
 )
 def road_morf(
-    *, step: Step = 0.1, noise: float = 0.01, levels: Levels = ROAD_LEVELS, curve: CurveKind = "probability"
+    *,
+    step: Step = 0.1,
+    noise: float = OfRange(0.01),
+    levels: Levels = ROAD_LEVELS,
+    curve: CurveKind = "probability",
 ) -> LevelMean:
     """The decision after the most important pixels became noisy means of their neighbours.
 
@@ -321,7 +326,11 @@ def road_morf(
     )
 )
 def road_lerf(
-    *, step: Step = 0.1, noise: float = 0.01, levels: Levels = ROAD_LEVELS, curve: CurveKind = "probability"
+    *,
+    step: Step = 0.1,
+    noise: float = OfRange(0.01),
+    levels: Levels = ROAD_LEVELS,
+    curve: CurveKind = "probability",
 ) -> LevelMean:
     """The decision after the least important pixels became noisy means of their neighbours.
 

@@ -6,7 +6,7 @@ samples go through the planner; the sets are drawn per sample.
 
 from collections.abc import Callable
 from numbers import Integral
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -101,6 +101,7 @@ class RandomSets:
     samples: Annotated[int, AtLeast(2, kind=Integral)]
     baseline: Baseline
     unit: Literal["pixel", "element"] | str = "pixel"
+    removes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.sizes or not all(size > 0 for size in self.sizes):
@@ -135,6 +136,7 @@ class RankedGroups:
     groups: Annotated[int, AtLeast(2, kind=Integral)]
     baseline: Baseline
     magnitude: bool = False
+    removes: ClassVar[bool] = True
 
     def measure(self, problem: Problem, explanation: Any) -> Tensor:
         flat = check_map(explanation.attribution, problem.x).sum(1).flatten(1)

@@ -80,6 +80,8 @@ class Evaluator:
         self.execution: Execution = execution
         self.chunk = chunk
         self.advance = advance
+        self.watch: Callable[[Chunk], None] | None = None
+        """Called with every chunk that was run, by who has to know what rows were met."""
         self.cost = Cost()
         self._state = state_of(task)
         self._model = task.model
@@ -109,6 +111,8 @@ class Evaluator:
             chunk = self._try(job, torch.arange(done, done + size, device=work.owner.device), plan)
             if chunk is None:
                 continue
+            if self.watch is not None:
+                self.watch(chunk)
             yield chunk
             done += size
             if self.advance is not None:

@@ -1,0 +1,234 @@
+"""One map in every layout that arrays have, and every number inside the range that its card states."""
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.metrics.common import photos
+from torch import Tensor, nn
+
+import abe
+from abe.registry import metrics
+from abe.testing.metrics import metric_case
+from abe.testing.nets import tiny
+
+SIDE = 6
+QUICK: dict[str, Any] = {"samples": 6, "groups": 4, "step": 0.25, "k": 5}
+NAMES = [
+    n
+    for n in metrics.names()
+    if "image" in metrics.get(n).card.modalities and "method" not in metrics.get(n).card.needs
+]
+SLACK = 1e-9
+
+
+def asked(name: str, **more: Any) -> tuple[str, dict[str, Any]]:
+    """A metric at settings that cost little."""
+    known = metrics.get(name).parameters()
+    own = dict(metric_case(name).metric.params)
+    return name, {**own, **{k: v for k, v in QUICK.items() if k in known}, **more}
+
+
+def truth(b: int) -> dict[str, Any]:
+    masks = torch.zeros(b, SIDE, SIDE, dtype=torch.bool)
+    masks[:, 1:4, 1:4] = True
+    return {"masks": masks, "labels": torch.arange(b) % 3}
+
+
+def scored(maps: Any, asks: Any, net: nn.Module | None = None, b: int = 3) -> dict[str, Any]:
+    task = abe.image_task(net or tiny(3), channels=3, output_kind="logits")
+    x = photos(b, side=SIDE)
+    how = {"data": x, "ids": range(b), "target": 1, "progress": False, "execution": "model", **truth(b)}
+    return abe.evaluate(task, {"map": maps}, asks, **how).scores["map"]
+
+
+HEAT = photos(3, channels=1, side=SIDE, seed=5) - 0.5
+THIRDS = (HEAT / 3).expand(3, 3, SIDE, SIDE)
+LAYOUTS = {
+    "one channel": HEAT,
+    "no channel": HEAT[:, 0],
+    "NumPy": HEAT.numpy(),
+    "channels last": THIRDS.movedim(1, 3).numpy(),
+}
+PLAIN = [asked(n) for n in NAMES]
+VARIED = [
+    asked("infidelity", variant="unscaled"),
+    asked("infidelity", variant="normalised", perturbation="gaussian"),
+    asked("faithfulness_correlation", unit="element"),
+    asked("insertion", unit="element"),
+    asked("deletion", unit="union"),
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_map_scores_alike_in_every_layout(layout):
+    for asks in (PLAIN, *([one] for one in VARIED)):
+        right, found = scored(THIRDS, asks), scored(LAYOUTS[layout], asks)
+        for name, score in right.items():
+            torch.testing.assert_close(
+                found[name].values,
+                score.values,
+                rtol=1e-4,
+                atol=1e-5,
+                equal_nan=True,
+                msg=lambda m, n=name: f"{n}: {m}",
+            )
+
+
+SUMS = {"completeness_gap"}
+"""Metrics of the sum of a map, which grows with every channel that repeats it."""
+
+
+def test_a_map_that_every_channel_repeats_scores_as_the_map():
+    asks = [one for one in PLAIN if one[0] not in SUMS]
+    right, found = scored(HEAT, asks), scored(HEAT.expand(3, 3, SIDE, SIDE), asks)
+    for name, score in right.items():
+        torch.testing.assert_close(found[name].values, score.values, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+# ---------------------------------------------------------------- ranges
+
+
+def inside(text: str, value: float, elements: int) -> bool:
+    """Whether a card's range holds a number."""
+    if value != value:
+        return "NaN" in text
+    choice = re.match(r"\{([^}]*)\}", text)
+    if choice:
+        return value in [float(n) for n in choice[1].split(",")]
+    low, high = re.match(r"[\[(]([^,]+), ([^\])]+)[\])]", text).groups()
+    ends = [torch.tensor(float(elements)).log().item() if "ln" in e else float(e) for e in (low, high)]
+    return ends[0] - SLACK <= value <= ends[1] + 1e-6
+
+
+def maps(draw: Any) -> Tensor:
+    """Signed, positive, negative, sparse, constant and zero maps of any size, in one channel or three."""
+    kind = draw(st.sampled_from(["signed", "positive", "negative", "sparse", "constant", "zero", "tied"]))
+    seed, power = draw(st.integers(0, 2**16)), draw(st.sampled_from([-12, -3, 0, 4]))
+    channels = draw(st.sampled_from([1, 3]))
+    made = torch.randn(2, channels, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+    forms = {
+        "signed": made,
+        "positive": made.abs(),
+        "negative": -made.abs(),
+        "sparse": made * (made > 1.8),
+        "constant": torch.ones_like(made) * made.flatten()[0],
+        "zero": torch.zeros_like(made),
+        "tied": made.round(),
+    }
+    return forms[kind] * 10.0**power
+
+
+OPTIONS = {
+    "of": ("positive", "absolute", "signed", "minmax"),
+    "variant": ("corrected", "published", "unscaled", "normalised"),
+    "unit": ("pixel", "element"),
+    "what": (),
+}
+VARIANTS = [
+    asked(n, **{option: choice})
+    for n in NAMES
+    for option, choices in OPTIONS.items()
+    if option in metrics.get(n).parameters()
+    for choice in choices
+]
+
+
+def made(one: tuple[str, dict[str, Any]]) -> bool:
+    """Whether there is such a metric: some options are refused by name."""
+    try:
+        abe.metrics.as_metric(one)
+    except abe.AbeError as refusal:
+        given = [v for v in one[1].values() if isinstance(v, str)]
+        assert any(repr(v) in str(refusal) for v in given), refusal
+        return False
+    return True
+
+
+ASKED = [one for one in (*PLAIN, *VARIANTS) if made(one)]
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(st.data())
+def test_every_number_is_in_its_cards_range(data):
+    given_maps = maps(data.draw)
+    for i in range(0, len(ASKED), 1):
+        name, params = ASKED[i]
+        if i >= len(PLAIN) and data.draw(st.integers(0, 3)):
+            continue
+        score = scored(given_maps, [(name, params)], b=2)[name]
+        text = metrics.get(name).card.range
+        for value in score.values.tolist():
+            assert inside(text, value, 3 * SIDE * SIDE), (name, params, value, text)
+
+
+def test_a_share_of_a_signed_map_is_refused():
+    for name in ("relevance_mass",):
+        with pytest.raises(abe.AbeError, match="signed") as caught:
+            scored(HEAT, [(name, {"of": "signed"})])
+        assert caught.value.code is abe.errors.Code.BAD_PARAMETER
+
+
+# ---------------------------------------------------------------- no reaction, and metrics that raise
+
+
+class Deaf(nn.Module):
+    """The same scores for every input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = nn.Parameter(torch.tensor([0.3, 1.0, -2.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scores.expand(len(x), -1) + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+REMOVING = [one for one in PLAIN if abe.metrics.as_metric(one).removes]
+
+
+def test_what_every_map_would_get_is_said():
+    maps = torch.rand(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    assert {"insertion", "road_morf", "soundness", "infidelity", "faithfulness_correlation"} <= {
+        n for n, _ in REMOVING
+    }
+    for one in REMOVING:
+        (score,) = scored(maps, [one], Deaf()).values()
+        assert any("ABE-NO-REACTION" in w and "0, 1, 2" in w for w in score.warnings), (one, score.warnings)
+    for name, score in scored(maps, PLAIN).items():
+        silent = not any("ABE-NO-REACTION" in w for w in score.warnings)
+        assert silent or name in ("completeness", "soundness"), (name, score.warnings)
+
+
+def test_a_prediction_that_is_sure_at_every_step_is_no_curve():
+    class Sure(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            score = 500 + x.flatten(1).sum(1, keepdim=True)
+            return torch.cat([score, -score], 1)
+
+    task, x = abe.image_task(Sure(), channels=3, output_kind="logits"), photos(2, side=SIDE)
+    asks = ["insertion", "deletion", "gap", "log_odds_insertion"]
+    found = abe.evaluate(task, {"m": x}, asks, data=x, progress=False).scores["m"]
+    said = {n: any("ABE-NO-REACTION" in w for w in s.warnings) for n, s in found.items()}
+    assert said == {"insertion": True, "deletion": True, "gap": True, "log_odds_insertion": False}
+
+
+class Raises:
+    direction = "higher"
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def measure(self, problem: Any, explanation: Any) -> Tensor:
+        raise self.error
+
+
+def test_a_metric_of_ones_own_that_raises_is_named():
+    with pytest.raises(abe.AbeError, match="'Raises' raised") as caught:
+        scored(HEAT, [Raises(KeyError("channel"))])
+    assert caught.value.code is abe.errors.Code.METRIC
+    assert isinstance(caught.value.__cause__, KeyError)
+    with pytest.raises(MemoryError):
+        scored(HEAT, [Raises(MemoryError())])
