@@ -33,7 +33,7 @@ class Imputation(Protocol):
         ),
         pitfalls=(
             "A smooth image is restored from few scattered pixels, which favours scattered maps.",
-            "Where everything is removed nothing is known, and black is filled in, the 0 of the published code.",
+            "Where everything is removed nothing is known: black is filled in, the 0 of the published code.",
         ),
     ),
     aliases=("road",),

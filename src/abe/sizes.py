@@ -1,4 +1,4 @@
-"""Sizes that count in the range of valid inputs, so that a picture in 0 … 1, 0 … 255 or −1 … 1 is treated alike.
+"""Sizes that count in the range of valid inputs: a picture in 0 … 1, 0 … 255 or −1 … 1 is treated alike.
 
 A size is a plain number in input units, or an `OfRange`. Whoever uses one asks `in_units`.
 """

@@ -214,7 +214,7 @@ def infidelity_metric(
     Args:
         perturbation: ``"square"`` removes a random square, ``"noisy_baseline"`` puts noise around the
             baseline on a third of the elements, ``"gaussian"`` adds small noise; or a value.
-        size: side of the square as a fraction; or sigma in input units. None is .25, or .2 and .05 of the range.
+        size: side of the square as a fraction (.25), or sigma in input units (.2 and .05 of the range).
         samples: perturbations per sample.
         baseline: what stands for "absent", for the first two.
         variant: ``"corrected"``, ``"published"`` (β of either sign, with a ridge), ``"unscaled"`` (β = 1, as

@@ -195,7 +195,8 @@ def naa(
 
     Args:
         points: points of the line over which the importance is averaged.
-        noise: standard deviation of the noise added before scaling, in input units; by default a share of the range.
+        noise: standard deviation of the noise added before scaling, in input units; by default a share of
+            the range.
     """
     if published(variant):
         plain = FeatureImportance(layer=layer, points=points, noise=0.0, normalise=False, from_zero=True)
@@ -232,7 +233,8 @@ def danaa(
 
     Args:
         points: steps of the adversarial path.
-        noise: standard deviation of the noise at each of its points, in input units; by default a share of the range.
+        noise: standard deviation of the noise at each of its points, in input units; by default a share of
+            the range.
         pace: length of its sign steps, likewise.
     """
     estimator = FeatureImportance(layer=layer, points=points, path="adversarial", noise=noise, pace=pace)

@@ -18,9 +18,9 @@ from abe.task.base import Task
 def as_pictures(task: Task, result: AdversarialResult) -> tuple[list[Any], AdversarialResult]:
     """The adversarial inputs as pictures of 8 bits, and what the attack found of these pictures.
 
-    Colours are rounded to bytes, which can undo a small change. Every picture is therefore read as `Task.lift`
-    reads its file and decided anew: inputs, success, labels and distances of the result are the picture's,
-    and a note names the samples that crossed by less than a byte holds.
+    Colours are rounded to bytes, which can undo a small change. Every picture is therefore read as its file
+    would be and decided anew: inputs, success, labels and distances of the result are the picture's, and a
+    note names the samples that crossed by less than a byte holds.
 
     Args:
         task: that was attacked.

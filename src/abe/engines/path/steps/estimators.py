@@ -10,7 +10,7 @@ from abe.engines.path.geometry import lengths, tiny
 from abe.engines.path.step import State
 from abe.engines.path.steps.aim import Aim, ImageTransform
 from abe.engines.runtime.shapes import along
-from abe.sizes import in_units, lowest, per_range
+from abe.sizes import in_units, lowest, per_range, span
 from abe.spec import value
 
 
@@ -139,7 +139,7 @@ class IntegratedGradient:
             return scaled if self.chain_factor else straight_through(x, scaled)
 
         mean = aim.with_loss("probability").mean_ascent(self.points, transform)
-        return (aim.x - black) * mean, state
+        return (aim.x - black) / span(aim.point.bounds) * mean, state
 
 
 @value
