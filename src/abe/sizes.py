@@ -36,6 +36,9 @@ class OfRange(float):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, OfRange) and float(self) == float(other)
 
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
     def __hash__(self) -> int:
         return hash((OfRange, float(self)))
 
