@@ -8,17 +8,29 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.metrics.common import photos
+from tests.metrics.common import photos, problem
 from torch import Tensor, nn
 
 import abe
 from abe.errors import Code
+from abe.explanation import Explanation
+from abe.metrics import as_metric
+from abe.metrics.evaluation.base import measure
+from abe.metrics.evaluation.truth import with_truth
 from abe.registry import metrics
 from abe.testing.metrics import metric_case
 from abe.testing.nets import tiny
+from abe.types import Card
 
 SIDE = 6
-QUICK: dict[str, Any] = {"samples": 6, "groups": 4, "step": 0.25, "k": 5}
+QUICK: dict[str, Any] = {
+    "samples": 6,
+    "groups": 4,
+    "step": 0.25,
+    "k": 5,
+    "ratios": (0.9, 0.6, 0.3, 0.05),
+    "thresholds": (0.5, 0.1),
+}
 NAMES = [
     n
     for n in metrics.names()
@@ -34,17 +46,15 @@ def asked(name: str, **more: Any) -> tuple[str, dict[str, Any]]:
     return name, {**own, **{k: v for k, v in QUICK.items() if k in known}, **more}
 
 
-def truth(b: int) -> dict[str, Any]:
+def scored(maps: Any, asks: Any, net: nn.Module | None = None, b: int = 3) -> dict[str, Any]:
+    """Scores of a map as an array, without the intervals of `abe.evaluate`."""
+    x = photos(b, side=SIDE)
     masks = torch.zeros(b, SIDE, SIDE, dtype=torch.bool)
     masks[:, 1:4, 1:4] = True
-    return {"masks": masks, "labels": torch.arange(b) % 3}
-
-
-def scored(maps: Any, asks: Any, net: nn.Module | None = None, b: int = 3) -> dict[str, Any]:
+    explanation = Explanation.from_array(maps, x, target=1, ids=range(b))
     task = abe.image_task(net or tiny(3), channels=3, output_kind="logits")
-    x = photos(b, side=SIDE)
-    how = {"data": x, "ids": range(b), "target": 1, "progress": False, "execution": "model", **truth(b)}
-    return abe.evaluate(task, {"map": maps}, asks, **how).scores["map"]
+    about = problem(task, x, target=1, ids=range(b))
+    return measure(about, with_truth(explanation, masks, torch.arange(b) % 3), [as_metric(a) for a in asks])
 
 
 HEAT = photos(3, channels=1, side=SIDE, seed=5) - 0.5
@@ -146,7 +156,7 @@ VARIANTS = [
 def made(one: tuple[str, dict[str, Any]]) -> bool:
     """Whether there is such a metric: some options are refused by name."""
     try:
-        abe.metrics.as_metric(one)
+        as_metric(one)
     except abe.AbeError as refusal:
         return not any(repr(v) in str(refusal) for v in one[1].values() if isinstance(v, str))
     return True
@@ -155,7 +165,7 @@ def made(one: tuple[str, dict[str, Any]]) -> bool:
 ASKED = [one for one in (*PLAIN, *VARIANTS) if made(one)]
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(st.data())
 def test_every_number_is_in_its_cards_range(data):
     made, others = maps(data.draw), data.draw(st.lists(st.sampled_from(ASKED[len(PLAIN) :]), max_size=4))
@@ -186,7 +196,7 @@ class Deaf(nn.Module):
         return self.scores.expand(len(x), -1) + 0 * x.flatten(1).sum(1, keepdim=True)
 
 
-REMOVING = [one for one in PLAIN if abe.metrics.as_metric(one).removes]
+REMOVING = [one for one in PLAIN if as_metric(one).removes]
 
 
 def test_what_every_map_would_get_is_said():
@@ -232,3 +242,18 @@ def test_a_metric_of_ones_own_that_raises_is_named():
     assert isinstance(caught.value.__cause__, KeyError)
     with pytest.raises(MemoryError):
         scored(HEAT, [Raises(MemoryError())])
+
+
+def test_a_factory_that_raises_is_named(monkeypatch):
+    for table in ("_entries", "_aliases"):
+        monkeypatch.setattr(metrics, table, dict(getattr(metrics, table)))
+    card = Card(name="broken", title="B", source="none", direction="higher", range="[0, 1]")
+
+    @metrics.register(card)
+    def broken(*, level: int = 1) -> Any:
+        """A metric that cannot be made."""
+        raise KeyError(level)
+
+    with pytest.raises(abe.AbeError, match="'broken' raised") as caught:
+        scored(HEAT, ["broken"])
+    assert caught.value.code is Code.METRIC

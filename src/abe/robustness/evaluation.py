@@ -90,7 +90,7 @@ class RobustnessCurve:
         return {
             "attack": self.attack,
             "norm": self.norm,
-            "epsilons": self.epsilons,
+            "epsilons": [float(eps) for eps in self.epsilons],
             "clean_accuracy": self.clean_accuracy,
             "robust_accuracy": self.robust_accuracy,
             "success_rate": self.success_rate,
@@ -249,7 +249,9 @@ def transfer_matrix(
 
 def _radii(epsilons: Any, bounds: Limits) -> list[float]:
     """Radii in ascending order, in input units where one number says them."""
-    given = list(epsilons) if isinstance(epsilons, Iterable) and not isinstance(epsilons, str) else [epsilons]
+    epsilons = epsilons.tolist() if isinstance(epsilons, Tensor) else epsilons
+    several = isinstance(epsilons, Iterable) and not isinstance(epsilons, str)
+    given: list[Any] = list(epsilons) if several else [epsilons]
     for eps in given:
         check_positive(eps=eps)
     if not given:

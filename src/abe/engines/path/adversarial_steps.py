@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from abe.checks import NotNegative, Size, check_reach
-from abe.engines.path.geometry import step_along
+from abe.engines.path.geometry import step_along, within
 from abe.engines.path.step import INTEGRAND, Point, State
 from abe.sizes import OfRange, in_units
 from abe.spec import value
@@ -37,8 +37,7 @@ class Leave:
             return point.clip(point.x - step_along(gradient, 100 * self.alpha, point.bounds)), state
         change = point.x - in_units(self.alpha, point.bounds) * gradient.sign() - point.start
         if self.epsilon is not None:
-            most = in_units(self.epsilon, point.bounds)
-            change = torch.clamp(change, -most, most)
+            change = within(change, self.epsilon, point.bounds)
         return point.clip(point.start + change), state
 
 

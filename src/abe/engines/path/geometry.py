@@ -41,6 +41,12 @@ def step_along(slope: Tensor, size: float, bounds: tuple[Tensor, Tensor] | None)
     return in_units(size, bounds) * unit(per_range(slope, size, bounds))
 
 
+def within(change: Tensor, size: float, bounds: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Changes no larger than ``size`` in any entry."""
+    most = torch.as_tensor(in_units(size, bounds), dtype=change.dtype, device=change.device)
+    return torch.clamp(change, -most, most)
+
+
 def clipped(x: Tensor, bounds: tuple[Tensor, Tensor] | None) -> Tensor:
     """``x`` inside the bounds, where there are some."""
     return x if bounds is None else torch.clamp(x, *bounds)

@@ -408,7 +408,8 @@ def _registered(name: str, params: dict[str, Any], defaults: Mapping[str, Any]) 
     entry = metrics.get(name)
     known = entry.parameters()
     bound = entry.bind({**{k: v for k, v in defaults.items() if k in known}, **params})
-    value = entry.factory(**bound)
+    with blamed(entry.name):
+        value = entry.factory(**bound)
     if not isinstance(value, Kinds):
         raise SpecError(
             Code.NOT_A_VALUE,

@@ -20,28 +20,28 @@ class Reaction:
         self._samples = len(problem.x)
         self._low: Tensor | None = None
         self._high: Tensor | None = None
+        self._rows = torch.zeros(self._samples, dtype=torch.long)
         known = problem.decision.outputs
         if isinstance(known, Tensor):
             self._take(known, torch.arange(len(known), device=known.device))
-        self._rows = torch.zeros(self._samples, dtype=torch.long)
 
     def meet(self, chunk: Chunk) -> None:
         """Look at rows that were run."""
         if isinstance(chunk.outputs, Tensor) and int(chunk.owner.max()) < self._samples:
             self._take(chunk.outputs.detach(), chunk.owner)
-            self._rows += torch.bincount(chunk.owner.cpu(), minlength=self._samples)
 
     @property
     def none(self) -> list[int]:
-        """Samples of which rows were met, all with the same outputs."""
+        """Samples of which several rows are known, all with the same outputs."""
         if self._low is None or self._high is None:
             return []
         size = torch.maximum(self._low.abs(), self._high.abs()).amax(1)
         still = (self._high - self._low).amax(1) <= ROUNDING * size
-        return (still.cpu() & (self._rows > 0)).nonzero().flatten().tolist()
+        return (still.cpu() & (self._rows > 1)).nonzero().flatten().tolist()
 
     def _take(self, outputs: Tensor, owner: Tensor) -> None:
         flat = outputs.flatten(1).double()
+        self._rows += torch.bincount(owner.cpu(), minlength=self._samples)
         if self._low is None or self._high is None:
             shape = (self._samples, flat.shape[1])
             self._low, self._high = flat.new_full(shape, torch.inf), flat.new_full(shape, -torch.inf)

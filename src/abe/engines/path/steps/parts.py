@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from abe.checks import Norm, NotNegative, Odd, Size, need_image
-from abe.engines.path.geometry import in_ball, shortened, tiny, unit
+from abe.engines.path.geometry import in_ball, shortened, tiny, unit, within
 from abe.engines.path.step import INTEGRAND, State
 from abe.engines.path.steps.aim import Aim
 from abe.engines.runtime.shapes import along
@@ -157,10 +157,9 @@ class Ball:
 
     def cut(self, difference: Tensor, bounds: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """``difference`` with norm at most ε."""
-        radius = in_units(self.eps, bounds)
-        if self.norm == "l2":
-            return shortened(difference, radius)
-        return torch.clamp(difference, -radius, radius)
+        if self.norm == "linf":
+            return within(difference, self.eps, bounds)
+        return shortened(difference, in_units(self.eps, bounds))
 
 
 @value
