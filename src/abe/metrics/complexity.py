@@ -27,7 +27,7 @@ class Spread:
 
     what: Literal["entropy", "gini", "effective"]
     threshold: Below1 = 0.0
-    processing: ClassVar[str] = "magnitude of every element, of one channel where all are equal"
+    processing: ClassVar[str] = "magnitude of every element"
 
     def measure(self, problem: Problem, explanation: Any) -> Tensor:
         size = _one_of_equal(check_map(explanation.attribution, problem.x).double().abs()).flatten(1)
