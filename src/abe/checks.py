@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from abe.errors import AbeError, Code, InputError, SpecError, suggest
+from abe.sizes import OfRange
 
 Check = Callable[[str, Any], Any]
 """(name, given) -> what is kept; refuses what makes no sense."""
@@ -34,8 +35,8 @@ _R = TypeVar("_R")
 
 
 def plain(given: Any) -> Any:
-    """A number of NumPy, PyTorch or ``fractions`` as Python's own; anything else as it is."""
-    if type(given) in (bool, int, float):
+    """A number of NumPy, PyTorch or ``fractions`` as Python's own; anything else, and a share, as it is."""
+    if type(given) in (bool, int, float, OfRange):
         return given
     if isinstance(given, np.generic | np.ndarray | Tensor) and given.ndim == 0:
         given = given.item()
@@ -302,8 +303,9 @@ def check_reach(
     if bounds is None:
         return
     span = (bounds[1] - bounds[0]).expand(1, *shape)
-    most = float(span.max()) if norm == "linf" else float(span.flatten().norm())
+    reach = float(span.max()) if norm == "linf" else float(span.flatten().norm())
     for name, size in sizes.items():
+        most = (1.0 if norm == "linf" else span.numel() ** 0.5) if isinstance(size, OfRange) else reach
         if size > most * (1 + 1e-6):
             raise SpecError(
                 Code.BAD_PARAMETER,

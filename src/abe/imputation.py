@@ -8,6 +8,7 @@ from torch import Tensor
 from abe.checks import NotNegative, need_image
 from abe.engines.removal import neighbour_fill
 from abe.registry import baselines
+from abe.sizes import OfRange, in_units, lowest
 from abe.spec import value
 from abe.types import Baseline, Card, Problem, RowIndex, Rows
 
@@ -32,7 +33,7 @@ class Imputation(Protocol):
         ),
         pitfalls=(
             "A smooth image is restored from few scattered pixels, which favours scattered maps.",
-            "Where everything is removed nothing is known, and 0 is filled in, as in the published code.",
+            "Where everything is removed nothing is known: black is filled in, the 0 of the published code.",
         ),
     ),
     aliases=("road",),
@@ -50,7 +51,7 @@ class NoisyLinear:
             after it (as in the soundness paper's code).
     """
 
-    noise: NotNegative = 0.01
+    noise: NotNegative = OfRange(0.01)
     space: Literal["input", "model"] | str = "input"
 
     @property
@@ -69,14 +70,15 @@ class NoisyLinear:
         filled = neighbour_fill.fill(seen, removed)
         if self.noise:
             drawn = problem.draws.normal("baseline.noisy_linear", problem.keys(owner, draw), x.shape[1:])
-            filled = filled + self.noise * drawn.to(x)
+            size = in_units(self.noise, problem.bounds) if self.space == "input" else float(self.noise)
+            filled = filled + size * drawn.to(x)
         return torch.where(removed, filled * std + mean, x)
 
     def _space(self, problem: Problem, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and scale of the space in which is filled; the identity in input space."""
+        """Middle and scale of the space in which is filled; in input space from the lowest valid input."""
         task, one = problem.task, torch.ones((), dtype=x.dtype, device=x.device)
         if self.space == "input":
-            return torch.zeros_like(one), one
+            return one * lowest(problem.bounds), one
         mean = torch.zeros_like(one) if task.mean is None else task.mean.to(x)
         return mean, one if task.std is None else task.std.to(x)
 

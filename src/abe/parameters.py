@@ -31,7 +31,7 @@ tolerance: largest |residual| as a share of the score change, for example 0.02: 
 max_steps: most nodes per sample that ``tolerance`` may use.
 rule: ``"trapezoid"``, or ``"left"`` as printed.
 segment_nodes: Gauss nodes inside every step; 0 takes the rule's ends.
-alpha: step, in input units before normalisation.
+alpha: step, in input units before normalisation; by default a share of their range.
 classes: these classes instead of random ones.
 sigma: noise as a share of the input range.
 samples: random draws per sample.
@@ -70,11 +70,11 @@ feature: the confusion feature's search, as a baseline: `abe.baselines.Confusion
 step: units per step, or a fraction of them; None for one per cent, at least one unit.
 removal: what stands for "absent", in input space.
 samples: random draws per sample.
-radius: largest change of an element, in input units.
+radius: largest change of an element, in input units; by default a share of the range.
 patches: along each axis.
 groups: number of groups of neighbours in rank.
 of: post-processing of the map summed over channels: ``"positive"``, ``"absolute"``, ``"signed"``.
-noise: of the imputation, in input units.
+noise: of the imputation, in input units; by default a share of the range.
 curve: the number to follow: ``"probability"`` or the paper's ``"accuracy"``.
 order: ``"top_down"`` or ``"bottom_up"`` cascades, or ``"independent"``.
 attention: name of the context input (b, t) that says which tokens are attended.
@@ -82,7 +82,7 @@ special: name of the context input (b, t) that marks tokens which always stay, o
 variant: ``"corrected"``, or ``"published"``: what the published code computes; see what differs.
 """
 UPDATE = """\
-eps: radius in input units; None is 16/255 in L∞, 1 in L2.
+eps: radius in input units; None is 16/255 of the range in L∞, 1 in L2.
 alpha: length of a step in input units; None is eps/steps.
 steps: how many steps an attack takes.
 decay: μ of the momentum.

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, dataclass_transform
 
 from abe.checks import checks_of
 from abe.errors import Code, SpecError, suggest
+from abe.sizes import OfRange
 
 _T = TypeVar("_T")
 _Class = TypeVar("_Class", bound=type)
@@ -87,20 +88,23 @@ def restores(tag: str, restore: Callable[..., Any]) -> None:
     _TAGS[tag] = restore
 
 
+restores("of_range", OfRange)
+
+
 def to_spec(obj: Any) -> Any:
     """JSON-able description of a value that `from_spec` turns back into an equal one.
 
     Raises:
         SpecError: ``obj`` holds something that has no name, such as a lambda or a tensor.
     """
+    if hasattr(obj, "__spec__"):
+        return obj.__spec__()
     if obj is None or isinstance(obj, bool | int | float | str):
         return obj
     if isinstance(obj, tuple | list):
         return [to_spec(item) for item in obj]
     if isinstance(obj, Mapping):
         return {str(key): to_spec(item) for key, item in obj.items()}
-    if hasattr(obj, "__spec__"):
-        return obj.__spec__()
     if is_dataclass(obj) and not isinstance(obj, type) and type(obj).__name__ in _VALUES:
         items = {f.name: to_spec(getattr(obj, f.name)) for f in fields(obj)}
         return {"type": type(obj).__name__, **items}

@@ -176,3 +176,40 @@ def test_many_curve_metrics_cost_no_more_rows_than_two():
 
 def test_a_law_of_the_kit_runs_on_a_value_without_a_name():
     assert check_metric("infidelity", only="batch")[0].outcome == "holds"
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("normalize", [False, True])
+def test_infidelity_on_captums_scale(normalize):
+    captum = pytest.importorskip("captum.metrics")
+    task, x = (
+        image_task(net_s(torch.float64), output_kind="logits"),
+        oracle("inputs")["x32_u8"].double() / 255,
+    )
+    maps = x * torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    moved = x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    class Same:
+        def rows(self, problem, owner, draw):
+            return moved[owner]
+
+    def perturb(inputs):
+        return inputs - moved, moved
+
+    theirs = captum.infidelity(
+        task.model, perturb, x, maps, target=3, n_perturb_samples=1, normalize=normalize
+    )
+    variant = "normalised" if normalize else "unscaled"
+    ours = as_metric(("infidelity", {"perturbation": Same(), "samples": 1, "variant": variant}))
+    found = ours.value.measure(problem(task, x, target=3), mapped(maps))
+    torch.testing.assert_close(found, theirs, rtol=1e-8, atol=1e-12)
+
+
+def test_infidelity_by_hand_in_every_variant():
+    predicted, change = torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([[-2.0, -1.0, 1.0]])
+    beta = {"unscaled": 1.0, "normalised": -0.8, "corrected": 0.0, "published": -4 / 3 / (5 / 3 + 1e-8)}
+    for variant, scale in beta.items():
+        wanted = (scale * predicted - change).square().mean(1)
+        torch.testing.assert_close(infidelity(predicted, change, variant), wanted)
+    with pytest.raises(SpecError, match="variant"):
+        infidelity(predicted, change, "captum")

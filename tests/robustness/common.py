@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from tests.methods.common import ORACLES, images, net, oracle
 from torch import Tensor
 
@@ -39,3 +40,10 @@ def same(found: Tensor, right: Tensor, *, tolerance: float = PIXELS) -> float:
     """Share of pixels that differ by more than the tolerance."""
     assert found.shape == right.shape
     return float(((found - right).abs() > tolerance).double().mean())
+
+
+def same_up_to(found: Tensor, right: Tensor, share: float) -> None:
+    """Refuse numbers that differ by more than a share of the largest; NaN equals NaN."""
+    size = float(right.abs().nan_to_num().max())
+    assert found.shape == right.shape
+    torch.testing.assert_close(found, right, rtol=0, atol=share * size + 1e-12, equal_nan=True)

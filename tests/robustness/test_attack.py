@@ -384,3 +384,37 @@ def test_tables_and_figures(tmp_path):
     for name, one in (("curve", curve), ("matrix", matrix)):
         one.plot(tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
+
+
+def test_success_rates_count_samples_that_were_right():
+    task, x = smooth_task(), samples(4)
+    right = attacked(x, "fgsm", task).label_before
+    label = right.clone()
+    label[1] = (label[1] + 1) % 5
+    found = attacked(x, "pgd", task, eps=1e-6, label=label)
+    assert found.correct.tolist() == [True, False, True, True]
+    assert found.success_rate == found.to_dict()["success_rate"] == 0.0
+    assert any("wrong about sample 1 already" in w for w in found.warnings)
+    nobody = attacked(x, "pgd", task, eps=1e-6, label=(right + 1) % 5)
+    assert nobody.to_dict()["success_rate"] is None
+    aimed = attacked(x, "pgd", task, target=(right + 1) % 5, eps=0.3)
+    assert bool(aimed.correct.all())
+
+
+@pytest.mark.parametrize("form", [list, torch.as_tensor, "names"])
+def test_a_target_and_a_label_for_every_sample(form):
+    task, x = smooth_task(labels=list("abcde")), samples(4)
+    before = attacked(x, "fgsm", task).label_before
+    aims = ((before + 2) % 5).tolist()
+    given = ["abcde"[i] for i in aims] if form == "names" else form(aims)
+    settings = {"steps": 30, "progress": False}
+    found = attacked(x, "bim", task, eps=0.5, alpha=0.05, target=given, steps=30)
+    assert found.label.tolist() == aims
+    curve = evaluate_robustness(task, x, "bim", epsilons=[0.01, 0.2, 0.6], target=given, **settings)
+    for i, eps in enumerate(curve.epsilons):
+        one = attacked(x, "bim", task, eps=eps, target=aims, steps=30)
+        assert (curve.broken_at <= eps).tolist() == (one.success | (curve.broken_at < eps)).tolist(), i
+    names = ["abcde"[i] for i in before.tolist()]
+    assert (
+        evaluate_robustness(task, x, "fgsm", epsilons=0.01, label=names, progress=False).clean_accuracy == 1
+    )

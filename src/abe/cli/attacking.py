@@ -34,7 +34,8 @@ def run(
 ) -> None:
     """Change photographs a little so that the model decides otherwise, and say how little it took.
 
-    Prints one line per photograph and writes the changed ones; with --epsilons prints and draws the
+    Prints one line per photograph and writes the changed ones as PNG files, of which everything that is
+    printed holds: colours are rounded to 8 bits first. With --epsilons prints and draws the
     accuracy over the radius.
 
     Args:
@@ -71,14 +72,15 @@ def run(
     if radii is not None:
         _evaluate(task, names, method, radii, settings, pictures, json=json)
         return
-    from abe.robustness import attack
+    from abe.robustness import as_pictures, attack
 
-    result = attack(task, names, method, target=inputs.target_of(task, target), **settings)
+    found = attack(task, names, method, target=inputs.target_of(task, target), **settings)
+    images, result = as_pictures(task, found)
     pieces = exits.Pieces()
     if not json:
         with pieces.piece("standard output"):
             output.console().print(result.table())
-    written = _pictures(result, task, pictures, pieces)
+    written = _written(images, pictures, pieces)
     if json:
         output.emit({**result.to_dict(), "pictures": [str(path) for path in written]})
     else:
@@ -169,22 +171,17 @@ def _places(paths: Sequence[Path], out: Path) -> list[Path]:
     return [out / f"{stem}-adversarial.png" for stem in stems([path.name for path in paths])]
 
 
-def _pictures(result: Any, task: Any, places: Sequence[Path], pieces: exits.Pieces) -> list[Path]:
-    """The changed photographs as PNG files; colours are rounded to bytes."""
+def _written(images: Sequence[Any], places: Sequence[Path], pieces: exits.Pieces) -> list[Path]:
+    """The changed photographs as PNG files."""
     from io import BytesIO
-
-    from PIL import Image
 
     from abe.report.files import write
 
     written: list[Path] = []
-    low, high = task.bounds or (result.x_adv.amin(), result.x_adv.amax())
-    shares = (result.x_adv - low) / (high - low)
-    for x, path in zip(shares, places, strict=True):
-        pixels = (x * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    for image, path in zip(images, places, strict=True):
         buffer = BytesIO()
         with pieces.piece(str(path)):
-            Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, format="PNG")
+            image.save(buffer, format="PNG")
             written.append(write(path, buffer.getvalue()))
     return written
 

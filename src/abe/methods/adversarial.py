@@ -35,6 +35,7 @@ from abe.objectives import Loss
 from abe.registry import methods
 from abe.robustness.chain import Chain, chain
 from abe.robustness.spectrum import SpectrumCopies
+from abe.sizes import OfRange
 from abe.types import Card, Passes
 
 TWO_NODES = "two nodes per step miss part of long steps; tolerance= makes it complete"
@@ -74,8 +75,8 @@ def mfaba(
     *,
     path: Literal["smooth", "sharp", "cos", "norm"] = "smooth",
     steps: int = 50,
-    alpha: float = 0.001,
-    epsilon: float = 0.3,
+    alpha: float = OfRange(0.001),
+    epsilon: float = OfRange(0.3),
     rule: Rule = "trapezoid",
     segment_nodes: int = 0,
     tolerance: float | None = None,
@@ -147,8 +148,8 @@ def attexplore(
     update: Any = None,
     samples: Count = 20,
     steps: int = 10,
-    epsilon: Size = 16 / 255,
-    sigma: float = 16 / 255,
+    epsilon: Size = OfRange(16 / 255),
+    sigma: NotNegative = OfRange(16 / 255),
     rho: float = 0.5,
     momentum: NotNegative = 1.0,
     kernel: Odd = 7,
@@ -163,8 +164,8 @@ def attexplore(
             copies of their own take theirs.
         samples: N, copies at every point.
         steps: steps; each is ``epsilon / steps`` long.
-        epsilon: largest distance from the input per entry, in input units before normalisation.
-        sigma: standard deviation of the noise on the copies, in input units.
+        epsilon: largest distance from the input per entry, in input units; by default a share of the range.
+        sigma: standard deviation of the noise on the copies, likewise.
         rho: how far frequencies are scaled.
         momentum: of the attack.
         kernel: side of the Gaussian that smooths the attack's gradient; 1 for none.
@@ -229,9 +230,9 @@ def _transferable(epsilon: float, steps: int, momentum: float, kernel: int, back
 def isa(
     *,
     steps: int = 8,
-    alpha: float = 0.004,
+    alpha: float = OfRange(0.004),
     rounds: int = 30,
-    noise: float = 0.05,
+    noise: float = OfRange(0.05),
     regularisation: float = 0.01,
     variant: Variant = "corrected",
 ) -> IterativeSearch:
@@ -240,7 +241,7 @@ def isa(
     Args:
         steps: steps up and steps down in every round.
         rounds: how many rounds; each removes an equal share of the elements, rounded up.
-        noise: standard deviation of the noise on the points, in input units.
+        noise: standard deviation of the noise on the points, in input units; by default a share of the range.
         regularisation: weight of the points' L2 norm in the loss.
 
     Shape: (b, *f) in and out; values from 0 to the number of rounds.
@@ -306,7 +307,7 @@ def big(
     """The gradient integrated along the straight line from the nearest decision boundary.
 
     Args:
-        radii: L2 radii of the search, ascending, in input units before normalisation.
+        radii: L2 radii of the search, ascending, in input units; by default a share of the range.
         search_steps: steps per radius.
         margin: steps of a further search for a nearer point, after Carlini & Wagner; 0 for none.
         boundary: points found elsewhere, as a baseline or a tensor, in place of the search.

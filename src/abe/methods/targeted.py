@@ -9,6 +9,7 @@ from abe.engines.path.dynamic import Rule, UpdatePath
 from abe.methods.adversarial import OWN_PATH, TWO_NODES
 from abe.objectives import LabelAgnostic, LogProbability
 from abe.registry import methods
+from abe.sizes import OfRange
 from abe.types import Card, Passes
 
 
@@ -44,7 +45,7 @@ def agi(
     *,
     samples: CountFrom0 = 20,
     steps: int = 20,
-    alpha: float = 0.05,
+    alpha: float = OfRange(0.05),
     classes: Sequence[int] | None = None,
     rule: Rule = "trapezoid",
     segment_nodes: int = 0,
@@ -110,7 +111,7 @@ def la(
     samples: CountFrom0 = 19,
     steps: int = 30,
     spatial_range: float = 10.0,
-    floor: float = 1 / 255,
+    floor: float = OfRange(1 / 255),
     classes: Sequence[int] | None = None,
     rule: Rule = "trapezoid",
     segment_nodes: int = 0,
@@ -123,7 +124,7 @@ def la(
         samples: random classes per sample, or all others where there are fewer.
         steps: steps of each path.
         spatial_range: the step is the input's distance from the lowest valid value over this.
-        floor: smallest step, in input units.
+        floor: smallest step, in input units; by default a share of the range.
 
     Shape: (b, *f) in and out; diagnostics ``steps`` are (b, runs).
 
@@ -179,7 +180,7 @@ def laai(
     *,
     samples: CountFrom0 = 20,
     steps: int = 20,
-    alpha: float = 1 / 255,
+    alpha: float = OfRange(1 / 255),
     classes: Sequence[int] | None = None,
     rule: Rule = "trapezoid",
     segment_nodes: int = 0,
@@ -192,7 +193,7 @@ def laai(
     Args:
         samples: M, random classes per sample, or all others where there are fewer.
         steps: T, steps of each path.
-        alpha: η, in input units before normalisation.
+        alpha: η, in input units; by default a share of the range.
 
     Shape: (b, *f) in and out; diagnostics ``steps`` are (b, runs).
 

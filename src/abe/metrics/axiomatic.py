@@ -12,6 +12,7 @@ from abe.engines.runtime.problem import Problem
 from abe.metrics.evaluation.reexplain import again, elsewhere
 from abe.metrics.subsets import grid, losses
 from abe.registry import metrics
+from abe.sizes import OfRange, in_units
 from abe.spec import value
 from abe.types import Baseline, Card, Passes
 from abe.units import check_map
@@ -24,6 +25,7 @@ class CompletenessGap:
     baseline: Baseline
     processing: ClassVar[str] = "signed, summed over everything"
     missing: ClassVar[str] = "its score at the baseline is that at the input"
+    removes: ClassVar[bool] = True
 
     def measure(self, problem: Problem, explanation: Any) -> Tensor:
         everyone = problem.everyone
@@ -40,6 +42,7 @@ class NonSensitivity:
     patches: Count
     threshold: Below1
     baseline: Baseline
+    removes: ClassVar[bool] = True
 
     def measure(self, problem: Problem, explanation: Any) -> Tensor:
         label = grid(problem.x, self.patches)
@@ -62,8 +65,9 @@ class InputInvariance:
 
     def measure(self, problem: Problem, explanation: Any) -> Tensor:
         task, x = problem.task, problem.x
-        offset = torch.full((), self.shift, dtype=x.dtype, device=x.device)
-        mean = offset.expand(1, *[1] * (x.ndim - 1)) if task.mean is None else task.mean.to(x) + offset
+        shift = torch.as_tensor(in_units(self.shift, problem.bounds), dtype=x.dtype, device=x.device)
+        offset = shift if shift.ndim else shift.expand(1, *[1] * (x.ndim - 1))
+        mean = offset if task.mean is None else task.mean.to(x) + offset
         limits = {k: v.to(x) + offset for k in ("low", "high") if (v := getattr(task, k)) is not None}
         moved = elsewhere(problem, replace(task, mean=mean, **limits), x=x + offset)
         before, after = again(problem, explanation).double(), again(moved, explanation).double()
@@ -130,11 +134,11 @@ def non_sensitivity(*, patches: int = 8, threshold: float = 0.01, baseline: Any 
         pitfalls=("Methods with a fixed baseline change by design; plain gradients do not.",),
     )
 )
-def input_invariance(*, shift: float = 0.1) -> InputInvariance:
+def input_invariance(*, shift: float = OfRange(0.1)) -> InputInvariance:
     """How much the map changes when the input is shifted and the model takes the shift back.
 
     Args:
-        shift: added to every element, in input units.
+        shift: added to every element, in input units; by default a share of the range.
 
     Cost: Twice the rows of the method.
     """

@@ -12,6 +12,9 @@ from abe.spec import value
 from abe.types import Card, Passes
 from abe.units import check_map
 
+ALIKE = 1e-6
+"""Largest difference of magnitudes that are equal but for rounding, as a share of the largest."""
+
 
 @value
 class Spread:
@@ -27,7 +30,7 @@ class Spread:
     processing: ClassVar[str] = "magnitude of every element"
 
     def measure(self, problem: Problem, explanation: Any) -> Tensor:
-        size = check_map(explanation.attribution, problem.x).double().abs().flatten(1)
+        size = _one_of_equal(check_map(explanation.attribution, problem.x).double().abs()).flatten(1)
         if self.what == "effective":
             return (size > self.threshold * size.amax(1, keepdim=True)).double().mean(1)
         total = size.sum(1, keepdim=True)
@@ -37,6 +40,16 @@ class Spread:
         n = size.shape[1]
         weight = 2 * torch.arange(1, n + 1, device=size.device, dtype=size.dtype) - n - 1
         return (share.sort(1).values * weight).sum(1) / n
+
+
+def _one_of_equal(size: Tensor) -> Tensor:
+    """Magnitudes (b, c, …); a channel of them (b, 1, …) where a map of positions is repeated over channels.
+
+    A map of positions may be held in one channel, or a share of it in each: its elements are the positions.
+    """
+    first = size[:, :1]
+    most = ALIKE * size.flatten(1).amax(1).view(-1, *[1] * (size.ndim - 1))
+    return first if bool(((size - first).abs() <= most).all()) else size
 
 
 _NOT_TRUTH = {"ranking": "reads how a map is spread, which moving its values does not change"}

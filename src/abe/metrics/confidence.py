@@ -26,6 +26,7 @@ class SoftMask:
     what: Literal["drop", "increase"]
     baseline: Baseline
     processing: ClassVar[str] = "positive part over its maximum, channels summed"
+    removes: ClassVar[bool] = True
 
     def measure(self, problem: Problem, explanation: Any) -> Tensor:
         whole, kept = remembered(

@@ -348,7 +348,7 @@ def aopc(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> M
         source="zhu2025abe, Alg. 1",
         direction="lower",
         passes=Passes(forward="0", backward="0"),
-        range="[0, inf)",
+        range="[0, inf), or NaN where no completeness is claimed",
         formula="|delta - sum A| / |delta|",
         pitfalls=("NaN for methods that claim no completeness; small is necessary, not sufficient.",),
         expected_failures={

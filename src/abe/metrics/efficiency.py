@@ -42,7 +42,7 @@ class Efficiency:
         direction="lower",
         passes=Passes(forward="0", backward="0"),
         pitfalls=("Counts rows of the model alone; solving, segmenting and sorting are in `seconds`.",),
-        range="[1, inf)",
+        range="[1, inf), or NaN for maps that were made elsewhere",
         formula="(forward rows + backward rows) / b",
         expected_failures={"ranking": "reads the cost, not the map"},
     )
@@ -62,7 +62,7 @@ def passes() -> Efficiency:
         source="zhu2025abe, Table V",
         direction="lower",
         passes=Passes(forward="0", backward="0"),
-        range="(0, inf)",
+        range="(0, inf), or NaN for maps that were made elsewhere",
         formula="seconds / b",
         pitfalls=("Depends on machine, threads and batch; compare within one run only.",),
         expected_failures={
@@ -84,7 +84,7 @@ def seconds() -> Efficiency:
         source="zhu2025abe, Table V",
         direction="higher",
         passes=Passes(forward="0", backward="0"),
-        range="(0, inf)",
+        range="(0, inf), or NaN for maps that were made elsewhere",
         formula="b / seconds",
         pitfalls=("Depends on machine, threads and batch; compare within one run only.",),
         expected_failures={

@@ -25,6 +25,7 @@ from abe.metrics.evaluation.perturbation import (
     area,
 )
 from abe.registry import metrics
+from abe.sizes import OfRange
 from abe.spec import value
 from abe.types import Card
 
@@ -294,7 +295,7 @@ def monotonicity(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = No
 def road_morf(
     *,
     step: Step = 0.1,
-    noise: NotNegative = 0.01,
+    noise: NotNegative = OfRange(0.01),
     levels: Levels = ROAD_LEVELS,
     curve: CurveKind = "probability",
 ) -> LevelMean:
@@ -327,7 +328,7 @@ def road_morf(
 def road_lerf(
     *,
     step: Step = 0.1,
-    noise: NotNegative = 0.01,
+    noise: NotNegative = OfRange(0.01),
     levels: Levels = ROAD_LEVELS,
     curve: CurveKind = "probability",
 ) -> LevelMean:

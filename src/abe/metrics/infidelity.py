@@ -1,21 +1,22 @@
 """Infidelity: how far the map is from predicting the change of score under perturbations."""
 
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from abe.baselines import as_baseline
-from abe.checks import Between, Count, NotNegative, Positive, Share
+from abe.checks import Between, Count, NotNegative, Positive, Share, check_choice
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
 from abe.registry import metrics
+from abe.sizes import OfRange, in_units
 from abe.spec import value
 from abe.types import Baseline, Card, Passes
 from abe.units import check_map
 
-Variant = Literal["corrected", "published", "unscaled"]
+Variant = Literal["corrected", "published", "unscaled", "normalised"]
 
 
 @runtime_checkable
@@ -59,7 +60,7 @@ class NoisyBaseline:
     """A random share of the elements becomes the baseline plus Gaussian noise, kept in bounds.
 
     Args:
-        sigma: of the noise, in input units.
+        sigma: of the noise.
         share: of the elements.
         baseline: what stands for "absent".
     """
@@ -75,7 +76,9 @@ class NoisyBaseline:
         index = problem.draws.permutation("infidelity.index", keys, size)[:, :count].to(x.device)
         noise = problem.draws.normal("infidelity.noise", keys, (count,)).to(x)
         reference = self.baseline.rows(problem, owner, draw).flatten(1).gather(1, index)
-        changed = x.flatten(1).scatter(1, index, reference + self.sigma * noise).view_as(x)
+        sigma = torch.as_tensor(in_units(self.sigma, problem.bounds), dtype=x.dtype, device=x.device)
+        noise = noise * sigma.expand_as(x).flatten(1).gather(1, index)
+        changed = x.flatten(1).scatter(1, index, reference + noise).view_as(x)
         return _inside(problem, changed)
 
 
@@ -84,7 +87,7 @@ class LocalGaussian:
     """Gaussian noise on every element; not clipped, so that small perturbations stay symmetric.
 
     Args:
-        sigma: of the noise, in input units.
+        sigma: of the noise.
     """
 
     sigma: NotNegative
@@ -92,7 +95,7 @@ class LocalGaussian:
     def rows(self, problem: Problem, owner: Tensor, draw: Tensor) -> Tensor:
         x = problem.x[owner]
         noise = problem.draws.normal("infidelity.noise", problem.keys(owner, draw), x.shape[1:]).to(x)
-        return x - self.sigma * noise
+        return x - in_units(self.sigma, problem.bounds) * noise
 
 
 @value
@@ -109,11 +112,12 @@ class Infidelity:
     samples: Count
     variant: Variant | str = "corrected"
     processing: ClassVar[str] = "signed, every element"
+    removes: ClassVar[bool] = True
 
     def measure(self, problem: Problem, explanation: Any) -> Tensor:
         x, n = problem.x, self.samples
         maps = check_map(explanation.attribution, x).double()
-        maps = maps.expand(x.shape) if x.ndim > 2 else maps[:, 0]
+        maps = maps.expand(x.shape) / (x.shape[1] // maps.shape[1]) if x.ndim > 2 else maps[:, 0]
         predicted = torch.zeros(len(x) * n, dtype=torch.float64, device=x.device)
 
         def make(rows: Tensor) -> Tensor:
@@ -135,18 +139,19 @@ def infidelity(
 
 
 def scale(predicted: Tensor, change: Tensor, variant: Variant | str) -> Tensor:
-    """(b,) β: least squares clipped at 0, the published ridge form, or 1.
+    """(b,) β: least squares clipped at 0, the published ridge form, either sign without a ridge, or 1.
 
     With β of either sign a map and its negative score the same; clipped, a map that is no better than
     the opposite sign scores as a zero map. Published: β = mean(Δq) / (mean(q²) + 1e-8).
     """
+    check_choice("variant", variant, get_args(Variant))
     if variant == "unscaled":
         return torch.ones_like(predicted[:, 0])
     together, square = (predicted * change).mean(1), predicted.square().mean(1)
     if variant == "published":
         return together / (square + 1e-8)
     safe = torch.where(square > 0, square, torch.ones_like(square))
-    return (together / safe).clamp_min(0)
+    return together / safe if variant == "normalised" else (together / safe).clamp_min(0)
 
 
 def _inside(problem: Problem, x: Tensor) -> Tensor:
@@ -165,9 +170,11 @@ def perturber(name: Any, baseline: Any, size: float | None) -> Perturber:
     if name == "square":
         return SquareRemoval(side=0.25 if size is None else size, baseline=as_baseline(baseline))
     if name == "noisy_baseline":
-        return NoisyBaseline(sigma=0.2 if size is None else size, share=1 / 3, baseline=as_baseline(baseline))
+        return NoisyBaseline(
+            sigma=OfRange(0.2) if size is None else size, share=1 / 3, baseline=as_baseline(baseline)
+        )
     if name == "gaussian":
-        return LocalGaussian(sigma=0.05 if size is None else size)
+        return LocalGaussian(sigma=OfRange(0.05) if size is None else size)
     raise SpecError(
         Code.BAD_PARAMETER,
         "Infidelity has no such perturbation",
@@ -209,9 +216,10 @@ def infidelity_metric(
     Args:
         perturbation: ``"square"`` removes a random square, ``"noisy_baseline"`` puts noise around the
             baseline on a third of the elements, ``"gaussian"`` adds small noise; or a value.
-        size: side of the square as a fraction (.25), or sigma in input units (.2, .05).
+        size: side of the square as a fraction (.25), or sigma in input units (.2 and .05 of the range).
         samples: perturbations per sample.
         baseline: what stands for "absent", for the first two.
-        variant: ``"corrected"``, ``"published"`` (β of either sign, with a ridge), ``"unscaled"`` (β = 1).
+        variant: ``"corrected"``, ``"published"`` (β of either sign, with a ridge), ``"unscaled"`` (β = 1, as
+            captum has it) or ``"normalised"`` (β of either sign, as captum has it with ``normalize=True``).
     """
     return Infidelity(perturbation=perturber(perturbation, baseline, size), samples=samples, variant=variant)

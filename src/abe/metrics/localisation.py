@@ -34,6 +34,13 @@ class Inside:
     def __post_init__(self) -> None:
         if self.what == "top_k" and self.k < 1:
             raise SpecError(Code.BAD_PARAMETER, "At least one position is needed", got=f"k={self.k}")
+        if self.what in ("mass", "box") and self.of == "signed":
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "A share needs a map without negative values: of a signed one it can be any number",
+                got="of='signed'",
+                expected="'positive', 'absolute' or 'minmax'",
+            )
 
     def measure(self, problem: Problem, explanation: Any) -> Tensor:
         mask = region(problem, explanation)
@@ -86,7 +93,7 @@ _EMPTY = "NaN for a sample whose region is empty or the whole input."
         title="POINT",
         source="zhang2018",
         direction="higher",
-        range="[0, 1]",
+        range="[0, 1], or NaN where the region is empty or everything",
         formula="1 where the largest attribution lies in the region, else 0; equal maxima share the point",
         passes=_ZERO,
         needs=_NEEDS,
@@ -104,7 +111,7 @@ def pointing_game(*, of: str = "signed") -> Inside:
         title="MASS",
         source="arras2022",
         direction="higher",
-        range="[0, 1]",
+        range="[0, 1], or NaN where the region is empty or everything",
         formula="sum of A in the mask / sum of A",
         passes=_ZERO,
         needs=_NEEDS,
@@ -113,7 +120,12 @@ def pointing_game(*, of: str = "signed") -> Inside:
     aliases=("relevance_mass_accuracy",),
 )
 def relevance_mass(*, of: str = "positive") -> Inside:
-    """Share of the attribution that lies in the region."""
+    """Share of the attribution that lies in the region.
+
+    Args:
+        of: post-processing of the map summed over channels: ``"positive"``, ``"absolute"`` or ``"minmax"``;
+            a signed map has no shares.
+    """
     return Inside(what="mass", of=of)
 
 
@@ -123,7 +135,7 @@ def relevance_mass(*, of: str = "positive") -> Inside:
         title="RANK",
         source="arras2022",
         direction="higher",
-        range="[0, 1]",
+        range="[0, 1], or NaN where the region is empty or everything",
         formula="|top K of A in the mask| / K, K = |mask|",
         passes=_ZERO,
         needs=_NEEDS,
@@ -142,7 +154,7 @@ def relevance_rank(*, of: str = "signed") -> Inside:
         title="TOP-K",
         source="theiner2022",
         direction="higher",
-        range="[0, 1]",
+        range="[0, 1], or NaN where the region is empty or everything",
         formula="|top k of A in the mask| / k",
         passes=_ZERO,
         needs=_NEEDS,
@@ -164,7 +176,7 @@ def top_k_intersection(*, k: int = 100, of: str = "signed") -> Inside:
         title="ATTR%",
         source="zhou2022",
         direction="higher",
-        range="[0, 1]",
+        range="[0, 1], or NaN where the region is empty or everything",
         formula="sum of |A| in the mask / sum of |A|",
         passes=_ZERO,
         needs=_NEEDS,
@@ -183,7 +195,7 @@ def attribution_percentage() -> Inside:
         title="LOC AUC",
         source="theiner2022",
         direction="higher",
-        range="[0, 1]",
+        range="[0, 1], or NaN where the region is empty or everything",
         formula="area under the ROC of A as a detector of the mask; equal values count half",
         passes=_ZERO,
         needs=_NEEDS,
@@ -201,7 +213,7 @@ def localisation_auc(*, of: str = "signed") -> Inside:
         title="FOCUS",
         source="ariasduart2022",
         direction="higher",
-        range="[0, 1]",
+        range="[0, 1], or NaN where the region is empty or everything",
         formula="sum of max(A, 0) on the class's tiles / sum of max(A, 0)",
         passes=_ZERO,
         needs=_NEEDS,
@@ -219,7 +231,7 @@ def focus() -> Inside:
         title="ENERGY",
         source="wang2020",
         direction="higher",
-        range="[0, 1]",
+        range="[0, 1], or NaN where the region is empty or everything",
         formula="sum of max(A, 0) in the box around the mask / sum of max(A, 0)",
         passes=_ZERO,
         needs=_NEEDS,

@@ -6,7 +6,7 @@ mean colour; of a text the tokens above the median of their attributions are kep
 """
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -42,6 +42,7 @@ class ImageConfidence:
     """
 
     what: Change
+    removes: ClassVar[bool] = True
 
     def measure(self, problem: Problem, explanation: Any) -> Tensor:
         kept = remembered(problem, explanation, "image confidence", lambda: _shown(problem, explanation))
@@ -71,6 +72,7 @@ class TextConfidence:
     attention: str
     special: str | None
     removal: Baseline | None
+    removes: ClassVar[bool] = True
 
     def measure(self, problem: Problem, explanation: Any) -> Tensor:
         key = ("text confidence", self.attention, self.special, self.removal)

@@ -10,7 +10,7 @@ and the curve is drawn once for all, so it does not depend on the batches.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import comb
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -99,6 +99,7 @@ class Soundness:
     variant: Variant | str
     of: Processing | str
     removal: Baseline
+    removes: ClassVar[bool] = True
 
     @property
     def missing(self) -> str:
@@ -212,6 +213,7 @@ class Completeness:
     relative: bool
     of: Processing | str
     removal: Baseline
+    removes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check_maps(self.of)

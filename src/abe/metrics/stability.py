@@ -12,6 +12,7 @@ from abe.errors import Code, SpecError
 from abe.metrics.evaluation.reexplain import again, layers
 from abe.metrics.evaluation.rows import remembered
 from abe.registry import metrics
+from abe.sizes import Limits, OfRange, in_units, lowest, span
 from abe.spec import value
 from abe.types import Card, Passes
 
@@ -38,7 +39,7 @@ class _Neighbours:
     moved_l1: Tensor  # |Δe|₁
     by: Tensor  # |Δx|
     elementwise: Tensor  # |Δe / e|
-    by_elementwise: Tensor  # |Δx / x|
+    by_elementwise: Tensor  # |Δx / x|, x counted from the lowest valid input
     output: Tensor  # |Δh|
     representation: Tensor  # |Δr / r|
     same: Tensor  # whether the prediction stayed
@@ -52,7 +53,7 @@ class Stability:
         ratio: which.
         summary: its maximum or mean over neighbours.
         samples: neighbours per sample.
-        radius: largest change of an element, in input units; drawn uniformly.
+        radius: largest change of an element; drawn uniformly.
         layer: whose output is the representation; only read by that ratio.
     """
 
@@ -103,9 +104,9 @@ class Stability:
         for k in range(self.samples):
             keys = problem.keys(everyone, torch.full_like(everyone, k))
             u = problem.draws.uniform("stability.neighbour", keys, x.shape[1:]).to(x)
-            step = self.radius * (2 * u - 1)
+            step = in_units(self.radius, problem.bounds) * (2 * u - 1)
             other = _look(problem.with_(x=x + step), explanation, layer)
-            found.append(_moves(x, step, first, other))
+            found.append(_moves(x, step, first, other, problem.bounds))
         columns = ([getattr(one, f.name) for one in found] for f in fields(_Neighbours))
         return _Neighbours(*(torch.stack(column, 1) for column in columns))
 
@@ -119,16 +120,17 @@ class _Seen(NamedTuple):
     inner: Tensor
 
 
-def _moves(x: Tensor, step: Tensor, first: _Seen, other: _Seen) -> _Neighbours:
+def _moves(x: Tensor, step: Tensor, first: _Seen, other: _Seen, bounds: Limits) -> _Neighbours:
     """(b,) sizes of what moved from a sample to its neighbour."""
     moved, size = other.maps - first.maps, _norm(first.maps)
+    wide, place = span(bounds), (x - lowest(bounds)) / span(bounds)
     return _Neighbours(
         relative=_norm(moved) / torch.where(size > 0, size, torch.ones_like(size)),
         moved=_norm(moved),
         moved_l1=moved.double().abs().flatten(1).sum(1),
         by=_norm(step),
         elementwise=_norm(moved / _safe(first.maps)),
-        by_elementwise=_norm(step / _safe(x)),
+        by_elementwise=_norm(step / wide / _safe(place)),
         output=_norm(other.outputs - first.outputs),
         representation=_norm((other.inner - first.inner) / _safe(first.inner)),
         same=other.classes == first.classes,
@@ -185,7 +187,7 @@ def _norm(x: Tensor) -> Tensor:
     ),
     aliases=("sensitivity_max",),
 )
-def max_sensitivity(*, samples: int = 10, radius: float = 0.02) -> Stability:
+def max_sensitivity(*, samples: int = 10, radius: float = OfRange(0.02)) -> Stability:
     """Largest relative change of the map among small random changes of the input."""
     return Stability(ratio="sensitivity", summary="max", samples=samples, radius=radius)
 
@@ -203,7 +205,7 @@ def max_sensitivity(*, samples: int = 10, radius: float = 0.02) -> Stability:
         pitfalls=("A method that ignores the input is perfectly stable.",),
     )
 )
-def average_sensitivity(*, samples: int = 10, radius: float = 0.02) -> Stability:
+def average_sensitivity(*, samples: int = 10, radius: float = OfRange(0.02)) -> Stability:
     """Mean relative change of the map among small random changes of the input."""
     return Stability(ratio="sensitivity", summary="mean", samples=samples, radius=radius)
 
@@ -221,7 +223,7 @@ def average_sensitivity(*, samples: int = 10, radius: float = 0.02) -> Stability
         pitfalls=("In units of the map: compare one method with itself, or scale the maps first.",),
     )
 )
-def local_lipschitz(*, samples: int = 10, radius: float = 0.02) -> Stability:
+def local_lipschitz(*, samples: int = 10, radius: float = OfRange(0.02)) -> Stability:
     """Largest change of the map per change of the input among neighbours."""
     return Stability(ratio="lipschitz", summary="max", samples=samples, radius=radius)
 
@@ -239,7 +241,7 @@ def local_lipschitz(*, samples: int = 10, radius: float = 0.02) -> Stability:
         pitfalls=("In units of the map: compare one method with itself, or scale the maps first.",),
     )
 )
-def continuity(*, samples: int = 10, radius: float = 0.02) -> Stability:
+def continuity(*, samples: int = 10, radius: float = OfRange(0.02)) -> Stability:
     """Largest L1 change of the map per change of the input among neighbours."""
     return Stability(ratio="continuity", summary="max", samples=samples, radius=radius)
 
@@ -258,7 +260,7 @@ def continuity(*, samples: int = 10, radius: float = 0.02) -> Stability:
     ),
     aliases=("ris",),
 )
-def relative_input_stability(*, samples: int = 10, radius: float = 0.02) -> Stability:
+def relative_input_stability(*, samples: int = 10, radius: float = OfRange(0.02)) -> Stability:
     """Largest relative change of the map over the relative change of the input."""
     return Stability(ratio="input", summary="max", samples=samples, radius=radius)
 
@@ -277,7 +279,7 @@ def relative_input_stability(*, samples: int = 10, radius: float = 0.02) -> Stab
     ),
     aliases=("ros",),
 )
-def relative_output_stability(*, samples: int = 10, radius: float = 0.02) -> Stability:
+def relative_output_stability(*, samples: int = 10, radius: float = OfRange(0.02)) -> Stability:
     """Largest relative change of the map over the change of the outputs."""
     return Stability(ratio="output", summary="max", samples=samples, radius=radius)
 
@@ -299,7 +301,7 @@ def relative_output_stability(*, samples: int = 10, radius: float = 0.02) -> Sta
     aliases=("rrs",),
 )
 def relative_representation_stability(
-    *, samples: int = 10, radius: float = 0.02, layer: str | None = None
+    *, samples: int = 10, radius: float = OfRange(0.02), layer: str | None = None
 ) -> Stability:
     """Largest relative change of the map over the relative change of an inner representation.
 

@@ -5,7 +5,7 @@ samples go through the planner; the sets are drawn per sample.
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -104,6 +104,7 @@ class RandomSets:
     samples: Annotated[int, AtLeast(2)]
     baseline: Baseline
     unit: Literal["pixel", "element"] | str = "pixel"
+    removes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.sizes:
@@ -138,6 +139,7 @@ class RankedGroups:
     groups: Annotated[int, AtLeast(2)]
     baseline: Baseline
     magnitude: bool = False
+    removes: ClassVar[bool] = True
 
     def measure(self, problem: Problem, explanation: Any) -> Tensor:
         flat = check_map(explanation.attribution, problem.x).sum(1).flatten(1)

@@ -36,12 +36,13 @@ from abe.metrics.evaluation.statistics import intervals
 from abe.metrics.evaluation.table import compact
 from abe.objectives import Logit, LogProbability
 from abe.registry import Method, methods
+from abe.sizes import OfRange
 from abe.task.base import Task
 from abe.types import Result
 
 Construction = Literal["sign", "l2", "segment"]
 CONSTRUCTIONS: tuple[Construction, ...] = ("sign", "l2", "segment")
-ETAS = (1 / 255, 1 / 2550, 1 / 25500)
+ETAS = (OfRange(1 / 255), OfRange(1 / 2550), OfRange(1 / 25500))
 DEFAULT = ("gradient_x_input", "gradient", "smoothgrad", "ig", "gig", "mfaba", "agi", "big")
 BIAS = (
     "Bias of the construction: with a signed step r = ±η, so the ground truth is η|∇R| and methods that "
@@ -83,7 +84,7 @@ class Trust:
         between: construction -> method -> (b, 4) distance of a method's maps at x₁ and x₂.
         over_eta: method -> (b, e) cosine distance of the maps at x₁ and x₂ of sign pairs at ``etas``.
         pairs: construction -> the pairs.
-        etas: sizes η, in input units.
+        etas: sizes η: in input units, or shares of the range as by default.
         failures: method -> why it was left out.
         warnings: samples whose attack never crossed, by construction.
         names: of the samples.
@@ -183,7 +184,8 @@ def trust(
         methods: names, pairs or `abe.method` values.
         constructions: ``"sign"`` attack, ``"l2"`` attack, ``"segment"`` between two photographs; each is
             followed by bisection to the first η.
-        etas: sizes of the pairs of Experiment 1, in input units; the first serves the other two.
+        etas: sizes of the pairs of Experiment 1, shares of the range by default, input units where given as
+            plain numbers; the first serves the other two.
         steps: most steps of the sign attack.
         seed: of all draws.
         variant: ``"published"`` gives the ground truth the paper's sign +r ⊙ ∇R(x₁), with which a right map

@@ -30,6 +30,7 @@ from abe.robustness.carlini import CarliniWagner
 from abe.robustness.chain import Chain, chain
 from abe.robustness.evaluation import RobustnessCurve, TransferMatrix, evaluate_robustness, transfer_matrix
 from abe.robustness.features import FeatureImportance
+from abe.robustness.pictures import as_pictures
 from abe.robustness.transforms import InputDiversity, Spectrum, Structure
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "Transformed",
     "TranslationKernel",
     "UniformStart",
+    "as_pictures",
     "attack",
     "chain",
     "diverse",

@@ -111,6 +111,16 @@ class AdversarialResult:
         return words.card(title, told, self.warnings)
 
     @property
+    def correct(self) -> Tensor:
+        """(b,) whether the model was right, or did not decide for the class aimed at, before the attack."""
+        return (self.label_before == self.label) != self.targeted
+
+    @property
+    def success_rate(self) -> float:
+        """Share of the samples with something to attack whose attack succeeded; NaN where there is none."""
+        return float(self.success[self.correct].double().mean())
+
+    @property
     def distance(self) -> dict[str, Tensor]:
         """Norm -> (b,) size of the change."""
         change = (self.x_adv - self.x).flatten(1)
@@ -142,7 +152,7 @@ class AdversarialResult:
         return {
             "attack": self.attack,
             "targeted": self.targeted,
-            "success_rate": float(self.success.double().mean()),
+            "success_rate": self.success_rate if bool(self.correct.any()) else None,
             "samples": samples,
             "forward_rows": self.cost.forward_rows,
             "backward_rows": self.cost.backward_rows,
@@ -359,17 +369,13 @@ def _best(found: Searched, runs: Problem, restarts: int) -> Searched:
 def _result(problem: Problem, found: Searched, name: str) -> AdversarialResult:
     goal = cast("Goal", problem.objective)
     success = succeeded(problem.task, found.outputs, goal, problem.target)
-    warnings = list(problem.warnings)
-    failed = (~success).nonzero().flatten()
-    if len(failed):
-        who = listed(failed)
-        text = f"The attack on sample {who} did not cross; the returned input keeps its class"
-        warnings.append(note(Code.NOT_CROSSED, text))
+    before = problem.task.predicted(problem.known_outputs)
+    warnings = [*problem.warnings, *_wrong_before(before, problem.target, goal), *not_crossed(~success)]
     return AdversarialResult(
         x=problem.x.detach(),
         x_adv=found.x.detach(),
         success=success,
-        label_before=problem.task.predicted(problem.known_outputs),
+        label_before=before,
         label_after=problem.task.predicted(found.outputs),
         label=problem.target,
         targeted=goal.targeted,
@@ -380,6 +386,25 @@ def _result(problem: Problem, found: Searched, name: str) -> AdversarialResult:
         classes=problem.task.labels,
         warnings=list(dict.fromkeys(warnings)),
     )
+
+
+def not_crossed(failed: Tensor) -> list[str]:
+    """A note about the samples (b,) of a failed attack."""
+    if not bool(failed.any()):
+        return []
+    text = f"The attack on sample {listed(failed)} did not cross; the returned input keeps its class"
+    return [note(Code.NOT_CROSSED, text)]
+
+
+def _wrong_before(before: Tensor, label: Tensor, goal: Goal) -> list[str]:
+    """A note about samples that the model is wrong about without an attack."""
+    wrong = before != label
+    if goal.targeted or not bool(wrong.any()):
+        return []
+    text = (
+        f"The model is wrong about sample {listed(wrong)} already, which therefore counts in no success rate"
+    )
+    return [note(Code.NO_CHANGE, text)]
 
 
 class _Loop:

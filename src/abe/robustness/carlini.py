@@ -1,6 +1,8 @@
 """Carlini & Wagner: the smallest L2 change that crosses, by Adam in a space without bounds.
 
 min ‖x′ − x‖² + c · max(margin, −κ),   x′ = low + (high − low) (tanh w + 1) / 2
+
+The distance counts in the range of valid inputs, so that c weighs the same in every unit of the pixels.
 """
 
 from dataclasses import dataclass, replace
@@ -25,6 +27,7 @@ from abe.engines.runtime.work import score as score_of
 from abe.errors import Code, SpecError
 from abe.registry import updates
 from abe.robustness.attack import Searched, succeeded
+from abe.sizes import span
 from abe.spec import value
 from abe.types import Card
 
@@ -63,7 +66,7 @@ class CarliniWagner:
     the first crossing is not the nearest.
 
     Args:
-        c: the first constant.
+        c: the first constant, the weight of the margin beside the squared distance in shares of the range.
         kappa: margin by which the other class must win.
         steps: of Adam for each constant.
         searches: how many constants are tried.
@@ -133,7 +136,7 @@ class CarliniWagner:
             x = here.outside(adam.w)
             score, slope, outputs = _read(problem, rows, x)
             won[rows] |= best.offer(problem, rows, x, outputs, score, self.kappa)
-            cost = (x - here.start).square().flatten(1).sum(1) + c[rows] * score.clamp_min(-self.kappa)
+            cost = here.change(x).square().flatten(1).sum(1) + c[rows] * score.clamp_min(-self.kappa)
             slope = self._slope(here, adam.w, score, slope, c[rows])
             compares = step % max(self.steps // 10, 1) == 0
             active.carried = adam.moved(slope, self.rate), cost if compares else last
@@ -145,7 +148,7 @@ class CarliniWagner:
         """Gradient of the cost by w."""
         x = box.outside(w)
         pulled = along(torch.where(score > -self.kappa, c, torch.zeros_like(c)).to(x), x) * slope
-        return (2 * (x - box.start) + pulled) * box.half * (1 - w.tanh().square())
+        return (2 * box.change(x) / box.width + pulled) * box.half * (1 - w.tanh().square())
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,7 @@ class _Box:
     start: Tensor
     low: Tensor
     half: Tensor
+    width: float | Tensor
 
     @classmethod
     def of(cls, problem: Problem, start: Tensor) -> "_Box":
@@ -166,11 +170,15 @@ class _Box:
                 fix="Pass bounds= to the task",
             )
         low, high = problem.bounds
-        return cls(start, low, (high - low) / 2)
+        return cls(start, low, (high - low) / 2, span(problem.bounds))
 
     def inside(self, x: Tensor) -> Tensor:
         """w of points."""
         return torch.atanh(((x - self.low) / self.half - 1).clamp(-EDGE, EDGE))
+
+    def change(self, x: Tensor) -> Tensor:
+        """What was changed, in shares of the range."""
+        return (x - self.start) / self.width
 
     def outside(self, w: Tensor) -> Tensor:
         """Points of w."""
@@ -229,7 +237,7 @@ class _Best:
         won = succeeded(problem.task, outputs, goal, problem.target[rows])
         if kappa > 0 and goal.loss == "margin":
             won &= score <= -kappa
-        size = lengths(x - problem.x[rows])
+        size = lengths((x - problem.x[rows]) / span(problem.bounds))
         nearer = won & (size < self.size[rows])
         closer = self.size[rows].isinf() & ~won & (score < self.margin[rows])
         better = nearer | closer

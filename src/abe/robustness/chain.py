@@ -30,11 +30,12 @@ from abe.engines.path.steps.parts import (
     UniformStart,
 )
 from abe.errors import Code, SpecError
+from abe.sizes import Limits, OfRange, in_units, per_range, plain
 from abe.spec import value
 
-WHITE_BOX = {"linf": 8 / 255, "l2": 0.5}
-"""Radius of FGSM, BIM and PGD in [0, 1] unless told otherwise."""
-TRANSFER = {"linf": 16 / 255, "l2": 1.0}
+WHITE_BOX = {"linf": OfRange(8 / 255), "l2": OfRange(0.5)}
+"""Radius of FGSM, BIM and PGD unless told otherwise."""
+TRANSFER = {"linf": OfRange(16 / 255), "l2": OfRange(1.0)}
 """The same for attacks made to transfer to other models."""
 
 
@@ -84,9 +85,10 @@ class Chain:
             aim = aim.at(self.start.move(aim))
         begun = aim.x
         direction, state = self.estimator.estimate(aim, state)
+        direction = per_range(direction, self.alpha, point.bounds)
         for stage in self.directions:
             direction, state = stage.turn(direction, aim, state)
-        return self.projection.keep(begun + self.alpha * direction, aim), state
+        return self.projection.keep(begun + in_units(self.alpha, point.bounds) * direction, aim), state
 
     def check(self, point: Point) -> None:
         """Refuse sizes that do not fit the task, and a class that does not exist."""
@@ -166,14 +168,26 @@ def chain(
     )
 
 
-def resized(update: Any, *, eps: float) -> Any:
-    """A chain with another radius, its step and start in proportion; anything else unchanged."""
+def resized(update: Any, *, eps: float, bounds: Limits = None) -> Any:
+    """A chain with another radius, its step and start in proportion; anything else unchanged.
+
+    Args:
+        update: the chain.
+        eps: the radius, which says how all sizes count: in input units, or as shares of the range.
+        bounds: of valid inputs; None for a chain whose sizes count as the radius does.
+    """
     if not isinstance(update, Chain) or not isinstance(update.projection, Ball):
         return update
-    scale = eps / update.projection.eps
-    start = None if update.start is None else replace(update.start, eps=update.start.eps * scale)
-    ball = replace(update.projection, eps=eps)
-    return replace(update, projection=ball, start=start, alpha=update.alpha * scale)
+    kind = OfRange if isinstance(eps, OfRange) else float
+    old = plain(update.projection.eps, bounds)
+
+    def scaled(size: float) -> float:
+        return kind(plain(size, bounds) * float(eps) / old)
+
+    start = None if update.start is None else replace(update.start, eps=scaled(update.start.eps))
+    return replace(
+        update, projection=replace(update.projection, eps=eps), start=start, alpha=scaled(update.alpha)
+    )
 
 
 def sizes(
@@ -182,8 +196,9 @@ def sizes(
     """Radius and step of an attack: what was asked for, else the table's radius and a ``share``-th of it."""
     check_norm(norm)
     radius = table[norm] if eps is None else eps
+    check_positive(eps=radius)
     step = radius / share if alpha is None else alpha
-    check_positive(eps=radius, alpha=step)
+    check_positive(alpha=step)
     return radius, step
 
 

@@ -13,6 +13,7 @@ from abe.engines.path.steps.parts import Ball, Momentum, TranslationKernel
 from abe.registry import updates
 from abe.robustness.chain import TRANSFER, Chain, chain, sizes, steepest, transferable
 from abe.robustness.transforms import OPERATIONS, SEVEN, InputDiversity, Spectrum, Structure
+from abe.sizes import OfRange
 from abe.types import Card
 
 
@@ -139,7 +140,7 @@ def ssa(
     decay: NotNegative | None = None,
     copies: int = 20,
     rho: float = 0.5,
-    sigma: float = 16 / 255,
+    sigma: NotNegative = OfRange(16 / 255),
     diversity: Fraction = 0.0,
     kernel: CountFrom0 = 0,
     norm: Norm = "linf",
@@ -149,7 +150,7 @@ def ssa(
     Args:
         decay: momentum μ; None for the plain form without momentum.
         rho: how far frequencies are scaled.
-        sigma: standard deviation of the noise, in input units.
+        sigma: standard deviation of the noise, in input units; by default a share of the range.
         diversity: probability of input diversity (up to 1.15 times larger, resized back) on the copies.
         kernel: side of a translation kernel; 0 for none.
     """

@@ -13,14 +13,16 @@ from abe.draws import as_ids
 from abe.engines.path.steps.parts import Ball
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.request import pose, running
+from abe.engines.runtime.targets import as_target
 from abe.errors import Code, InputError, SpecError
 from abe.registry import updates
 from abe.robustness.attack import attack, resolve
 from abe.robustness.chain import Chain, resized
+from abe.sizes import Limits, OfRange, plain, span
 from abe.task.base import Lifted, Task
 
-EPSILONS = (0.5 / 255, 1 / 255, 2 / 255, 4 / 255, 8 / 255)
-"""Radii of an evaluation in [0, 1] unless told otherwise."""
+EPSILONS = tuple(OfRange(levels / 255) for levels in (0.5, 1, 2, 4, 8))
+"""Radii of an evaluation unless told otherwise."""
 
 
 @dataclass
@@ -30,7 +32,8 @@ class RobustnessCurve:
     Attributes:
         attack: name and parameters.
         norm: ``"linf"`` or ``"l2"``.
-        epsilons: radii, rising.
+        epsilons: radii in input units, rising; shares of the range where that of every channel differs and
+            they were given so, as they are by default.
         correct: (b,) whether the model is right at the sample itself.
         broken_at: (b,) the smallest radius that succeeded, ∞ where none did.
         distance: (b,) size of the adversarial change in ``norm``, ∞ where none was found.
@@ -87,7 +90,7 @@ class RobustnessCurve:
         return {
             "attack": self.attack,
             "norm": self.norm,
-            "epsilons": self.epsilons,
+            "epsilons": [float(eps) for eps in self.epsilons],
             "clean_accuracy": self.clean_accuracy,
             "robust_accuracy": self.robust_accuracy,
             "success_rate": self.success_rate,
@@ -166,8 +169,9 @@ def evaluate_robustness(
         raw: photographs, paths, arrays or a tensor in the task's bounds.
         method: a registered attack with a radius, or a chain with a ball, whose step and start are
             scaled with the radius.
-        epsilons: radii in input units, or one; at 0 nothing is changed.
-        label: true classes; without them the predictions count as right.
+        epsilons: radii in input units, or one; at 0 nothing is changed. By default a half to eight grey
+            levels of 255.
+        label: true classes, one each or names; without them the predictions count as right.
         ids: identities the draws depend on; by default each sample's content.
         **how: passed on to `abe.attack`: ``steps``, ``norm``, ``restarts``, ``seed``, …
 
@@ -182,8 +186,8 @@ def evaluate_robustness(
         >>> curve.robust_accuracy[0] >= curve.robust_accuracy[1]
         True
     """
-    radii = _radii(epsilons)
-    make, name, norm = _by_radius(method, how)
+    radii = _radii(epsilons, task.bounds)
+    make, name, norm = _by_radius(method, how, task.bounds)
     lifted = task.lift(raw)
     task.check(lifted.x)
     right, labels = _judge(task, lifted, label)
@@ -191,11 +195,14 @@ def evaluate_robustness(
     broken = torch.full((b,), torch.inf, dtype=torch.float64)
     distance, queries = broken.clone(), torch.ones(b, dtype=torch.long)
     numbers = as_ids(ids, lifted.x)
+    aims = None if how.get("target") is None else as_target(task, how["target"], b)
     for eps in filter(None, radii):
         rows = (right.cpu() & broken.isinf()).nonzero().flatten()
         if len(rows) == 0:
             break
         update, settings = make(eps)
+        if aims is not None:
+            settings["target"] = aims[rows]
         found = _attack_rows(task, lifted, rows, update, labels, numbers, {**how, **settings})
         won = found.success.cpu()
         broken[rows[won]] = eps
@@ -244,14 +251,15 @@ def transfer_matrix(
     return TransferMatrix(title, names, rates, counts)
 
 
-def _radii(epsilons: Sequence[float]) -> list[float]:
-    radii = sorted(set(epsilons))
-    if not radii:
+def _radii(epsilons: Sequence[float], bounds: Limits) -> list[float]:
+    """Radii in ascending order, in input units where one number says them."""
+    if not epsilons:
         raise SpecError(Code.BAD_PARAMETER, "Give at least one radius", got="epsilons=[]")
-    return radii
+    one_range = not isinstance(span(bounds), Tensor)
+    return sorted({plain(eps, bounds) if one_range else eps for eps in epsilons})
 
 
-def _by_radius(method: Any, how: dict[str, Any]) -> tuple[Any, str, str]:
+def _by_radius(method: Any, how: dict[str, Any], bounds: Limits) -> tuple[Any, str, str]:
     """How to make the attack of a given radius, its name, and its norm."""
     if isinstance(method, str):
         entry = updates.get(method)
@@ -270,7 +278,7 @@ def _by_radius(method: Any, how: dict[str, Any]) -> tuple[Any, str, str]:
         raise _no_radius(name)
 
     def scaled(eps: float) -> tuple[Any, dict[str, Any]]:
-        return resized(update, eps=eps), {}
+        return resized(update, eps=eps, bounds=bounds), {}
 
     return scaled, name, update.projection.norm
 

@@ -18,6 +18,7 @@ from abe.engines.runtime.shapes import along
 from abe.objectives import Captured
 from abe.registry import updates
 from abe.robustness.chain import TRANSFER, Chain, chain, sizes, steepest, transferable
+from abe.sizes import OfRange, in_units, lowest
 from abe.spec import value
 from abe.types import Card
 
@@ -31,19 +32,19 @@ class FeatureImportance:
     Args:
         layer: a module's name, as in ``model.named_modules()``.
         points: how many points its gradient is averaged over.
-        path: ``"line"`` scales the input down to zero, x (1 − l / points); ``"adversarial"`` walks
+        path: ``"line"`` darkens the input to black, x (1 − l / points); ``"adversarial"`` walks
             away from the class by sign steps (DANAA).
-        noise: standard deviation of the noise added to every point, in input units.
-        pace: length of a sign step of the adversarial path, in input units.
+        noise: standard deviation of the noise added to every point.
+        pace: length of a sign step of the adversarial path.
         normalise: divide the importance by its L2 norm.
-        from_zero: take the points l / points, l from 0, of the line instead: zero but not the input.
+        from_zero: take the points l / points, l from 0, of the line instead: black but not the input.
     """
 
     layer: str
     points: Count = 30
     path: Literal["line", "adversarial"] = "line"
-    noise: NotNegative = 0.2
-    pace: NotNegative = 0.0025
+    noise: NotNegative = OfRange(0.2)
+    pace: NotNegative = OfRange(0.0025)
     normalise: bool = True
     from_zero: bool = False
     stochastic: ClassVar[bool] = True
@@ -70,14 +71,15 @@ class FeatureImportance:
         if self.path == "line":
             return self._along_line(aim)
         total, x = None, aim.x
+        spread, pace = (in_units(size, aim.point.bounds) for size in (self.noise, self.pace))
         everyone = torch.arange(len(x), device=x.device)
         for number in range(self.points):
             copy = torch.full_like(everyone, number)
             noise = aim.normal("importance.noise", everyone, copy, self.points, x.shape[1:])
-            probe = aim.at(x + self.noise * noise).with_loss("probability")
+            probe = aim.at(x + spread * noise).with_loss("probability")
             gained, upward = layer_and_input_gradient(probe, self.layer)
             total = gained if total is None else total + gained
-            x = x + self.pace * aim.sign * upward.sign()
+            x = x + pace * aim.sign * upward.sign()
         return total if total is not None else x
 
     def _along_line(self, aim: Aim) -> Tensor:
@@ -86,14 +88,15 @@ class FeatureImportance:
         reader = LayerGradient(self.layer)
         problem = aim.problem(reader)
         found: list[Tensor] = []
+        black, spread = lowest(aim.point.bounds), in_units(self.noise, aim.point.bounds)
 
         def make(index: Tensor) -> Tensor:
             who, copy = owner[index], index % k
             x = aim.x[who]
             if self.noise:
-                x = x + self.noise * aim.normal("importance.noise", who, copy, k, x.shape[1:])
+                x = x + spread * aim.normal("importance.noise", who, copy, k, x.shape[1:])
             share = copy.to(x) / k
-            return x * along(share if self.from_zero else 1 - share, x)
+            return black + (x - black) * along(share if self.from_zero else 1 - share, x)
 
         for chunk in problem.gradient(make, owner):
             if not found:
@@ -185,7 +188,7 @@ def naa(
     steps: int = 10,
     decay: float = 1.0,
     points: int = 30,
-    noise: float = 0.2,
+    noise: float = OfRange(0.2),
     norm: Norm = "linf",
     variant: Variant = "corrected",
 ) -> Chain:
@@ -193,7 +196,8 @@ def naa(
 
     Args:
         points: points of the line over which the importance is averaged.
-        noise: standard deviation of the noise added before scaling, in input units.
+        noise: standard deviation of the noise added before scaling, in input units; by default a share of
+            the range.
     """
     if published(variant):
         plain = FeatureImportance(layer=layer, points=points, noise=0.0, normalise=False, from_zero=True)
@@ -222,16 +226,17 @@ def danaa(
     steps: int = 10,
     decay: float = 1.0,
     points: int = 30,
-    noise: float = 0.25,
-    pace: float = 0.0025,
+    noise: float = OfRange(0.25),
+    pace: float = OfRange(0.0025),
     norm: Norm = "linf",
 ) -> Chain:
     """NAA with the importance gathered along an adversarial path.
 
     Args:
         points: steps of the adversarial path.
-        noise: standard deviation of the noise at each of its points, in input units.
-        pace: length of its sign steps.
+        noise: standard deviation of the noise at each of its points, in input units; by default a share of
+            the range.
+        pace: length of its sign steps, likewise.
     """
     estimator = FeatureImportance(layer=layer, points=points, path="adversarial", noise=noise, pace=pace)
     return transferable(estimator, eps=eps, alpha=alpha, decay=decay, norm=norm, steps=steps)

@@ -10,6 +10,7 @@ from abe.checks import Count, Fraction, NotNegative, Positive, need_image
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.work import Head
 from abe.robustness.transforms import cosines
+from abe.sizes import OfRange, in_units, lowest
 from abe.spec import value
 
 
@@ -21,8 +22,8 @@ class SpectrumCopies:
 
     Args:
         copies: N.
-        sigma: standard deviation of the noise, in input units.
-        rho: how far frequencies are scaled.
+        sigma: standard deviation of the noise.
+        rho: how far frequencies are scaled; those of the difference to black, the lowest valid input.
         enlarge: largest side of the random enlargement with zero padding that every copy passes on its
             way to the network, as a share; 1 for none. Not resized back (published code), so the
             network must take any size.
@@ -30,7 +31,7 @@ class SpectrumCopies:
     """
 
     copies: Count = 20
-    sigma: NotNegative = 16 / 255
+    sigma: NotNegative = OfRange(16 / 255)
     rho: NotNegative = 0.5
     enlarge: Positive = 1.0
     probability: Fraction = 0.5
@@ -65,10 +66,11 @@ class SpectrumCopies:
         rows: Tensor,
     ) -> None:
         """Add the gradients of copies ``number`` (k,) of rows ``row`` (k,) to ``total`` (m, n, *f)."""
+        black = lowest(problem.bounds)
 
         def make(k: Tensor) -> Tensor:
             z = self._copies(problem, x[row[k]], owner[row[k]], number[k])
-            return z if sizes is None else self._enlarged(z, sizes[rows[k]])
+            return z if sizes is None else self._enlarged(z - black, sizes[rows[k]]) + black
 
         spread = [Head(h.objective, h.target[row]) for h in heads]
         for chunk in problem.gradients(make, owner[row], spread):
@@ -124,7 +126,8 @@ class SpectrumCopies:
         noise = problem.draws.normal("spectrum.noise", keys, x.shape[1:]).to(x)
         scale = problem.draws.uniform("spectrum.scale", keys, x.shape[1:]).to(x)
         scale = scale * 2 * self.rho + 1 - self.rho
-        return _inverse(_forward(x + self.sigma * noise) * scale)
+        black, sigma = lowest(problem.bounds), in_units(self.sigma, problem.bounds)
+        return _inverse(_forward(x - black + sigma * noise) * scale) + black
 
 
 def _forward(x: Tensor) -> Tensor:

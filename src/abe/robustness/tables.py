@@ -19,8 +19,9 @@ def attack_table(result: Any) -> Any:
         )
         for i in range(len(result))
     ]
-    won = int(result.success.sum())
-    caption = f"{result.attack}: {won} of {len(result)} crossed"
+    won, tried = int(result.success[result.correct].sum()), int(result.correct.sum())
+    wrong = f", {len(result) - tried} wrong before" if tried < len(result) else ""
+    caption = f"{result.attack}: {won} of {tried} crossed{wrong}"
     return build(("sample", "before", "after", "crossed", "L∞", "L2", "queries"), rows, caption, text=3)
 
 

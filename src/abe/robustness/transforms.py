@@ -10,12 +10,13 @@ from torch import Tensor
 from abe.checks import Count, Fraction, NotNegative, Positive, need_image
 from abe.engines.path.steps.aim import Aim
 from abe.errors import Code, SpecError
+from abe.sizes import OfRange, in_units, lowest
 from abe.spec import value
 
 
 @value
 class InputDiversity:
-    """With probability p: resized to a random smaller (or larger) size and padded with zeros (DIM).
+    """With probability p: resized to a random smaller (or larger) size and padded with black (DIM).
 
     For rate < 1 the side is uniform between rate · h and h and the image is padded back to h. For
     rate > 1 it is uniform between h and rate · h, padded to rate · h, and resized back.
@@ -35,8 +36,9 @@ class InputDiversity:
         """Every row by its own draws: coin, size, place."""
         need_image("Input diversity", x)
         u = aim.uniform("diversity", torch.zeros_like(who) if self.one_draw else who, copy, copies, (4,))
-        rows = [self._one(row[None], *draws) for row, draws in zip(x, u.tolist(), strict=True)]
-        return torch.cat(rows) if rows else x
+        black = lowest(aim.point.bounds)
+        rows = [self._one(row[None], *draws) for row, draws in zip(x - black, u.tolist(), strict=True)]
+        return torch.cat(rows) + black if rows else x
 
     def _one(self, x: Tensor, size: float, top: float, left: float, coin: float) -> Tensor:
         if coin >= self.probability:
@@ -63,11 +65,11 @@ class Spectrum:
     """IDCT(DCT(x + σ ε) ⊙ U[1 − ρ, 1 + ρ]), the gradient taken at the transformed image (SSA).
 
     Args:
-        sigma: standard deviation of the noise, in input units.
-        rho: how far frequencies are scaled.
+        sigma: standard deviation of the noise.
+        rho: how far frequencies are scaled; those of the difference to black, the lowest valid input.
     """
 
-    sigma: NotNegative = 16 / 255
+    sigma: NotNegative = OfRange(16 / 255)
     rho: NotNegative = 0.5
 
     def apply(self, x: Tensor, aim: Aim, who: Tensor, copy: Tensor, copies: int) -> Tensor:
@@ -77,8 +79,9 @@ class Spectrum:
             noise = aim.normal("spectrum.noise", who, copy, copies, x.shape[1:])
             mask = aim.uniform("spectrum.mask", who, copy, copies, x.shape[1:]) * 2 * self.rho + 1 - self.rho
             rows, columns = (cosines(n, x.dtype).to(x) for n in x.shape[-2:])
-            spectrum = rows @ (x + noise * self.sigma) @ columns.T
-            moved = rows.T @ (spectrum * mask) @ columns
+            black, sigma = lowest(aim.point.bounds), in_units(self.sigma, aim.point.bounds)
+            spectrum = rows @ (x - black + noise * sigma) @ columns.T
+            moved = rows.T @ (spectrum * mask) @ columns + black
         return moved + (x - x.detach())
 
 
@@ -103,17 +106,19 @@ SEVEN = OPERATIONS[1:8]
 class Structure:
     """The image cut into random blocks, each changed by a random operation (SIA).
 
+    Scaling, dropout and low-pass work on the difference to black, the lowest valid input.
+
     Args:
         blocks: cuts per axis plus one.
         operations: names to draw from.
-        noise: largest additive noise, in input units.
+        noise: largest additive noise.
         published: the published code's slips: height and width exchanged when a block is shrunk, and
             blocks narrower than three pixels emptied by the low-pass.
     """
 
     blocks: Count = 3
     operations: tuple[str, ...] = OPERATIONS
-    noise: NotNegative = 16 / 255
+    noise: NotNegative = OfRange(16 / 255)
     published: bool = False
 
     def __post_init__(self) -> None:
@@ -144,12 +149,15 @@ class Structure:
         numbers = aim.uniform("structure.number", who, copy, copies, (n,))
         noise = aim.uniform("structure.noise", who, copy, copies, (c, h, w))
         kept = aim.uniform("structure.dropout", who, copy, copies, (n, c))
-        low, high = (None, None) if aim.point.bounds is None else aim.point.bounds
+        bounds = aim.point.bounds
+        black, most = lowest(bounds), in_units(self.noise, bounds)
+        low, high = (None, None) if bounds is None else (bounds[0] - black, bounds[1] - black)
+        shifts, x = (2 * noise - 1) * most, x - black
         out: list[Tensor] = []
         for i in range(len(x)):
-            draw = _Draw(chosen[i].tolist(), numbers[i], (2 * noise[i] - 1) * self.noise, kept[i], low, high)
+            draw = _Draw(chosen[i].tolist(), numbers[i], shifts[i], kept[i], low, high)
             out.append(self._one(x[i], _cuts(rows[i], h), _cuts(columns[i], w), draw))
-        return torch.stack(out)
+        return torch.stack(out) + black
 
     def _one(self, x: Tensor, rows: list[int], columns: list[int], draw: "_Draw") -> Tensor:
         lines: list[Tensor] = []

@@ -21,7 +21,7 @@ def fgsm(*, eps: float | None = None, norm: Norm = "linf") -> Chain:
     """One step of size eps along the sign of the loss gradient.
 
     Args:
-        eps: radius and length of the step in input units; 8/255 in L∞, 0.5 in L2.
+        eps: radius and length of the step; None is 8/255 of the range in L∞, 0.5 in L2.
         norm: ``"linf"`` or ``"l2"`` (along the normalised gradient).
     """
     radius, _ = sizes(eps, None, norm, WHITE_BOX, 1)
@@ -44,7 +44,7 @@ def bim(
     """Repeated sign steps, projected into the ball after each.
 
     Args:
-        eps: radius in input units; 8/255 in L∞, 0.5 in L2.
+        eps: radius; None is 8/255 of the range in L∞, 0.5 in L2.
         alpha: length of a step; eps/4 by default.
     """
     radius, length = sizes(eps, alpha, norm, WHITE_BOX, 4)
@@ -66,7 +66,7 @@ def pgd(
     """BIM from a random point of the ball.
 
     Args:
-        eps: radius in input units; 8/255 in L∞, 0.5 in L2.
+        eps: radius; None is 8/255 of the range in L∞, 0.5 in L2.
         alpha: length of a step; eps/4 by default.
     """
     radius, length = sizes(eps, alpha, norm, WHITE_BOX, 4)

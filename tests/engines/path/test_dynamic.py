@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import abe
 from abe.baselines import Zero
 from abe.engines.path.curves import StraightLine
 from abe.engines.path.dynamic import UpdatePath
@@ -17,7 +18,7 @@ from abe.engines.path.static import PathIntegral
 from abe.engines.path.step import Descent, Point, UserUpdate
 from abe.engines.runtime.shapes import along
 from abe.errors import Code, SpecError
-from abe.testing import LawBroken, check_update, nets, problem_of, samples
+from abe.testing import LawBroken, check_update, nets, problem_of, samples, task_of
 
 
 class Quadratic(nn.Module):
@@ -304,3 +305,14 @@ def test_the_kit_finds_what_is_wrong(update: Callable[[Point], Tensor], law: str
 def test_bad_settings_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises((SpecError, TypeError)):
         UpdatePath(**{"update": Descent(), "steps": 2, **bad})
+
+
+def test_a_path_that_hangs_on_rounding_runs_on_the_model_itself() -> None:
+    task, x = task_of(nets.Convolutional(dtype=torch.float32)), samples(4, dtype=torch.float32)
+    how = {"target": 1, "ids": range(4), "progress": False}
+    abe.explain(task, x, ("ig", {"steps": 64}), **how)  # enough rows for a copy to be chosen
+    found = abe.explain(task, x, "guided_ig", **how)
+    assert found.cost.execution == "model"
+    own = abe.explain(task, x, "guided_ig", execution="model", **how)
+    assert torch.equal(found.attribution, own.attribution)
+    assert found.cost.forward_rows == own.cost.forward_rows

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import abe
 from abe.baselines import Constant, Uniform, Zero
 from abe.engines.path.curves import BlurLine, StraightLine, UserPath
 from abe.engines.path.quadrature import GaussLegendre, PublishedTrapezoid, Trapezoid
@@ -17,7 +18,7 @@ from abe.engines.path.refine import Pieces, refine
 from abe.engines.path.static import PathIntegral, integrate
 from abe.engines.runtime.shapes import along
 from abe.errors import AbeError, Code, InputError, SpecError
-from abe.testing import KNOWN, LawBroken, check_path, nets, problem_of, samples
+from abe.testing import KNOWN, LawBroken, check_path, nets, problem_of, samples, task_of
 from abe.types import BoundPath
 
 EASE = 2.0
@@ -343,3 +344,30 @@ class TooFast:
 def test_bad_settings_are_refused_before_anything_runs(bad: dict[str, Any]) -> None:
     with pytest.raises((SpecError, TypeError)):
         PathIntegral(path=StraightLine(baseline=Zero()), **bad)
+
+
+@pytest.mark.parametrize("most", [2, 3, 9, 10, 31, 100])
+@pytest.mark.parametrize("path", ["line", "points", "big"])
+def test_the_adaptive_rule_never_uses_more_nodes_than_it_may(most, path):
+    x = samples(3)
+    if path == "line":
+        how: Any = ("integrated_gradients", {"tolerance": 1e-9, "max_steps": most})
+    elif path == "points":
+        points = torch.stack([torch.zeros_like(x), x], 1)
+        how = ("path_integral", {"path": points, "tolerance": 1e-9, "max_steps": most})
+    else:
+        how = ("big", {"radii": (0.5, 3.0), "tolerance": 1e-9, "max_steps": most})
+    counted = nets.Watched(nets.Smooth(scale=40).eval())
+    found = abe.explain(task_of(counted), x, how, target=0, progress=False, execution="model")
+    assert int(found.diagnostics["nodes"].max()) <= most
+    assert path == "big" or counted.backward_rows <= 3 * most
+    assert any("ABE-TOLERANCE-NOT-REACHED" in w for w in found.warnings)
+
+
+def test_fewer_nodes_than_a_path_has_are_refused():
+    with pytest.raises(AbeError, match="max_steps"):
+        abe.method("ig", tolerance=0.1, max_steps=1)
+    corners = torch.stack([samples(1)[0] * k / 5 for k in range(6)])
+    how = ("path_integral", {"path": corners, "tolerance": 0.1, "max_steps": 4})
+    with pytest.raises(AbeError, match="own points"):
+        abe.explain(task_of(nets.Smooth().eval()), samples(1), how, target=0, progress=False)

@@ -1,10 +1,12 @@
 """Steps of the adversarial attribution methods, as updates of a dynamic path."""
 
+import torch
 from torch import Tensor
 
 from abe.checks import NotNegative, Size, check_reach
-from abe.engines.path.geometry import unit
+from abe.engines.path.geometry import step_along, within
 from abe.engines.path.step import INTEGRAND, Point, State
+from abe.sizes import OfRange, in_units
 from abe.spec import value
 
 
@@ -19,8 +21,8 @@ class Leave:
         cumulative: direction and integrand are the sum of all gradients so far (published code).
     """
 
-    alpha: Size = 0.001
-    epsilon: Size | None = 0.3
+    alpha: Size = OfRange(0.001)
+    epsilon: Size | None = OfRange(0.3)
     sharp: bool = False
     cumulative: bool = False
 
@@ -32,10 +34,10 @@ class Leave:
             gradient = gradient + state[INTEGRAND] if INTEGRAND in state else gradient
             state = {INTEGRAND: gradient}
         if self.sharp:
-            return point.clip(point.x - 100 * self.alpha * unit(gradient)), state
-        change = point.x - self.alpha * gradient.sign() - point.start
+            return point.clip(point.x - step_along(gradient, 100 * self.alpha, point.bounds)), state
+        change = point.x - in_units(self.alpha, point.bounds) * gradient.sign() - point.start
         if self.epsilon is not None:
-            change = change.clamp(-self.epsilon, self.epsilon)
+            change = within(change, self.epsilon, point.bounds)
         return point.clip(point.start + change), state
 
 
@@ -47,12 +49,12 @@ class Towards:
         alpha: step, in input units.
     """
 
-    alpha: Size = 0.05
+    alpha: Size = OfRange(0.05)
 
     def step(self, point: Point, state: State) -> tuple[Tensor, State]:
         """The next points."""
         check_reach(point.bounds, point.x.shape[1:], alpha=self.alpha)
-        return point.clip(point.x + self.alpha * point.guided.sign()), state
+        return point.clip(point.x + in_units(self.alpha, point.bounds) * point.guided.sign()), state
 
 
 @value
@@ -65,11 +67,11 @@ class Nearby:
     """
 
     spatial_range: Size = 10.0
-    floor: NotNegative = 1 / 255
+    floor: NotNegative = OfRange(1 / 255)
 
     def step(self, point: Point, state: State) -> tuple[Tensor, State]:
         """The next points."""
         check_reach(point.bounds, point.x.shape[1:], floor=self.floor)
         size = (point.start if point.bounds is None else point.start - point.bounds[0]).abs()
-        size = (size / self.spatial_range).clamp_min(self.floor)
+        size = torch.clamp(size / self.spatial_range, min=in_units(self.floor, point.bounds))
         return point.clip(point.x + size * point.guided.sign()), state

@@ -11,7 +11,7 @@ from abe.engines.path.active import Active
 from abe.engines.path.class_targets import class_count
 from abe.engines.path.curves import StraightLine
 from abe.engines.path.dynamic import who
-from abe.engines.path.geometry import clipped, in_ball, lengths, shortened, unit
+from abe.engines.path.geometry import clipped, in_ball, lengths, shortened, step_along, unit
 from abe.engines.path.quadrature import GaussLegendre
 from abe.engines.path.static import PathIntegral
 from abe.engines.runtime.problem import Problem
@@ -19,11 +19,12 @@ from abe.engines.runtime.reference import check_reference
 from abe.engines.runtime.shapes import along
 from abe.errors import Code, SpecError, note
 from abe.objectives import LogProbability, Margin
+from abe.sizes import OfRange, in_units, span
 from abe.spec import value
 from abe.types import Objective, Quadrature, Result
 
-RADII = (36 / 255, 64 / 255, 0.3, 0.5, 0.7, 0.9, 1.1)
-"""L2 radii of the published search, in input units."""
+RADII = tuple(OfRange(r) for r in (36 / 255, 64 / 255, 0.3, 0.5, 0.7, 0.9, 1.1))
+"""L2 radii of the published search."""
 FINEST = 1e-4
 """Width at which the bisection of a boundary stops, as a share of the segment it began with."""
 MOST_HALVINGS = 60
@@ -49,17 +50,18 @@ def bisect(
         outside: (n, *f) ends with another.
         owner: (n,) samples of the rows.
         label: (n,) classes of the inner ends.
-        gap: (n,) or one number, the largest difference of any entry to end with; 0 goes on until the
+        gap: (n,) or one size, the largest difference of any entry to end with; 0 goes on until the
             floats have no value in between.
 
     Returns:
         The ends of the last segments, one on either side of the boundary.
     """
     inner, outer = inside.clone(), outside.clone()
+    unit_of_gap = span(problem.bounds) if isinstance(gap, OfRange) else 1.0
     allowed = torch.as_tensor(gap, dtype=inner.dtype, device=inner.device).expand(len(inner))
     for _ in range(MOST_HALVINGS):
         middle = inner + (outer - inner) * 0.5
-        wide = (outer - inner).abs().flatten(1).amax(1) > allowed
+        wide = ((outer - inner).abs() / unit_of_gap).flatten(1).amax(1) > allowed
         new = ((middle != inner) & (middle != outer)).flatten(1).any(1)
         todo = (wide & new).nonzero().flatten()
         if len(todo) == 0:
@@ -93,7 +95,7 @@ class NearestAdversary:
     random point of the ball; a sample leaves as soon as its class has changed.
 
     Args:
-        radii: L2 radii in input units, ascending.
+        radii: L2 radii, ascending.
         steps: steps per radius.
         published_step: step 2ε²/steps, as a published call scales it twice, instead of 2ε/steps.
         margin: a further search that descends the margin f_y − max f_j without a ball, from the first
@@ -132,7 +134,8 @@ class NearestAdversary:
         start = problem.x[left]
         x = clipped(start + self._random(problem, left, radius, number), problem.bounds)
         success = torch.zeros_like(left, dtype=torch.bool)
-        size = 2 * radius * (radius if self.published_step else 1.0) / self.steps
+        size = 2 * radius * (float(radius) if self.published_step else 1.0) / self.steps
+        reach = in_units(radius, problem.bounds)
         active = Active(torch.arange(len(left), device=left.device), ())
         for step in active.steps(self.steps + 1):
             rows, owner, last = active.rows, left[active.rows], step == self.steps
@@ -143,8 +146,8 @@ class NearestAdversary:
                 break
             active.keep(~crossed)
             go = active.rows
-            moved = x[go] - size * unit(g[~crossed])
-            x[go] = clipped(start[go] + shortened(moved - start[go], radius), problem.bounds)
+            moved = x[go] - step_along(g[~crossed], size, problem.bounds)
+            x[go] = clipped(start[go] + shortened(moved - start[go], reach), problem.bounds)
         return x, success
 
     def _random(self, problem: Problem, left: Tensor, radius: float, number: int) -> Tensor:
@@ -152,7 +155,7 @@ class NearestAdversary:
         keys = problem.keys(left, torch.full_like(left, number))
         normal = problem.draws.normal("boundary.start", keys, problem.x.shape[1:]).to(problem.x)
         share = problem.draws.uniform("boundary.radius", keys, ()).to(problem.x)
-        return in_ball(normal, share, radius)
+        return in_ball(normal, share, in_units(radius, problem.bounds))
 
     def _nearer(self, problem: Problem, label: Tensor, found: NearestPoint) -> Tensor:
         """Walk along the boundary: back towards the input, then out again along the margin's gradient."""

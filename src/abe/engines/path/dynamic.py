@@ -7,6 +7,7 @@ and rows that are done leave the batch. From an input to wherever the update lea
 that the attribution explains s(input) − s(end); from a reference to the input it is kept.
 """
 
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -31,6 +32,7 @@ from abe.engines.runtime.reference import reference_of
 from abe.engines.runtime.shapes import along
 from abe.engines.runtime.work import Head
 from abe.errors import Code, SpecError, note
+from abe.sizes import span
 from abe.spec import value
 from abe.types import Baseline, Objective, Result
 
@@ -95,6 +97,7 @@ class UpdatePath:
     def run(self, problem: Problem) -> Result:
         """Follow the update for every sample of the problem."""
         problem = problem if self.objective is None else problem.with_(objective=self.objective)
+        problem = _on_own_model(problem) if getattr(self.update, "own_model", False) else problem
         result = Paths(self, problem).run()
         for _ in range(2 if self.tolerance is not None else 0):
             missed = self._missed(result)
@@ -116,6 +119,15 @@ class UpdatePath:
             return torch.zeros(0, dtype=torch.long)
         gap = (result.delta - result.attribution.flatten(1).sum(1)).abs()
         return (gap > (self.tolerance or 0.0) * result.delta.abs()).nonzero().flatten()
+
+
+def _on_own_model(problem: Problem) -> Problem:
+    """The same request without execution copies, whose other rounding could lead a path elsewhere."""
+    problem = problem.predicted()
+    evaluator = copy(problem.evaluator)
+    if evaluator.execution == "auto":
+        evaluator.execution = "model"
+    return replace(problem, evaluator=evaluator)
 
 
 BLOCK_BYTES = 64 * 2**20
@@ -155,7 +167,8 @@ class Paths:
             delta.index_add_(0, block.owner, walk.end_score - walk.begin_score)
             for name, numbers in walk.findings().items():
                 tables[name][block.owner, block.run] = numbers
-            gap = max(gap, float((walk.end - x[block.owner]).abs().max()))
+            away = ((walk.end - x[block.owner]) / span(self.problem.bounds)).abs()
+            gap = max(gap, float(away.max()))
         attribution.mul_(self.sign)
         delta *= self.sign
         if self.engine.reduce == "mean":
@@ -178,7 +191,7 @@ class Paths:
 
     def _remarks(self, tables: dict[str, Tensor], gap: float) -> list[str]:
         if self.engine.start is not None:
-            text = f"The path from the baseline ended up to {gap:.3g} away from the input"
+            text = f"The path from the baseline ended up to {gap:.3g} of the range away from the input"
             return [note(Code.PATH, text)] if gap > 1e-4 else []
         remarks: list[str] = []
         still = (~tables["moved"].bool().any(1) & ~tables["crossed"].bool().any(1)).nonzero().flatten()

@@ -1,5 +1,7 @@
 """The step of Guided IG: move the features with the smallest gradients first, within a band."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,8 @@ class GuidedStep:
 
     fraction: Share = 0.25
     max_dist: NotNegative = 0.02
+    own_model: ClassVar[bool] = True
+    """Which features move hangs on the order of gradients that may be equal but for rounding."""
 
     def step(self, point: Point, state: State) -> tuple[Tensor, State]:
         """The points after one step; every row stops when it has shrunk its distance enough."""

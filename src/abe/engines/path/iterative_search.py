@@ -12,6 +12,7 @@ from abe.checks import Count, NotNegative, Size, check_reach
 from abe.engines.path.geometry import clipped, lengths, unit
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
+from abe.sizes import OfRange, in_units, lowest, span
 from abe.spec import value
 from abe.types import Result
 
@@ -26,13 +27,13 @@ class IterativeSearch:
 
     From x ⊙ mask, ``steps`` signed steps up the loss and as many down, on noisy points. With T = Σ α|g|
     and w the change of the loss, total = T_up / w_up + T_down / w_down; the elements with the smallest
-    |(total − min total) ⊙ x| are removed.
+    |(total − min total) ⊙ x| are removed. x counts in shares of the range, from the lowest valid input.
 
     Args:
         steps: steps up, and steps down, in every round.
-        alpha: step in input units.
+        alpha: step.
         rounds: how many rounds; 30 remove about 5,000 of the 150,528 elements of a photograph at a time.
-        noise: standard deviation of the noise on the points, in input units.
+        noise: standard deviation of the noise on the points.
         regularisation: weight of the L2 norm of the point in the loss.
         factor: width of a round's range of values.
         published: signed w, plus the minimum, no bounds, removed elements drift upwards, and the
@@ -40,9 +41,9 @@ class IterativeSearch:
     """
 
     steps: Count = 8
-    alpha: Size = 0.004
+    alpha: Size = OfRange(0.004)
     rounds: Count = 30
-    noise: NotNegative = 0.05
+    noise: NotNegative = OfRange(0.05)
     regularisation: NotNegative = 0.01
     factor: Size = 1.0
     published: bool = False
@@ -78,9 +79,10 @@ class IterativeSearch:
 
     def _score(self, problem: Problem, block: Tensor, x: Tensor, mask: Tensor, number: int) -> Tensor:
         """(b, *f) what the removal of each element would matter."""
-        total = self._search(problem, block, x * mask, mask, number)
+        black, bounds = lowest(problem.bounds), problem.bounds
+        total = self._search(problem, block, black + (x - black) * mask, mask, number)
         least = along(total.flatten(1).amin(1), total)
-        return ((total + (least if self.published else -least)) * x).abs()
+        return ((total + (least if self.published else -least)) * (x - black) / span(bounds)).abs()
 
     def _search(self, problem: Problem, block: Tensor, start: Tensor, mask: Tensor, number: int) -> Tensor:
         """T_up / w_up + T_down / w_down; rows 0 … b − 1 go up the loss, b … 2b − 1 down."""
@@ -94,12 +96,13 @@ class IterativeSearch:
         if self.published:
             frozen[:b] = 1
         first = last = sign
+        pace = in_units(self.alpha, problem.bounds)
         for step in range(self.steps):
             loss, gradient = self._loss(problem, owner, point, sign, number, step)
             gradient = gradient * frozen
             first, last = (loss if step == 0 else first), loss
-            point = clipped(point + self.alpha * along(sign, point) * gradient.sign(), bounds)
-            way = way + self.alpha * gradient.abs()
+            point = clipped(point + pace * along(sign, point) * gradient.sign(), bounds)
+            way = way + pace * gradient.abs()
         change = sign * (last - first)
         if not self.published:
             change = change.abs().clamp_min(SMALL)
@@ -115,16 +118,19 @@ class IterativeSearch:
         draw[b:] += self.steps
         score, gradient = point.new_zeros(len(point)), torch.zeros_like(point)
 
+        spread, wide = in_units(self.noise, problem.bounds), span(problem.bounds)
+        place = (point - lowest(problem.bounds)) / wide
+
         def make(rows: Tensor) -> Tensor:
             keys = problem.keys(owner[rows], draw[rows])
             noise = problem.draws.normal("isa.noise", keys, point.shape[1:]).to(point)
-            return point[rows] + self.noise * noise
+            return point[rows] + spread * noise
 
         for chunk in problem.gradient(make, owner):
             score[chunk.rows] = chunk.scores.to(score.dtype)
             gradient[chunk.rows] = chunk.gradients
         weight = sign * self.regularisation
-        return -score - weight * lengths(point), -gradient - along(weight, point) * unit(point)
+        return -score - weight * lengths(place), -gradient - along(weight, point) * unit(place) / wide
 
 
 def _spread(score: Tensor) -> Tensor:

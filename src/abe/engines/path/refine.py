@@ -72,7 +72,7 @@ def refine(problem: Problem, curve: Curve, pieces: Pieces, allowed: Tensor, most
         curve: where the pieces lie.
         pieces: changed in place.
         allowed: (g,) largest absolute residual.
-        most: nodes a group may use beyond the first.
+        most: nodes a group may use beyond the first; it never uses more.
 
     Returns:
         (g,) nodes used beyond the first ones.
@@ -94,7 +94,21 @@ def _worst(pieces: Pieces, allowed: Tensor, nodes: Tensor, most: int) -> Tensor:
     open_ = ((signed.abs() > allowed) | (absolute > CANCELLATION * allowed)) & (nodes < most)
     worst = torch.zeros_like(allowed).scatter_reduce(0, pieces.group, residual.abs().to(allowed), "amax")
     enough = residual.abs() >= SHARE * worst[pieces.group]
-    return (open_[pieces.group] & enough & (residual != 0)).nonzero().flatten()
+    chosen = (open_[pieces.group] & enough & (residual != 0)).nonzero().flatten()
+    return _affordable(pieces, chosen, most - nodes)
+
+
+def _affordable(pieces: Pieces, chosen: Tensor, left: Tensor) -> Tensor:
+    """Those of the chosen pieces, the worst of each group first, whose nodes together are ``left`` (g,)."""
+    if len(chosen) == 0:
+        return chosen
+    worst = chosen[pieces.residual[chosen].abs().argsort(descending=True, stable=True)]
+    worst = worst[pieces.group[worst].argsort(stable=True)]
+    group, count = pieces.group[worst], pieces.intervals[worst]
+    spent = count.cumsum(0)
+    before = spent.new_zeros(len(left)).index_add_(0, group, count).cumsum(0)
+    before = torch.cat([before.new_zeros(1), before[:-1]])
+    return worst[spent - before[group] <= left[group]].sort().values
 
 
 def _halve(problem: Problem, curve: Curve, pieces: Pieces, chosen: Tensor) -> None:

@@ -6,16 +6,17 @@ of theirs are halved until the sum over all is within the tolerance.
 """
 
 import math
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
-from abe.checks import Count, Tolerance, listed
+from abe.checks import AtLeast, Count, Tolerance, listed
 from abe.engines.path.quadrature import GaussLegendre
 from abe.engines.path.refine import Pieces, refine
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
-from abe.errors import Code, note
+from abe.errors import Code, SpecError, note
 from abe.spec import value
 from abe.types import BoundPath, Path, Quadrature, Result
 
@@ -45,6 +46,8 @@ class PathIntegral:
 
     def __post_init__(self) -> None:
         self.quadrature.nodes(self.steps)
+        if self.tolerance is not None:
+            AtLeast(2, kind=Integral).check("max_steps", self.max_steps)
 
     def run(self, problem: Problem) -> Result:
         """Integrate for every sample of the problem."""
@@ -70,18 +73,20 @@ class PathIntegral:
         out = torch.empty_like(problem.x)
         nodes = torch.zeros(len(out), dtype=torch.long, device=out.device)
         allowed = (self.tolerance or 0.0) * delta.abs()
-        per_sample = PANELS * problem.x[0].numel() * problem.x.element_size()
+        count = min(PANELS, self.max_steps - 1)
+        per_sample = count * problem.x[0].numel() * problem.x.element_size()
         size = max(1, BLOCK_BYTES // per_sample)
         for block in problem.everyone.split(size):
-            pieces = panels(problem, bound, block, start[block], problem.score[block])
-            nodes[block] = refine(problem, bound, pieces, allowed[block], self.max_steps) + PANELS + 1
+            pieces = panels(problem, bound, block, start[block], problem.score[block], count)
+            left = self.max_steps - count - 1
+            nodes[block] = refine(problem, bound, pieces, allowed[block], left) + count + 1
             out[block] = pieces.sum(len(block))
         missed = (delta - out.flatten(1).sum(1)).abs() > allowed * (1 + 1e-6) + 1e-12
         return Result(out, delta, warnings=_missed(missed, self), diagnostics={"nodes": nodes})
 
     def _doubling(self, problem: Problem, bound: BoundPath, delta: Tensor) -> Result:
         """Chords have no velocity to reuse, so the number of segments is doubled from scratch."""
-        steps, out = min(self.steps, self.max_steps), torch.zeros_like(problem.x)
+        steps, out = self._first_steps(bound), torch.zeros_like(problem.x)
         todo = torch.ones(len(out), dtype=torch.bool, device=out.device)
         nodes = torch.zeros(len(out), dtype=torch.long, device=out.device)
         while True:
@@ -90,9 +95,23 @@ class PathIntegral:
             out[who] = integrate(problem, bound, alpha, weight, samples=who)
             nodes[who] += len(alpha)
             todo = (delta - out.flatten(1).sum(1)).abs() > (self.tolerance or 0.0) * delta.abs()
-            if not bool(todo.any()) or 2 * steps > self.max_steps:
-                return Result(out, delta, warnings=_missed(todo, self), diagnostics={"nodes": nodes})
             steps *= 2
+            most = int(nodes.max()) + len(self._nodes(bound, steps)[0])
+            if not bool(todo.any()) or most > self.max_steps:
+                return Result(out, delta, warnings=_missed(todo, self), diagnostics={"nodes": nodes})
+
+    def _first_steps(self, bound: BoundPath) -> int:
+        """As many as asked for, or as their nodes leave room for."""
+        corners = getattr(bound, "segments", 1)
+        room = (self.max_steps - 1) // corners * corners
+        if room < 1:
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "max_steps is less than the path's own points",
+                got=f"max_steps={self.max_steps}",
+                expected=f"at least {corners + 1}",
+            )
+        return min(self.steps, room)
 
 
 def integrate(
@@ -129,15 +148,17 @@ def integrate(
     return total
 
 
-def panels(problem: Problem, bound: BoundPath, block: Tensor, start: Tensor, end: Tensor) -> Pieces:
-    """The path of each sample in ``block`` cut into `PANELS` pieces with one trapezoid each.
+def panels(
+    problem: Problem, bound: BoundPath, block: Tensor, start: Tensor, end: Tensor, count: int = PANELS
+) -> Pieces:
+    """The path of each sample in ``block`` cut into ``count`` pieces with one trapezoid each.
 
     Scores at the ends of the path are known already; those at the joints come with the gradients.
     """
-    joints = PANELS + 1
+    joints = count + 1
     alpha = torch.linspace(0, 1, joints, dtype=problem.x.dtype, device=problem.x.device)
     owner = block.repeat_interleave(joints)
-    total = problem.x.new_zeros((len(block), PANELS, *problem.x.shape[1:]))
+    total = problem.x.new_zeros((len(block), count, *problem.x.shape[1:]))
     score = problem.x.new_zeros((len(block), joints))
 
     def make(rows: Tensor) -> Tensor:
@@ -146,17 +167,17 @@ def panels(problem: Problem, bound: BoundPath, block: Tensor, start: Tensor, end
     for chunk in problem.gradient(make, owner):
         sample, joint = chunk.rows // joints, chunk.rows % joints
         score[sample, joint] = chunk.scores.to(score.dtype)
-        half = bound.velocity(chunk.owner, alpha[joint]).mul(chunk.gradients).mul_(0.5 / PANELS)
+        half = bound.velocity(chunk.owner, alpha[joint]).mul(chunk.gradients).mul_(0.5 / count)
         flat = total.view(-1, *total.shape[2:])
-        right, left = joint < PANELS, joint > 0
-        flat.index_add_(0, (sample * PANELS + joint)[right], half[right])
-        flat.index_add_(0, (sample * PANELS + joint - 1)[left], half[left])
+        right, left = joint < count, joint > 0
+        flat.index_add_(0, (sample * count + joint)[right], half[right])
+        flat.index_add_(0, (sample * count + joint - 1)[left], half[left])
     score[:, 0], score[:, -1] = start.to(score.dtype), end.to(score.dtype)
     return Pieces(
-        owner=block.repeat_interleave(PANELS),
-        group=torch.arange(len(block), device=block.device).repeat_interleave(PANELS),
+        owner=block.repeat_interleave(count),
+        group=torch.arange(len(block), device=block.device).repeat_interleave(count),
         start=alpha[:-1].repeat(len(block)),
-        length=torch.full_like(alpha[:-1], 1.0 / PANELS).repeat(len(block)),
+        length=torch.full_like(alpha[:-1], 1.0 / count).repeat(len(block)),
         gain=score.diff(dim=1).flatten(),
         total=total.flatten(0, 1),
     )

@@ -99,6 +99,8 @@ class Evaluator:
         self.execution: Execution = execution
         self.chunk = chunk
         self.advance = advance
+        self.watch: Callable[[Chunk], None] | None = None
+        """Called with every chunk that was run, by who has to know what rows were met."""
         self.cost = Cost()
         self._state = state_of(task)
         self._model = task.model
@@ -130,6 +132,8 @@ class Evaluator:
             if chunk is None:
                 continue
             self._check_width(work, chunk)
+            if self.watch is not None:
+                self.watch(chunk)
             yield chunk
             done += size
             if self.advance is not None:

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from abe.checks import outline
 from abe.engines.runtime.problem import Problem
-from abe.errors import Code, SpecError, note
+from abe.errors import Code, SpecError
+from abe.metrics.evaluation.notes import blamed, no_reaction, without_number
 from abe.metrics.evaluation.perturbation import Perturbation, PerturbationRun
+from abe.metrics.evaluation.reaction import still, watched
 from abe.metrics.evaluation.statistics import Interval
 from abe.metrics.evaluation.truth import check_asked
 from abe.registry import Registry, baselines, freeze, identity, is_pair, metrics, units
@@ -34,8 +36,6 @@ PROCESSED = {
 }
 BLOCK = 32
 """Samples whose log-probabilities are held at once."""
-NAMED = 5
-"""Samples that a note names."""
 
 
 @runtime_checkable
@@ -119,6 +119,11 @@ class Metric:
     def fewest(self) -> int:
         """Samples it needs at least."""
         return getattr(self.value, "fewest", 1)
+
+    @property
+    def removes(self) -> bool:
+        """Whether it reads what the model makes of samples of which parts are removed."""
+        return bool(self.runs) or getattr(self.value, "removes", False)
 
     @property
     def missing(self) -> str:
@@ -288,7 +293,11 @@ class ScoreBook:
                 cost=_total(spent) if spent else sheet.cost,
                 curve=torch.cat(sheet.curves) if sheet.curves else None,
                 spec=metric.describe(),
-                warnings=[*sheet.warnings, *_without_number(metric, values)],
+                warnings=[
+                    *sheet.warnings,
+                    *without_number(metric.name, values, metric.missing),
+                    *no_reaction(metric.name, sheet.still),
+                ],
             )
         return found
 
@@ -298,27 +307,39 @@ class _Sheet:
     """Collects one metric's values over blocks of samples."""
 
     values: list[Tensor] = field(default_factory=list)
+    still: list[int] = field(default_factory=list)
     curves: list[Tensor] = field(default_factory=list)
     kept: list[Mapping[str, Tensor]] = field(default_factory=list)
     step: int | None = None
+    seen: int = 0
     cost: Cost = field(default_factory=Cost)
     warnings: list[str] = field(default_factory=list)
 
     def read(self, metric: Metric, perturbations: Sequence[Perturbation], *, curves: bool) -> None:
-        b = len(perturbations[0].target)
-        self.values.append(_checked(metric, metric.value.summary(perturbations), b))
-        if curves and hasattr(metric.value, "line"):
-            self.curves.append(metric.value.line(perturbations).double().cpu())
+        b, seen = len(perturbations[0].target), sum(map(len, self.values))
+        with blamed(metric.name):
+            self.values.append(_checked(metric, metric.value.summary(perturbations), b))
+            if curves and hasattr(metric.value, "line"):
+                self.curves.append(metric.value.line(perturbations).double().cpu())
+        kind = getattr(metric.value, "curve", None)
+        kind = kind if isinstance(kind, str) else "probability"
+        level = [set(still(p.curve(kind))) for p in perturbations]
+        self.still += sorted(seen + i for i in set.intersection(*level))
         self.step = perturbations[0].step
         self.warnings.extend(w for p in perturbations for w in p.warnings if w not in self.warnings)
 
     def measure(self, metric: Metric, problem: Problem, explanation: Any) -> None:
         before, began = replace(problem.evaluator.cost), time.perf_counter()
-        if isinstance(metric.value, DataSetMetric):
-            kept = metric.value.collect(problem, explanation)
-            self.kept.append({name: part.detach().cpu() for name, part in kept.items()})
-        else:
-            self.values.append(_checked(metric, metric.value.measure(problem, explanation), len(problem.x)))
+        with blamed(metric.name), watched(problem) as reaction:
+            if isinstance(metric.value, DataSetMetric):
+                kept = metric.value.collect(problem, explanation)
+                self.kept.append({name: part.detach().cpu() for name, part in kept.items()})
+            else:
+                found = metric.value.measure(problem, explanation)
+                self.values.append(_checked(metric, found, len(problem.x)))
+        if metric.removes:
+            self.still += [self.seen + i for i in reaction.none]
+        self.seen += len(problem.x)
         spent = _spent(before, problem.evaluator.cost)
         spent.seconds = time.perf_counter() - began
         self.cost.add(spent)
@@ -327,16 +348,8 @@ class _Sheet:
         if not self.kept:
             return torch.cat(self.values)
         whole = {name: torch.cat([part[name] for part in self.kept]) for name in self.kept[0]}
-        return _checked(metric, metric.value.conclude(whole), b)
-
-
-def _without_number(metric: Metric, values: Tensor) -> list[str]:
-    """A note about samples without a number, from metrics that say why there is none."""
-    samples = values.isnan().nonzero().flatten().tolist()
-    if not samples or not metric.missing:
-        return []
-    who = ", ".join(map(str, samples[:NAMED])) + (" …" if len(samples) > NAMED else "")
-    return [note(Code.NO_NUMBER, f"{metric.name} has no number for sample {who}: {metric.missing}")]
+        with blamed(metric.name):
+            return _checked(metric, metric.value.conclude(whole), b)
 
 
 def _checked(metric: Metric, values: Any, b: int) -> Tensor:
@@ -407,7 +420,8 @@ def _registered(name: str, params: dict[str, Any], defaults: Mapping[str, Any]) 
     entry = metrics.get(name)
     known = entry.parameters()
     bound = entry.bind({**{k: v for k, v in defaults.items() if k in known}, **params})
-    value = entry.factory(**bound)
+    with blamed(entry.name):
+        value = entry.factory(**bound)
     if not isinstance(value, Kinds):
         raise SpecError(
             Code.NOT_A_VALUE,

@@ -10,6 +10,7 @@ from abe.engines.path.geometry import lengths, tiny
 from abe.engines.path.step import State
 from abe.engines.path.steps.aim import Aim, ImageTransform
 from abe.engines.runtime.shapes import along
+from abe.sizes import in_units, lowest, per_range, span
 from abe.spec import value
 
 
@@ -72,6 +73,8 @@ class Transformed:
 class ScaleCopies:
     """The mean gradient over x / 2^i, i < copies, each with its factor 1 / 2^i (SINIM).
 
+    The copies darken towards the lowest valid input, which is 0 in most units.
+
     Args:
         copies: how many scales.
     """
@@ -80,9 +83,10 @@ class ScaleCopies:
 
     def estimate(self, aim: Aim, state: State) -> tuple[Tensor, State]:
         """``copies`` gradient rows."""
+        black = lowest(aim.point.bounds)
 
         def transform(x: Tensor, who: Tensor, copy: Tensor) -> Tensor:
-            return x * along(torch.pow(0.5, copy.to(x)), x)
+            return black + (x - black) * along(torch.pow(0.5, copy.to(x)), x)
 
         return aim.mean_ascent(self.copies, transform), state
 
@@ -107,13 +111,16 @@ class LookAhead:
     def estimate(self, aim: Aim, state: State) -> tuple[Tensor, State]:
         """As many gradient rows as the inner estimator."""
         momentum = state.get("momentum")
-        ahead = aim if momentum is None else aim.at(aim.x + self.distance * momentum)
+        far = in_units(self.distance, aim.point.bounds)
+        ahead = aim if momentum is None else aim.at(aim.x + far * momentum)
         return self.inner.estimate(ahead, state)
 
 
 @value
 class IntegratedGradient:
-    """x ⊙ mean of the probability's gradient along the line from zero, at i/points (MIG).
+    """x ⊙ mean of the probability's gradient along the line from black, at i/points (MIG).
+
+    x counts from the lowest valid input, which is 0 in most units.
 
     Args:
         points: right-hand points on the line.
@@ -125,13 +132,14 @@ class IntegratedGradient:
 
     def estimate(self, aim: Aim, state: State) -> tuple[Tensor, State]:
         """``points`` gradient rows."""
+        black = lowest(aim.point.bounds)
 
         def transform(x: Tensor, who: Tensor, copy: Tensor) -> Tensor:
-            scaled = x * along((copy.to(x) + 1) / self.points, x)
+            scaled = black + (x - black) * along((copy.to(x) + 1) / self.points, x)
             return scaled if self.chain_factor else straight_through(x, scaled)
 
         mean = aim.with_loss("probability").mean_ascent(self.points, transform)
-        return aim.x * mean, state
+        return (aim.x - black) / span(aim.point.bounds) * mean, state
 
 
 @value
@@ -141,7 +149,7 @@ class Neighbourhood:
     Neighbours are x + U(−r, r) and are not clipped to the bounds.
 
     Args:
-        radius: r in input units; the paper's β ε.
+        radius: r; the paper's β ε.
         copies: how many neighbours.
     """
 
@@ -152,14 +160,17 @@ class Neighbourhood:
 
     def estimate(self, aim: Aim, state: State) -> tuple[Tensor, State]:
         """``copies`` gradient rows and the one at the point."""
+        bounds = aim.point.bounds
+        radius = in_units(self.radius, bounds)
 
         def transform(x: Tensor, who: Tensor, copy: Tensor) -> Tensor:
             u = aim.uniform("neighbourhood", who, copy, self.copies, x.shape[1:])
-            return x + (2 * u - 1) * self.radius
+            return x + (2 * u - 1) * radius
 
         here, around = aim.ascent(), aim.mean_ascent(self.copies, transform)
-        product = (here * around).flatten(1).sum(1)
-        length = lengths(here) * lengths(around)
+        one, other = (per_range(g, self.radius, bounds) for g in (here, around))
+        product = (one * other).flatten(1).sum(1)
+        length = lengths(one) * lengths(other)
         share = along(product / length.clamp_min(tiny(here)), here)
         return share * here + (1 - share) * around, state
 

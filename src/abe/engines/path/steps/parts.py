@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from abe.checks import Norm, NotNegative, Odd, Positive, Size, need_image
-from abe.engines.path.geometry import in_ball, shortened, tiny, unit
+from abe.engines.path.geometry import in_ball, shortened, tiny, unit, within
 from abe.engines.path.step import INTEGRAND, State
 from abe.engines.path.steps.aim import Aim
 from abe.engines.runtime.shapes import along
+from abe.sizes import in_units
 from abe.spec import value
 
 
@@ -152,13 +153,13 @@ class Ball:
     def keep(self, x: Tensor, aim: Aim) -> Tensor:
         """The difference to the start is cut to the ball, then the point to the bounds."""
         start = aim.point.start
-        return aim.point.clip(start + self.cut(x - start))
+        return aim.point.clip(start + self.cut(x - start, aim.point.bounds))
 
-    def cut(self, difference: Tensor) -> Tensor:
+    def cut(self, difference: Tensor, bounds: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """``difference`` with norm at most ε."""
         if self.norm == "linf":
-            return difference.clamp(-self.eps, self.eps)
-        return shortened(difference, self.eps)
+            return within(difference, self.eps, bounds)
+        return shortened(difference, in_units(self.eps, bounds))
 
 
 @value
@@ -185,11 +186,12 @@ class UniformStart:
 
     def move(self, aim: Aim) -> Tensor:
         """(n, *f) the points at which the attack begins, inside the bounds."""
+        radius = in_units(self.eps, aim.point.bounds)
         if self.norm == "linf":
-            step = (2 * aim.point.uniform("attack.start") - 1) * self.eps
+            step = (2 * aim.point.uniform("attack.start") - 1) * radius
         else:
             normal = aim.point.normal("attack.start")
             rows = torch.arange(len(normal), device=normal.device)
             share = aim.uniform("attack.radius", rows, torch.zeros_like(rows), 1, ())
-            step = in_ball(normal, share, self.eps)
+            step = in_ball(normal, share, radius)
         return aim.point.clip(aim.point.x + step)
