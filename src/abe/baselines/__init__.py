@@ -381,9 +381,7 @@ class Confusion:
         x = problem.x
         bounds = tuple(digest_of(bound) for bound in bounds_of(problem, "confusion"))
         model = fingerprint(problem.task.model)
-        asked: Any = (
-            problem  # what is explained is the engines' to say; it matters to labels of their own only
-        )
+        asked: Any = problem  # only labels of their own have a feature each
         label = int(asked.target[sample]) if problem.task.output_kind == "multilabel" else None
         return (self, problem.draws, tuple(x.shape[1:]), x.dtype, x.device, bounds, model, label)
 
