@@ -136,7 +136,13 @@ def test_attacks(kind, aim, name):
 
 @EVERY_KIND
 @pytest.mark.parametrize(
-    "name", ["mfaba", "agi", "la", "laai", "big", "occlusion", "lrp_epsilon", "deeplift"]
+    "name",
+    [
+        "agi",
+        "laai",
+        "lrp_epsilon",
+        *(pytest.param(n, marks=SLOW) for n in ("mfaba", "la", "big", "deeplift")),
+    ],
 )
 def test_methods(kind, name):
     if kind == "probabilities" and name == "lrp_epsilon":

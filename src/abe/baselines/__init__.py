@@ -385,7 +385,8 @@ class Confusion:
         x = problem.x
         bounds = tuple(digest_of(bound) for bound in bounds_of(problem, "confusion"))
         model = fingerprint(problem.task.model)
-        label = int(problem.target[sample]) if problem.task.output_kind == "multilabel" else None
+        asked: Any = problem  # only labels of their own have a feature each
+        label = int(asked.target[sample]) if problem.task.output_kind == "multilabel" else None
         return (self, problem.draws, tuple(x.shape[1:]), x.dtype, x.device, bounds, model, label)
 
     def _search(self, problem: Problem, sample: int) -> ConfusionFeature:
@@ -420,9 +421,10 @@ class Confusion:
         def make(rows: Tensor) -> Tensor:
             return torch.stack([tile(v, problem.x) for v in values[rows]])
 
+        asked: Any = problem
         owner = torch.full((len(values),), sample, dtype=torch.long, device=values.device)
         for chunk in problem.with_(objective=LabelAgnostic()).gradient(make, owner):
-            log_p, _ = problem.task.chances(chunk.outputs, problem.target[chunk.owner])
+            log_p, _ = problem.task.chances(chunk.outputs, asked.target[chunk.owner])
             entropy[chunk.rows] = (-(log_p.exp() * log_p).sum(1) / log(log_p.shape[1])).to(entropy)
             gradient = chunk.gradients
             slope[chunk.rows] = gradient.flatten(2).sum(2) if gradient.ndim > 2 else gradient

@@ -13,13 +13,13 @@ from abe.draws import as_ids
 from abe.engines.path.steps.parts import Ball
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.request import pose, running
-from abe.engines.runtime.targets import as_target
 from abe.errors import Code, InputError, SpecError
 from abe.registry import updates
 from abe.robustness.attack import attack, resolve
 from abe.robustness.chain import Chain, resized
 from abe.sizes import Limits, OfRange, plain, span
 from abe.task.base import Lifted, Task
+from abe.task.targets import fitted, numbers_of
 
 EPSILONS = tuple(OfRange(levels / 255) for levels in (0.5, 1, 2, 4, 8))
 """Radii of an evaluation unless told otherwise."""
@@ -195,7 +195,7 @@ def evaluate_robustness(
     broken = torch.full((b,), torch.inf, dtype=torch.float64)
     distance, queries = broken.clone(), torch.ones(b, dtype=torch.long)
     numbers = as_ids(ids, lifted.x)
-    aims = None if how.get("target") is None else as_target(task, how["target"], b)
+    aims = None if how.get("target") is None else fitted(numbers_of(how["target"], task.class_index), b)
     for eps in filter(None, radii):
         rows = (right.cpu() & broken.isinf()).nonzero().flatten()
         if len(rows) == 0:

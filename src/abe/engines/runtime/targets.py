@@ -164,8 +164,11 @@ def _recognised(problem: Undecided, outputs: Any, rows: Tensor) -> OutputKind:
     if (found is None or found == "probabilities") and len(rows) < len(problem.x):
         rest = torch.arange(len(rows), len(problem.x), device=rows.device)
         work = Work("forward", lambda r: problem.x[rest[r]], rest, problem.context)
-        others = (kind_of(chunk.outputs, names) for chunk in problem.evaluator.run(work))
-        found = next((other for other in others if other != found), found)
+        for chunk in problem.evaluator.run(work):
+            other = kind_of(chunk.outputs, names)
+            if other != found:
+                found = other
+                break
     if found is None:
         raise SpecError(
             Code.OUTPUT_KIND,

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from abe.baselines import Confusion, as_baseline
@@ -19,7 +18,7 @@ from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.request import pose, running
 from abe.engines.runtime.targets import Decision
-from abe.errors import AbeError, Code, InputError, SpecError, TargetError
+from abe.errors import AbeError, Code, InputError, SpecError
 from abe.explanation import Explanation
 from abe.metrics.evaluation.base import (
     Metric,
@@ -39,7 +38,7 @@ from abe.metrics.evaluation.comparison import (
 )
 from abe.metrics.evaluation.perturbation import PerturbationRun
 from abe.metrics.evaluation.reexplain import objective_of
-from abe.metrics.evaluation.sources import Explaining, MethodMaps, SavedMaps, Source
+from abe.metrics.evaluation.sources import Explaining, MethodMaps, SavedMaps, Source, explained_by
 from abe.metrics.evaluation.sources import named as named_sources
 from abe.metrics.evaluation.statistics import check_confidence
 from abe.metrics.evaluation.truth import with_truth
@@ -47,7 +46,6 @@ from abe.objectives import as_objective, objective_name
 from abe.progress import Progress
 from abe.registry import baselines, is_pair, units
 from abe.task.base import Task
-from abe.task.targets import fitted, numbers_of
 from abe.types import Cost, Objective
 from abe.units import Step, as_unit
 
@@ -144,7 +142,7 @@ def evaluate(
         sources=sources,
         metrics=chosen_metrics(metrics, {"unit": unit, "baseline": baseline, "step": step}),
         objective=_objective(objective, finished),
-        target=_target(task, target, finished),
+        target=explained_by(task, target, finished),
         seed=seed,
         confidence=confidence,
         execution=execution,
@@ -465,32 +463,6 @@ def _objective(given: Any, finished: Sequence[Explanation]) -> Objective:
         )
     known = next((e for e in finished if e.objective), None)
     return as_objective("logit") if known is None else objective_of(known)
-
-
-def _target(task: Task, given: Any, finished: Sequence[Explanation]) -> Tensor | None:
-    """The classes that the finished explanations explain, which are compared with each other only."""
-    if not finished:
-        return None
-    first = finished[0].target.cpu()
-    for other in finished[1:]:
-        if other.target.shape != first.shape or not torch.equal(other.target.cpu(), first):
-            raise TargetError(
-                Code.TARGET_RANGE,
-                "The explanations explain different classes of the same samples",
-                got=f"{finished[0].method!r} and {other.method!r}",
-                fix="Explain both with the same target=",
-            )
-    if given is not None:
-        entries = (1,) * (first.shape[1] if first.ndim > 1 else 1)
-        wanted = fitted(numbers_of(given, task.class_index), len(first), entries, free=True, entry=True).cpu()
-        if not torch.equal(wanted, first):
-            raise TargetError(
-                Code.TARGET_RANGE,
-                "The explanations explain other classes than target=",
-                got=f"{first.tolist()[:5]} for {wanted.tolist()[:5]}",
-                fix="Leave target= out: the explanations hold theirs",
-            )
-    return first
 
 
 def _promised(source: Source, b: int) -> float:

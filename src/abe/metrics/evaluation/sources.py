@@ -11,11 +11,12 @@ from torch import Tensor
 
 from abe import arrays
 from abe.api import explain
-from abe.errors import Code, InputError, SpecError
+from abe.errors import Code, InputError, SpecError, TargetError
 from abe.explanation import Explanation
 from abe.metrics.evaluation.batches import Batch
 from abe.registry import Method, methods
 from abe.task.base import Task
+from abe.task.targets import fitted, numbers_of
 from abe.types import Engine, Objective
 from abe.units import check_map
 
@@ -255,6 +256,32 @@ def _path(one: Any) -> Path | None:
         return None
     looks = os.sep in one or Path(one).suffix.lower() in arrays.SUFFIXES
     return Path(one) if looks or os.path.exists(one) else None
+
+
+def explained_by(task: Task, given: Any, finished: Sequence[Explanation]) -> Tensor | None:
+    """The classes that the finished explanations explain, which are compared with each other only."""
+    if not finished:
+        return None
+    first = finished[0].target.cpu()
+    for other in finished[1:]:
+        if other.target.shape != first.shape or not torch.equal(other.target.cpu(), first):
+            raise TargetError(
+                Code.TARGET_RANGE,
+                "The explanations explain different classes of the same samples",
+                got=f"{finished[0].method!r} and {other.method!r}",
+                fix="Explain both with the same target=",
+            )
+    if given is not None:
+        entries = (1,) * (first.shape[1] if first.ndim > 1 else 1)
+        wanted = fitted(numbers_of(given, task.class_index), len(first), entries, free=True, entry=True).cpu()
+        if not torch.equal(wanted, first):
+            raise TargetError(
+                Code.TARGET_RANGE,
+                "The explanations explain other classes than target=",
+                got=f"{first.tolist()[:5]} for {wanted.tolist()[:5]}",
+                fix="Leave target= out: the explanations hold theirs",
+            )
+    return first
 
 
 def _name(one: Any) -> str:
