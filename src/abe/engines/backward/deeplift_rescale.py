@@ -113,11 +113,12 @@ class Replay(Session):
     def __init__(self, choose: Callable[[Step], Any], record: Record) -> None:
         super().__init__(choose=choose, form="multiplier")
         self.record = record
-        self.at = -1
+        self.at, self.beside = -1, False
         self._twins: dict[int, Mask] = {}
 
     def __call__(self, seen: Seen, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not self.record.reads(seen, args):
+        self.beside = self.record.reads(seen, args)
+        if not self.beside:
             return super().__call__(seen, func, args, kwargs)
         self.at += 1
         if self.at >= len(self.record.names) or self.record.names[self.at] != seen.name:
@@ -164,7 +165,7 @@ class Replay(Session):
 def reference(step: Step) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What this step's operation read in the reference pass."""
     session = step.session
-    if not isinstance(session, Replay) or session.at not in session.record.given:
+    if not isinstance(session, Replay) or not session.beside:
         raise step.error(
             "A rule needs the reference of an operation that records none", "Use DeepLift's rules"
         )
@@ -198,12 +199,14 @@ class Rescale:
     def knows(self, step: Step) -> bool:
         """Whether there is a rule for the step."""
         known = step.kind in ("linear", "plumbing") or step.name in ELEMENTWISE or step.name in _RULES
-        return known or step.name == "batch_norm" or step.session.mask_of(step) is not None
+        return known or step.name == "batch_norm"
 
 
 def _of_one_value(step: Step) -> bool:
     """Whether a mask and what it is laid over are one value, which makes the call a function of that."""
-    return step.session.mask_of(step) is not None and len(step.inputs()) == 1
+    if step.name not in LAID_OVER or len(step.inputs()) != 1:
+        return False
+    return step.session.mask_of(step) is not None
 
 
 def _linear(step: Step) -> Any:

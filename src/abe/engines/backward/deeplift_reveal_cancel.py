@@ -25,6 +25,7 @@ from abe.engines.backward.deeplift_rescale import (
     ELEMENTWISE,
     Rescale,
     partner,
+    ratio,
     reference,
 )
 from abe.engines.backward.lrp_weighted import split, weighted
@@ -122,6 +123,11 @@ def _elementwise(step: Step, x: Tensor, parts: Parts) -> tuple[Tensor, ...]:
         first, second = f(other + parts.change_up), f(other + parts.change_down)
     change_up = (first - start + end - second) / 2
     change_down = (second - start + end - first) / 2
+    outside = ~(change_up + change_down).isfinite()
+    if bool(outside.any()):  # a part alone can leave the function's domain, as that of a root or logarithm
+        slope = ratio(end, start, x.detach(), other, lambda: torch.zeros_like(end))
+        change_up = torch.where(outside, slope * parts.change_up, change_up)
+        change_down = torch.where(outside, slope * parts.change_down, change_down)
     slopes = [
         _slope(c, d, x.detach(), other, end, start)
         for c, d in ((change_up, parts.change_up), (change_down, parts.change_down))

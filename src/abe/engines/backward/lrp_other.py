@@ -65,7 +65,8 @@ class PassOn:
 
 def divides(step: Step) -> bool:
     """Whether this is a power with a negative exponent."""
-    return step.name == "pow" and bool(torch.as_tensor(argument(step, 1, "exponent") < 0).any())
+    exponent = argument(step, 1, "exponent")
+    return step.name == "pow" and not depends(exponent) and bool(torch.as_tensor(exponent < 0).any())
 
 
 def _has_numbers(step: Step) -> bool:
@@ -193,7 +194,7 @@ class Quotient:
     def __call__(self, step: Step) -> Any:
         """The gradient of a alone."""
         a, b = step.args[:2]
-        return step.func(a, b.detach(), *step.args[2:], **step.kwargs)
+        return step.func(a, b.detach(), *step.args[2:], **step.kwargs) if depends(b) else step.plain()
 
 
 @value
@@ -254,7 +255,7 @@ _MOVES = names(
     clone
     to float double dropout dropout1d dropout2d dropout3d roll flip pixel_shuffle pixel_unshuffle pad
     constant_pad_nd max_pool1d max_pool2d max_pool3d adaptive_max_pool2d max amax index_select masked_fill
-    where setitem
+    where setitem min amin median sort topk kthvalue msort adaptive_max_pool1d adaptive_max_pool3d
     feature_dropout alpha_dropout feature_alpha_dropout"""
 )
 
@@ -287,9 +288,9 @@ class Relevance:
         """Moves keep their gradient and element-wise steps pass R unchanged; neither needs a ratio."""
         if getattr(self.rule, "relevance_only", False):
             return self.rule(step)
-        if step.name in _MOVES:
-            return _moved(step)
         held = step.value()
+        if step.name in _MOVES or not isinstance(held, Tensor):
+            return _moved(step)
         inputs = list({id(t): t for t in step.inputs()}.values())
         if _keeps_place(step, inputs, held):
             return _kept(step, inputs[0], held)

@@ -257,6 +257,8 @@ WEIGHTED = frozenset(
 CONVOLUTIONS = frozenset(name for name in WEIGHTED if name.startswith("conv"))
 COMPARISONS = frozenset({"gt", "ge", "lt", "le"})
 MASK_CASTS = frozenset({"float", "double", "half", "to", "type_as", "bfloat16", "bitwise_not", "logical_not"})
+_LIKE = frozenset({"to", "type_as", "expand_as", "view_as", "reshape_as"})
+"""Of what they read beside their first argument only shape or type counts."""
 
 Choose = Callable[[Step], Any]
 Form = Literal["gradient", "ratio", "relevance", "multiplier"]
@@ -297,7 +299,7 @@ class Session:
 
     def __call__(self, seen: Seen, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         _refuse_transform(seen)
-        given = list(tensors((args, kwargs)))
+        given = list(tensors(args[:1] if seen.name in _LIKE else (args, kwargs)))
         if not any(depends(t) for t in given):
             output = func(*args, **kwargs)
             self._follow_mask(seen, args, output)
@@ -334,7 +336,7 @@ class Session:
             return
         found = list(tensors(output))
         self._cut |= {id(t): t for t in found if not depends(t)}
-        if not found:
+        if not found and seen.module is not None:
             self.readers[where(seen.name, seen.module)] = None
 
     def note(self, step: Step, rule: str) -> None:

@@ -43,7 +43,7 @@ def _scripted(model: nn.Module) -> Iterator[str]:
         if type(module).__module__.startswith("torch.nn."):
             continue
         own = {key: value for key, value in vars(module).items() if not key.startswith("_")}
-        held = [*own.items(), *_named(type(module).forward, DEPTH)]
+        held = [*own.items(), *_named(getattr(type(module), "forward", None), DEPTH)]
         held += [pair for value in own.values() for pair in _named(value, DEPTH)]
         yield from (
             f"{key!r} in {path_name(clean_name(name))}"
@@ -54,7 +54,9 @@ def _scripted(model: nn.Module) -> Iterator[str]:
 
 def _named(function: Any, depth: int) -> Iterator[tuple[str, Any]]:
     """What a function's code names: globals and closures, and those of functions among them."""
-    if not isinstance(function, FunctionType) or depth == 0 or function.__module__.startswith("torch."):
+    if not isinstance(function, FunctionType) or depth == 0:
+        return
+    if (function.__module__ or "").startswith("torch."):  # made by eval, a function has no module
         return
     held = {key: function.__globals__.get(key) for key in function.__code__.co_names}
     for key, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
