@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import pytest
@@ -128,10 +129,9 @@ class Laid(nn.Module):
 @pytest.mark.parametrize("layout", ["channels last", "tokens", "class token"])
 @pytest.mark.parametrize("method", METHODS)
 def test_features_are_found_however_they_lie(layout: str, method: str) -> None:
-    right = explain(Laid(layout), method, layer="norm", ids=[0, 1], relu=False) if method not in (
-        "guided_grad_cam", "eigen_cam") else explain(Laid(layout), method, layer="norm", ids=[0, 1])  # fmt: skip
-    how = {} if method in ("guided_grad_cam", "eigen_cam") else {"relu": False}
-    found = explain(Laid(layout), method, ids=[0, 1], **how)
+    how = {"ids": [0, 1], **({} if method in ("guided_grad_cam", "eigen_cam") else {"relu": False})}
+    right = explain(Laid(layout), method, layer="norm", **how)
+    found = explain(Laid(layout), method, **how)
     torch.testing.assert_close(found.attribution, right.attribution)
     assert bool(right.attribution.any())
 
@@ -145,8 +145,7 @@ class Pyramid(nn.Module):
         torch.random.default_generator.manual_seed(2)
         widths = (3, 4, 5, 6)
         self.levels = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.ReLU())
-            for a, b in zip(widths, widths[1:], strict=False)
+            nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.ReLU()) for a, b in pairwise(widths)
         )
         self.head = nn.Linear(15, 4)
         torch.set_rng_state(state)

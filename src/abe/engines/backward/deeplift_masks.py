@@ -42,7 +42,8 @@ def compared(mask: Tensor, reference: Tensor, difference: Tensor, other: Tensor)
     """A mask with its twin.
 
     Args:
-        mask, reference: what the comparison gave in both passes.
+        mask: what the comparison gave.
+        reference: what it gave in the reference pass.
         difference: of what was compared, with its graph.
         other: the reference's.
     """

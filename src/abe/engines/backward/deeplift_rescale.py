@@ -414,7 +414,7 @@ def max_pool(step: Step) -> Tensor:
 
 
 def reduction(step: Step) -> Any:
-    """max and min over axes, as max-pool: Δout at the entry of x or of the reference, whichever is further."""
+    """max and min over axes, as max-pool: Δout at the entry of whichever of x, x′ has the further one."""
     x, axes, keep = step.args[0], argument(step, 1, "dim"), argument(step, 2, "keepdim", False)
     given = step.value()
     named = not isinstance(given, Tensor)  # (values, indices)

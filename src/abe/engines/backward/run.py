@@ -36,9 +36,9 @@ from abe.engines.backward.step import (
 from abe.engines.instrument.model_check import Known, known
 from abe.engines.instrument.modes import Instrument
 from abe.engines.instrument.operations import operations, tensors
+from abe.engines.instrument.per_model import mark
 from abe.engines.instrument.scripts import refuse_scripted_functions
 from abe.engines.instrument.spellings import TOLD_BY_ARGUMENTS
-from abe.engines.instrument.per_model import mark
 from abe.engines.layers.at_layer import LayerTask
 from abe.engines.runtime.fused_copy import candidates, fingerprint
 from abe.engines.runtime.problem import Problem
@@ -291,14 +291,14 @@ def stopped(session: Session) -> ModelError:
         Code.NOT_DIFFERENTIABLE,
         "Under these rules the score does not depend on what is explained",
         got=None if last is None else f"nothing behind {last}, whose output counts as a constant",
-        fix="Gates, softmaxes, divisors and deviations of norms count as constants: let the model return what "
-        "comes before a softmax or sigmoid at its end, explain another layer, or use deeplift; elsewhere "
-        "look for .detach() in the model's forward",
+        fix="Gates, softmaxes, divisors and deviations of norms count as constants: let the model return "
+        "what comes before a softmax or sigmoid at its end, explain another layer, or use deeplift; "
+        "elsewhere look for .detach() in the model's forward",
     )
 
 
 MISSED = {torch.float64: (1e-7, 1e-11), torch.float32: (1e-3, 1e-5)}
-"""What a map may miss: of what it is to sum to, and of all its amounts, whose rounding stays where they cancel."""
+"""What a map may miss: of what it is to sum to, and of its amounts, whose rounding stays if they cancel."""
 
 
 def missing(missed: Tensor, whole: Tensor, amounts: Tensor) -> int | None:

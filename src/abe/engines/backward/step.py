@@ -278,9 +278,9 @@ class Session:
         inside: whether what is explained is a layer's activation: weighted operations before it are counted
             too, so that a place in the model keeps its number.
         layers: weighted operations so far.
-        readers: operations that read, beside the input, what was made of it without a gradient (masks, indices,
-            detached tensors), in the order in which they ran.
-        stopped: the last operation whose numbers do not depend on the input any more, though what it read did.
+        readers: operations that read, beside the input, what was made of it without a gradient (masks,
+            indices, detached tensors), in the order in which they ran.
+        stopped: the last operation whose numbers do not depend on the input, though what it read did.
     """
 
     choose: Choose
@@ -331,7 +331,7 @@ class Session:
         return bool(self._cut) and any(id(t) in self._cut for t in given)
 
     def _note_cut(self, seen: Seen, output: Any) -> None:
-        """Follow what was made of the input and has no gradient; a number may decide what Python does next."""
+        """Follow what was made of the input and has no gradient; on a number Python may branch."""
         if seen.name in SHAPE_ONLY or output is None:
             return
         found = list(tensors(output))
@@ -345,7 +345,7 @@ class Session:
         self.found[key] = self.found.get(key, 0) + 1
 
     def mask_of(self, step: Step) -> Tensor | None:
-        """For x * (x > c): the tensor x, where the mask was made by comparing that very value entry by entry."""
+        """For x * (x > c): the tensor x, where the mask was made by comparing that very value."""
         if not self._masks:
             return None
         for tensor in tensors((step.args, step.kwargs)):
@@ -408,10 +408,11 @@ def _refuse_transform(seen: Seen) -> None:
     peek = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
     running = None if peek is None else peek()
     if running is not None:
+        name = str(running.key()).rpartition(".")[2].lower()
         raise ModelError(
             Code.HIDDEN_BACKWARD,
             "A function transform hides its operations, so no backward rule reaches them",
-            got=f"{str(running.key()).rpartition('.')[2].lower()} (torch.func) around {where(seen.name, seen.module)}",
+            got=f"{name} (torch.func) around {where(seen.name, seen.module)}",
             fix="Write the batch axis out, or use a gradient or removal method",
         )
 

@@ -201,7 +201,7 @@ def _norm(input: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False,
 def _linalg_norm(
     A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
 ) -> Any:
-    matrix = dim is None and A.ndim == 2 or isinstance(dim, tuple | list) and len(dim) == 2
+    matrix = (dim is None and A.ndim == 2) or (isinstance(dim, tuple | list) and len(dim) == 2)
     if matrix and ord not in (None, "fro"):
         return NotImplemented
     return _vector_norm(A, 2 if ord in (None, "fro") else ord, dim, keepdim, dtype=dtype)

@@ -1,4 +1,4 @@
-"""Scripted functions that a model calls: their operations run in an interpreter of their own, seen by nobody."""
+"""Scripted functions that a model calls: their operations run in an interpreter, seen by nobody."""
 
 # torch leaves part of its own interface untyped:
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false

@@ -1,4 +1,4 @@
-"""One operation under all of its names: aliases, in-place and keyword spellings, and what arguments decide.
+"""One operation under all of its names: aliases, in-place and keyword spellings, what arguments decide.
 
 The same function arrives as ``x + y``, ``x.add(other=y)``, ``torch.add``, ``x += y``,
 ``F.relu(x, inplace=True)``, ``torch.special.expit``. `canonical` gives it one name and `spelled` one order
@@ -30,8 +30,8 @@ def _pairs(text: str) -> dict[str, str]:
 
 _SPELLINGS = _pairs(
     """__add__=add __radd__=add __sub__=sub subtract=sub __rsub__=rsub __mul__=mul __rmul__=mul multiply=mul
-    __matmul__=matmul __rmatmul__=rmatmul linalg_matmul=matmul linalg_cross=cross __truediv__=div __div__=div divide=div
-    true_divide=div __rdiv__=rdiv __rtruediv__=rdiv __pow__=pow __rpow__=rpow __neg__=neg negative=neg
+    __matmul__=matmul __rmatmul__=rmatmul linalg_matmul=matmul linalg_cross=cross __truediv__=div __div__=div
+    divide=div true_divide=div __rdiv__=rdiv __rtruediv__=rdiv __pow__=pow __rpow__=rpow __neg__=neg negative=neg
     __abs__=abs absolute=abs __getitem__=getitem clip=clamp concat=cat concatenate=cat swapaxes=transpose
     swapdims=transpose adjoint=mT row_stack=vstack ger=outer expit=sigmoid psi=digamma gammaln=lgamma
     log_sigmoid=logsigmoid _softmax=softmax _log_softmax=log_softmax _threshold=threshold fix=trunc
@@ -113,7 +113,9 @@ def spelled(name: str, func: Function, args: Arguments, kwargs: Keywords) -> Cal
 
     Args:
         name: canonical name of the function.
-        func, args, kwargs: the call.
+        func: the function.
+        args: its arguments by position.
+        kwargs: those by keyword.
     """
     if func is torch.Tensor.where:
         args, kwargs = _as_function(args, kwargs)

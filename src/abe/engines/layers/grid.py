@@ -123,7 +123,7 @@ def extent_of(problem: Problem) -> tuple[int, ...]:
     Raises:
         InputError: the input has none.
     """
-    if problem.x.ndim < 3 or problem.task.parts:
+    if problem.x.ndim < 3 or len(problem.task.parts) > 1:
         raise InputError(
             Code.SHAPE,
             "A map over places needs one input with places",

@@ -166,9 +166,9 @@ class _Survey:
     def _new(self, name: str, call: int, found: Tensor) -> Tensor:
         """Note an output and return what the model goes on with, so that writing into it does no harm."""
         seen = id(found) in self._dependent
-        if not found.requires_grad:
-            found = found.detach().requires_grad_()
         read = found.clone()
+        if not read.requires_grad:
+            read = read.detach().requires_grad_()
         grid = grid_of(read.shape, self.extent) if len(read) == 1 else None
         site = _Site(name, call, read, grid, seen)
         self.sites.append(site)
