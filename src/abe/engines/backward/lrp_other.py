@@ -27,8 +27,8 @@ from abe.spec import value
 
 IDENTITIES = names(
     """relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardtanh hardshrink softshrink
-    tanhshrink softsign softplus logsigmoid tanh threshold clamp clamp_min clamp_max expm1 log1p sqrt square abs
-    sin tan sinh atan asin erf pow nan_to_num"""
+    tanhshrink softsign softplus logsigmoid tanh threshold clamp clamp_min clamp_max expm1 log1p sqrt square
+    abs sin tan sinh atan asin erf pow nan_to_num"""
 )
 """Element-wise functions through which relevance passes unchanged: c_in = c f(x) / x."""
 GATES = ("sigmoid", "hardsigmoid")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
 from abe.engines.instrument.capture import with_first
@@ -34,9 +33,8 @@ def located(problem: Problem, layer: str | None) -> tuple[str, list[str]]:
     What the rest of the model reads of an output counts, not what was made of it before it was handed on:
     of a backbone that returns features beside what it pooled from them, the layer inside that made the
     features. Results of pooling do not count, nor attention matrices, nor layers that do not see the
-    explained input. A note says where a part of the score goes around the layer. Costs one forward row and
-    one or two backward passes of it the first time; the choice is remembered until a weight or module of
-    the model changes.
+    explained input. A note says where a part of the score goes around the layer. Costs one forward and one
+    backward row the first time; the choice is remembered until a weight or module of the model changes.
 
     Raises:
         ModelError: NO_SPATIAL_LAYER; OPAQUE_MODEL for scripted or traced modules.
@@ -186,23 +184,27 @@ class _Survey:
         gradients: Sequence[Tensor | None] = inside
         if scores.requires_grad:
             with suppress(ModelError):  # of a re-entrant checkpoint; removal methods can do without
-                gradients = slopes(scores, inside, keep=True)
-        self._judge(gradients)
-        last = self._live()[-1]
-        others = [site.output for site in self.sites if site.live and site.seen and site is not last]
-        if scores.requires_grad and last.live and others:
-            blocked = last.output.register_hook(torch.zeros_like)
-            with suppress(ModelError):
-                around = slopes(scores, others)
-                self.bypassed = any(g is not None and bool((g != 0).any()) for g in around)
-            blocked.remove()
-        for site in self.sites:
-            site.output = scores.new_empty(0)
-
-    def _judge(self, gradients: Sequence[Tensor | None]) -> None:
+                gradients = slopes(scores, inside)
         for site, gradient in zip(self.sites, gradients, strict=True):
             if gradient is not None and site.grid is not None:
                 site.live = bool((site.grid.places(gradient) != 0).any())
+        last = self._live()[-1]
+        others = [site.output.grad_fn for site in self.sites if site.live and site.seen and site is not last]
+        self.bypassed = bool(last.live) and _reaches(scores.grad_fn, last.output.grad_fn, others)
+        for site in self.sites:
+            site.output = scores.new_empty(0)
+
+
+def _reaches(start: Any, wall: Any, aims: Sequence[Any]) -> bool:
+    """Whether a graph has a way from its end back to one of ``aims`` that does not lead through ``wall``."""
+    waiting, known = [start], {wall, None}
+    while waiting:
+        node = waiting.pop()
+        if node in known:
+            continue
+        known.add(node)
+        waiting += [following for following, _ in node.next_functions]
+    return any(aim in known for aim in aims if aim is not None)
 
 
 def _mark(tensor: Tensor) -> tuple[int, int]:
