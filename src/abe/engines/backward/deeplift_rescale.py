@@ -268,7 +268,7 @@ def product(step: Step) -> Tensor:
         raise step.error(f"A product of more than {MOST_FACTORS} tensors of the input", "Write it as several")
     inside = factors(step.name, len(mine))
     without = {i: torch.zeros_like(t) for i, t in enumerate(mine) if i not in inside}
-    out = step.replaced({i: torch.zeros_like(mine[i]) for i in changing}) if without else 0
+    out: Any = step.replaced({i: torch.zeros_like(mine[i]) for i in changing}) if without else 0
     if len(changing) == 2:
         a, b = changing
         middle = {i: (mine[i].detach() + theirs[i]) / 2 for i in changing}

@@ -115,8 +115,11 @@ _LINEAR_IN_THE_FIRST = frozenset({"div", "grid_sample"})
 WITH_A_WEIGHT = frozenset(
     {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear"}
 )
-_FACTORS = {**dict.fromkeys(WITH_A_WEIGHT, (0, 2)), "bilinear": (0, 3)}
-_FACTORS |= dict.fromkeys(("addmm", "addbmm", "baddbmm", "addcmul"), (1, 3))
+_FACTORS = {
+    **dict.fromkeys(WITH_A_WEIGHT, (0, 2)),
+    **dict.fromkeys(("addmm", "addbmm", "baddbmm", "addcmul"), (1, 3)),
+    "bilinear": (0, 3),
+}
 PRODUCTS = frozenset(_BY_KIND["product"].split()) - {"div", "glu"} | _FACTORS.keys()
 """Linear in each of their factors; what else they take is added to the product."""
 
