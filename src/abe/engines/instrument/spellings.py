@@ -34,8 +34,8 @@ _SPELLINGS = _pairs(
     divide=div true_divide=div __rdiv__=rdiv __rtruediv__=rdiv __pow__=pow __rpow__=rpow __neg__=neg
     negative=neg __abs__=abs absolute=abs __getitem__=getitem clip=clamp concat=cat concatenate=cat
     swapaxes=transpose swapdims=transpose adjoint=mT row_stack=vstack ger=outer expit=sigmoid psi=digamma
-    gammaln=lgamma log_sigmoid=logsigmoid _softmax=softmax _log_softmax=log_softmax _threshold=threshold fix=trunc
-    arctan=atan arcsin=asin arccos=acos arcsinh=asinh arccosh=acosh arctanh=atanh arctan2=atan2
+    gammaln=lgamma log_sigmoid=logsigmoid _softmax=softmax _log_softmax=log_softmax _threshold=threshold
+    fix=trunc arctan=atan arcsin=asin arccos=acos arcsinh=asinh arccosh=acosh arctanh=atanh arctan2=atan2
     fmax=maximum fmin=minimum __gt__=gt __ge__=ge __lt__=lt __le__=le __eq__=eq __ne__=ne greater=gt less=lt
     greater_equal=ge less_equal=le not_equal=ne __invert__=bitwise_not __floordiv__=floor_divide"""
 )
