@@ -94,8 +94,12 @@ def test_relevance_is_accounted_for(case: Case) -> None:
 def test_relevance_that_reaches_zeros_is_accounted_for(case: Case) -> None:
     for method, params in RELEVANCE.items():
         found = case.explain(method, **params)
-        missing = (found.diagnostics["closure"].abs() / found.score.abs().clamp(min=1)).max()
-        assert float(missing) <= 1e-3, (method, float(missing))
+        closure = found.diagnostics["closure"].abs()
+        missing = float((closure / found.score.abs().clamp(min=1)).max())
+        if missing > 1e-3:  # w² behind layer norms: amounts of 1e15 that cancel, so their rounding is left
+            given = found.attribution.abs().flatten(1).sum(1)
+            assert bool((closure <= 1e-14 * given).all()), (method, missing)
+            assert any("ABE-INCOMPLETE" in warning for warning in found.warnings), method
         assert bool(found.attribution.any()), method
 
 

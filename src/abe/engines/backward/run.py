@@ -297,8 +297,8 @@ def stopped(session: Session) -> ModelError:
     )
 
 
-MISSED = {torch.float64: (1e-7, 1e-11), torch.float32: (1e-3, 1e-5)}
-"""What a map may miss: of what it is to sum to, and of its amounts, whose rounding stays if they cancel."""
+MISSED = {torch.float64: (1e-7, 1e-11, 1e-3), torch.float32: (1e-3, 1e-5, 3e-2)}
+"""What a map may miss: of what it is to sum to; of its amounts, whose rounding stays if they cancel; and most."""
 
 
 def missing(missed: Tensor, whole: Tensor, amounts: Tensor) -> int | None:
@@ -309,8 +309,9 @@ def missing(missed: Tensor, whole: Tensor, amounts: Tensor) -> int | None:
         whole: (n,) what they are to sum to.
         amounts: (n,) the size of all that was given.
     """
-    share, rounding = MISSED.get(whole.dtype, (1e-1, 1e-2))
-    bad = ~(missed.abs() <= torch.maximum(share * whole.abs(), rounding * amounts))
+    share, rounding, most = MISSED.get(whole.dtype, (1e-1, 1e-2, 3e-1))
+    rounded = torch.minimum(rounding * amounts, most * whole.abs().clamp(min=1))
+    bad = ~(missed.abs() <= torch.maximum(share * whole.abs(), rounded))
     return int(torch.where(bad, missed.abs(), -1.0).argmax()) if bool(bad.any()) else None
 
 
