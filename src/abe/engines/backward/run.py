@@ -298,7 +298,7 @@ def stopped(session: Session) -> ModelError:
 
 
 MISSED = {torch.float64: (1e-7, 1e-11, 1e-3), torch.float32: (1e-3, 1e-5, 3e-2)}
-"""What a map may miss: of what it is to sum to; of its amounts, whose rounding stays if they cancel; and most."""
+"""What a map may miss: of what it sums to; of its amounts, whose rounding stays if they cancel; and most."""
 
 
 def missing(missed: Tensor, whole: Tensor, amounts: Tensor) -> int | None:
