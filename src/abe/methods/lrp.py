@@ -19,6 +19,10 @@ from abe.methods.relevance import BIASES, FORM, LOGITS, relevance
 from abe.registry import methods
 from abe.types import Card
 
+BLIND = (
+    "Does not look at the input; meant for the first layer. Behind layer norms amounts grow where values are "
+    "near zero and cancel: closure is up to their rounding, which a note states."
+)
 Composite = Literal[
     "epsilon_plus", "epsilon_gamma_box", "epsilon_plus_flat", "epsilon_alpha2_beta1", "epsilon_gamma"
 ]
@@ -221,7 +225,7 @@ def lrp_z_plus(
         guarantees=(),
         needs=("gradient",),
         passes=UNDER_RULES,
-        pitfalls=(BIASES, "Does not look at the input; meant for the first layer."),
+        pitfalls=(BIASES, BLIND),
     ),
     aliases=("lrp_wsquare",),
 )
@@ -251,7 +255,7 @@ def lrp_w_square(*, merged: bool = True, uncovered: Policy = "error") -> Backwar
         guarantees=(),
         needs=("gradient",),
         passes=UNDER_RULES,
-        pitfalls=("Does not look at the input; meant for the first layer.",),
+        pitfalls=(BLIND,),
     ),
     aliases=(),
 )

@@ -26,7 +26,10 @@ from abe.registry import methods
 from abe.types import Card, Passes
 
 BIASES = "Biases, class token and position embedding absorb relevance: bias_relevance is in the result."
-LOGITS = "Explain logits: a softmax at the end of the model counts as a constant and stops everything."
+LOGITS = (
+    "Explain logits: a softmax or sigmoid at the end of the model counts as a constant and is refused by "
+    "name; a log-softmax is logits and a shift, which is booked as bias."
+)
 FORM = "Depends on how the network is written, not only on its function."
 Rules = tuple[tuple[str, BackwardRule], ...]
 

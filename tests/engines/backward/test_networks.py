@@ -94,8 +94,12 @@ def test_relevance_is_accounted_for(case: Case) -> None:
 def test_relevance_that_reaches_zeros_is_accounted_for(case: Case) -> None:
     for method, params in RELEVANCE.items():
         found = case.explain(method, **params)
-        size = sum(found.diagnostics[f"{a}_relevance"].abs() for a in ("bias", "stabiliser", "rest")) + 1
-        assert bool((found.diagnostics["closure"].abs() <= 1e-3 * size).all()), method
+        closure = found.diagnostics["closure"].abs()
+        missing = float((closure / found.score.abs().clamp(min=1)).max())
+        if missing > 1e-3:  # w² behind layer norms: amounts of 1e15 that cancel, so their rounding is left
+            given = found.attribution.abs().flatten(1).sum(1)
+            assert bool((closure <= 1e-14 * given).all()), (method, missing)
+            assert any("ABE-INCOMPLETE" in warning for warning in found.warnings), method
         assert bool(found.attribution.any()), method
 
 

@@ -49,6 +49,12 @@ def in_place(x):
     return x
 
 
+def assigned(x):
+    x = x.clone()
+    x[x < 0] = 0
+    return x
+
+
 WAYS = {
     "functional": F.relu,
     "method": lambda x: x.relu(),
@@ -62,11 +68,17 @@ WAYS = {
     "mask": lambda x: x * (x > 0),
     "float mask": lambda x: x * (x > 0).to(x.dtype),
     "where": lambda x: torch.where(x > 0, x, torch.zeros_like(x)),
+    "where as a method": lambda x: x.where(x > 0, 0.0),
+    "masked_fill": lambda x: x.masked_fill(x <= 0, 0.0),
+    "masked_fill in place": lambda x: x.clone().masked_fill_(~(x > 0), 0.0),
+    "assignment": assigned,
+    "max of two": lambda x: torch.max(x, torch.zeros_like(x)),
     "module": nn.ReLU(),
 }
 
 
-OF_TWO_TENSORS = ("maximum", "mask", "float mask", "where")
+OF_TWO_TENSORS = ("maximum", "mask", "float mask", "where", "where as a method", "masked_fill")
+OF_TWO_TENSORS += ("masked_fill in place", "assignment", "max of two")
 """Where RevealCancel, which tells parts apart at functions of one tensor only, has another rule."""
 RECTIFIED = [
     (w, m) for w in WAYS for m in ("gbp", "deconv", "rectgrad", "deeplift", "lrp_epsilon", "lrp_z_plus")

@@ -4,6 +4,7 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -18,15 +19,17 @@ from abe.engines.backward.run import (
     Policy,
     RuleBook,
     check_same,
+    missing,
     policy_notes,
     registered_rules,
     run_uncovered,
 )
 from abe.engines.backward.step import Step, refuse_hidden
 from abe.engines.instrument.modes import Instrument
+from abe.engines.instrument.scripts import refuse_scripted_functions
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.work import Call, Chunk
-from abe.errors import Code, InputError, SpecError
+from abe.errors import Code, InputError, SpecError, note
 from abe.spec import value
 from abe.types import Baseline, Result
 
@@ -110,6 +113,7 @@ class _Lift:
         self.squares = torch.zeros_like(problem.x) if spec.references > 1 else None
         self.before = problem.x.new_zeros(len(problem.x))
         self.found: Found = {}
+        self.readers: dict[str, None] = {}
         self.book = RuleBook(entries=spec.rules)
         self.further = RuleBook(entries=registered_rules("multiplier"))
         self.references = self.scores = problem.x.new_empty(0)
@@ -121,6 +125,7 @@ class _Lift:
         The score is part of what is attributed, so it runs under the instrument too; which one it is may
         be told by the input's outputs only.
         """
+        refuse_scripted_functions(self.problem.task.model)
         with torch.no_grad():
             found = self.spec.rows(self.problem, call.owner, call.rows % self.spec.references)
             self.references = found.to(call.x).contiguous()
@@ -141,6 +146,7 @@ class _Lift:
             scores = call.score(outputs)
         refuse_hidden(scores)
         self.found.update(session.found)
+        self.readers.update(session.readers)
         return outputs, scores
 
     def _choose(self, step: Step) -> Any:
@@ -169,7 +175,21 @@ class _Lift:
             variance = (self.squares - self.out.square()).clamp(min=0)
             error = (variance / (self.spec.references - 1)).sqrt()
         delta = self.problem.score - self.before
-        return Result(self.out, delta, standard_error=error, warnings=policy_notes(self.found))
+        notes = policy_notes(self.found) + _missing_notes(self.out, delta, self.readers)
+        return Result(self.out, delta, standard_error=error, warnings=notes)
+
+
+def _missing_notes(maps: Tensor, delta: Tensor, readers: Iterable[str]) -> list[str]:
+    """A note where maps do not sum to the score change, with what the rules could not follow."""
+    rows = maps.flatten(1)
+    missed = delta.double() - rows.double().sum(1)
+    worst = missing(missed, delta, rows.abs().sum(1))
+    if worst is None:
+        return []
+    change = f"{float(missed[worst]):.3g} of a score change of {float(delta[worst]):.3g}"
+    names = list(readers)[:4]
+    why = f": {', '.join(names)} read what was computed from the input without a gradient" if names else ""
+    return [note(Code.INCOMPLETE, f"The map of sample {worst} misses {change}{why}")]
 
 
 def _rule(name: str) -> Rescale | RevealCancel:

@@ -8,7 +8,9 @@ reference needs no backward pass.) With m̄ = (m + m′)/2 the rules are exact:
     product a · b        Δ(ab) = b̄ Δa + ā Δb
     softmax              e = exp(x − shared shift), S = Σe, e · 1/S by these two rules
     layer norm           c = x − mean, q = mean c², c · (q + ε)^(−1/2) by these two rules
-    max-pool             Δout goes to the maximum of whichever of x, x′ has the larger one
+    max-pool, max        Δout goes to the maximum of whichever of x, x′ has the larger one
+
+A product of k factors gives each the mean over the orders in which they can change; k = 2 is the rule above.
 """
 
 # torch leaves part of its own interface untyped:
@@ -17,25 +19,30 @@ reference needs no backward pass.) With m̄ = (m + m′)/2 the rules are exact:
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain, combinations
+from math import comb
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from abe.engines.backward.deeplift_masks import LAID_OVER, Mask, compared, laid_over
 from abe.engines.backward.step import (
-    ADDED_PRODUCTS,
+    COMPARISONS,
+    MASK_CASTS,
     Session,
     Step,
     argument,
     close,
     depends,
+    grouped,
     names,
     same_value,
     where,
 )
 from abe.engines.instrument.modes import Function, Seen
-from abe.engines.instrument.operations import tensors
+from abe.engines.instrument.operations import PRODUCTS, WITH_A_WEIGHT, factors, tensors
 from abe.errors import Code, ModelError
 from abe.spec import value
 
@@ -43,9 +50,12 @@ ELEMENTWISE = names(
     """relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardsigmoid hardtanh
     hardshrink softshrink tanhshrink softplus softsign sigmoid logsigmoid tanh threshold clamp clamp_min
     clamp_max exp expm1 log log2 log10 log1p sqrt rsqrt reciprocal pow rpow square abs sin cos tan sinh cosh
-    atan asin acos erf erfc rdiv nan_to_num"""
+    atan asin acos erf erfc rdiv nan_to_num sign sgn floor ceil round trunc frac exp2 logit sinc erfinv lgamma
+    digamma asinh acosh atanh deg2rad rad2deg"""
 )
-PRODUCTS = frozenset({"mul", "matmul", "bmm", "mm", "mv", "dot", "einsum", "outer", "inner", "tensordot"})
+MOST_FACTORS = 5
+"""Most factors of a product: k of them cost k 2^(k − 1) products."""
+REDUCTIONS = frozenset({"max", "min", "amax", "amin"})
 POOLS = {
     "max_pool1d": F.max_pool1d_with_indices,
     "max_pool2d": F.max_pool2d_with_indices,
@@ -59,7 +69,10 @@ _RECORDED = (
     | PRODUCTS
     | POOLS.keys()
     | {"div", "softmax", "log_softmax", "logsumexp", "layer_norm", "group_norm", "instance_norm", "rms_norm"}
-    | {"maximum", "minimum", "where", "glu", *ADDED_PRODUCTS}
+    | {"maximum", "minimum", "glu"}
+    | LAID_OVER
+    | COMPARISONS
+    | REDUCTIONS
 )
 
 
@@ -72,15 +85,16 @@ class Record:
     also: frozenset[str] = frozenset()
 
     def __call__(self, seen: Seen, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.reads(seen):
+        if self.reads(seen, args):
             # Clones, because a later in-place operation may write to what this one reads.
             self.given[len(self.names)] = (_kept(args), _kept(kwargs))
             self.names.append(seen.name)
         return func(*args, **kwargs)
 
-    def reads(self, seen: Seen) -> bool:
-        """Whether a rule may want to know what this call read."""
-        return seen.name in _RECORDED or seen.name in self.also
+    def reads(self, seen: Seen, args: tuple[Any, ...]) -> bool:
+        """Whether a rule may want to know what this call read; a layer with a parameter is linear."""
+        layer = seen.name in WITH_A_WEIGHT and len(args) > 1 and isinstance(args[1], torch.nn.Parameter)
+        return seen.name in self.also or (seen.name in _RECORDED and not layer)
 
 
 def _kept(item: Any) -> Any:
@@ -99,10 +113,12 @@ class Replay(Session):
     def __init__(self, choose: Callable[[Step], Any], record: Record) -> None:
         super().__init__(choose=choose, form="multiplier")
         self.record = record
-        self.at = -1
+        self.at, self.beside = -1, False
+        self._twins: dict[int, Mask] = {}
 
     def __call__(self, seen: Seen, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not self.record.reads(seen):
+        self.beside = self.record.reads(seen, args)
+        if not self.beside:
             return super().__call__(seen, func, args, kwargs)
         self.at += 1
         if self.at >= len(self.record.names) or self.record.names[self.at] != seen.name:
@@ -114,11 +130,42 @@ class Replay(Session):
             )
         return super().__call__(seen, func, args, kwargs)
 
+    def twin_of(self, step: Step) -> Mask | None:
+        """The mask with a twin that a step lays over something, if there is exactly one."""
+        if step.name not in LAID_OVER or not self._twins:
+            return None
+        given = [t for t in tensors((step.args, step.kwargs)) if not depends(t)]
+        if step.name == "setitem":  # h[mask] = one number
+            plain = len(step.args) == 3 and isinstance(step.args[1], Tensor)
+            given = given if plain and torch.as_tensor(step.args[2]).numel() == 1 else []
+        found = [self._twins[id(t)] for t in given if id(t) in self._twins]
+        return found[0] if len(found) == 1 else None
+
+    def _compare(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        mask = super()._compare(func, args, kwargs)
+        given = self.record.given[self.at][0]
+        if len(args) == len(given) == 2 and isinstance(mask, Tensor):
+            with torch.no_grad():
+                theirs, other = func(*given), torch.as_tensor(given[0] - given[1])
+            if other.is_floating_point():
+                self._twins[id(mask)] = compared(mask, theirs, args[0] - args[1], other)
+        return mask
+
+    def _of_constants(self, seen: Seen, args: tuple[Any, ...], output: Any) -> Any:
+        """A mask as numbers is its twin; its opposite has one too."""
+        known = self._twins.get(id(args[0])) if args else None
+        if known is None or not isinstance(output, Tensor) or seen.name not in MASK_CASTS:
+            return output
+        if output.dtype == torch.bool:
+            self._twins[id(output)] = known if output is known.mask else known.inverted(output)
+            return output
+        return known.twin if output.dtype == known.twin.dtype else output
+
 
 def reference(step: Step) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What this step's operation read in the reference pass."""
     session = step.session
-    if not isinstance(session, Replay) or session.at not in session.record.given:
+    if not isinstance(session, Replay) or not session.beside:
         raise step.error(
             "A rule needs the reference of an operation that records none", "Use DeepLift's rules"
         )
@@ -137,10 +184,13 @@ class Rescale:
     def __call__(self, step: Step) -> Any:
         """Run a step by the rule of its operation."""
         name = step.name
-        if step.kind in ("linear", "plumbing") or name == "batch_norm":
-            return _unchanged_constants(step)
-        if name in ELEMENTWISE or step.session.mask_of(step) is not None:
+        if name in ELEMENTWISE or _of_one_value(step):
             return elementwise(step)
+        mask = step.session.twin_of(step) if isinstance(step.session, Replay) else None
+        if mask is not None:
+            return laid_over(step, mask, list(tensors(reference(step))))
+        if step.kind in ("linear", "plumbing") or name == "batch_norm":
+            return _linear(step)
         rule = _RULES.get(name)
         if rule is None:
             raise LookupError(name)
@@ -149,13 +199,20 @@ class Rescale:
     def knows(self, step: Step) -> bool:
         """Whether there is a rule for the step."""
         known = step.kind in ("linear", "plumbing") or step.name in ELEMENTWISE or step.name in _RULES
-        return known or step.name == "batch_norm" or step.session.mask_of(step) is not None
+        return known or step.name == "batch_norm"
 
 
-def _unchanged_constants(step: Step) -> Any:
-    """Linear in what depends on the input. A gate made of comparisons may differ between the passes."""
-    if step.session.mask_of(step) is not None and step.name == "mul":
-        return elementwise(step)
+def _of_one_value(step: Step) -> bool:
+    """Whether a mask and what it is laid over are one value, which makes the call a function of that."""
+    if step.name not in LAID_OVER or len(step.inputs()) != 1:
+        return False
+    return step.session.mask_of(step) is not None
+
+
+def _linear(step: Step) -> Any:
+    """Linear in what depends on the input."""
+    if step.name == "batch_norm" and len(step.inputs()) > 1:
+        raise step.error("The statistics of a batch norm depend on the input", "Write it as plain operations")
     return step.plain()
 
 
@@ -200,40 +257,42 @@ def elementwise(step: Step) -> Tensor:
 
 
 def product(step: Step) -> Tensor:
-    """op(a, b̄) + op(ā, b) for a bilinear operation whose two operands depend on the input.
+    """op(a, b̄) + op(ā, b) for two factors that depend on the input, and its like for more.
 
-    What is added to the product (baddbmm, addcmul) is added once.
+    What is added to the product (the bias of a layer) is added once.
     """
-    held = step.value()
+    held, changing = step.value(), step.factors()
     mine = list(tensors((step.args, step.kwargs)))
     theirs = list(tensors(reference(step)))
-    first = int(step.name in ADDED_PRODUCTS)
-    depending = [i for i, t in enumerate(mine) if depends(t) and i >= first]
-    if first and len(depending) == 1:
-        return step.plain()
-    if len(depending) != 2:
-        raise step.error("A product of more than two tensors of the input has no rule", "Write it as two")
-    a, b = depending
-    middle = {i: (mine[i].detach() + theirs[i]) / 2 for i in (a, b)}
-    without = {0: torch.zeros_like(mine[0])} if first else {}
-    return same_value(_replaced(step, {b: middle[b]}) + _replaced(step, {**without, a: middle[a]}), held)
-
-
-def _replaced(step: Step, new: dict[int, Tensor]) -> Tensor:
-    counter = iter(range(1_000_000))
-    return step.with_(lambda t: new.get(next(counter), t))
+    if len(changing) > MOST_FACTORS:
+        raise step.error(f"A product of more than {MOST_FACTORS} tensors of the input", "Write it as several")
+    inside = factors(step.name, len(mine))
+    without = {i: torch.zeros_like(t) for i, t in enumerate(mine) if i not in inside}
+    out: Any = step.replaced({i: torch.zeros_like(mine[i]) for i in changing}) if without else 0
+    if len(changing) == 2:
+        a, b = changing
+        middle = {i: (mine[i].detach() + theirs[i]) / 2 for i in changing}
+        pairs = step.replaced({**without, b: middle[b]}) + step.replaced({**without, a: middle[a]})
+        return same_value(pairs + out, held)
+    for i in changing:
+        others = [j for j in changing if j != i]
+        for arrived in chain.from_iterable(combinations(others, n) for n in range(len(others) + 1)):
+            share = 1 / (len(changing) * comb(len(others), len(arrived)))
+            fixed = {j: mine[j].detach() if j in arrived else theirs[j] for j in others}
+            out = out + share * step.replaced({**without, **fixed})
+    return same_value(out, held)
 
 
 def quotient(step: Step) -> Tensor:
-    """a / b = a · (1/b)."""
+    """a / b = a · (1/b), where a may be a constant."""
     held = step.value()
-    if not depends(step.args[0]):
-        return elementwise(step)
     a, b = step.args[:2]
     other_a, other_b = _operands(step)
     inverse, other = 1 / b.detach(), 1 / other_b
     slope = -inverse * other  # Δ(1/b)/Δb
-    return same_value(a * (inverse + other) / 2 + (a.detach() + other_a) / 2 * (b * slope), held)
+    fixed = a.detach() if isinstance(a, Tensor) else a
+    through = (fixed + other_a) / 2 * (b * slope)
+    return same_value(a * (inverse + other) / 2 + through if depends(a) else through, held)
 
 
 def _operands(step: Step) -> tuple[Any, Any]:
@@ -242,12 +301,12 @@ def _operands(step: Step) -> tuple[Any, Any]:
 
 
 def _axis(step: Step) -> int:
-    return step.kwargs.get("dim", step.args[1] if len(step.args) > 1 else -1)
+    return argument(step, 1, "dim", -1)
 
 
 def _exponentials(step: Step, axis: int) -> tuple[Tensor, Tensor, Tensor]:
     """Surrogate of e = exp(x − shift), its value, and the reference's, with one shift for both."""
-    x, other = step.args[0] if step.args else step.kwargs["input"], None
+    x, other = step.args[0], None
     other = partner(step, x)
     shift = torch.maximum(x.detach(), other).amax(axis, keepdim=True)
     shift = torch.where(shift.isfinite(), shift, torch.zeros_like(shift))
@@ -272,7 +331,7 @@ def softmax(step: Step) -> Tensor:
 
 def log_softmax(step: Step) -> Tensor:
     """x − log Σ exp x."""
-    x = step.args[0] if step.args else step.kwargs["input"]
+    x = step.args[0]
     return same_value(x - _log_total(step, _axis(step)), step.value())
 
 
@@ -308,7 +367,7 @@ def _normalised(x: Tensor, other: Tensor, axes: tuple[int, ...], epsilon: float,
 def layer_norm(step: Step) -> Tensor:
     """Centre, square, mean, reciprocal root, midpoint product; then the affine part."""
     centre = step.name == "layer_norm"
-    x, shape = step.args[0] if step.args else step.kwargs["input"], argument(step, 1, "normalized_shape")
+    x, shape = step.args[0], argument(step, 1, "normalized_shape")
     weight = argument(step, 2, "weight")
     epsilon = argument(step, 4 if centre else 3, "eps", 1e-5 if centre else None)
     epsilon = torch.finfo(x.dtype).eps if epsilon is None else epsilon
@@ -319,15 +378,11 @@ def layer_norm(step: Step) -> Tensor:
 
 def group_norm(step: Step) -> Tensor:
     """The same over groups of channels; instance norm has one channel per group."""
-    x = step.args[0] if step.args else step.kwargs["input"]
-    if step.name == "group_norm":
-        groups, weight = argument(step, 1, "num_groups"), argument(step, 2, "weight")
-        epsilon = argument(step, 4, "eps", 1e-5)
-    else:
-        if argument(step, 1, "running_mean") is not None and not argument(step, 5, "use_input_stats", True):
-            return step.plain()
-        groups, weight = x.shape[1], argument(step, 3, "weight")
-        epsilon = argument(step, 7, "eps", 1e-5)
+    x = step.args[0]
+    running = step.name == "instance_norm" and argument(step, 1, "running_mean") is not None
+    if running and not argument(step, 5, "use_input_stats", True):
+        return step.plain()
+    groups, weight, _, epsilon = grouped(step)
 
     def split(t: Tensor) -> Tensor:
         return t.reshape(t.shape[0], groups, -1)
@@ -338,7 +393,7 @@ def group_norm(step: Step) -> Tensor:
 
 def max_pool(step: Step) -> Tensor:
     """Δout at the maximum of x where that is the larger one, else at the maximum of the reference."""
-    x = step.args[0] if step.args else step.kwargs["input"]
+    x = step.args[0]
     other = partner(step, x)
     pool = POOLS[step.name.removesuffix("_with_indices")]
     kwargs = {k: v for k, v in step.kwargs.items() if k not in ("return_indices", "input")}
@@ -358,6 +413,35 @@ def max_pool(step: Step) -> Tensor:
     return same_value((mine * multiplier).view_as(out), out)
 
 
+def reduction(step: Step) -> Any:
+    """max and min over axes, as max-pool: Δout at the entry of whichever of x, x′ has the further one."""
+    x, axes, keep = step.args[0], argument(step, 1, "dim"), argument(step, 2, "keepdim", False)
+    given = step.value()
+    named = not isinstance(given, Tensor)  # (values, indices)
+    held = given[0] if named else given
+    axes = range(x.ndim) if axes is None or axes == () else [axes] if isinstance(axes, int) else axes
+    axes = sorted(axis % x.ndim for axis in axes)
+
+    def rows(t: Tensor) -> Tensor:
+        return t.movedim(axes, tuple(range(-len(axes), 0))).flatten(-len(axes))
+
+    x, other = rows(x), rows(partner(step, x))
+    sign = -1 if step.name.endswith("min") else 1
+    best, best_reference = (sign * x.detach()).max(-1), (sign * other).max(-1)
+    winner = torch.where(best[0] >= best_reference[0], best[1], best_reference[1])[..., None]
+    mine, theirs = (t.gather(-1, winner)[..., 0] for t in (x, other))
+    step_in = mine.detach() - theirs
+    same = step_in == 0
+    multiplier = torch.where(
+        same, 1.0, sign * (best[0] - best_reference[0]) / torch.where(same, 1.0, step_in)
+    )
+    out = mine * multiplier
+    for axis in axes if keep else ():
+        out = out.unsqueeze(axis)
+    out = same_value(out, held)
+    return type(given)((out, given[1])) if named else out
+
+
 def extremum(step: Step) -> Tensor:
     """max(a, b) = (a + b + |a − b|)/2 and its mirror: linear, and one absolute value."""
     a, b = argument(step, 0, "input"), argument(step, 1, "other")
@@ -372,8 +456,6 @@ def extremum(step: Step) -> Tensor:
 
 def select(step: Step) -> Tensor:
     """where(condition, a, b) with one condition for both passes is linear."""
-    if step.session.mask_of(step) is not None and len(step.inputs()) == 1:
-        return elementwise(step)
     if not torch.equal(step.args[0], _operands(step)[0]):
         raise step.error("A selection differs between input and reference", "Add a rule for it")
     return step.plain()
@@ -381,7 +463,7 @@ def select(step: Step) -> Tensor:
 
 def gated(step: Step) -> Tensor:
     """glu: a · σ(b) of two halves."""
-    x = step.args[0] if step.args else step.kwargs["input"]
+    x = step.args[0]
     a, b = x.chunk(2, _axis(step))
     other_a, other_b = partner(step, x).chunk(2, _axis(step))
     gate, other_gate = b.detach().sigmoid(), other_b.sigmoid()
@@ -390,8 +472,9 @@ def gated(step: Step) -> Tensor:
 
 
 _RULES: dict[str, Callable[[Step], Any]] = {
-    **dict.fromkeys((*PRODUCTS, *ADDED_PRODUCTS), product),
+    **dict.fromkeys(PRODUCTS, product),
     **dict.fromkeys(POOLS, max_pool),
+    **dict.fromkeys(REDUCTIONS, reduction),
     "div": quotient,
     "softmax": softmax,
     "log_softmax": log_softmax,

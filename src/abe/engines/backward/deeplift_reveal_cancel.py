@@ -25,6 +25,7 @@ from abe.engines.backward.deeplift_rescale import (
     ELEMENTWISE,
     Rescale,
     partner,
+    ratio,
     reference,
 )
 from abe.engines.backward.lrp_weighted import split, weighted
@@ -32,6 +33,7 @@ from abe.engines.backward.step import (
     WEIGHTED,
     Step,
     close,
+    origin,
     same_value,
 )
 from abe.spec import value
@@ -67,21 +69,13 @@ class RevealCancel:
         if step.kind == "linear" and step.name in WEIGHTED:
             return _keep(known, *_weighted(step, known))
         inputs = step.inputs()
-        parts = known.get(id(_node(inputs[0]))) if len(inputs) == 1 else None
+        parts = known.get(id(origin(inputs[0])[0])) if len(inputs) == 1 else None
         if parts is not None and step.name in ELEMENTWISE:
             return _keep(known, *_elementwise(step, inputs[0], parts))
         if parts is not None and step.name in _VIEWS:
             moved = [_moved(step, inputs[0], part) for part in parts[1:]]
             return _keep(known, same_value(moved[0] + moved[1], step.value()), *moved)
         return Rescale()(step)
-
-
-def _node(tensor: Tensor) -> Any:
-    """What made a tensor's value. The instrument clones what an in-place call reads and copies back."""
-    node = tensor.grad_fn
-    while node is not None and type(node).__name__ in ("CloneBackward0", "CopyBackwards"):
-        node = node.next_functions[-1][0]
-    return node
 
 
 def _keep(known: dict[int, Parts], output: Tensor, *parts: Tensor) -> Tensor:
@@ -95,7 +89,7 @@ def _moved(step: Step, held: Tensor, part: Tensor) -> Tensor:
 
 def _weighted(step: Step, known: dict[int, Parts]) -> tuple[Tensor, ...]:
     call, held = weighted(step), step.value()
-    parts = known.get(id(_node(call.x))) or _by_sign(call.x, partner(step, call.x))
+    parts = known.get(id(origin(call.x)[0])) or _by_sign(call.x, partner(step, call.x))
     more, less = call.weight.clamp(min=0), call.weight.clamp(max=0)
 
     def send(same: Tensor, other: Tensor) -> Tensor:
@@ -129,6 +123,11 @@ def _elementwise(step: Step, x: Tensor, parts: Parts) -> tuple[Tensor, ...]:
         first, second = f(other + parts.change_up), f(other + parts.change_down)
     change_up = (first - start + end - second) / 2
     change_down = (second - start + end - first) / 2
+    outside = ~(change_up + change_down).isfinite()
+    if bool(outside.any()):  # a part alone can leave the function's domain, as that of a root or logarithm
+        slope = ratio(end, start, x.detach(), other, lambda: torch.zeros_like(end))
+        change_up = torch.where(outside, slope * parts.change_up, change_up)
+        change_down = torch.where(outside, slope * parts.change_down, change_down)
     slopes = [
         _slope(c, d, x.detach(), other, end, start)
         for c, d in ((change_up, parts.change_up), (change_down, parts.change_down))

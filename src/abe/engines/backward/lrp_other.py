@@ -12,30 +12,33 @@ from torch import Tensor
 from abe.engines.backward.lrp_weighted import scaled
 from abe.engines.backward.run import RuleBook, registered_rules
 from abe.engines.backward.step import (
-    ADDED_PRODUCTS,
     Step,
     argument,
     close,
     depends,
+    grouped,
     names,
     same_value,
     stabilised,
     transformed,
 )
-from abe.engines.instrument.operations import tensors
+from abe.engines.instrument.operations import factors, tensors
 from abe.spec import value
 
 IDENTITIES = names(
     """relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardtanh hardshrink softshrink
-    tanhshrink softsign softplus tanh threshold clamp clamp_min clamp_max expm1 log1p sqrt square abs sin tan
-    sinh atan asin erf pow nan_to_num"""
+    tanhshrink softsign softplus logsigmoid tanh threshold clamp clamp_min clamp_max expm1 log1p sqrt square
+    abs sin tan sinh atan asin erf pow nan_to_num"""
 )
 """Element-wise functions through which relevance passes unchanged: c_in = c f(x) / x."""
 GATES = ("sigmoid", "hardsigmoid")
 """Their outputs only weigh something else, so they count as constants (arras2017)."""
-CONSTANTS_INSIDE = frozenset(
-    {"add", "sub", "rsub", "cat", "stack", "hstack", "vstack", "lerp", "masked_fill", "where", "baddbmm"}
-    | {"pad", "constant_pad_nd", "index_copy", "scatter", "addcmul"}
+DIVISORS = ("rdiv", "reciprocal", "rsqrt")
+"""What divides only weighs something else too, as in `Quotient`; negative powers are divisors as well."""
+_JOINED = frozenset({"cat", "stack", "hstack", "vstack", "dstack", "column_stack"})
+CONSTANTS_INSIDE = _JOINED | names(
+    """add sub rsub lerp masked_fill where pad constant_pad_nd index_copy scatter setitem copy index_fill
+    index_put scatter_add index_add diff"""
 )
 """Operations that can mix constants in; what these contribute is booked as bias relevance."""
 
@@ -60,8 +63,14 @@ class PassOn:
         return transformed(output, step.booked(bias=constant))
 
 
+def divides(step: Step) -> bool:
+    """Whether this is a power with a negative exponent."""
+    exponent = argument(step, 1, "exponent")
+    return step.name == "pow" and not depends(exponent) and bool(torch.as_tensor(exponent < 0).any())
+
+
 def _has_numbers(step: Step) -> bool:
-    if step.name in ("cat", "stack", "hstack", "vstack"):
+    if step.name in _JOINED:
         return False
     return any(isinstance(v, (int, float)) for v in (*step.args, *step.kwargs.values()))
 
@@ -89,9 +98,11 @@ class Identity:
 
     def __call__(self, step: Step) -> Any:
         """One ratio on the way back."""
-        if (source := step.session.mask_of(step)) is not None:
-            return same_value(source * (step.value() != 0), step.value())
         x, held = step.inputs()[0], step.value()
+        if divides(step):
+            return held
+        if step.name == "pow" and not depends(step.args[0]):
+            raise step.error("No backward rule for a number to the power of the input", "Add a rule for it")
         if step.name == "relu":
             return step.plain()
         zero = torch.zeros_like(held)
@@ -140,17 +151,29 @@ class Taylor:
 
 
 @value
-class Halves:
-    """A product of two things that depend on the input gives each half of the relevance."""
+class Shifted:
+    """Log-softmax: logits and a shift, log Σ exp x, which counts as a constant and is booked as bias."""
 
     def __call__(self, step: Step) -> Any:
-        """Each factor's gradient is halved; what is added to the product (baddbmm, addcmul) is not."""
-        added = step.args[0] if step.name in ADDED_PRODUCTS else None
-        output = step.with_(lambda t: scaled(t, 0.5) if depends(t) and t is not added else t)
-        if added is None or depends(added):
+        """c_in = c."""
+        x, held = step.args[0], step.value()
+        return same_value(x, held, step.booked(bias=held - x.detach()))
+
+
+@value
+class Halves:
+    """A product of k things that depend on the input gives each 1/k of the relevance: halves, mostly."""
+
+    def __call__(self, step: Step) -> Any:
+        """Each factor's gradient is scaled; that of what is added to the product (a layer's bias) is not."""
+        given, changing = list(tensors((step.args, step.kwargs))), step.factors()
+        output = step.replaced({i: scaled(given[i], 1 / len(changing)) for i in changing})
+        inside = factors(step.name, len(given))
+        if all(i in inside or depends(t) for i, t in enumerate(given)):
             return output
         with torch.no_grad():
-            constant = step.with_(lambda t: torch.zeros_like(t) if depends(t) else t).nan_to_num(neginf=0.0)
+            zeros = {i: torch.zeros_like(t) for i, t in enumerate(given) if depends(t)}
+            constant = step.replaced(zeros).nan_to_num(neginf=0.0)
         return transformed(output, step.booked(bias=constant))
 
 
@@ -166,14 +189,12 @@ class Gated:
 
 @value
 class Quotient:
-    """a / b: the divisor counts as a constant."""
+    """a / b: the divisor counts as a constant, and so does a constant divided by the input."""
 
     def __call__(self, step: Step) -> Any:
         """The gradient of a alone."""
         a, b = step.args[:2]
-        if not depends(a):
-            raise step.error("A constant divided by the input has no LRP rule", "Pass uncovered='constant'")
-        return step.func(a, b.detach(), *step.args[2:], **step.kwargs)
+        return step.func(a, b.detach(), *step.args[2:], **step.kwargs) if depends(b) else step.plain()
 
 
 @value
@@ -182,8 +203,12 @@ class Affine:
 
     def __call__(self, step: Step) -> Any:
         """Batch norm as it is; elsewhere the standard deviation detached; shifts are booked."""
-        x, held = step.inputs()[0], step.value()
-        if step.name == "batch_norm":
+        x, held = step.args[0], step.value()
+        if step.name == "batch_norm" or (step.name == "instance_norm" and not _own_statistics(step)):
+            if len(step.inputs()) > 1:
+                raise step.error(
+                    "The statistics of a norm depend on the input", "Write it as plain operations"
+                )
             output = step.plain()
             zero = torch.zeros(1, *x.shape[1:2], *[1] * (x.ndim - 2), dtype=x.dtype, device=x.device)
             with torch.no_grad():
@@ -191,6 +216,11 @@ class Affine:
             return transformed(output, step.booked(bias=shift.expand_as(held)))
         surrogate, shift = _centred(step, x, held)
         return same_value(surrogate, held, step.booked(bias=shift))
+
+
+def _own_statistics(step: Step) -> bool:
+    """Whether an instance norm takes those of the instance, not running ones."""
+    return argument(step, 1, "running_mean") is None or argument(step, 5, "use_input_stats", True)
 
 
 def _centred(step: Step, x: Tensor, held: Tensor) -> tuple[Tensor, Tensor | float]:
@@ -201,15 +231,10 @@ def _centred(step: Step, x: Tensor, held: Tensor) -> tuple[Tensor, Tensor | floa
         bias = argument(step, 3, "bias") if centre else None
         epsilon = argument(step, 4 if centre else 3, "eps", 1e-5 if centre else None)
         axes, view, spatial = tuple(range(-len(shape), 0)), x, 0
-    elif step.name == "group_norm":
-        groups, weight, bias = (
-            argument(step, i, n) for i, n in ((1, "num_groups"), (2, "weight"), (3, "bias"))
-        )
-        epsilon, axes, centre = argument(step, 4, "eps", 1e-5), (2,), True
-        view = x.reshape(x.shape[0], groups, -1)
-        spatial = x.ndim - 2
     else:
-        raise step.error("This normalisation has no LRP rule", "Add a rule for it")
+        groups, weight, bias, epsilon = grouped(step)
+        axes, centre, spatial = (2,), True, x.ndim - 2
+        view = x.reshape(x.shape[0], groups, -1)
     epsilon = torch.finfo(x.dtype).eps if epsilon is None else epsilon
     c = view - view.mean(axes, keepdim=True) if centre else view
     out = (c / (c.detach().square().mean(axes, keepdim=True) + epsilon).sqrt()).reshape(x.shape)
@@ -230,9 +255,23 @@ _MOVES = names(
     clone
     to float double dropout dropout1d dropout2d dropout3d roll flip pixel_shuffle pixel_unshuffle pad
     constant_pad_nd max_pool1d max_pool2d max_pool3d adaptive_max_pool2d max amax index_select masked_fill
-    where
+    where setitem min amin median sort topk kthvalue msort adaptive_max_pool1d adaptive_max_pool3d
     feature_dropout alpha_dropout feature_alpha_dropout"""
 )
+
+
+_CHOSEN = (
+    "min",
+    "amin",
+    "median",
+    "sort",
+    "topk",
+    "kthvalue",
+    "msort",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool3d",
+)
+"""They give on some of the entries that they read, or all of them in another order."""
 
 
 @value
@@ -249,9 +288,9 @@ class Relevance:
         """Moves keep their gradient and element-wise steps pass R unchanged; neither needs a ratio."""
         if getattr(self.rule, "relevance_only", False):
             return self.rule(step)
-        if step.name in _MOVES:
-            return _moved(step)
         held = step.value()
+        if step.name in _MOVES or not isinstance(held, Tensor):
+            return _moved(step)
         inputs = list({id(t): t for t in step.inputs()}.values())
         if _keeps_place(step, inputs, held):
             return _kept(step, inputs[0], held)
@@ -294,7 +333,7 @@ def _keeps_place(step: Step, inputs: list[Tensor], held: Any) -> bool:
     if len(inputs) != 1 or not isinstance(held, Tensor) or held.shape != inputs[0].shape:
         return False
     entrywise = IDENTITIES | {"add", "sub", "rsub", "mul", "div", "neg", "batch_norm"}
-    return step.name in entrywise
+    return step.name in entrywise and not divides(step)
 
 
 def _swapped(step: Step, twins: dict[int, Tensor]) -> tuple[Any, Any]:
@@ -335,14 +374,14 @@ def lrp_book(
     entries: list[tuple[str, Any]] = list(rules)
     entries += [("first", first)] if first is not None else []
     entries += [("convolution", convolution), ("dense", dense), ("softmax", attention)]
-    entries += [(gate, AsConstant()) for gate in GATES]
+    entries += [(gate, AsConstant()) for gate in (*GATES, *DIVISORS)]
+    entries += [("log_softmax", Shifted()), ("div", Quotient()), ("glu", Gated()), ("product", Halves())]
     entries += [(name, Identity()) for name in sorted(IDENTITIES)]
     entries += [("maximum", Selected()), ("minimum", Selected()), ("where", PassOn())]
     entries += [("linear", PassOn()), ("plumbing", PassOn()), ("constant", PassOn())]
-    entries += [("div", Quotient()), ("glu", Gated())]
-    entries += [(name, Halves()) for name in ("mul", "matmul", "bmm", "mm", "einsum", *ADDED_PRODUCTS)]
-    entries += [(n, Affine()) for n in ("batch_norm", "layer_norm", "rms_norm", "group_norm")]
+    entries += [(f"{kind}_norm", Affine()) for kind in ("batch", "layer", "rms", "group", "instance")]
     entries += [(n, PassOn()) for n in sorted(_MOVES) if n.startswith(("max", "adaptive_max", "amax"))]
+    entries += [(n, PassOn()) for n in _CHOSEN]
     return RuleBook(entries=(*entries, *registered_rules("ratio")))
 
 

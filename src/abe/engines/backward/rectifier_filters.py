@@ -19,7 +19,8 @@ from abe.engines.backward.step import (
 )
 from abe.spec import value
 
-RECTIFIERS = ("relu", "relu6", "clamp", "clamp_min", "hardtanh", "threshold", "maximum", "mul", "where")
+MASKED = ("mul", "where", "masked_fill", "setitem")
+RECTIFIERS = ("relu", "relu6", "clamp", "clamp_min", "hardtanh", "threshold", "maximum", *MASKED)
 """Operations that can be rectifiers; `rectified` says whether a call is one."""
 
 
@@ -27,7 +28,7 @@ def rectified(step: Step) -> Tensor | None:
     """The tensor that this call rectifies, or None: max(x, 0), whatever it is written as."""
     if step.name in ("relu", "relu6"):
         return step.inputs()[0]
-    if step.name in ("mul", "where"):
+    if step.name in MASKED:
         return _masked(step)
     if step.name == "maximum":
         return _against_zero(step)
@@ -49,7 +50,7 @@ def _bound(step: Step) -> Any:
 
 
 def _masked(step: Step) -> Tensor | None:
-    """x of x * (x > c) and of where(x > c, x, 0)."""
+    """x of x * (x > c), of where(x > c, x, 0), and of x with 0 where x < c."""
     source = step.session.mask_of(step)
     if source is None or not bool((step.value() >= 0).all()):
         return None

@@ -37,6 +37,8 @@ from abe.engines.instrument.model_check import Known, known
 from abe.engines.instrument.modes import Instrument
 from abe.engines.instrument.operations import operations, tensors
 from abe.engines.instrument.per_model import mark
+from abe.engines.instrument.scripts import refuse_scripted_functions
+from abe.engines.instrument.spellings import TOLD_BY_ARGUMENTS
 from abe.engines.layers.at_layer import LayerTask
 from abe.engines.runtime.fused_copy import candidates, fingerprint
 from abe.engines.runtime.problem import Problem
@@ -119,7 +121,7 @@ class RuleBook:
         names = {name for name, _ in named}
         if last != "*" or not isinstance(rest, AsItIs) or not names <= operations():
             return frozenset()
-        return operations() - names - MASK_CASTS
+        return operations() - names - MASK_CASTS - TOLD_BY_ARGUMENTS
 
     def before(self, entries: tuple[tuple[str, BackwardRule], ...]) -> "RuleBook":
         """This book with other entries in front of it."""
@@ -208,6 +210,7 @@ class _Run:
 
     def around(self, call: Call) -> tuple[Any, Tensor]:
         """A chunk whose forward runs under the rules."""
+        refuse_scripted_functions(self.problem.task.model)
         ledger = None if self.spec.form == "gradient" else Ledger.empty(call.x)
         self.session = Session(
             choose=self._choose,
@@ -223,12 +226,7 @@ class _Run:
         self.found.update(self.session.found)
         scores = call.score(self._open(outputs))
         if not scores.requires_grad and self.spec.form != "gradient":
-            raise ModelError(
-                Code.NOT_DIFFERENTIABLE,
-                "Under these rules the score does not depend on what is explained",
-                fix="Gates, attention weights and deviations of norms count as constants: explain another "
-                "layer, or use deeplift; elsewhere look for .detach() in the model's forward",
-            )
+            raise stopped(self.session)
         return outputs, scores
 
     def _open(self, outputs: Any) -> Any:
@@ -271,6 +269,8 @@ class _Run:
             return Result(out, warnings=notes)
         books = {f"{account}_relevance": amount for account, amount in self.books.items()}
         books["closure"] = self.closure
+        size = sum((amount.abs() for amount in self.books.values()), out.flatten(1).abs().sum(1))
+        notes += _closure_notes(self.closure, self.started, size)
         if self.spec.start == "one":
             out = out / expanded(stabilised(self.started, 0.0), out)
             books = {name: amount / stabilised(self.started, 0.0) for name, amount in books.items()}
@@ -282,6 +282,46 @@ class _Run:
             return run_uncovered(step, self.spec.uncovered)
         step.session.note(step, str(rule))
         return rule(step)
+
+
+def stopped(session: Session) -> ModelError:
+    """The error of a score that rules cut off from what is explained."""
+    last = session.stopped
+    return ModelError(
+        Code.NOT_DIFFERENTIABLE,
+        "Under these rules the score does not depend on what is explained",
+        got=None if last is None else f"nothing behind {last}, whose output counts as a constant",
+        fix="Gates, softmaxes, divisors and deviations of norms count as constants: let the model return "
+        "what comes before a softmax or sigmoid at its end, explain another layer, or use deeplift; "
+        "elsewhere look for .detach() in the model's forward",
+    )
+
+
+MISSED = {torch.float64: (1e-7, 1e-11, 1e-3), torch.float32: (1e-3, 1e-5, 3e-2)}
+"""What a map may miss: of what it sums to; of its amounts, whose rounding stays if they cancel; and most."""
+
+
+def missing(missed: Tensor, whole: Tensor, amounts: Tensor) -> int | None:
+    """Number of the sample that misses most, where one misses more than rounding.
+
+    Args:
+        missed: (n,) what the maps are short of.
+        whole: (n,) what they are to sum to.
+        amounts: (n,) the size of all that was given.
+    """
+    share, rounding, most = MISSED.get(whole.dtype, (1e-1, 1e-2, 3e-1))
+    rounded = torch.minimum(rounding * amounts, most * whole.abs().clamp(min=1))
+    bad = ~(missed.abs() <= torch.maximum(share * whole.abs(), rounded))
+    return int(torch.where(bad, missed.abs(), -1.0).argmax()) if bool(bad.any()) else None
+
+
+def _closure_notes(closure: Tensor, start: Tensor, amounts: Tensor) -> list[str]:
+    """A note where the map and the accounts do not add up to the relevance that the rules started with."""
+    worst = missing(closure, start, amounts)
+    if worst is None:
+        return []
+    what = f"The books of sample {worst} do not close: {float(closure[worst]):.3g} too much"
+    return [note(Code.INCOMPLETE, f"{what} for a relevance of {float(start[worst]):.3g}")]
 
 
 def _mixed_up(closure: Tensor, start: Tensor) -> bool:

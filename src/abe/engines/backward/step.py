@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from abe.engines.instrument.modes import Function, Seen
-from abe.engines.instrument.operations import Kind, kind_of, tensors
+from abe.engines.instrument.operations import SHAPE_ONLY, Kind, factors, kind_of, tensors
 from abe.errors import Code, ModelError
 
 Transform = Callable[[Tensor], Tensor]
@@ -77,6 +77,18 @@ def stabilised(z: Float[Tensor, "*s"], epsilon: float) -> Float[Tensor, "*s"]:
 def close(x: Tensor, other: Tensor) -> Tensor:
     """Where two values differ by rounding at most."""
     return (x - other).abs() <= CLOSE.get(x.dtype, 1e-2) * (x.abs() + other.abs())
+
+
+def origin(tensor: Tensor) -> tuple[Any, int]:
+    """What made a tensor's value. The instrument clones what an in-place call reads and copies back."""
+    node, number = tensor.grad_fn, tensor.output_nr
+    while node is not None and type(node).__name__ in ("CloneBackward0", "CopyBackwards"):
+        node, number = node.next_functions[-1]
+    return getattr(node, "variable", tensor if node is None else node), number
+
+
+def _same(one: tuple[Any, int], other: tuple[Any, int]) -> bool:
+    return one[0] is other[0] and one[1] == other[1]
 
 
 ACCOUNTS = ("bias", "stabiliser", "rest")
@@ -175,6 +187,16 @@ class Step:
         """The operation with ``replace(t)`` for every argument tensor t."""
         return self.func(*_map(self.args, replace), **_map(self.kwargs, replace))
 
+    def replaced(self, new: dict[int, Tensor]) -> Any:
+        """The operation with some of its argument tensors, told by their number, replaced."""
+        counter = iter(range(1_000_000))
+        return self.with_(lambda t: new.get(next(counter), t))
+
+    def factors(self) -> list[int]:
+        """Numbers of a product's factors that depend on the input."""
+        given = list(tensors((self.args, self.kwargs)))
+        return [i for i in factors(self.name, len(given)) if depends(given[i])]
+
     def booked(self, **shares: Tensor | float) -> Transform:
         """A transform that lets the gradient through and books gradient × share for each account."""
         ledger, seen = self.session.ledger, self.seen
@@ -198,6 +220,19 @@ def argument(step: Step, position: int, name: str, default: Any = None) -> Any:
     return step.args[position] if len(step.args) > position else step.kwargs.get(name, default)
 
 
+def grouped(step: Step) -> tuple[int, Tensor | None, Tensor | None, float]:
+    """Groups, weight, bias and ε of a group norm; an instance norm has one channel per group."""
+    if step.name == "group_norm":
+        return (
+            step.args[1],
+            argument(step, 2, "weight"),
+            argument(step, 3, "bias"),
+            argument(step, 4, "eps", 1e-5),
+        )
+    weight, bias = argument(step, 3, "weight"), argument(step, 4, "bias")
+    return step.args[0].shape[1], weight, bias, argument(step, 7, "eps", 1e-5)
+
+
 def where(name: str, module: str | None) -> str:
     """An operation and its place, for a message."""
     place = "the task" if module is None else f"module {module!r}" if module else "the model's own forward"
@@ -219,11 +254,11 @@ WEIGHTED = frozenset(
     | {"linear", "addmm", "mm", "matmul", "bmm", "mv", "einsum", "tensordot"}
 )
 """Operations that count as layers when their other operand is a weight."""
-ADDED_PRODUCTS = ("baddbmm", "addbmm", "addcmul")
-"""Products of their second and third argument, added to the first."""
 CONVOLUTIONS = frozenset(name for name in WEIGHTED if name.startswith("conv"))
-COMPARISONS = frozenset({"gt", "ge", "lt", "le", "__gt__", "__ge__", "__lt__", "__le__", "greater", "less"})
-MASK_CASTS = frozenset({"float", "double", "half", "to", "type_as", "bfloat16"})
+COMPARISONS = frozenset({"gt", "ge", "lt", "le"})
+MASK_CASTS = frozenset({"float", "double", "half", "to", "type_as", "bfloat16", "bitwise_not", "logical_not"})
+_LIKE = frozenset({"to", "type_as", "expand_as", "view_as", "reshape_as"})
+"""Of what they read beside their first argument only shape or type counts."""
 
 Choose = Callable[[Step], Any]
 Form = Literal["gradient", "ratio", "relevance", "multiplier"]
@@ -243,6 +278,9 @@ class Session:
         inside: whether what is explained is a layer's activation: weighted operations before it are counted
             too, so that a place in the model keeps its number.
         layers: weighted operations so far.
+        readers: operations that read, beside the input, what was made of it without a gradient (masks,
+            indices, detached tensors), in the order in which they ran.
+        stopped: the last operation whose numbers do not depend on the input, though what it read did.
     """
 
     choose: Choose
@@ -253,25 +291,53 @@ class Session:
     inside: bool = False
     layers: int = 0
     memory: dict[int, Any] = field(default_factory=dict)
-    _masks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    readers: dict[str, None] = field(default_factory=dict)
+    stopped: str | None = None
+    _masks: dict[int, tuple[Tensor, tuple[Any, int]]] = field(default_factory=dict)
+    _cut: dict[int, Tensor] = field(default_factory=dict)
     _fixed: dict[int, Tensor] = field(default_factory=dict)
 
     def __call__(self, seen: Seen, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        given = list(tensors((args, kwargs)))
+        _refuse_transform(seen)
+        given = list(tensors(args[:1] if seen.name in _LIKE else (args, kwargs)))
         if not any(depends(t) for t in given):
             output = func(*args, **kwargs)
             self._follow_mask(seen, args, output)
+            if self._reads_cut(given):
+                self._note_cut(seen, output)
             if self.inside:
                 self._count_before(seen.name, given, output)
-            return output
+            return self._of_constants(seen, args, output)
         if seen.name in COMPARISONS:
             return self._compare(func, args, kwargs)
         _refuse_checkpoint()
+        if self._reads_cut(given):
+            self.readers[where(seen.name, seen.module)] = None
         kind = kind_of(seen.name, tuple(depends(t) for t in given))
         weighted = kind == "linear" and seen.name in WEIGHTED
         step = Step(seen, func, args, kwargs, kind, self.layers, self)
         self.layers += weighted
-        return self.choose(step)
+        output = self.choose(step)
+        if isinstance(output, Tensor) and output.is_floating_point() and not depends(output):
+            self.stopped = where(seen.name, seen.module)
+        self._note_cut(seen, output)
+        return output
+
+    def _of_constants(self, seen: Seen, args: tuple[Any, ...], output: Any) -> Any:
+        """What an operation on constants gives on."""
+        return output
+
+    def _reads_cut(self, given: list[Tensor]) -> bool:
+        return bool(self._cut) and any(id(t) in self._cut for t in given)
+
+    def _note_cut(self, seen: Seen, output: Any) -> None:
+        """Follow what was made of the input and has no gradient; on a number Python may branch."""
+        if seen.name in SHAPE_ONLY or output is None:
+            return
+        found = list(tensors(output))
+        self._cut |= {id(t): t for t in found if not depends(t)}
+        if not found and seen.module is not None:
+            self.readers[where(seen.name, seen.module)] = None
 
     def note(self, step: Step, rule: str) -> None:
         """Count a step under the rule it got."""
@@ -279,19 +345,23 @@ class Session:
         self.found[key] = self.found.get(key, 0) + 1
 
     def mask_of(self, step: Step) -> Tensor | None:
-        """For x * (x > c): the tensor x, where the other factor was made by comparing that very tensor."""
+        """For x * (x > c): the tensor x, where the mask was made by comparing that very value."""
+        if not self._masks:
+            return None
         for tensor in tensors((step.args, step.kwargs)):
             if (known := self._masks.get(id(tensor))) is not None:
-                source = known[1]
-                if any(t is source for t in step.inputs()):
-                    return source
+                for mine in step.inputs():
+                    if mine.shape == tensor.shape and _same(origin(mine), known[1]):
+                        return mine
         return None
 
     def _compare(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         mask = func(*args, **kwargs)
         sources = [t for t in tensors((args, kwargs)) if depends(t)]
-        if len(sources) == 1 and isinstance(mask, Tensor):
-            self._masks[id(mask)] = (mask, sources[0])
+        if isinstance(mask, Tensor):
+            self._cut[id(mask)] = mask
+            if len(sources) == 1:
+                self._masks[id(mask)] = (mask, origin(sources[0]))
         return mask
 
     def _count_before(self, name: str, given: list[Tensor], output: Any) -> None:
@@ -330,6 +400,20 @@ def refuse_hidden(outputs: Any) -> None:
             got=f"{made_by.__module__}.{made_by.__qualname__}",
             fix="Use the plain operations, or set abe_plumbing = True on the class if its backward "
             "only moves values",
+        )
+
+
+def _refuse_transform(seen: Seen) -> None:
+    """Raise HIDDEN_BACKWARD inside `torch.func.vmap` and its kin, whose tensors stand for others."""
+    peek = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
+    running = None if peek is None else peek()
+    if running is not None:
+        name = str(running.key()).rpartition(".")[2].lower()
+        raise ModelError(
+            Code.HIDDEN_BACKWARD,
+            "A function transform hides its operations, so no backward rule reaches them",
+            got=f"{name} (torch.func) around {where(seen.name, seen.module)}",
+            fix="Write the batch axis out, or use a gradient or removal method",
         )
 
 

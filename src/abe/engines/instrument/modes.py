@@ -29,18 +29,15 @@ from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
+from abe.engines.instrument.composites import taken_apart
 from abe.engines.instrument.inspection import (
     clean_name,
     path_name,
     scripted,
 )
 from abe.engines.instrument.model_check import Known, known
-from abe.engines.instrument.operations import (
-    canonical,
-    is_metadata,
-    out_of_place,
-)
-from abe.engines.instrument.unroll import UNROLLED
+from abe.engines.instrument.operations import is_metadata
+from abe.engines.instrument.spellings import canonical, out_of_place, spelled
 from abe.errors import Code, ModelError
 
 Function = Callable[..., Any]
@@ -170,8 +167,11 @@ class Instrument(TorchFunctionMode):
         in_place = in_place or kwargs.get("inplace") is True or isinstance(kwargs.get("out"), Tensor)
         if name in self._unseen and not in_place:
             return func(*args, **kwargs)
-        if name not in self._rules and (parts := self._parts(func)) is not None:
-            return self._reenter(name, parts, args, kwargs)
+        name, func, args, kwargs = spelled(name, func, args, kwargs)
+        if name not in self._rules and (parts := self._parts(name, func, in_place)) is not None:
+            output = self._reenter(name, parts, args, kwargs)
+            if output is not NotImplemented:
+                return output
         seen = Seen(name, self._modules[-1] if self._modules else None, in_place, tuple(self._within))
         output = self._run(seen, func, args, kwargs)
         if name == "softmax" and self._within and self._within[-1] in _ATTENTION:
@@ -197,13 +197,13 @@ class Instrument(TorchFunctionMode):
         offered = Seen("attention", seen.module, False, seen.within)
         return rule(offered, _identity, (probabilities,), {})
 
-    def _parts(self, func: Function) -> Function | None:
-        """The function to run under the instrument in place of a composite."""
+    def _parts(self, name: str, func: Function, in_place: bool) -> Function | None:
+        """The function to run under the instrument in place of a composite, unless it is to stay whole."""
         if func is F.multi_head_attention_forward:
             return _unguarded(F.multi_head_attention_forward)
         if not self._decompose:
             return None
-        return attention if func is F.scaled_dot_product_attention else UNROLLED.get(func.__name__)
+        return attention if func is F.scaled_dot_product_attention else taken_apart(name, in_place)
 
     def _reenter(self, name: str, parts: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._within.append(name)

@@ -1,8 +1,4 @@
-"""What operations are called and what kind of thing they do.
-
-The same function arrives under many names: ``x + y``, ``x.add(y)``, ``torch.add``, ``x += y``,
-``F.relu(x, inplace=True)``, ``torch.relu_``. `canonical` gives them one, so that a rule is written once.
-"""
+"""What kind of thing operations do, by their canonical names."""
 
 # torch leaves part of its own interface untyped:
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -12,9 +8,9 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from abe.engines.instrument.spellings import property_of
 
 Kind = Literal[
     "linear",
@@ -48,87 +44,14 @@ _METADATA = frozenset(
     | {"retain_grad", "is_shared", "is_pinned", "has_names", "is_neg", "is_conj", "untyped_storage"}
 )
 _TENSOR_PROPERTIES = frozenset({"T", "mT", "H", "mH", "data", "real", "imag"})
-_SPELLINGS = {
-    "__add__": "add",
-    "__radd__": "add",
-    "__sub__": "sub",
-    "subtract": "sub",
-    "__rsub__": "rsub",
-    "__mul__": "mul",
-    "__rmul__": "mul",
-    "multiply": "mul",
-    "__matmul__": "matmul",
-    "__rmatmul__": "rmatmul",
-    "__truediv__": "div",
-    "__div__": "div",
-    "divide": "div",
-    "true_divide": "div",
-    "__rdiv__": "rdiv",
-    "__rtruediv__": "rdiv",
-    "__pow__": "pow",
-    "__rpow__": "rpow",
-    "__neg__": "neg",
-    "negative": "neg",
-    "__abs__": "abs",
-    "absolute": "abs",
-    "__getitem__": "getitem",
-    "clip": "clamp",
-    "concat": "cat",
-    "concatenate": "cat",
-    "swapaxes": "transpose",
-    "swapdims": "transpose",
-    "special_expit": "sigmoid",
-    "_softmax": "softmax",
-    "_threshold": "threshold",
-}
-_IN_PLACE_SPELLINGS = {
-    "__iadd__": "add",
-    "__isub__": "sub",
-    "__imul__": "mul",
-    "__itruediv__": "div",
-    "__idiv__": "div",
-    "__ipow__": "pow",
-    "__setitem__": "setitem",
-}
 
 
 def is_metadata(func: Callable[..., Any]) -> bool:
     """Whether a call only asks for shape, type or place."""
     name = getattr(func, "__name__", "")
     if name == "__get__":
-        return _property(func) not in _TENSOR_PROPERTIES
+        return property_of(func) not in _TENSOR_PROPERTIES
     return name in _METADATA
-
-
-def _property(func: Callable[..., Any]) -> str:
-    return getattr(getattr(func, "__self__", None), "__name__", "")
-
-
-def canonical(func: Callable[..., Any]) -> tuple[str, bool]:
-    """The operation's one name, and whether this spelling writes to its first argument.
-
-    ``inplace=True`` and ``out=`` are arguments, hence not visible here.
-    """
-    name = getattr(func, "__name__", type(func).__name__)
-    if name == "__get__":
-        return _property(func), False
-    if name in _IN_PLACE_SPELLINGS:
-        return _IN_PLACE_SPELLINGS[name], True
-    if name.endswith("_") and not name.endswith("__"):
-        return _SPELLINGS.get(name[:-1], name[:-1]), True
-    return _SPELLINGS.get(name, name), False
-
-
-def out_of_place(func: Callable[..., Any]) -> Callable[..., Any] | None:
-    """The twin of an in-place function that returns a new tensor and takes the same arguments."""
-    name, in_place = canonical(func)
-    if not in_place or name in ("setitem", "copy"):
-        return None
-    for room in (torch.Tensor, torch, F):
-        twin = getattr(room, name, None)
-        if callable(twin):
-            return twin
-    return None
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
@@ -157,7 +80,7 @@ _BY_KIND: dict[Kind, str] = {
         conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear addmm addbmm
         add sub rsub neg sum mean cumsum interpolate upsample lerp embedding embedding_bag fold unfold
         avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
-        grid_sample scatter_add index_add trace""",
+        scatter_add index_add trace diff""",
     "plumbing": """
         view reshape view_as reshape_as flatten unflatten permute transpose t T mT movedim moveaxis squeeze
         unsqueeze expand expand_as repeat repeat_interleave tile cat stack hstack vstack dstack chunk split
@@ -166,15 +89,18 @@ _BY_KIND: dict[Kind, str] = {
         cuda detach data dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout
         feature_dropout roll flip rot90 masked_fill masked_select pixel_shuffle pixel_unshuffle
         channel_shuffle copy diagonal tril triu broadcast_to broadcast_tensors native_channel_shuffle
-        as_strided ravel real imag meshgrid scatter index_copy""",
+        as_strided ravel real imag meshgrid scatter index_copy column_stack positive mH H index_fill
+        index_put""",
     "activation": """
         relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardsigmoid hardtanh
         hardshrink softshrink tanhshrink softplus softsign sigmoid logsigmoid tanh threshold clamp clamp_min
         clamp_max exp expm1 log log2 log10 log1p sqrt rsqrt reciprocal pow rpow square abs sin cos tan sinh
         cosh atan asin acos erf erfc sign softmax softmin log_softmax logsumexp maximum minimum where
-        nan_to_num floor ceil round rdiv""",
+        nan_to_num floor ceil round rdiv trunc frac sgn exp2 logit sinc erfinv lgamma digamma asinh acosh
+        atanh deg2rad rad2deg""",
     "product": """
-        mul matmul rmatmul bmm mm mv dot baddbmm einsum div tensordot outer glu bilinear inner addcmul""",
+        mul matmul rmatmul bmm mm mv dot vdot baddbmm einsum div tensordot outer glu bilinear inner addcmul
+        kron cross linalg_vecdot linalg_multi_dot chain_matmul""",
     "normalisation": """
         batch_norm layer_norm group_norm instance_norm local_response_norm rms_norm normalize""",
     "pooling": """
@@ -184,12 +110,24 @@ _BY_KIND: dict[Kind, str] = {
         fractional_max_pool2d fractional_max_pool3d lp_pool1d lp_pool2d max amax min amin median""",
     "attention": "scaled_dot_product_attention multi_head_attention_forward",
 }
-# Additive or bilinear in one operand while the other is fixed; divisors and self-products are not.
-_LINEAR_IN_THE_FIRST = frozenset({"div"})
-_BILINEAR = frozenset(
-    {"mul", "matmul", "rmatmul", "bmm", "mm", "mv", "dot", "baddbmm", "einsum", "tensordot", "outer"}
-    | {"bilinear", "inner", "addcmul"}
+# Linear in the first argument as long as the others are fixed; divisors and grids are not factors.
+_LINEAR_IN_THE_FIRST = frozenset({"div", "grid_sample"})
+WITH_A_WEIGHT = frozenset(
+    {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear"}
 )
+_FACTORS = {
+    **dict.fromkeys(WITH_A_WEIGHT, (0, 2)),
+    **dict.fromkeys(("addmm", "addbmm", "baddbmm", "addcmul"), (1, 3)),
+    "bilinear": (0, 3),
+}
+PRODUCTS = frozenset(_BY_KIND["product"].split()) - {"div", "glu"} | _FACTORS.keys()
+"""Linear in each of their factors; what else they take is added to the product."""
+
+
+def factors(name: str, count: int) -> range:
+    """Which of ``count`` tensor arguments of a product are its factors, by position."""
+    first, last = _FACTORS.get(name, (0, count))
+    return range(first, min(last, count))
 
 
 # They read the shape of their argument only, so their results do not depend on the input.
@@ -220,8 +158,8 @@ def kind_of(name: str, depends: tuple[bool, ...]) -> Kind:
     if name in SHAPE_ONLY or (depends and not any(depends)):
         return "constant"
     kind = _kinds().get(name, "other")
-    if name in _BILINEAR and sum(depends) == 1:
-        return "linear"
+    if name in PRODUCTS:
+        return "product" if sum(depends[i] for i in factors(name, len(depends))) > 1 else "linear"
     if name in _LINEAR_IN_THE_FIRST and not any(depends[1:]):
         return "linear"
     return kind if depends or kind != "other" else "constant"

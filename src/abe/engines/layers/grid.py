@@ -123,7 +123,7 @@ def extent_of(problem: Problem) -> tuple[int, ...]:
     Raises:
         InputError: the input has none.
     """
-    if problem.x.ndim < 3 or problem.task.parts:
+    if problem.x.ndim < 3 or len(problem.task.parts) > 1:
         raise InputError(
             Code.SHAPE,
             "A map over places needs one input with places",
@@ -147,7 +147,8 @@ def differentiate(scores: Tensor, inside: Sequence[Tensor]) -> list[Tensor]:
             Code.NOT_DIFFERENTIABLE,
             "The score does not depend on what was captured in a differentiable way",
             fix="Look for .detach(), torch.no_grad(), argmax, NumPy or a re-entrant checkpoint on the way "
-            "from there to the output",
+            "from there to the output; of a layer that returns several tensors the first is read: name a "
+            "module inside it",
         )
     found = slopes(scores, inside)
     gradients = [torch.zeros_like(t) if g is None else g for g, t in zip(found, inside, strict=True)]

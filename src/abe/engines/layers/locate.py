@@ -13,24 +13,28 @@ from abe.engines.instrument.capture import with_first
 from abe.engines.instrument.inspection import clean_name
 from abe.engines.instrument.model_check import Known, known
 from abe.engines.instrument.modes import Instrument, Seen, refuse_opaque
-from abe.engines.instrument.operations import tensors
+from abe.engines.instrument.operations import SHAPE_ONLY, tensors
 from abe.engines.instrument.per_model import mark
+from abe.engines.layers.find import bypass_note
 from abe.engines.layers.grid import LayerGrid, extent_of, grid_of
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.work import Call, slopes
 from abe.errors import Code, ModelError, note
 
-_PLACES: "WeakKeyDictionary[Known, dict[tuple[Any, ...], str]]" = WeakKeyDictionary()
-"""Layers that were chosen, by the model as it was, the inputs' shape and the score."""
+_PLACES: "WeakKeyDictionary[Known, dict[tuple[Any, ...], tuple[str, list[str]]]]" = WeakKeyDictionary()
+"""Layers that were chosen and notes, by the model as it was, the inputs' shape and the score."""
 
 
 def located(problem: Problem, layer: str | None) -> tuple[str, list[str]]:
-    """The layer to look at, and a note where it was chosen here.
+    """The layer to look at, and notes where it was chosen here.
 
     Chosen is the last layer whose output has places on which the score depends: a transformer's last
     block gives only its class token on, so the choice falls on what that block's attention reads.
-    Results of pooling do not count, nor attention matrices. Costs one forward and one backward row the
-    first time; the choice is remembered until a weight or module of the model changes.
+    What the rest of the model reads of an output counts, not what was made of it before it was handed on:
+    of a backbone that returns features beside what it pooled from them, the layer inside that made the
+    features. Results of pooling do not count, nor attention matrices, nor layers that do not see the
+    explained input. A note says where a part of the score goes around the layer. Costs one forward and one
+    backward row the first time; the choice is remembered until a weight or module of the model changes.
 
     Raises:
         ModelError: NO_SPATIAL_LAYER; OPAQUE_MODEL for scripted or traced modules.
@@ -45,19 +49,30 @@ def located(problem: Problem, layer: str | None) -> tuple[str, list[str]]:
         survey = _Survey(first)
         for _ in first.at_inputs("inner", around=survey.around, purpose="survey"):
             """The survey keeps what it needs."""
-        places[key] = survey.chosen()
-    name = places[key]
-    return name, [note(Code.CHOSEN_LAYER, f"The map was taken at layer {name!r}, the last with places")]
+        name = survey.chosen()
+        notes = [note(Code.CHOSEN_LAYER, f"The map was taken at layer {name!r}, the last with places")]
+        places[key] = name, [*notes, *([bypass_note(name)] if survey.bypassed else [])]
+    name, notes = places[key]
+    return name, list(notes)
 
 
 @dataclass
 class _Site:
-    """One output of one module."""
+    """One output of one module.
+
+    Attributes:
+        name, call: of the module, and how often it was called before.
+        output: what the rest of the model reads.
+        grid: how it lies over the input.
+        seen: whether it depends on the explained input.
+        live: whether the score depends on its places; None where no gradient reaches it.
+    """
 
     name: str
     call: int
     output: Tensor
     grid: LayerGrid | None
+    seen: bool
     live: bool | None = None
 
 
@@ -73,7 +88,9 @@ class _Survey:
         self._handed: dict[tuple[int, int], _Site] = {}
         self._pooled: set[tuple[int, int]] = set()
         self._known: set[int] = set()
+        self._dependent: set[int] = set()  # tensors made of the explained input
         self._alive: list[Tensor] = []
+        self.bypassed = False
 
     def around(self, call: Call) -> tuple[Any, Tensor]:
         """The observed run of one row."""
@@ -82,18 +99,19 @@ class _Survey:
                 hook = self._hook(clean_name(name))
                 stack.callback(module.register_forward_hook(hook).remove)
             stack.enter_context(Instrument(self.model, observe=self._observe))
+            self._dependent.add(id(call.x))
             outputs = call.forward(call.x)
         scores = call.score(outputs)
         self._grade(scores)
         self._handed.clear()
         self._known.clear()
+        self._dependent.clear()
         self._alive.clear()
         return outputs, scores
 
     def chosen(self) -> str:
         """Name of the last live layer, with the number of the call where there are several."""
-        connected = [site for site in self.sites if site.live is not None]
-        live = [site for site in connected if site.live] or connected or self.sites
+        live = self._live()
         if not live:
             raise ModelError(
                 Code.NO_SPATIAL_LAYER,
@@ -105,11 +123,25 @@ class _Survey:
         name = live[-1].name
         return f"{name}#{live[-1].call}" if self.calls[name] > 1 else name
 
+    def _live(self) -> list[_Site]:
+        """Sites that the choice is between: those on which the score depends, where there are any."""
+        sites = [site for site in self.sites if site.seen] or self.sites
+        connected = [site for site in sites if site.live is not None]
+        return [site for site in connected if site.live] or connected or sites
+
     def _observe(self, seen: Seen, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if "pool" in seen.name or seen.name == "softmax":
-            for found in tensors(output):
+        pools = "pool" in seen.name or seen.name == "softmax"
+        depends = seen.name not in SHAPE_ONLY and any(
+            id(t) in self._dependent for t in tensors((args, kwargs))
+        )
+        if not pools and not depends:
+            return
+        for found in tensors((output, args[:1] if seen.in_place else ())):
+            self._alive.append(found)
+            if pools:
                 self._pooled.add(_mark(found))
-                self._alive.append(found)
+            if depends:
+                self._dependent.add(id(found))
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], Any]:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
@@ -119,7 +151,8 @@ class _Survey:
                 return None
             same = self._handed.get(_mark(found))
             if same is not None:
-                if same.name.startswith(name + "."):
+                alone = len(list(tensors(output))) == 1  # else parts of the output may go around this one
+                if alone and same.name.startswith(name + "."):
                     same.name, same.call = name, call  # the outermost module with this output names it
                 return None
             if any(found is given for given in tensors(args)) and id(found) not in self._known:
@@ -130,12 +163,14 @@ class _Survey:
 
     def _new(self, name: str, call: int, found: Tensor) -> Tensor:
         """Note an output and return what the model goes on with, so that writing into it does no harm."""
-        if not found.requires_grad:
-            found = found.detach().clone().requires_grad_()
-        grid = grid_of(found.shape, self.extent) if len(found) == 1 else None
-        site = _Site(name, call, found, grid)
+        seen = id(found) in self._dependent
+        read = found.clone()
+        if not read.requires_grad:
+            read = read.detach().requires_grad_()
+        grid = grid_of(read.shape, self.extent) if len(read) == 1 else None
+        site = _Site(name, call, read, grid, seen)
         self.sites.append(site)
-        handed = found.clone()
+        handed = read.clone()
         self._handed[_mark(handed)] = site
         self._known.add(id(handed))
         self._alive.append(handed)
@@ -145,15 +180,31 @@ class _Survey:
         self.sites = [site for site in self.sites if site.grid is not None]
         if not self.sites:
             return
-        gradients: Sequence[Tensor | None] = [site.output for site in self.sites]
+        inside = [site.output for site in self.sites]
+        gradients: Sequence[Tensor | None] = inside
         if scores.requires_grad:
-            inside = [site.output for site in self.sites]
             with suppress(ModelError):  # of a re-entrant checkpoint; removal methods can do without
                 gradients = slopes(scores, inside)
         for site, gradient in zip(self.sites, gradients, strict=True):
             if gradient is not None and site.grid is not None:
                 site.live = bool((site.grid.places(gradient) != 0).any())
+        last = self._live()[-1]
+        others = [site.output.grad_fn for site in self.sites if site.live and site.seen and site is not last]
+        self.bypassed = bool(last.live) and _reaches(scores.grad_fn, last.output.grad_fn, others)
+        for site in self.sites:
             site.output = scores.new_empty(0)
+
+
+def _reaches(start: Any, wall: Any, aims: Sequence[Any]) -> bool:
+    """Whether a graph has a way from its end back to one of ``aims`` that does not lead through ``wall``."""
+    waiting, known = [start], {wall, None}
+    while waiting:
+        node = waiting.pop()
+        if node in known:
+            continue
+        known.add(node)
+        waiting += [following for following, _ in node.next_functions]
+    return any(aim in known for aim in aims if aim is not None)
 
 
 def _mark(tensor: Tensor) -> tuple[int, int]:
