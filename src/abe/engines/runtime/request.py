@@ -104,6 +104,8 @@ def pose(
     check_ids(ids, len(lifted.x))
     if lifted.parts:
         evaluator.task = evaluator.task.reading(parts=lifted.parts)
+    warnings = [] if warnings is None else warnings
+    evaluator.warnings = warnings
     return Problem(
         evaluator=evaluator,
         x=lifted.x,
@@ -112,6 +114,6 @@ def pose(
         objective=objective or Logit(),
         draws=draws or SeededDraws(seed=0),
         identify=cache(partial(as_ids, ids, lifted.x)),
-        warnings=[] if warnings is None else warnings,
+        warnings=warnings,
         names=lifted.names,
     )
