@@ -115,7 +115,7 @@ def layers(model: nn.Module) -> list[str]:
     """Names of the modules with weights of their own, in order of registration; shared ones count once.
 
     Raises:
-        SpecError: the model has no parameters, as a quantised one.
+        SpecError: the model has no parameters, as a quantised one, or sparse ones.
     """
     found = list(_owned(plain_twin(model)))
     if not found:
@@ -125,6 +125,14 @@ def layers(model: nn.Module) -> list[str]:
             got=type(model).__name__,
             fix="Measure the model before it is quantised or frozen into constants",
         )
+    for name, parameter in model.named_parameters():
+        if parameter.layout != torch.strided:
+            raise SpecError(
+                Code.UNSUPPORTED,
+                "Sparse weights cannot be drawn anew",
+                got=f"{name!r}, {parameter.layout}",
+                fix="Measure the model with dense weights",
+            )
     return found
 
 

@@ -137,10 +137,10 @@ def test_circles_locks_and_running_generators_are_no_obstacle():
 
 
 def test_a_model_is_not_kept_alive():
-    net = model({"back": None})
-    net[1].held["back"] = net
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).eval()
+    net[1].held = {"back": net}
     net.fn = lambda: net
-    abe.explain(abe.image_task(net), torch.rand(2, 2), "gradient", target=0, progress=False)
+    abe.explain(abe.image_task(net), torch.rand(1, 3, 2, 2), "gradient", target=0, progress=False)
     gone = weakref.ref(net)
     del net
     __import__("gc").collect()

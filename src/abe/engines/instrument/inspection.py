@@ -65,7 +65,8 @@ def dense_parts(tensor: Tensor) -> list[Tensor]:
         return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
     if hasattr(type(tensor), "__tensor_flatten__"):
         names = tensor.__tensor_flatten__()[0]  # type: ignore[attr-defined]
-        return [part for name in names for part in dense_parts(getattr(tensor, name))]
+        inner = [getattr(tensor, name) for name in names]
+        return [part for one in inner if isinstance(one, Tensor) for part in dense_parts(one)]
     if tensor.is_nested:
         return list(tensor.unbind())
     return [tensor.to_dense()] if tensor.is_mkldnn else [tensor]
@@ -95,6 +96,16 @@ def scripted(model: nn.Module) -> list[str]:
         if isinstance(module, torch.jit.ScriptModule) and not inside:
             found.append(name)
     return found
+
+
+def sharded(model: nn.Module) -> list[str]:
+    """Names of modules whose weights FSDP keeps in shards, in its first form or its second."""
+    kinds = {"FSDPModule", "FullyShardedDataParallel"}
+    return [
+        name
+        for name, module in model.named_modules()
+        if any(kind.__name__ in kinds for kind in type(module).__mro__)
+    ]
 
 
 def compiled(model: nn.Module) -> list[str]:

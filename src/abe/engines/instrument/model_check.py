@@ -19,6 +19,8 @@ from abe.engines.instrument.inspection import (
     coupling,
     dense_parts,
     parts_of,
+    path_name,
+    sharded,
 )
 from abe.engines.instrument.per_model import PerModel
 from abe.engines.instrument.plain import Plain
@@ -81,7 +83,7 @@ def _look(model: nn.Module) -> tuple[Known, Parts]:
     if last is not None and parts is not None:
         return last, parts
     parts = parts_of(model)
-    _refuse_lazy(model, parts)
+    _refuse_empty(model, parts)
     return _KNOWN.set(model, Known(parts)), parts
 
 
@@ -92,7 +94,8 @@ def holding(model: nn.Module) -> Generator[Parts]:
     Threads take turns with a model, and with whatever has a module or parameter in common with it.
 
     Raises:
-        ModelError: UNINITIALISED for lazy modules that have not run yet.
+        ModelError: UNINITIALISED for lazy modules that have not run yet; DEVICE and UNSUPPORTED for
+            weights on the meta device, and for sharded ones.
     """
     while True:
         locks = _TURNS.get(model) or _join(model)
@@ -131,16 +134,31 @@ def moved(model: nn.Module) -> bool:
     return held is not None and held[0].moved(held[1])
 
 
-def _refuse_lazy(model: nn.Module, parts: Parts) -> None:
-    if not any(is_lazy(tensor) for kept in parts[1:] for tensor in kept):
+def _refuse_empty(model: nn.Module, parts: Parts) -> None:
+    if names := sharded(model):
+        raise ModelError(
+            Code.UNSUPPORTED,
+            "The model's weights are sharded, and gathered while it runs only",
+            got=f"{path_name(names[0])} under FSDP",
+            fix="Load the full state into an unwrapped model and explain that one",
+        )
+    if not any(is_lazy(one) or one.is_meta for one in (*parts.parameters, *parts.buffers)):
         return
-    named = (*model.named_parameters(), *model.named_buffers())
-    raise ModelError(
-        Code.UNINITIALISED,
-        "The model has lazy modules without weights yet",
-        got=f"{clean_name(next(name for name, tensor in named if is_lazy(tensor)))!r} is uninitialised",
-        fix="Run the model once on an input of the right shape, so that its weights are made",
-    )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ModelError(
+                Code.UNINITIALISED,
+                "The model has lazy modules without weights yet",
+                got=f"{clean_name(name)!r} is uninitialised",
+                fix="Run the model once on an input of the right shape, so that its weights are made",
+            )
+        if tensor.is_meta:
+            raise ModelError(
+                Code.DEVICE,
+                "The model has no weights",
+                got=f"{clean_name(name)!r} on the meta device",
+                fix="Load weights with model.to_empty(device=…) and load_state_dict(…)",
+            )
 
 
 def _tree(modules: list[nn.Module]) -> tuple[list[str], list[int], list[Any]]:
@@ -206,6 +224,7 @@ def _remarks(model: nn.Module) -> list[str]:
 
 def check_weights(model: nn.Module) -> None:
     """Raise where weights are missing, NaN or infinite; a sum is read once per weight, a value only then."""
+    _refuse_empty(model, parts_of(model))
     weights = dict(model.named_parameters())
     for name, parameter in weights.items():
         if parameter.is_inference():
@@ -215,13 +234,6 @@ def check_weights(model: nn.Module) -> None:
                 got=f"inference tensor {name!r}",
                 fix="Build or load the model outside that block, or copy.deepcopy it outside",
             )
-        if parameter.is_meta:
-            raise ModelError(
-                Code.DEVICE,
-                "The model has no weights",
-                got=f"{name!r} on the meta device",
-                fix="Load weights with model.to_empty(device=…) and load_state_dict(…)",
-            )
     for name, parameter in weights.items():
         if not all(finite(part) for part in dense_parts(parameter)):
             raise ModelError(
@@ -230,3 +242,16 @@ def check_weights(model: nn.Module) -> None:
                 got=f"in {name!r}",
                 fix="Load a sound checkpoint; an explanation of NaN means nothing",
             )
+
+
+def check_kept(model: nn.Module) -> None:
+    """Raise where a buffer, or a tensor kept as a plain attribute, holds NaN; infinity is a mask's."""
+    for name, module in model.named_modules():
+        for short, held in {**vars(module), **module._buffers}.items():
+            if isinstance(held, Tensor) and any(bool(part.isnan().any()) for part in dense_parts(held)):
+                raise ModelError(
+                    Code.NOT_FINITE_WEIGHTS,
+                    "A tensor that the model keeps holds NaN",
+                    got=f"in {clean_name(f'{name}.{short}'.removeprefix('.'))!r}",
+                    fix="Load a sound checkpoint, or compute its statistics again",
+                )

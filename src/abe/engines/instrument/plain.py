@@ -67,7 +67,7 @@ class Plain:
         kept = {name: held for name, held in vars(module).items() if name not in INTERNAL}
         self._found.append(tuple(kept))
         if ATOMS.issuperset(map(type, kept.values())):
-            self._found.append(tuple(kept.values()))
+            self._atoms(kept.values())
             return
         for held in kept.values():
             self.look(held)
@@ -87,7 +87,7 @@ class Plain:
         if kind in ATOMS:
             self._found += (kind, obj)
         elif kind in (tuple, list) and ATOMS.issuperset(map(type, obj)):
-            self._found.append(tuple(obj))
+            self._atoms(obj)
         elif len(self._met) > self._most:
             self.whole = False
         elif self._new(obj):
@@ -118,13 +118,17 @@ class Plain:
     def _each(self, items: Iterable[Any]) -> None:
         items = tuple(items)
         if ATOMS.issuperset(map(type, items)):
-            self._found.append(items)
+            self._atoms(items)
             return
         self._found.append(len(items))
         for item in items:
             self.look(item)
 
-    def _array(self, array: "np.ndarray[Any, Any]") -> None:
+    def _atoms(self, items: Iterable[Any]) -> None:
+        """Values with their types: 1, 1.0 and True are equal, and not the same."""
+        self._found += (tuple(items), tuple(map(type, items)))
+
+    def _array(self, array: Any) -> None:
         if array.dtype.hasobject:
             self._each(array.ravel().tolist())
         else:

@@ -113,7 +113,11 @@ class _Copying:
 
     def _tensor(self, obj: Tensor) -> Tensor:
         with torch.no_grad():
-            made = copy.deepcopy(obj if obj.is_leaf else obj.detach(), self._memo)
+            try:
+                made = copy.deepcopy(obj if obj.is_leaf else obj.detach(), self._memo)
+            except RuntimeError:  # some subclasses cannot, but are copied as any tensor
+                made = obj.detach().clone()
+                made = nn.Parameter(made) if isinstance(obj, nn.Parameter) else made
         made.grad = None
         return made
 

@@ -128,7 +128,8 @@ class Evaluator:
         """Say it, once, where the model that has run the chunk does not answer twice the same."""
         found = watch.note(self.task, chunk.x[:1], work.context.take(chunk.owner[:1]))
         if found is not None and self.warnings is not None:
-            self.warnings += found
+            said = any(Code.UNSTEADY_MODEL in warning for warning in self.warnings)
+            self.warnings += [] if said else found
             self.warnings = None
 
     def _size(self, work: Work, plan: ChunkPlan, left: int) -> int:

@@ -42,15 +42,15 @@ class Watch:
             x: (1, *f) a row that it has seen; it is run twice, and all is as before afterwards.
             context: of the row.
         """
-        drawn = not same_states(self._before, random_states())
-        if not drawn and not moved(self._model):
+        kept = moved(self._model)
+        if not kept and same_states(self._before, random_states()):
             return []
         if _watched(self._model):
             return None
         gap = _gap(task, x, context)
         if not gap > SAME:
             return []
-        why = "It draws random numbers" if drawn else "It keeps something from one run to the next"
+        why = "It keeps something from one run to the next" if kept else "It draws random numbers"
         return [
             note(
                 Code.UNSTEADY_MODEL,
