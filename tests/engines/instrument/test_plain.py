@@ -46,7 +46,6 @@ def scaled(by: float) -> Callable[[float], float]:
     return lambda x: x * by
 
 
-
 KINDS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "text": (lambda: "age", lambda v: "sex"),
     "bytes": (lambda: b"a", lambda v: b"b"),

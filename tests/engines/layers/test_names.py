@@ -15,7 +15,9 @@ X = torch.rand(2, 3, generator=torch.Generator().manual_seed(0))
 
 
 def net() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.Linear(4, 3))
+    return nn.Sequential(
+        nn.Linear(3, 4), nn.ReLU(), nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.Linear(4, 3)
+    )
 
 
 FORMS: dict[str, tuple[Callable[[Any], Any], str]] = {

@@ -52,7 +52,13 @@ def plainly(x: Tensor) -> Tensor:
     return x.sub(0.5).div(0.25)
 
 
-WAYS = {halved: plainly, operators: plainly, by_item: plainly, by_view: plainly, rectified_in_place: rectified}
+WAYS = {
+    halved: plainly,
+    operators: plainly,
+    by_item: plainly,
+    by_view: plainly,
+    rectified_in_place: rectified,
+}
 
 
 class Net(nn.Module):
@@ -60,7 +66,9 @@ class Net(nn.Module):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+            self.body = nn.Sequential(
+                nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+            )
             self.head = nn.Linear(4, 3)
         self.first, self.fails = first, fails
 
@@ -85,7 +93,9 @@ HOW: dict[str, Any] = {"target": 1, "ids": [0, 1], "progress": False}
 SLOW = {"sage", "rtis", "l2x", "cxplain"}
 
 
-@pytest.mark.parametrize("method", ["gradient", "ig", "lrp_composite", "deeplift", "grad_cam", "occlusion", "agi"])
+@pytest.mark.parametrize(
+    "method", ["gradient", "ig", "lrp_composite", "deeplift", "grad_cam", "occlusion", "agi"]
+)
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_maps_of_the_twin_that_does_not_write(method: str, way: Callable[[Tensor], Tensor]):
     x = X.clone()
@@ -125,9 +135,11 @@ def test_the_callers_tensor_survives_errors(way: Callable[[Tensor], Tensor]):
 def test_attacks_and_metrics():
     for run in (
         lambda task, x: abe.attack(task, x, "pgd", ids=[0, 1], progress=False).x_adv,
-        lambda task, x: abe.evaluate(
-            task, {"g": "gradient"}, ["insertion", "mprt", "infidelity"], data=x, **HOW
-        ).scores["g"]["insertion"].values,
+        lambda task, x: (
+            abe.evaluate(task, {"g": "gradient"}, ["insertion", "mprt", "infidelity"], data=x, **HOW)
+            .scores["g"]["insertion"]
+            .values
+        ),
     ):
         x = X.clone()
         given = run(task_of(halved), x)

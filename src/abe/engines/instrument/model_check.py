@@ -28,8 +28,7 @@ from abe.errors import Code, ModelError, note
 
 
 class Known:
-    """A model's modules, tensors, hooks and plain attributes at one moment; what is remembered of it
-    belongs to this.
+    """A model's modules, tensors, hooks and attributes at one moment; what is remembered belongs to it.
 
     Tensors are told by identity and version counter, which edits through ``.data`` go round: what must
     not miss those reads the contents (`fused_copy.fingerprint`).

@@ -148,7 +148,9 @@ class _Hooks:
         for module in self._modules:
             for kind in HOOKS:
                 table = vars(module).get(kind)
-                for number in [n for n, hook in table.items() if n not in known and ours(hook)] if table else ():
+                for number in (
+                    [n for n, hook in table.items() if n not in known and ours(hook)] if table else ()
+                ):
                     for name in (kind, *self.MORE):
                         vars(module).get(name, {}).pop(number, None)
 
