@@ -1,4 +1,4 @@
-"""Threads that run one model, models with parts in common, or models of their own, get what each gets alone."""
+"""Threads get what each gets alone: on one model, on models with parts in common, on models of their own."""
 
 import threading
 from collections.abc import Callable
@@ -62,7 +62,7 @@ def together(work: list[Callable[[], Any]]) -> list[Any]:
 
 
 def shared(kind: str, count: int) -> list[nn.Module]:
-    """Models for threads: one for all, one in a wrapper each, one backbone or one weight in all, their own."""
+    """Models for threads: one for all, wrapped for each, one backbone or weight in all, or their own."""
     if kind == "one":
         return [net()] * count
     if kind == "own":

@@ -40,7 +40,7 @@ def noise(net: Net, h: Tensor) -> Tensor:
 
 
 def numpy_noise(net: Net, h: Tensor) -> Tensor:
-    return h * float(np.random.rand())
+    return h * float(np.random.rand())  # noqa: NPY002
 
 
 def own_noise(net: Net, h: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ def as_found(model: nn.Module) -> Generator[None]:
 
 
 def _evaluated(model: nn.Module, modules: list[nn.Module]) -> Any:
-    """Switch to evaluation mode; what a switch of the user's own changed besides the flags, to be put back."""
+    """Switch to evaluation mode; what a switch of the user's own changed besides flags, to be put back."""
     own = [m for m in modules if type(m).train is not nn.Module.train or type(m).eval is not nn.Module.eval]
     own += [m for m in modules if vars(m).keys() & {"train", "eval"}]
     before = Snapshot(modules, weights=True) if own else None
