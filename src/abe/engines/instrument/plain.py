@@ -11,7 +11,7 @@ for copying; of what gives none, such as a lock, the identity counts.
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 from weakref import CallableProxyType, ProxyType, ref
@@ -111,7 +111,7 @@ class Plain:
         else:
             self._held(obj)
 
-    def _items(self, table: Mapping[Any, Any]) -> None:
+    def _items(self, table: Any) -> None:  # those of scripted modules are no mappings
         self._each(table.keys())
         self._each(table.values())
 
