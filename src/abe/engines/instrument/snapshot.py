@@ -70,12 +70,9 @@ class Snapshot:
         self._tables: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
         for module in modules:
             own = vars(module)
-            for kind, table in (
-                ("attributes", own),
-                ("parameters", own.get("_parameters")),
-                ("buffers", own.get("_buffers")),
-                ("modules", own.get("_modules")),
-            ):
+            tables: dict[str, Any] = {"attributes": own}
+            tables |= {kind: own.get(f"_{kind}") for kind in ("parameters", "buffers", "modules")}
+            for kind, table in tables.items():
                 if type(table) in (dict, OrderedDict):  # those of scripted modules are no tables
                     self._tables.append((kind, table, dict(table)))
         read = {"attributes", "buffers", "parameters"} if weights else {"attributes", "buffers"}

@@ -84,7 +84,7 @@ class _Copying:
     def _made(self, obj: Any, kind: type) -> Any:
         if isinstance(obj, Tensor):
             return self._tensor(obj)
-        if isinstance(obj, nn.Module) and issubclass(kind, nn.Module):
+        if issubclass(kind, nn.Module):  # not `isinstance`: a proxy of a module says that it is one
             return self._module(obj, kind)
         if kind is tuple:
             return tuple(self(one) for one in obj)
@@ -93,7 +93,7 @@ class _Copying:
             made.clear()
             made.extend(self(one) for one in obj)
             return made
-        if isinstance(obj, dict) and "__deepcopy__" not in vars(kind):
+        if issubclass(kind, dict) and "__deepcopy__" not in vars(kind):
             return self._table(obj)
         if isinstance(obj, FunctionType):
             return self._function(obj)
@@ -121,7 +121,7 @@ class _Copying:
         made.grad = None
         return made
 
-    def _module(self, obj: nn.Module, kind: type) -> nn.Module:
+    def _module(self, obj: nn.Module, kind: Any) -> Any:
         if kind.__name__ == "OptimizedModule":
             return self(obj._modules["_orig_mod"])
         own = hasattr(kind, "__deepcopy__") and not parametrize.is_parametrized(obj)
@@ -165,7 +165,8 @@ class _Copying:
             reduced = obj.__reduce_ex__(4)
             if isinstance(reduced, str):
                 return obj
-            make, args, state, items, pairs = (*reduced, None, None, None)[:5]
+            parts: list[Any] = [*reduced, None, None, None]
+            make, args, state, items, pairs = parts[:5]
             made = self._as(obj, make(*(self(one) for one in args)))
             self._fill(made, state)
             for one in items or ():
