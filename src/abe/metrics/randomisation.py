@@ -1,6 +1,5 @@
 """Randomisation: a map should change when the model's weights or the explained class do."""
 
-from copy import deepcopy
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
@@ -10,10 +9,12 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from abe.checks import Count, NotNegative
+from abe.engines.instrument.model_check import check_weights
+from abe.engines.instrument.twin import plain_twin, twin
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
 from abe.metrics.complexity import Spread
-from abe.metrics.evaluation.reexplain import again, elsewhere, layers
+from abe.metrics.evaluation.reexplain import again, elsewhere
 from abe.metrics.subsets import pearson, places
 from abe.registry import metrics
 from abe.spec import value
@@ -38,8 +39,8 @@ class ParameterRandomisation:
     processing: ClassVar[str] = "not read: the method explains again, magnitudes, channels summed"
 
     def measure(self, problem: Problem, explanation: Any) -> Tensor:
-        first = _smoothed(problem, explanation, self)
         stages = layers(problem.task.model)
+        first = _smoothed(problem, explanation, self)
         if self.order == "top_down":
             stages = stages[::-1]
         similar: list[Tensor] = []
@@ -97,7 +98,8 @@ class OtherLabels:
             )
 
     def measure(self, problem: Problem, explanation: Any) -> Tensor:
-        model = deepcopy(self.model).to(problem.x.device, problem.x.dtype).eval()
+        check_weights(self.model)
+        model = twin(self.model).to(problem.x.device, problem.x.dtype).eval()
         other = elsewhere(problem, replace(problem.task, model=model))
         return spearman(again(problem, explanation), again(other, explanation))
 
@@ -111,16 +113,54 @@ def _classes(problem: Problem) -> int:
     return classes
 
 
+def layers(model: nn.Module) -> list[str]:
+    """Names of the modules with weights of their own, in order of registration; shared ones count once.
+
+    Raises:
+        SpecError: the model has no parameters, as a quantised one, or sparse ones.
+    """
+    found = list(_owned(plain_twin(model)))
+    if not found:
+        raise SpecError(
+            Code.UNSUPPORTED,
+            "The model has no parameters that could be drawn anew",
+            got=type(model).__name__,
+            fix="Measure the model before it is quantised or frozen into constants",
+        )
+    for name, parameter in model.named_parameters():
+        if parameter.layout != torch.strided:
+            raise SpecError(
+                Code.UNSUPPORTED,
+                "Sparse weights cannot be drawn anew",
+                got=f"{name!r}, {parameter.layout}",
+                fix="Measure the model with dense weights",
+            )
+    return found
+
+
+def _owned(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
+    """Parameters by module and name, each at the first module that holds it."""
+    met: set[nn.Parameter] = set()
+    found: dict[str, dict[str, nn.Parameter]] = {}
+    for name, module in model.named_modules():
+        own = {short: p for short, p in module.named_parameters(recurse=False) if p not in met}
+        met |= set(own.values())
+        if own:
+            found[name] = own
+    return found
+
+
 def randomised(problem: Problem, names: list[str]) -> Problem:
     """The same request for a copy of the model with the named layers drawn anew.
 
     Weights become normal with the standard deviation they had (1 / √n for a single value), so that
-    activations keep their size; running statistics are reset.
+    activations keep their size; running statistics are reset. Weights are those that the layers use:
+    weight norms and parametrisations are worked out first.
     """
-    model = deepcopy(problem.task.model)
-    modules = dict(model.named_modules())
+    model = plain_twin(problem.task.model)
+    modules, owned = dict(model.named_modules()), _owned(model)
     for name in names:
-        for short, parameter in modules[name].named_parameters(recurse=False):
+        for short, parameter in owned[name].items():
             drawn = problem.draws.normal(f"randomise.{name}.{short}", [(0, 0)], parameter.shape)[0]
             spread = parameter.detach().double().std(unbiased=False) if parameter.numel() > 1 else None
             size = float(spread) if spread is not None and spread > 0 else 0.1

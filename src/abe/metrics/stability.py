@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from abe.checks import Count, Positive
+from abe.engines.instrument.capture import layer_name
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
 from abe.metrics.evaluation.reexplain import again, layers
@@ -78,8 +79,10 @@ class Stability:
 
     def _layer(self, problem: Problem) -> str | None:
         """The representation's layer; by default the last one with weights before the output."""
-        if self.ratio != "representation" or self.layer is not None:
+        if self.ratio != "representation":
             return self.layer
+        if self.layer is not None:
+            return layer_name(problem.task.model, self.layer)
         names = layers(problem.task.model)
         if len(names) < 2:
             raise SpecError(

@@ -333,7 +333,7 @@ class Task:
             )
 
     def _call(self, x: Tensor, context: Context | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        others = {} if context is None else dict(context.values)
+        others = {} if context is None else {name: _own(values) for name, values in context.values.items()}
         if not self.explained:
             x = self._normalise(x)
             named = {str(k): v for k, v in others.items() if isinstance(k, str)}
@@ -348,9 +348,18 @@ class Task:
         return {part.name: part.of(x) for part in self.parts} or {self.input_name or 0: x}
 
     def _normalise(self, x: Tensor) -> Tensor:
+        """What the model reads, in memory of its own: a forward may write into its input."""
+        if self.mean is None and self.std is None:
+            return _own(x)
         if self.mean is not None:
             x = x - self.mean.to(x)
         return x if self.std is None else x / self.std.to(x)
+
+
+def _own(given: Tensor) -> Tensor:
+    """A copy, which is no operation of the model: instruments do not see it."""
+    with torch._C.DisableTorchFunction():
+        return given.clone()
 
 
 def _check_type(x: Tensor, model: Tensor | None) -> None:

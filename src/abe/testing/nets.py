@@ -163,10 +163,11 @@ class Saturating(nn.Module):
 
 
 class Convolutional(nn.Module):
-    """Convolution, batch norm, dropout, ReLU, average pooling, linear; counts its calls in a buffer.
+    """Convolution, batch norm, dropout, ReLU, average pooling, linear; counts its calls in tensors.
 
     An ordinary network with everything a call can leave behind: training flags that matter, running
-    statistics, and a buffer that its own forward changes. The pooling is not a maximum: on constant
+    statistics, a buffer that its own forward changes, and plain attributes: a tensor that is written to,
+    another that is replaced, and the number that goes with it. The pooling is not a maximum: on constant
     regions rounding decides a maximum's ties, so that the network itself depends on the chunk.
 
     Args:
@@ -187,11 +188,15 @@ class Convolutional(nn.Module):
         self.head = _filled(seed + 1, 1.5, nn.Linear, 4 * side * side, CLASSES)
         self.input = nn.Identity()
         self.register_buffer("calls", torch.zeros(()))
+        self.written, self.replaced, self.number = torch.zeros(2), torch.zeros(()), 0
         self.to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, 5) scores."""
         self.calls += 1
+        self.written[0] += 1
+        self.number += 1
+        self.replaced = torch.full((), self.number)
         return self.head(self.features(self.input(x)).flatten(1))
 
 

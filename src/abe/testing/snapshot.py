@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from abe.engines.instrument.plain import ATOMS, INTERNAL
+
 _TABLES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -28,6 +30,9 @@ class Snapshot:
 def _state(model: nn.Module) -> dict[str, Any]:
     found: dict[str, Any] = OrderedDict()
     for name, module in model.named_modules():
+        for key, held in vars(module).items():
+            if key not in INTERNAL and not key.startswith("_"):
+                found[f"attribute {key} of {name or 'the model'}"] = _kept(held)
         found[f"training flag of {name or 'the model'}"] = module.training
         for table in _TABLES:
             found[f"{table.strip('_')} of {name or 'the model'}"] = list(getattr(module, table).items())
@@ -46,6 +51,13 @@ def _state(model: nn.Module) -> dict[str, Any]:
     found["grad mode"] = torch.is_grad_enabled()
     found["number of threads"] = torch.get_num_threads()
     return found
+
+
+def _kept(held: Any) -> Any:
+    """Tensors by identity and numbers, what cannot change as it is, anything else by identity."""
+    if isinstance(held, Tensor):
+        return id(held), held.tolist()
+    return held if type(held) in ATOMS else id(held)
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -4,6 +4,7 @@ import copy
 import difflib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ def capturing(
     """
     refuse_opaque(model)
     modules = {clean_name(name): module for name, module in model.named_modules()}
-    taps = [_Tap(layer, *find_layer(modules, layer)) for layer in layers]
+    taps = [_Tap(layer, *find_layer(modules, layer_name(model, layer))) for layer in layers]
     captured: dict[str, Tensor] = {}
     with ExitStack() as stack:
         stack.enter_context(eager(model))
@@ -56,6 +57,39 @@ def capturing(
         yield captured
     for tap in taps:
         tap.settle()
+
+
+def layer_name(model: nn.Module, layer: Any) -> str:
+    """A layer's dotted name from itself, from the module, from a number, or from a list of one of these.
+
+    Raises:
+        ModelError: LAYER for several layers, a module that is no part of the model, and anything else.
+    """
+    if isinstance(layer, str):
+        return layer
+    if isinstance(layer, Integral) and not isinstance(layer, bool):
+        return str(int(layer))
+    if isinstance(layer, list | tuple) and len(layer) == 1:
+        return layer_name(model, layer[0])
+    if isinstance(layer, nn.Module):
+        inner = layer._modules.get("_orig_mod") or layer
+        for name, module in model.named_modules():
+            if module is layer or module is inner:
+                return clean_name(name)
+        raise ModelError(
+            Code.LAYER,
+            "The layer is no part of the model",
+            got=f"a {type(layer).__name__} that model.named_modules() does not list",
+            fix="Take the module from the model of the task itself, or give its name",
+        )
+    several = isinstance(layer, list | tuple)
+    raise ModelError(
+        Code.LAYER,
+        "A method looks at one layer",
+        got=f"{len(layer)} layers" if several else f"layer={layer!r}",
+        expected="a name of model.named_modules(), or that module",
+        fix="Explain at each layer and take the mean of the maps" if several else None,
+    )
 
 
 def find_layer(modules: Mapping[str, nn.Module], layer: str) -> tuple[nn.Module, int | None]:
@@ -175,7 +209,7 @@ def replacing(model: nn.Module, layer: str, activation: Float[Tensor, "n *f"]) -
     """
     refuse_opaque(model)
     modules = {clean_name(name): module for name, module in model.named_modules()}
-    tap = _Tap(layer, *find_layer(modules, layer))
+    tap = _Tap(layer, *find_layer(modules, layer_name(model, layer)))
     tap.replacement = activation
     handle = tap.module.register_forward_hook(tap)
     try:

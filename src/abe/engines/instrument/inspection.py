@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
 
-_HOOKS = (
+HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",
     "_backward_hooks",
@@ -53,6 +53,31 @@ def parts_of(model: nn.Module) -> Parts:
     return parts
 
 
+def dense_parts(tensor: Tensor) -> list[Tensor]:
+    """The ordinary tensors that a sparse, quantised, nested or wrapped tensor consists of; else itself."""
+    if tensor.is_quantized:
+        return [tensor.int_repr(), *_scales(tensor)]
+    if tensor.layout is torch.sparse_coo:
+        return [tensor._indices(), tensor._values()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    if hasattr(type(tensor), "__tensor_flatten__"):
+        names = tensor.__tensor_flatten__()[0]  # type: ignore[attr-defined]
+        inner = [getattr(tensor, name) for name in names]
+        return [part for one in inner if isinstance(one, Tensor) for part in dense_parts(one)]
+    if tensor.is_nested:
+        return list(tensor.unbind())
+    return [tensor.to_dense()] if tensor.is_mkldnn else [tensor]
+
+
+def _scales(tensor: Tensor) -> list[Tensor]:
+    if tensor.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric):
+        return [tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points()]
+    return [torch.tensor([tensor.q_scale(), tensor.q_zero_point()], dtype=torch.float64)]
+
+
 def clean_name(name: str) -> str:
     """A module's dotted name without the wrapper that `torch.compile` puts in between."""
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
@@ -71,6 +96,16 @@ def scripted(model: nn.Module) -> list[str]:
         if isinstance(module, torch.jit.ScriptModule) and not inside:
             found.append(name)
     return found
+
+
+def sharded(model: nn.Module) -> list[str]:
+    """Names of modules whose weights FSDP keeps in shards, in its first form or its second."""
+    kinds = {"FSDPModule", "FullyShardedDataParallel"}
+    return [
+        name
+        for name, module in model.named_modules()
+        if any(kind.__name__ in kinds for kind in type(module).__mro__)
+    ]
 
 
 def compiled(model: nn.Module) -> list[str]:
@@ -95,15 +130,21 @@ def coupling(model: nn.Module) -> list[str]:
 def hooked(model: nn.Module) -> list[str]:
     """Names of modules and parameters that carry hooks, and ``"(global)"`` for global module hooks."""
     found = [
-        name for name, module in model.named_modules() if any(getattr(module, kind, None) for kind in _HOOKS)
+        name for name, module in model.named_modules() if any(getattr(module, kind, None) for kind in HOOKS)
     ]
     for name, parameter in model.named_parameters():
         post = getattr(parameter, "_post_accumulate_grad_hooks", None)
         if getattr(parameter, "_backward_hooks", None) or post:
             found.append(name)
-    if any(getattr(_module, kind, None) for kind in _GLOBAL_HOOKS):
+    tables = [getattr(_module, kind, None) or {} for kind in _GLOBAL_HOOKS]
+    if any(not ours(hook) for table in tables for hook in list(table.values())):
         found.append("(global)")
     return found
+
+
+def ours(hook: object) -> bool:
+    """Whether a hook was set by an engine of this package, in whatever thread."""
+    return str(getattr(hook, "__module__", "")).startswith("abe.engines.")
 
 
 def rewired(model: nn.Module) -> list[str]:

@@ -1,44 +1,72 @@
 """What is checked of a model before it runs, remembered until something about the model changes."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
-from threading import RLock
+from collections.abc import Generator, Iterable
+from contextlib import ExitStack, contextmanager
+from threading import Lock, RLock
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from abe.checks import finite
-from abe.engines.instrument.inspection import Parts, clean_name, compiled, coupling, parts_of
+from abe.engines.instrument.inspection import (
+    HOOKS,
+    Parts,
+    clean_name,
+    compiled,
+    coupling,
+    dense_parts,
+    parts_of,
+    path_name,
+    sharded,
+)
 from abe.engines.instrument.per_model import PerModel
+from abe.engines.instrument.plain import Plain
 from abe.errors import Code, ModelError, note
 
 
 class Known:
-    """A model's modules and tensors at one moment; what is remembered of it belongs to this.
+    """A model's modules, tensors, hooks and attributes at one moment; what is remembered belongs to it.
 
     Tensors are told by identity and version counter, which edits through ``.data`` go round: what must
     not miss those reads the contents (`fused_copy.fingerprint`).
     """
 
     def __init__(self, parts: Parts) -> None:
+        plain = Plain(parts.modules)
         self._kept = tuple([ref(one) for one in kept] for kept in parts)
         self._tree = _tree(parts.modules)
-        self._versions = _versions(parts)
+        self._hooks = _hooks(parts.modules)
+        self._versions = _versions((*parts[1:], plain.tensors))
+        self._plain = plain.found
+        self._tensors = [ref(one) for one in plain.tensors]
 
     def parts(self) -> Parts | None:
         """The modules and tensors, if they are still the same, under the same names and unchanged."""
         held = Parts(*([one() for one in kept] for kept in self._kept))  # type: ignore[arg-type]
-        if any(one is None for kept in held for one in kept):
+        if any(one is None for kept in held for one in kept) or _hooks(held.modules) != self._hooks:
             return None
-        return held if _tree(held.modules) == self._tree and _versions(held) == self._versions else None
+        return None if self.moved(held) else held
+
+    def moved(self, held: Parts) -> bool:
+        """Whether these modules hold other tensors or plain attributes than they did."""
+        if _tree(held.modules) != self._tree:
+            return True
+        plain = Plain(held.modules)
+        if plain.found != self._plain or _versions((*held[1:], plain.tensors)) != self._versions:
+            return True
+        return any(one() is not now for one, now in zip(self._tensors, plain.tensors, strict=True))
 
 
 _KNOWN: PerModel[Known] = PerModel()
 _HELD: PerModel[tuple[Known, Parts]] = PerModel()
 """Models that are being run: nothing changes them meanwhile."""
 _LOCKS: PerModel[RLock] = PerModel()
+"""One lock for all modules and parameters that were ever met in one model."""
+_TURNS: PerModel[list[RLock]] = PerModel()
+_JOINING = Lock()
 _REMARKS: "WeakKeyDictionary[Known, tuple[str, ...]]" = WeakKeyDictionary()
 
 
@@ -54,6 +82,7 @@ def _look(model: nn.Module) -> tuple[Known, Parts]:
     if last is not None and parts is not None:
         return last, parts
     parts = parts_of(model)
+    _refuse_empty(model, parts)
     return _KNOWN.set(model, Known(parts)), parts
 
 
@@ -61,16 +90,74 @@ def _look(model: nn.Module) -> tuple[Known, Parts]:
 def holding(model: nn.Module) -> Generator[Parts]:
     """Look at the model once for everything that is asked of it inside the ``with`` block.
 
-    Threads that run one model take turns.
+    Threads take turns with a model, and with whatever has a module or parameter in common with it.
+
+    Raises:
+        ModelError: UNINITIALISED for lazy modules that have not run yet; DEVICE and UNSUPPORTED for
+            weights on the meta device, and for sharded ones.
     """
-    with _LOCKS.of(model, RLock):
-        outer = _HELD.get(model)
-        held = outer or _HELD.set(model, _look(model))
-        try:
-            yield held[1]
-        finally:
-            if outer is None:
-                _HELD.forget(model)
+    while True:
+        locks = _TURNS.get(model) or _join(model)
+        with ExitStack() as stack:
+            for lock in locks:
+                stack.enter_context(lock)
+            outer, last = _HELD.get(model), _KNOWN.get(model)
+            held = outer or _look(model)
+            if held[0] is not last and _join(model) != locks:
+                continue  # it has got parts that another model has
+            _HELD.set(model, held)
+            try:
+                yield held[1]
+            finally:
+                if outer is None:
+                    _HELD.forget(model)
+            return
+
+
+def _join(model: nn.Module) -> list[RLock]:
+    """The locks of all that is in the model, in one order for all threads; most models need a single one."""
+    parts = parts_of(model)
+    members = [*parts.modules, *parts.parameters]
+    with _JOINING:
+        found = {id(lock): lock for one in members if (lock := _LOCKS.get(one)) is not None}
+        locks = [found[key] for key in sorted(found)] or [RLock()]
+        for one in members:
+            if _LOCKS.get(one) is None:
+                _LOCKS.set(one, locks[0])
+        return _TURNS.set(model, locks)
+
+
+def moved(model: nn.Module) -> bool:
+    """Whether a model that is being run has changed a tensor or a plain attribute of its own."""
+    held = _HELD.get(model)
+    return held is not None and held[0].moved(held[1])
+
+
+def _refuse_empty(model: nn.Module, parts: Parts) -> None:
+    if names := sharded(model):
+        raise ModelError(
+            Code.UNSUPPORTED,
+            "The model's weights are sharded, and gathered while it runs only",
+            got=f"{path_name(names[0])} under FSDP",
+            fix="Load the full state into an unwrapped model and explain that one",
+        )
+    if not any(is_lazy(one) or one.is_meta for one in (*parts.parameters, *parts.buffers)):
+        return
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ModelError(
+                Code.UNINITIALISED,
+                "The model has lazy modules without weights yet",
+                got=f"{clean_name(name)!r} is uninitialised",
+                fix="Run the model once on an input of the right shape, so that its weights are made",
+            )
+        if tensor.is_meta:
+            raise ModelError(
+                Code.DEVICE,
+                "The model has no weights",
+                got=f"{clean_name(name)!r} on the meta device",
+                fix="Load weights with model.to_empty(device=…) and load_state_dict(…)",
+            )
 
 
 def _tree(modules: list[nn.Module]) -> tuple[list[str], list[int], list[Any]]:
@@ -83,9 +170,14 @@ def _tree(modules: list[nn.Module]) -> tuple[list[str], list[int], list[Any]]:
     )
 
 
-def _versions(parts: Parts) -> list[int]:
+def _hooks(modules: list[nn.Module]) -> list[tuple[int, ...]]:
+    """The numbers of all hooks, which torch never gives twice."""
+    return [tuple(hooks) for m in modules for kind in HOOKS if (hooks := getattr(m, kind, None))]
+
+
+def _versions(kept: Iterable[Iterable[Tensor]]) -> list[int]:
     """How often each tensor was written in place; inference tensors do not count."""
-    return [-1 if t.is_inference() else t._version for kept in parts[1:] for t in kept]
+    return [-1 if t.is_inference() else t._version for tensors in kept for t in tensors]
 
 
 TRAINING = "The model was in training mode; it ran in evaluation mode and was set back"
@@ -131,6 +223,7 @@ def _remarks(model: nn.Module) -> list[str]:
 
 def check_weights(model: nn.Module) -> None:
     """Raise where weights are missing, NaN or infinite; a sum is read once per weight, a value only then."""
+    _refuse_empty(model, parts_of(model))
     weights = dict(model.named_parameters())
     for name, parameter in weights.items():
         if parameter.is_inference():
@@ -140,18 +233,24 @@ def check_weights(model: nn.Module) -> None:
                 got=f"inference tensor {name!r}",
                 fix="Build or load the model outside that block, or copy.deepcopy it outside",
             )
-        if parameter.is_meta:
-            raise ModelError(
-                Code.DEVICE,
-                "The model has no weights",
-                got=f"{name!r} on the meta device",
-                fix="Load weights with model.to_empty(device=…) and load_state_dict(…)",
-            )
     for name, parameter in weights.items():
-        if not finite(parameter):
+        if not all(finite(part) for part in dense_parts(parameter)):
             raise ModelError(
                 Code.NOT_FINITE_WEIGHTS,
                 "The model's weights hold NaN or infinity",
                 got=f"in {name!r}",
                 fix="Load a sound checkpoint; an explanation of NaN means nothing",
             )
+
+
+def check_kept(model: nn.Module) -> None:
+    """Raise where a buffer, or a tensor kept as a plain attribute, holds NaN; infinity is a mask's."""
+    for name, module in model.named_modules():
+        for short, held in {**vars(module), **module._buffers}.items():
+            if isinstance(held, Tensor) and any(bool(part.isnan().any()) for part in dense_parts(held)):
+                raise ModelError(
+                    Code.NOT_FINITE_WEIGHTS,
+                    "A tensor that the model keeps holds NaN",
+                    got=f"in {clean_name(f'{name}.{short}'.removeprefix('.'))!r}",
+                    fix="Load a sound checkpoint, or compute its statistics again",
+                )

@@ -336,7 +336,32 @@ def _force_eager() -> Generator[None, None, None]:
         yield
 
 
+class _Shared:
+    """A setting of the whole process: the first thread that needs it makes it, the last one ends it."""
+
+    def __init__(self, setting: Callable[[], AbstractContextManager[None]]) -> None:
+        self._setting, self._lock = setting, threading.Lock()
+        self._inside, self._open = 0, ExitStack()
+
+    @contextmanager
+    def __call__(self) -> Generator[None, None, None]:
+        with self._lock:
+            if not self._inside:
+                self._open.enter_context(self._setting())
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    self._open.close()
+
+
+_EAGER = _Shared(_force_eager)
+
+
 def eager(model: nn.Module) -> AbstractContextManager[None]:
     """A context in which compiled modules run uncompiled, so that hooks and the instrument see them."""
     compiler = "torch._dynamo.eval_frame" in sys.modules  # nothing is compiled before it is imported
-    return _force_eager() if compiler else nullcontext()
+    return _EAGER() if compiler else nullcontext()

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from abe.engines.instrument.capture import replacing
+from abe.engines.instrument.capture import layer_name, replacing
 from abe.engines.runtime.chunk_size import ChunkPlan
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
@@ -112,6 +112,7 @@ def at_layer(problem: Problem, layer: str, x: Tensor | None = None) -> Problem:
     Raises:
         ModelError: LAYER for a name that the model does not have (the nearest is suggested) or never reaches.
     """
+    layer = layer_name(problem.task.model, layer)
     if layer.partition("#")[2].startswith("-"):
         raise ModelError(
             Code.LAYER,

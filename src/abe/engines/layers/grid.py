@@ -151,6 +151,13 @@ def differentiate(scores: Tensor, inside: Sequence[Tensor]) -> list[Tensor]:
             "module inside it",
         )
     found = slopes(scores, inside)
+    if all(gradient is None for gradient in found):
+        raise ModelError(
+            Code.NOT_DIFFERENTIABLE,
+            "The score does not depend on what was captured",
+            got="no path from the output back to it",
+            fix="Name a layer that the output is computed from, and see that none after it is quantised",
+        )
     gradients = [torch.zeros_like(t) if g is None else g for g, t in zip(found, inside, strict=True)]
     if not all(bool(torch.isfinite(g).all()) for g in gradients):
         raise ModelError(

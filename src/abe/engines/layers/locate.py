@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from abe.engines.instrument.capture import with_first
+from abe.engines.instrument.capture import layer_name, with_first
 from abe.engines.instrument.inspection import clean_name
 from abe.engines.instrument.model_check import Known, known
 from abe.engines.instrument.modes import Instrument, Seen, refuse_opaque
@@ -37,10 +37,10 @@ def located(problem: Problem, layer: str | None) -> tuple[str, list[str]]:
     backward row the first time; the choice is remembered until a weight or module of the model changes.
 
     Raises:
-        ModelError: NO_SPATIAL_LAYER; OPAQUE_MODEL for scripted or traced modules.
+        ModelError: NO_SPATIAL_LAYER; LAYER for what names no layer; OPAQUE_MODEL for scripted modules.
     """
     if layer is not None:
-        return layer, []
+        return layer_name(problem.task.model, layer), []
     refuse_opaque(problem.task.model)
     places = _PLACES.setdefault(known(problem.task.model), {})
     key = (tuple(problem.x.shape[1:]), type(problem.task).__name__, mark(problem.objective))

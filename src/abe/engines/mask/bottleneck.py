@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from abe.checks import Between, Count, NotNegative, Positive
+from abe.engines.instrument.capture import layer_name
 from abe.engines.layers.find import (
     activations,
     at_layer,
@@ -255,6 +256,7 @@ def place(problem: Problem, layer: str, notes: list[str]) -> tuple[str, list[str
             return found, notes
         what = "No layer with positions has everything pass through it, so the bottleneck is at the input"
         return INPUT, [*notes, note(Code.NO_LAYER, what)]
+    layer = layer_name(problem.task.model, layer)
     return layer, [*notes, bypass_note(layer)] if bypassed(problem, layer) else notes
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from abe.checks import Count
-from abe.engines.instrument.capture import replacing
+from abe.engines.instrument.capture import layer_name, replacing
 from abe.engines.layers.at_layer import activations
 from abe.engines.path.curves import StraightLine
 from abe.engines.path.quadrature import GaussLegendre
@@ -50,13 +50,14 @@ class _Conductance:
         nodes = torch.linspace(0, 1, self.k) if spec.rule == "trapezoid" else GaussLegendre().nodes(self.k)[0]
         self.alpha = nodes.to(problem.x)
         self.owner = problem.everyone.repeat_interleave(self.k)
-        self.features = activations(problem, spec.layer)
+        self.layer = layer_name(problem.task.model, spec.layer)
+        self.features = activations(problem, self.layer)
         self.out = torch.zeros_like(self.features)
         self.last: tuple[Tensor, Tensor, Tensor] | None = None
 
     def total(self) -> Tensor:
         """(b, *f) the sum over all steps."""
-        purpose = f"at {self.spec.layer}"
+        purpose = f"at {self.layer}"
         for chunk in self.problem.gradient(self.make, self.owner, around=self.around, purpose=purpose):
             self._keep(chunk)
         return self.out
@@ -68,11 +69,11 @@ class _Conductance:
     def make(self, rows: Tensor) -> Tensor:
         """Activations at the nodes of given rows."""
         owner = self.owner[rows]
-        return activations(self.problem, self.spec.layer, self.inputs(owner, rows), owner)
+        return activations(self.problem, self.layer, self.inputs(owner, rows), owner)
 
     def around(self, call: Call) -> tuple[Any, Tensor]:
         """The model runs on from the layer, the rest of it at the same node."""
-        with replacing(self.problem.task.model, self.spec.layer, call.x):
+        with replacing(self.problem.task.model, self.layer, call.x):
             outputs = call.forward(self.inputs(call.owner, call.rows))
         return outputs, call.score(outputs)
 

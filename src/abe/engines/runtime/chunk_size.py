@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from abe.engines.instrument.inspection import dense_parts
+
 NOISE = 0.03
 """Sizes whose least times per row differ by no more than this share are told apart by nothing but noise."""
 ENOUGH, FEWEST, MOST = 0.03, 4, 8
@@ -155,7 +157,7 @@ class Saved:
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
         self.bytes = 0
-        self._seen = {tensor.untyped_storage().data_ptr() for tensor in known}
+        self._seen = {part.untyped_storage().data_ptr() for one in known for part in dense_parts(one)}
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._count, _unchanged)
 
     def __enter__(self) -> "Saved":
@@ -166,10 +168,11 @@ class Saved:
         self._hooks.__exit__(*problem)
 
     def _count(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen:
-            self._seen.add(storage.data_ptr())
-            self.bytes += storage.nbytes()
+        for part in dense_parts(tensor):
+            storage = part.untyped_storage()
+            if storage.data_ptr() not in self._seen:
+                self._seen.add(storage.data_ptr())
+                self.bytes += storage.nbytes()
         return tensor
 
 

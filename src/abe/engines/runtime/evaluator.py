@@ -19,6 +19,7 @@ from abe.checks import check_choice
 from abe.engines.runtime.choose_copy import PROBE_ROWS, Choice, choose
 from abe.engines.runtime.chunk_size import ChunkPlan, Saved, memory_budget
 from abe.engines.runtime.fused_copy import fingerprint
+from abe.engines.runtime.steady import Watch
 from abe.engines.runtime.work import Chunk, Pass, Work, out_of_memory
 from abe.errors import AbeError, Code, ModelError, SpecError
 from abe.task.base import Task
@@ -80,6 +81,10 @@ class Evaluator:
         chunk: rows at a time; None lets the planner find the fastest.
         advance: called with the number of rows done, for progress bars.
 
+    Attributes:
+        cost: of what was run so far.
+        warnings: takes a note where the model turns out not to answer twice the same; None does not look.
+
     Raises:
         SpecError: no such execution, or a chunk below 1.
     """
@@ -102,6 +107,7 @@ class Evaluator:
         self.watch: Callable[[Chunk], None] | None = None
         """Called with every chunk that was run, by who has to know what rows were met."""
         self.cost = Cost()
+        self.warnings: list[str] | None = None
         self._state = state_of(task)
         self._model = task.model
         self._fingerprint: tuple[Any, ...] | None = None
@@ -116,7 +122,7 @@ class Evaluator:
         """
         state_of(task).plans = plans
         other = Evaluator(task, execution="model", chunk=self.chunk, advance=self.advance)
-        other.cost = self.cost
+        other.cost, other.warnings = self.cost, self.warnings
         return other
 
     def run(self, work: Work) -> Iterator[Chunk]:
@@ -126,6 +132,7 @@ class Evaluator:
             return
         job = Pass(work, lambda: self.task, reduced=self.execution == "bfloat16" and work.around is None)
         plan = self._plan(job)
+        watch = None if self.warnings is None else Watch(self.task.model)
         while done < n:
             size = self._size(work, plan, n - done)
             chunk = self._try(job, torch.arange(done, done + size, device=work.owner.device), plan)
@@ -134,6 +141,9 @@ class Evaluator:
             self._check_width(work, chunk)
             if self.watch is not None:
                 self.watch(chunk)
+            if watch is not None:
+                self._note(watch, work, chunk)
+                watch = None
             yield chunk
             done += size
             if self.advance is not None:
@@ -166,6 +176,14 @@ class Evaluator:
         except Exception:  # a model may insist on its number of rows
             outputs = chunk.outputs
         return outputs.shape[1] if isinstance(outputs, Tensor) else -1
+
+    def _note(self, watch: Watch, work: Work, chunk: Chunk) -> None:
+        """Say it, once, where the model that has run the chunk does not answer twice the same."""
+        found = watch.note(self.task, chunk.x[:1], work.context.take(chunk.owner[:1]))
+        if found is not None and self.warnings is not None:
+            said = any(Code.UNSTEADY_MODEL in warning for warning in self.warnings)
+            self.warnings += [] if said else found
+            self.warnings = None
 
     def _size(self, work: Work, plan: ChunkPlan, left: int) -> int:
         """Rows to run next: as many as planned, or all that are left where that is little more."""

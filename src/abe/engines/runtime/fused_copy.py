@@ -37,12 +37,14 @@ from torch.overrides import TorchFunctionMode
 
 from abe.engines.instrument.inspection import (
     compiled,
+    dense_parts,
     hooked,
     path_name,
     rewired,
     scripted,
 )
 from abe.engines.instrument.operations import is_metadata, tensors
+from abe.engines.instrument.plain import Plain
 
 OUTPUT_TOLERANCE = 1e-5
 """Largest output difference as a share of the row's largest output."""
@@ -138,19 +140,25 @@ def agrees(
 
 
 def fingerprint(model: nn.Module) -> tuple[Any, ...]:
-    """A cheap value that changes when a parameter, buffer, hook or module of the model changes.
+    """A cheap value that changes when a parameter, buffer, attribute, hook or module of the model changes.
 
     Version counters see in-place edits, and a checksum of the values' bits sees what goes round them
-    (``.data``, NumPy views). It reads every weight once.
+    (``.data``, NumPy views). It reads every weight once. Where a model keeps more than can be looked at,
+    no value equals another.
     """
+    plain = Plain(model.modules())
     modules = tuple((name, id(module), module.training) for name, module in model.named_modules())
     digest = hashlib.blake2b(digest_size=16)
     versions: list[tuple[Any, ...]] = []
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+    others = [("", tensor) for tensor in plain.tensors if not tensor.is_meta]
+    for name, tensor in (*model.named_parameters(), *model.named_buffers(), *others):
         version = -1 if tensor.is_inference() else tensor._version  # pyright: ignore[reportPrivateUsage]
         versions.append((name, id(tensor), version, tensor.dtype, tensor.shape, tensor.device))
-        digest.update(_checksum(tensor))
-    return (modules, tuple(versions), tuple(hooked(model)), tuple(rewired(model)), digest.hexdigest())
+        for part in dense_parts(tensor.detach()):
+            digest.update(_checksum(part))
+    kept = plain.found if plain.whole else object()
+    hooks = (tuple(hooked(model)), tuple(rewired(model)))
+    return (modules, tuple(versions), hooks, kept, digest.hexdigest())
 
 
 # --- building -------------------------------------------------------------------------------------
@@ -213,6 +221,8 @@ def _refuse(model: nn.Module) -> None:
         raise _UnusableError(f"forward replaced on the instance: {path_name(names[0])}")
     if names := [name for name, module in model.named_modules() if module.training]:
         raise _UnusableError(f"in training mode: {path_name(names[0])}")
+    if not Plain(model.modules()).whole:
+        raise _UnusableError("it keeps more than can be watched for changes")
     for name, parameter in model.named_parameters():
         if type(parameter) is not nn.Parameter:
             raise _UnusableError(f"parameter {name!r} is a {type(parameter).__name__}")
@@ -473,7 +483,7 @@ def _checksum(tensor: Tensor) -> bytes:
 
     The bits are read as 64-bit integers, whose sums wrap: others are widened first, twenty times as slow.
     """
-    plain = torch.view_as_real(tensor) if tensor.is_complex() else tensor.detach()
+    plain = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor.resolve_neg()
     if plain.numel() <= _WIDTH:
         return plain.cpu().view(_AS_INTEGERS[plain.element_size()]).numpy().tobytes()
     flat = plain.reshape(-1).view(_AS_INTEGERS[plain.element_size()])

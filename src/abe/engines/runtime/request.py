@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from abe.draws import SeededDraws, as_ids, check_ids
-from abe.engines.instrument.model_check import check_model, check_weights, holding
+from abe.engines.instrument.model_check import check_kept, check_model, check_weights, holding
 from abe.engines.instrument.model_state import as_found
 from abe.engines.instrument.modes import eager
 from abe.engines.runtime.evaluator import Evaluator, Execution
@@ -30,7 +30,8 @@ Advance = bool | Callable[[int], None]
 def running(task: Task) -> Generator[None]:
     """The task's model in evaluation mode, eager, with gradients on; as it was found afterwards.
 
-    Where NaN comes out, weights are looked at again: writing through ``.data`` leaves no trace.
+    Where NaN comes out, weights are looked at again, as writing through ``.data`` leaves no trace, and
+    with them all that the model keeps.
     """
     with as_found(task.model), torch.enable_grad(), eager(task.model):
         try:
@@ -38,6 +39,7 @@ def running(task: Task) -> Generator[None]:
         except ModelError as problem:
             if problem.code in (Code.NOT_FINITE_OUTPUT, Code.NOT_FINITE_GRADIENT):
                 check_weights(task.model)
+                check_kept(task.model)
             raise
 
 
@@ -108,6 +110,8 @@ def pose(
         objective = replace(objective, given=False, predicts=predicts)
     if lifted.parts:
         evaluator.task = evaluator.task.reading(parts=lifted.parts)
+    warnings = [*(warnings or ()), *lifted.notes]
+    evaluator.warnings = warnings
     return Problem(
         evaluator=evaluator,
         x=lifted.x,
@@ -116,6 +120,6 @@ def pose(
         objective=objective or Logit(),
         draws=draws or SeededDraws(seed=0),
         identify=cache(partial(as_ids, ids, lifted.x)),
-        warnings=[*(warnings or ()), *lifted.notes],
+        warnings=warnings,
         names=lifted.names,
     )

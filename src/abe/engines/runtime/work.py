@@ -276,8 +276,8 @@ def differentiate_rows(scores: Tensor, x: Tensor, *, keep: bool = False) -> Tens
         raise ModelError(
             Code.NOT_DIFFERENTIABLE,
             "The score does not depend on the input in a differentiable way",
-            fix="Look for .detach(), torch.no_grad(), argmax, NumPy or a checkpoint in the model's forward; "
-            "removal methods need no gradient",
+            fix="Look for .detach(), torch.no_grad(), argmax, NumPy, a quantised layer or a checkpoint in "
+            "the model's forward; removal methods need no gradient",
         )
     (gradients,) = slopes(scores, [x], keep=keep)
     if gradients is None:
@@ -285,7 +285,8 @@ def differentiate_rows(scores: Tensor, x: Tensor, *, keep: bool = False) -> Tens
             Code.NOT_DIFFERENTIABLE,
             "The score does not depend on the input at all",
             got="no path from the output back to the input",
-            fix="Check that the model uses its input and that the right output is explained",
+            fix="Check that the model uses its input, that the right output is explained and that no layer "
+            "is quantised; removal methods need no gradient",
         )
     if not finite(gradients):
         bad = (~torch.isfinite(gradients).flatten(1).all(1)).nonzero().flatten().tolist()
