@@ -13,6 +13,7 @@ import pytest
 import torch
 from jaxtyping import config
 from safetensors.torch import load_file, save_file
+from tests.ids import shown
 from torch import Tensor, nn
 
 import abe
@@ -342,7 +343,7 @@ def test_manifest_that_names_another_file(saved, name):
         {"target_names": None},
         {"ids": [1, 2]},
     ],
-    ids=str,
+    ids=shown,
 )
 def test_manifest_with_parts_missing_or_wrong(saved, changes):
     _edit(saved, **changes)
@@ -350,7 +351,7 @@ def test_manifest_with_parts_missing_or_wrong(saved, changes):
 
 
 @pytest.mark.parametrize(
-    "tensors", [{}, {"attribution": torch.zeros(1)}, {"stranger": torch.zeros(1)}], ids=str
+    "tensors", [{}, {"attribution": torch.zeros(1)}, {"stranger": torch.zeros(1)}], ids=shown
 )
 def test_tensors_with_parts_missing(saved, tensors):
     import hashlib
@@ -487,7 +488,7 @@ def test_disk_that_is_really_full(small_disk):
         ({"cost": None}, "asdict"),
         ({"top": [[("a", float("nan"))]] * 3}, "finite"),
     ],
-    ids=str,
+    ids=shown,
 )
 def test_what_could_not_be_read_again_is_not_written(tmp_path, changes, said):
     made = _explanation()

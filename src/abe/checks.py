@@ -385,7 +385,7 @@ def check_of(kind: Any, words: str = "") -> Check | None:
 def _union(kinds: Sequence[Any], words: str) -> Check | None:
     """The check of one of several kinds; None where one of them can be anything."""
     others = [kind for kind in kinds if kind is not NoneType]
-    if any(get_origin(kind) is Literal for kind in others):
+    if any(get_origin(unannotated(kind)) is Literal for kind in others):
         # `Literal[…] | str` is a literal whose callers have a text that no type checker has read.
         others = [kind for kind in others if kind is not str]
     inner = [check for kind in others if (check := check_of(kind, words)) is not None]

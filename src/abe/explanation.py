@@ -376,6 +376,8 @@ def _check_stored(tensors: Mapping[str, Tensor], held: Mapping[str, Any]) -> Non
     for name in ("names", "target_names", "top", "ids"):
         lengths = (b,) if name.endswith("names") else (b, 0)
         schema.need(len(held[name]) in lengths, f"{len(held[name])} {name} for {b} samples")
+    params = held["spec"].get("params", {})
+    schema.need(isinstance(params, Mapping), f"spec.params is {params!r:.40}")
     for part in held["parts"]:
         room = 0 <= part.start <= part.stop <= math.prod(shape[1:2])
         size = (part.stop - part.start) * math.prod(shape[2:])

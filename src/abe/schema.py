@@ -37,7 +37,8 @@ class _Gap:
 
 
 Gap = Annotated[float, _Gap()]
-Natural = Annotated[int, AtLeast(0)]
+Natural = Annotated[int, AtLeast(0, most=2**64)]
+"""A count, or a number that stands for what was seen."""
 
 
 def read(kind: Any, found: Any, where: str) -> Any:

@@ -36,7 +36,8 @@ EXACT = 1e-10
 
 def explain(net: nn.Module, x: Tensor, method, **how) -> abe.Explanation:
     how = {"target": TARGET, "progress": False, "execution": "model", **how}
-    return abe.explain(task_of(net), x, method, **how)
+    task = abe.image_task(net, channels=x.shape[1], output_kind="logits")
+    return abe.explain(task, x, method, **how)
 
 
 def score(net: nn.Module, row: Tensor) -> Tensor:

@@ -125,7 +125,8 @@ def test_the_corrected_form_flags_before_it_reads():
     assert corrected.at_levels([0.5, 0.6, 1.0, 1.1]) == [1.0, 1.0, 1.0, None]
     assert corrected.covered == (0.5, 1.0)
     assert soundness(ratios=ratios, level=1.0).conclude(kept).tolist() == [1.0, 1.0]
-    assert bool(soundness(ratios=ratios, level=1.1).conclude(kept).isnan().all())
+    with pytest.raises(AbeError, match="level must be a number from 0 to 1"):  # no curve reaches it
+        soundness(ratios=ratios, level=1.1)
 
 
 def test_epsilon_scales_with_the_step_and_flips_are_tested():

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from jaxtyping import config
+from tests.ids import shown
 from torch import Tensor, nn
 
 import abe
@@ -55,7 +56,7 @@ def twin(kind: str) -> abe.Task:
 
 
 @EVERY_KIND
-@pytest.mark.parametrize("target", [0, 1, None], ids=str)
+@pytest.mark.parametrize("target", [0, 1, None], ids=shown)
 @pytest.mark.parametrize(
     "objective",
     [
@@ -67,7 +68,7 @@ def twin(kind: str) -> abe.Task:
         "entropy",
         ("margin", {"a": 1, "b": 0}),
     ],
-    ids=str,
+    ids=shown,
 )
 def test_objectives(kind, target, objective):
     one, other = (
@@ -119,7 +120,7 @@ def test_metrics(kind, target):
 
 
 @EVERY_KIND
-@pytest.mark.parametrize("aim", [{}, {"label": [1, 0, 1]}, {"target": "other"}], ids=str)
+@pytest.mark.parametrize("aim", [{}, {"label": [1, 0, 1]}, {"target": "other"}], ids=shown)
 @pytest.mark.parametrize(
     "name", ["pgd", "cw", *(pytest.param(n, marks=SLOW) for n in ("fgsm", "bim", "mim", "mig", "gra", "tim"))]
 )
@@ -447,7 +448,7 @@ def reads(outputs: Tensor, target: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("b", [1, 2, 3])
-@pytest.mark.parametrize("target", [None, 1, "each"], ids=str)
+@pytest.mark.parametrize("target", [None, 1, "each"], ids=shown)
 @pytest.mark.parametrize(
     "method", ["gradient", "occlusion", *(pytest.param(n, marks=SLOW) for n in ("ig", "lrp_epsilon", "lime"))]
 )
@@ -504,7 +505,7 @@ class Column:
         Column(["no", "yes"]),
         Column(["no", "yes"]).__array__(),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_names_by_any_spelling(labels):
     assert class_names(labels) == LABELS
@@ -524,14 +525,14 @@ def test_names_by_any_spelling(labels):
         [None, "a"],
         [True, False],
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_what_are_no_names(labels):
     with refused(Code.BAD_PARAMETER, "labels"):
         abe.image_task(Net(two), labels=labels)
 
 
-@pytest.mark.parametrize("labels", [[], ["a"], ["a", "b", "c"]], ids=repr)
+@pytest.mark.parametrize("labels", [[], ["a"], ["a", "b", "c"]], ids=shown)
 @pytest.mark.parametrize("kind", ["auto", "logits", "multilabel", "regression"])
 def test_names_that_do_not_fit(labels, kind):
     with refused(Code.LABELS, f"{len(labels)} names"):

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from jaxtyping import config
+from tests.ids import shown
 from torch import nn
 
 import abe
@@ -185,7 +186,7 @@ def test_a_metric_finds_each_samples_own_regions_in_a_large_batch():
 
 
 @pytest.mark.parametrize(
-    "unit", [5, 0.5, None, object(), Regions, {"regions": LABELS}, ("grid", 3)], ids=repr
+    "unit", [5, 0.5, None, object(), Regions, {"regions": LABELS}, ("grid", 3)], ids=shown
 )
 def test_what_is_no_unit_is_refused_by_metrics(unit):
     with pytest.raises(AbeError, match=r"(?i)unit|region"):

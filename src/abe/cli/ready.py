@@ -135,7 +135,7 @@ def _ours(path: Path, kind: str) -> None:
     from abe import storage
 
     try:
-        storage.load(path, kind)
+        storage.read(path, kind)
     except StorageError as problem:
         if problem.code is Code.FOREIGN_FILE:
             raise StorageError(

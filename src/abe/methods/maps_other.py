@@ -196,7 +196,7 @@ def guided_grad_cam(
 @methods.register(
     Card(
         name="channel_map",
-        title="Channel weights of one's own",
+        title="CAM with given weights",
         source="selvaraju2017",
         formula="A = up(ReLU Σ_k w_k A_k)",
         family="gradient × input",

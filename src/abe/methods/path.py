@@ -199,7 +199,7 @@ def blur_ig(
 @methods.register(
     Card(
         name="path_integral",
-        title="Path of one's own",
+        title="Path Integral",
         source="zhu2025abe, Eq. 6",
         formula="A = ∫ ∇s(γ) ⊙ dγ, along chords between nodes where the path gives no velocity",
         family="gradient × input",
@@ -248,7 +248,7 @@ def path_integral(
 @methods.register(
     Card(
         name="path_attribution",
-        title="Update of one's own",
+        title="Path Attribution",
         source="zhu2025abe, Alg. 1",
         formula="A = ∓Σ_t Δx_t ⊙ ½(∇s(x_t) + ∇s(x_{t+1})), minus from the input, plus from a baseline",
         family="gradient × input",

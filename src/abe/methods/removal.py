@@ -43,7 +43,7 @@ def as_removal(obj: Any) -> Removal:
 @methods.register(
     Card(
         name="removal",
-        title="Removal of one's own",
+        title="Removal of units",
         source="covert2021",
         formula="A = ψ(μ(F(x_S)) for S in the coalitions that ψ reads)",
         family="perturbation",

@@ -79,9 +79,9 @@ def plot_photo(
     columns = max(4, -(-len(photo.maps) // lines))
     width = max(10.5, 1.72 * columns)
     height = 2.18 * width / columns + 0.1
-    head = 2.6 + 0.16 * max(0, len(photo.maps) - 10)  # room for the names of the lines
+    head = max(0.18 * width + 0.45, 0.4 + 0.16 * len(photo.maps))  # of the tiles, and the lines' names
     figure = blank(width, head + height * lines)
-    above, below = figure.add_gridspec(2, 1, height_ratios=(head - 0.3, height * lines))
+    above, below = figure.add_gridspec(2, 1, height_ratios=(head, height * lines))
     _head(figure, above, photo)
     tiles = below.subgridspec(2 * lines, columns, hspace=0.08, wspace=0.06)
     for number, shown in enumerate(photo.maps):
@@ -205,16 +205,15 @@ def save(figure: "Figure", path: str | Path) -> Path:
 
 
 def _small(drawn: BytesIO, kind: str) -> bytes:
-    """The file's bytes; a PNG with the 256 colours that suit it, which is a quarter of the size."""
+    """The file's bytes; a PNG in 64 levels per colour, which the eye does not miss, at half the size."""
     if kind != "png":
         return drawn.getvalue()
     from PIL import Image
 
     buffer = BytesIO()
     with Image.open(drawn) as image:
-        image.convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(
-            buffer, "PNG", optimize=True
-        )
+        levels = [min(255, round(value / 4) * 4) for value in range(256)]
+        image.convert("RGB").point(levels * 3).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
@@ -331,7 +330,7 @@ def _legend(figure: "Figure", smooth: float | None, more: str = "") -> None:
     width = f"{100 * colour.SMOOTH:g} % of the longer side" if smooth is None else f"{smooth:g} pixels"
     shown = "every pixel as computed" if smooth == 0 else f"averaged with σ = {width}"
     figure.supxlabel(
-        f"orange supports the decision, blue opposes it; {shown}, full strength at the "
+        f"orange supports the decision, blue opposes it; {shown},\nfull strength at the "
         f"{colour.PERCENTILE:g}th percentile of magnitude{more}",
         fontsize=7,
         color=MUTED,

@@ -313,7 +313,8 @@ def _doubt(comparison: Any) -> str:
     from abe.metrics.evaluation.statistics import needed
 
     tests = comparison.tests
-    if not tests or any(test.verdict != "too few samples" for test in tests):
+    verdicts = {test.verdict for test in tests}
+    if "too few samples" not in verdicts or verdicts & {"better", "worse"}:
         return ""
     least, count = needed(len(tests), comparison.confidence), len(comparison.names)
     of = f"{len(tests)} paired tests need" if len(tests) > 1 else "a paired test needs"

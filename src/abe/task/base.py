@@ -356,10 +356,16 @@ class Task:
         return x if self.std is None else x / self.std.to(x)
 
 
+ORIGINAL = "_abe_original"
+"""Attribute of a copy that the model reads: the tensor it was made of, for what follows the input."""
+
+
 def _own(given: Tensor) -> Tensor:
     """A copy, which is no operation of the model: instruments do not see it."""
     with torch._C.DisableTorchFunction():
-        return given.clone()
+        copied = given.clone()
+    setattr(copied, ORIGINAL, given)
+    return copied
 
 
 def _check_type(x: Tensor, model: Tensor | None) -> None:

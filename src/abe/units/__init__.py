@@ -213,7 +213,7 @@ class Grid:
 @units.register(
     Card(
         name="regions",
-        title="Regions of one's own",
+        title="Given regions",
         source="ribeiro2016",
         example={"regions": torch.zeros((1, 1), dtype=torch.long)},
     )

@@ -52,11 +52,11 @@ def test_summaries_of_one_run_share_every_evaluation():
     net = Played(v)
     task = abe.image_task(net, channels=1, output_kind="logits")
     wanted = ["shapley", "banzhaf", "remove_individual", "include_individual", ("interactions", {"order": 3})]
-    x = torch.ones((2, 1, 1, 6), dtype=torch.float64)
+    x = torch.ones((3, 1, 1, 6), dtype=torch.float64)
     found = abe.explain_game(task, x, wanted, units="pixel", target=1, execution="model", progress=False)
-    assert net.rows == found[0].cost.forward_rows == 2 * 64
-    assert found[0].diagnostics["evaluations"].tolist() == [63, 63]
-    alone = [explained(v, "removal", copies=2, summary=summary) for summary in wanted]
+    assert net.rows == found[0].cost.forward_rows == 3 * 64
+    assert found[0].diagnostics["evaluations"].tolist() == [63, 63, 63]
+    alone = [explained(v, "removal", copies=3, summary=summary) for summary in wanted]
     for together, one in zip(found, alone, strict=True):
         assert together.method == "removal"
         assert torch.equal(together.attribution, one.attribution)

@@ -20,6 +20,7 @@ from abe.engines.layers.grid import LayerGrid, extent_of, grid_of
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.work import Call, slopes
 from abe.errors import Code, ModelError, note
+from abe.task.base import ORIGINAL
 
 _PLACES: "WeakKeyDictionary[Known, dict[tuple[Any, ...], tuple[str, list[str]]]]" = WeakKeyDictionary()
 """Layers that were chosen and notes, by the model as it was, the inputs' shape and the score."""
@@ -132,7 +133,7 @@ class _Survey:
     def _observe(self, seen: Seen, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         pools = "pool" in seen.name or seen.name == "softmax"
         depends = seen.name not in SHAPE_ONLY and any(
-            id(t) in self._dependent for t in tensors((args, kwargs))
+            id(getattr(t, ORIGINAL, t)) in self._dependent for t in tensors((args, kwargs))
         )
         if not pools and not depends:
             return

@@ -6,7 +6,6 @@ of theirs are halved until the sum over all is within the tolerance.
 """
 
 import math
-from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -47,7 +46,7 @@ class PathIntegral:
     def __post_init__(self) -> None:
         self.quadrature.nodes(self.steps)
         if self.tolerance is not None:
-            AtLeast(2, kind=Integral).check("max_steps", self.max_steps)
+            AtLeast(2).check("max_steps", self.max_steps)
 
     def run(self, problem: Problem) -> Result:
         """Integrate for every sample of the problem."""

@@ -170,6 +170,8 @@ class Evaluator:
     def _alone(self, work: Work, chunk: Chunk) -> int:
         """The width of the outputs of the first row alone; as with the others where it cannot run alone."""
         context = work.context.take(chunk.owner[:1])
+        self.cost.forward_rows += 1
+        self.cost.forward_calls += 1
         try:
             with torch.no_grad():
                 outputs = self.task.forward(chunk.x[:1], context)
