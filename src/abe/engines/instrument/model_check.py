@@ -23,7 +23,7 @@ from abe.engines.instrument.inspection import (
     sharded,
 )
 from abe.engines.instrument.per_model import PerModel
-from abe.engines.instrument.plain import Plain
+from abe.engines.instrument.plain import INTERNAL, Plain, placed, settled
 from abe.errors import Code, ModelError, note
 
 
@@ -42,6 +42,16 @@ class Known:
         self._versions = _versions((*parts[1:], plain.tensors))
         self._plain = plain.found
         self._tensors = [ref(one) for one in plain.tensors]
+        self._placed = placed(parts.modules)
+        attributes = [
+            (number, name, held)
+            for number, module in enumerate(parts.modules)
+            for name, held in vars(module).items()
+            if name not in INTERNAL
+        ]
+        self._settled = [held for _, _, held in attributes if settled(held)]  # so that identities stay theirs
+        self._open = [(number, name) for number, name, held in attributes if not settled(held)]
+        self._inside = self._look_inside(parts.modules).found
 
     def parts(self) -> Parts | None:
         """The modules and tensors, if they are still the same, under the same names and unchanged."""
@@ -50,12 +60,19 @@ class Known:
             return None
         return None if self.moved(held) else held
 
+    def _look_inside(self, modules: list[nn.Module]) -> Plain:
+        """What stands in attributes whose values can change where they stand."""
+        return Plain(modules, [vars(modules[number])[name] for number, name in self._open])
+
     def moved(self, held: Parts) -> bool:
         """Whether these modules hold other tensors or plain attributes than they did."""
         if _tree(held.modules) != self._tree:
             return True
-        plain = Plain(held.modules)
-        if plain.found != self._plain or _versions((*held[1:], plain.tensors)) != self._versions:
+        exchanged = placed(held.modules) != self._placed  # a training flag may be, which is no attribute
+        plain = Plain(held.modules) if exchanged else self._look_inside(held.modules)
+        if plain.found != (self._plain if exchanged else self._inside):
+            return True
+        if _versions((*held[1:], plain.tensors)) != self._versions:
             return True
         return any(one() is not now for one, now in zip(self._tensors, plain.tensors, strict=True))
 

@@ -32,27 +32,47 @@ MOST = 10_000
 """Objects besides the modules that are looked at before `Plain` gives up."""
 
 
+def placed(modules: Iterable[nn.Module]) -> tuple[list[str], list[int]]:
+    """Names and identities of everything that stands in the modules' attributes, tables and flags too."""
+    names: list[str] = []
+    numbers: list[int] = []
+    for module in modules:
+        own = vars(module)
+        names.extend(own)
+        numbers.extend(map(id, own.values()))
+    return names, numbers
+
+
+def settled(obj: Any) -> bool:
+    """Whether a value never changes: whoever holds it knows it by its identity."""
+    return type(obj) in ATOMS or (type(obj) is tuple and ATOMS.issuperset(map(type, obj)))
+
+
 class Plain:
     """What modules keep in plain attributes at one moment.
+
+    Args:
+        modules: the modules.
+        only: look at these objects of theirs instead of all attributes.
 
     Attributes:
         tensors: all tensors met, in order.
         whole: False where there was more than could be looked at.
     """
 
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
+    def __init__(self, modules: Iterable[nn.Module], only: Iterable[Any] | None = None) -> None:
         self.tensors: list[Tensor] = []
         self.whole = True
-        self._met: dict[int, int] = {}
+        modules = list(modules)
+        self._met: dict[int, int] = {id(module): number for number, module in enumerate(modules)}
         self._alive: list[Any] = []  # so that no identity is met twice
         self._found: list[Any] = []
-        modules = list(modules)
-        for module in modules:
-            self._new(module)
         self._most = len(modules) + MOST
         try:
-            for module in modules:
+            for module in modules if only is None else ():
                 self._attributes(module)
+            for obj in only or ():
+                self.look(obj)
         except RecursionError:
             self.whole = False
         self._met.clear()

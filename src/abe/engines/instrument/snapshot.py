@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from operator import is_
 from typing import Any, NamedTuple
 
 import torch
@@ -70,9 +71,12 @@ class Snapshot:
         self._tables: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
         for module in modules:
             own = vars(module)
-            tables: dict[str, Any] = {"attributes": own}
-            tables |= {kind: own.get(f"_{kind}") for kind in ("parameters", "buffers", "modules")}
-            for kind, table in tables.items():
+            for kind, table in (
+                ("attributes", own),
+                ("parameters", own.get("_parameters")),
+                ("buffers", own.get("_buffers")),
+                ("modules", own.get("_modules")),
+            ):
                 if type(table) in (dict, OrderedDict):  # those of scripted modules are no tables
                     self._tables.append((kind, table, dict(table)))
         read = {"attributes", "buffers", "parameters"} if weights else {"attributes", "buffers"}
@@ -86,7 +90,8 @@ class Snapshot:
         """Entries that are other objects now, and tensors that hold other numbers; training flags aside."""
         found: list[Difference] = []
         for kind, table, before in self._tables:
-            if [*map(id, table.values())] == [*map(id, before.values())] and [*table] == [*before]:
+            same = len(table) == len(before) and all(map(is_, table.values(), before.values()))
+            if same and table.keys() == before.keys():
                 continue
             for name in [*before, *(n for n in table if n not in before)]:
                 was = before.get(name, _MISSING)
