@@ -28,6 +28,8 @@ from abe.schema import MisfitError
 from abe.writers import alone, settle, sweep
 
 FORMAT_VERSION = 1
+DESCRIBED = {"format", "abe", "digest", "seal"}
+"""What the description of a file that stands alone may have."""
 PART = ".part"
 """Ends the name of a file that is being written."""
 LONGEST_MANIFEST = 1 << 28
@@ -345,7 +347,8 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             Code.CORRUPT_FILE, "The file cannot be read", got=f"{path}: {problem}"
         ) from problem
     metadata: dict[str, str] = header.get("__metadata__") or {}
-    if not _sealed_by(metadata):
+    ours = str(metadata.get("format", "")).startswith("abe-")
+    if not _sealed_by(metadata) or (ours and set(metadata) - DESCRIBED):  # a key that is damaged is no key
         raise StorageError(
             Code.CORRUPT_FILE, "The file's description has been changed since it was written", got=str(path)
         )

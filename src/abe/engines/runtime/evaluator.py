@@ -138,7 +138,7 @@ class Evaluator:
             chunk = self._try(job, torch.arange(done, done + size, device=work.owner.device), plan)
             if chunk is None:
                 continue
-            self._check_width(work, chunk)
+            self._check_width(work, chunk, last=done + size == n)
             if self.watch is not None:
                 self.watch(chunk)
             if watch is not None:
@@ -149,8 +149,10 @@ class Evaluator:
             if self.advance is not None:
                 self.advance(size * (1 + work.backwards))
 
-    def _check_width(self, work: Work, chunk: Chunk) -> None:
+    def _check_width(self, work: Work, chunk: Chunk, *, last: bool) -> None:
         """Refuse outputs as wide as there are rows, such as all images against all texts of a chunk.
+
+        A chunk with another number of rows tells; where none follows, the first row alone does.
 
         Raises:
             ModelError: the width changed with the number of rows.
@@ -159,13 +161,14 @@ class Evaluator:
         if not isinstance(outputs, Tensor) or outputs.ndim != 2:
             return
         n, width = outputs.shape
-        if self._width is None:
-            self._width = width
-            if n == width > 1 and width not in self._state.widths:
-                width = self._alone(work, chunk)
-                self._state.widths.add(self._width)
+        self._width = width if self._width is None else self._width
+        if n == width == self._width > 1 and width not in self._state.widths:
+            if not last:
+                return
+            width = width if _has_head(self._model, width) else self._alone(work, chunk)
         if width != self._width:
             raise follows_rows(self._width, width)
+        self._state.widths.add(width)
 
     def _alone(self, work: Work, chunk: Chunk) -> int:
         """The width of the outputs of the first row alone; as with the others where it cannot run alone."""
@@ -274,3 +277,8 @@ class Evaluator:
         self.cost.chunk = max(rows, self.cost.chunk or 0)
         self.cost.backward_rows += rows * backwards
         self.cost.backward_calls += backwards
+
+
+def _has_head(model: nn.Module, width: int) -> bool:
+    """Whether weights give as many numbers whatever the rows are, so that the width needs no other reason."""
+    return any(one.ndim and one.shape[0] == width for one in model.parameters())
