@@ -60,9 +60,13 @@ class Known:
             return None
         return None if self.moved(held) else held
 
+    def unsettled(self, modules: list[nn.Module]) -> list[Any]:
+        """What stands in attributes that can be, or hold, something that is written to."""
+        return [vars(modules[number])[name] for number, name in self._open]
+
     def _look_inside(self, modules: list[nn.Module]) -> Plain:
         """What stands in attributes whose values can change where they stand."""
-        return Plain(modules, [vars(modules[number])[name] for number, name in self._open])
+        return Plain(modules, self.unsettled(modules))
 
     def moved(self, held: Parts) -> bool:
         """Whether these modules hold other tensors or plain attributes than they did."""

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from abe.engines.instrument.inspection import HOOKS, ours
-from abe.engines.instrument.model_check import holding
+from abe.engines.instrument.model_check import holding, known
 from abe.engines.instrument.snapshot import Snapshot, put_back
 
 
@@ -36,7 +36,8 @@ def as_found(model: nn.Module) -> Generator[None]:
         try:
             if training:
                 switched = _evaluated(model, parts.modules)
-            found = Snapshot(parts.modules)
+            attributes = None if switched is not None else known(model).unsettled(parts.modules)
+            found = Snapshot(parts.modules, attributes=attributes)
             for parameter in required:
                 parameter.requires_grad_(False)
             yield

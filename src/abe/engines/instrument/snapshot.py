@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from abe.engines.instrument.plain import placed
+
 _MISSING = object()
 
 
@@ -65,11 +67,16 @@ class Snapshot:
     Args:
         modules: the modules.
         weights: parameters with their numbers too, which costs a copy of all of them.
+        attributes: the values that can be tensors among attributes, where known; else all are looked at.
     """
 
-    def __init__(self, modules: Iterable[nn.Module], *, weights: bool = False) -> None:
+    def __init__(
+        self, modules: Iterable[nn.Module], *, weights: bool = False, attributes: list[Any] | None = None
+    ) -> None:
         self._tables: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
-        for module in modules:
+        self._modules = list(modules)
+        self._standing = _standing(self._modules)
+        for module in self._modules:
             own = vars(module)
             for kind, table in (
                 ("attributes", own),
@@ -79,8 +86,13 @@ class Snapshot:
             ):
                 if type(table) in (dict, OrderedDict):  # those of scripted modules are no tables
                     self._tables.append((kind, table, dict(table)))
-        read = {"attributes", "buffers", "parameters"} if weights else {"attributes", "buffers"}
+        read = (
+            {"buffers"}
+            | ({"attributes"} if attributes is None else set())
+            | ({"parameters"} if weights else set())
+        )
         held = [one for kind, _, table in self._tables if kind in read for one in table.values()]
+        held += attributes or []
         tensors = {id(one): one for one in held if isinstance(one, Tensor)}
         buffers = [one for kind, _, table in self._tables if kind == "buffers" for one in table.values()]
         self._buffers = set(map(id, buffers))
@@ -89,7 +101,8 @@ class Snapshot:
     def differences(self) -> tuple[list[Difference], list[Written]]:
         """Entries that are other objects now, and tensors that hold other numbers; training flags aside."""
         found: list[Difference] = []
-        for kind, table, before in self._tables:
+        moved = _standing(self._modules) != self._standing
+        for kind, table, before in self._tables if moved else ():
             same = len(table) == len(before) and all(map(is_, table.values(), before.values()))
             if same and table.keys() == before.keys():
                 continue
@@ -117,6 +130,16 @@ class Snapshot:
         elif not plain and not any(one.tensor for one in attributes):
             attributes = []
         put_back((buffers + attributes, contents))
+
+
+def _standing(modules: list[nn.Module]) -> tuple[Any, ...]:
+    """Names and identities of everything in attributes and tables; what it names is held by the snapshot."""
+    tables = [table for m in modules for table in (m._parameters, m._buffers, m._modules) if table]
+    return (
+        placed(modules),
+        [name for table in tables for name in table.keys()],  # noqa: SIM118 - a scripted table is no mapping
+        [id(one) for table in tables for one in table.values()],
+    )
 
 
 class _Contents:
