@@ -236,7 +236,7 @@ def kind_of(outputs: Any, names: int | None) -> OutputKind | None:
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or not outputs.is_floating_point():
         return "logits"
     if outputs.shape[1] > 1:
-        return "probabilities" if _sum_to_1(outputs, 1e-4) and not bool((outputs < 0).any()) else "logits"
+        return "logits" if bool((outputs < 0).any()) or not _sum_to_1(outputs, 1e-4) else "probabilities"
     if names != 2:
         return "logits"
     return None if _within_unit(outputs) else "sigmoid"

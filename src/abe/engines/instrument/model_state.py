@@ -113,6 +113,11 @@ def same_states(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
     )
 
 
+def states_before() -> tuple[Any, ...]:
+    """The random states that this thread will put back, where it is the only one that runs a model."""
+    return _FIRST[0] if set(_INSIDE) == {get_ident()} and _FIRST else random_states()
+
+
 @contextmanager
 def _states() -> Generator[None]:
     """The global random states are what they were; of several threads at once, when the last has left."""

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from abe.engines.instrument.plain import placed
 
 _MISSING = object()
+TABLES = ("_parameters", "_buffers", "_modules")
+KINDS = ("attributes", "parameters", "buffers", "modules")
 
 
 class Difference(NamedTuple):
@@ -78,14 +80,9 @@ class Snapshot:
         self._standing = _standing(self._modules)
         for module in self._modules:
             own = vars(module)
-            for kind, table in (
-                ("attributes", own),
-                ("parameters", own.get("_parameters")),
-                ("buffers", own.get("_buffers")),
-                ("modules", own.get("_modules")),
-            ):
+            for kind, table in zip(KINDS, (own, *map(own.get, TABLES)), strict=True):
                 if type(table) in (dict, OrderedDict):  # those of scripted modules are no tables
-                    self._tables.append((kind, table, dict(table)))
+                    self._tables.append((kind, table, {**table}))  # type: ignore[arg-type]
         read = (
             {"buffers"}
             | ({"attributes"} if attributes is None else set())

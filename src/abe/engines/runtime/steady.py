@@ -14,7 +14,12 @@ from torch import Tensor, nn
 
 from abe.engines.instrument.inspection import HOOKS, ours
 from abe.engines.instrument.model_check import moved
-from abe.engines.instrument.model_state import random_states, same_states, set_random_states
+from abe.engines.instrument.model_state import (
+    random_states,
+    same_states,
+    set_random_states,
+    states_before,
+)
 from abe.engines.instrument.plain import INTERNAL
 from abe.engines.instrument.snapshot import Snapshot, put_back
 from abe.errors import Code, note
@@ -32,7 +37,7 @@ class Watch:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._model, self._before = model, random_states()
+        self._model, self._before = model, states_before()
 
     def note(self, task: Task, x: Tensor, context: Context) -> list[str] | None:
         """What is to be said of the model; None where engines watch it, so that it cannot be run now.
