@@ -26,6 +26,7 @@ from abe.errors import Code, SpecError, suggest
 from abe.formulas import evaluate
 from abe.spec import describe, restores, to_spec
 from abe.types import Card, Engine, Fitted
+from abe.words import some
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 SHOWN = 20
@@ -219,7 +220,7 @@ class Registry:
             raise SpecError(
                 Code.UNKNOWN_NAME,
                 f"No {self.kind} is called {name!r}",
-                fix=suggest(str(name), self._aliases) or f"Known: {self._some()}",
+                fix=suggest(str(name), self._aliases) or f"Known: {some(self.names(), SHOWN)}",
             )
         return self._entries[found]
 
@@ -227,12 +228,6 @@ class Registry:
         """Whether this is a name or an alias."""
         self._load()
         return isinstance(name, str) and canonical(name) in self._aliases
-
-    def _some(self) -> str:
-        """The names, or of many the first with how many there are."""
-        names = self.names()
-        few = names if len(names) <= SHOWN else [*names[:SHOWN], f"… ({len(names)} in all)"]
-        return ", ".join(few)
 
     def make(self, name: str, **params: Any) -> Any:
         """Call the factory of ``name`` with checked parameters."""

@@ -10,11 +10,10 @@ SHOWN = 4
 """Items of a list that are shown."""
 
 
-def some(items: Iterable[Any]) -> str:
-    """The first items, and how many more there are."""
-    found = list(items)
-    more = f" … {len(found)} in all" if len(found) > SHOWN else ""
-    return ", ".join(map(str, found[:SHOWN])) + more
+def some(items: Iterable[Any], most: int = SHOWN) -> str:
+    """The items, or of many the first with how many there are."""
+    found = [str(item) for item in items]
+    return ", ".join(found if len(found) <= most else [*found[:most], f"… ({len(found)} in all)"])
 
 
 def numbers(values: Tensor) -> str:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from abe.cli import output
 from abe.errors import Code, PackageError, SpecError, StorageError
-
-INSTALL = "pip install 'abe-xai[report]'"
+from abe.report import INSTALL
 
 
 def drawing(*packages: str, optional: bool) -> bool:

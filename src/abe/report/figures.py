@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from abe.errors import Code, PackageError, StorageError
-from abe.report import colour, view
+from abe.report import INSTALL, colour, view
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -164,9 +164,7 @@ def blank(width: float, height: float) -> "Figure":
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise PackageError(
-            Code.MISSING_PACKAGE, "Figures need matplotlib", fix="Run: pip install 'abe-xai[report]'"
-        ) from error
+        raise PackageError(Code.MISSING_PACKAGE, "Figures need matplotlib", fix=f"Run: {INSTALL}") from error
     figure = Figure(figsize=(width, height), dpi=130, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from abe.errors import Code, PackageError
-from abe.report import colour, view
+from abe.report import INSTALL, colour, view
 from abe.report.files import write
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -45,7 +45,7 @@ def render(shown: view.PageView) -> str:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as error:
         raise PackageError(
-            Code.MISSING_PACKAGE, "The HTML page needs jinja2", fix="Run: pip install 'abe-xai[report]'"
+            Code.MISSING_PACKAGE, "The HTML page needs jinja2", fix=f"Run: {INSTALL}"
         ) from error
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),

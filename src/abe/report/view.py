@@ -186,12 +186,15 @@ def photo_view(explanation: Any, index: int, name: str) -> PhotoView:
         name=name,
         image=pixels(explanation.x[index]),
         target=readable(explanation.target_names[index]),
-        top=[
-            (readable(str(label)), float(p))
-            for label, p in (explanation.top[index] if explanation.top else ())
-        ],
+        top=_top(explanation, index),
         maps=[map_view(explanation, index)],
     )
+
+
+def _top(explanation: Any, index: int) -> list[tuple[str, float]]:
+    """The most probable classes of one sample; an explanation of foreign maps has none."""
+    top = explanation.top[index] if explanation.top else ()
+    return [(readable(str(label)), float(p)) for label, p in top]
 
 
 def slug(name: str) -> str:
@@ -310,15 +313,10 @@ def _table(comparison: Any) -> TableView:
 
 def _doubt(comparison: Any) -> str:
     """Why no method can be said to be better, where no test could have told."""
-    from abe.metrics.evaluation.statistics import needed
-
-    tests = comparison.tests
-    verdicts = {test.verdict for test in tests}
-    if "too few samples" not in verdicts or verdicts & {"better", "worse"}:
+    if not comparison.undecided:
         return ""
-    least, count = needed(len(tests), comparison.confidence), len(comparison.names)
-    of = f"{len(tests)} paired tests need" if len(tests) > 1 else "a paired test needs"
-    return f"Too few photographs to tell methods apart: {count}, where {of} at least {least}."
+    count = len(comparison.names)
+    return f"Too few photographs to tell methods apart: {count}, where {comparison.needs}."
 
 
 def _label(method: str) -> str:
@@ -367,7 +365,7 @@ def _photo(comparison: Any, index: int, name: str) -> PhotoView:
         name=name,
         image=pixels(first.x[index]),
         target=readable(comparison.target_names[index]),
-        top=[(readable(str(label)), float(p)) for label, p in (first.top[index] if first.top else ())],
+        top=_top(first, index),
         maps=maps,
         curves=_curves(comparison, index),
     )

@@ -23,7 +23,7 @@ from abe.engines.instrument.inspection import (
     sharded,
 )
 from abe.engines.instrument.per_model import PerModel
-from abe.engines.instrument.plain import INTERNAL, Plain, placed, settled
+from abe.engines.instrument.plain import INTERNAL, Plain, entries, placed, settled
 from abe.errors import Code, ModelError, note
 
 
@@ -181,14 +181,9 @@ def _refuse_empty(model: nn.Module, parts: Parts) -> None:
             )
 
 
-def _tree(modules: list[nn.Module]) -> tuple[list[str], list[int], list[Any]]:
-    """What tells module trees apart: names and identities of what modules hold, and how they are called."""
-    tables = [table for m in modules for table in (m._parameters, m._buffers, m._modules) if table]
-    return (
-        [name for table in tables for name in table.keys()],  # noqa: SIM118 - a scripted table is no mapping
-        [id(one) for table in tables for one in table.values()],
-        [module._compiled_call_impl for module in modules],
-    )
+def _tree(modules: list[nn.Module]) -> tuple[Any, ...]:
+    """What tells module trees apart: what modules hold, and how they are called."""
+    return entries(modules), [module._compiled_call_impl for module in modules]
 
 
 def _hooks(modules: list[nn.Module]) -> list[tuple[int, ...]]:

@@ -43,6 +43,16 @@ def placed(modules: Iterable[nn.Module]) -> tuple[list[str], list[int]]:
     return names, numbers
 
 
+def entries(modules: Iterable[nn.Module]) -> tuple[list[int], list[str], list[int]]:
+    """The tables of parameters, buffers and children that hold something, and names and identities inside."""
+    tables = [table for m in modules for table in (m._parameters, m._buffers, m._modules) if table]
+    return (
+        [id(table) for table in tables],
+        [name for table in tables for name in table.keys()],  # noqa: SIM118 - a scripted table is no mapping
+        [id(one) for table in tables for one in table.values()],
+    )
+
+
 def settled(obj: Any) -> bool:
     """Whether a value never changes: whoever holds it knows it by its identity."""
     return type(obj) in ATOMS or (type(obj) is tuple and ATOMS.issuperset(map(type, obj)))

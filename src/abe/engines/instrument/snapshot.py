@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from abe.engines.instrument.plain import placed
+from abe.engines.instrument.plain import entries, placed
 
 _MISSING = object()
 TABLES = ("_parameters", "_buffers", "_modules")
@@ -83,12 +83,8 @@ class Snapshot:
             for kind, table in zip(KINDS, (own, *map(own.get, TABLES)), strict=True):
                 if type(table) in (dict, OrderedDict):  # those of scripted modules are no tables
                     self._tables.append((kind, table, {**table}))  # type: ignore[arg-type]
-        read = (
-            {"buffers"}
-            | ({"attributes"} if attributes is None else set())
-            | ({"parameters"} if weights else set())
-        )
-        held = [one for kind, _, table in self._tables if kind in read for one in table.values()]
+        read = {"buffers": True, "attributes": attributes is None, "parameters": weights, "modules": False}
+        held = [one for kind, _, table in self._tables if read[kind] for one in table.values()]
         held += attributes or []
         tensors = {id(one): one for one in held if isinstance(one, Tensor)}
         buffers = [one for kind, _, table in self._tables if kind == "buffers" for one in table.values()]
@@ -131,12 +127,7 @@ class Snapshot:
 
 def _standing(modules: list[nn.Module]) -> tuple[Any, ...]:
     """Names and identities of everything in attributes and tables; what it names is held by the snapshot."""
-    tables = [table for m in modules for table in (m._parameters, m._buffers, m._modules) if table]
-    return (
-        placed(modules),
-        [name for table in tables for name in table.keys()],  # noqa: SIM118 - a scripted table is no mapping
-        [id(one) for table in tables for one in table.values()],
-    )
+    return placed(modules), entries(modules)
 
 
 class _Contents:

@@ -132,7 +132,7 @@ class Evaluator:
             return
         job = Pass(work, lambda: self.task, reduced=self.execution == "bfloat16" and work.around is None)
         plan = self._plan(job)
-        watch = None if self.warnings is None else Watch(self.task.model)
+        steady = None if self.warnings is None else Watch(self.task.model)
         while done < n:
             size = self._size(work, plan, n - done)
             chunk = self._try(job, torch.arange(done, done + size, device=work.owner.device), plan)
@@ -141,9 +141,9 @@ class Evaluator:
             self._check_width(work, chunk, last=done + size == n)
             if self.watch is not None:
                 self.watch(chunk)
-            if watch is not None:
-                self._note(watch, work, chunk)
-                watch = None
+            if steady is not None:
+                self._note(steady, work, chunk)
+                steady = None
             yield chunk
             done += size
             if self.advance is not None:
@@ -182,9 +182,9 @@ class Evaluator:
             outputs = chunk.outputs
         return outputs.shape[1] if isinstance(outputs, Tensor) else -1
 
-    def _note(self, watch: Watch, work: Work, chunk: Chunk) -> None:
+    def _note(self, steady: Watch, work: Work, chunk: Chunk) -> None:
         """Say it, once, where the model that has run the chunk does not answer twice the same."""
-        found = watch.note(self.task, chunk.x[:1], work.context.take(chunk.owner[:1]))
+        found = steady.note(self.task, chunk.x[:1], work.context.take(chunk.owner[:1]))
         if found is not None and self.warnings is not None:
             said = any(Code.UNSTEADY_MODEL in warning for warning in self.warnings)
             self.warnings += [] if said else found

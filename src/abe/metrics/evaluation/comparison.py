@@ -165,6 +165,18 @@ class Comparison:
         return [text for metric in self.rank_by if (text := self._conclusion(metric))]
 
     @property
+    def undecided(self) -> bool:
+        """Whether no test told two methods apart, and some could not for lack of samples."""
+        verdicts = {test.verdict for test in self.tests}
+        return "too few samples" in verdicts and not verdicts & {"better", "worse"}
+
+    @property
+    def needs(self) -> str:
+        """How many samples the tests need before they can tell anything."""
+        tests = "a test needs" if len(self.tests) == 1 else f"{len(self.tests)} tests need"
+        return f"{tests} at least {statistics.needed(len(self.tests), self.confidence)}"
+
+    @property
     def caption(self) -> str:
         """What the table shows and how it is ranked."""
         b = len(self.names)
@@ -306,10 +318,8 @@ class Comparison:
         said = [f"{_listed(same)} {'do' if len(same) > 1 else 'does'} not differ from it"] if same else []
         said += [f"{_listed(behind)} {'are' if len(behind) > 1 else 'is'} worse"] if behind else []
         if few:
-            least = statistics.needed(len(self.tests), self.confidence)
-            tests = "a test needs" if len(self.tests) == 1 else f"{len(self.tests)} tests need"
             against = "" if len(few) == len(verdicts) else f" against {_listed(few)}"
-            said += [f"too few samples to tell{against} ({tests} at least {least})"]
+            said += [f"too few samples to tell{against} ({self.needs})"]
         return f"{title}: {best} has the best mean; {'; '.join(said)}."
 
 
