@@ -1,7 +1,9 @@
 """What is checked of a model before it runs, remembered until something about the model changes."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from operator import is_
 from threading import Lock, RLock
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -12,7 +14,6 @@ from torch.nn.parameter import is_lazy
 
 from abe.checks import finite
 from abe.engines.instrument.inspection import (
-    HOOKS,
     Parts,
     clean_name,
     compiled,
@@ -23,7 +24,8 @@ from abe.engines.instrument.inspection import (
     sharded,
 )
 from abe.engines.instrument.per_model import PerModel
-from abe.engines.instrument.plain import INTERNAL, Plain, entries, placed, settled
+from abe.engines.instrument.plain import INTERNAL, Plain, settled
+from abe.engines.instrument.standing import Row, Standing
 from abe.errors import Code, ModelError, note
 
 
@@ -34,55 +36,73 @@ class Known:
     not miss those reads the contents (`fused_copy.fingerprint`).
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, standing: Standing) -> None:
         plain = Plain(parts.modules)
         self._kept = tuple([ref(one) for one in kept] for kept in parts)
-        self._tree = _tree(parts.modules)
-        self._hooks = _hooks(parts.modules)
-        self._versions = _versions((*parts[1:], plain.tensors))
+        self._hooks, self._tables = standing.hooks, _mark(standing.tables)
+        self._sizes, self._names, held = standing.attributes
+        self._versions = _versions([*parts.parameters, *parts.buffers, *plain.tensors])
         self._plain = plain.found
         self._tensors = [ref(one) for one in plain.tensors]
-        self._placed = placed(parts.modules)
-        attributes = [
-            (number, name, held)
-            for number, module in enumerate(parts.modules)
-            for name, held in vars(module).items()
-            if name not in INTERNAL
-        ]
-        self._settled = [held for _, _, held in attributes if settled(held)]  # so that identities stay theirs
-        self._open = [(number, name) for number, name, held in attributes if not settled(held)]
-        self._inside = self._look_inside(parts.modules).found
+        own = [place for place, name in enumerate(self._names) if name not in INTERNAL]
+        self._closed = [place for place in own if settled(held[place])]
+        self._open = [place for place in own if not settled(held[place])]
+        self._settled = standing.attributes.at(self._closed)
+        self.places = [*self._closed, *self._open]
+        """Where attributes stand that are the model's own."""
+        self._inside = self._look_inside(standing).found
 
-    def parts(self) -> Parts | None:
+    def parts(self) -> tuple[Parts, Standing] | None:
         """The modules and tensors, if they are still the same, under the same names and unchanged."""
         held = Parts(*([one() for one in kept] for kept in self._kept))  # type: ignore[arg-type]
-        if any(one is None for kept in held for one in kept) or _hooks(held.modules) != self._hooks:
+        if any(one is None for kept in held for one in kept):
             return None
-        return None if self.moved(held) else held
+        now = Standing(held.modules)
+        return None if now.hooks != self._hooks or self.moved(held, now) else (held, now)
 
-    def unsettled(self, modules: list[nn.Module]) -> list[Any]:
+    def unsettled(self, standing: Standing) -> list[Any]:
         """What stands in attributes that can be, or hold, something that is written to."""
-        return [vars(modules[number])[name] for number, name in self._open]
+        return standing.attributes.at(self._open)
 
-    def _look_inside(self, modules: list[nn.Module]) -> Plain:
+    def _look_inside(self, standing: Standing) -> Plain:
         """What stands in attributes whose values can change where they stand."""
-        return Plain(modules, self.unsettled(modules))
+        return Plain(standing.modules, self.unsettled(standing))
 
-    def moved(self, held: Parts) -> bool:
+    def moved(self, held: Parts, now: Standing) -> bool:
         """Whether these modules hold other tensors or plain attributes than they did."""
-        if _tree(held.modules) != self._tree:
+        if _mark(now.tables) != self._tables:
             return True
-        exchanged = placed(held.modules) != self._placed  # a training flag may be, which is no attribute
-        plain = Plain(held.modules) if exchanged else self._look_inside(held.modules)
-        if plain.found != (self._plain if exchanged else self._inside):
+        alike = now.attributes.alike(self._sizes, self._names)
+        alike = alike and all(map(is_, now.attributes.at(self._closed), self._settled))
+        plain = self._look_inside(now) if alike else Plain(held.modules)
+        if plain.found != (self._inside if alike else self._plain):
             return True
-        if _versions((*held[1:], plain.tensors)) != self._versions:
+        if _versions([*held.parameters, *held.buffers, *plain.tensors]) != self._versions:
             return True
         return any(one() is not now for one, now in zip(self._tensors, plain.tensors, strict=True))
 
 
+def _mark(row: Row) -> tuple[list[int], list[str], list[int]]:
+    """What tells entries from others while they live; it holds none of them."""
+    return row.sizes, row.names, list(map(id, row.held))
+
+
+@dataclass
+class Held:
+    """A model that is being run: what is known of it, its parts, and how they stood when it was looked at."""
+
+    known: Known
+    parts: Parts
+    looked: Standing | None
+
+    def standing(self) -> Standing:
+        """How things stand: the first who asks, before anything has run, need not look again."""
+        looked, self.looked = self.looked, None
+        return looked or Standing(self.parts.modules)
+
+
 _KNOWN: PerModel[Known] = PerModel()
-_HELD: PerModel[tuple[Known, Parts]] = PerModel()
+_HELD: PerModel[Held] = PerModel()
 """Models that are being run: nothing changes them meanwhile."""
 _LOCKS: PerModel[RLock] = PerModel()
 """One lock for all modules and parameters that were ever met in one model."""
@@ -94,21 +114,22 @@ _REMARKS: "WeakKeyDictionary[Known, tuple[str, ...]]" = WeakKeyDictionary()
 def known(model: nn.Module) -> Known:
     """The model as it is now: the same value as before where nothing has changed."""
     held = _HELD.get(model)
-    return _look(model)[0] if held is None else held[0]
+    return (_look(model) if held is None else held).known
 
 
-def _look(model: nn.Module) -> tuple[Known, Parts]:
+def _look(model: nn.Module) -> Held:
     last = _KNOWN.get(model)
-    parts = None if last is None else last.parts()
-    if last is not None and parts is not None:
-        return last, parts
+    found = None if last is None else last.parts()
+    if last is not None and found is not None:
+        return Held(last, *found)
     parts = parts_of(model)
     _refuse_empty(model, parts)
-    return _KNOWN.set(model, Known(parts)), parts
+    standing = Standing(parts.modules)
+    return Held(_KNOWN.set(model, Known(parts, standing)), parts, standing)
 
 
 @contextmanager
-def holding(model: nn.Module) -> Generator[Parts]:
+def holding(model: nn.Module) -> Generator[Held]:
     """Look at the model once for everything that is asked of it inside the ``with`` block.
 
     Threads take turns with a model, and with whatever has a module or parameter in common with it.
@@ -124,11 +145,11 @@ def holding(model: nn.Module) -> Generator[Parts]:
                 stack.enter_context(lock)
             outer, last = _HELD.get(model), _KNOWN.get(model)
             held = outer or _look(model)
-            if held[0] is not last and _join(model) != locks:
+            if held.known is not last and _join(model) != locks:
                 continue  # it has got parts that another model has
             _HELD.set(model, held)
             try:
-                yield held[1]
+                yield held
             finally:
                 if outer is None:
                     _HELD.forget(model)
@@ -151,7 +172,7 @@ def _join(model: nn.Module) -> list[RLock]:
 def moved(model: nn.Module) -> bool:
     """Whether a model that is being run has changed a tensor or a plain attribute of its own."""
     held = _HELD.get(model)
-    return held is not None and held[0].moved(held[1])
+    return held is not None and held.known.moved(held.parts, Standing(held.parts.modules))
 
 
 def _refuse_empty(model: nn.Module, parts: Parts) -> None:
@@ -181,19 +202,12 @@ def _refuse_empty(model: nn.Module, parts: Parts) -> None:
             )
 
 
-def _tree(modules: list[nn.Module]) -> tuple[Any, ...]:
-    """What tells module trees apart: what modules hold, and how they are called."""
-    return entries(modules), [module._compiled_call_impl for module in modules]
-
-
-def _hooks(modules: list[nn.Module]) -> list[tuple[int, ...]]:
-    """The numbers of all hooks, which torch never gives twice."""
-    return [tuple(hooks) for m in modules for kind in HOOKS if (hooks := getattr(m, kind, None))]
-
-
-def _versions(kept: Iterable[Iterable[Tensor]]) -> list[int]:
+def _versions(tensors: list[Tensor]) -> list[int]:
     """How often each tensor was written in place; inference tensors do not count."""
-    return [-1 if t.is_inference() else t._version for tensors in kept for t in tensors]
+    try:
+        return [t._version for t in tensors]
+    except RuntimeError:
+        return [-1 if t.is_inference() else t._version for t in tensors]
 
 
 TRAINING = "The model was in training mode; it ran in evaluation mode and was set back"
@@ -211,11 +225,11 @@ def check_model(model: nn.Module) -> list[str]:
             "Gradients cannot be taken inside torch.inference_mode()",
             fix="Call abe.explain outside that block; torch.no_grad() is fine",
         )
-    with holding(model) as parts:
-        remarks = _REMARKS.get(now := known(model))
+    with holding(model) as held:
+        remarks = _REMARKS.get(held.known)
         if remarks is None:
-            remarks = _REMARKS[now] = tuple(_remarks(model))
-        training = any(module.training for module in parts.modules)
+            remarks = _REMARKS[held.known] = tuple(_remarks(model))
+        training = any(module.training for module in held.parts.modules)
     return [*([note(Code.TRAINING_MODE, TRAINING)] if training else []), *remarks]
 
 

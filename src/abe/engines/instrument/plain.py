@@ -32,27 +32,6 @@ MOST = 10_000
 """Objects besides the modules that are looked at before `Plain` gives up."""
 
 
-def placed(modules: Iterable[nn.Module]) -> tuple[list[str], list[int]]:
-    """Names and identities of everything that stands in the modules' attributes, tables and flags too."""
-    names: list[str] = []
-    numbers: list[int] = []
-    for module in modules:
-        own = vars(module)
-        names.extend(own)
-        numbers.extend(map(id, own.values()))
-    return names, numbers
-
-
-def entries(modules: Iterable[nn.Module]) -> tuple[list[int], list[str], list[int]]:
-    """The tables of parameters, buffers and children that hold something, and names and identities inside."""
-    tables = [table for m in modules for table in (m._parameters, m._buffers, m._modules) if table]
-    return (
-        [id(table) for table in tables],
-        [name for table in tables for name in table.keys()],  # noqa: SIM118 - a scripted table is no mapping
-        [id(one) for table in tables for one in table.values()],
-    )
-
-
 def settled(obj: Any) -> bool:
     """Whether a value never changes: whoever holds it knows it by its identity."""
     return type(obj) in ATOMS or (type(obj) is tuple and ATOMS.issuperset(map(type, obj)))

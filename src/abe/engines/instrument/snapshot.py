@@ -1,6 +1,5 @@
 """What modules hold at one moment besides the values of their weights, to be compared and put back."""
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from operator import is_
 from typing import Any, NamedTuple
@@ -8,11 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from abe.engines.instrument.plain import entries, placed
+from abe.engines.instrument.model_check import Known
+from abe.engines.instrument.standing import Standing
 
 _MISSING = object()
-TABLES = ("_parameters", "_buffers", "_modules")
-KINDS = ("attributes", "parameters", "buffers", "modules")
 
 
 class Difference(NamedTuple):
@@ -69,33 +67,36 @@ class Snapshot:
     Args:
         modules: the modules.
         weights: parameters with their numbers too, which costs a copy of all of them.
-        attributes: the values that can be tensors among attributes, where known; else all are looked at.
+        standing: how things stand, where somebody has just looked.
+        known: what is known of the model, which tells where to look; else all attributes are looked at.
     """
 
     def __init__(
-        self, modules: Iterable[nn.Module], *, weights: bool = False, attributes: list[Any] | None = None
+        self,
+        modules: Iterable[nn.Module],
+        *,
+        weights: bool = False,
+        standing: Standing | None = None,
+        known: Known | None = None,
     ) -> None:
-        self._tables: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
-        self._modules = list(modules)
-        self._standing = _standing(self._modules)
-        for module in self._modules:
-            own = vars(module)
-            for kind, table in zip(KINDS, (own, *map(own.get, TABLES)), strict=True):
-                if type(table) in (dict, OrderedDict):  # those of scripted modules are no tables
-                    self._tables.append((kind, table, {**table}))  # type: ignore[arg-type]
-        read = {"buffers": True, "attributes": attributes is None, "parameters": weights, "modules": False}
-        held = [one for kind, _, table in self._tables if read[kind] for one in table.values()]
-        held += attributes or []
+        self._before = before = standing or Standing(modules)
+        buffers = _in_tables(before.modules, "_buffers")
+        held = buffers + (_in_tables(before.modules, "_parameters") if weights else [])
+        held += before.attributes.held if known is None else known.unsettled(before)
+        self._places = None if known is None else known.places
         tensors = {id(one): one for one in held if isinstance(one, Tensor)}
-        buffers = [one for kind, _, table in self._tables if kind == "buffers" for one in table.values()]
         self._buffers = set(map(id, buffers))
         self._contents = _Contents(list(tensors.values()))
 
-    def differences(self) -> tuple[list[Difference], list[Written]]:
-        """Entries that are other objects now, and tensors that hold other numbers; training flags aside."""
+    def differences(self, now: Standing | None = None) -> tuple[list[Difference], list[Written]]:
+        """Entries that are other objects now, and tensors that hold other numbers; training flags aside.
+
+        Args:
+            now: how things stand, where somebody has just looked.
+        """
         found: list[Difference] = []
-        moved = _standing(self._modules) != self._standing
-        for kind, table, before in self._tables if moved else ():
+        moved = not self._before.same(now or Standing(self._before.modules), self._places)
+        for kind, table, before in self._before.entries() if moved else ():
             same = len(table) == len(before) and all(map(is_, table.values(), before.values()))
             if same and table.keys() == before.keys():
                 continue
@@ -105,16 +106,17 @@ class Snapshot:
                     found.append(Difference(table, name, was, kind, [*before]))
         return found, self._contents.written()
 
-    def restore(self, *, set_up: bool) -> None:
+    def restore(self, now: Standing, *, set_up: bool) -> None:
         """Put buffers back, and what the model keeps in plain attributes where a tensor is among it.
 
         Attributes without tensors are counters and the like, which stay. So does everything of a model
         that has set itself up, by hooks or new parts: it may never do so again.
 
         Args:
+            now: how things stand.
             set_up: whether the model has set hooks.
         """
-        entries, contents = self.differences()
+        entries, contents = self.differences(now)
         attributes = [one for one in entries if one.kind == "attributes"]
         buffers = [one for one in entries if one.kind == "buffers" and one.was is not _MISSING]
         plain = [one for one in contents if id(one.tensor) not in self._buffers]
@@ -125,9 +127,8 @@ class Snapshot:
         put_back((buffers + attributes, contents))
 
 
-def _standing(modules: list[nn.Module]) -> tuple[Any, ...]:
-    """Names and identities of everything in attributes and tables; what it names is held by the snapshot."""
-    return placed(modules), entries(modules)
+def _in_tables(modules: list[nn.Module], name: str) -> list[Any]:
+    return [one for module in modules if (table := vars(module).get(name)) for one in table.values()]
 
 
 class _Contents:

@@ -14,13 +14,8 @@ from torch import Tensor, nn
 
 from abe.engines.instrument.inspection import HOOKS, ours
 from abe.engines.instrument.model_check import moved
-from abe.engines.instrument.model_state import (
-    random_states,
-    same_states,
-    set_random_states,
-    states_before,
-)
 from abe.engines.instrument.plain import INTERNAL
+from abe.engines.instrument.random_states import RandomStates, states_before
 from abe.engines.instrument.snapshot import Snapshot, put_back
 from abe.errors import Code, note
 from abe.task.base import Context, Task
@@ -48,7 +43,7 @@ class Watch:
             context: of the row.
         """
         kept = moved(self._model)
-        if not kept and same_states(self._before, random_states()):
+        if not kept and self._before.same(RandomStates.now()):
             return []
         if _watched(self._model):
             return None
@@ -94,7 +89,7 @@ def _watched(model: nn.Module) -> bool:
 @contextmanager
 def _aside(model: nn.Module) -> Generator[None]:
     """Runs that leave no trace, in containers that are attributes neither."""
-    states, modules = random_states(), list(model.modules())
+    states, modules = RandomStates.now(), list(model.modules())
     found = Snapshot(modules)
     attributes = [held for m in modules for name, held in vars(m).items() if name not in INTERNAL]
     filled: list[Any] = [held for held in attributes if type(held) in (list, dict, set, deque)]
@@ -106,4 +101,4 @@ def _aside(model: nn.Module) -> Generator[None]:
         for held, was in zip(filled, before, strict=True):
             held.clear()
             (held.extend if isinstance(held, list | deque) else held.update)(was)
-        set_random_states(states)
+        states.put_back()
