@@ -14,6 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from importlib.metadata import distribution
 from pathlib import Path
@@ -30,6 +31,13 @@ OLDEST_PACKAGES = "3.11"
 
 def run(*words: str | Path) -> None:
     subprocess.run([str(word) for word in words], check=True)
+
+
+def declared(extras: tuple[str, ...]) -> list[Requirement]:
+    """What the project asks for with some extras, as its source says."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    optional = [line for extra in extras for line in project["optional-dependencies"][extra]]
+    return [Requirement(line) for line in (*project["dependencies"], *optional)]
 
 
 def wheel(folder: Path) -> Path:
@@ -57,8 +65,9 @@ def needed(extras: tuple[str, ...]) -> Iterator[str]:
         known.add((name, wanted))
         if name != NAME:
             yield name
-        for line in distribution(name).requires or ():
-            asked = Requirement(line)
+        for asked in (
+            declared(wanted) if name == NAME else map(Requirement, distribution(name).requires or ())
+        ):
             if asked.marker is None or any(asked.marker.evaluate({"extra": e}) for e in wanted or ("",)):
                 waiting.append((asked.name, tuple(sorted(asked.extras))))
 
@@ -109,11 +118,10 @@ def pythons() -> dict[str, str]:
     return found
 
 
-def oldest(extra: str = "report") -> dict[str, str]:
-    """The lowest version that is declared of every package that the wheel asks for."""
-    declared = [Requirement(line) for line in distribution(NAME).requires or ()]
-    mine = [one for one in declared if one.marker is None or one.marker.evaluate({"extra": extra})]
-    return {one.name: s.version for one in mine for s in one.specifier if s.operator == ">="}
+def oldest() -> dict[str, str]:
+    """The lowest version that is declared of every package that the wheel with ``[report]`` asks for."""
+    asked = declared(("report",))
+    return {one.name: s.version for one in asked for s in one.specifier if s.operator == ">="}
 
 
 def newest() -> str:

@@ -174,8 +174,12 @@ class Saved:
     def _count(self, tensor: Tensor) -> Tensor:
         for part in dense_parts(tensor):
             storage = part.untyped_storage()
-            if storage.data_ptr() not in self._seen:
-                self._seen.add(storage.data_ptr())
+            try:
+                place = storage.data_ptr()
+            except RuntimeError:  # zeros that take no memory, as forward-mode differentiation makes
+                continue
+            if place not in self._seen:
+                self._seen.add(place)
                 self.bytes += storage.nbytes()
         return tensor
 
