@@ -13,11 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from abe.errors import Code, ModelError
 
 _PEEK: Callable[[], Any] = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
-_TOP_HOOKS: Callable[[bool], Any] | None = getattr(
-    torch._C._autograd,
-    "_top_saved_tensors_default_hooks",
-    None,  # pyright: ignore[reportAttributeAccessIssue]
-)
+_AUTOGRAD: Any = torch._C._autograd  # pyright: ignore[reportAttributeAccessIssue]
+_TOP_HOOKS: Callable[[bool], Any] | None = getattr(_AUTOGRAD, "_top_saved_tensors_default_hooks", None)
 """Not in torch 2.6, where a checkpoint is told by its frame."""
 _CHECKPOINT = inspect.unwrap(checkpoint).__code__
 

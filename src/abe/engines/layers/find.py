@@ -60,8 +60,8 @@ def called_layers(problem: Problem) -> list[Layer]:
 
         def hook(module: nn.Module, args: Any, output: Any, name: str = clean_name(name)) -> None:
             found = next(tensors(output), None)
-            numbers = found is not None and found.is_floating_point() and transform() is None
-            shape = tuple(found.shape[1:]) if numbers else ()
+            none = found is None or not found.is_floating_point() or transform() is not None
+            shape = () if found is None or none else tuple(found.shape[1:])
             seen.setdefault(name, []).append(shape)
             order.append(name)
 
