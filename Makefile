@@ -14,7 +14,7 @@ ARGS ?=
 # The documentation and the demo show the same on every machine.
 export PYTHONUTF8 = 1
 
-.PHONY: demo test test-peers test-browser test-all lint format types imports docs bench changelog tools clean distclean
+.PHONY: demo test test-peers test-browser test-wheel test-versions test-all lint format types imports docs bench changelog tools clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -24,6 +24,8 @@ help:
 	@echo "make test      the tests; needs nothing but what it installs"
 	@echo "make test-peers     comparisons with other libraries; installs them"
 	@echo "make test-browser   the page in chromium, which has to be there"
+	@echo "make test-wheel     the wheel alone: every method, attack and metric, a page, the commands"
+	@echo "make test-versions  the same under each Python with the oldest and the newest PyTorch; takes long"
 	@echo "make test-all  all of them, the slow ones too"
 	@echo "make lint      lint and formatting; make format repairs what can be repaired"
 	@echo "make imports   the order of imports between rooms"
@@ -44,6 +46,13 @@ test-peers: $(VENV)/.tools
 
 test-browser: $(VENV)/.test
 	$(PY) -m pytest -m browser $(ARGS)
+
+test-wheel: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(PY) tests/versions/matrix.py alone
+
+# Downloads gigabytes and takes the better part of an hour; of ARGS="3.13 2.6" each word leaves rows out.
+test-versions: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(PY) tests/versions/matrix.py all $(ARGS)
 
 test-all: $(VENV)/.tools
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(ARGS)

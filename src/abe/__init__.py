@@ -7,6 +7,7 @@ this model and data.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from abe._floor import check_torch
 from abe._rooms import FILLED_BY
 from abe._version import __version__
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from abe.robustness import AdversarialResult, attack, chain, evaluate_robustness, transfer_matrix
     from abe.task.base import Task
     from abe.task.image import image_task, load_image
+
+check_torch()
 
 _HOMES = {
     "AbeError": "abe.errors",

@@ -75,6 +75,7 @@ class Code(StrEnum):
     FOREIGN_FILE = "ABE-FOREIGN-FILE"
     NOT_WRITTEN = "ABE-NOT-WRITTEN"
     MISSING_PACKAGE = "ABE-MISSING-PACKAGE"
+    OLD_PACKAGE = "ABE-OLD-PACKAGE"
     # notes: kept in the result, nothing is refused
     PICTURE = "ABE-PICTURE"
     TRAINING_MODE = "ABE-TRAINING-MODE"
@@ -156,7 +157,7 @@ class StorageError(AbeError, OSError):
 
 
 class PackageError(AbeError, ImportError):
-    """An optional package is missing."""
+    """A package is missing or too old."""
 
 
 def _again(kind: type[AbeError], code: Code, what: str, got: Any, expected: Any, fix: str | None) -> AbeError:

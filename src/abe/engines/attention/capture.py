@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from abe.engines.instrument.inspection import path_name
 from abe.engines.instrument.modes import Function, Instrument, Seen
 from abe.engines.instrument.operations import tensors
+from abe.engines.instrument.transforms import hidden, transform
+from abe.errors import Code
 
 PRODUCTS = ("matmul", "rmatmul", "bmm", "einsum", "baddbmm")
 
@@ -99,6 +102,7 @@ class _Watch:
 
     def offered(self, seen: Seen, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Probabilities of fused attention and of `nn.MultiheadAttention`."""
+        _refuse_inside(seen)
         kept, handed = _leaf(func(*args, **kwargs))
         self._candidates.append((Attention(seen.module or "", kept), []))
         self._used.add(len(self._candidates) - 1)
@@ -115,6 +119,7 @@ class _Watch:
             or dim not in (-1, output.ndim - 1)
         ):
             return output
+        _refuse_inside(seen)
         kept, handed = _leaf(output)
         self._candidates.append((Attention(seen.module or "", kept), [handed]))
         return handed
@@ -136,6 +141,14 @@ class _Watch:
         """Keep the candidates that were used as attention."""
         self.found.extend(one for i, (one, _) in enumerate(self._candidates) if i in self._used)
         self._candidates.clear()
+
+
+def _refuse_inside(seen: Seen) -> None:
+    """Raise OPAQUE_MODEL inside a function transform, where the axes are not those of the samples."""
+    running = transform()
+    if running is not None:
+        what = "What looks like attention cannot be read inside a function transform"
+        raise hidden(Code.OPAQUE_MODEL, what, running, path_name(seen.module or ""))
 
 
 def _leaf(probabilities: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,8 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from abe.engines.instrument.inspection import path_name
 from abe.engines.instrument.modes import Function, Seen
 from abe.engines.instrument.operations import SHAPE_ONLY, Kind, factors, kind_of, tensors
+from abe.engines.instrument.transforms import hidden, in_checkpoint, transform
 from abe.errors import Code, ModelError
 
 Transform = Callable[[Tensor], Tensor]
@@ -405,22 +407,17 @@ def refuse_hidden(outputs: Any) -> None:
 
 def _refuse_transform(seen: Seen) -> None:
     """Raise HIDDEN_BACKWARD inside `torch.func.vmap` and its kin, whose tensors stand for others."""
-    peek = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
-    running = None if peek is None else peek()
+    running = transform()
     if running is not None:
-        name = str(running.key()).rpartition(".")[2].lower()
-        raise ModelError(
-            Code.HIDDEN_BACKWARD,
-            "A function transform hides its operations, so no backward rule reaches them",
-            got=f"{name} (torch.func) around {where(seen.name, seen.module)}",
-            fix="Write the batch axis out, or use a gradient or removal method",
-        )
+        what = "A function transform hides its operations, so no backward rule reaches them"
+        told = seen.module is not None and not seen.name.startswith("_")
+        around = where(seen.name, seen.module) if told else path_name(seen.module or "")
+        raise hidden(Code.HIDDEN_BACKWARD, what, running, around)
 
 
 def _refuse_checkpoint() -> None:
     """Raise HIDDEN_BACKWARD inside a checkpoint, whose part would run again without rules on the way back."""
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)  # pyright: ignore[reportAttributeAccessIssue]
-    if hooks is not None and "checkpoint" in getattr(hooks[0], "__module__", ""):
+    if in_checkpoint():
         raise _checkpoint("A checkpoint runs its operations again on the way back", reentrant=False)
 
 

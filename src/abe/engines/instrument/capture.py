@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from abe.engines.instrument.inspection import clean_name
 from abe.engines.instrument.modes import eager, refuse_opaque
 from abe.engines.instrument.operations import tensors
+from abe.engines.instrument.transforms import refuse_layer_inside
 from abe.errors import Code, ModelError
 
 
@@ -117,6 +118,7 @@ class _Tap:
         self.replacement: Tensor | None = None
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        refuse_layer_inside(self.layer)
         found = next(tensors(output), None)
         if found is None:
             raise self._error("The layer's output holds no tensor", got=type(output).__name__)

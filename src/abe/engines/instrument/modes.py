@@ -38,7 +38,8 @@ from abe.engines.instrument.inspection import (
 from abe.engines.instrument.model_check import Known, known
 from abe.engines.instrument.operations import is_metadata
 from abe.engines.instrument.spellings import canonical, out_of_place, spelled
-from abe.errors import Code, ModelError
+from abe.engines.instrument.whose import judge
+from abe.errors import AbeError, Code, ModelError
 
 Function = Callable[..., Any]
 
@@ -161,13 +162,24 @@ class Instrument(TorchFunctionMode):
         self, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if is_metadata(func):
-            return func(*args, **kwargs)
-        name, in_place = canonical(func)
-        in_place = in_place or kwargs.get("inplace") is True or isinstance(kwargs.get("out"), Tensor)
-        if name in self._unseen and not in_place:
-            return func(*args, **kwargs)
-        name, func, args, kwargs = spelled(name, func, args, kwargs)
+        try:
+            if is_metadata(func):
+                return func(*args, **kwargs)
+            name, in_place = canonical(func)
+            in_place = in_place or kwargs.get("inplace") is True or isinstance(kwargs.get("out"), Tensor)
+            if name in self._unseen and not in_place:
+                return func(*args, **kwargs)
+            return self._show(in_place, *spelled(name, func, args, kwargs))
+        except AbeError:
+            raise
+        except Exception as problem:
+            judge(problem, func, args, kwargs)
+            raise
+
+    def _show(
+        self, in_place: bool, name: str, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run an operation under its rule, or what it consists of."""
         if name not in self._rules and (parts := self._parts(name, func, in_place)) is not None:
             output = self._reenter(name, parts, args, kwargs)
             if output is not NotImplemented:
@@ -180,8 +192,8 @@ class Instrument(TorchFunctionMode):
 
     def _run(self, seen: Seen, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         rule = self._rules.get(seen.name, self._default)
-        if rule is None:
-            output = func(*args, **kwargs)
+        if rule is None or (seen.in_place and getattr(func, "__module__", None) == "torch.nn.init"):
+            output = func(*args, **kwargs)  # weights of a module that is made in a forward: nothing follows
         elif seen.in_place and seen.name not in _SHAPE_IN_PLACE:
             output = _out_of_place(rule, seen, func, args, kwargs)
         else:

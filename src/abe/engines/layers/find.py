@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from abe.engines.instrument.inspection import clean_name
 from abe.engines.instrument.modes import refuse_opaque
 from abe.engines.instrument.operations import tensors
+from abe.engines.instrument.transforms import transform
 from abe.engines.layers import at_layer as inside
 from abe.engines.layers.at_layer import at_layer
 from abe.engines.runtime.problem import Problem
@@ -59,7 +60,8 @@ def called_layers(problem: Problem) -> list[Layer]:
 
         def hook(module: nn.Module, args: Any, output: Any, name: str = clean_name(name)) -> None:
             found = next(tensors(output), None)
-            shape = () if found is None or not found.is_floating_point() else tuple(found.shape[1:])
+            none = found is None or not found.is_floating_point() or transform() is not None
+            shape = () if found is None or none else tuple(found.shape[1:])
             seen.setdefault(name, []).append(shape)
             order.append(name)
 

@@ -19,6 +19,7 @@ from abe.engines.instrument.modes import (
     eager,
 )
 from abe.engines.instrument.operations import tensors
+from abe.engines.instrument.transforms import refuse_layer_inside
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.work import slopes
 from abe.errors import Code, InputError, ModelError, SpecError
@@ -184,6 +185,7 @@ def altered(model: nn.Module, layer: str, change: Callable[[Tensor], Tensor]) ->
         calls += 1
         if wanted is not None and calls - 1 != wanted:
             return None
+        refuse_layer_inside(layer)
         return with_first(output, change(next(tensors(output))))[0]
 
     handle = module.register_forward_hook(hook)

@@ -10,11 +10,12 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 from abe.engines.instrument.capture import layer_name, with_first
-from abe.engines.instrument.inspection import clean_name
+from abe.engines.instrument.inspection import clean_name, path_name
 from abe.engines.instrument.model_check import Known, known
 from abe.engines.instrument.modes import Instrument, Seen, refuse_opaque
 from abe.engines.instrument.operations import SHAPE_ONLY, tensors
 from abe.engines.instrument.per_model import mark
+from abe.engines.instrument.transforms import hidden, transform
 from abe.engines.layers.find import bypass_note
 from abe.engines.layers.grid import LayerGrid, extent_of, grid_of
 from abe.engines.runtime.problem import Problem
@@ -83,6 +84,11 @@ class _Survey:
     def __init__(self, problem: Problem) -> None:
         self.model = problem.task.model
         self.extent = extent_of(problem)
+        self.bypassed = False
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing seen yet; a run that did not come to its end may have seen a part."""
         self.sites: list[_Site] = []
         self.calls: Counter[str] = Counter()
         # Tensors are told apart by identity and by how often they were written to.
@@ -91,10 +97,13 @@ class _Survey:
         self._known: set[int] = set()
         self._dependent: set[int] = set()  # tensors made of the explained input
         self._alive: list[Tensor] = []
-        self.bypassed = False
+        self._inside: dict[
+            str, str
+        ] = {}  # a layer inside each function transform: what it gives is no output
 
     def around(self, call: Call) -> tuple[Any, Tensor]:
         """The observed run of one row."""
+        self._begin()
         with ExitStack() as stack:
             for name, module in self.model.named_modules():
                 hook = self._hook(clean_name(name))
@@ -113,6 +122,9 @@ class _Survey:
     def chosen(self) -> str:
         """Name of the last live layer, with the number of the call where there are several."""
         live = self._live()
+        for running, name in self._inside.items() if not live else ():
+            what = "The layers run inside a function transform, where a map cannot look"
+            raise hidden(Code.NO_SPATIAL_LAYER, what, running, path_name(name))
         if not live:
             raise ModelError(
                 Code.NO_SPATIAL_LAYER,
@@ -147,6 +159,9 @@ class _Survey:
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], Any]:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
             call, self.calls[name] = self.calls[name], self.calls[name] + 1
+            if (running := transform()) is not None:
+                self._inside.setdefault(running, name)
+                return None
             found = next(tensors(output), None)
             if not name or found is None or not found.is_floating_point() or _mark(found) in self._pooled:
                 return None

@@ -1,5 +1,6 @@
 """How many rows to run at once: the fastest chunk by the clock, within a memory budget."""
 
+import inspect
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ CPU_BUDGET = 2**29
 """Bytes that the activations of one chunk may take on a CPU, or a quarter of what is free if less."""
 GPU_SHARE = 0.5
 """Share of a GPU's free memory that the activations of one chunk may take."""
+
+
+_FORBIDS = inspect.unwrap(torch.autograd.graph.disable_saved_tensors_hooks).__code__
 
 
 @dataclass
@@ -170,10 +174,22 @@ class Saved:
     def _count(self, tensor: Tensor) -> Tensor:
         for part in dense_parts(tensor):
             storage = part.untyped_storage()
-            if storage.data_ptr() not in self._seen:
-                self._seen.add(storage.data_ptr())
+            try:
+                place = storage.data_ptr()
+            except RuntimeError:  # zeros that take no memory, as forward-mode differentiation makes
+                continue
+            if place not in self._seen:
+                self._seen.add(place)
                 self.bytes += storage.nbytes()
         return tensor
+
+
+def forbids_hooks(problem: BaseException) -> bool:
+    """Whether a forward ended because it forbids hooks on saved tensors, as `torch.func.grad` does."""
+    step = (problem.__cause__ or problem).__traceback__
+    while step is not None and step.tb_next is not None:
+        step = step.tb_next
+    return step is not None and step.tb_frame.f_code is _FORBIDS
 
 
 def memory_budget(device: torch.device) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from abe.checks import check_choice
 from abe.engines.runtime.choose_copy import PROBE_ROWS, Choice, choose
-from abe.engines.runtime.chunk_size import ChunkPlan, Saved, memory_budget
+from abe.engines.runtime.chunk_size import ChunkPlan, Saved, forbids_hooks, memory_budget
 from abe.engines.runtime.fused_copy import fingerprint
 from abe.engines.runtime.steady import Watch
 from abe.engines.runtime.work import Chunk, Pass, Work, out_of_memory
@@ -244,12 +244,7 @@ class Evaluator:
         """Run one chunk; halve the plan and return None where it does not fit into memory."""
         began = time.perf_counter()
         try:
-            if plan.measured:
-                chunk = job.run(self._model, rows)
-            else:
-                with Saved((*self._model.parameters(), *self._model.buffers())) as saved:
-                    chunk = job.run(self._model, rows)
-                plan.fit(saved.bytes // len(rows))
+            chunk = job.run(self._model, rows) if plan.measured else self._first(job, rows, plan)
         except (MemoryError, torch.OutOfMemoryError, RuntimeError) as problem:
             if isinstance(problem, AbeError) or not out_of_memory(problem):
                 raise
@@ -267,6 +262,20 @@ class Evaluator:
         if self.chunk is None and job.work.chunk is None:
             plan.record(len(rows), seconds)
         self._count(job, len(rows), seconds)
+        return chunk
+
+    def _first(self, job: Pass, rows: Tensor, plan: ChunkPlan) -> Chunk:
+        """A chunk that tells what a row keeps; where the model forbids to look, it is taken as without."""
+        try:
+            with Saved((*self._model.parameters(), *self._model.buffers())) as saved:
+                chunk = job.run(self._model, rows)
+            plan.fit(saved.bytes // len(rows))
+            return chunk
+        except RuntimeError as problem:
+            if not forbids_hooks(problem):
+                raise
+        chunk = job.run(self._model, rows)
+        plan.fit(FORWARD_COPIES * chunk.x[0].numel() * chunk.x.element_size())
         return chunk
 
     def _count(self, job: Pass, rows: int, seconds: float) -> None:

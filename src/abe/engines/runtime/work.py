@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from abe.checks import finite
 from abe.engines.instrument.capture import capturing
+from abe.engines.instrument.whose import not_the_models
 from abe.errors import AbeError, Code, InputError, ModelError
 from abe.objectives import Captured, objective_name
 from abe.task.base import Context, Task
@@ -332,7 +333,7 @@ def detach(obj: Any) -> Any:
 
 
 class _blame_model:
-    """Turn what a model's forward raises into a `ModelError` that keeps the cause."""
+    """Turn what a model's forward raises into a `ModelError` that keeps the cause; other errors pass."""
 
     def __enter__(self) -> None:
         return None
@@ -341,6 +342,9 @@ class _blame_model:
         if problem is None or not isinstance(problem, Exception) or isinstance(problem, AbeError):
             return
         if out_of_memory(problem):
+            return
+        if not_the_models(problem):
+            problem.add_note("Raised by what runs around the model, not by the model itself.")
             return
         raise ModelError(
             Code.MODEL_FAILED,
