@@ -41,6 +41,7 @@ uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"
     the result says it.
 merged: run a copy with batch norm merged into convolutions, where it can be made.
 epsilon: the stabiliser, in units of z.
+stabiliser: added to denominators, away from 0, in units of these; 0 adds nothing.
 layer: a module's name (``"layer4"``, ``"relu#2"`` for one of several calls); None takes the last layer with
     places on which the score depends, found by one row more, and a note names it.
 relu: keep what supports the decision only.
