@@ -1,6 +1,6 @@
 """Which method explains this model best, by which metrics: `compare`, and `score` for one metric."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from abe.checks import checked_arguments
@@ -21,6 +21,7 @@ from abe.metrics.evaluation.sources import MethodMaps, SavedMaps
 from abe.objectives import as_objective
 from abe.registry import Method, methods
 from abe.task.base import Task
+from abe.types import Draws
 from abe.units import Step
 
 PARTS_OF_SOME = frozenset({"layer", "attention", "cross_attention", "training", "optimisation"})
@@ -44,6 +45,7 @@ def compare(
     rank_by: str | Sequence[str] | None = None,
     seed: int = 0,
     ids: Sequence[int | str] | None = None,
+    draws: Draws | Mapping[str, Draws] | None = None,
     confidence: float = 0.95,
     execution: Execution = "auto",
     chunk: int | None = None,
@@ -69,6 +71,7 @@ def compare(
             every metric given.
         seed: of all random draws.
         ids: identities the draws depend on; by default each sample's content.
+        draws: another source of randomness than the seed, as for `abe.evaluate`.
         confidence: of intervals and tests.
         execution: ``"auto"`` may run a verified faster copy of the model; ``"model"`` never does.
         chunk: rows at a time; found by timing when None.
@@ -91,6 +94,7 @@ def compare(
         metrics=chosen_metrics(metrics, {"unit": unit, "baseline": baseline, "step": step}),
         objective=as_objective(objective),
         seed=seed,
+        draws=draws,
         confidence=confidence,
         execution=execution,
         chunk=chunk,
@@ -107,6 +111,7 @@ def score(
     *,
     metric: Any = "insertion",
     seed: int | None = None,
+    draws: Draws | Mapping[str, Draws] | None = None,
     raw: Any = None,
     execution: Execution = "auto",
     chunk: int | None = None,
@@ -121,6 +126,8 @@ def score(
         task: the model that was explained.
         metric: a registered name, a (name, parameters) pair, or a metric value.
         seed: of the draws (ties, stochastic baselines); the explanation's own by default.
+        draws: another source of randomness than the seed, as for `abe.evaluate`; drawn under the
+            explanation's ``ids``.
         raw: the raw input again, where the model has further inputs beside the explained one.
         execution: ``"auto"`` may run a verified faster copy of the model; ``"model"`` never does.
         chunk: rows at a time; found by timing when None.
@@ -129,7 +136,8 @@ def score(
         **params: parameters of the metric, when ``metric`` is a name.
 
     Raises:
-        AbeError: unknown metric, or a map that is not finite or does not fit the input.
+        AbeError: unknown metric, a map that is not finite or does not fit the input, or recorded draws
+            that do not fit.
     """
     chosen = as_metric((metric, params) if params else metric)
     seed = explanation.seed if seed is None else seed
@@ -140,6 +148,7 @@ def score(
         objective=objective_of(explanation),
         target=explanation.target,
         seed=seed,
+        draws=draws,
         execution=execution,
         chunk=chunk,
     )
@@ -154,6 +163,7 @@ def score(
     with running(task):
         for lot in samples:
             plan.measure(lot, lambda _: None)
+            plan.finish(lot)
     scores = plan.scores()
     with_statistics(scores, [chosen], seed=seed, confidence=plan.confidence)
     return scores[chosen.name][chosen.name]

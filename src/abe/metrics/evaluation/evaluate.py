@@ -7,13 +7,13 @@ runs are performed once for all metrics that read them.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from torch import Tensor
 
 from abe.baselines import Confusion, as_baseline
 from abe.checks import checked_arguments
-from abe.draws import SeededDraws
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.request import pose, running
@@ -36,6 +36,7 @@ from abe.metrics.evaluation.comparison import (
     mean_ranks,
     with_statistics,
 )
+from abe.metrics.evaluation.drawing import Drawing
 from abe.metrics.evaluation.perturbation import PerturbationRun
 from abe.metrics.evaluation.reexplain import objective_of
 from abe.metrics.evaluation.sources import Explaining, MethodMaps, SavedMaps, Source, explained_by
@@ -46,7 +47,7 @@ from abe.objectives import as_objective, objective_name
 from abe.progress import Progress
 from abe.registry import baselines, is_pair, units
 from abe.task.base import Task
-from abe.types import Cost, Objective
+from abe.types import Cost, Draws, Objective
 from abe.units import Step, as_unit
 
 Execution = Literal["auto", "model"]
@@ -82,6 +83,7 @@ def evaluate(
     rank_by: str | Sequence[str] | None = None,
     seed: int = 0,
     ids: Sequence[int | str] | None = None,
+    draws: Draws | Mapping[str, Draws] | None = None,
     confidence: float = 0.95,
     execution: Execution = "auto",
     chunk: int | None = None,
@@ -109,6 +111,9 @@ def evaluate(
         rank_by: metrics whose ranks are averaged; by default the three gaps where measured, else all.
         seed: of all draws: ties, stochastic baselines, resamples.
         ids: identities the draws depend on; by default the explanations' or each sample's content.
+        draws: another source of maps' and metrics' randomness than the seed, such as recorded draws
+            (`abe.testing.ReplayedDraws`): one for all, or a mapping from names of methods and metrics, the
+            others keeping to the seed. Resamples of intervals keep to it always.
         confidence: of intervals and tests.
         execution: ``"auto"`` may run a verified faster copy of the model; ``"model"`` never does.
         chunk: rows at a time; found by timing when None.
@@ -120,7 +125,8 @@ def evaluate(
 
     Raises:
         AbeError: a map of another shape, NaN, maps of other samples, missing labels or masks, a metric
-            that does not apply: all said before the model runs where they can be seen.
+            that does not apply: all said before the model runs where they can be seen. Recorded draws of
+            another shape, and such as nobody asked for.
 
     Cost:
         b forward rows for all, and per explanation b · (n + 1) for each different run its metrics read,
@@ -144,6 +150,7 @@ def evaluate(
         objective=_objective(objective, finished),
         target=explained_by(task, target, finished),
         seed=seed,
+        draws=draws,
         confidence=confidence,
         execution=execution,
         chunk=chunk,
@@ -165,7 +172,7 @@ class Evaluation:
         metrics: what to measure.
         objective: the explained score.
         target: the explained classes of all samples, where they are known before the model runs.
-        seed, confidence, execution, chunk: see `evaluate`.
+        seed, draws, confidence, execution, chunk: see `evaluate`.
         title: what the progress bar says first.
     """
 
@@ -175,6 +182,7 @@ class Evaluation:
     objective: Objective
     target: Tensor | None = None
     seed: int = 0
+    draws: Any = None
     confidence: float = 0.95
     execution: Execution = "auto"
     chunk: int | None = None
@@ -189,6 +197,12 @@ class Evaluation:
     _sheets: dict[str, ScoreBook] = field(default_factory=dict)
     _first_problem: Exception | None = None
 
+    @cached_property
+    def drawing(self) -> Drawing:
+        """Where random numbers come from."""
+        explaining = [name for name, source in self.sources.items() if isinstance(source, MethodMaps)]
+        return Drawing(self.draws, self.seed, explaining, [metric.name for metric in self.metrics])
+
     def run(
         self,
         samples: Samples,
@@ -197,7 +211,7 @@ class Evaluation:
         progress: bool | Callable[[float], None],
     ) -> Comparison:
         """Measure every source on every lot, and draw the conclusions."""
-        ranking = _rank_by(rank_by, self.metrics)
+        ranking, _ = _rank_by(rank_by, self.metrics), self.drawing
         check_confidence(self.confidence)
         self._check_metrics()
         with (
@@ -212,10 +226,15 @@ class Evaluation:
                 bar.total = bar.total or self._rows(lot, samples.expected)
                 self.measure(lot, advance, keep=lot.alone, relabel=bar.relabel)
             if lot is not None:  # samples are refused where there is none
-                for source in self.sources.values():
-                    source.finish(lot)
+                self.finish(lot)
         shape = () if lot is None else tuple(lot.lifted.x.shape[1:])
         return self._comparison(shape, settings, ranking)
+
+    def finish(self, last: Batch) -> None:
+        """Refuse maps and recorded draws beyond those of the samples there were."""
+        for source in self.sources.values():
+            source.finish(last)
+        self.drawing.check_used(self.failures)
 
     def measure(
         self,
@@ -237,6 +256,7 @@ class Evaluation:
             task=self.task,
             objective=self.objective,
             seed=self.seed,
+            draws=self.drawing.of(),
             execution=self.execution,
             chunk=self.chunk,
             advance=advance,
@@ -255,9 +275,10 @@ class Evaluation:
         self, name: str, source: Source, lot: Batch, problem: Problem, request: Explaining, keep: bool
     ) -> None:
         try:
-            explanation = source.explain(lot, problem.target, request)
+            own = replace(request, draws=self.drawing.of(name))
+            explanation = source.explain(lot, problem.target, own)
             evaluator = self._evaluator(request.advance)
-            sheets = self._sheets.setdefault(name, ScoreBook(self.metrics, seed=self.seed, curves=keep))
+            sheets = self._sheets.setdefault(name, self._book(keep))
             sheets.add(replace(problem, evaluator=evaluator), with_truth(explanation, lot.masks, lot.labels))
         except Exception as error:  # a third party's method may raise anything; the others go on
             if source.given:
@@ -270,12 +291,16 @@ class Evaluation:
         if keep:
             self.explanations[name] = explanation
 
+    def _book(self, keep: bool) -> ScoreBook:
+        draws = {metric.name: self.drawing.of(metric.name) for metric in self.metrics}
+        return ScoreBook(self.metrics, seed=self.seed, curves=keep, draws=draws)
+
     def _settle(self, lot: Batch, advance: Callable[[int], None]) -> Problem:
         """Predict once and settle what every source explains; find what all of them share."""
         evaluator, x = self._evaluator(advance), lot.lifted.x
         began = time.perf_counter()
         target: Any = lot.target if self.target is None else self.target[lot.rows]
-        problem = pose(evaluator, lot.lifted, target, self.objective, SeededDraws(seed=self.seed), lot.ids)
+        problem = pose(evaluator, lot.lifted, target, self.objective, self.drawing.of(), lot.ids)
         if self.target is not None and self.task.output_kind != "auto" and len(self.sources) == 1:
             problem.decision = Decision(target.to(x.device))
         self.task = problem.predicted().task
