@@ -76,7 +76,8 @@ patches: along each axis.
 groups: number of groups of neighbours in rank.
 of: post-processing of the map summed over channels: ``"positive"``, ``"absolute"``, ``"signed"``.
 noise: of the imputation, in input units; by default a share of the range.
-curve: the number to follow: ``"probability"`` or the paper's ``"accuracy"``.
+curve: the number to follow along a run: ``"probability"``, or ``"logit"``, the raw score of a model that has
+    one.
 order: ``"top_down"`` or ``"bottom_up"`` cascades, or ``"independent"``.
 attention: name of the context input (b, t) that says which tokens are attended.
 special: name of the context input (b, t) that marks tokens which always stay, or None.

@@ -412,7 +412,10 @@ def label(metric: Metric, shape: tuple[int, ...], seed: int) -> str:
         return f"{metric.name}[{inner}, seed={seed}]" if inner else metric.name
     run = metric.runs[0]
     step = f"{run.units_per_step(shape)}/{run.unit.count(shape)}"
-    first = "" if run.first == "most" else ", least first"
+    curve = dict(metric.params).get("curve", "probability")
+    first = ("" if run.first == "most" else ", least first") + (
+        f", curve={curve}" if curve != "probability" else ""
+    )
     return (
         f"{metric.name}[unit={named(run.unit, units)}, baseline={named(run.baseline, baselines)}, "
         f"step={step}{first}, seed={seed}]"

@@ -37,7 +37,7 @@ from abe.metrics.evaluation.comparison import (
     with_statistics,
 )
 from abe.metrics.evaluation.drawing import Drawing
-from abe.metrics.evaluation.perturbation import PerturbationRun
+from abe.metrics.evaluation.perturbation import PerturbationRun, check_curve
 from abe.metrics.evaluation.reexplain import objective_of
 from abe.metrics.evaluation.sources import Explaining, MethodMaps, SavedMaps, Source, explained_by
 from abe.metrics.evaluation.sources import named as named_sources
@@ -251,7 +251,7 @@ class Evaluation:
         problem = self._settle(lot, advance)
         for metric in self.metrics:
             if metric.runs:
-                problem.task.check_classes(problem.decision.outputs, f"the metric {metric.name!r}")
+                check_curve(metric, problem)
         request = Explaining(
             task=self.task,
             objective=self.objective,
