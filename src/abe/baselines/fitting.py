@@ -17,8 +17,7 @@ def bounds_of(problem: Any, who: str) -> tuple[Tensor, Tensor]:
         raise SpecError(
             Code.UNSUPPORTED,
             f"The baseline {who!r} needs a task with bounds",
-            fix="Pass bounds=(low, high) when you make the task; activations of a layer have none, "
-            f"so there use AtInput(baseline={who!r})",
+            fix="Pass bounds=(low, high) when you make the task",
         )
     x = problem.x
     low, high = (bound.to(x).expand(1, *x.shape[1:])[0] for bound in problem.bounds)
