@@ -44,6 +44,7 @@ def explain(
     execution: Execution = "auto",
     chunk: int | None = None,
     progress: bool | Callable[[int], None] = True,
+    path_ends: bool = False,
     **params: Any,
 ) -> Explanation:
     """Which inputs drove the decision of ``task`` on ``raw``.
@@ -61,6 +62,10 @@ def explain(
             ``"bfloat16"`` trades precision for speed (errors of per cent) and is never chosen by itself.
         chunk: rows at a time; found by timing when None.
         progress: show a bar after two seconds, or a function called with rows done.
+        path_ends: keep in ``diagnostics`` where the path of a method that follows one begins and ends:
+            inputs ``path_start`` and ``path_end`` (b, *f), the model's ``path_start_outputs`` and
+            ``path_end_outputs`` (b, …), each with an axis of runs behind the first where a sample has
+            several. Scores there, ``path_start_score`` and ``path_end_score``, are kept always.
         **params: parameters of the method, when ``method`` is a name.
 
     Returns:
@@ -78,6 +83,13 @@ def explain(
         True
     """
     chosen = _method(method, params)
+    if path_ends and not getattr(chosen.engine, "has_ends", False):
+        raise SpecError(
+            Code.UNSUPPORTED,
+            "path_ends= keeps the ends of a path, and this method follows none",
+            got=chosen.name,
+            expected="a method such as ig, blur_ig, guided_ig, mfaba, agi or big",
+        )
     with open_request(
         task,
         raw,
@@ -92,6 +104,7 @@ def explain(
         label=chosen.name,
         rows=chosen.rows,
     ) as problem:
+        problem.path_ends = path_ends
         return _finish(problem, chosen.engine.run(problem), chosen, seed)
 
 

@@ -180,6 +180,11 @@ class AtLayer:
     engine: Engine
     layer: str
 
+    @property
+    def has_ends(self) -> bool:
+        """Whether the method follows a path."""
+        return getattr(self.engine, "has_ends", False)
+
     def run(self, problem: Problem) -> Result:
         """The method's rows, and one forward row per sample for the activation."""
         inner = at_layer(problem, self.layer)
