@@ -180,9 +180,14 @@ class Score:
         """Mean over the samples to which the metric applies; NaN where there is none."""
         return float(self.values.nanmean())
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able form without the curve and what a clock says, so that equal scores are equal texts."""
-        rows = ("forward_rows", "backward_rows")
+    def to_dict(self, *, timings: bool = False) -> dict[str, Any]:
+        """JSON-able form without the curve.
+
+        Args:
+            timings: the whole cost, with seconds, calls, chunk and execution; without them equal scores are
+                equal texts.
+        """
+        rows = [f.name for f in fields(Cost)] if timings else ["forward_rows", "backward_rows"]
         return {
             "name": self.name,
             "label": self.label,
@@ -413,9 +418,8 @@ def label(metric: Metric, shape: tuple[int, ...], seed: int) -> str:
     run = metric.runs[0]
     step = f"{run.units_per_step(shape)}/{run.unit.count(shape)}"
     curve = dict(metric.params).get("curve", "probability")
-    first = ("" if run.first == "most" else ", least first") + (
-        f", curve={curve}" if curve != "probability" else ""
-    )
+    first = "" if run.first == "most" else ", least first"
+    first += "" if curve == "probability" else f", curve={curve}"
     return (
         f"{metric.name}[unit={named(run.unit, units)}, baseline={named(run.baseline, baselines)}, "
         f"step={step}{first}, seed={seed}]"
@@ -481,16 +485,10 @@ def runs_of(chosen: Iterable[Metric]) -> list[PerturbationRun]:
 
 
 def _spent(before: Cost, after: Cost) -> Cost:
-    """What was added to a running cost; chunk and execution as they are now."""
-    return Cost(
-        forward_rows=after.forward_rows - before.forward_rows,
-        backward_rows=after.backward_rows - before.backward_rows,
-        forward_calls=after.forward_calls - before.forward_calls,
-        backward_calls=after.backward_calls - before.backward_calls,
-        model_seconds=after.model_seconds - before.model_seconds,
-        chunk=after.chunk,
-        execution=after.execution,
-    )
+    """What was added to a running cost but for the seconds; chunk and execution as they are now."""
+    counted = ("forward_rows", "backward_rows", "forward_calls", "backward_calls", "model_seconds")
+    added = {name: getattr(after, name) - getattr(before, name) for name in counted}
+    return Cost(**added, chunk=after.chunk, execution=after.execution)
 
 
 def _total(costs: Sequence[Cost]) -> Cost:

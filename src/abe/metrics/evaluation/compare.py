@@ -16,6 +16,7 @@ from abe.metrics.evaluation.evaluate import (
     Execution,
     chosen_metrics,
 )
+from abe.metrics.evaluation.notes import unsteady
 from abe.metrics.evaluation.reexplain import objective_of
 from abe.metrics.evaluation.sources import MethodMaps, SavedMaps
 from abe.objectives import as_objective
@@ -166,7 +167,9 @@ def score(
             plan.finish(lot)
     scores = plan.scores()
     with_statistics(scores, [chosen], seed=seed, confidence=plan.confidence)
-    return scores[chosen.name][chosen.name]
+    found = scores[chosen.name][chosen.name]
+    found.warnings += unsteady(plan.origins[chosen.name].warnings)
+    return found
 
 
 def _methods(given: Sequence[Any] | None, task: Task) -> dict[str, Method]:

@@ -37,6 +37,7 @@ from abe.metrics.evaluation.comparison import (
     with_statistics,
 )
 from abe.metrics.evaluation.drawing import Drawing
+from abe.metrics.evaluation.notes import unsteady
 from abe.metrics.evaluation.perturbation import PerturbationRun, check_curve
 from abe.metrics.evaluation.reexplain import objective_of
 from abe.metrics.evaluation.sources import Explaining, MethodMaps, SavedMaps, Source, explained_by
@@ -278,6 +279,7 @@ class Evaluation:
             own = replace(request, draws=self.drawing.of(name))
             explanation = source.explain(lot, problem.target, own)
             evaluator = self._evaluator(request.advance)
+            evaluator.warnings = problem.warnings
             sheets = self._sheets.setdefault(name, self._book(keep))
             sheets.add(replace(problem, evaluator=evaluator), with_truth(explanation, lot.masks, lot.labels))
         except Exception as error:  # a third party's method may raise anything; the others go on
@@ -287,7 +289,7 @@ class Evaluation:
             self.failures[name] = Failure(code, str(error))
             self._first_problem = self._first_problem or error
             return
-        self._note(name, explanation, lot.start)
+        self._note(name, explanation, lot.start, unsteady(problem.warnings))
         if keep:
             self.explanations[name] = explanation
 
@@ -375,15 +377,14 @@ class Evaluation:
     def _evaluator(self, advance: Callable[[int], None]) -> Evaluator:
         return Evaluator(self.task, execution=self.execution, chunk=self.chunk, advance=advance)
 
-    def _note(self, name: str, explanation: Explanation, start: int) -> None:
+    def _note(self, name: str, explanation: Explanation, start: int, of_model: list[str]) -> None:
         """Add a lot's specification, cost and notes to what is known of a source."""
         known = self.origins.setdefault(name, Origin(dict(explanation.spec)))
         known.cost.add(explanation.cost)
-        fresh = [f"From sample {start}: {w}" if start else w for w in explanation.warnings]
+        told = list(explanation.warnings)
+        told += [] if unsteady([*told, *known.warnings]) else of_model
         said = {w.split(": ", 1)[-1] if w.startswith("From sample ") else w for w in known.warnings}
-        known.warnings.extend(
-            w for w, plain in zip(fresh, explanation.warnings, strict=True) if plain not in said
-        )
+        known.warnings.extend(f"From sample {start}: {w}" if start else w for w in told if w not in said)
         if len(known.warnings) > NOTES:
             known.warnings[NOTES:] = ["Later samples gave further notes, which are left out"]
 
