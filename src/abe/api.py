@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from abe.checks import Count, checked_arguments
-from abe.draws import Ids
+from abe.checks import Count, checked_arguments, need_list
+from abe.draws import Ids, Source
 from abe.engines.backward.run import Covered, HasRules, coverage_of
 from abe.engines.removal.game import run_all
 from abe.engines.runtime.evaluator import Execution
@@ -13,9 +13,9 @@ from abe.engines.runtime.request import open_request
 from abe.errors import Code, SpecError, note
 from abe.explanation import Explanation, check_map, versions
 from abe.objectives import objective_name
-from abe.registry import Method, methods
+from abe.registry import Method, is_pair, methods
 from abe.task.base import Task
-from abe.types import Draws, Result
+from abe.types import Result
 
 TOP = 5
 """Highest classes kept with every explanation."""
@@ -40,7 +40,7 @@ def explain(
     objective: Any = "logit",
     seed: int = 0,
     ids: Sequence[int | str] | None = None,
-    draws: Draws | None = None,
+    draws: Source = None,
     execution: Execution = "auto",
     chunk: int | None = None,
     progress: bool | Callable[[int], None] = True,
@@ -121,7 +121,7 @@ def explain_game(
     objective: Any = "logit",
     seed: int = 0,
     ids: Sequence[int | str] | None = None,
-    draws: Draws | None = None,
+    draws: Source = None,
     execution: Execution = "auto",
     chunk: int | None = None,
     progress: bool | Callable[[int], None] = True,
@@ -157,7 +157,7 @@ def explain_game(
         [16, 16]
     """
     shared = {"units": units, "removal": removal, "evaluations": evaluations}
-    chosen = [methods.build("removal", summary=summary, **shared) for summary in summaries]
+    chosen = [methods.build("removal", summary=summary, **shared) for summary in _summaries(summaries)]
     if not chosen:
         raise SpecError(Code.BAD_PARAMETER, "Name at least one summary", got="none")
     with open_request(
@@ -178,6 +178,7 @@ def explain_game(
         return [_finish(problem, r, m, seed) for m, r in zip(chosen, results, strict=True)]
 
 
+@checked_arguments
 def rule_coverage(task: Task, raw: Any, method: Any = "lrp_epsilon", *, target: Any = None) -> list[Covered]:
     """Every operation that depends on the input, and the backward rule it gets from ``method``.
 
@@ -210,6 +211,12 @@ def rule_coverage(task: Task, raw: Any, method: Any = "lrp_epsilon", *, target: 
         )
     with open_request(task, raw, target=target, execution="model") as problem:
         return coverage_of(chosen.engine, problem)
+
+
+def _summaries(given: Any) -> list[Any]:
+    """A list of summaries; one name alone is a list of one."""
+    alone = isinstance(given, str) or is_pair(given)
+    return [given] if alone else need_list("summaries", given, "names, (name, parameters) pairs or values")
 
 
 def _method(method: Any, params: dict[str, Any]) -> Method:

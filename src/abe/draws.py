@@ -2,14 +2,16 @@
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, overload
+from typing import Annotated, Any, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from abe.checks import shown
+from abe.checks import plain, shown
 from abe.errors import Code, InputError, SpecError
 from abe.spec import value
 from abe.types import Draws, Key
@@ -131,6 +133,34 @@ class GivenDraws:
         return rows
 
 
+@dataclass(frozen=True)
+class _Source:
+    """A source of draws, or a mapping of them where that makes sense.
+
+    Args:
+        by_name: whether there may be one by name.
+    """
+
+    by_name: bool = False
+
+    def check(self, name: str, given: Any) -> Any:
+        """What was given, or a refusal."""
+        whole = isinstance(given, Draws) and not isinstance(given, type)
+        if given is None or whole or (self.by_name and isinstance(given, Mapping)):
+            return given
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            f"{name}= is a source of random numbers",
+            got=shown(given),
+            expected="an abe.testing.ReplayedDraws, or an object with normal, uniform, integers and permutation",
+        )
+
+
+Source = Annotated[Draws | None, _Source()]
+Sources = Annotated[Draws | Mapping[Any, Any] | None, _Source(by_name=True)]
+"""One source for all, or one by the name of a method or metric."""
+
+
 def as_draws(given: Any, seed: int) -> Draws:
     """The source of randomness that was handed in, or that of the seed where there is none.
 
@@ -139,13 +169,7 @@ def as_draws(given: Any, seed: int) -> Draws:
     """
     if given is None:
         return SeededDraws(seed=seed)
-    if isinstance(given, type) or not isinstance(given, Draws):
-        raise SpecError(
-            Code.BAD_PARAMETER,
-            "draws= is a source of random numbers",
-            got=shown(given),
-            expected="an abe.testing.ReplayedDraws, or an object with normal, uniform, integers and permutation",
-        )
+    _Source().check("draws", given)
     return given if isinstance(given, SeededDraws | GivenDraws) else GivenDraws(given)
 
 
@@ -193,13 +217,21 @@ def as_ids(ids: Sequence[int | str] | None, x: Tensor) -> list[int]:
     check_ids(ids, len(x))
     if ids is None:
         return sample_ids(x)
-    return [mix(i) if isinstance(i, str) else int(i) for i in ids]
+    return [mix(str(i)) if isinstance(i, str) else int(i) for i in ids]
 
 
-def check_ids(ids: Sequence[int | str] | None, n: int) -> None:
-    """Refuse identities that are not one per sample."""
-    if ids is not None and len(ids) != n:
-        raise InputError(Code.IDS, "Give one id per sample", got=f"{len(ids)} ids", expected=f"{n}")
+def check_ids(ids: Any, n: int) -> None:
+    """Refuse identities that are not one integer or text per sample."""
+    if ids is None or (isinstance(ids, Ids) and len(ids) == n):
+        return
+    kinds = isinstance(ids, Sequence | np.ndarray | Tensor) and not isinstance(ids, str | bytes)
+    each = [plain(one) for one in ids] if kinds and getattr(ids, "ndim", 1) == 1 else None
+    if each is None or any(isinstance(one, bool) or not isinstance(one, int | str) for one in each):
+        raise InputError(
+            Code.IDS, "ids= are integers or texts", got=shown(ids), expected=f"a list of {n}, one per sample"
+        )
+    if len(each) != n:
+        raise InputError(Code.IDS, "Give one id per sample", got=f"{len(each)} ids", expected=f"{n}")
 
 
 class Ids(Sequence[int]):

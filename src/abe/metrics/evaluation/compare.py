@@ -1,9 +1,10 @@
 """Which method explains this model best, by which metrics: `compare`, and `score` for one metric."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from abe.checks import checked_arguments
+from abe.checks import checked_arguments, need_list
+from abe.draws import Sources
 from abe.engines.runtime.request import running
 from abe.errors import Code, SpecError
 from abe.explanation import Explanation
@@ -20,9 +21,8 @@ from abe.metrics.evaluation.notes import unsteady
 from abe.metrics.evaluation.reexplain import objective_of
 from abe.metrics.evaluation.sources import MethodMaps, SavedMaps
 from abe.objectives import as_objective
-from abe.registry import Method, methods
+from abe.registry import Method, is_pair, methods
 from abe.task.base import Task
-from abe.types import Draws
 from abe.units import Step
 
 PARTS_OF_SOME = frozenset({"layer", "attention", "cross_attention", "training", "optimisation"})
@@ -46,7 +46,7 @@ def compare(
     rank_by: str | Sequence[str] | None = None,
     seed: int = 0,
     ids: Sequence[int | str] | None = None,
-    draws: Draws | Mapping[str, Draws] | None = None,
+    draws: Sources = None,
     confidence: float = 0.95,
     execution: Execution = "auto",
     chunk: int | None = None,
@@ -112,7 +112,7 @@ def score(
     *,
     metric: Any = "insertion",
     seed: int | None = None,
-    draws: Draws | Mapping[str, Draws] | None = None,
+    draws: Sources = None,
     raw: Any = None,
     execution: Execution = "auto",
     chunk: int | None = None,
@@ -177,7 +177,8 @@ def _methods(given: Sequence[Any] | None, task: Task) -> dict[str, Method]:
     if given is None:
         entries = [e for e in methods.entries() if not e.required() and task.modality in e.card.modalities]
         given = [e.name for e in entries if not PARTS_OF_SOME.intersection(e.card.needs)]
-    listed = [given] if isinstance(given, str | Method) else list(given)
+    alone = isinstance(given, str | Method) or is_pair(given)
+    listed = [given] if alone else need_list("methods", given, "names, (name, parameters) pairs or methods")
     chosen = list(dict.fromkeys(methods.resolve(item) for item in listed))
     if not chosen:
         raise SpecError(Code.BAD_PARAMETER, "There is no method to compare", fix="Name at least one")

@@ -13,7 +13,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from abe.baselines import Confusion, as_baseline
-from abe.checks import checked_arguments
+from abe.checks import checked_arguments, need_list
+from abe.draws import Sources
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.request import pose, running
@@ -48,7 +49,7 @@ from abe.objectives import as_objective, objective_name
 from abe.progress import Progress
 from abe.registry import baselines, is_pair, units
 from abe.task.base import Task
-from abe.types import Cost, Draws, Objective
+from abe.types import Cost, Objective
 from abe.units import Step, as_unit
 
 Execution = Literal["auto", "model"]
@@ -84,7 +85,7 @@ def evaluate(
     rank_by: str | Sequence[str] | None = None,
     seed: int = 0,
     ids: Sequence[int | str] | None = None,
-    draws: Draws | Mapping[str, Draws] | None = None,
+    draws: Sources = None,
     confidence: float = 0.95,
     execution: Execution = "auto",
     chunk: int | None = None,
@@ -451,9 +452,10 @@ def chosen_metrics(given: Sequence[Any] | None, defaults: Mapping[str, Any]) -> 
     return list(found.values())
 
 
-def _listed(given: Any) -> list[Any]:
+def _listed(given: Any, name: str = "metrics") -> list[Any]:
     """A list of items; one name alone is a list of one."""
-    return [given] if isinstance(given, str | Metric) or is_pair(given) else list(given)
+    alone = isinstance(given, str | Metric) or is_pair(given)
+    return [given] if alone else need_list(name, given, "names, (name, parameters) pairs or values")
 
 
 def _rank_by(given: str | Sequence[str] | None, chosen: Sequence[Metric]) -> tuple[str, ...]:
@@ -462,7 +464,7 @@ def _rank_by(given: str | Sequence[str] | None, chosen: Sequence[Metric]) -> tup
     if given is None:
         pairs = tuple(name for name in PAIRS if name in measured)
         return pairs or tuple(measured)
-    wanted = tuple(as_metric(name).name for name in _listed(given))
+    wanted = tuple(as_metric(name).name for name in _listed(given, "rank_by"))
     missing = [name for name in wanted if name not in measured]
     if missing or not wanted:
         raise SpecError(
