@@ -42,7 +42,22 @@ def as_users_run() -> Iterator[None]:
     config.update("jaxtyping_disable", False)
 
 
-@pytest.mark.parametrize("name", [*sorted(set(CALLED) - HEAVY), *(pytest.param(n, marks=pytest.mark.slow) for n in HEAVY)])
+def raw_error(called: Any, *more: Any, **arguments: Any) -> Exception | None:
+    """What comes out that is neither an answer, nor ABE's own, nor Python's word for what is missing."""
+    try:
+        called(*more, **arguments)
+    except abe.AbeError:
+        return None
+    except Exception as problem:
+        missing = isinstance(problem, TypeError) and "missing" in str(problem) and "argument" in str(problem)
+        return None if missing else problem
+    return None
+
+
+LIGHT, SLOW = sorted(set(CALLED) - HEAVY), [pytest.param(name, marks=pytest.mark.slow) for name in HEAVY]
+
+
+@pytest.mark.parametrize("name", [*LIGHT, *SLOW])
 def test_wrong_types_are_refused_by_name(name: str):
     called, given = CALLED[name], dict(GIVEN)
     parameters = inspect.signature(called).parameters.values()
@@ -52,10 +67,5 @@ def test_wrong_types_are_refused_by_name(name: str):
     more = ["gradient", "ig"] if name == "ensemble" else []
     for parameter in asked:
         for wrong in WRONG:
-            try:
-                called(*more, **{**usual, parameter.name: wrong})
-            except abe.AbeError as refusal:
-                assert refusal.code
-            except TypeError as problem:
-                missing = "missing" in str(problem) and "argument" in str(problem)
-                assert missing, (parameter.name, wrong, problem)
+            problem = raw_error(called, *more, **{**usual, parameter.name: wrong})
+            assert problem is None, (parameter.name, wrong)

@@ -152,7 +152,7 @@ class _Source:
             Code.BAD_PARAMETER,
             f"{name}= is a source of random numbers",
             got=shown(given),
-            expected="an abe.testing.ReplayedDraws, or an object with normal, uniform, integers and permutation",
+            expected="an abe.testing.ReplayedDraws, or what has normal, uniform, integers and permutation",
         )
 
 

@@ -7,10 +7,8 @@ from torch import nn
 
 import abe
 from abe.baselines import Dataset, Given
-from abe.engines.backward.lrp_weighted import Epsilon, ZPlus
 from abe.engines.backward.step import stabilised, transformed
 from abe.engines.layers.at_layer import AtInput
-from abe.methods.relevance import relevance
 from abe.spec import value
 
 RATIOS = 1e-8

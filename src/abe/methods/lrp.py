@@ -275,9 +275,7 @@ def lrp_w_square(
     ),
     aliases=(),
 )
-def lrp_flat(
-    *, stabiliser: float = STABILISER, merged: bool = True, uncovered: Policy = "error"
-) -> Backward:
+def lrp_flat(*, stabiliser: float = STABILISER, merged: bool = True, uncovered: Policy = "error") -> Backward:
     """Relevance in equal shares.
 
     Closure alone is guaranteed.

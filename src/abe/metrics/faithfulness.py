@@ -12,10 +12,10 @@ from torch import Tensor
 from abe.checks import Fraction, NotNegative
 from abe.errors import Code, SpecError
 from abe.metrics.curves import (
-    UNIT,
-    Followed,
     RUN,
+    UNIT,
     AreaUnderCurve,
+    Followed,
     MeanDrop,
     Step,
     run_of,

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import abe
-from abe.metrics import score
 from abe.errors import Code
+from abe.metrics import score
 
 X = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -129,7 +129,9 @@ RUNS: dict[str, Callable[[Any], list[str]]] = {
     "at_layer": lambda task: abe.explain(task, X, abe.at_layer("gradient", "body"), **HOW).warnings,
     "evaluate": lambda task: evaluated(task).origins["a"].warnings,
     "evaluate_stream": lambda task: evaluated(task, data=iter([X, X])).origins["a"].warnings,
-    "compare": lambda task: abe.compare(task, X, ["gradient"], ["insertion"], **HOW).origins["gradient"].warnings,
+    "compare": lambda task: (
+        abe.compare(task, X, ["gradient"], ["insertion"], **HOW).origins["gradient"].warnings
+    ),
     "score": lambda task: score(foreign(), task, metric="infidelity", samples=2).warnings,
     "attack": lambda task: abe.attack(task, X, "fgsm", **HOW).warnings,
 }

@@ -1,4 +1,4 @@
-"""Recorded draws in evaluations: replayed to the bit, for all or by name, and refused where they do not fit."""
+"""Recorded draws in evaluations: replayed, for all or by name, and refused where they do not fit."""
 
 from typing import Any
 
@@ -28,7 +28,9 @@ RANDOM = {
 def task() -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return abe.image_task(nn.Sequential(nn.Flatten(), nn.Linear(48, 5), nn.Tanh(), nn.Linear(5, 3)).double().eval())
+        return abe.image_task(
+            nn.Sequential(nn.Flatten(), nn.Linear(48, 5), nn.Tanh(), nn.Linear(5, 3)).double().eval()
+        )
 
 
 def explanation(method: str = "gradient") -> abe.Explanation:
@@ -157,29 +159,24 @@ def test_what_does_not_fit_is_refused(why: str):
     assert caught.value.code is code
 
 
-def test_methods_and_finished_maps():
-    with pytest.raises(AbeError, match="'smoothgrad' were not asked for"):
-        spare = ReplayedDraws({"smooth.noise": {(5, 9): torch.zeros(3, 4, 4)}})
-        abe.compare(task(), X, [("smoothgrad", {"sigma": 0.0, "samples": 1})], ["complexity"], ids=[7, 8],
-                    draws={"smoothgrad": Left(spare)}, progress=False)  # fmt: skip
-    with pytest.raises(AbeError, match="nobody that draws"):
-        abe.evaluate(task(), {"a": explanation()}, ["complexity"], draws={"a": recorder()}, progress=False)
-    with pytest.raises(AbeError, match="a method and a metric alike"):
-        abe.evaluate(
-            task(), {"infidelity": "smoothgrad"}, [ASKED], data=X, draws={"infidelity": recorder()},
-            progress=False,
-        )  # fmt: skip
-    with pytest.raises(AbeError, match="twice"):
-        abe.compare(task(), X, ["eg"], [ASKED], draws={"eg": None, "expected_gradients": None}, progress=False)
+BY_NAME = {
+    "'smoothgrad' were not asked for": (
+        {"s": ("smoothgrad", {"samples": 1})},
+        ["complexity"],
+        {"smoothgrad": ReplayedDraws({"smooth.noise": {(5, 0): torch.zeros(3, 4, 4), (5, 9): [0.0]}})},
+    ),
+    "nobody that draws": ({"a": torch.ones_like(X[:1])}, ["complexity"], {"a": recorder()}),
+    "a method and a metric alike": ({"infidelity": "smoothgrad"}, [ASKED], {"infidelity": recorder()}),
+    "names one of them twice": (["eg"], [ASKED], {"eg": None, "expected_gradients": None}),
+}
 
 
-class Left(SeededDraws):
-    """Seeded draws, of which some that were recorded are said to be left."""
-
-    def __new__(cls, spare: ReplayedDraws) -> Any:
-        draws = RecordedDraws()
-        draws.left = [(purpose, (7, number)) for purpose, (_, number) in spare.left]
-        return draws
+@pytest.mark.parametrize("words", BY_NAME)
+def test_names_that_do_not_tell_whose_draws_they_are(words: str):
+    maps, metrics, draws = BY_NAME[words]
+    maps = {"smoothgrad": maps["s"]} if "s" in maps else maps
+    with pytest.raises(AbeError, match=words):
+        abe.evaluate(task(), maps, metrics, data=X[:1], ids=[5], draws=draws, progress=False)
 
 
 def test_methods_refuse_the_same():

@@ -47,8 +47,10 @@ def _kept(problem: Problem, outputs: list[Any]) -> Tensor | None:
 
 
 def told(problem: Problem, start: End, end: End) -> dict[str, Tensor]:
-    """The diagnostics of both ends: ``path_start_score`` and ``path_end_score``; ``path_start``, ``path_end``,
-    ``path_start_outputs`` and ``path_end_outputs`` too where the request keeps the ends.
+    """The diagnostics of both ends.
+
+    They are ``path_start_score`` and ``path_end_score``, and where the request keeps the ends ``path_start``,
+    ``path_end``, ``path_start_outputs`` and ``path_end_outputs``.
     """
     found: dict[str, Tensor] = {}
     for name, one in (("path_start", start), ("path_end", end)):

@@ -146,7 +146,8 @@ def empty_interaction(table: Table, index: str, order: int) -> Float[Tensor, "*k
 
     Args:
         table: all coalitions' values.
-        index, order: as for `interactions`.
+        index: as for `interactions`.
+        order: likewise.
     """
     u = players(table)
     check_choice("interaction index", index, WEIGHTS)

@@ -222,7 +222,9 @@ class Comparison:
             **self._settings(),
             "step": {"units_per_step": self.step, "units": self.count},
             "metrics": [{**m.describe(), "direction": m.direction} for m in self.metrics],
-            "ranking": [self._entry(place, method, curves, timings) for place, method in enumerate(self.methods, 1)],
+            "ranking": [
+                self._entry(place, method, curves, timings) for place, method in enumerate(self.methods, 1)
+            ],
             "tests": [_plain(asdict(test)) for test in self.tests],
             "failures": [
                 {"method": m, "code": f.code, "message": f.message} for m, f in self.failures.items()

@@ -252,9 +252,7 @@ def _need_logits(logits: Tensor | None, what: str) -> Tensor:
 def _chances(
     problem: Problem, curve: _Curve, samples: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None, list[str]]:
-    """Of all rows of m samples: (m, n + 1, C) log-probabilities, (m,) targets among C, (m, n + 1) logits, and
-    notes.
-    """
+    """Of m samples: (m, n + 1, C) log-probabilities, (m,) targets among C, (m, n + 1) logits, and notes."""
     kept: list[tuple[Tensor, Tensor, Tensor]] = []
     remarks: list[str] = []
     logit = Logit()
