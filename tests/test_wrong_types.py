@@ -31,7 +31,7 @@ CALLED = {
     for name in abe.__all__
     if callable(made := getattr(abe, name)) and not (isinstance(made, type) and issubclass(made, Exception))
 } | {"score": score, "agreement": agreement, "as_metric": as_metric}
-HEAVY = {"trust", "fit", "evaluate_robustness", "transfer_matrix"}
+HEAVY = {"compare", "trust", "fit", "evaluate_robustness", "transfer_matrix"}
 
 
 @pytest.fixture(autouse=True)

@@ -24,6 +24,10 @@ TOP = 5
 def method(name: str, **params: Any) -> Method:
     """A method as a value: ``method("ig", steps=100)``.
 
+    Args:
+        name: registered, or an alias.
+        **params: of the method.
+
     Raises:
         SpecError: unknown name or parameter; the nearest is suggested.
     """

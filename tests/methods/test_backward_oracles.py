@@ -113,8 +113,9 @@ def test_a_stabiliser_takes_its_share_and_the_default_is_what_it_was(method):
     )
     assert torch.equal(plain.attribution, same.attribution)
     assert not torch.allclose(plain.attribution, large.attribution, rtol=1e-3)
-    taken = [float(one.diagnostics["stabiliser_relevance"].abs().max()) for one in (plain, large)]
-    assert taken[1] > 100 * taken[0]
+    if method != "contrastive_excitation_backprop":  # a difference, which keeps no accounts
+        taken = [float(one.diagnostics["stabiliser_relevance"].abs().max()) for one in (plain, large)]
+        assert taken[1] > 100 * taken[0]
     assert bool(run(case, method, stabiliser=0).attribution.isfinite().all())
     for wrong in (-1e-6, "1e-6", None, [1e-6]):
         with pytest.raises(abe.AbeError, match=r"stabiliser.*ABE-BAD-PARAMETER"):

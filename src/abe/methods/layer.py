@@ -55,7 +55,16 @@ def at_layer_method(*, base: Any, layer: str) -> AtLayer:
 
 
 def at_layer(base: Any, layer: str) -> Method:
-    """``base`` about a layer's activation: ``at_layer("ig", "features.3")``."""
+    """``base`` about a layer's activation: ``at_layer("ig", "features.3")``.
+
+    Args:
+        base: a method's name, (name, parameters) pair, or value. References that need the bounds of the input are made at the
+            input and carried to the layer.
+        layer: dotted name of a module; ``"name#1"`` is the second call of one that runs several times.
+
+    Raises:
+        SpecError: a method that runs inputs of its own, such as IBA, when it is run.
+    """
     return methods.build("at_layer", base=base, layer=layer)
 
 

@@ -229,7 +229,15 @@ def trust(
 def make_pairs(
     problem: Problem, construction: str, eta: float, *, steps: int = 100, variant: str = "corrected"
 ) -> Pairs:
-    """Pairs (x₁, x₂) with another label each and ‖x₂ − x₁‖∞ ≤ η, with their ground truth."""
+    """Pairs (x₁, x₂) with another label each and ‖x₂ − x₁‖∞ ≤ η, with their ground truth.
+
+    Args:
+        problem: the samples, with counted access to the model.
+        construction: ``"sign"``, ``"l2"`` or ``"segment"``: how the other label is reached.
+        eta: largest distance of a pair, in input units.
+        steps: of the search.
+        variant: ``"corrected"``, or ``"published"``, which turns the truth's sign.
+    """
     x, everyone = problem.x, problem.everyone
     label = labels(problem, x, everyone)
     inside, outside, success = _ends(problem, construction, steps, label)

@@ -214,6 +214,8 @@ def as_metric(obj: Any, *, defaults: Mapping[str, Any] | None = None) -> Metric:
     Raises:
         SpecError: unknown name or parameter, or not a metric.
     """
+    if defaults is not None and not isinstance(defaults, Mapping):
+        raise SpecError(Code.BAD_PARAMETER, "defaults= are parameters by name", got=type(defaults).__name__)
     if isinstance(obj, Metric):
         return obj
     if isinstance(obj, str):

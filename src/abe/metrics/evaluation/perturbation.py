@@ -199,13 +199,21 @@ class Perturbation:
 
 
 def kl_from_uniform(log_p: Float[Tensor, "*b classes"]) -> Float[Tensor, "*b"]:
-    """KL(U‖P) = −(1/C) Σ_j log P_j − ln C: 0 for a uniform prediction, large for a decided one."""
+    """KL(U‖P) = −(1/C) Σ_j log P_j − ln C: 0 for a uniform prediction, large for a decided one.
+
+    Args:
+        log_p: (…, C) log-probabilities.
+    """
     classes = torch.tensor(float(log_p.shape[-1]), dtype=log_p.dtype, device=log_p.device)
     return -log_p.mean(-1) - classes.log()
 
 
 def area(curve: Curve) -> Float[Tensor, "b"]:
-    """(b,) area under the curve over [0, 1] by the trapezoid rule, steps equally wide."""
+    """(b,) area under the curve over [0, 1] by the trapezoid rule, steps equally wide.
+
+    Args:
+        curve: (b, n + 1) its points.
+    """
     ends = (curve[:, 0] + curve[:, -1]) / 2
     return (curve[:, 1:-1].sum(1) + ends) / (curve.shape[1] - 1)
 
