@@ -18,7 +18,7 @@ NO_ATTENTION = (
     "daam",
 )
 GRID = ("grid", {"n": 2})
-FAST = {"steps": 3, "samples": 3, "rounds": 2, "search_steps": 3, "units": GRID, "evaluations": 60}
+FAST = {"steps": 3, "samples": 3, "rounds": 2, "search_steps": 3, "units": GRID, "evaluations": 200}
 OWN = {"s_lime": {"features": 2, "start": 20}}
 
 
