@@ -9,7 +9,7 @@ from abe.engines.runtime.request import running
 from abe.errors import Code, SpecError
 from abe.explanation import Explanation
 from abe.metrics.evaluation.base import Score, as_metric
-from abe.metrics.evaluation.batches import Samples
+from abe.metrics.evaluation.batches import Batch, Samples
 from abe.metrics.evaluation.comparison import with_statistics
 from abe.metrics.evaluation.evaluate import (
     Comparison,
@@ -162,8 +162,10 @@ def score(
         ids=explanation.ids or None,
     )
     with running(task):
+        lot: Batch | None = None
         for lot in samples:
             plan.measure(lot, lambda _: None)
+        if lot is not None:  # samples are refused where there is none
             plan.finish(lot)
     scores = plan.scores()
     with_statistics(scores, [chosen], seed=seed, confidence=plan.confidence)

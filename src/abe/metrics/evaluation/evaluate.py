@@ -213,7 +213,7 @@ class Evaluation:
         progress: bool | Callable[[float], None],
     ) -> Comparison:
         """Measure every source on every lot, and draw the conclusions."""
-        ranking, _ = _rank_by(rank_by, self.metrics), self.drawing
+        ranking = _rank_by(rank_by, self.metrics)
         check_confidence(self.confidence)
         self._check_metrics()
         with (
@@ -325,7 +325,8 @@ class Evaluation:
         self.confusion = min([*found, *filter(None, [self.confusion])], default=None)
 
     def _check_metrics(self) -> None:
-        """Say before computing which metric cannot be measured here."""
+        """Say before computing which metric cannot be measured here, and who is named that draws nothing."""
+        self.drawing.of()
         for metric in self.metrics:
             card = metric.card
             if card is not None and self.task.modality not in card.modalities:

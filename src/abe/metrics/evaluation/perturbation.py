@@ -239,10 +239,11 @@ def check_curve(metric: Any, problem: Problem) -> None:
     Raises:
         SpecError: it reads probabilities of a regression, or logits of a model that gives probabilities.
     """
-    what = f"The metric {metric.name!r}"
-    problem.task.check_classes(problem.decision.outputs, what.lower())
+    problem.task.check_classes(problem.decision.outputs, f"the metric {metric.name!r}")
     if getattr(metric.value, "curve", None) == "logit":
-        _need_logits(None if problem.task.output_kind == "probabilities" else problem.x, what)
+        _need_logits(
+            None if problem.task.output_kind == "probabilities" else problem.x, f"The metric {metric.name!r}"
+        )
 
 
 def _need_logits(logits: Tensor | None, what: str) -> Tensor:
