@@ -59,8 +59,8 @@ def at_layer(base: Any, layer: str) -> Method:
     """``base`` about a layer's activation: ``at_layer("ig", "features.3")``.
 
     Args:
-        base: a method's name, (name, parameters) pair, or value. References that need the bounds of the input are made at the
-            input and carried to the layer.
+        base: a method's name, (name, parameters) pair, or value. References that need the bounds of the
+            input are made there and carried to the layer.
         layer: dotted name of a module; ``"name#1"`` is the second call of one that runs several times.
 
     Raises:

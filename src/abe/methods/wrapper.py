@@ -127,6 +127,7 @@ def postprocess(base: Any, *steps: Step) -> Method:
 
     Args:
         base: a method's name, (name, parameters) pair, or value.
-        *steps: any of ``"absolute"``, ``"positive"``, ``"negative"``, ``"unit_max"``, ``"unit_sum"``, in order.
+        *steps: any of ``"absolute"``, ``"positive"``, ``"negative"``, ``"unit_max"``, ``"unit_sum"``, in
+            order.
     """
     return methods.build("postprocess", base=base, steps=steps)

@@ -64,8 +64,7 @@ DEFAULT_METRICS = (
     *("f_insertion", "f_deletion", "f_gap"),
     *("residual", "passes", "seconds"),
 )
-NOTES = 20
-"""Notes of one method that are kept of a stream."""
+NOTES = 20  # of one method, that are kept of a stream
 
 
 @checked_arguments
