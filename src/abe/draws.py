@@ -106,7 +106,7 @@ class GivenDraws:
             InputError: there are some; a source that does not tell what is ``left`` has none.
         """
         samples = {key[0] for keys in self._asked.values() for key in keys}
-        left = list(getattr(self._source, "left", ()))
+        left: list[tuple[str, Key]] = list(getattr(self._source, "left", []))
         spare = [(purpose, key) for purpose, key in left if not samples or key[0] in samples]
         if not spare:
             return
