@@ -1,4 +1,4 @@
-"""Curves of the raw score: by hand on a linear model, refused where there is none; what scores tell of time."""
+"""Curves of the raw score: by hand, and refused where there is none; what scores tell of time."""
 
 import pytest
 import torch
