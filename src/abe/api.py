@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from abe.checks import Count, checked_arguments
-from abe.draws import Ids
+from abe.checks import Count, checked_arguments, need_list
+from abe.draws import Ids, Source
 from abe.engines.backward.run import Covered, HasRules, coverage_of
 from abe.engines.removal.game import run_all
 from abe.engines.runtime.evaluator import Execution
@@ -13,9 +13,9 @@ from abe.engines.runtime.request import open_request
 from abe.errors import Code, SpecError, note
 from abe.explanation import Explanation, check_map, versions
 from abe.objectives import objective_name
-from abe.registry import Method, methods
+from abe.registry import Method, is_pair, methods
 from abe.task.base import Task
-from abe.types import Draws, Result
+from abe.types import Result
 
 TOP = 5
 """Highest classes kept with every explanation."""
@@ -23,6 +23,10 @@ TOP = 5
 
 def method(name: str, **params: Any) -> Method:
     """A method as a value: ``method("ig", steps=100)``.
+
+    Args:
+        name: registered, or an alias.
+        **params: of the method.
 
     Raises:
         SpecError: unknown name or parameter; the nearest is suggested.
@@ -40,10 +44,11 @@ def explain(
     objective: Any = "logit",
     seed: int = 0,
     ids: Sequence[int | str] | None = None,
-    draws: Draws | None = None,
+    draws: Source = None,
     execution: Execution = "auto",
     chunk: int | None = None,
     progress: bool | Callable[[int], None] = True,
+    path_ends: bool = False,
     **params: Any,
 ) -> Explanation:
     """Which inputs drove the decision of ``task`` on ``raw``.
@@ -61,6 +66,10 @@ def explain(
             ``"bfloat16"`` trades precision for speed (errors of per cent) and is never chosen by itself.
         chunk: rows at a time; found by timing when None.
         progress: show a bar after two seconds, or a function called with rows done.
+        path_ends: keep in ``diagnostics`` where the path of a method that follows one begins and ends:
+            inputs ``path_start`` and ``path_end`` (b, *f), the model's ``path_start_outputs`` and
+            ``path_end_outputs`` (b, …), each with an axis of runs behind the first where a sample has
+            several. Scores there, ``path_start_score`` and ``path_end_score``, are kept always.
         **params: parameters of the method, when ``method`` is a name.
 
     Returns:
@@ -78,6 +87,13 @@ def explain(
         True
     """
     chosen = _method(method, params)
+    if path_ends and not getattr(chosen.engine, "has_ends", False):
+        raise SpecError(
+            Code.UNSUPPORTED,
+            "path_ends= keeps the ends of a path, and this method follows none",
+            got=chosen.name,
+            expected="a method such as ig, blur_ig, guided_ig, mfaba, agi or big",
+        )
     with open_request(
         task,
         raw,
@@ -92,6 +108,7 @@ def explain(
         label=chosen.name,
         rows=chosen.rows,
     ) as problem:
+        problem.path_ends = path_ends
         return _finish(problem, chosen.engine.run(problem), chosen, seed)
 
 
@@ -108,7 +125,7 @@ def explain_game(
     objective: Any = "logit",
     seed: int = 0,
     ids: Sequence[int | str] | None = None,
-    draws: Draws | None = None,
+    draws: Source = None,
     execution: Execution = "auto",
     chunk: int | None = None,
     progress: bool | Callable[[int], None] = True,
@@ -144,7 +161,7 @@ def explain_game(
         [16, 16]
     """
     shared = {"units": units, "removal": removal, "evaluations": evaluations}
-    chosen = [methods.build("removal", summary=summary, **shared) for summary in summaries]
+    chosen = [methods.build("removal", summary=summary, **shared) for summary in _summaries(summaries)]
     if not chosen:
         raise SpecError(Code.BAD_PARAMETER, "Name at least one summary", got="none")
     with open_request(
@@ -165,6 +182,7 @@ def explain_game(
         return [_finish(problem, r, m, seed) for m, r in zip(chosen, results, strict=True)]
 
 
+@checked_arguments
 def rule_coverage(task: Task, raw: Any, method: Any = "lrp_epsilon", *, target: Any = None) -> list[Covered]:
     """Every operation that depends on the input, and the backward rule it gets from ``method``.
 
@@ -197,6 +215,12 @@ def rule_coverage(task: Task, raw: Any, method: Any = "lrp_epsilon", *, target: 
         )
     with open_request(task, raw, target=target, execution="model") as problem:
         return coverage_of(chosen.engine, problem)
+
+
+def _summaries(given: Any) -> list[Any]:
+    """A list of summaries; one name alone is a list of one."""
+    alone = isinstance(given, str) or is_pair(given)
+    return [given] if alone else need_list("summaries", given, "names, (name, parameters) pairs or values")
 
 
 def _method(method: Any, params: dict[str, Any]) -> Method:

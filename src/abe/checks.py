@@ -339,8 +339,11 @@ def checks_of_call(function: Callable[..., Any]) -> dict[str, Check]:
 
 
 def checked_arguments(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Check what a function is called with, as its annotations ask, before it runs."""
-    checks = checks_of_call(function)
+    """Check what a function is called with, as its annotations ask, before it runs.
+
+    What is annotated with a class of ABE's own must be an object of it.
+    """
+    checks = _instances(function) | checks_of_call(function)
     parameters = signature(function).parameters.values()
     places = [one.name for one in parameters if one.kind is Parameter.POSITIONAL_OR_KEYWORD]
 
@@ -356,6 +359,36 @@ def checked_arguments(function: Callable[_P, _R]) -> Callable[_P, _R]:
         return function(*placed, *args[len(places) :], **given)  # type: ignore[call-arg]
 
     return call
+
+
+_MADE_BY = {
+    "Task": "Make one of the model: abe.image_task(model)",
+    "Explanation": "Make one by abe.explain, or by abe.Explanation.from_array from maps of elsewhere",
+}
+
+
+def _instances(function: Callable[..., Any]) -> dict[str, Check]:
+    kinds = {name: one.annotation for name, one in signature(function).parameters.items()}
+    return {name: _instance(kind) for name, kind in kinds.items() if _is_ours(kind)}
+
+
+def _is_ours(kind: Any) -> bool:
+    protocol = getattr(kind, "_is_protocol", False)
+    return isinstance(kind, type) and kind.__module__.startswith("abe.") and not protocol
+
+
+def _instance(kind: type) -> Check:
+    def check(name: str, given: Any) -> Any:
+        if isinstance(given, kind):
+            return given
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            f"{name} must be an abe {kind.__name__}",
+            got=type(given).__name__,
+            fix=_MADE_BY.get(kind.__name__),
+        )
+
+    return check
 
 
 def _checks(kinds: Mapping[str, Any]) -> dict[str, Check]:
@@ -438,6 +471,17 @@ def _each(inner: Check) -> Check:
         return tuple(inner(name, one) for one in several(given))
 
     return check
+
+
+def need_list(name: str, given: Any, of: str) -> list[Any]:
+    """The items of what must be a list or something else that can be gone through.
+
+    Raises:
+        SpecError: it is none.
+    """
+    if isinstance(given, Iterable) and getattr(given, "ndim", 1):
+        return list(given)
+    raise SpecError(Code.BAD_PARAMETER, f"{name}= is a list", got=shown(given), expected=of)
 
 
 def several(given: Any) -> Sequence[Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from fnmatch import fnmatch
 
+from abe.checks import shown
 from abe.errors import Code, SpecError, suggest
 from abe.registry import Entry, Registry, canonical, methods, metrics, updates
 from abe.types import Axiom, Direction
@@ -105,12 +106,16 @@ def list_attacks(
 
 def _names(registry: Registry, pattern: str, asked: dict[str, str | None], without: str | None) -> list[str]:
     entries = registry.entries()
+    if not isinstance(pattern, str):
+        raise SpecError(
+            Code.BAD_PARAMETER, "pattern= is a text", got=shown(pattern), expected="a name, or a part with *"
+        )
     for field, value in [*asked.items(), ("needs", without)]:
         known = {said for entry in entries for said in _said(entry, field)}
-        if value is not None and value not in known:
+        if value is not None and (not isinstance(value, str) or value not in known):
             raise SpecError(
                 Code.BAD_PARAMETER,
-                f"No {registry.kind} has {field} {value!r}",
+                f"No {registry.kind} has {field} {shown(value)}",
                 expected=", ".join(sorted(known)),
                 fix=suggest(str(value), known) or None,
             )

@@ -41,6 +41,7 @@ uncovered: ``"error"`` names an operation without a rule; ``"gradient"`` and ``"
     the result says it.
 merged: run a copy with batch norm merged into convolutions, where it can be made.
 epsilon: the stabiliser, in units of z.
+stabiliser: added to denominators, away from 0, in units of these; 0 adds nothing.
 layer: a module's name (``"layer4"``, ``"relu#2"`` for one of several calls); None takes the last layer with
     places on which the score depends, found by one row more, and a note names it.
 relu: keep what supports the decision only.
@@ -75,7 +76,8 @@ patches: along each axis.
 groups: number of groups of neighbours in rank.
 of: post-processing of the map summed over channels: ``"positive"``, ``"absolute"``, ``"signed"``.
 noise: of the imputation, in input units; by default a share of the range.
-curve: the number to follow: ``"probability"`` or the paper's ``"accuracy"``.
+curve: the number to follow along a run: ``"probability"``, or ``"logit"``, the raw score of a model that has
+    one.
 order: ``"top_down"`` or ``"bottom_up"`` cascades, or ``"independent"``.
 attention: name of the context input (b, t) that says which tokens are attended.
 special: name of the context input (b, t) that marks tokens which always stay, or None.

@@ -7,10 +7,8 @@ from torch import nn
 
 import abe
 from abe.baselines import Dataset, Given
-from abe.engines.backward.lrp_weighted import Epsilon, ZPlus
 from abe.engines.backward.step import stabilised, transformed
 from abe.engines.layers.at_layer import AtInput
-from abe.methods.relevance import relevance
 from abe.spec import value
 
 RATIOS = 1e-8
@@ -84,18 +82,44 @@ class StabilisedPool:
 
 
 CAPTUM_LRP = {
-    "captum_lrp_epsilon": Epsilon(epsilon=1e-9),
-    "captum_lrp_epsilon0.25": Epsilon(epsilon=0.25),
-    "captum_lrp_alpha1beta0": ZPlus(bias="drop", stabiliser=1e-9),
+    "captum_lrp_epsilon": ("lrp_epsilon", {"epsilon": 1e-9}),
+    "captum_lrp_epsilon0.25": ("lrp_epsilon", {"epsilon": 0.25}),
+    "captum_lrp_alpha1beta0": ("lrp_z_plus", {"bias": "drop", "stabiliser": 1e-9, "merged": False}),
 }
 
 
 @pytest.mark.parametrize("name", CAPTUM_LRP)
 def test_captum_lrp(name):
     case = oracle(name)
-    rule = CAPTUM_LRP[name]
-    engine = relevance(convolution=rule, dense=rule, rules=(("max_pool2d", StabilisedPool()),))
-    assert miss(run(case, engine).attribution, case["out"]) < RATIOS
+    method, params = CAPTUM_LRP[name]
+    found = run(case, method, rules=(("max_pool2d", StabilisedPool()),), **params)
+    assert miss(found.attribution, case["out"]) < FLOAT64
+
+
+STABILISED = {
+    **dict.fromkeys(
+        ("lrp_gamma", "lrp_alpha_beta", "lrp_z_plus", "lrp_w_square", "lrp_flat", "lrp_composite"), 1e-6
+    ),
+    "deep_taylor": 1e-6,
+    **dict.fromkeys(("excitation_backprop", "contrastive_excitation_backprop"), 1e-12),
+}
+
+
+@pytest.mark.parametrize("method", STABILISED)
+def test_a_stabiliser_takes_its_share_and_the_default_is_what_it_was(method):
+    case = oracle("zennit_zplus")
+    plain, same, large = (
+        run(case, method, **given) for given in ({}, {"stabiliser": STABILISED[method]}, {"stabiliser": 0.5})
+    )
+    assert torch.equal(plain.attribution, same.attribution)
+    assert not torch.allclose(plain.attribution, large.attribution, rtol=1e-3)
+    if method != "contrastive_excitation_backprop":  # a difference, which keeps no accounts
+        taken = [float(one.diagnostics["stabiliser_relevance"].abs().max()) for one in (plain, large)]
+        assert taken[1] > 100 * taken[0]
+    assert bool(run(case, method, stabiliser=0).attribution.isfinite().all())
+    for wrong in (-1e-6, "1e-6", None, [1e-6]):
+        with pytest.raises(abe.AbeError, match=r"stabiliser.*ABE-BAD-PARAMETER"):
+            abe.method(method, stabiliser=wrong)
 
 
 ZENNIT = {

@@ -19,7 +19,6 @@ from tests.methods.common import (
     oracle,
     run,
 )
-from tests.metrics.common import problem
 
 import abe
 from abe.baselines import Dataset, Given
@@ -30,11 +29,10 @@ from abe.engines.path.quadrature import (
     PublishedTrapezoid,
     Right,
 )
-from abe.metrics import PerturbationRun
+from abe.metrics import score
 from abe.spec import value
 from abe.testing.draws import ReplayedDraws
 from abe.types import Quadrature
-from abe.units import Element
 
 
 @value
@@ -252,28 +250,23 @@ def test_expected_gradients_with_recorded_references():
     torch.testing.assert_close(explanation.delta, end - start, rtol=1e-10, atol=0)
 
 
-def _flip(case, attribution, draws=None):
-    """Logits and log-probabilities along the deletion of elements by the sample's own minimum."""
-    model = net("s", torch.float32)
-    logits = []
-    model.register_forward_hook(lambda module, args, output: logits.append(output.detach()))
+def _flip(case, curve, draws=None):
+    """The curve of the deletion of elements by the sample's own minimum, from the first deletion on."""
     x = case["x"].float()
-    given = problem(abe.image_task(model, output_kind="logits"), x, target=case["label"], ids=range(4))
-    logits.clear()
-    if draws is not None:
-        given.draws = draws
     black = Given(reference=x.flatten(1).amin(1).view(-1, 1, 1, 1).expand_as(x).contiguous())
-    done = PerturbationRun(direction="deletion", unit=Element(), baseline=black, step=32).perform(
-        given, attribution.expand_as(x)
-    )
-    flipped = torch.cat(logits).unflatten(0, (4, 97))[:, 1:]
-    return flipped.gather(2, case["label"].view(4, 1, 1).expand(-1, 96, -1))[..., 0], done
+    maps = case["attribution"].expand_as(x)
+    return score(
+        abe.Explanation.from_array(maps, x, target=case["label"], ids=range(4)),
+        abe.image_task(net("s", torch.float32), output_kind="logits"),
+        metric=("pixel_flipping", {"unit": "element", "baseline": black, "step": 32, "curve": curve}),
+        draws=draws,
+    ).curve
 
 
 def test_pixel_flipping():
     """Published "black" is the smallest value of the sample, and the curve has no point before a flip."""
     case = oracle("quantus_pixelflipping_3ch")
-    curve, _ = _flip(case, case["attribution"])
+    curve = _flip(case, "logit")
     torch.testing.assert_close(curve.double(), case["out"], rtol=FLOAT32, atol=FLOAT32)
 
 
@@ -281,10 +274,10 @@ def test_pixel_flipping_of_a_map_without_channels():
     """The published order among a pixel's three equal elements is NumPy's unstable one, so it is replayed."""
     case = oracle("quantus_pixelflipping_1ch")
     ties = ReplayedDraws.of(range(4), ties=case["order"].long()[:, None])
-    curve, done = _flip(case, case["attribution"], ties)
+    curve = _flip(case, "logit", ties)
     torch.testing.assert_close(curve.double(), case["out"], rtol=FLOAT32, atol=FLOAT32)
     area = oracle("quantus_pixelflipping_1ch_auc")["out"]
-    found = np.trapezoid(done.curve("probability")[:, 1:].numpy(), dx=1, axis=1)
+    found = np.trapezoid(_flip(case, "probability", ties).float().numpy(), dx=1, axis=1)
     torch.testing.assert_close(torch.from_numpy(found).double(), area, rtol=FLOAT32, atol=0)
 
 

@@ -92,6 +92,8 @@ def test_recorded_games(name):
         recorded = dict(zip(case[f"{index}_mask"].tolist(), case[index].tolist(), strict=True))
         right = torch.tensor([recorded[s] for s in sets.tolist()], dtype=torch.float64)
         assert miss(explanation.diagnostics["interactions"], right[None]) < tolerance(index)
+        none = explanation.diagnostics["empty_interaction"]
+        assert float((none - recorded[0]).abs().max()) < FLOAT64 * float(right.abs().max())
 
 
 def test_recorded_random_game():
@@ -107,6 +109,8 @@ def test_recorded_random_game():
         recorded = dict(zip(case[f"{name}_mask"].tolist(), case[name].tolist(), strict=True))
         right = torch.tensor([recorded[s] for s in sets.tolist()], dtype=torch.float64)
         assert miss(found[None], right[None]) < tolerance(name)
+        none = set_functions.empty_interaction(v, index, order)
+        assert float((none - recorded[0]).abs()) < FLOAT64
 
 
 def tolerance(name: str) -> float:

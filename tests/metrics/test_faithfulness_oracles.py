@@ -7,8 +7,9 @@ import torch
 from tests.metrics.common import evidence_task, mapped, net_s, oracle, photos, problem
 from torch import Tensor
 
+import abe
 from abe.errors import Code, SpecError
-from abe.metrics import as_metric
+from abe.metrics import as_metric, score
 from abe.metrics.infidelity import Infidelity, infidelity
 from abe.metrics.subsets import pearson, places
 from abe.spec import value
@@ -49,12 +50,16 @@ def test_published_infd(number):
         infidelity__noise=-recorded["noise"][None],
     )
     for variant, expected in (("published", recorded["out"]), ("corrected", None)):
-        given = problem(image_task(net_s()), x, target=recorded["label"], ids=[0])
-        given.draws = draws
-        metric = as_metric(
-            ("infd", {"perturbation": "noisy_baseline", "samples": 20, "variant": variant})
-        ).value
-        scores = [metric.measure(given, mapped(s * recorded["attribution"])) for s in (1.0, -1.0, 0.0, 1e-3)]
+        metric = ("infd", {"perturbation": "noisy_baseline", "samples": 20, "variant": variant})
+        scores = [
+            score(
+                abe.Explanation.from_array(s * recorded["attribution"], x, target=recorded["label"], ids=[0]),
+                image_task(net_s()),
+                metric=metric,
+                draws=draws,
+            ).values
+            for s in (1.0, -1.0, 0.0, 1e-3)
+        ]
         zero = recorded["out_zero_map"]
         torch.testing.assert_close(scores[2][0], zero, rtol=1e-9, atol=1e-12)
         if expected is not None:

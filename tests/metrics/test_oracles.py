@@ -7,7 +7,8 @@ import pytest
 import torch
 from tests.metrics.common import net_s, oracle, problem
 
-from abe.metrics import PerturbationRun, area
+from abe.explanation import Explanation
+from abe.metrics import PerturbationRun, score
 from abe.task import image_task
 from abe.types import Key
 from abe.units import Element, Pixel, Union
@@ -41,16 +42,19 @@ VARIANTS = [("rise", Pixel(), 32), ("union", Union(), 32), ("element", Element()
 @pytest.mark.parametrize("direction", ["insertion", "deletion"])
 def test_published_curves(name, unit, step, direction):
     recorded = oracle(f"metric_insdel_{name}")
-    given = problem(image_task(net_s()), recorded["x"], ids=range(4))
-    given.draws = RecordedTies(order=oracle("metric_insdel_union_order")["order"].long())
-    done = PerturbationRun(direction=direction, unit=unit, step=step).perform(given, recorded["attribution"])
-    curve = done.curve("probability")
+    net, x = net_s(), recorded["x"]
+    found = score(
+        Explanation.from_array(recorded["attribution"], x, target=net(x).argmax(1), ids=range(4)),
+        image_task(net),
+        metric=(direction, {"unit": unit, "step": step}),
+        draws=RecordedTies(order=oracle("metric_insdel_union_order")["order"].long()),
+    )
     short = direction[:3]
-    assert curve.dtype == torch.float64
-    torch.testing.assert_close(curve, recorded[f"curve_{short}"], rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(area(curve), recorded[f"auc_{short}"], rtol=1e-10, atol=1e-10)
-    assert given.evaluator.cost.forward_rows == 4 * 33
-    assert done.step == step
+    assert found.curve.dtype == torch.float64
+    torch.testing.assert_close(found.curve, recorded[f"curve_{short}"], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(found.values, recorded[f"auc_{short}"], rtol=1e-10, atol=1e-10)
+    assert found.cost.forward_rows == 4 * 33
+    assert found.step == step
 
 
 def test_rise_takes_a_map_without_channels():

@@ -7,8 +7,9 @@ import torch
 from tests.metrics.common import evidence_task, mapped, net_s, oracle, photos, problem
 from torch import Tensor, nn
 
+import abe
 from abe.errors import AbeError, Code
-from abe.metrics import as_metric
+from abe.metrics import as_metric, score
 from abe.metrics.evaluation.base import measure
 from abe.metrics.evaluation.truth import LABEL, MASK
 from abe.task import image_task
@@ -29,9 +30,12 @@ def test_captum_sensitivity_max():
     recorded = oracle("captum_sensitivity_max")
     u = recorded["noise"].double() / (2 * RADIUS) + 0.5
     task = image_task(net_s())
-    given, made = explained(task, recorded["x"], target=recorded["target"], ids=[0, 1, 2])
-    given.draws = ReplayedDraws.of([0, 1, 2], stability__neighbour=u.expand(3, -1, -1, -1, -1))
-    found = as_metric(("max_sensitivity", {"samples": 10, "radius": RADIUS})).value.measure(given, made)
+    made = abe.explain(
+        task, recorded["x"], "gradient", target=recorded["target"], ids=range(3), progress=False
+    )
+    draws = ReplayedDraws.of([0, 1, 2], stability__neighbour=u.expand(3, -1, -1, -1, -1))
+    metric = ("max_sensitivity", {"samples": 10, "radius": RADIUS})
+    found = score(made, task, metric=metric, draws=draws).values
     torch.testing.assert_close(found, recorded["out"], rtol=1e-6, atol=0)
 
 

@@ -25,6 +25,7 @@ from abe.baselines.fitting import (
     tile,
 )
 from abe.checks import Count, NotNegative, Odd, Positive, plain, refused
+from abe.engines.layers.at_layer import AtInput, LayerTask
 from abe.engines.runtime.fused_copy import fingerprint
 from abe.errors import Code, InputError, SpecError
 from abe.imputation import NoisyLinear as NoisyLinear
@@ -158,13 +159,18 @@ class Blur:
 )
 @value
 class Uniform:
-    """Every element drawn uniformly within the task's bounds."""
+    """Every element drawn uniformly within the task's bounds.
+
+    At a layer, the activation there of an input that is drawn so.
+    """
 
     @property
     def stochastic(self) -> bool:
         return True
 
     def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
+        if isinstance(problem.task, LayerTask):
+            return AtInput(baseline=self).rows(problem, owner, draw)
         low, high = bounds_of(problem, "uniform")
         shape = problem.x.shape[1:]
         u = problem.draws.uniform("baseline.uniform", problem.keys(owner, draw), shape).to(problem.x)
@@ -338,7 +344,8 @@ class Confusion:
     start is the colour that normalisation turns into zero (the middle of the bounds without one): on
     EfficientNet-Lite0 a thin ridge of greys there has H / ln C = .9998, which eight uniform starts
     miss (.977). The others are uniform. The iterate of highest entropy over all starts and steps is
-    kept. It depends on model, bounds and seed only, never on the samples, and is remembered per task.
+    kept. It depends on model, bounds and seed only, never on the samples, and is remembered per task. At a
+    layer it is the activation there of that colour.
 
     Args:
         starts: number of starts, run as one batch.
@@ -359,6 +366,8 @@ class Confusion:
         return False
 
     def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
+        if isinstance(problem.task, LayerTask):
+            return AtInput(baseline=self).rows(problem, owner, draw)
         shared = not problem.context.values and problem.task.output_kind != "multilabel"
         samples = [0] if shared else sorted(set(owner.tolist()))
         found = {s: tile(self.feature(problem, sample=s).values, problem.x) for s in samples}

@@ -17,8 +17,7 @@ def bounds_of(problem: Any, who: str) -> tuple[Tensor, Tensor]:
         raise SpecError(
             Code.UNSUPPORTED,
             f"The baseline {who!r} needs a task with bounds",
-            fix="Pass bounds=(low, high) when you make the task; activations of a layer have none, "
-            f"so there use AtInput(baseline={who!r})",
+            fix="Pass bounds=(low, high) when you make the task",
         )
     x = problem.x
     low, high = (bound.to(x).expand(1, *x.shape[1:])[0] for bound in problem.bounds)
@@ -66,13 +65,15 @@ def convolve(x: Tensor, weights: Tensor, axis: int) -> Tensor:
     return flat.reshape(moved.shape).movedim(-1, axis)
 
 
-def check_finite(reference: Tensor) -> None:
+def check_finite(reference: Any) -> None:
     """Refuse a reference with anything but finite floating-point numbers."""
-    if not reference.is_floating_point() or not bool(torch.isfinite(reference).all()):
+    real = isinstance(reference, Tensor) and reference.is_floating_point()
+    if not real or not bool(torch.isfinite(reference).all()):
+        kind = "" if real or not isinstance(reference, Tensor) else f" of {reference.dtype}"
         raise InputError(
             Code.BASELINE_SHAPE,
             "A reference input holds finite floating-point numbers",
-            got=outline(reference) + ("" if reference.is_floating_point() else f" of {reference.dtype}"),
+            got=outline(reference) + kind,
             fix="Convert to the task's units first, for example x.float() / 255",
         )
 

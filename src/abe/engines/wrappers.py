@@ -111,6 +111,11 @@ class Postprocess:
     engine: Engine
     steps: tuple[Step, ...]
 
+    @property
+    def has_ends(self) -> bool:
+        """Whether the method follows a path."""
+        return getattr(self.engine, "has_ends", False)
+
     def run(self, problem: Problem) -> Result:
         """The changed map; no completeness is claimed for it."""
         result = self.engine.run(problem)

@@ -86,6 +86,9 @@ def fit(
 def load_fitted(path: str | Path) -> Fitted:
     """Read what a fitted value's ``save`` wrote.
 
+    Args:
+        path: of the file.
+
     Raises:
         StorageError: no such file, damaged, or written by something else.
     """

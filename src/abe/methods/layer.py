@@ -23,7 +23,8 @@ LAYERS = ("layer",)
         modalities=LAYERS,
         pitfalls=(
             "The map has the layer's shape; metrics of inputs cannot read it.",
-            "Baselines are activations: zero is no activity. AtInput is the activation at a reference input.",
+            "Baselines are activations: zero is no activity. AtInput is the activation at a reference input; "
+            "'uniform' and 'confusion', which need the input's bounds, are made there by themselves.",
             "What the model computes beside the layer (skip connections around it) stays that of the sample.",
             "Units of removal methods take the first axis for channels: give tokens as regions.",
         ),
@@ -41,7 +42,7 @@ def at_layer_method(*, base: Any, layer: str) -> AtLayer:
 
     Shape: (b, *f) in, (b, *g) out, the shape of the layer's activation, which is the explanation's ``x``.
 
-    Cost: The base's, and one forward row per sample.
+    Cost: The base's, and one forward row per sample; a reference made at the input costs a row each time.
 
     Example:
         >>> import torch, abe
@@ -55,7 +56,16 @@ def at_layer_method(*, base: Any, layer: str) -> AtLayer:
 
 
 def at_layer(base: Any, layer: str) -> Method:
-    """``base`` about a layer's activation: ``at_layer("ig", "features.3")``."""
+    """``base`` about a layer's activation: ``at_layer("ig", "features.3")``.
+
+    Args:
+        base: a method's name, (name, parameters) pair, or value. References that need the bounds of the
+            input are made there and carried to the layer.
+        layer: dotted name of a module; ``"name#1"`` is the second call of one that runs several times.
+
+    Raises:
+        SpecError: a method that runs inputs of its own, such as IBA, when it is run.
+    """
     return methods.build("at_layer", base=base, layer=layer)
 
 

@@ -1,9 +1,11 @@
 """Layer-wise relevance propagation: every output hands its relevance to what it was made of, in shares."""
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from abe.checks import check_choice
 from abe.engines.backward.lrp_weighted import (
+    STABILISER,
     AlphaBeta,
     Epsilon,
     Flat,
@@ -12,7 +14,7 @@ from abe.engines.backward.lrp_weighted import (
     ZBox,
     ZPlus,
 )
-from abe.engines.backward.run import Backward, BackwardRule, Policy
+from abe.engines.backward.run import Backward, Policy
 from abe.errors import Code, SpecError
 from abe.methods.backward import UNDER_RULES
 from abe.methods.relevance import BIASES, FORM, LOGITS, relevance
@@ -116,7 +118,13 @@ def lrp_0(*, uncovered: Policy = "error") -> Backward:
     ),
     aliases=(),
 )
-def lrp_gamma(*, gamma: float = 0.25, rules: tuple[Any, ...] = (), uncovered: Policy = "error") -> Backward:
+def lrp_gamma(
+    *,
+    gamma: float = 0.25,
+    stabiliser: float = STABILISER,
+    rules: tuple[Any, ...] = (),
+    uncovered: Policy = "error",
+) -> Backward:
     """Shares that favour contributions of the output's own sign.
 
     Args:
@@ -127,11 +135,10 @@ def lrp_gamma(*, gamma: float = 0.25, rules: tuple[Any, ...] = (), uncovered: Po
     Example:
         >>> import abe
         >>> print(abe.method("lrp_gamma", gamma=0.1))
-        lrp_gamma(gamma=0.1, rules=(), uncovered='error')
+        lrp_gamma(gamma=0.1, stabiliser=1e-06, rules=(), uncovered='error')
     """
-    return relevance(
-        convolution=Gamma(gamma=gamma), dense=Gamma(gamma=gamma), rules=rules, uncovered=uncovered
-    )
+    rule = Gamma(gamma=gamma, stabiliser=stabiliser)
+    return relevance(convolution=rule, dense=rule, rules=rules, uncovered=uncovered)
 
 
 @methods.register(
@@ -150,7 +157,12 @@ def lrp_gamma(*, gamma: float = 0.25, rules: tuple[Any, ...] = (), uncovered: Po
     aliases=("lrp_ab",),
 )
 def lrp_alpha_beta(
-    *, alpha: float = 2.0, beta: float = 1.0, rules: tuple[Any, ...] = (), uncovered: Policy = "error"
+    *,
+    alpha: float = 2.0,
+    beta: float = 1.0,
+    stabiliser: float = STABILISER,
+    rules: tuple[Any, ...] = (),
+    uncovered: Policy = "error",
 ) -> Backward:
     """Positive and negative contributions redistribute apart.
 
@@ -163,13 +175,13 @@ def lrp_alpha_beta(
     Example:
         >>> import abe
         >>> print(abe.method("lrp_alpha_beta", alpha=1.5, beta=0.5))
-        lrp_alpha_beta(alpha=1.5, beta=0.5, rules=(), uncovered='error')
+        lrp_alpha_beta(alpha=1.5, beta=0.5, stabiliser=1e-06, rules=(), uncovered='error')
     """
     if abs(alpha - beta - 1) > 1e-9 or beta < 0:
         raise SpecError(
             Code.BAD_PARAMETER, "alpha − beta must be 1 and beta not negative", got=f"{alpha} and {beta}"
         )
-    rule = AlphaBeta(alpha=alpha, beta=beta)
+    rule = AlphaBeta(alpha=alpha, beta=beta, stabiliser=stabiliser)
     return relevance(convolution=rule, dense=rule, rules=rules, uncovered=uncovered)
 
 
@@ -192,6 +204,7 @@ def lrp_alpha_beta(
 def lrp_z_plus(
     *,
     bias: Literal["absorb", "drop"] = "absorb",
+    stabiliser: float = STABILISER,
     merged: bool = True,
     rules: tuple[Any, ...] = (),
     uncovered: Policy = "error",
@@ -208,9 +221,9 @@ def lrp_z_plus(
     Example:
         >>> import abe
         >>> print(abe.method("lrp_z_plus", bias="drop"))
-        lrp_z_plus(bias='drop', merged=True, rules=(), uncovered='error')
+        lrp_z_plus(bias='drop', stabiliser=1e-06, merged=True, rules=(), uncovered='error')
     """
-    rule = ZPlus(bias=bias)
+    rule = ZPlus(bias=bias, stabiliser=stabiliser)
     return relevance(convolution=rule, dense=rule, rules=rules, uncovered=uncovered, merged=merged)
 
 
@@ -229,7 +242,9 @@ def lrp_z_plus(
     ),
     aliases=("lrp_wsquare",),
 )
-def lrp_w_square(*, merged: bool = True, uncovered: Policy = "error") -> Backward:
+def lrp_w_square(
+    *, stabiliser: float = STABILISER, merged: bool = True, uncovered: Policy = "error"
+) -> Backward:
     """Relevance in proportion to squared weights.
 
     Closure alone is guaranteed.
@@ -239,9 +254,10 @@ def lrp_w_square(*, merged: bool = True, uncovered: Policy = "error") -> Backwar
     Example:
         >>> import abe
         >>> print(abe.method("lrp_w_square", merged=False))
-        lrp_w_square(merged=False, uncovered='error')
+        lrp_w_square(stabiliser=1e-06, merged=False, uncovered='error')
     """
-    return relevance(convolution=WSquare(), dense=WSquare(), uncovered=uncovered, merged=merged)
+    rule = WSquare(stabiliser=stabiliser)
+    return relevance(convolution=rule, dense=rule, uncovered=uncovered, merged=merged)
 
 
 @methods.register(
@@ -259,7 +275,7 @@ def lrp_w_square(*, merged: bool = True, uncovered: Policy = "error") -> Backwar
     ),
     aliases=(),
 )
-def lrp_flat(*, merged: bool = True, uncovered: Policy = "error") -> Backward:
+def lrp_flat(*, stabiliser: float = STABILISER, merged: bool = True, uncovered: Policy = "error") -> Backward:
     """Relevance in equal shares.
 
     Closure alone is guaranteed.
@@ -269,12 +285,13 @@ def lrp_flat(*, merged: bool = True, uncovered: Policy = "error") -> Backward:
     Example:
         >>> import abe
         >>> print(abe.method("lrp_flat", merged=False))
-        lrp_flat(merged=False, uncovered='error')
+        lrp_flat(stabiliser=1e-06, merged=False, uncovered='error')
     """
-    return relevance(convolution=Flat(), dense=Flat(), uncovered=uncovered, merged=merged)
+    rule = Flat(stabiliser=stabiliser)
+    return relevance(convolution=rule, dense=rule, uncovered=uncovered, merged=merged)
 
 
-COMPOSITES: dict[str, tuple[BackwardRule, BackwardRule | None]] = {
+COMPOSITES: dict[str, tuple[Gamma | AlphaBeta, ZBox | Flat | None]] = {
     "epsilon_plus": (ZPlus(), None),
     "epsilon_gamma": (Gamma(), None),
     "epsilon_alpha2_beta1": (AlphaBeta(), None),
@@ -303,6 +320,7 @@ def lrp_composite(
     *,
     composite: Composite = "epsilon_plus",
     epsilon: float = 1e-6,
+    stabiliser: float = STABILISER,
     merged: bool = True,
     rules: tuple[Any, ...] = (),
     uncovered: Policy = "error",
@@ -313,6 +331,7 @@ def lrp_composite(
         composite: ``"epsilon_plus"`` (z⁺ at convolutions), ``"epsilon_gamma"``, ``"epsilon_alpha2_beta1"``,
             ``"epsilon_gamma_box"`` (zᴮ first), ``"epsilon_plus_flat"`` (flat first); ε at dense layers.
         epsilon: stabiliser of dense layers.
+        stabiliser: of convolutions and of the first layer, in units of their denominators.
 
     Shape: (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
 
@@ -322,7 +341,9 @@ def lrp_composite(
         3.0
     """
     check_choice("composite", composite, COMPOSITES)
-    convolution, first = COMPOSITES[composite]
+    inner, outer = COMPOSITES[composite]
+    convolution = replace(inner, stabiliser=stabiliser)
+    first = None if outer is None else replace(outer, stabiliser=stabiliser)
     dense = Epsilon(epsilon=epsilon)
     return relevance(
         convolution=convolution, dense=dense, first=first, rules=rules, uncovered=uncovered, merged=merged

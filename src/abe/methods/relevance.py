@@ -9,6 +9,7 @@ from abe.engines.backward.lrp_other import (
     needs_relevance,
 )
 from abe.engines.backward.lrp_weighted import (
+    STABILISER,
     Epsilon,
     Negated,
     WSquare,
@@ -78,7 +79,13 @@ def _pairs(rules: Any) -> Rules:
     ),
     aliases=("dtd", "deep_taylor_decomposition"),
 )
-def deep_taylor(*, bounded: bool = True, merged: bool = True, uncovered: Policy = "error") -> Backward:
+def deep_taylor(
+    *,
+    bounded: bool = True,
+    stabiliser: float = STABILISER,
+    merged: bool = True,
+    uncovered: Policy = "error",
+) -> Backward:
     """One Taylor step per layer from a root point: zᴮ at the input, z⁺ above.
 
     Closure alone is guaranteed.
@@ -91,14 +98,15 @@ def deep_taylor(*, bounded: bool = True, merged: bool = True, uncovered: Policy 
     Example:
         >>> import abe
         >>> print(abe.method("deep_taylor", bounded=False))
-        deep_taylor(bounded=False, merged=True, uncovered='error')
+        deep_taylor(bounded=False, stabiliser=1e-06, merged=True, uncovered='error')
     """
-    hidden = ZPlus(bias="drop")
-    first = ZBox() if bounded else WSquare()
+    hidden = ZPlus(bias="drop", stabiliser=stabiliser)
+    first = ZBox(stabiliser=stabiliser) if bounded else WSquare(stabiliser=stabiliser)
     return relevance(convolution=hidden, dense=hidden, first=first, uncovered=uncovered, merged=merged)
 
 
-WINNERS = ZPlus(bias="drop", stabiliser=1e-12)
+WINNERS = 1e-12
+"""Excitation Backprop has no stabiliser; this one keeps 0 / 0 away."""
 
 
 @methods.register(
@@ -120,7 +128,9 @@ WINNERS = ZPlus(bias="drop", stabiliser=1e-12)
     ),
     aliases=("ebp", "excitation_bp", "exbp"),
 )
-def excitation_backprop(*, merged: bool = True, uncovered: Policy = "error") -> Backward:
+def excitation_backprop(
+    *, stabiliser: float = WINNERS, merged: bool = True, uncovered: Policy = "error"
+) -> Backward:
     """The probability that a winning path from the class reaches each input.
 
     Shape: (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
@@ -128,9 +138,10 @@ def excitation_backprop(*, merged: bool = True, uncovered: Policy = "error") -> 
     Example:
         >>> import abe
         >>> print(abe.method("excitation_backprop", uncovered="gradient"))
-        excitation_backprop(merged=True, uncovered='gradient')
+        excitation_backprop(stabiliser=1e-12, merged=True, uncovered='gradient')
     """
-    return relevance(convolution=WINNERS, dense=WINNERS, uncovered=uncovered, merged=merged, start="one")
+    rule = ZPlus(bias="drop", stabiliser=stabiliser)
+    return relevance(convolution=rule, dense=rule, uncovered=uncovered, merged=merged, start="one")
 
 
 @methods.register(
@@ -149,7 +160,9 @@ def excitation_backprop(*, merged: bool = True, uncovered: Policy = "error") -> 
     ),
     aliases=("cebp", "contrastive_ebp"),
 )
-def contrastive_excitation_backprop(*, merged: bool = True, uncovered: Policy = "error") -> Contrastive:
+def contrastive_excitation_backprop(
+    *, stabiliser: float = WINNERS, merged: bool = True, uncovered: Policy = "error"
+) -> Contrastive:
     """Excitation Backprop of a class minus that of its negation.
 
     Example:
@@ -157,8 +170,9 @@ def contrastive_excitation_backprop(*, merged: bool = True, uncovered: Policy = 
         >>> abe.method("cebp").rows(b=1)
         5.0
     """
-    engine = relevance(convolution=WINNERS, dense=WINNERS, uncovered=uncovered, merged=merged, start="one")
-    return Contrastive(engine=engine, negated=Negated(rule=WINNERS))
+    rule = ZPlus(bias="drop", stabiliser=stabiliser)
+    engine = relevance(convolution=rule, dense=rule, uncovered=uncovered, merged=merged, start="one")
+    return Contrastive(engine=engine, negated=Negated(rule=rule))
 
 
 @methods.register(

@@ -272,8 +272,10 @@ def interactions(
         evaluations: most rows per sample; fewer than all coalitions are an error.
 
     Shape:
-        (b, *f) in and out; diagnostics ``interaction_sets`` (b, n), bit i of a number for unit i, and
-        ``interactions`` (b, n).
+        (b, *f) in and out; diagnostics ``interaction_sets`` (b, n), bit i of a number for unit i,
+        ``interactions`` (b, n), and ``empty_interaction`` (b, 1), the index of the empty set: v(∅) for
+        ``moebius`` and the complete indices, the mean over all coalitions for ``bii``, over those of a random
+        size for ``sii``, the constant of the best polynomial for ``fbii``.
 
     Cost: 2^u − 1 forward rows for u units and every completion.
 

@@ -102,15 +102,32 @@ def postprocess_method(*, base: Any, steps: tuple[Step, ...]) -> Postprocess:
 
 
 def smooth(base: Any, *, sigma: float = 0.15, samples: int = 50, reduce: Reduce = "mean") -> Method:
-    """``base`` over noisy copies of the input: ``smooth("ig", samples=20)``."""
+    """``base`` over noisy copies of the input: ``smooth("ig", samples=20)``.
+
+    Args:
+        base: a method's name, (name, parameters) pair, or value.
+        sigma: noise as a share of the input range.
+        samples: noisy copies per sample.
+        reduce: ``"mean"``, ``"square"`` or ``"variance"`` of their maps.
+    """
     return methods.build("smooth", base=base, sigma=sigma, samples=samples, reduce=reduce)
 
 
 def ensemble(*bases: Any) -> Method:
-    """The mean of several methods: ``ensemble("ig", "smoothgrad")``."""
+    """The mean of several methods: ``ensemble("ig", "smoothgrad")``.
+
+    Args:
+        *bases: at least two: names, (name, parameters) pairs, or values.
+    """
     return methods.build("ensemble", bases=bases)
 
 
 def postprocess(base: Any, *steps: Step) -> Method:
-    """``base`` with its map changed: ``postprocess("gradient", "absolute")``."""
+    """``base`` with its map changed: ``postprocess("gradient", "absolute")``.
+
+    Args:
+        base: a method's name, (name, parameters) pair, or value.
+        *steps: any of ``"absolute"``, ``"positive"``, ``"negative"``, ``"unit_max"``, ``"unit_sum"``, in
+            order.
+    """
     return methods.build("postprocess", base=base, steps=steps)

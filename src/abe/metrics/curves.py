@@ -29,6 +29,12 @@ RUN = Passes(
     words="b · (n + 1) forward rows per run, n = ceil(U / step) for U units; metrics share runs.",
 )
 
+UNIT, SIGNED = (f"{ends}; (-inf, inf) with curve='logit'" for ends in ("[0, 1]", "[-1, 1]"))
+
+
+Followed = Literal["probability", "logit"]
+"""What insertion and deletion follow: the target's probability, or its raw score before softmax."""
+
 
 @value
 class AreaUnderCurve:
@@ -73,17 +79,23 @@ class Gap:
 
 @value
 class MeanDrop:
-    """Mean over the steps of a deletion of what the probability has lost (AOPC)."""
+    """Mean over the steps of a deletion of what the curve has lost (AOPC).
+
+    Args:
+        run: what to perturb.
+        curve: which number to follow.
+    """
 
     run: PerturbationRun
+    curve: CurveKind = "probability"
 
     @property
     def runs(self) -> tuple[PerturbationRun, ...]:
         return (self.run,)
 
     def summary(self, perturbations: Sequence[Perturbation]) -> Tensor:
-        probability = perturbations[0].curve("probability").double()
-        return (probability[:, :1] - probability).mean(1)
+        line = perturbations[0].curve(self.curve).double()
+        return (line[:, :1] - line).mean(1)
 
 
 @value
@@ -126,7 +138,7 @@ def _gap(unit: Any, baseline: Any, step: Step, curve: CurveKind) -> Gap:
         title="INS",
         source="petsiuk2018",
         direction="higher",
-        range="[0, 1]",
+        range=UNIT,
         passes=RUN,
         formula="AUC of p_y along the insertion curve",
         differs=("Inserts into black, as the ABE family does; RISE's code inserts into a blur.",),
@@ -134,9 +146,11 @@ def _gap(unit: Any, baseline: Any, step: Step, curve: CurveKind) -> Gap:
     ),
     aliases=("ins",),
 )
-def insertion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
+def insertion(
+    *, unit: Any = "pixel", baseline: Any = "zero", step: Step = None, curve: Followed = "probability"
+) -> AreaUnderCurve:
     """How soon the decision appears when units are inserted into the baseline, best first."""
-    return AreaUnderCurve(run=run_of("insertion", unit, baseline, step))
+    return AreaUnderCurve(run=run_of("insertion", unit, baseline, step), curve=curve)
 
 
 @metrics.register(
@@ -145,16 +159,18 @@ def insertion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None)
         title="DEL",
         source="petsiuk2018",
         direction="lower",
-        range="[0, 1]",
+        range=UNIT,
         passes=RUN,
         formula="AUC of p_y along the deletion curve",
         pitfalls=("Rewards maps that find adversarial pixels; read it together with insertion.",),
     ),
     aliases=("del",),
 )
-def deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> AreaUnderCurve:
+def deletion(
+    *, unit: Any = "pixel", baseline: Any = "zero", step: Step = None, curve: Followed = "probability"
+) -> AreaUnderCurve:
     """How soon the decision goes when units are removed, best first."""
-    return AreaUnderCurve(run=run_of("deletion", unit, baseline, step))
+    return AreaUnderCurve(run=run_of("deletion", unit, baseline, step), curve=curve)
 
 
 @metrics.register(
@@ -164,18 +180,20 @@ def deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) 
         source="laai, Table 1",
         direction="higher",
         pitfalls=("A map can gain as much by insertion as it loses by deletion; read both beside it.",),
-        range="[-1, 1]",
+        range=SIGNED,
         passes=RUN,
         formula="GAP = INS - DEL",
     ),
     aliases=("ins_gap",),
 )
-def gap(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> Gap:
+def gap(
+    *, unit: Any = "pixel", baseline: Any = "zero", step: Step = None, curve: Followed = "probability"
+) -> Gap:
     """Insertion minus deletion.
 
     It is 0 for a random order on average.
     """
-    return _gap(unit, baseline, step, "probability")
+    return _gap(unit, baseline, step, curve)
 
 
 @metrics.register(
@@ -240,15 +258,17 @@ def kl_gap(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) ->
         source="laai, §3.4",
         direction="higher",
         pitfalls=("The colour is fair on average; for a photograph that holds it, it is not absent.",),
-        range="[0, 1]",
+        range=UNIT,
         passes=RUN,
         formula="INS with the confusion feature as baseline",
     ),
     aliases=("f_ins",),
 )
-def f_insertion(*, unit: Any = "pixel", feature: Any = "confusion", step: Step = None) -> AreaUnderCurve:
+def f_insertion(
+    *, unit: Any = "pixel", feature: Any = "confusion", step: Step = None, curve: Followed = "probability"
+) -> AreaUnderCurve:
     """Insertion into the colour that leaves the model least decided (fair insertion)."""
-    return AreaUnderCurve(run=run_of("insertion", unit, feature, step))
+    return AreaUnderCurve(run=run_of("insertion", unit, feature, step), curve=curve)
 
 
 @metrics.register(
@@ -258,15 +278,17 @@ def f_insertion(*, unit: Any = "pixel", feature: Any = "confusion", step: Step =
         source="laai, §3.4",
         direction="lower",
         pitfalls=("The colour is fair on average; for a photograph that holds it, it is not absent.",),
-        range="[0, 1]",
+        range=UNIT,
         passes=RUN,
         formula="DEL with the confusion feature as baseline",
     ),
     aliases=("f_del",),
 )
-def f_deletion(*, unit: Any = "pixel", feature: Any = "confusion", step: Step = None) -> AreaUnderCurve:
+def f_deletion(
+    *, unit: Any = "pixel", feature: Any = "confusion", step: Step = None, curve: Followed = "probability"
+) -> AreaUnderCurve:
     """Deletion by the colour that leaves the model least decided (fair deletion)."""
-    return AreaUnderCurve(run=run_of("deletion", unit, feature, step))
+    return AreaUnderCurve(run=run_of("deletion", unit, feature, step), curve=curve)
 
 
 @metrics.register(
@@ -278,14 +300,16 @@ def f_deletion(*, unit: Any = "pixel", feature: Any = "confusion", step: Step = 
         pitfalls=(
             "A model may be decided about every plain colour; look at H / ln C of the confusion feature.",
         ),
-        range="[-1, 1]",
+        range=SIGNED,
         passes=RUN,
         formula="F-GAP = F-INS - F-DEL",
     )
 )
-def f_gap(*, unit: Any = "pixel", feature: Any = "confusion", step: Step = None) -> Gap:
+def f_gap(
+    *, unit: Any = "pixel", feature: Any = "confusion", step: Step = None, curve: Followed = "probability"
+) -> Gap:
     """Fair insertion minus fair deletion."""
-    return _gap(unit, feature, step, "probability")
+    return _gap(unit, feature, step, curve)
 
 
 @metrics.register(
@@ -331,14 +355,16 @@ def log_odds_deletion(*, unit: Any = "pixel", baseline: Any = "zero", step: Step
         source="samek2017, Eq. 12",
         direction="higher",
         pitfalls=("Grows with the share of units removed; compare runs of the same steps only.",),
-        range="[-1, 1]",
+        range=SIGNED,
         passes=RUN,
         formula="(1/(n+1)) sum_k (p_y(x) - p_y(x_k))",
     )
 )
-def aopc(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> MeanDrop:
+def aopc(
+    *, unit: Any = "pixel", baseline: Any = "zero", step: Step = None, curve: Followed = "probability"
+) -> MeanDrop:
     """Mean loss of probability over the steps of a deletion."""
-    return MeanDrop(run=run_of("deletion", unit, baseline, step))
+    return MeanDrop(run=run_of("deletion", unit, baseline, step), curve=curve)
 
 
 @metrics.register(

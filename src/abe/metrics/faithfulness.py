@@ -13,7 +13,9 @@ from abe.checks import Fraction, NotNegative
 from abe.errors import Code, SpecError
 from abe.metrics.curves import (
     RUN,
+    UNIT,
     AreaUnderCurve,
+    Followed,
     MeanDrop,
     Step,
     run_of,
@@ -180,15 +182,17 @@ def sufficiency_aopc(
         title="PIX FLIP",
         source="bach2015",
         direction="lower",
-        range="[0, 1]",
+        range=UNIT,
         passes=RUN,
         formula="AUC of p_y(x_k), k = 1 ... n, over [0, 1]",
         pitfalls=("Differs from deletion only by leaving out the start.",),
     )
 )
-def pixel_flipping(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = None) -> Flipping:
+def pixel_flipping(
+    *, unit: Any = "pixel", baseline: Any = "zero", step: Step = None, curve: Followed = "probability"
+) -> Flipping:
     """The decision while units are removed, best first, from the first removal on."""
-    return Flipping(run=run_of("deletion", unit, baseline, step))
+    return Flipping(run=run_of("deletion", unit, baseline, step), curve=curve)
 
 
 @metrics.register(
@@ -280,7 +284,7 @@ def monotonicity(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = No
         title="ROAD-M",
         source="rong2022",
         direction="lower",
-        range="[0, 1]",
+        range="[0, 1] for probability and accuracy",
         passes=RUN,
         formula="mean over p = .1 ... .9 of p_y(x with the top p imputed)",
         modalities=("image",),
@@ -303,6 +307,7 @@ def road_morf(
 
     Args:
         levels: fractions of pixels that are imputed.
+        curve: the number to follow: ``"probability"``, the paper's ``"accuracy"``, or another of a run's.
     """
     baseline = ("noisy_linear", {"noise": noise})
     return LevelMean(run=run_of("deletion", "pixel", baseline, step), levels=levels, curve=curve)
@@ -314,7 +319,7 @@ def road_morf(
         title="ROAD-L",
         source="rong2022",
         direction="higher",
-        range="[0, 1]",
+        range="[0, 1] for probability and accuracy",
         passes=RUN,
         formula="mean over p = .1 ... .9 of p_y(x with the bottom p imputed)",
         modalities=("image",),
@@ -336,6 +341,7 @@ def road_lerf(
 
     Args:
         levels: fractions of pixels that are imputed.
+        curve: the number to follow: ``"probability"``, the paper's ``"accuracy"``, or another of a run's.
     """
     baseline = ("noisy_linear", {"noise": noise})
     return LevelMean(run=run_of("deletion", "pixel", baseline, step, "least"), levels=levels, curve=curve)

@@ -21,6 +21,7 @@ from abe.checks import (
     check_positive,
     checked_arguments,
     listed,
+    need_list,
     published,
 )
 from abe.draws import sample_ids
@@ -35,7 +36,7 @@ from abe.errors import AbeError, Code, InputError, SpecError, note
 from abe.metrics.evaluation.statistics import intervals
 from abe.metrics.evaluation.table import compact
 from abe.objectives import Logit, LogProbability
-from abe.registry import Method, methods
+from abe.registry import Method, is_pair, methods
 from abe.sizes import OfRange
 from abe.task.base import Task
 from abe.types import Result
@@ -228,7 +229,15 @@ def trust(
 def make_pairs(
     problem: Problem, construction: str, eta: float, *, steps: int = 100, variant: str = "corrected"
 ) -> Pairs:
-    """Pairs (x₁, x₂) with another label each and ‖x₂ − x₁‖∞ ≤ η, with their ground truth."""
+    """Pairs (x₁, x₂) with another label each and ‖x₂ − x₁‖∞ ≤ η, with their ground truth.
+
+    Args:
+        problem: the samples, with counted access to the model.
+        construction: ``"sign"``, ``"l2"`` or ``"segment"``: how the other label is reached.
+        eta: largest distance of a pair, in input units.
+        steps: of the search.
+        variant: ``"corrected"``, or ``"published"``, which turns the truth's sign.
+    """
     x, everyone = problem.x, problem.everyone
     label = labels(problem, x, everyone)
     inside, outside, success = _ends(problem, construction, steps, label)
@@ -348,7 +357,9 @@ def _unit_maximum(flat: Tensor) -> Tensor:
 
 def _methods(given: Sequence[Any] | None) -> dict[str, Method]:
     chosen: dict[str, Method] = {}
-    for one in DEFAULT if given is None else [given] if isinstance(given, str) else given:
+    alone = isinstance(given, str | Method) or is_pair(given)
+    of = "names, (name, parameters) pairs or methods"
+    for one in DEFAULT if given is None else [given] if alone else need_list("methods", given, of):
         method = methods.resolve(one)
         name, number = method.name, 2
         while name in chosen:
@@ -359,7 +370,8 @@ def _methods(given: Sequence[Any] | None) -> dict[str, Method]:
 
 def _check(constructions: Sequence[str], etas: Sequence[float], steps: int, variant: str) -> None:
     check_count("steps", steps)
-    for one in constructions or [None]:
+    of = f"some of {', '.join(CONSTRUCTIONS)}"
+    for one in need_list("constructions", constructions, of) or [None]:
         check_choice("construction of boundary pairs", one, CONSTRUCTIONS)
     if not etas:
         raise SpecError(Code.BAD_PARAMETER, "Give at least one eta", got=repr(etas))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from abe import words
 from abe.checks import Count, check_count, checked_arguments, listed
+from abe.draws import Source
 from abe.engines.path.active import Active
 from abe.engines.path.geometry import lengths
 from abe.engines.path.step import (
@@ -27,7 +28,7 @@ from abe.engines.runtime.work import score as score_of
 from abe.errors import Code, SpecError, TargetError, note
 from abe.registry import updates
 from abe.task.base import Task
-from abe.types import Cost, Draws
+from abe.types import Cost
 
 BLOCK_BYTES = 64 * 2**20
 """Memory that one tensor of rows attacked together may take; further samples wait for their turn."""
@@ -181,7 +182,7 @@ def attack(
     early_stop: bool = True,
     seed: int = 0,
     ids: Sequence[int | str] | None = None,
-    draws: Draws | None = None,
+    draws: Source = None,
     execution: Execution = "auto",
     chunk: int | None = None,
     progress: bool | Callable[[int], None] = True,

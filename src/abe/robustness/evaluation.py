@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abe.checks import NotNegative, checked_arguments
+from abe.checks import NotNegative, checked_arguments, shown
 from abe.draws import as_ids
 from abe.engines.path.steps.parts import Ball
 from abe.engines.runtime.evaluator import Evaluator
@@ -228,6 +228,13 @@ def transfer_matrix(
     Raises:
         InputError: the models do not take the same inputs.
     """
+    if not isinstance(tasks, Mapping) or not all(isinstance(one, Task) for one in tasks.values()):
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            "tasks= are tasks by name",
+            got=shown(tasks),
+            expected='a mapping such as {"a": abe.image_task(a), "b": abe.image_task(b)}',
+        )
     if len(tasks) == 0:
         raise InputError(Code.EMPTY_BATCH, "Give at least one task")
     names = list(tasks)

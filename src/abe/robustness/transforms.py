@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abe.checks import Count, Fraction, NotNegative, Positive, need_image
+from abe.checks import Count, Fraction, NotNegative, Positive, need_image, need_list
 from abe.engines.path.steps.aim import Aim
 from abe.errors import Code, SpecError
 from abe.sizes import OfRange, in_units, lowest
@@ -122,8 +122,9 @@ class Structure:
     published: bool = False
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.operations if name not in OPERATIONS]
-        if unknown or not self.operations:
+        names = need_list("operations", self.operations, f"some of {', '.join(OPERATIONS)}")
+        unknown = [name for name in names if not isinstance(name, str) or name not in OPERATIONS]
+        if unknown or not names:
             raise SpecError(
                 Code.BAD_PARAMETER,
                 "The structure transformation has no such operation",

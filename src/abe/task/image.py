@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from abe import arrays
-from abe.checks import COUNT, FINITE, plain, refused, several, shown
+from abe.checks import COUNT, FINITE, need_list, plain, refused, several, shown
 from abe.errors import Code, InputError, SpecError
 from abe.task.axes import USUAL, channels_first, known_channels
 from abe.task.base import Context, Lifted, Task
@@ -387,7 +387,9 @@ def _told(*numbers: Any) -> int | None:
 def _names(explained: str | int | Sequence[str | int] | None) -> tuple[str | int, ...]:
     if explained is None:
         return ()
-    return (explained,) if isinstance(explained, str | int) else tuple(explained)
+    if isinstance(explained, str | int):
+        return (explained,)
+    return tuple(need_list("explained", explained, "names or places of inputs of the model"))
 
 
 def _pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:

@@ -45,6 +45,9 @@ def load_image(source: Any) -> Image.Image:
 
     Depth and transparency are the file's own.
 
+    Args:
+        source: the path, array or image.
+
     Raises:
         InputError: the file is missing or not an image.
     """

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import abe
 from abe.errors import Code
+from abe.metrics import score
 
 X = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -107,6 +108,18 @@ def plain(net: Net, h: Tensor) -> Tensor:
 RANDOM = (dropout, noise, numpy_noise)
 STATE = (own_noise, counter, buffer, running, decaying, listed, in_a_dict)
 STEADY = (counts, remembers, draws_in_vain, caches, plain)
+
+
+def foreign() -> abe.Explanation:
+    return abe.Explanation.from_array(torch.ones_like(X), X, target=1)
+
+
+def evaluated(task: Any, **how: Any) -> abe.Comparison:
+    data = how.pop("data", X)
+    maps = {"a": lambda x, _: torch.ones_like(x)} if data is not X else {"a": foreign()}
+    return abe.evaluate(task, maps, ["insertion", "deletion"], data=data, progress=False)
+
+
 HOW: dict[str, Any] = {"ids": [0, 1], "progress": False}
 RUNS: dict[str, Callable[[Any], list[str]]] = {
     "gradient": lambda task: abe.explain(task, X, "gradient", target=1, **HOW).warnings,
@@ -114,6 +127,12 @@ RUNS: dict[str, Callable[[Any], list[str]]] = {
     "occlusion": lambda task: abe.explain(task, X, "occlusion", target=1, **HOW).warnings,
     "grad_cam": lambda task: abe.explain(task, X, "grad_cam", target=1, layer="body", **HOW).warnings,
     "at_layer": lambda task: abe.explain(task, X, abe.at_layer("gradient", "body"), **HOW).warnings,
+    "evaluate": lambda task: evaluated(task).origins["a"].warnings,
+    "evaluate_stream": lambda task: evaluated(task, data=iter([X, X])).origins["a"].warnings,
+    "compare": lambda task: (
+        abe.compare(task, X, ["gradient"], ["insertion"], **HOW).origins["gradient"].warnings
+    ),
+    "score": lambda task: score(foreign(), task, metric="infidelity", samples=2).warnings,
     "attack": lambda task: abe.attack(task, X, "fgsm", **HOW).warnings,
 }
 

@@ -38,6 +38,9 @@ from abe.engines.instrument.operations import tensors
 from abe.errors import Code, ModelError
 from abe.spec import value
 
+STABILISER = 1e-6
+"""Added to denominators where no other size is asked for."""
+
 
 class Weighted(NamedTuple):
     """A weighted operation taken apart: z = apply(x, weight) + bias."""
@@ -129,7 +132,7 @@ class Gamma:
     """
 
     gamma: NotNegative = 0.25
-    stabiliser: NotNegative = 1e-6
+    stabiliser: NotNegative = STABILISER
 
     def __call__(self, step: Step) -> Any:
         """Two denominators, one for each sign of z."""
@@ -165,7 +168,7 @@ class AlphaBeta:
     alpha: float = 2.0
     beta: float = 1.0
     bias: Literal["absorb", "drop"] = "absorb"
-    stabiliser: NotNegative = 1e-6
+    stabiliser: NotNegative = STABILISER
 
     def __call__(self, step: Step) -> Any:
         """Positive and negative contributions apart; an output without any of them passes nothing on."""
@@ -196,7 +199,7 @@ class _Side(NamedTuple):
     stabiliser: Tensor
 
 
-def ZPlus(*, bias: Literal["absorb", "drop"] = "absorb", stabiliser: float = 1e-6) -> AlphaBeta:  # noqa: N802 - reads as a rule
+def ZPlus(*, bias: Literal["absorb", "drop"] = "absorb", stabiliser: float = STABILISER) -> AlphaBeta:  # noqa: N802 - reads as a rule
     """z⁺: relevance along positive contributions only, which is α1β0."""
     return AlphaBeta(alpha=1.0, beta=0.0, bias=bias, stabiliser=stabiliser)
 
@@ -217,8 +220,9 @@ class Negated:
         positive, negative = split(call.x)
         weight = -call.weight
         part = call.part(positive, weight.clamp(min=0)) + call.part(negative, weight.clamp(max=0))
-        factor = held / (part.detach() + self.rule.stabiliser)
-        return same_value(part * factor, held, step.booked(stabiliser=self.rule.stabiliser * factor))
+        added = max(self.rule.stabiliser, 1e-30)
+        factor = held / (part.detach() + added)
+        return same_value(part * factor, held, step.booked(stabiliser=added * factor))
 
 
 # --- rules that give relevance to zeros: relevance form only --------------------------------------
@@ -231,33 +235,45 @@ def scaled(x: Tensor, factor: Tensor | float) -> Tensor:
 
 @value
 class Flat:
-    """R_in = equal shares of R to every input read (lapuschkin2019)."""
+    """R_in = equal shares of R to every input read (lapuschkin2019).
 
+    Args:
+        stabiliser: added to denominators.
+    """
+
+    stabiliser: NotNegative = STABILISER
     relevance_only = True
 
     def __call__(self, step: Step) -> Any:
         """Inputs and weights replaced by ones."""
         call, held = weighted(step), step.value()
-        return _unscaled(call, step, held, torch.ones_like(call.weight), None)
+        return _unscaled(call, step, held, torch.ones_like(call.weight), None, self.stabiliser)
 
 
 @value
 class WSquare:
-    """R_in in proportion to w²; bias² keeps its share (montavon2017)."""
+    """R_in in proportion to w²; bias² keeps its share (montavon2017).
 
+    Args:
+        stabiliser: added to denominators.
+    """
+
+    stabiliser: NotNegative = STABILISER
     relevance_only = True
 
     def __call__(self, step: Step) -> Any:
         """Inputs replaced by ones, weights by their squares."""
         call, held = weighted(step), step.value()
         bias = None if call.bias is None else call.bias.square()
-        return _unscaled(call, step, held, call.weight.square(), bias)
+        return _unscaled(call, step, held, call.weight.square(), bias, self.stabiliser)
 
 
-def _unscaled(call: Weighted, step: Step, held: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _unscaled(
+    call: Weighted, step: Step, held: Tensor, weight: Tensor, bias: Tensor | None, stabiliser: float
+) -> Tensor:
     part = call.part(_ones_like(call.x), weight)
     shared = part.detach() + (0 if bias is None else bias)
-    total = stabilised(shared, 1e-6)
+    total = stabilised(shared, stabiliser)
     book = step.booked(
         bias=0.0 if bias is None else bias.expand_as(held) / total, stabiliser=(total - shared) / total
     )
@@ -280,7 +296,7 @@ class ZBox:
 
     low: float | None = None
     high: float | None = None
-    stabiliser: NotNegative = 1e-6
+    stabiliser: NotNegative = STABILISER
     relevance_only = True
 
     def __call__(self, step: Step) -> Any:

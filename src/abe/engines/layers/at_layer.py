@@ -52,7 +52,8 @@ def _apart(context: Context) -> tuple[Tensor, Context]:
         raise SpecError(
             Code.UNSUPPORTED,
             "The method runs inputs of its own, and the model cannot run on from a layer without the sample",
-            fix="Use it at the input; gradient, rule and removal methods work at a layer",
+            fix="Use it at the input, where iba has a layer= of its own; at a layer, use "
+            "meaningful_perturbation or a gradient, rule or removal method",
         )
     return rest.pop(INPUT), Context(rest)
 
@@ -178,6 +179,11 @@ class AtLayer:
 
     engine: Engine
     layer: str
+
+    @property
+    def has_ends(self) -> bool:
+        """Whether the method follows a path."""
+        return getattr(self.engine, "has_ends", False)
 
     def run(self, problem: Problem) -> Result:
         """The method's rows, and one forward row per sample for the activation."""

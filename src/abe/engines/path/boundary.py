@@ -1,7 +1,7 @@
 """Points on the decision boundary: L2 attacks of growing radius, bisection, and attributions from there."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -198,6 +198,7 @@ class FromBoundary:
     tolerance: Tolerance | None = None
     max_steps: Count = 1024
     boundary: Any = None
+    has_ends: ClassVar[bool] = True
 
     def run(self, problem: Problem) -> Result:
         """Find every sample's boundary point, then integrate from it."""

@@ -1,7 +1,7 @@
 """MFABA's projected forms: the gradients met on an adversarial path, laid along the chord to its end."""
 
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ class ChordPath:
 
     path: UpdatePath
     progress: Literal["cos", "norm"] = "cos"
+    has_ends: ClassVar[bool] = True
 
     def run(self, problem: Problem) -> Result:
         """Walk, keep the path, and lay its gradients along the chord; in blocks that fit into memory."""

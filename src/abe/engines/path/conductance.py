@@ -1,6 +1,6 @@
 """Neuron conductance: a path's integral seen at a layer."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from abe.checks import Count
 from abe.engines.instrument.capture import layer_name, replacing
 from abe.engines.layers.at_layer import activations
 from abe.engines.path.curves import StraightLine
+from abe.engines.path.ends import end_at, end_at_input, told
 from abe.engines.path.quadrature import GaussLegendre
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
@@ -33,12 +34,18 @@ class Conductance:
     baseline: Baseline
     steps: Count = 50
     rule: Literal["trapezoid", "published"] = "trapezoid"
+    has_ends: ClassVar[bool] = True
 
     def run(self, problem: Problem) -> Result:
         """Two forward rows and one backward row per node."""
         job = _Conductance(self, problem)
-        before = problem.scores(job.line.reference, problem.everyone)
-        return Result(job.total(), problem.score - before, features=job.features)
+        start, end = end_at(problem, job.line.reference), end_at_input(problem)
+        return Result(
+            job.total(),
+            end.score - start.score,
+            diagnostics=told(problem, start, end),
+            features=job.features,
+        )
 
 
 class _Conductance:

@@ -9,7 +9,7 @@ that the attribution explains s(input) − s(end); from a reference to the input
 
 from copy import copy
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from abe.checks import Count, CountFrom0, Tolerance, listed
 from abe.engines.path.active import take
 from abe.engines.path.class_targets import ClassRuns, Runs, class_count, single
+from abe.engines.path.ends import End, told
 from abe.engines.path.quadrature import GaussLegendre
 from abe.engines.path.refine import Pieces, refine
 from abe.engines.path.step import (
@@ -78,6 +79,7 @@ class UpdatePath:
     restart: bool = False
     objective: Objective | None = None
     look: Look | None = None
+    has_ends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.segment_nodes and self.tolerance is not None:
@@ -158,7 +160,7 @@ class Paths:
             name: torch.zeros((len(x), plan.width), dtype=torch.long, device=x.device)
             for name in ("steps", "nodes", "crossed", "moved")
         }
-        gap = 0.0
+        gap, ends = 0.0, _Ends(self.problem, plan.width)
         size = max(1, BLOCK_BYTES // (x[0].numel() * x.element_size()))
         for rows in torch.arange(len(plan.owner), device=x.device).split(size):
             block = take(plan, rows)
@@ -167,6 +169,7 @@ class Paths:
             delta.index_add_(0, block.owner, walk.end_score - walk.begin_score)
             for name, numbers in walk.findings().items():
                 tables[name][block.owner, block.run] = numbers
+            ends.add(walk)
             away = ((walk.end - x[block.owner]) / span(self.problem.bounds)).abs()
             gap = max(gap, float(away.max()))
         attribution.mul_(self.sign)
@@ -175,7 +178,10 @@ class Paths:
             count = torch.bincount(plan.owner, minlength=len(x)).clamp_min(1)
             attribution, delta = attribution / along(count, attribution), delta / count
         return Result(
-            attribution, delta, warnings=self._remarks(tables, gap), diagnostics=self._diagnostics(tables)
+            attribution,
+            delta,
+            warnings=self._remarks(tables, gap),
+            diagnostics=self._diagnostics(tables) | ends.told(several=self.engine.runs is not None),
         )
 
     def _diagnostics(self, tables: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -236,11 +242,15 @@ class _Walk:
         self.taken = torch.zeros_like(plan.owner)
         self.nodes = torch.zeros_like(plan.owner)
         self.crossed = torch.zeros_like(plan.owner, dtype=torch.bool)
+        self.begin_outputs: Any = None
+        self.end_outputs: Any = None
 
     def run(self) -> None:
         front = self._first()
         self.begin_score, begin_outputs = front.score.clone(), front.outputs
         self.end_score = self.begin_score.clone()
+        if self.problem.path_ends and isinstance(begin_outputs, Tensor):
+            self.begin_outputs, self.end_outputs = begin_outputs, begin_outputs.clone()
         if self.engine.stop == "arrive":
             front = self._stay(front, begin_outputs)
         for step in range(self.engine.steps):
@@ -269,6 +279,8 @@ class _Walk:
         self._accumulate(front, after, step)
         self.end[front.row] = moved
         self.end_score[front.row] = after.score
+        if self.end_outputs is not None:
+            self.end_outputs[front.row] = after.outputs
         self.taken[front.row] += 1
         return after
 
@@ -414,6 +426,42 @@ class _Walk:
         if self.engine.stop == "flip" or goal.ndim > 1:
             return now != before
         return torch.where(toward > 0, self.problem.task.says(front.outputs, goal), now != before)
+
+
+class _Ends:
+    """The ends of all runs, by sample and run; NaN where a sample has fewer runs than others."""
+
+    def __init__(self, problem: Problem, width: int) -> None:
+        self._problem, self._width = problem, width
+        self._tables: dict[str, Tensor] = {}
+
+    def add(self, walk: _Walk) -> None:
+        """Keep the ends of rows that have walked."""
+        self._keep(walk.plan, "start.score", walk.begin_score)
+        self._keep(walk.plan, "end.score", walk.end_score)
+        if self._problem.path_ends:
+            self._keep(walk.plan, "start.point", walk.begin)
+            self._keep(walk.plan, "end.point", walk.end)
+            self._keep(walk.plan, "start.outputs", walk.begin_outputs)
+            self._keep(walk.plan, "end.outputs", walk.end_outputs)
+
+    def told(self, *, several: bool) -> dict[str, Tensor]:
+        """The diagnostics, with an axis of runs where there may be several."""
+        held = {name: table if several else table[:, 0] for name, table in self._tables.items()}
+        none = self._problem.x.new_empty(0)
+        start, end = (
+            End(held.get(f"{name}.point", none), held[f"{name}.score"], held.get(f"{name}.outputs"))
+            for name in ("start", "end")
+        )
+        return told(self._problem, start, end)
+
+    def _keep(self, plan: ClassRuns, name: str, found: Any) -> None:
+        if not isinstance(found, Tensor):
+            return
+        if name not in self._tables:
+            shape = (len(self._problem.x), self._width, *found.shape[1:])
+            self._tables[name] = found.new_full(shape, torch.nan)
+        self._tables[name][plan.owner, plan.run] = found.detach()
 
 
 class _Segment:

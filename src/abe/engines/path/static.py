@@ -6,11 +6,13 @@ of theirs are halved until the sum over all is within the tolerance.
 """
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from abe.checks import AtLeast, Count, Tolerance, listed
+from abe.engines.path.ends import end_at, end_at_input, told
 from abe.engines.path.quadrature import GaussLegendre
 from abe.engines.path.refine import Pieces, refine
 from abe.engines.runtime.problem import Problem
@@ -42,6 +44,7 @@ class PathIntegral:
     steps: Count = 50
     tolerance: Tolerance | None = None
     max_steps: Count = 1024
+    has_ends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self.quadrature.nodes(self.steps)
@@ -51,7 +54,12 @@ class PathIntegral:
     def run(self, problem: Problem) -> Result:
         """Integrate for every sample of the problem."""
         bound = self.path.bind(problem)
-        start = problem.scores(bound.reference, problem.everyone)
+        start = end_at(problem, bound.reference)
+        result = self._integral(problem, bound, start.score)
+        result.diagnostics |= told(problem, start, end_at_input(problem))
+        return result
+
+    def _integral(self, problem: Problem, bound: BoundPath, start: Tensor) -> Result:
         delta = problem.score - start
         if self.tolerance is not None and bound.has_velocity:
             return self._adaptive(problem, bound, start, delta)

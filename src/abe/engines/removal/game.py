@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from abe.checks import Count
+from abe.checks import Count, shown
 from abe.engines.removal.removals import Absent, Removal
 from abe.engines.removal.segments import (
     Spread,
@@ -230,6 +230,15 @@ class Coalitions:
     behaviour: Behaviour = "score"
     spread: Spread = "share"
     prior: Engine | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.summary, type) or not isinstance(self.summary, Summary):
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "summary is no summary of a game",
+                got=shown(self.summary),
+                expected=f"one of {', '.join(summaries.names())}, or a value with coalitions and summarise",
+            )
 
     def run(self, problem: Problem) -> Result:
         """Evaluate what the summary asks for, and summarise it."""

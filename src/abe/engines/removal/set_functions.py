@@ -137,6 +137,28 @@ def interactions(table: Table, index: str, order: int) -> tuple[Int[Tensor, "n"]
     return sets, torch.stack(rows) if rows else effects.new_zeros((0, *table.shape[1:]))
 
 
+def empty_interaction(table: Table, index: str, order: int) -> Float[Tensor, "*k"]:
+    """(…) an interaction index of the empty set.
+
+    It is v(∅) for the Möbius transform and the efficient indices, which share v(all) − v(∅) among the other
+    sets; the mean of v over all coalitions for ``"bii"``, over a coalition of random size for ``"sii"``; and
+    the constant of the best polynomial for ``"fbii"``.
+
+    Args:
+        table: all coalitions' values.
+        index: as for `interactions`.
+        order: likewise.
+    """
+    u = players(table)
+    check_choice("interaction index", index, WEIGHTS)
+    effects = dividends(table)
+    if index in EFFICIENT:
+        return effects[0]
+    by_size = [float(WEIGHTS[index](t, 0, min(order, u))) for t in range(u + 1)]
+    weight = torch.tensor(by_size, dtype=torch.float64)[coalitions(u).sum(1)]
+    return torch.tensordot(weight.to(effects), effects, dims=1)
+
+
 def _moebius(t: int, s: int, order: int) -> Fraction:
     return Fraction(int(t == s))
 

@@ -316,7 +316,7 @@ class Interactions:
     """What sets of units do together and no part of them does.
 
     Every set's interaction is shared by its units. The extras hold ``interaction_sets`` (bit i of a number
-    says whether unit i belongs) and ``interactions``.
+    says whether unit i belongs) and ``interactions``; the ``empty_interaction`` is that of no units.
 
     Args:
         index: one of `abe.engines.removal.set_functions.WEIGHTS`.
@@ -346,7 +346,12 @@ class Interactions:
         members = ((sets[:, None] >> torch.arange(evaluated.coalitions.shape[1])) & 1).to(found)
         each = (members / members.sum(1, keepdim=True)).T @ found
         own = over_completions(each)
-        own.extras = {"interaction_sets": sets, "interactions": found.mean(1)}
+        none = set_functions.empty_interaction(evaluated.values, self.index, self.order)
+        own.extras = {
+            "interaction_sets": sets,
+            "interactions": found.mean(1),
+            "empty_interaction": none.mean().reshape(1),
+        }
         return own
 
 

@@ -32,6 +32,7 @@ class Problem:
         identify: gives the identities that randomness depends on, when they are needed.
         warnings: notes that go into the result.
         names: of the samples.
+        path_ends: whether methods that follow paths keep these paths' ends.
     """
 
     evaluator: Evaluator
@@ -43,6 +44,7 @@ class Problem:
     identify: Callable[[], Sequence[int]]
     warnings: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    path_ends: bool = False
 
     @property
     def task(self) -> Task:
@@ -216,6 +218,7 @@ class Problem:
             draws=self.draws,
             identify=self._identities(owner, draw),
             warnings=self.warnings,
+            path_ends=self.path_ends,
         )
 
     def _identities(self, owner: Tensor | None, draw: Tensor | None) -> Callable[[], Sequence[int]]:

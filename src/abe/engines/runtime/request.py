@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from abe.draws import SeededDraws, as_ids, check_ids
+from abe.draws import SeededDraws, as_draws, as_ids, check_ids
 from abe.engines.instrument.model_check import check_kept, check_model, check_weights, holding
 from abe.engines.instrument.model_state import as_found
 from abe.engines.instrument.modes import eager
@@ -81,6 +81,7 @@ def open_request(
         AbeError: anything unusable; the model is left as found.
     """
     began, score = time.perf_counter(), as_objective(objective)
+    source = as_draws(draws, seed)
     evaluator = Evaluator(task, execution=execution, chunk=chunk)
     with holding(task.model):
         warnings = check_model(task.model)
@@ -90,7 +91,7 @@ def open_request(
         expected = rows(len(lifted.x)) if shown else None
         with running(task), Progress(label, expected, enabled=shown) as bar:
             evaluator.advance = progress if callable(progress) else bar.advance if shown else None
-            yield pose(evaluator, lifted, target, score, draws or SeededDraws(seed=seed), ids, warnings)
+            yield pose(evaluator, lifted, target, score, source, ids, warnings)
     evaluator.cost.seconds = time.perf_counter() - began
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from abe.checks import outline
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
+from abe.metrics.evaluation.drawing import drawing
 from abe.metrics.evaluation.notes import blamed, no_reaction, without_number
 from abe.metrics.evaluation.perturbation import Perturbation, PerturbationRun
 from abe.metrics.evaluation.reaction import still, watched
@@ -25,7 +26,7 @@ from abe.metrics.evaluation.statistics import Interval
 from abe.metrics.evaluation.truth import check_asked
 from abe.registry import Registry, baselines, freeze, identity, is_pair, metrics, units
 from abe.spec import describe
-from abe.types import Card, Cost, Direction
+from abe.types import Card, Cost, Direction, Draws
 from abe.units import Arrival
 
 PROCESSED = {
@@ -179,9 +180,14 @@ class Score:
         """Mean over the samples to which the metric applies; NaN where there is none."""
         return float(self.values.nanmean())
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able form without the curve and what a clock says, so that equal scores are equal texts."""
-        rows = ("forward_rows", "backward_rows")
+    def to_dict(self, *, timings: bool = False) -> dict[str, Any]:
+        """JSON-able form without the curve.
+
+        Args:
+            timings: the whole cost, with seconds, calls, chunk and execution; without them equal scores are
+                equal texts.
+        """
+        rows = [f.name for f in fields(Cost)] if timings else ["forward_rows", "backward_rows"]
         return {
             "name": self.name,
             "label": self.label,
@@ -208,6 +214,8 @@ def as_metric(obj: Any, *, defaults: Mapping[str, Any] | None = None) -> Metric:
     Raises:
         SpecError: unknown name or parameter, or not a metric.
     """
+    if defaults is not None and not isinstance(defaults, Mapping):
+        raise SpecError(Code.BAD_PARAMETER, "defaults= are parameters by name", got=type(defaults).__name__)
     if isinstance(obj, Metric):
         return obj
     if isinstance(obj, str):
@@ -248,13 +256,24 @@ class ScoreBook:
         chosen: metrics with different names.
         seed: noted in the scores.
         curves: keep the curves, which take n + 1 numbers per sample.
+        draws: by metric, where it draws from; by default from the problem's. Runs that metrics read are
+            shared where their draws are.
     """
 
-    def __init__(self, chosen: Sequence[Metric], *, seed: int = 0, curves: bool = True) -> None:
+    def __init__(
+        self,
+        chosen: Sequence[Metric],
+        *,
+        seed: int = 0,
+        curves: bool = True,
+        draws: Mapping[str, Draws] | None = None,
+    ) -> None:
         self._chosen = tuple(chosen)
         self._curves = curves
         self._seed = seed
-        self._runs = runs_of(chosen)
+        self._draws = dict(draws or {})
+        read = [(run, self._draws.get(metric.name)) for metric in chosen for run in metric.runs]
+        self._runs = [job for place, job in enumerate(read) if job not in read[:place]]
         self._costs = [Cost() for _ in self._runs]
         self._sheets = {metric.name: _Sheet() for metric in chosen}
         self._shape: tuple[int, ...] = ()
@@ -268,19 +287,24 @@ class ScoreBook:
         for samples in problem.everyone.split(BLOCK) if curves else ():
             done = _perform(problem, explanation.attribution, self._runs, samples, self._costs)
             for metric in curves:
-                read = [done[self._runs.index(run)] for run in metric.runs]
+                read = [done[place] for place in self._places(metric)]
                 self._sheets[metric.name].read(metric, read, curves=self._curves)
         for metric in self._chosen:
             if not metric.runs:
-                self._sheets[metric.name].measure(metric, problem, explanation)
+                own = drawing(problem, self._draws.get(metric.name))
+                self._sheets[metric.name].measure(metric, own, explanation)
         self._seen += len(problem.x)
+
+    def _places(self, metric: Metric) -> list[int]:
+        """Which of the runs a metric reads."""
+        return [self._runs.index((run, self._draws.get(metric.name))) for run in metric.runs]
 
     def scores(self) -> dict[str, Score]:
         """What the lots gave together."""
         found = {}
         for metric in self._chosen:
             sheet = self._sheets[metric.name]
-            spent = [self._costs[self._runs.index(run)] for run in metric.runs]
+            spent = [self._costs[place] for place in self._places(metric)]
             values = sheet.result(metric, self._seen)
             found[metric.name] = Score(
                 name=metric.name,
@@ -367,21 +391,21 @@ def _checked(metric: Metric, values: Any, b: int) -> Tensor:
 def _perform(
     problem: Problem,
     attribution: Tensor,
-    runs: Sequence[PerturbationRun],
+    runs: Sequence[tuple[PerturbationRun, Draws | None]],
     samples: Tensor,
     costs: Sequence[Cost],
 ) -> list[Perturbation]:
     """The runs for some samples; runs over the same unit share the order of arrival."""
-    orders: list[tuple[tuple[Any, str], Arrival]] = []
+    orders: list[tuple[tuple[Any, ...], Arrival]] = []
     done = []
-    for run, cost in zip(runs, costs, strict=True):
+    for (run, draws), cost in zip(runs, costs, strict=True):
         before, began = replace(problem.evaluator.cost), time.perf_counter()
-        key = (run.unit, run.first)
+        key, asked = (run.unit, run.first, draws), drawing(problem, draws)
         known = next((arrival for other, arrival in orders if other == key), None)
-        arrival = known or run.order(problem, attribution, samples)
+        arrival = known or run.order(asked, attribution, samples)
         if known is None:
             orders.append((key, arrival))
-        done.append(run.perform(problem, attribution, samples=samples, arrival=arrival))
+        done.append(run.perform(asked, attribution, samples=samples, arrival=arrival))
         after = _spent(before, problem.evaluator.cost)
         after.seconds = time.perf_counter() - began
         cost.add(after)
@@ -395,7 +419,9 @@ def label(metric: Metric, shape: tuple[int, ...], seed: int) -> str:
         return f"{metric.name}[{inner}, seed={seed}]" if inner else metric.name
     run = metric.runs[0]
     step = f"{run.units_per_step(shape)}/{run.unit.count(shape)}"
+    curve = dict(metric.params).get("curve", "probability")
     first = "" if run.first == "most" else ", least first"
+    first += "" if curve == "probability" else f", curve={curve}"
     return (
         f"{metric.name}[unit={named(run.unit, units)}, baseline={named(run.baseline, baselines)}, "
         f"step={step}{first}, seed={seed}]"
@@ -461,16 +487,10 @@ def runs_of(chosen: Iterable[Metric]) -> list[PerturbationRun]:
 
 
 def _spent(before: Cost, after: Cost) -> Cost:
-    """What was added to a running cost; chunk and execution as they are now."""
-    return Cost(
-        forward_rows=after.forward_rows - before.forward_rows,
-        backward_rows=after.backward_rows - before.backward_rows,
-        forward_calls=after.forward_calls - before.forward_calls,
-        backward_calls=after.backward_calls - before.backward_calls,
-        model_seconds=after.model_seconds - before.model_seconds,
-        chunk=after.chunk,
-        execution=after.execution,
-    )
+    """What was added to a running cost but for the seconds; chunk and execution as they are now."""
+    counted = ("forward_rows", "backward_rows", "forward_calls", "backward_calls", "model_seconds")
+    added = {name: getattr(after, name) - getattr(before, name) for name in counted}
+    return Cost(**added, chunk=after.chunk, execution=after.execution)
 
 
 def _total(costs: Sequence[Cost]) -> Cost:

@@ -126,7 +126,7 @@ class Samples:
         else:
             first = self.explanations[0]
             lifted = Lifted(first.x.to(self.task.device), Context(), list(first.names), first.parts)
-            ids = self.ids or first.ids or None
+            ids = first.ids or None if self.ids is None else self.ids
         return self._lot(lifted, self.target, self.labels, self.masks, as_ids(ids, lifted.x))
 
     def _streamed(self) -> Iterator[Batch]:

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from abe.checks import checked_arguments
+from abe.checks import checked_arguments, need_list
+from abe.draws import Sources
 from abe.engines.runtime.request import running
 from abe.errors import Code, SpecError
 from abe.explanation import Explanation
 from abe.metrics.evaluation.base import Score, as_metric
-from abe.metrics.evaluation.batches import Samples
+from abe.metrics.evaluation.batches import Batch, Samples
 from abe.metrics.evaluation.comparison import with_statistics
 from abe.metrics.evaluation.evaluate import (
     Comparison,
@@ -16,10 +17,11 @@ from abe.metrics.evaluation.evaluate import (
     Execution,
     chosen_metrics,
 )
+from abe.metrics.evaluation.notes import unsteady
 from abe.metrics.evaluation.reexplain import objective_of
 from abe.metrics.evaluation.sources import MethodMaps, SavedMaps
 from abe.objectives import as_objective
-from abe.registry import Method, methods
+from abe.registry import Method, is_pair, methods
 from abe.task.base import Task
 from abe.units import Step
 
@@ -44,6 +46,7 @@ def compare(
     rank_by: str | Sequence[str] | None = None,
     seed: int = 0,
     ids: Sequence[int | str] | None = None,
+    draws: Sources = None,
     confidence: float = 0.95,
     execution: Execution = "auto",
     chunk: int | None = None,
@@ -69,6 +72,7 @@ def compare(
             every metric given.
         seed: of all random draws.
         ids: identities the draws depend on; by default each sample's content.
+        draws: another source of randomness than the seed, as for `abe.evaluate`.
         confidence: of intervals and tests.
         execution: ``"auto"`` may run a verified faster copy of the model; ``"model"`` never does.
         chunk: rows at a time; found by timing when None.
@@ -91,6 +95,7 @@ def compare(
         metrics=chosen_metrics(metrics, {"unit": unit, "baseline": baseline, "step": step}),
         objective=as_objective(objective),
         seed=seed,
+        draws=draws,
         confidence=confidence,
         execution=execution,
         chunk=chunk,
@@ -107,6 +112,7 @@ def score(
     *,
     metric: Any = "insertion",
     seed: int | None = None,
+    draws: Sources = None,
     raw: Any = None,
     execution: Execution = "auto",
     chunk: int | None = None,
@@ -121,6 +127,8 @@ def score(
         task: the model that was explained.
         metric: a registered name, a (name, parameters) pair, or a metric value.
         seed: of the draws (ties, stochastic baselines); the explanation's own by default.
+        draws: another source of randomness than the seed, as for `abe.evaluate`; drawn under the
+            explanation's ``ids``.
         raw: the raw input again, where the model has further inputs beside the explained one.
         execution: ``"auto"`` may run a verified faster copy of the model; ``"model"`` never does.
         chunk: rows at a time; found by timing when None.
@@ -129,7 +137,8 @@ def score(
         **params: parameters of the metric, when ``metric`` is a name.
 
     Raises:
-        AbeError: unknown metric, or a map that is not finite or does not fit the input.
+        AbeError: unknown metric, a map that is not finite or does not fit the input, or recorded draws
+            that do not fit.
     """
     chosen = as_metric((metric, params) if params else metric)
     seed = explanation.seed if seed is None else seed
@@ -140,6 +149,7 @@ def score(
         objective=objective_of(explanation),
         target=explanation.target,
         seed=seed,
+        draws=draws,
         execution=execution,
         chunk=chunk,
     )
@@ -152,11 +162,16 @@ def score(
         ids=explanation.ids or None,
     )
     with running(task):
+        lot: Batch | None = None
         for lot in samples:
             plan.measure(lot, lambda _: None)
+        if lot is not None:  # samples are refused where there is none
+            plan.finish(lot)
     scores = plan.scores()
     with_statistics(scores, [chosen], seed=seed, confidence=plan.confidence)
-    return scores[chosen.name][chosen.name]
+    found = scores[chosen.name][chosen.name]
+    found.warnings += unsteady(plan.origins[chosen.name].warnings)
+    return found
 
 
 def _methods(given: Sequence[Any] | None, task: Task) -> dict[str, Method]:
@@ -164,7 +179,8 @@ def _methods(given: Sequence[Any] | None, task: Task) -> dict[str, Method]:
     if given is None:
         entries = [e for e in methods.entries() if not e.required() and task.modality in e.card.modalities]
         given = [e.name for e in entries if not PARTS_OF_SOME.intersection(e.card.needs)]
-    listed = [given] if isinstance(given, str | Method) else list(given)
+    alone = isinstance(given, str | Method) or is_pair(given)
+    listed = [given] if alone else need_list("methods", given, "names, (name, parameters) pairs or methods")
     chosen = list(dict.fromkeys(methods.resolve(item) for item in listed))
     if not chosen:
         raise SpecError(Code.BAD_PARAMETER, "There is no method to compare", fix="Name at least one")

@@ -208,8 +208,13 @@ class Comparison:
 
         return plot_scores(self, path=path)
 
-    def to_dict(self, *, curves: bool = False) -> dict[str, Any]:
-        """JSON-able form: ranking with means, intervals and per-sample values, tests, failures, settings."""
+    def to_dict(self, *, curves: bool = False, timings: bool = False) -> dict[str, Any]:
+        """JSON-able form: ranking with means, intervals and per-sample values, tests, failures, settings.
+
+        Args:
+            curves: the curves too.
+            timings: of every score the seconds, calls and chunk too, which differ from run to run.
+        """
         return {
             "format": "abe-comparison",
             "caption": self.caption,
@@ -217,7 +222,9 @@ class Comparison:
             **self._settings(),
             "step": {"units_per_step": self.step, "units": self.count},
             "metrics": [{**m.describe(), "direction": m.direction} for m in self.metrics],
-            "ranking": [self._entry(place, method, curves) for place, method in enumerate(self.methods, 1)],
+            "ranking": [
+                self._entry(place, method, curves, timings) for place, method in enumerate(self.methods, 1)
+            ],
             "tests": [_plain(asdict(test)) for test in self.tests],
             "failures": [
                 {"method": m, "code": f.code, "message": f.message} for m, f in self.failures.items()
@@ -276,7 +283,7 @@ class Comparison:
             "setup": asdict(self.setup),
         }
 
-    def _entry(self, place: int, method: str, curves: bool) -> dict[str, Any]:
+    def _entry(self, place: int, method: str, curves: bool, timings: bool) -> dict[str, Any]:
         origin, scores = self.origins[method], self.scores[method]
         drawn = {
             n: [[round(v, 6) for v in row] for row in c.tolist()] for n, c in self.curves[method].items()
@@ -288,7 +295,7 @@ class Comparison:
             "spec": dict(origin.spec),
             "cost": asdict(origin.cost),
             "warnings": list(origin.warnings),
-            "scores": {name: score.to_dict() for name, score in scores.items()},
+            "scores": {name: score.to_dict(timings=timings) for name, score in scores.items()},
             **({"curves": drawn} if curves else {}),
         }
 

@@ -7,13 +7,14 @@ runs are performed once for all metrics that read them.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from torch import Tensor
 
 from abe.baselines import Confusion, as_baseline
-from abe.checks import checked_arguments
-from abe.draws import SeededDraws
+from abe.checks import checked_arguments, need_list
+from abe.draws import Sources
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.request import pose, running
@@ -36,7 +37,9 @@ from abe.metrics.evaluation.comparison import (
     mean_ranks,
     with_statistics,
 )
-from abe.metrics.evaluation.perturbation import PerturbationRun
+from abe.metrics.evaluation.drawing import Drawing
+from abe.metrics.evaluation.notes import unsteady
+from abe.metrics.evaluation.perturbation import PerturbationRun, check_curve
 from abe.metrics.evaluation.reexplain import objective_of
 from abe.metrics.evaluation.sources import Explaining, MethodMaps, SavedMaps, Source, explained_by
 from abe.metrics.evaluation.sources import named as named_sources
@@ -61,8 +64,7 @@ DEFAULT_METRICS = (
     *("f_insertion", "f_deletion", "f_gap"),
     *("residual", "passes", "seconds"),
 )
-NOTES = 20
-"""Notes of one method that are kept of a stream."""
+NOTES = 20  # of one method, that are kept of a stream
 
 
 @checked_arguments
@@ -82,6 +84,7 @@ def evaluate(
     rank_by: str | Sequence[str] | None = None,
     seed: int = 0,
     ids: Sequence[int | str] | None = None,
+    draws: Sources = None,
     confidence: float = 0.95,
     execution: Execution = "auto",
     chunk: int | None = None,
@@ -109,6 +112,9 @@ def evaluate(
         rank_by: metrics whose ranks are averaged; by default the three gaps where measured, else all.
         seed: of all draws: ties, stochastic baselines, resamples.
         ids: identities the draws depend on; by default the explanations' or each sample's content.
+        draws: another source of maps' and metrics' randomness than the seed, such as recorded draws
+            (`abe.testing.ReplayedDraws`): one for all, or a mapping from names of methods and metrics, the
+            others keeping to the seed. Resamples of intervals keep to it always.
         confidence: of intervals and tests.
         execution: ``"auto"`` may run a verified faster copy of the model; ``"model"`` never does.
         chunk: rows at a time; found by timing when None.
@@ -120,7 +126,8 @@ def evaluate(
 
     Raises:
         AbeError: a map of another shape, NaN, maps of other samples, missing labels or masks, a metric
-            that does not apply: all said before the model runs where they can be seen.
+            that does not apply: all said before the model runs where they can be seen. Recorded draws of
+            another shape, and such as nobody asked for.
 
     Cost:
         b forward rows for all, and per explanation b · (n + 1) for each different run its metrics read,
@@ -144,6 +151,7 @@ def evaluate(
         objective=_objective(objective, finished),
         target=explained_by(task, target, finished),
         seed=seed,
+        draws=draws,
         confidence=confidence,
         execution=execution,
         chunk=chunk,
@@ -165,7 +173,7 @@ class Evaluation:
         metrics: what to measure.
         objective: the explained score.
         target: the explained classes of all samples, where they are known before the model runs.
-        seed, confidence, execution, chunk: see `evaluate`.
+        seed, draws, confidence, execution, chunk: see `evaluate`.
         title: what the progress bar says first.
     """
 
@@ -175,6 +183,7 @@ class Evaluation:
     objective: Objective
     target: Tensor | None = None
     seed: int = 0
+    draws: Any = None
     confidence: float = 0.95
     execution: Execution = "auto"
     chunk: int | None = None
@@ -188,6 +197,12 @@ class Evaluation:
     confusion: float | None = None
     _sheets: dict[str, ScoreBook] = field(default_factory=dict)
     _first_problem: Exception | None = None
+
+    @cached_property
+    def drawing(self) -> Drawing:
+        """Where random numbers come from."""
+        explaining = [name for name, source in self.sources.items() if isinstance(source, MethodMaps)]
+        return Drawing(self.draws, self.seed, explaining, [metric.name for metric in self.metrics])
 
     def run(
         self,
@@ -212,10 +227,15 @@ class Evaluation:
                 bar.total = bar.total or self._rows(lot, samples.expected)
                 self.measure(lot, advance, keep=lot.alone, relabel=bar.relabel)
             if lot is not None:  # samples are refused where there is none
-                for source in self.sources.values():
-                    source.finish(lot)
+                self.finish(lot)
         shape = () if lot is None else tuple(lot.lifted.x.shape[1:])
         return self._comparison(shape, settings, ranking)
+
+    def finish(self, last: Batch) -> None:
+        """Refuse maps and recorded draws beyond those of the samples there were."""
+        for source in self.sources.values():
+            source.finish(last)
+        self.drawing.check_used(self.failures)
 
     def measure(
         self,
@@ -232,11 +252,12 @@ class Evaluation:
         problem = self._settle(lot, advance)
         for metric in self.metrics:
             if metric.runs:
-                problem.task.check_classes(problem.decision.outputs, f"the metric {metric.name!r}")
+                check_curve(metric, problem)
         request = Explaining(
             task=self.task,
             objective=self.objective,
             seed=self.seed,
+            draws=self.drawing.of(),
             execution=self.execution,
             chunk=self.chunk,
             advance=advance,
@@ -255,9 +276,11 @@ class Evaluation:
         self, name: str, source: Source, lot: Batch, problem: Problem, request: Explaining, keep: bool
     ) -> None:
         try:
-            explanation = source.explain(lot, problem.target, request)
+            own = replace(request, draws=self.drawing.of(name))
+            explanation = source.explain(lot, problem.target, own)
             evaluator = self._evaluator(request.advance)
-            sheets = self._sheets.setdefault(name, ScoreBook(self.metrics, seed=self.seed, curves=keep))
+            evaluator.warnings = problem.warnings
+            sheets = self._sheets.setdefault(name, self._book(keep))
             sheets.add(replace(problem, evaluator=evaluator), with_truth(explanation, lot.masks, lot.labels))
         except Exception as error:  # a third party's method may raise anything; the others go on
             if source.given:
@@ -266,16 +289,20 @@ class Evaluation:
             self.failures[name] = Failure(code, str(error))
             self._first_problem = self._first_problem or error
             return
-        self._note(name, explanation, lot.start)
+        self._note(name, explanation, lot.start, unsteady(problem.warnings))
         if keep:
             self.explanations[name] = explanation
+
+    def _book(self, keep: bool) -> ScoreBook:
+        draws = {metric.name: self.drawing.of(metric.name) for metric in self.metrics}
+        return ScoreBook(self.metrics, seed=self.seed, curves=keep, draws=draws)
 
     def _settle(self, lot: Batch, advance: Callable[[int], None]) -> Problem:
         """Predict once and settle what every source explains; find what all of them share."""
         evaluator, x = self._evaluator(advance), lot.lifted.x
         began = time.perf_counter()
         target: Any = lot.target if self.target is None else self.target[lot.rows]
-        problem = pose(evaluator, lot.lifted, target, self.objective, SeededDraws(seed=self.seed), lot.ids)
+        problem = pose(evaluator, lot.lifted, target, self.objective, self.drawing.of(), lot.ids)
         if self.target is not None and self.task.output_kind != "auto" and len(self.sources) == 1:
             problem.decision = Decision(target.to(x.device))
         self.task = problem.predicted().task
@@ -297,7 +324,8 @@ class Evaluation:
         self.confusion = min([*found, *filter(None, [self.confusion])], default=None)
 
     def _check_metrics(self) -> None:
-        """Say before computing which metric cannot be measured here."""
+        """Say before computing which metric cannot be measured here, and who is named that draws nothing."""
+        self.drawing.of()
         for metric in self.metrics:
             card = metric.card
             if card is not None and self.task.modality not in card.modalities:
@@ -350,15 +378,14 @@ class Evaluation:
     def _evaluator(self, advance: Callable[[int], None]) -> Evaluator:
         return Evaluator(self.task, execution=self.execution, chunk=self.chunk, advance=advance)
 
-    def _note(self, name: str, explanation: Explanation, start: int) -> None:
+    def _note(self, name: str, explanation: Explanation, start: int, of_model: list[str]) -> None:
         """Add a lot's specification, cost and notes to what is known of a source."""
         known = self.origins.setdefault(name, Origin(dict(explanation.spec)))
         known.cost.add(explanation.cost)
-        fresh = [f"From sample {start}: {w}" if start else w for w in explanation.warnings]
+        told = list(explanation.warnings)
+        told += [] if unsteady([*told, *known.warnings]) else of_model
         said = {w.split(": ", 1)[-1] if w.startswith("From sample ") else w for w in known.warnings}
-        known.warnings.extend(
-            w for w, plain in zip(fresh, explanation.warnings, strict=True) if plain not in said
-        )
+        known.warnings.extend(f"From sample {start}: {w}" if start else w for w in told if w not in said)
         if len(known.warnings) > NOTES:
             known.warnings[NOTES:] = ["Later samples gave further notes, which are left out"]
 
@@ -425,9 +452,10 @@ def chosen_metrics(given: Sequence[Any] | None, defaults: Mapping[str, Any]) -> 
     return list(found.values())
 
 
-def _listed(given: Any) -> list[Any]:
+def _listed(given: Any, name: str = "metrics") -> list[Any]:
     """A list of items; one name alone is a list of one."""
-    return [given] if isinstance(given, str | Metric) or is_pair(given) else list(given)
+    alone = isinstance(given, str | Metric) or is_pair(given)
+    return [given] if alone else need_list(name, given, "names, (name, parameters) pairs or values")
 
 
 def _rank_by(given: str | Sequence[str] | None, chosen: Sequence[Metric]) -> tuple[str, ...]:
@@ -436,7 +464,7 @@ def _rank_by(given: str | Sequence[str] | None, chosen: Sequence[Metric]) -> tup
     if given is None:
         pairs = tuple(name for name in PAIRS if name in measured)
         return pairs or tuple(measured)
-    wanted = tuple(as_metric(name).name for name in _listed(given))
+    wanted = tuple(as_metric(name).name for name in _listed(given, "rank_by"))
     missing = [name for name in wanted if name not in measured]
     if missing or not wanted:
         raise SpecError(

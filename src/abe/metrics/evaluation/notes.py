@@ -51,5 +51,10 @@ def no_reaction(metric: str, samples: Sequence[int]) -> list[str]:
     return [note(Code.NO_REACTION, f"{text}, whatever the map")]
 
 
+def unsteady(warnings: Sequence[str]) -> list[str]:
+    """The notes that a model does not answer twice the same."""
+    return [one for one in warnings if Code.UNSTEADY_MODEL in one]
+
+
 def _who(samples: Sequence[int]) -> str:
     return ", ".join(map(str, samples[:NAMED])) + (" …" if len(samples) > NAMED else "")

@@ -8,7 +8,7 @@ the order of arrival, so memory does not grow with the number of steps.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -16,13 +16,15 @@ from torch import Tensor
 
 from abe.baselines import Zero
 from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.work import score
 from abe.errors import Code, SpecError, note
 from abe.imputation import Imputation
+from abe.objectives import Logit
 from abe.spec import value
 from abe.types import Baseline
 from abe.units import Arrival, Pixel, Regions, Step, Unit, check_map, number_of_steps, step_size
 
-CurveKind = Literal["probability", "log_probability", "log_odds", "kl", "accuracy"]
+CurveKind = Literal["probability", "log_probability", "log_odds", "logit", "kl", "accuracy"]
 Curve = Float[Tensor, "b k"]
 
 
@@ -92,12 +94,13 @@ class PerturbationRun:
         else:
             reference = self.baseline.rows(problem, who, torch.zeros_like(who))
         curve = _Curve(order, order.thresholds(step), x, reference, self.direction, filler)
-        log_p, target, remarks = _chances(problem, curve, who)
+        log_p, target, logits, remarks = _chances(problem, curve, who)
         return Perturbation(
             run=self,
             log_probabilities=log_p,
             target=target,
             step=step,
+            logits=logits,
             warnings=zero_maps(attribution, who) + remarks,
         )
 
@@ -152,6 +155,8 @@ class Perturbation:
         log_probabilities: (b, n + 1, C) after step k = 0 … n, of the classes that the explained one is among.
         target: (b,) its entry among them.
         step: units per step.
+        logits: (b, n + 1) the target's raw score, as the objective ``"logit"`` reads it; None where the model
+            gives probabilities.
         warnings: notes, such as maps that are zero everywhere.
     """
 
@@ -159,6 +164,7 @@ class Perturbation:
     log_probabilities: Float[Tensor, "b k classes"]
     target: Int[Tensor, "b"]
     step: int
+    logits: Curve | None = None
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -167,8 +173,10 @@ class Perturbation:
         return torch.linspace(0, 1, self.log_probabilities.shape[1], dtype=torch.float64)
 
     def curve(self, kind: CurveKind | str) -> Curve:
-        """(b, n + 1) one number per step, read from the stored log-probabilities."""
+        """(b, n + 1) one number per step, read from the stored log-probabilities and logits."""
         log_p = self.log_probabilities
+        if kind == "logit":
+            return _need_logits(self.logits, "This run")
         if kind == "kl":
             return kl_from_uniform(log_p)
         if kind == "accuracy":
@@ -186,18 +194,26 @@ class Perturbation:
             Code.BAD_PARAMETER,
             "A run has no such curve",
             got=repr(kind),
-            expected="'probability', 'log_probability', 'log_odds', 'kl' or 'accuracy'",
+            expected="'probability', 'log_probability', 'log_odds', 'logit', 'kl' or 'accuracy'",
         )
 
 
 def kl_from_uniform(log_p: Float[Tensor, "*b classes"]) -> Float[Tensor, "*b"]:
-    """KL(U‖P) = −(1/C) Σ_j log P_j − ln C: 0 for a uniform prediction, large for a decided one."""
+    """KL(U‖P) = −(1/C) Σ_j log P_j − ln C: 0 for a uniform prediction, large for a decided one.
+
+    Args:
+        log_p: (…, C) log-probabilities.
+    """
     classes = torch.tensor(float(log_p.shape[-1]), dtype=log_p.dtype, device=log_p.device)
     return -log_p.mean(-1) - classes.log()
 
 
 def area(curve: Curve) -> Float[Tensor, "b"]:
-    """(b,) area under the curve over [0, 1] by the trapezoid rule, steps equally wide."""
+    """(b,) area under the curve over [0, 1] by the trapezoid rule, steps equally wide.
+
+    Args:
+        curve: (b, n + 1) its points.
+    """
     ends = (curve[:, 0] + curve[:, -1]) / 2
     return (curve[:, 1:-1].sum(1) + ends) / (curve.shape[1] - 1)
 
@@ -213,10 +229,42 @@ def zero_maps(attribution: Tensor, samples: Tensor) -> list[str]:
     ]
 
 
-def _chances(problem: Problem, curve: _Curve, samples: Tensor) -> tuple[Tensor, Tensor, list[str]]:
-    """(m, n + 1, C) log-probabilities of all rows of some samples, (m,) targets among C, and notes."""
-    kept: list[tuple[Tensor, Tensor]] = []
+def check_curve(metric: Any, problem: Problem) -> None:
+    """Refuse a metric of runs that follows what the outputs of a problem, which are known, do not have.
+
+    Args:
+        metric: the metric.
+        problem: the explained samples.
+
+    Raises:
+        SpecError: it reads probabilities of a regression, or logits of a model that gives probabilities.
+    """
+    problem.task.check_classes(problem.decision.outputs, f"the metric {metric.name!r}")
+    if getattr(metric.value, "curve", None) == "logit":
+        _need_logits(
+            None if problem.task.output_kind == "probabilities" else problem.x, f"The metric {metric.name!r}"
+        )
+
+
+def _need_logits(logits: Tensor | None, what: str) -> Tensor:
+    if logits is None:
+        raise SpecError(
+            Code.UNSUPPORTED,
+            f"{what} follows the logit, and this model has none",
+            got='outputs that are probabilities (output_kind="probabilities")',
+            fix="Follow curve='probability' or log-odds (log_odds_insertion), or give the task the model "
+            "without its last softmax or sigmoid",
+        )
+    return logits
+
+
+def _chances(
+    problem: Problem, curve: _Curve, samples: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None, list[str]]:
+    """Of m samples: (m, n + 1, C) log-probabilities, (m,) targets among C, (m, n + 1) logits, and notes."""
+    kept: list[tuple[Tensor, Tensor, Tensor]] = []
     remarks: list[str] = []
+    logit = Logit()
     for chunk in problem.forward(curve, samples.repeat_interleave(curve.points), scored=False):
         outputs = chunk.outputs
         if not isinstance(outputs, Tensor) or outputs.ndim != 2:
@@ -228,7 +276,9 @@ def _chances(problem: Problem, curve: _Curve, samples: Tensor) -> tuple[Tensor, 
             raise SpecError(
                 Code.UNSUPPORTED, "Perturbation curves need class scores", got=shape, expected="(n, classes)"
             )
-        kept.append(problem.task.chances(outputs, problem.target[chunk.owner]))
+        target = problem.target[chunk.owner]
+        kept.append((*problem.task.chances(outputs, target), score(problem.task, outputs, logit, target)))
         remarks = problem.task.remarks(outputs)
-    log_p, target = (torch.cat(column) for column in zip(*kept, strict=True))
-    return log_p.unflatten(0, (-1, curve.points)), target[:: curve.points], remarks
+    log_p, target, logits = (torch.cat(column) for column in zip(*kept, strict=True))
+    lines = None if problem.task.output_kind == "probabilities" else logits.unflatten(0, (-1, curve.points))
+    return log_p.unflatten(0, (-1, curve.points)), target[:: curve.points], lines, remarks

@@ -17,7 +17,7 @@ from abe.metrics.evaluation.batches import Batch
 from abe.registry import Method, methods
 from abe.task.base import Task
 from abe.task.targets import fitted, numbers_of
-from abe.types import Engine, Objective
+from abe.types import Draws, Engine, Objective
 from abe.units import check_map
 
 
@@ -28,6 +28,7 @@ class Explaining:
     task: Task
     objective: Objective
     seed: int
+    draws: Draws
     execution: Any
     chunk: int | None
     advance: Callable[[int], None]
@@ -169,6 +170,7 @@ class MethodMaps:
             objective=request.objective,
             seed=request.seed,
             ids=lot.ids,
+            draws=request.draws,
             execution=request.execution,
             chunk=request.chunk,
             progress=request.advance,
