@@ -202,8 +202,8 @@ def pixel_flipping(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = 
         formula="(1/(n+1)) sum_k (p_y(x) - p_y(x_k)), regions of 9 x 9 replaced by uniform noise",
         pitfalls=("A region is ranked by the sum of its attributions.",),
         expected_failures={
-            "ranking": "sometimes, within 2e-3: the kit's samples are noise, and noise in its place removes nothing; "
-            "with the baseline zero it holds"
+            "ranking": "sometimes, within 2e-3: the kit's samples are noise, and noise in its place removes "
+            "nothing; with the baseline zero it holds"
         },
     )
 )
@@ -227,8 +227,8 @@ def region_perturbation(
         differs=("Superpixels are ranked by the sum of their attributions; the paper takes the mean.",),
         pitfalls=("Depends on the segmentation; needs scikit-image.",),
         expected_failures={
-            "ranking": "sometimes, within 1e-3: the kit's answer is relative to zero, and the mean removes little of it; "
-            "with the baseline zero it holds"
+            "ranking": "sometimes, within 1e-3: the kit's answer is relative to zero, and the mean removes "
+            "little of it; with the baseline zero it holds"
         },
     )
 )

@@ -334,7 +334,8 @@ _SET = "A number about a set of samples: each one's share depends on the steps t
         ),
         expected_failures={
             "batch": "steps are flagged for all samples of a batch together",
-            "ranking": "sometimes, within 1e-12: any pixel decides the kit's samples, so the level is reached at once",
+            "ranking": "sometimes, within 1e-12: any pixel decides the kit's samples, so the level is "
+            "reached at once",
         },
     )
 )

@@ -260,8 +260,8 @@ def inverted(maps: Tensor) -> Tensor:
 @law(
     "ranking",
     f"`true`, `random` ({RANDOM} maps) and `inverted` (the true map with its ranks turned round) are means, "
-    "in the card's direction; what is missed is the larger wrong difference of two, as a share of the largest "
-    "of the three where that is above 1. A metric that does not read the map declares that this law fails.",
+    "in the card's direction; what is missed is the larger wrong difference of two, as a share of the "
+    "largest of the three where that is above 1. A metric that does not read the map declares that it fails.",
     when=lambda case: (
         "it judges the method by explaining again, not the given map"
         if "method" in case.card.needs
