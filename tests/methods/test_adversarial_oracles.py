@@ -228,7 +228,7 @@ def test_attexplore():
     In float64, so that no processor decides a tie by how it rounds; the record is float32.
     """
     case = oracle("attexplore_224")
-    drawn = _attexplore_draws(dict(case, x=case["x"].float()))
+    drawn = _attexplore_draws(case)
     how = {"target": case["target"], "objective": SoftmaxTwice()}
 
     def replayed():

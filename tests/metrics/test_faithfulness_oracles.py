@@ -56,10 +56,11 @@ def test_published_infd(number):
         ).value
         scores = [metric.measure(given, mapped(s * recorded["attribution"])) for s in (1.0, -1.0, 0.0, 1e-3)]
         zero = recorded["out_zero_map"]
+        # the changes and the negated map were recorded on draws that were not rounded alike: 1e-8
+        torch.testing.assert_close(recorded["delta_f"].square().mean(), zero, rtol=2e-8, atol=0)
         torch.testing.assert_close(scores[2][0], zero, rtol=1e-9, atol=1e-12)
         if expected is not None:
             torch.testing.assert_close(scores[0][0], expected, rtol=1e-12, atol=0)
-            # recorded on draws that were not rounded alike, which leaves 1e-8
             torch.testing.assert_close(scores[1][0], recorded["out_negated"], rtol=2e-8, atol=0)
         else:  # blind neither to sign nor dependent on scale
             torch.testing.assert_close(torch.stack(scores[:2]).amax(), zero, rtol=1e-9, atol=1e-12)

@@ -1,9 +1,7 @@
 """Localisation and complexity against recorded numbers of Quantus, and their edges."""
 
 import math
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from tests.metrics.common import mapped, net_s, oracle, problem
@@ -14,14 +12,8 @@ from abe.metrics import as_metric
 from abe.metrics.evaluation.truth import MASK
 from abe.task import image_task
 
-ORACLES = Path(__file__).parents[1] / "oracles"
 FLOAT32 = 2.0**-22
 """The published sums are in float32."""
-
-
-def mask_of(name: str) -> Tensor:
-    with np.load(ORACLES / f"quantus_{name}.npz", allow_pickle=False) as file:
-        return torch.from_numpy(file["mask"])
 
 
 def given(attribution: Tensor):
@@ -40,7 +32,7 @@ NAMES = [
 @pytest.mark.parametrize(("theirs", "ours", "params"), NAMES, ids=[n[1] for n in NAMES])
 def test_quantus_localisation(theirs, ours, params):
     recorded = oracle(f"quantus_{theirs}")
-    explanation = mapped(recorded["attribution"], diagnostics={MASK: mask_of(theirs)})
+    explanation = mapped(recorded["attribution"], diagnostics={MASK: recorded["mask"]})
     found = as_metric((ours, params)).value.measure(given(recorded["attribution"]), explanation)
     torch.testing.assert_close(found, recorded["out"], rtol=FLOAT32, atol=0)
 

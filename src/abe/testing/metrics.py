@@ -34,7 +34,9 @@ ROW = 1e-5
 """The promise for a row alone and in a batch: share of the largest value, float32."""
 RANDOM = 50
 """Random maps that the true one is compared with."""
-SEEDS = 8
+KNOWN = 6
+"""Samples on which a map is compared with what is known."""
+SEEDS = 12
 """Seeds over which random orders are averaged."""
 SIGMAS = 5.0
 """How many standard errors two averages over random orders may differ."""
@@ -272,11 +274,11 @@ def inverted(maps: Tensor) -> Tensor:
 )
 def ranking(case: MetricCase) -> Numbers:
     """On a function with a known answer the true map beats random ones, and these beat the inverted one."""
-    net, x, true = _evidence(2)
+    net, x, true = _evidence(KNOWN)
     maps = [true, inverted(true), *(shuffled(true, seed) for seed in range(RANDOM))]
     task = _task(net, x)
     found = case.score(task, explained(task, x.repeat(len(maps), 1, 1, 1), torch.cat(maps))).values
-    best, worst, chance = (part.mean().item() for part in found.view(-1, 2).split([1, 1, RANDOM]))
+    best, worst, chance = (part.mean().item() for part in found.view(-1, KNOWN).split([1, 1, RANDOM]))
     sign = 1 if case.card.direction == "higher" else -1
     right = sign * best > sign * chance > sign * worst
     missed = max(sign * (chance - best), sign * (worst - chance)) / max(1.0, *map(abs, (best, chance, worst)))
@@ -293,7 +295,7 @@ def ranking(case: MetricCase) -> Numbers:
 )
 def constant(case: MetricCase) -> Numbers:
     """A constant map scores as a random order."""
-    net, x, true = _evidence(6)
+    net, x, true = _evidence(KNOWN)
     task = _task(net, x)  # one for all seeds: what a baseline finds out about a model is remembered per task
     flat = [case.score(task, explained(task, x, torch.ones_like(true)), seed=s).values for s in range(SEEDS)]
     chance = [case.score(task, explained(task, x, shuffled(true, s)), seed=s).values for s in range(SEEDS)]
