@@ -140,7 +140,7 @@ def always(case: Any) -> str:
     return ""
 
 
-def ensure(holds: bool, by: float = math.inf, **numbers: object) -> Numbers:
+def ensure(holds: bool, by: float = math.inf, /, **numbers: object) -> Numbers:
     """The numbers of a law, which is broken where ``holds`` is False.
 
     Args:
