@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from tests.metrics.common import ORACLES
+from tests.reading import Arrays
 from torch import Tensor, nn
 
 import abe
@@ -58,7 +59,7 @@ def oracle(name: str) -> dict[str, Any]:
     for key in ("target", "label"):
         if key in case:
             case[key] = case[key].long()
-    return case
+    return Arrays(name, case)
 
 
 def run(case: dict[str, Any], method: Any, *, model: str = "s", **how: Any) -> abe.Explanation:

@@ -2,12 +2,11 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from tests.methods.common import FLOAT32, FLOAT32_WEIGHTS, FLOAT64, miss, oracle, run
+from tests.methods.common import FLOAT32_WEIGHTS, FLOAT64, miss, oracle, run
 from tests.metrics.common import ORACLES
 from torch import nn
 
@@ -177,10 +176,9 @@ def _attexplore_draws(case):
 
 @value
 class Recorded:
-    """The published step, with the points it was recorded at.
+    """The published step, with the points it was recorded at: a sign within rounding of zero changes them.
 
-    A sign within rounding of zero changes them, and on another processor a tie of a pooling, which moves
-    the gradient of one patch: 17 of 150,528 signs where vector units are twice as wide.
+    Recorded are whole steps from the first point, before the clip to [0, 1], which may end half of one early.
     """
 
     inner: Chain
@@ -189,28 +187,73 @@ class Recorded:
     def step(self, point, state):
         moved, state = self.inner.step(point, state)
         alpha, recorded = self.inner.alpha, self.steps[point.step]
-        flipped = ((moved - point.start) / alpha).round() != recorded
-        if bool(flipped.double().mean() > 2e-4):
-            raise AssertionError(f"{int(flipped.sum())} entries moved the other way")
-        return torch.where(flipped, (point.start + alpha * recorded).clamp(0, 1), moved), state
+        turned = torch.where(moved > point.x, point.x - alpha, point.x + alpha).clamp(0, 1)
+        right, other = (((x - point.start) / alpha - recorded).abs() <= 0.501 for x in (moved, turned))
+        if not bool((right | other).all()) or int((~right).sum()) > 20:
+            raise AssertionError(f"{int((~right).sum())} entries moved the other way")
+        return torch.where(right, moved, turned), state
+
+
+class TiedPool(nn.Module):
+    """Max-pooling, of which windows with a tie in float32 go to the second of their values, as recorded.
+
+    Args:
+        ties: (n, 5) forward call, row, channel, and the window's row and column.
+    """
+
+    def __init__(self, ties):
+        super().__init__()
+        self.ties, self.call, self.gaps = ties.tolist(), 0, []
+
+    def forward(self, x):
+        if x.requires_grad:
+            x = self.given_way(x)
+            self.call += 1
+        return F.max_pool2d(x, 2)
+
+    def given_way(self, x):
+        raised = torch.zeros_like(x)
+        for call, *at, i, j in self.ties:
+            if call == self.call:
+                window = (*at, slice(2 * i, 2 * i + 2), slice(2 * j, 2 * j + 2))
+                first, second = x.detach()[window].flatten().topk(2).values.tolist()
+                self.gaps.append(first - second)
+                raised[window] = (x.detach()[window] == second) * 2 * (first - second)
+        return x + raised
 
 
 def test_attexplore():
+    """Every entry of the map at the recorded points, once three ties of a pooling go as they went.
+
+    In float64, so that no processor decides a tie by how it rounds; the record is float32.
+    """
     case = oracle("attexplore_224")
-    case["x"] = case["x"].float()
     drawn = _attexplore_draws(case)
-    draws = ReplayedDraws.of([0], **{f"spectrum__{k}": [v[:9]] for k, v in drawn.items()})
-    how = {"target": case["target"], "dtype": torch.float32, "objective": SoftmaxTwice(), "draws": draws}
+    how = {"target": case["target"], "objective": SoftmaxTwice()}
+
+    def replayed():
+        return ReplayedDraws.of([0], **{f"spectrum__{k}": [v[:9]] for k, v in drawn.items()})
+
     method = abe.method("attexplore", samples=3, steps=2, variant="published")
-    found = explain_k(case, method, **how)
-    assert np.isclose(float(found.attribution[..., ::4, ::4].sum()), float(case["out_part"].sum()), rtol=1e-3)
-    steps = tuple(case["points"].float()[:, None])
+    found = explain_k(case, method, draws=replayed(), **how)
+    assert float(found.attribution.sum()) == pytest.approx(float(case["out"].sum()), rel=1e-3)
+    steps = tuple(case["points"].double()[:, None])
     engine = replace(method.engine, update=Recorded(inner=method.engine.update, steps=steps))
-    at_points = explain_k(case, engine, **how)
-    gap = (at_points.attribution[..., ::4, ::4] - case["out_part"]).abs() / case["out_part"].abs().max()
-    assert float(gap.flatten().quantile(0.99)) < FLOAT32
-    assert float(gap.max()) < 0.05  # a patch whose pooling winner float32 decides, on another processor
-    ascending = explain_k(
-        case, "attexplore", target=case["target"], objective="loss", samples=3, steps=2, dtype=torch.float32
-    )
+    off = {}
+    for ties in (case["ties"], case["ties"][:0]):
+        net = net_k()
+        for i in (2, 5):
+            net[i] = TiedPool(ties[ties[:, 0] == i, 1:])
+        task = abe.image_task(net, output_kind="logits")
+        at_points = abe.explain(
+            task, case["x"], engine, progress=False, ids=[0], execution="model", draws=replayed(), **how
+        )
+        off[len(ties)] = (at_points.attribution - case["out"]).abs() / case["out"].abs().max()
+        gaps = [gap for i in (2, 5) for gap in net[i].gaps]
+        assert len(gaps) == len(ties)
+        assert all(0 < gap < 27 * 2.0**-24 for gap in gaps)  # what 27 terms near 1 are off by in float32
+    assert float(off[3].max()) < 1e-5
+    assert 1e-2 < float(off[0].max()) < 0.05  # without the ties: three patches of the kernel's size
+    assert int((off[0].amax((0, 1)) > 1e-4).sum()) < 3 * 15 * 15
+    ascending = explain_k(case, "attexplore", target=case["target"], objective="loss", samples=3, steps=2)
     assert bool((ascending.delta > 0).all())

@@ -15,13 +15,26 @@ RATIOS = 1e-8
 """Cases with ratios of relevance to activation."""
 
 
+def of_target(case, name):
+    """(b,) the recorded outputs of the class that is explained."""
+    outputs = case[name].expand(len(case["x"]), -1)
+    return outputs.gather(1, case["target"][:, None])[:, 0]
+
+
+def off(found, right):
+    """The largest difference of scores, as a share of the largest."""
+    return float((found - right).abs().max() / right.abs().max())
+
+
 @pytest.mark.parametrize(
     ("name", "method"),
     [("captum_guidedbackprop", "guided_backprop"), ("captum_deconvolution", "deconvolution")],
 )
 def test_filters(name, method):
     case = oracle(name)
-    assert miss(run(case, method).attribution, case["out"]) < FLOAT64
+    found = run(case, method)
+    assert miss(found.attribution, case["out"]) < FLOAT64
+    assert off(found.score, of_target(case, "logits")) < FLOAT64
 
 
 @pytest.mark.parametrize("name", ["captum_deeplift_zero", "captum_deeplift_rand"])
@@ -36,6 +49,8 @@ def test_deeplift(name):
     found = run(case, abe.method("deeplift", baseline=baseline, variant="published"))
     assert miss(found.attribution, case["out"]) < FLOAT64
     assert float(found.residual.abs().min()) > 1e-3
+    assert off(found.score, of_target(case, "logits")) < FLOAT64
+    assert off(found.delta, of_target(case, "logits") - of_target(case, "f_baseline")) < FLOAT64
     complete = run(case, "deeplift", baseline=baseline)
     assert float(complete.residual.abs().max()) < 1e-12
 
@@ -58,6 +73,7 @@ def test_deeplift_without_max_pool():
         baseline=Given(reference=case["baseline"].double()),
     )
     assert miss(found.attribution, case["out"]) < FLOAT64
+    assert off(found.delta, of_target(case, "f_x") - of_target(case, "f_baseline")) < FLOAT64
 
 
 def test_deepshap():
@@ -65,6 +81,7 @@ def test_deepshap():
     background = Dataset(samples=case["baselines"].double())
     found = run(case, abe.method("deepshap", background=background, variant="published"), chunk=5)
     assert miss(found.attribution, case["out"]) < FLOAT64
+    assert off(found.score, of_target(case, "logits")) < FLOAT64
     found = run(case, "deepshap", background=background, chunk=5)
     assert float(found.residual.abs().max()) < 1e-12
     assert found.cost.backward_rows == 4 * len(case["x"])
@@ -93,7 +110,9 @@ def test_captum_lrp(name):
     case = oracle(name)
     method, params = CAPTUM_LRP[name]
     found = run(case, method, rules=(("max_pool2d", StabilisedPool()),), **params)
-    assert miss(found.attribution, case["out"]) < FLOAT64
+    assert miss(found.attribution, case["out"]) < RATIOS
+    kept = found.score - found.attribution.flatten(1).sum(1)
+    assert off(kept, case["delta"]) < RATIOS
 
 
 STABILISED = {
@@ -149,6 +168,7 @@ def test_zennit(name):
     found = run(case, method, model=model, **params)
     assert miss(found.attribution, case["out"]) < RATIOS
     assert float(found.diagnostics["closure"].abs().max()) < 1e-3
+    assert off(found.score, case["r_init"].sum(1)) < FLOAT64
     if model == "h":
         assert torch.allclose(found.attribution.flatten(1).sum(1), found.score, rtol=1e-4)
 

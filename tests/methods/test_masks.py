@@ -108,7 +108,10 @@ def test_extremal_masks_keep_the_area_that_was_asked_for_where_the_evidence_is(a
     found = explain(Adding(weight), x, "ep", areas=(area,), baseline="zero", steps=100, flip=False)
     assert float(found.diagnostics["kept"]) == pytest.approx(area, abs=0.04)
     mask = found.attribution[0, 0]
-    assert mask[4:10, 12:20].mean() > 1.5 * mask.mean()
+    inside = float(mask[4:10, 12:20].mean())
+    assert inside > 0.9
+    if area < 0.5:  # of which half is all that can be kept twice as well
+        assert inside > 2 * float(mask.mean())
 
 
 def test_several_areas_are_the_mean_of_single_ones():

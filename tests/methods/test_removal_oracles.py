@@ -59,6 +59,7 @@ def test_recorded_shapley_values():
     case = oracle("shap_exact_8seg_0")
     found = run(case, "shapley", units=regions(case))
     assert miss(unit_values(found), case["out"][None]) < FLOAT64
+    assert float(Segments(case)(torch.zeros(1, 8))[0]) == pytest.approx(float(case["base"]), rel=1e-12)
 
 
 def test_recorded_kernel_shap_tends_to_the_exact_values():
@@ -84,6 +85,9 @@ def test_recorded_games(name):
         progress=False,
     )
     assert found[0].cost.forward_rows == 256
+    assert miss(Segments(case)(set_functions.coalitions(8))[None], case["values"][None]) < FLOAT64
+    singles = [0, *(1 << i for i in range(8))]
+    assert case["shapley_mask"].tolist() == case["banzhaf_mask"].tolist() == singles
     assert miss(unit_values(found[0]), case["shapley"][1:][None]) < FLOAT64
     assert miss(unit_values(found[1]), case["banzhaf"][1:][None]) < FLOAT64
     named = ["moebius", *INDICES]
@@ -99,6 +103,7 @@ def test_recorded_games(name):
 def test_recorded_random_game():
     case = oracle("game_random8")
     v = case["values"]
+    assert case["shapley_mask"].tolist() == case["banzhaf_mask"].tolist() == [0, *(1 << i for i in range(8))]
     assert miss(set_functions.shapley(v)[None], case["shapley"][1:][None]) < FLOAT64
     assert miss(set_functions.banzhaf(v)[None], case["banzhaf"][1:][None]) < FLOAT64
     assert (

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from tests.reading import Arrays
 from torch import Tensor, nn
 
 from abe.draws import SeededDraws
@@ -22,7 +23,8 @@ ORACLES = Path(__file__).parents[1] / "oracles"
 
 def oracle(name: str) -> dict[str, Any]:
     with np.load(ORACLES / f"{name}.npz", allow_pickle=False) as file:
-        return {k: torch.from_numpy(file[k]) for k in file.files if file[k].dtype.kind in "fiu"}
+        found = {k: torch.from_numpy(file[k]) for k in file.files if file[k].dtype.kind in "fiub"}
+    return Arrays(name, found)
 
 
 def net_s(dtype: torch.dtype = torch.float64) -> nn.Module:

@@ -76,7 +76,7 @@ def test_a_mask_per_channel_and_rows_that_do_not_meet():
     found = neighbour_fill.fill(x, mask)
     for i in range(3):
         alone = neighbour_fill.fill(x[i : i + 1], mask[i : i + 1])[0]
-        torch.testing.assert_close(alone, found[i], rtol=0, atol=2e-6)
+        torch.testing.assert_close(alone, found[i], rtol=0, atol=1e-6)
         for c in range(3):
             wanted = dense(x[i, c : c + 1], mask[i, c])[0]
             assert (found[i, c].double() - wanted).abs().max() <= 1e-5

@@ -36,7 +36,7 @@ def test_captum_sensitivity_max():
     draws = ReplayedDraws.of([0, 1, 2], stability__neighbour=u.expand(3, -1, -1, -1, -1))
     metric = ("max_sensitivity", {"samples": 10, "radius": RADIUS})
     found = score(made, task, metric=metric, draws=draws).values
-    torch.testing.assert_close(found, recorded["out"], rtol=1e-6, atol=0)
+    torch.testing.assert_close(found, recorded["out"], rtol=1e-12, atol=0)
 
 
 def network() -> nn.Sequential:
@@ -78,7 +78,7 @@ def test_relative_stability_by_hand():
             worst.setdefault(name, []).append(moved / size)
     for name, ratios in worst.items():
         found = as_metric((name, {"radius": RADIUS})).value.measure(given, made)
-        torch.testing.assert_close(found, torch.stack(ratios).amax(0), rtol=1e-6, atol=0)
+        torch.testing.assert_close(found, torch.stack(ratios).amax(0), rtol=1e-12, atol=0)
 
 
 def test_a_layer_is_named_or_refused():

@@ -3,6 +3,7 @@
 import json
 import re
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,12 +26,35 @@ class Sign(nn.Module):
         return torch.stack([-total, total], 1)
 
 
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+
+
+def recorded(study):
+    return json.loads((RESULTS / f"soundness-{study}.json").read_text("utf-8"))
+
+
 def test_the_linear_study_shows_the_order():
-    """Soundness: truth = Remove = 1 > Introduce > Random; completeness: truth >= Remove everywhere."""
-    found = soundness.linear(trials=3)
-    assert all("confirmed in every trial" in sentence for sentence in found.findings[:3]), found.findings
-    assert "not confirmed" not in " ".join(found.findings[:3])
+    """Soundness: truth = Remove = 1 > Introduce > Random; completeness: truth >= Remove everywhere.
+
+    That every trial of Introduce is above every one of Random is true of three trials and not of the
+    recorded thousand; what holds of both is the order of the means.
+    """
+    found, kept = soundness.linear(trials=3), recorded("linear")
+    for findings, values in ((found.findings, found.values), (kept["findings"], kept["values"])):
+        assert all(f": {EVERY}." in findings[i] for i in (0, 2)), findings
+        sound = {name: numbers["mean"] for name, numbers in values["soundness"].items()}
+        judged = [
+            row
+            for row in zip(*(sound[n] for n in MAPS), strict=True)
+            if not any(v is None or v != v for v in row)
+        ]
+        assert len(judged) >= 3
+        assert all(1 == truth == remove > introduce > drawn for truth, remove, introduce, drawn in judged)
     assert len(found.charts[0].lines["ground truth"].y) == len(soundness.LEVELS)
+
+
+EVERY = "confirmed in every trial"
+MAPS = ("ground truth", "Remove", "Introduce", "Random")
 
 
 def test_the_command_writes_a_record_and_a_figure(tmp_path, monkeypatch):
@@ -64,16 +88,31 @@ def test_its_sums_are_what_the_metrics_compute():
     assert complete.curve(given, known).complete.tolist() == pytest.approx(lost)
 
 
+VERDICT = re.compile(r"(.*): (confirmed|refuted|not decided) \(")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "study",
-    [partial(soundness.modified, count=20), traps.retraining, traps.semi_natural],
+    ("name", "study"),
+    [
+        ("modified", partial(soundness.modified, count=40)),
+        ("retraining", traps.retraining),
+        ("semi-natural", traps.semi_natural),
+    ],
     ids=["modified", "retraining", "semi-natural"],
 )
-def test_the_other_studies_show_what_they_must(study):
-    """Which claims hold is for the record to say; that each is decided by an interval is checked here."""
+def test_the_other_studies_show_what_they_must(name, study):
+    """Two claims hold in each, as in the record, and nothing is decided the other way round.
+
+    Not all do: the record refutes three of `semi-natural` and leaves two of `modified` open.
+    """
     found = study()
-    assert len(found.findings) >= 3
-    assert all(re.search(r": (confirmed|refuted|not decided) \(", f) for f in found.findings), found.findings
-    assert sum(": confirmed (" in f for f in found.findings) >= 1, found.findings
+    here, there = (
+        {m[1]: m[2] for m in map(VERDICT.match, findings) if m}
+        for findings in (found.findings, recorded(name)["findings"])
+    )
+    assert here.keys() == there.keys()
+    assert len(here) == len(found.findings) >= 3
+    assert all({here[claim], there[claim]} != {"confirmed", "refuted"} for claim in here), (here, there)
+    assert sum(here[claim] == "confirmed" for claim in here) >= 2, here
     assert all(len(row) == len(table.head) for table in found.tables for row in table.rows)

@@ -34,6 +34,7 @@ def test_projected_gradient_descent_from_the_recorded_start():
     draws = ReplayedDraws.of(range(2), attack__start=(start / EPS + 1)[:, None] / 2)
     found = run(case, "pgd", eps=EPS, alpha=ALPHA, draws=draws)
     assert same(found.x_adv, case["out"], tolerance=FLOAT32) == 0
+    assert torch.equal(found.label_after, case["pred_adv"].long())
     assert draws.left == []
 
 
@@ -49,6 +50,7 @@ def test_diverse_inputs_with_one_draw_for_the_batch(name, decay):
     replayed = ReplayedDraws.of(range(1), diversity=torch.tensor(draws, dtype=torch.float64)[None])
     found = run(case, "dim", eps=EPS, alpha=ALPHA, decay=decay, variant="published", draws=replayed)
     assert same(found.x_adv, case["out"], tolerance=FLOAT32) == 0
+    assert torch.equal(found.label_after, case["pred_adv"].long())
     assert replayed.left == []
 
 
@@ -60,6 +62,7 @@ def test_spectrum_simulation():
         draws = ReplayedDraws.of(range(1), spectrum__noise=noise, spectrum__mask=mask)
         found = run(case, "ssa", eps=EPS, alpha=ALPHA, copies=2, decay=decay, draws=draws)
         assert same(found.x_adv, case[out].double(), tolerance=FLOAT32) == 0
+        assert out != "out" or torch.equal(found.label_after, case["pred_adv"].long())
         assert draws.left == []
 
 
@@ -69,6 +72,7 @@ def test_gradient_relevance():
     draws = ReplayedDraws.of(range(1), neighbourhood=(around / (3.5 * EPS) + 1) / 2)
     found = run(case, "gra", eps=EPS, alpha=ALPHA, neighbours=2, draws=draws)
     assert float((found.x_adv - case["out"]).abs().max()) < 1e-8
+    assert torch.equal(found.label_after, case["pred_adv"].long())
     assert draws.left == []
 
 

@@ -71,17 +71,18 @@ def test_the_split_of_the_survey(name, reference):
         passes = (False, False, False)  # what shows the reference is not zero and gets a share
     task = abe.image_task(network(), channels=1, output_kind="logits")
     found = allocation_of(task, X, shown, method, target=1, **with_reference(method, params, shown))
-    check(found, passes, QUADRATURE_LIMITS if method == "ig" else EXACT_LIMITS)
+    limits = QUADRATURE_LIMITS if method == "ig" else EXACT_LIMITS
+    check(found, passes, limits, least=5e-3 if name == "Banzhaf" else 1e-2)  # its effects miss 0.7 % here
 
 
 EXACT_LIMITS, QUADRATURE_LIMITS = (EXACT, EXACT, EXACT), (1e-2, 1e-3, QUADRATURE)
 
 
-def check(found, passes, limits):
+def check(found, passes, limits, least=1e-2):
     """Each number is below its limit where the principle holds, and far above it where it does not."""
     numbers = (found.effect, found.correctness, found.completeness)
     assert tuple(n < limit for n, limit in zip(numbers, limits, strict=True)) == passes, found
-    assert all(holds or n > 1e-3 for n, holds in zip(numbers, passes, strict=True)), found
+    assert all(holds or n > least for n, holds in zip(numbers, passes, strict=True)), found
 
 
 AVERAGED = {

@@ -23,7 +23,9 @@ from abe.types import Card
 
 BLIND = (
     "Does not look at the input; meant for the first layer. Behind layer norms amounts grow where values are "
-    "near zero and cancel: closure is up to their rounding, which a note states."
+    "near zero and cancel: closure is up to their rounding, which a note states. On ConvNeXt-T w² gives "
+    "3.6e15 and misses .14 of the score, flat 2.6e13 and .003 "
+    "(`pytest -m slow tests/engines/backward/test_networks.py`)."
 )
 Composite = Literal[
     "epsilon_plus", "epsilon_gamma_box", "epsilon_plus_flat", "epsilon_alpha2_beta1", "epsilon_gamma"

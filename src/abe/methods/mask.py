@@ -25,8 +25,8 @@ from abe.registry import methods
 from abe.types import Card, Passes
 
 ROUNDED = (
-    "sometimes: a share divides by a difference of scores, and where removing everything changes little, "
-    "float32 rounds it by more than 1e-5"
+    "sometimes, within 1e-4: a share divides by a difference of scores, and where removing everything "
+    "changes little, float32 rounds it by more than 1e-5"
 )
 
 

@@ -18,7 +18,7 @@ from abe.metrics.evaluation.reexplain import again, elsewhere
 from abe.metrics.subsets import pearson, places
 from abe.registry import metrics
 from abe.spec import value
-from abe.types import Card
+from abe.types import Card, Passes
 
 Order = Literal["top_down", "bottom_up", "independent"]
 
@@ -204,7 +204,11 @@ def _example() -> nn.Module:
     return nn.Sequential(nn.Flatten(), head)
 
 
-_COPIES = {"cost": "sometimes: rows of other models are counted; the kit watches the model itself"}
+def _times(factor: str, words: str, more: str = "") -> Passes:
+    """So many times the rows of explaining once more."""
+    return Passes(
+        forward=f"{factor} * method_forward{more}", backward=f"{factor} * method_backward", words=words
+    )
 
 
 @metrics.register(
@@ -216,21 +220,18 @@ _COPIES = {"cost": "sometimes: rows of other models are counted; the kit watches
         range="[-1, 1]",
         formula="mean over layers of Spearman(|A|, |A'|), A' of the model randomised down to that layer",
         needs=("method",),
+        passes=_times("(layers + 1)", "The rows of the method, layers + 1 times."),
         differs=(
             "Weights are drawn with the standard deviation they had; the published code calls the "
             "layer's initialiser.",
             "The unchanged model is not part of the mean (in Quantus it is).",
         ),
         pitfalls=("Few classes and smooth inputs keep the floor high: read it beside plain gradients.",),
-        expected_failures=_COPIES,
     ),
     aliases=("parameter_randomisation",),
 )
 def mprt(*, order: Order | str = "top_down") -> ParameterRandomisation:
-    """How much of the map survives when the model's layers are randomised.
-
-    Cost: The rows of the method, layers + 1 times.
-    """
+    """How much of the map survives when the model's layers are randomised."""
     return ParameterRandomisation(order=order)
 
 
@@ -244,8 +245,8 @@ def mprt(*, order: Order | str = "top_down") -> ParameterRandomisation:
         range="[-1, 1]",
         formula="MPRT of the mean map over samples noisy copies, noise sigma of the bounds' range",
         needs=("method",),
+        passes=_times("samples * (layers + 1)", "The rows of the method, samples · (layers + 1) times."),
         differs=("The noise is drawn from the seed, so the unchanged model correlates perfectly.",),
-        expected_failures=_COPIES,
     )
 )
 def smooth_mprt(
@@ -256,8 +257,6 @@ def smooth_mprt(
     Args:
         samples: noisy copies.
         sigma: of the noise, as a fraction of the bounds' range.
-
-    Cost: The rows of the method, samples · (layers + 1) times.
     """
     return ParameterRandomisation(order=order, smooth=samples, sigma=sigma)
 
@@ -272,15 +271,12 @@ def smooth_mprt(
         range="[-1, inf)",
         formula="(H(A') - H(A)) / H(A), H the entropy of |A| / sum |A|, A' of the randomised model",
         needs=("method",),
+        passes=_times("2", "Twice the rows of the method."),
         differs=("H is the entropy of the shares of magnitude, not of a histogram of values.",),
-        expected_failures=_COPIES,
     )
 )
 def efficient_mprt() -> EfficientRandomisation:
-    """Relative rise of the map's entropy when the whole model is randomised.
-
-    Cost: Twice the rows of the method.
-    """
+    """Relative rise of the map's entropy when the whole model is randomised."""
     return EfficientRandomisation()
 
 
@@ -293,8 +289,8 @@ def efficient_mprt() -> EfficientRandomisation:
         range="[-1, 1]",
         formula="Spearman(|A|, |A'|), A' of a model of the same form trained on permuted labels",
         needs=("method",),
+        passes=_times("2", "The rows of the method, twice."),
         pitfalls=("The second model must have learnt its labels by heart, or the test says nothing.",),
-        expected_failures=_COPIES,
         example={"model": _example()},
     )
 )
@@ -303,8 +299,6 @@ def data_randomisation(*, model: Any) -> OtherLabels:
 
     Args:
         model: that model, with the same inputs and classes; it is copied.
-
-    Cost: The rows of the method, twice.
     """
     return OtherLabels(model=model)
 
@@ -319,12 +313,10 @@ def data_randomisation(*, model: Any) -> OtherLabels:
         range="[-1, 1]",
         formula="Spearman(|A_y|, |A_c|), c another class drawn per sample",
         needs=("method",),
+        passes=_times("2", "Twice the rows of the method, and one forward row.", " + 1"),
         differs=("Rank correlation of magnitudes instead of the structural similarity.",),
     )
 )
 def random_logit() -> OtherClass:
-    """Similarity of the map to that of another class.
-
-    Cost: Twice the rows of the method, and one forward row.
-    """
+    """Similarity of the map to that of another class."""
     return OtherClass()

@@ -3,10 +3,13 @@
 A law is a function of a case (a method, metric, path, … on the kit's toy nets) that measures
 something and calls `ensure`. `run` checks every law of a case and reads the card's
 ``expected_failures``: a law listed there must fail on at least one of the kit's nets, otherwise the
-list is out of date and that is an error too. A reason that starts with ``"sometimes:"`` is accepted
-either way, and the verdict says which it was.
+list is out of date and that is an error too. A reason such as ``"sometimes, within 1e-4: …"`` is for laws
+that fail on some runs only: it is accepted either way, and the verdict says which it was, as long as what is
+missed is at most that number.
 """
 
+import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -16,8 +19,8 @@ from abe.types import Card
 Numbers = Mapping[str, object]
 _Check = TypeVar("_Check", bound=Callable[[Any], Numbers])
 Outcome = Literal["holds", "fails as declared", "does not apply"]
-SOMETIMES = "sometimes:"
-"""How the reason of a law begins that fails on some runs only."""
+SOMETIMES = re.compile(r"sometimes, within (\d+(?:\.\d+)?(?:e-?\d+)?): \S")
+"""How the reason of a law begins that fails on some runs only, and by how much at most."""
 
 
 class LawBroken(AssertionError):  # noqa: N818 - what is wrong is the subject, not the call
@@ -95,8 +98,8 @@ class Verdict:
 class Broken(Exception):  # noqa: N818 - never seen outside
     """Raised inside a law by `ensure`; `check` turns it into a `Breach` or a declared failure."""
 
-    def __init__(self, numbers: Numbers) -> None:
-        self.numbers = numbers
+    def __init__(self, numbers: Numbers, by: float = math.inf) -> None:
+        self.numbers, self.by = numbers, by
         super().__init__(show(numbers))
 
 
@@ -137,10 +140,16 @@ def always(case: Any) -> str:
     return ""
 
 
-def ensure(holds: bool, **numbers: object) -> Numbers:
-    """The numbers of a law, which is broken where ``holds`` is False."""
+def ensure(holds: bool, by: float = math.inf, /, **numbers: object) -> Numbers:
+    """The numbers of a law, which is broken where ``holds`` is False.
+
+    Args:
+        holds: whether the law does.
+        by: what is missed where it does not, in the law's own measure; a card may bound it.
+        **numbers: what was measured.
+    """
     if not holds:
-        raise Broken(numbers)
+        raise Broken(numbers, by)
     return numbers
 
 
@@ -162,6 +171,12 @@ def run(laws: Laws, case: Any, only: str | Sequence[str] | None = None) -> list[
     unknown = [name for name in (*wanted, *case.card.expected_failures) if name not in laws.names()]
     if unknown:
         raise ValueError(f"{case.subject}: no law is called {unknown[0]!r}; the laws are {laws.names()}")
+    for name, reason in case.card.expected_failures.items():
+        if reason.startswith("sometimes") and not SOMETIMES.match(reason):
+            raise ValueError(
+                f"{case.subject}: the reason why {name!r} fails on some runs only gives no bound; write "
+                f"'sometimes, within 1e-4: …'. Got {reason!r}"
+            )
     verdicts: list[Verdict] = []
     breaches: list[Breach] = []
     for law in laws:
@@ -185,16 +200,20 @@ def check(law: Law, case: Any) -> Verdict | Breach:
     try:
         numbers = law.check(case)
     except Broken as broken:
-        if declared:
+        bound = bound_of(declared)
+        if declared and (bound == math.inf or broken.by <= bound):  # NaN is beyond every bound
             return Verdict(law.name, "fails as declared", broken.numbers, declared)
+        if declared:
+            numbers = {**broken.numbers, "missed": broken.by, "declared": declared}
+            return Breach(law.name, law.says, numbers, "It is missed by more than the card allows.")
         return Breach(law.name, law.says, broken.numbers, law.reading)
     except Exception as problem:
         raised = {"raised": f"{type(problem).__name__}: {problem}"}
         return Breach(law.name, law.says, raised, "The check could not be finished.", problem)
-    if declared and not declared.startswith(SOMETIMES):
+    if declared and not SOMETIMES.match(declared):
         reading = (
             "It is in expected_failures but holds on every net of the kit: take it off the list, or start "
-            f"its reason with {SOMETIMES!r} if it fails on some runs only."
+            "its reason with 'sometimes, within <by how much>:' if it fails on some runs only."
         )
         return Breach(law.name, law.says, {**numbers, "declared": declared}, reading)
     return Verdict(law.name, "holds", numbers, declared)
@@ -203,6 +222,12 @@ def check(law: Law, case: Any) -> Verdict | Breach:
 def declared_failure(card: Card, law: str) -> str:
     """The declared reason why a law fails, or ""."""
     return card.expected_failures.get(law, "")
+
+
+def bound_of(reason: str) -> float:
+    """By how much a law may be missed: without end where it must fail, up to the bound where it may."""
+    found = SOMETIMES.match(reason)
+    return float(found[1]) if found else math.inf
 
 
 def show(numbers: Numbers) -> str:

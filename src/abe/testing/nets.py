@@ -280,14 +280,23 @@ class Watched(nn.Module):
         net: the network.
         fail_at: number of the call (from 1) whose forward raises, or None.
         limit: more rows than this at once raise an out-of-memory error, or None.
+        copies: rows through copies of it count too.
     """
 
-    def __init__(self, net: nn.Module, *, fail_at: int | None = None, limit: int | None = None) -> None:
+    def __init__(
+        self, net: nn.Module, *, fail_at: int | None = None, limit: int | None = None, copies: bool = False
+    ) -> None:
         super().__init__()
         self.net = net
         self.input = nn.Identity()
-        self._seen = {"calls": 0, "forward": 0, "backward": 0}
+        self._seen: dict[str, int] = (_Shared if copies else dict)(calls=0, forward=0, backward=0)
         self._fail_at, self._limit = fail_at, limit
+
+    def beside(self, net: nn.Module) -> "Watched":
+        """Another network whose rows count with those of this one."""
+        other = Watched(net)
+        other._seen = self._seen
+        return other
 
     @property
     def calls(self) -> int:
@@ -317,6 +326,13 @@ class Watched(nn.Module):
 
     def _count(self, rows: int) -> None:
         self._seen["backward"] += rows
+
+
+class _Shared(dict[str, int]):
+    """Numbers that copies of what holds them share."""
+
+    def __deepcopy__(self, memo: object) -> "_Shared":
+        return self
 
 
 class _CountBackward(torch.autograd.Function):

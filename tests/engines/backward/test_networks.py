@@ -37,6 +37,8 @@ RELEVANCE = {
     "excitation_backprop": {},
 }
 """Those with rules that give relevance to zeros, which is in the third account, or that start at 1."""
+CANCELLING = ("lrp_w_square", "lrp_flat")
+"""On ConvNeXt-T they give 3.6e15 and 2.6e13 in either sign, of which rounding leaves 1 and .02."""
 PATTERNS = {"pattern_net": {"samples": 2}, "pattern_attribution": {"samples": 2}}
 OTHERS = {"deconvolution": {}, "guided_backprop": {}, "rectgrad": {}, "contrastive_excitation_backprop": {}}
 RECTIFIED = [n for n in NAMES if getattr(n, "values", (n,))[0] in ("torchvision vgg16", FAST)]
@@ -96,10 +98,14 @@ def test_relevance_that_reaches_zeros_is_accounted_for(case: Case) -> None:
         found = case.explain(method, **params)
         closure = found.diagnostics["closure"].abs()
         missing = float((closure / found.score.abs().clamp(min=1)).max())
-        if missing > 1e-3:  # w² behind layer norms: amounts of 1e15 that cancel, so their rounding is left
+        if method in CANCELLING and "convnext" in case.name:
             given = found.attribution.abs().flatten(1).sum(1)
+            assert float(given.max()) > 1e12, method  # else there is no reason not to close
             assert bool((closure <= 1e-14 * given).all()), (method, missing)
-            assert any("ABE-INCOMPLETE" in warning for warning in found.warnings), method
+        else:
+            assert missing <= 1e-3, (method, missing)
+        noted = any("ABE-INCOMPLETE" in warning for warning in found.warnings)
+        assert noted or missing <= 1e-3, (method, missing)  # whoever does not close is told
         assert bool(found.attribution.any()), method
 
 

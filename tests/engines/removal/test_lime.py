@@ -79,14 +79,24 @@ def test_errors_of_the_ridge_cover_what_infinitely_many_rows_would_give():
     assert 0.90 < float(covered) < 0.985
 
 
-def test_stability_indices_tell_few_rows_from_many():
+@pytest.mark.parametrize(("apart", "least"), [(True, 95), (False, 100 * (2 + 4 / 3) / 4)])
+def test_stability_indices_tell_few_rows_from_many(apart, least):
+    """Three effects of .66 to .67 tie for two of four places: any two of them share 4/3, whatever the rows.
+
+    Moved apart, they leave nothing to chance.
+    """
     v = random_game(8, seed=5)
+    if apart:
+        v = (
+            v
+            + set_functions.coalitions(8).double() @ torch.tensor([0, -0.4, 0.3, 0.4, 0, 0, 0, 0.3]).double()
+        )
     few = explained(v, "lime", removal="zero", evaluations=14, penalty=0.1)
     many = explained(v, "lime", removal="zero", evaluations=2000, penalty=0.1)
-    for name in ("coefficient_stability", "variable_stability"):
+    for name, bar in (("coefficient_stability", 95), ("variable_stability", least)):
         low, high = float(few.diagnostics[name]), float(many.diagnostics[name])
         assert 0 <= low <= 100
-        assert high > 80
+        assert high > bar
     assert float(few.diagnostics["variable_stability"]) < float(many.diagnostics["variable_stability"])
 
 
