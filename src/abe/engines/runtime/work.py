@@ -97,7 +97,7 @@ class Work:
         around: runs each chunk its own way; it always gets the model itself, never a copy.
         settle: decides the targets from the outputs, where the rows are the samples themselves.
         purpose: names work whose memory per row is of its own, so that it has its own plan.
-        chunk: most rows at a time.
+        alone: rows run one by one and on the model itself, so that no digit hangs on what runs beside them.
     """
 
     kind: Kind
@@ -110,7 +110,7 @@ class Work:
     around: Around | None = None
     settle: Settle | None = None
     purpose: str = ""
-    chunk: int | None = None
+    alone: bool = False
 
     def __len__(self) -> int:
         return self.owner.shape[0]
