@@ -24,6 +24,7 @@ from abe.errors import Code, SpecError
 from abe.registry import methods
 from abe.types import Card, Passes
 
+
 @methods.register(
     Card(
         name="meaningful_perturbation",

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from abe.checks import finite
 from abe.engines.instrument.capture import capturing
+from abe.engines.instrument.inspection import compiled
+from abe.engines.runtime.layout import DenseSlopes
 from abe.errors import AbeError, Code, InputError, ModelError
 from abe.objectives import Captured, objective_name
 from abe.task.base import Context, Task
@@ -213,7 +215,9 @@ class Pass:
         """The model's checked outputs, with the layers that the scores read."""
         layers = self.work.layers
         precision = torch.autocast(x.device.type, torch.bfloat16) if self.reduced else nullcontext()
-        with _reading(model, layers) as captured, precision:
+        one = len(x) == 1 and torch.is_grad_enabled() and not compiled(model)
+        slopes_of_one = DenseSlopes() if one else nullcontext()
+        with _reading(model, layers) as captured, precision, slopes_of_one:
             outputs = self.task().forward(x, context, model)
         if self.reduced and isinstance(outputs, Tensor):
             outputs = outputs.to(x.dtype)
