@@ -1,8 +1,8 @@
 """A row alone is the row in a batch, on one small network of every family of timm and torchvision.
 
-`pytest -m slow -s tests/engines/test_families.py` prints, per family, the method that differs most: in float32,
-and where that is more than 1e-4, in float64. There the difference is float32's: amounts that cancel under LRP,
-or a kink (a ReLU, a maximum of equal values) that rounding decides.
+`pytest -m slow -s tests/engines/test_families.py` prints, per family, the method that differs most: in
+float32, and where that is more than 1e-4, in float64. There the difference is float32's: amounts that cancel
+under LRP, or a kink (a ReLU, a maximum of equal values) that rounding decides.
 """
 
 import importlib.util
