@@ -10,6 +10,7 @@ from tests.engines.networks import network
 from torch import Tensor, nn
 
 import abe
+from abe.engines.runtime.layout import DenseSlopes
 from abe.testing import nets
 from abe.testing.bench import samples, task_of
 
@@ -147,6 +148,16 @@ def test_the_slope_of_one_row_behind_a_batch_norm_is_right(method: str, dtype: t
         leaf = x.double().requires_grad_(True)
         (right,) = torch.autograd.grad(net.double()(leaf)[:, 1].sum(), leaf)  # two rows or more are right
         assert float((whole - right).abs().max()) <= 1e-5 * float(right.abs().max())
+
+
+def test_slopes_with_channels_last_are_read_right_behind_a_batch_norm() -> None:
+    """The kernel itself, by the layout that it reads wrongly; torch alone is off by more than the slope."""
+    x = uniform(0, 1)[..., :4, :4].requires_grad_(True)
+    slope = torch.randn(1, 16, 3, dtype=torch.float64).transpose(1, 2).unflatten(2, (4, 4))
+    with DenseSlopes():
+        y = nn.functional.batch_norm(x, torch.zeros(3).double(), torch.ones(3).double())
+    (found,) = torch.autograd.grad(y, x, slope)
+    assert float((found - slope / (1 + 1e-5) ** 0.5).abs().max()) < 1e-12
 
 
 # --- bounds ---------------------------------------------------------------------------------------
