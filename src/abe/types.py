@@ -246,6 +246,10 @@ class Problem(Protocol):
         """Names of the draws with numbers ``draw`` (n,) of samples ``owner`` (n,)."""
         ...
 
+    def among(self, owner: Tensor) -> tuple[Tensor, int]:
+        """Which samples of the whole request ``owner`` (n,) are, and how many it has."""
+        ...
+
     def scores(self, make: Make | Tensor, owner: Tensor) -> Tensor:
         """(n,) scores of rows; forward only."""
         ...

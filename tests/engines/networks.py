@@ -106,7 +106,7 @@ def network(name: str, side: int | None = None) -> tuple[nn.Module, Tensor]:
     if name == REAL:
         return net, x
     for module in net.modules():
-        _redraw(module, generator)
+        redraw(module, generator)
     _calibrate(net, normalised(_various(side, generator)))
     head = [module for module in net.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
     with torch.no_grad():
@@ -141,7 +141,7 @@ def _various(side: int, generator: torch.Generator) -> Tensor:
     return torch.cat([brightness * _smooth(4, side, generator), noise])
 
 
-def _redraw(module: nn.Module, generator: torch.Generator) -> None:
+def redraw(module: nn.Module, generator: torch.Generator) -> None:
     norm = "Norm" in type(module).__name__
     for name, parameter in module.named_parameters(recurse=False):
         drawn = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)

@@ -296,16 +296,17 @@ class Given:
     def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
         x = problem.x
         reference = self.reference if self.reference.ndim == x.ndim else self.reference[None]
-        if len(reference) not in (1, len(x)):
+        place, count = problem.among(owner)
+        if len(reference) not in (1, count):
             raise InputError(
                 Code.BASELINE_SHAPE,
                 "There must be one reference for all samples or one for each",
-                got=f"{len(reference)} for {len(x)} samples",
+                got=f"{len(reference)} for {count} samples",
             )
-        owner = owner.to(reference.device)
+        place = place.to(reference.device)
         # the input's rows are not needed, only their shape: a sample may own more rows than there are samples
         like = x[:1].expand(len(owner), *x.shape[1:])
-        return fit(reference[owner if len(reference) == len(x) else torch.zeros_like(owner)], like)
+        return fit(reference[place if len(reference) == count else torch.zeros_like(place)], like)
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,6 @@ from abe.errors import Code, SpecError
 from abe.registry import methods
 from abe.types import Card, Passes
 
-ROUNDED = (
-    "sometimes, within 1e-4: a share divides by a difference of scores, and where removing everything "
-    "changes little, float32 rounds it by more than 1e-5"
-)
-
 
 @methods.register(
     Card(
@@ -52,7 +47,6 @@ ROUNDED = (
             "the probability; objective='probability' gave smooth masks on all photographs looked at.",
             "Where blurring hardly changes the score there is nothing to find; the result says so.",
         ),
-        expected_failures=dict.fromkeys(("batch", "order", "chunk"), ROUNDED),
     ),
     aliases=("mp",),
 )
@@ -154,7 +148,7 @@ def extremal_perturbation(
 
     Shape: (b, c, h, w) or (b, c, t) in and out; positions are spread in equal parts over their channels.
 
-    Cost: ``steps`` gradient rows per area, and two forward rows.
+    Cost: ``steps`` gradient rows per area, and two forward rows, each run by itself.
 
     Example:
         >>> import abe

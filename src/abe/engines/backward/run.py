@@ -201,7 +201,7 @@ class _Run:
         if self.again:
             again, self.again = torch.cat(self.again), []
             for chunk in problem.gradient(
-                problem.x[again], again, around=self.around, purpose=purpose, chunk=1
+                problem.x[again], again, around=self.around, purpose=purpose, alone=True
             ):
                 self._keep(chunk)
         if self.model is not problem.task.model:

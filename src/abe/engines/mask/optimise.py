@@ -3,7 +3,10 @@
 A method picks a parametrisation (numbers → mask), a perturbation (mask, input → row the model sees),
 penalties, and an optimiser. The model gives the gradient at each row; it is pulled back to the mask
 through the perturbation's own small graph, chunk by chunk, so that memory does not grow with steps,
-draws or areas. Samples that stand still leave the batch where a tolerance is given.
+draws or areas. Masks that stand still are done where a tolerance is given.
+
+A method's masks are optimised sample by sample, row by row: where two parts of an input are nearly as good,
+hundreds of steps take one or the other by the last digit, which batched kernels round by the batch.
 """
 
 from collections.abc import Callable
@@ -16,13 +19,10 @@ from torch import Tensor
 from abe.checks import Count, Tolerance, listed
 from abe.engines.path.active import Active
 from abe.engines.runtime.problem import Problem
-from abe.engines.runtime.shapes import along, rows_at_once, spread
+from abe.engines.runtime.shapes import along, spread
 from abe.errors import Code, note
 from abe.spec import value
 from abe.types import Result
-
-COPIES = 16
-"""Rough size of what a sample under optimisation holds (pyramid, mask, gradient, moments), in inputs."""
 
 State = dict[str, Tensor]
 
@@ -156,11 +156,7 @@ class MaskOptimisation:
 
     def run(self, problem: Problem) -> Result:
         """The mean of a sample's masks, what they keep where `keep`, else what they remove."""
-        size = max(1, rows_at_once(problem.x) // (COPIES * self.variants))
-        parts: list[Masks] = []
-        for block in problem.everyone.split(size):
-            score = problem.score[block] if self.share else None
-            parts.append(self.optimise(problem.with_(x=problem.x[block], owner=block), score))
+        parts = [self.optimise(one, one.score if self.share else None) for one in problem.apart()]
         mask = torch.cat([p.mask.mean(1) for p in parts])
         diagnostics = {
             "steps": torch.cat([p.steps for p in parts]),

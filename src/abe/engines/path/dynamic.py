@@ -7,7 +7,6 @@ and rows that are done leave the batch. From an input to wherever the update lea
 that the attribution explains s(input) − s(end); from a reference to the input it is kept.
 """
 
-from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -99,7 +98,8 @@ class UpdatePath:
     def run(self, problem: Problem) -> Result:
         """Follow the update for every sample of the problem."""
         problem = problem if self.objective is None else problem.with_(objective=self.objective)
-        problem = _on_own_model(problem) if getattr(self.update, "own_model", False) else problem
+        if getattr(self.update, "alone", False):
+            problem = replace(problem.predicted(), alone=True)
         result = Paths(self, problem).run()
         for _ in range(2 if self.tolerance is not None else 0):
             missed = self._missed(result)
@@ -121,15 +121,6 @@ class UpdatePath:
             return torch.zeros(0, dtype=torch.long)
         gap = (result.delta - result.attribution.flatten(1).sum(1)).abs()
         return (gap > (self.tolerance or 0.0) * result.delta.abs()).nonzero().flatten()
-
-
-def _on_own_model(problem: Problem) -> Problem:
-    """The same request without execution copies, whose other rounding could lead a path elsewhere."""
-    problem = problem.predicted()
-    evaluator = copy(problem.evaluator)
-    if evaluator.execution == "auto":
-        evaluator.execution = "model"
-    return replace(problem, evaluator=evaluator)
 
 
 BLOCK_BYTES = 64 * 2**20
@@ -154,14 +145,14 @@ class Paths:
 
     def run(self) -> Result:
         x, plan = self.problem.x, self.plan
-        begin = x if self.engine.start is None else reference_of(self.engine.start, self.problem)
+        begin = x if self.engine.start is None else self._begin(self.engine.start)
         attribution, delta = torch.zeros_like(x), x.new_zeros(len(x))
         tables = {
             name: torch.zeros((len(x), plan.width), dtype=torch.long, device=x.device)
             for name in ("steps", "nodes", "crossed", "moved")
         }
         gap, ends = 0.0, _Ends(self.problem, plan.width)
-        size = max(1, BLOCK_BYTES // (x[0].numel() * x.element_size()))
+        size = 1 if self.problem.alone else max(1, BLOCK_BYTES // (x[0].numel() * x.element_size()))
         for rows in torch.arange(len(plan.owner), device=x.device).split(size):
             block = take(plan, rows)
             walk = _Walk(self.engine, self.problem, block, begin[block.owner], attribution)
@@ -183,6 +174,11 @@ class Paths:
             warnings=self._remarks(tables, gap),
             diagnostics=self._diagnostics(tables) | ends.told(several=self.engine.runs is not None),
         )
+
+    def _begin(self, start: Baseline) -> Tensor:
+        """(b, *f) where the paths begin."""
+        parts = self.problem.apart() if self.problem.alone else [self.problem]
+        return torch.cat([reference_of(start, part) for part in parts])
 
     def _diagnostics(self, tables: dict[str, Tensor]) -> dict[str, Tensor]:
         several = self.engine.runs is not None

@@ -28,8 +28,9 @@ class GuidedStep:
 
     fraction: Share = 0.25
     max_dist: NotNegative = 0.02
-    own_model: ClassVar[bool] = True
-    """Which features move hangs on the order of gradients that may be equal but for rounding."""
+    alone: ClassVar[bool] = True
+    """Which features move hangs on the order of gradients that may be equal but for rounding: that of an
+    execution copy or of another batch could lead a path elsewhere."""
 
     def step(self, point: Point, state: State) -> tuple[Tensor, State]:
         """The points after one step; every row stops when it has shrunk its distance enough."""

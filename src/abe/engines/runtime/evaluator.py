@@ -192,7 +192,7 @@ class Evaluator:
 
     def _size(self, work: Work, plan: ChunkPlan, left: int) -> int:
         """Rows to run next: as many as planned, or all that are left where that is little more."""
-        most = self.chunk or work.chunk
+        most = 1 if work.alone else self.chunk
         planned = plan.size if most is None else min(most, plan.limit)
         if most is None and left <= min(planned + planned // 2, plan.limit) and plan.measured:
             return left
@@ -224,7 +224,7 @@ class Evaluator:
 
     def _chosen(self, work: Work) -> tuple[nn.Module, str]:
         own = self.task.model, "model"
-        if self.execution == "model" or work.layers or work.around is not None:
+        if self.execution == "model" or work.layers or work.around is not None or work.alone:
             return own
         self._state.rows_seen += len(work)
         if len(work) < WORTH_A_LOOK or (self._state.choice is None and self._state.rows_seen < WORTH_A_COPY):
@@ -259,7 +259,7 @@ class Evaluator:
             plan.shrink(len(rows))
             return None
         seconds = time.perf_counter() - began
-        if self.chunk is None and job.work.chunk is None:
+        if self.chunk is None and not job.work.alone:
             plan.record(len(rows), seconds)
         self._count(job, len(rows), seconds)
         return chunk

@@ -33,6 +33,8 @@ class Problem:
         warnings: notes that go into the result.
         names: of the samples.
         path_ends: whether methods that follow paths keep these paths' ends.
+        alone: rows run one by one, on the model itself: numbers that a path or an optimisation hangs on.
+        origin: (n,) the sample of the whole request that each is, and how many that has; None for the whole.
     """
 
     evaluator: Evaluator
@@ -45,6 +47,8 @@ class Problem:
     warnings: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     path_ends: bool = False
+    alone: bool = False
+    origin: tuple[Tensor, int] | None = None
 
     @property
     def task(self) -> Task:
@@ -138,10 +142,10 @@ class Problem:
         *,
         around: Around | None = None,
         purpose: str = "",
-        chunk: int | None = None,
+        alone: bool = False,
     ) -> Iterator[Chunk]:
-        """Run rows with the gradient of each row's own score at the row; ``chunk`` bounds a chunk."""
-        return self._run("gradient", make, owner, around=around, purpose=purpose, chunk=chunk)
+        """Run rows with the gradient of each row's own score at the row; ``alone`` runs one at a time."""
+        return self._run("gradient", make, owner, around=around, purpose=purpose, alone=alone)
 
     def gradients(self, make: Make | Tensor, owner: Tensor, heads: Sequence[Head]) -> Iterator[Chunk]:
         """Run rows once and take the gradient of each of m scores: one forward and m backward rows each.
@@ -183,7 +187,15 @@ class Problem:
             decision=decision,
             identify=identity,
             names=self.names[:1],
+            origin=self.among(one),
         )
+
+    def among(self, owner: Tensor) -> tuple[Tensor, int]:
+        """Which samples of the whole request ``owner`` (n,) are, and how many it has."""
+        if self.origin is None:
+            return owner, len(self.x)
+        place, count = self.origin
+        return place[owner], count
 
     def with_(
         self,
@@ -219,6 +231,8 @@ class Problem:
             identify=self._identities(owner, draw),
             warnings=self.warnings,
             path_ends=self.path_ends,
+            alone=self.alone,
+            origin=self.origin if owner is None else self.among(owner),
         )
 
     def _identities(self, owner: Tensor | None, draw: Tensor | None) -> Callable[[], Sequence[int]]:
@@ -229,6 +243,20 @@ class Problem:
         if draw is not None:
             ids = [mix(i, d) for i, d in zip(ids, draw.tolist(), strict=True)]
         return ids.copy
+
+    def apart(self) -> Iterator["Problem"]:
+        """Every sample as a request of its own, in which all numbers are those that it has by itself.
+
+        For what goes on from the last digit: where two masks or features are nearly as good, an optimisation
+        or a path enlarges the rounding of whatever batch its rows ran in.
+        """
+        fresh = not self.decision.complete
+        whole = replace(self, alone=True).predicted()
+        kept = whole.known_outputs if fresh or len(self.x) == 1 else None
+        for one in self.everyone.split(1):
+            part = whole.with_(x=self.x[one], owner=one)
+            part.decision.outputs = kept[one] if isinstance(kept, Tensor) else None
+            yield part
 
     def predicted(self) -> "Problem":
         """The same problem, its decision settled: a forward row per sample unless a pass has run them."""
@@ -252,7 +280,7 @@ class Problem:
         heads: tuple[Head, ...] = (),
         around: Around | None = None,
         purpose: str = "",
-        chunk: int | None = None,
+        alone: bool = False,
     ) -> Iterator[Chunk]:
         target = None
         if scored and settle is None:
@@ -268,6 +296,6 @@ class Problem:
             around=around,
             settle=settle,
             purpose=purpose,
-            chunk=chunk,
+            alone=alone or self.alone,
         )
         return self.evaluator.run(work)

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from abe.checks import finite
 from abe.engines.instrument.capture import capturing
+from abe.engines.instrument.inspection import compiled
 from abe.engines.instrument.whose import not_the_models
+from abe.engines.runtime.layout import DenseSlopes
 from abe.errors import AbeError, Code, InputError, ModelError
 from abe.objectives import Captured, objective_name
 from abe.task.base import Context, Task
@@ -98,7 +100,7 @@ class Work:
         around: runs each chunk its own way; it always gets the model itself, never a copy.
         settle: decides the targets from the outputs, where the rows are the samples themselves.
         purpose: names work whose memory per row is of its own, so that it has its own plan.
-        chunk: most rows at a time.
+        alone: rows run one by one and on the model itself, so that no digit hangs on what runs beside them.
     """
 
     kind: Kind
@@ -111,7 +113,7 @@ class Work:
     around: Around | None = None
     settle: Settle | None = None
     purpose: str = ""
-    chunk: int | None = None
+    alone: bool = False
 
     def __len__(self) -> int:
         return self.owner.shape[0]
@@ -214,7 +216,9 @@ class Pass:
         """The model's checked outputs, with the layers that the scores read."""
         layers = self.work.layers
         precision = torch.autocast(x.device.type, torch.bfloat16) if self.reduced else nullcontext()
-        with _reading(model, layers) as captured, precision:
+        one = len(x) == 1 and torch.is_grad_enabled() and not compiled(model)
+        slopes_of_one = DenseSlopes() if one else nullcontext()
+        with _reading(model, layers) as captured, precision, slopes_of_one:
             outputs = self.task().forward(x, context, model)
         if self.reduced and isinstance(outputs, Tensor):
             outputs = outputs.to(x.dtype)
