@@ -107,7 +107,7 @@ class Tree:
         }
 
     def _mirror(self, module: str) -> list[Path]:
-        """For abe.a.b: tests/a/test_b.py, test_b_more.py beside it, tests/test_a.py; of a package its folder."""
+        """For abe.a.b: tests/a/test_b.py, test_b_more.py beside it and tests/test_a.py."""
         path = self.sources[module]
         parts = path.relative_to(self.root / "src/abe").with_suffix("").parts
         folder, last = self.root.joinpath("tests", *parts[:-1]), parts[-1]
