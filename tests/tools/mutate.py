@@ -3,9 +3,9 @@
 A seeded script draws lines evenly over engines, metrics, robustness and task (`tests.tools.mutations`). Each
 is applied in a throw-away copy of the tree, and these stages run until a test fails:
 
-    mirror   the test files that mirror the module, and its own doctests
-    room     the other tests of its room, those that name it, and those that mirror what imports it
+    mirror   the test files that mirror the module
     names    of the tests of all methods, metrics and attacks, those of the names that stand on the module
+    room     its doctests, the other tests of its room, those that name it, those that mirror what imports it
     suite    the whole fast suite
 
 A test that takes too long without a word counts as failed. What catches a mutation has to pass without it;
@@ -34,7 +34,7 @@ from typing import Any
 from tests.tools.mutations import ROOMS, Mutation, chosen
 
 ROOT = Path(__file__).parents[2]
-STAGES = ("mirror", "room", "names", "suite")
+STAGES = ("mirror", "names", "room", "suite")
 FAST = "not slow and not peers and not browser"
 OVER_ALL = ("tests/methods", "tests/metrics", "tests/robustness", "tests/theory", "src/abe/methods")
 """Where tests run over everything that is registered, by name."""
@@ -100,9 +100,9 @@ class Tree:
         rest = [path for path in dict.fromkeys(room) if path not in mirror]
         shown = [str(path.relative_to(self.root)) for path in rest]
         return {
-            "mirror": Tests((file, *(str(path.relative_to(self.root)) for path in mirror))),
-            "room": Tests(tuple(shown)),
+            "mirror": Tests(tuple(str(path.relative_to(self.root)) for path in mirror)),
             "names": Tests(OVER_ALL, self._standing_on(module)),
+            "room": Tests((file, *shown)),
             "suite": Tests(("tests", "src")),
         }
 
@@ -260,7 +260,7 @@ def _failed(lines: list[str]) -> Iterator[str]:
 def tried(copy: Copy, tree: Tree, found: Found, until: str, keep: Any) -> None:
     """Run the stages that are left, up to ``until`` or the first that catches the mutation."""
     mutation = Mutation(**found.mutation)
-    original = (tree.root / mutation.file).read_bytes()
+    original = (copy.folder / mutation.file).read_bytes()
     for stage in STAGES[: STAGES.index(until) + 1]:
         if stage in found.stages or found.caught_by:
             continue
@@ -329,6 +329,7 @@ def main() -> int:
 
     if not words.list:
         keep()
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended; a second call goes on from here"))
         copy, tree = Copy(ROOT, words.stall, words.memory), Tree(ROOT)
         try:
             for number, one in enumerate(results, 1):
