@@ -20,6 +20,8 @@ from torch import nn
 import abe
 from abe.errors import AbeError, Code
 
+CODES = {Code.UNREADABLE_IMAGE, Code.OUT_OF_BOUNDS, Code.NOT_FINITE_INPUT}
+"""The last two of floating-point numbers that a file says to hold."""
 SECONDS = 1.0
 """Of the processor's time, for one picture."""
 GROWTH = 700 << 20
@@ -251,7 +253,7 @@ def _tried(read: Callable[[Path], Any], path: Path, said: str) -> bool:
         read(path)
     except AbeError as refusal:
         refused.add(refusal.code)
-    assert refused <= {Code.UNREADABLE_IMAGE, Code.OUT_OF_BOUNDS}, said
+    assert refused <= CODES, said
     assert time.process_time() - began < SECONDS, said
     assert _fullest() - before < GROWTH, said
     return not refused
