@@ -70,7 +70,9 @@ def test_masks_that_are_missing_empty_full_or_of_another_shape():
 
 def _auc(values: list[float], inside: list[bool]) -> float:
     """Share of the pairs of a position inside and one outside that are in the right order; equals half."""
-    within, without = ([v for v, i in zip(values, inside, strict=True) if i == side] for side in (True, False))
+    within, without = (
+        [v for v, i in zip(values, inside, strict=True) if i == side] for side in (True, False)
+    )
     pairs = [(a, b) for a in within for b in without]
     return sum((a > b) + 0.5 * (a == b) for a, b in pairs) / len(pairs)
 
