@@ -173,7 +173,7 @@ WAYS = [
     (True, False),
     *(pytest.param(*way, marks=SLOW) for way in ((True, True), (False, False), (False, True))),
 ]
-DRAWN = [pytest.param(name, marks=[SLOW] * name.startswith("plot of a c")) for name in WRITERS]
+DRAWN = [pytest.param(name, marks=[SLOW] * name.startswith("plot")) for name in WRITERS]
 
 
 @pytest.mark.parametrize(("there", "for_good"), WAYS)
@@ -220,9 +220,7 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[SLOW] * (name not in ("explain", "attack"))) for name in COMMANDS]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[SLOW] * (name != "attack")) for name in COMMANDS])
 def test_every_step_of_every_command(own: Callable[..., Any], name: str) -> None:  # noqa: F811
     np.save("m.npy", np.random.default_rng(0).normal(size=(1, 8, 8)))
     assert own(*COMMANDS[name], "--out", "good").exit_code == 0
