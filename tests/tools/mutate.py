@@ -36,6 +36,8 @@ from tests.tools.mutations import ROOMS, Mutation, chosen
 ROOT = Path(__file__).parents[2]
 STAGES = ("mirror", "names", "room", "suite")
 FAST = "not slow and not peers and not browser"
+UNCHECKED = ("-o", "addopts=--import-mode=importlib --doctest-modules --ignore=src/abe/explain.py")
+"""Without the check of shapes at run time, which only the suite has: importing takes most of a stage."""
 OVER_ALL = ("tests/methods", "tests/metrics", "tests/robustness", "tests/theory", "src/abe/methods")
 """Where tests run over everything that is registered, by name."""
 FAR = 4
@@ -182,11 +184,17 @@ class Copy:
         self.moment += 2
         os.utime(path, (self.moment, self.moment))
 
-    def failing(self, tests: Tests) -> str:
-        """The first test that fails, "" if none does."""
+    def failing(self, tests: Tests, *, checked: bool) -> str:
+        """The first test that fails, "" if none does; ``checked``: shapes are checked, too."""
         if not tests.paths or not self._there(tests.paths):
             return ""
-        words = ["-x", "-m", FAST, *(f"--deselect={name}" for name in self.unfit)]
+        words = [
+            "-x",
+            "-m",
+            FAST,
+            *(() if checked else UNCHECKED),
+            *(f"--deselect={name}" for name in self.unfit),
+        ]
         if tests.names:
             words += ["-k", " or ".join(tests.names)]
         return self._run([*words, *self._there(tests.paths)])
@@ -270,7 +278,7 @@ def tried(copy: Copy, tree: Tree, found: Found, until: str, keep: Any) -> None:
             tests = Tests(())
         try:
             copy.write(mutation.file, mutation.applied(original))
-            while test := copy.failing(tests):
+            while test := copy.failing(tests, checked=stage == "suite"):
                 copy.write(mutation.file, original)
                 if test == "start" or copy.passes(test):
                     found.caught_by = test

@@ -69,10 +69,10 @@ class Mutation:
 
 
 def sites(file: str, text: bytes) -> list[Mutation]:
-    """Every mutation of a file, in order; each leaves a file that can be parsed."""
+    """Every mutation of a file, in order."""
     found = _Sites(file, text)
     found.visit(ast.parse(text))
-    return [one for one in sorted(set(found.mutations)) if _parses(one.applied(text))]
+    return sorted(set(found.mutations))
 
 
 def chosen(root: Path, seed: int, count: int, rooms: tuple[str, ...] = ROOMS) -> list[Mutation]:
@@ -85,10 +85,13 @@ def chosen(root: Path, seed: int, count: int, rooms: tuple[str, ...] = ROOMS) ->
         queue = files[next(turns)]
         while queue:
             file = queue.pop()
-            there = sites(file, (root / file).read_bytes())
-            if there:
-                kind = draws.choice(sorted({one.kind for one in there}))
-                taken.append(draws.choice([one for one in there if one.kind == kind]))
+            text = (root / file).read_bytes()
+            there = sites(file, text)
+            kinds = sorted({one.kind for one in there})
+            kind = draws.choice(kinds) if kinds else ""
+            one = draws.choice([one for one in there if one.kind == kind]) if kind else None
+            if one is not None and _parses(one.applied(text)):
+                taken.append(one)
                 break
     return sorted(taken)
 
