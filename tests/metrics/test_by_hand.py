@@ -6,6 +6,7 @@ from tests.metrics.common import evidence_task, mapped, photos, problem
 from torch import Tensor, nn
 
 from abe.metrics import as_metric
+from abe.metrics.evaluation.perturbation import Perturbation
 from abe.metrics.evaluation.truth import MASK
 from abe.task import image_task
 
@@ -132,3 +133,15 @@ def test_input_invariance_of_a_gradient_that_is_known(method: str) -> None:
     weight = task.model.weight.detach().double().expand_as(x)
     right = (shift * weight).flatten(1).norm(dim=1) / (x * weight).flatten(1).norm(dim=1)
     close(measured, right.tolist())
+
+
+def test_a_probability_that_stays_is_no_fall() -> None:
+    curve = torch.tensor([[-3.0, -2.0, -2.0, -2.5], [-1.0, -1.0, -1.0, -1.0], [-1.0, -2.0, -3.0, -4.0]])
+    metric = as_metric("monotonicity").value
+    run = Perturbation(
+        run=metric.runs[0],
+        log_probabilities=curve[..., None],
+        target=torch.zeros(3, dtype=torch.long),
+        step=1,
+    )
+    close(metric.summary([run]), [2 / 3, 1, 0])
