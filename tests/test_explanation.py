@@ -384,13 +384,14 @@ def _fails(monkeypatch: pytest.MonkeyPatch, step: str, call: int) -> None:
         "write": (os, "fdopen"),
         "fsync": (os, "fsync"),
         "rename": (os, "replace"),
-        "open": (abe.storage.tempfile, "mkstemp"),
+        "open": (os, "open"),
     }[step]
     real, left = getattr(module, name), [call]
 
     def full(*args, **kwargs):
-        left[0] -= 1
+        left[0] -= step != "open" or bool(args[1] & os.O_CREAT)
         if left[0] == 0:
+            left[0] = -1
             if step == "write":
                 os.close(args[0])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -241,6 +241,41 @@ def test_a_full_disk_is_said_and_the_old_file_stays(tmp_path, monkeypatch, step)
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_a_new_file_has_the_usual_mode_and_one_that_is_replaced_keeps_its_own(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        made = storage.write(tmp_path / "deep/page.html", b"old")
+        save(tmp_path / "saved", 1)
+    finally:
+        os.umask(before)
+    for path in (made, *(tmp_path / "saved").iterdir()):
+        assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+    made.chmod(0o640)
+    storage.write(made, b"new")
+    assert (made.read_bytes(), made.stat().st_mode & 0o777) == (b"new", 0o640)
+
+
+def test_the_mask_of_new_files_is_never_set_to_be_read(tmp_path, monkeypatch):
+    """It is the whole process's: another thread's file would be everybody's meanwhile."""
+    monkeypatch.setattr(os, "umask", None)
+    storage.write(tmp_path / "page.html", b"x")
+
+
+def test_what_was_private_is_not_everybodys_while_it_is_replaced(tmp_path, monkeypatch):
+    path, modes = storage.write(tmp_path / "page.html", b"old"), []
+    path.chmod(0o600)
+    real = os.fsync
+
+    def watched(handle: int) -> None:
+        modes.extend(one.stat().st_mode & 0o777 for one in tmp_path.iterdir())
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    storage.write(path, b"new")
+    assert set(modes) == {0o600}
+
+
 def test_names_reach_the_disk_before_the_manifest_names_them(tmp_path, monkeypatch):
     """Flushed in order: the tensors, their name, the manifest, its name."""
     flushed: list[str] = []

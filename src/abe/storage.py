@@ -5,14 +5,11 @@ the tensor file, its size and its digest, and has a digest of its own; replacing
 that stands alone is safetensors with a JSON description. Nothing is ever unpickled.
 """
 
-import errno
 import hashlib
 import json
 import os
 import re
-import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,13 +22,11 @@ from torch import Tensor
 
 from abe.errors import Code, SpecError, StorageError
 from abe.schema import MisfitError
-from abe.writers import alone, settle, sweep
+from abe.writers import alone, left_of, replace, settle, sweep
 
 FORMAT_VERSION = 1
 DESCRIBED = {"format", "abe", "digest", "seal"}
 """What the description of a file that stands alone may have."""
-PART = ".part"
-"""Ends the name of a file that is being written."""
 LONGEST_MANIFEST = 1 << 28
 AS_ITS_HEADER_SAYS = -1
 """The size of a safetensors file, where nothing else says it."""
@@ -315,12 +310,20 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         StorageError: it cannot be written; a file that was there before is unchanged.
     """
     payload = _payload(tensors, {**metadata, "seal": _seal(metadata)}, "The file")
+    return write(path, payload)
+
+
+def write(path: Path, content: bytes) -> Path:
+    """Replace a file that stands alone, in a folder that is made where there is none.
+
+    Raises:
+        StorageError: it cannot be written; a file that was there before is unchanged.
+    """
     with _coded("The file could not be written", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with alone(path.parent) as locked:
-            killed = re.compile(rf"{re.escape(_prefix(path))}([a-z0-9_]{{8}}|[0-9]+){re.escape(PART)}")
-            sweep(path.parent, killed, locked=locked)
-            replace(path, payload)
+            sweep(path.parent, left_of(path), locked=locked)
+            replace(path, content)
             with suppress(OSError):
                 settle(path.parent)
     return path
@@ -365,27 +368,6 @@ def as_path(given: Any) -> Path:
         return Path(given)
     kind = type(given).__name__
     raise SpecError(Code.BAD_PARAMETER, "This is no path", got=kind, expected="text or a pathlib.Path")
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Write beside, flush to disk, then rename: the path holds the old content or the new, never half.
-
-    Raises:
-        OSError: it cannot be written, or is something other than a file.
-    """
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EEXIST, "this is no file, and is not replaced by one")
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path), suffix=PART)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        shutil.copymode(path, temporary) if path.exists() else os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def read_file(path: Path, *, most: int | None = None, size: int | None = None, follow: bool = True) -> bytes:
@@ -475,11 +457,6 @@ def _sort(mode: int) -> str:
         stat.S_IFSOCK: "a socket",
     }
     return sorts.get(stat.S_IFMT(mode), "a device")
-
-
-def _prefix(path: Path) -> str:
-    """What the names of files in the making for ``path`` begin with; short, as names have a longest."""
-    return f".{path.name[:60]}."
 
 
 @contextmanager

@@ -1,8 +1,10 @@
-"""Writers of one folder: one at a time, what killed ones left is removed, and names reach the disk."""
+"""Writers of one folder: one at a time, files replaced whole, and what killed writers left is removed."""
 
 import errno
 import os
 import re
+import secrets
+import shutil
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -15,6 +17,8 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+PART = ".part"
+"""Ends the name of a file that is being written."""
 PATIENCE = 60.0
 """Seconds to wait for another writer of the same folder."""
 GRACE = 3600.0
@@ -101,3 +105,40 @@ def sweep(folder: Path, names: re.Pattern[str], *, locked: bool, keep: str = "")
                 with suppress(OSError):  # a folder of that name, or gone by now
                     if locked or path.lstat().st_mtime < time.time() - GRACE:
                         path.unlink()
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write beside, flush to disk, then rename: the path holds the old content or the new, never half.
+
+    A new file may be read as the user's other new files; one that is replaced keeps its mode.
+
+    Raises:
+        OSError: it cannot be written, or is something other than a file.
+    """
+    there = path.exists()
+    if there and not path.is_file():
+        raise OSError(errno.EEXIST, "this is no file, and is not replaced by one")
+    temporary = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}{PART}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    handle = os.open(temporary, flags, 0o600 if there else 0o666)  # the system takes the umask from that
+    try:
+        with os.fdopen(handle, "wb") as file:
+            if there:
+                shutil.copymode(path, temporary)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def left_of(path: Path) -> re.Pattern[str]:
+    """Names of what killed writers of one file leave, of this version and of those before it."""
+    return re.compile(rf"{re.escape(_prefix(path))}([a-z0-9_]{{8}}|[0-9]+){re.escape(PART)}")
+
+
+def _prefix(path: Path) -> str:
+    """What the names of files in the making for ``path`` begin with; short, as names have a longest."""
+    return f".{path.name[:60]}."

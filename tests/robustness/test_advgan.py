@@ -91,3 +91,44 @@ def test_its_laws(tmp_path):
     x = samples(4)
     made = train_advgan(task_of(Smooth().eval()), x, tmp_path / "g.safetensors", epochs=1, eps=0.1)
     check_update(made)
+
+
+def test_the_generator_is_what_its_weights_say() -> None:
+    """Files of weights are kept: what is made of them is the same in every version."""
+    from torch.nn import functional
+
+    from abe.robustness.advgan import Discriminator, Generator
+
+    def normed(y: torch.Tensor) -> torch.Tensor:
+        flat = y.flatten(2)
+        centred = flat - flat.mean(2, keepdim=True)
+        return (centred / (flat.var(2, correction=0, keepdim=True) + 1e-5).sqrt()).view_as(y)
+
+    def layer(weights: dict[str, torch.Tensor], name: str, y: torch.Tensor, stride: int = 1) -> torch.Tensor:
+        return functional.conv2d(y, weights[f"{name}.weight"], weights[f"{name}.bias"], stride, padding=1)
+
+    def rectified(y: torch.Tensor) -> torch.Tensor:
+        return y.clamp_min(0)
+
+    x = torch.rand(2, 3, 8, 12)
+    nets = Generator(3), Discriminator(3)
+    for one in nets:
+        for p in one.parameters():
+            torch.nn.init.normal_(p, std=0.3)
+    g, d = (dict(one.named_parameters()) for one in nets)
+    y = x
+    for i, stride in enumerate((1, 2, 2)):
+        y = rectified(normed(layer(g, f"down.{i}", y, stride)))
+    for i in range(4):
+        y = y + normed(layer(g, f"blocks.{i}.1", rectified(normed(layer(g, f"blocks.{i}.0", y)))))
+    for i in range(2):
+        twice = y.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        y = rectified(normed(layer(g, f"up.{i}", twice)))
+    right = layer(g, "up.2", y).tanh()
+    torch.testing.assert_close(nets[0](x), right, rtol=1e-4, atol=1e-4)
+    z = x
+    for i in range(3):
+        z = layer(d, f"layers.{i}", z, 2)
+        z = torch.where(z > 0, z, 0.2 * z)
+    said = functional.conv2d(z, d["head.weight"], d["head.bias"]).mean((1, 2, 3))
+    torch.testing.assert_close(nets[1](x), said, rtol=1e-4, atol=1e-4)

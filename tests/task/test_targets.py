@@ -7,6 +7,7 @@ from torch import nn
 
 import abe
 from abe.errors import AbeError, Code
+from abe.task.targets import fitted
 
 X = torch.rand(3, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 NAMES = ["ant", "bee", "cat", "dog"]
@@ -160,3 +161,17 @@ def test_labels_of_sage():
         for y in (Y, Y[:, None].numpy())
     )
     torch.testing.assert_close(got, right)
+
+
+# -- numbers that could be one entry or one each -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+@pytest.mark.parametrize("free", [False, True])
+@pytest.mark.parametrize("entry", [False, True])
+def test_three_numbers_for_outputs_of_three_axes(n: int, free: bool, entry: bool) -> None:
+    """One entry of all samples, but for an objective of one's own that may read one number per sample."""
+    given = torch.tensor([1, 2, 3])
+    found = fitted(given, n, (4, 5, 6), free=free, entry=entry)
+    each = free and not entry and n == 3
+    assert found.tolist() == ([1, 2, 3] if each else [[1, 2, 3]] * n)

@@ -175,7 +175,7 @@ def _written(images: Sequence[Any], places: Sequence[Path], pieces: exits.Pieces
     """The changed photographs as PNG files."""
     from io import BytesIO
 
-    from abe.report.files import write
+    from abe.storage import write
 
     written: list[Path] = []
     for image, path in zip(images, places, strict=True):

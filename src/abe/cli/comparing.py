@@ -253,8 +253,8 @@ def _write(
     """Write the page, then the pictures; one that fails hides no other."""
     from abe.report import view
     from abe.report.figures import plot_photo
-    from abe.report.files import write
     from abe.report.html import render
+    from abe.storage import write
 
     shown = view.from_comparison(comparison, title=title)
     with pieces.piece(str(page)):

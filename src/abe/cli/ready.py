@@ -2,6 +2,7 @@
 
 import os
 import stat
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -74,8 +75,6 @@ def place(
             round, a name is too long, or a manifest there is not ABE's.
         SpecError: a result would replace an input.
     """
-    from abe.report.files import check_folder
-
     made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
     try:
         check_folder(folder)
@@ -96,6 +95,28 @@ def place(
         for path in made:
             with suppress(OSError, ValueError):  # not made, or filled by somebody else
                 path.rmdir()
+
+
+def check_folder(folder: Path, needed: int = 1 << 20) -> Path:
+    """Make ``folder`` and write ``needed`` bytes there for a moment, so that failure comes before the work.
+
+    Raises:
+        StorageError: it cannot be made, is not a folder, cannot be written, or has no room.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(needed))
+            file.flush()
+    except OSError as error:
+        raise StorageError(
+            Code.NOT_WRITTEN,
+            f"The folder {folder} cannot be written",
+            got=error.strerror or str(error),
+            expected="a folder that can be made and written, with some room",
+            fix="Choose another one",
+        ) from error
+    return folder
 
 
 def _free(path: Path, photos: Sequence[Path]) -> None:

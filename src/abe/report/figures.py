@@ -183,7 +183,7 @@ def save(figure: "Figure", path: str | Path) -> Path:
     Raises:
         StorageError: the file cannot be written, or its suffix names no known format.
     """
-    from abe.report.files import write
+    from abe.storage import write
 
     target, buffer = Path(path), BytesIO()
     kind = target.suffix.lstrip(".").lower() or "png"

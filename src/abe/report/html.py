@@ -11,7 +11,7 @@ from PIL import Image
 
 from abe.errors import Code, PackageError
 from abe.report import INSTALL, colour, view
-from abe.report.files import write
+from abe.storage import write
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAPS_ABREAST = 6, 4

@@ -19,6 +19,12 @@ BYTE, WORD = 255, 65535
 """White in 8 and in 16 bits."""
 STACKS = ("MPO",)
 """Formats whose first picture is the photograph by definition; the others are previews of it."""
+DRAWN_BY_A_PROGRAM = ("EPS",)
+"""Formats that are programs, which another program would have to run."""
+LARGE = 2**25
+"""Pixels up to which a file may hold any picture."""
+SPARSE = 200
+"""Pixels per byte that a file of a larger one may have: photographs have some ten, plain areas a thousand."""
 ON_WHITE = "it is transparent in places, and was laid on white"
 _BITS, _PHOTOMETRIC = 258, 262  # tags of TIFF
 _WHITE_IS_ZERO = 0
@@ -135,15 +141,33 @@ def _opened(source: Any) -> tuple[Image.Image, int, bool, list[str]]:
         if path.exists() and not path.is_file():
             raise OSError("it is no file")
         with Image.open(path) as opened:
+            _check_inflation(opened, path)
             return _loaded(opened)
 
     return _tried(read, str(source))
+
+
+def _check_inflation(opened: Image.Image, path: Path) -> None:
+    """Refuse a file that would fill the memory or be run: nothing is decoded for that."""
+    (width, height), held = opened.size, path.stat().st_size
+    if opened.format in DRAWN_BY_A_PROGRAM:
+        raise OSError(f"{opened.format} is a program that draws, and is not run")
+    if width * height > max(LARGE, SPARSE * held):
+        raise InputError(
+            Code.UNREADABLE_IMAGE,
+            "The picture would grow beyond measure when it is unpacked",
+            got=f"{path} of {held:,} bytes, which says that it has {width:,} × {height:,} pixels",
+            expected=f"at most {LARGE:,} pixels, or {SPARSE} for every byte",
+            fix="If you trust it, open it with Pillow and pass that, or save it at a smaller size",
+        )
 
 
 def _tried(read: Callable[[], _T], what: str) -> _T:
     """What a reader returns: those of the many formats raise errors of every kind."""
     try:
         return read()
+    except InputError:
+        raise
     except FileNotFoundError as problem:
         raise InputError(
             Code.UNREADABLE_IMAGE, "There is no such file", got=what, fix="Check the path"

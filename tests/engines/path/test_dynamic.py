@@ -16,6 +16,7 @@ from abe.engines.path.guided import GuidedStep
 from abe.engines.path.quadrature import Left, Trapezoid
 from abe.engines.path.static import PathIntegral
 from abe.engines.path.step import Descent, Point, UserUpdate
+from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
 from abe.errors import Code, SpecError
 from abe.testing import LawBroken, check_update, nets, problem_of, samples, task_of
@@ -316,3 +317,23 @@ def test_a_path_that_hangs_on_rounding_runs_on_the_model_itself() -> None:
     own = abe.explain(task, x, "guided_ig", execution="model", **how)
     assert torch.equal(found.attribution, own.attribution)
     assert found.cost.forward_rows == own.cost.forward_rows
+
+
+@pytest.mark.parametrize("classes", [(1,), (1, 2), (4, 3, 1, 2)])
+def test_the_start_is_looked_at_once_and_only_for_what_is_followed(monkeypatch, classes):
+    """All runs of a sample begin at it: one pass for the score's gradient and those of the classes."""
+    heads: list[int] = []
+    real = Problem.gradients
+
+    def watched(self, rows, owner, wanted):
+        heads.append(len(wanted))
+        return real(self, rows, owner, wanted)
+
+    monkeypatch.setattr(Problem, "gradients", watched)
+    net = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(48, 6), torch.nn.Tanh(), torch.nn.Linear(6, 5)
+    )
+    abe.explain(
+        abe.image_task(net.eval()), torch.rand(3, 3, 4, 4), "agi", target=0, classes=classes, progress=False
+    )
+    assert heads[0] == 1 + len(classes)

@@ -95,6 +95,23 @@ def test_other_numbers_of_maps_are_refused(given: Any) -> None:
         assert refused(given, data).code in (Code.SAMPLES, Code.MAP_SHAPE, Code.TARGET_RANGE)
 
 
+@pytest.mark.parametrize("held", [1, 2, 3, 4, 5, 6, 9])
+def test_a_refusal_counts_maps_and_samples(held: int) -> None:
+    """As many as there are of both, or as have been read when it shows."""
+    maps, found = MAPS[:1].expand(held, *MAPS.shape[1:]), len(X)
+    if held == found:
+        values(maps, X)
+        return
+    for given in (maps, maps.numpy()):
+        together, batches = (
+            str(refused(given, data)) for data in (X, DataLoader(TensorDataset(X), batch_size=2))
+        )
+        assert f"{held} maps for" in together
+        assert f"{held} maps for" in batches
+        assert f"{found} samples" in together
+        assert held > found or "at least" in batches
+
+
 def test_lists_that_can_be_read_in_two_ways_are_refused() -> None:
     """Three arrays (3, h, w) for three samples: a map each, or a map of all for each class."""
     three = [*MAPS[:3]]
