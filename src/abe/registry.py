@@ -73,12 +73,17 @@ class Method:
 
     def rows(self, b: int) -> float | None:
         """Forward and backward rows that the card promises for ``b`` samples; None where it promises none."""
+        found = self.passes(b)
+        return None if found is None else sum(found)
+
+    def passes(self, b: int) -> tuple[float, float] | None:
+        """Forward rows and backward rows, as `rows`, apart."""
         passes = self.card.passes if self.name in methods.names() else None
         if passes is None:
             return None
         names = {**dict(self.params), "b": b}
         forward, backward = evaluate(passes.forward, names), evaluate(passes.backward, names)
-        return None if forward is None or backward is None else forward + backward
+        return None if forward is None or backward is None else (forward, backward)
 
 
 @dataclass(frozen=True)
