@@ -86,6 +86,12 @@ class Method:
         return None if forward is None or backward is None else (forward, backward)
 
 
+def _brief(name: object) -> str:
+    """Enough of a name to recognise it."""
+    said = repr(name)
+    return said if len(said) <= 80 else f"{said[:77]}…"
+
+
 @dataclass(frozen=True)
 class Entry:
     """One registered name of a kind.
@@ -224,7 +230,7 @@ class Registry:
         if found is None:
             raise SpecError(
                 Code.UNKNOWN_NAME,
-                f"No {self.kind} is called {name!r}",
+                f"No {self.kind} is called {_brief(name)}",
                 fix=suggest(str(name), self._aliases) or f"Known: {some(self.names(), SHOWN)}",
             )
         return self._entries[found]
