@@ -280,6 +280,6 @@ def _top(problem: Problem) -> list[list[tuple[str, float]]]:
     probabilities = task.log_probabilities(outputs).exp()
     best = probabilities.topk(min(TOP, probabilities.shape[1]), dim=1)
     return [
-        [(task.name(i), p) for i, p in zip(row, values, strict=True)]
+        [(task.told_apart(i), p) for i, p in zip(row, values, strict=True)]
         for row, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]

@@ -73,12 +73,23 @@ class Method:
 
     def rows(self, b: int) -> float | None:
         """Forward and backward rows that the card promises for ``b`` samples; None where it promises none."""
+        found = self.passes(b)
+        return None if found is None else sum(found)
+
+    def passes(self, b: int) -> tuple[float, float] | None:
+        """Forward rows and backward rows, as `rows`, apart."""
         passes = self.card.passes if self.name in methods.names() else None
         if passes is None:
             return None
         names = {**dict(self.params), "b": b}
         forward, backward = evaluate(passes.forward, names), evaluate(passes.backward, names)
-        return None if forward is None or backward is None else forward + backward
+        return None if forward is None or backward is None else (forward, backward)
+
+
+def _brief(name: object) -> str:
+    """Enough of a name to recognise it."""
+    said = repr(name)
+    return said if len(said) <= 80 else f"{said[:77]}…"
 
 
 @dataclass(frozen=True)
@@ -219,7 +230,7 @@ class Registry:
         if found is None:
             raise SpecError(
                 Code.UNKNOWN_NAME,
-                f"No {self.kind} is called {name!r}",
+                f"No {self.kind} is called {_brief(name)}",
                 fix=suggest(str(name), self._aliases) or f"Known: {some(self.names(), SHOWN)}",
             )
         return self._entries[found]

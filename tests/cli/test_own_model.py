@@ -88,6 +88,62 @@ def test_a_mistake_in_a_function_is_the_models(own: Run, model: str) -> None:
     assert (result.exit_code, result.stdout) == (exits.MODEL, ""), result.output
     assert Code.MODEL_FAILED.value in result.stderr
     assert "fault in ABE" not in result.stderr
+    assert "own_net.py, line " in result.stderr
+
+
+FUNCTIONS = {
+    "an import inside": ("def make():\n    import nowhere_at_all", 2),
+    "another module": ("import own_other\nmake = own_other.make", "own_other.py, line 2"),
+    "a mistake in another module": ("import own_damaged", "own_damaged.py, line 1"),
+    "an error of its own call": ("def inner(a): ...\ndef make():\n    inner()", 3),
+    "a lambda": ("make = lambda: 1 / 0", 1),
+    "endless": ("def make():\n    make()", 2),
+    "an error of abe": ("import abe\ndef make():\n    return abe.image_task(3)", 3),
+    "a broken pipe": ("def make():\n    raise BrokenPipeError(32, 'pipe')", 2),
+    "a group": ("def make():\n    raise ExceptionGroup('many', [KeyError('a')])", 2),
+    "a model without its parent": (
+        "import torch\nclass make(torch.nn.Module):\n  def __init__(self):\n    self.a = torch.nn.ReLU()",
+        4,
+    ),
+    "a forward": ("import torch\nclass make(torch.nn.Module):\n    def forward(self, x): return {}['y']", 3),
+    "control characters": ("def make():\n    raise ValueError('\\x1b[31m [bold]red[/bold] \\udcff')", 2),
+}
+
+
+@pytest.mark.parametrize("case", FUNCTIONS)
+def test_a_mistake_is_told_with_its_line_wherever_it_is(own: Run, case: str) -> None:
+    text, line = FUNCTIONS[case]
+    Path("own_other.py").write_text("def make():\n    raise KeyError('no weights')")
+    Path("own_damaged.py").write_text("def make(:")
+    Path("own_fault.py").write_text(text)
+    result = own(*EXPLAIN, "own_fault:make")
+    assert (result.exit_code, result.stdout) == (exits.MODEL, ""), result.output
+    where = line if isinstance(line, str) else f"own_fault.py, line {line}"
+    assert where in result.stderr
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    assert "\x1b" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "made",
+    ["None", "3", "(own_net.make(), 3)", "own_net.make().state_dict()", "own_net.Fails", "(i for i in [])"],
+)
+@pytest.mark.parametrize("how", ["def", "async def"])
+def test_what_is_no_model_is_named(own: Run, made: str, how: str) -> None:
+    Path("own_odd.py").write_text(f"import own_net\n{how} make():\n    return {made}")
+    result = own(*EXPLAIN, "own_odd:make")
+    assert (result.exit_code, result.stdout) == (exits.MODEL, ""), result.output
+    assert Code.NOT_A_MODULE.value in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_factory_that_goes_elsewhere_takes_no_file_along(own: Run) -> None:
+    Path("own_gone.py").write_text(
+        "import os, own_net\ndef make():\n    os.chdir('/')\n    return own_net.make()"
+    )
+    assert classes(own(*EXPLAIN, "own_gone:make")) == 3
+    assert Path("out/a-gradient.png").exists()
 
 
 NAMES = {

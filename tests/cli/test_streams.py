@@ -114,7 +114,7 @@ def headings(text: str) -> str:
 def test_every_column_of_every_table_is_shown(own: Run, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setattr(ready, "drawing", lambda *_, **__: False)
-    words = ("compare", "a.png", "b.png", "--methods", "gradient,integrated_gradients", "--step", "50%")
+    words = ("compare", "a.png", "b.png", "--methods", "gradient,ig", "--fine", "--step", "50%")
     result = own(*words, *MODEL)
     assert result.exit_code == 0, result.output
     assert all(len(line) <= width for line in result.stdout.splitlines() if not line.startswith("out"))

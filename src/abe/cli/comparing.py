@@ -7,24 +7,10 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from abe.cli import exits, inputs, options, output, ready
-from abe.errors import AbeError, Code, InputError
+from abe.cli import exits, inputs, options, output, quick, ready
+from abe.errors import Code, InputError
 
 PAGE = "comparison.html"
-ONE_OF_EACH: dict[str, str] = {
-    "gradient × input": "integrated_gradients",
-    "modified gradient": "smoothgrad",
-    "layer-wise backpropagation": "lrp_epsilon",
-    "attention": "attention_rollout",
-    "perturbation": "occlusion_patch",
-    "local surrogate": "lime",
-    "influential subset": "iba",
-}
-"""What is compared unless methods are named: of every family one that is quick and made for any network."""
-OF_SOME = ("attention",)
-"""Families that only some networks have something for."""
-WINDOWS = 729
-"""Rows of a method that moves a window over the photograph, by default."""
 DEMO: tuple[str, ...] = (
     *("gradient", "gradient_x_input", "fast_ig", "smoothgrad", "smoothgrad_squared", "vargrad"),
     *("integrated_gradients", "expected_gradients", "guided_ig", "blur_ig", "path_integral"),
@@ -38,8 +24,17 @@ def run(
     /,
     *,
     methods: Annotated[options.Names, Parameter(show_default="one of every family")] = None,
-    metrics: options.Metrics = None,
-    step: options.Step = None,
+    metrics: Annotated[
+        str | None,
+        Parameter(
+            help="Names from `abe metrics`, separated by commas.", show_default=", ".join(quick.METRICS)
+        ),
+    ] = None,
+    step: Annotated[
+        options.Text,
+        Parameter(help="Size of one change of the curves: 5%, 0.05, or 2000 positions.", show_default="5%"),
+    ] = None,
+    fine: Annotated[bool, Parameter(show_default=False)] = False,
     target: options.Target = None,
     objective: options.Objective = "logit",
     seed: options.Seed = 0,
@@ -49,17 +44,26 @@ def run(
 ) -> None:
     """Explain photographs by several methods, score every map, and rank the methods.
 
-    Says first how long it will take. By default one method of every family is run, which takes a
-    small network without a GPU about two minutes a photograph; --methods all runs every method.
-    Then prints one ranked table and writes a web page (comparison.html) and a picture per photograph.
+    Says first how long it will take: by default about a minute for one photograph and a small network on
+    two cores, for which one method of every family runs, two of them with fewer passes than their own
+    defaults. --methods all runs every method. Results are told as they come; then come one ranked table,
+    a web page (comparison.html) and a picture per photograph.
+
+    Args:
+        fine: Run methods at their own defaults, measure everything that `abe.compare` measures, and take
+            curves in steps of 1%, where nothing else is asked for.
     """
     paths = inputs.photos(photos)
     size = inputs.step_of(step)
-    from abe.metrics.evaluation.compare import compare
+    from abe.metrics.evaluation.batches import Samples
+    from abe.metrics.evaluation.compare import plan_of
+    from abe.metrics.evaluation.evaluate import chosen_metrics
     from abe.report.view import stems
     from abe.task.image import load_image
 
     wanted, measured = inputs.methods(methods), inputs.metrics(metrics)
+    if not fine:
+        size, measured = size or quick.STEP, measured or list(quick.METRICS)
     _check(wanted or (), measured, objective)
     pictures = [out / f"{stem}.png" for stem in stems([path.name for path in paths])]
     draw = _prepared(out, pictures, paths, json=json)
@@ -68,13 +72,24 @@ def run(
     task = inputs.task_of(model)
     chosen = inputs.target_of(task, target)
     names = [str(path) for path in paths]
-    contenders = one_of_each(task, names[0]) if wanted is None else wanted
+    contenders: Sequence[Any] = quick.one_of_each(task, names[0], fine=fine) if wanted is None else wanted
     if wanted is None:
-        output.remark(f"One method of every family: {', '.join(contenders)}. --methods all runs all of them.")
-    output.remark(estimate(task, names, contenders, measured, size))
-    comparison = compare(
-        task, names, contenders, measured, target=chosen, objective=objective, step=size, seed=seed
-    )
+        output.remark(f"One method of every family: {', '.join(map(quick.called, contenders))}.")
+    shared = {"unit": "pixel", "baseline": "zero"}
+    scores = chosen_metrics(measured, {**shared, "step": size})
+    others: dict[str, quick.Plan] = {}
+    if wanted is None:
+        others["--methods all"] = (inputs.methods("all") or (), scores)
+    if not fine:
+        others["--fine"] = (
+            quick.one_of_each(task, names[0], fine=True) if wanted is None else wanted,
+            chosen_metrics(inputs.metrics(metrics), {**shared, "step": inputs.step_of(step)}),
+        )
+    output.remark(quick.estimate(task, names, contenders, scores, others))
+    told = quick.Told(len(contenders))
+    plan = plan_of(task, contenders, scores, objective=objective, seed=seed, tell=told)
+    samples = Samples(task=task, data=names, target=chosen)
+    comparison = plan.run(samples, (shared["unit"], shared["baseline"], size), None, True)
     _finish(comparison, out, pictures if draw else None, json=json, title=None)
 
 
@@ -96,69 +111,6 @@ def _check(methods: Sequence[str], metrics: Sequence[str] | None, objective: str
                     fix="Save the maps by `abe explain --save`, and pass the truth to `abe evaluate`",
                 )
     as_objective(objective)
-
-
-def one_of_each(task: Any, photo: Any) -> list[str]:
-    """The method of every family that has one for this network."""
-    from abe.api import explain
-
-    found: list[str] = []
-    for family, name in ONE_OF_EACH.items():
-        try:
-            if family in OF_SOME:
-                explain(task, photo, name)
-        except AbeError:  # the network has nothing of the kind, or a fault that the comparison will tell
-            continue
-        found.append(name)
-    return found
-
-
-def estimate(
-    task: Any, photos: Sequence[Any], methods: Sequence[Any], metrics: Sequence[str] | None, step: Any
-) -> str:
-    """One sentence: how many passes a comparison takes, and how long that is, from one timed pass."""
-    from abe import registry
-    from abe.api import explain
-    from abe.metrics.evaluation.base import runs_of
-    from abe.metrics.evaluation.evaluate import chosen_metrics
-
-    runs = runs_of(chosen_metrics(metrics, {"unit": "pixel", "baseline": "zero", "step": step}))
-    every = len(registry.methods.names())
-    what = f"{len(methods)} of {every} methods on {len(photos)} photograph{'s' if len(photos) > 1 else ''}"
-    try:
-        explain(task, photos[0], "gradient")  # the first call also finds out how to run the model
-        timed = explain(task, photos[0], "gradient")
-    except AbeError:  # without a gradient, or for a reason that the comparison will tell
-        return f"{what}; how long that takes is not known beforehand"
-    shape = tuple(timed.x.shape[1:])
-    curves = sum(run.points(shape) for run in runs)
-    own = [_rows(registry.methods.resolve(method), shape) for method in methods]
-    rows = len(photos) * sum(curves + number for number in own)
-    once = timed.cost.seconds / max(1, timed.cost.forward_rows + timed.cost.backward_rows)
-    return f"{what}: about {rows:,.0f} passes of {once:.2g} s, so about {_duration(rows * once)}"
-
-
-def _rows(method: Any, shape: Sequence[int]) -> float:
-    """Rows of a method for one photograph: promised by its card, or guessed from its parameters."""
-    from abe.metrics.evaluation.evaluate import GUESS
-
-    promised, params = method.rows(1), dict(method.params)
-    if promised is not None:
-        return promised
-    if params.get("evaluations"):
-        return float(params["evaluations"])
-    if params.get("units") in ("pixel", "element"):
-        return float(shape[-1] * shape[-2])
-    if "stride" in params:
-        return float(WINDOWS)
-    return float(params["steps"] * params.get("samples", 1)) if params.get("steps") else GUESS
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("h", 3600.0), ("min", 60.0)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.2g} {unit}"
-    return f"{max(1, round(seconds))} s"
 
 
 def demo(

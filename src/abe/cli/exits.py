@@ -96,8 +96,13 @@ def _gone(error: BaseException) -> bool:
 
 def _told(error: Exception, part: str) -> tuple[int, str]:
     """The exit code and the sentence for an error of a part of the work."""
+    from abe.task.zoo import passed
+
     if isinstance(error, AbeError):
-        return code_of(error), f"Error: {part}{' '.join(str(error).split())}"
+        said, where, mark = " ".join(str(error).split()), passed(error), f" [{error.code.value}]"
+        if where and where not in said:
+            said = f"{said.removesuffix(mark)} It arose at {where}.{mark}"
+        return code_of(error), f"Error: {part}{said}"
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return MODEL, (
             f"Error: {part}There is not enough memory. Make photographs smaller by --size, or ask for fewer "

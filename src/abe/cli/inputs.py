@@ -223,7 +223,7 @@ def task_of(options: ModelOptions) -> Any:
     if ":" in options.model:
         if "" not in sys.path and os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
-        made = zoo.load_factory(options.model, arguments)
+        made = _made(options.model, arguments)
     else:
         _refuse_file(options.model)
         _refuse_arguments(options.model, arguments)
@@ -233,6 +233,17 @@ def task_of(options: ModelOptions) -> Any:
     if options.weights is not None:
         weights.load_into(network, options.weights)
     return base if base is not None and not settings else _configured(network, settings, base)
+
+
+def _made(model: str, arguments: Mapping[str, Any]) -> Any:
+    """What a factory makes; one that goes to another folder leaves the command's files where they are."""
+    from abe.task import zoo
+
+    here = os.getcwd()
+    try:
+        return zoo.load_factory(model, arguments)
+    finally:
+        os.chdir(here)
 
 
 def _refuse_file(model: str) -> None:

@@ -90,7 +90,8 @@ def plot_photo(
         title = f"{_short(shown.title, 29)}\n{facts}"
         _signed(figure.add_subplot(tiles[2 * row, column]), photo, shown, title, smooth)
         _where(figure.add_subplot(tiles[2 * row + 1, column]), photo, shown, "")
-    _legend(figure, smooth, "; below each, where its magnitude lies, averaged over the neighbourhood")
+    more = "; below each, where its magnitude lies, averaged over the neighbourhood"
+    _legend(figure, smooth, f"{more}\nexplained: {plain(_short(photo.target, 80))}")
     return finish(figure, path)
 
 
@@ -127,7 +128,7 @@ def plot_scores(comparison: Any, *, path: str | Path | None = None) -> "Figure":
     for axes in grid[len(metrics) :]:
         axes.set_axis_off()
     for axes, metric in zip(grid, metrics, strict=False):
-        leaders = comparison.leaders(metric.name)
+        leaders = [] if comparison.undecided else comparison.leaders(metric.name)
         for at, name in enumerate(names):
             _interval(axes, at, comparison.scores[name][metric.name], name in leaders)
         title = metric.name if metric.card is None else metric.card.title
@@ -135,16 +136,22 @@ def plot_scores(comparison: Any, *, path: str | Path | None = None) -> "Figure":
         axes.set_yticks(range(len(names)), [plain(_short(name)) for name in names])
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.tick_params(labelsize=6.5, colors=MUTED, length=2)
+        axes.locator_params(axis="x", nbins=4)
         axes.grid(axis="x", color=RULE, linewidth=0.4)
         axes.spines[["top", "right", "left"]].set_visible(False)
-    share = f"{100 * comparison.confidence:g} %"
-    figure.supxlabel(
-        f"mean over {len(comparison.names)} samples with its {share} bootstrap interval; filled: the best "
-        "mean, and whatever is said not to differ from it",
-        fontsize=7,
-        color=MUTED,
-    )
+    figure.supxlabel(_told_of(comparison), fontsize=7, color=MUTED)
     return finish(figure, path)
+
+
+def _told_of(comparison: Any) -> str:
+    """What the dots and lines of `plot_scores` are."""
+    b, share = len(comparison.names), f"{100 * comparison.confidence:g} %"
+    mean = (
+        f"mean over {b} samples with its {share} bootstrap interval" if b > 1 else "one sample, no interval"
+    )
+    if comparison.undecided:
+        return f"{mean}; too few samples to tell methods apart, so none is marked as the best"
+    return f"{mean}; filled: the best mean, and whatever is said not to differ from it"
 
 
 def _interval(axes: "Axes", at: int, score: Any, leads: bool) -> None:
@@ -268,7 +275,7 @@ def _where(axes: "Axes", photo: view.PhotoView, shown: view.MapView, title: str)
 
 
 def _bars(axes: "Axes", photo: view.PhotoView) -> None:
-    names = [f"{view.percent(p)}  {_short(name, 24)}" for name, p in photo.top]
+    names = [f"{view.percent(p)}  {_short(name, 28)}" for name, p in photo.top]
     values = [p for _, p in photo.top]
     at = np.arange(len(names))
     colours = ["#d54a00" if name == photo.target else "#9aa4af" for name, _ in photo.top]

@@ -25,9 +25,12 @@ def plot_curve(curve: Any, *, path: str | Path | None = None) -> "Figure":
     axes.plot(radii, [0.0, *curve.success_rate], "s--", color=OTHER, label="success of the attack")
     axes.set_xlabel(f"radius ε ({'L∞' if curve.norm == 'linf' else 'L2'}, input units)", color=INK)
     axes.set_ylim(-0.03, 1.03)
+    axes.set_ylabel("share of the samples", color=INK)
     axes.grid(color=RULE, linewidth=0.6)
     axes.tick_params(colors=MUTED)
-    axes.set_title(f"{curve.attack} on {len(curve.correct)} samples", color=INK, fontsize=10)
+    axes.set_title(
+        f"{curve.attack.removesuffix('()')} on {len(curve.correct)} samples", color=INK, fontsize=10
+    )
     axes.legend(frameon=False)
     return finish(figure, path)
 

@@ -287,6 +287,14 @@ def _title(metric: Any) -> str:
     return metric.name if metric.card is None else metric.card.title
 
 
+def title_of(score: Any) -> str:
+    """The short title of the metric of a score."""
+    from abe.registry import metrics
+
+    card = metrics.cards().get(score.name)
+    return score.name if card is None else card.title
+
+
 def _table(comparison: Any) -> TableView:
     about = "Mean rank over the metrics that rank"
     columns = [ColumnView(key="rank", title="Rank", direction="lower", about=about)]
@@ -330,13 +338,13 @@ def _cell(score: Any, best: bool) -> CellView:
     values = [float(v) for v in score.values]
     spread = "per photograph: " + ", ".join(number(v) for v in values) if len(values) > 1 else ""
     if score.interval is not None:
-        low, high = (_figure(score.name, end) for end in score.interval)
+        low, high = (figure(score.name, end) for end in score.interval)
         spread = f"interval of the mean {low} to {high}; {spread}"
     amiss = score.name == "residual" and mean is not None and abs(mean) > INCOMPLETE
-    return CellView(text=_figure(score.name, mean), value=mean, best=best, spread=spread, amiss=amiss)
+    return CellView(text=figure(score.name, mean), value=mean, best=best, spread=spread, amiss=amiss)
 
 
-def _figure(name: str, mean: float | None) -> str:
+def figure(name: str, mean: float | None) -> str:
     """A number of a column: all of one column have the same digits."""
     if name == "residual":
         return percent(mean)
@@ -403,20 +411,20 @@ def _settings(comparison: Any, first: Any) -> list[tuple[str, str]]:
         found.append(("Confusion feature, H / ln C", number(comparison.confusion)))
     for method in comparison.methods:
         spec = comparison.origins[method].spec
-        inner = ", ".join(f"{k}={_shown(v)}" for k, v in spec.get("params", {}).items())
+        inner = ", ".join(f"{k}={in_short(v)}" for k, v in spec.get("params", {}).items())
         found.append((_label(method), f"{spec.get('method', method)}({inner})"))
     return found
 
 
-def _shown(value: Any) -> str:
+def in_short(value: Any) -> str:
     """A parameter of a specification in one short piece of text."""
     if isinstance(value, dict) and "type" in value:
-        inner = ", ".join(f"{k}={_shown(v)}" for k, v in value.items() if k != "type")
+        inner = ", ".join(f"{k}={in_short(v)}" for k, v in value.items() if k != "type")
         return f"{value['type']}({inner})"
     if isinstance(value, dict) and "opaque" in value:
         return str(value["opaque"])
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_shown(v) for v in value) + "]"
+        return "[" + ", ".join(in_short(v) for v in value) + "]"
     return str(value)
 
 

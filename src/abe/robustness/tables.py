@@ -1,5 +1,6 @@
 """Tables of attacks and evaluations for a terminal."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,9 +32,11 @@ def curve_table(curve: Any) -> Any:
         (f"{eps:.4f}", share(curve.robust_accuracy[i]), share(curve.success_rate[i]))
         for i, eps in enumerate(curve.epsilons)
     ]
+    half = math.isfinite(curve.median_distance)
+    far = f"median distance {curve.median_distance:.4f}" if half else "fewer than half crossed at any ε"
     caption = (
         f"{curve.attack} ({curve.norm}), {len(curve.correct)} samples, clean accuracy "
-        f"{share(curve.clean_accuracy)}, median distance {curve.median_distance:.4f}"
+        f"{share(curve.clean_accuracy)}, {far}"
     )
     return build(("ε", "robust accuracy", "success rate"), rows, caption, text=0)
 

@@ -235,8 +235,13 @@ class Task:
             return self.labels[target]
         return str(target)
 
+    def told_apart(self, target: int | Sequence[int]) -> str:
+        """`name`, with the number behind it where several classes have one name: ``"missile (657)"``."""
+        name = self.name(target)
+        return f"{name} ({target})" if self.labels is not None and self.labels.count(name) > 1 else name
+
     def class_index(self, name: str) -> int:
-        """The class called ``name`` (capitals do not matter).
+        """The class called ``name`` (capitals do not matter), or told apart from its namesakes so.
 
         Raises:
             TargetError: no such class, where the nearest name is suggested; or several.
@@ -251,6 +256,7 @@ class Task:
         exact = [number for number, label in enumerate(self.labels) if label == name]
         lowered = [label.lower() for label in self.labels]
         found = exact or [number for number, label in enumerate(lowered) if label == name.lower()]
+        found = found or [number for number in range(len(lowered)) if self.told_apart(number) == name]
         if len(found) > 1:
             raise TargetError(
                 Code.TARGET_RANGE,

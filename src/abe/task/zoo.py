@@ -326,7 +326,10 @@ def _call(factory: Any, reference: str, arguments: Mapping[str, Any]) -> Any:
         return factory
     _check_arguments(factory, reference, arguments)
     try:
-        return factory(**arguments)
+        made = factory(**arguments)
+        if inspect.iscoroutine(made):
+            made.close()  # never to be awaited
+        return made
     except AbeError:
         raise
     except (Exception, SystemExit) as error:
@@ -373,6 +376,13 @@ def place(error: BaseException) -> str:
     """File and line in the code of a loaded model at which an error arose, or nothing where it was ABE's."""
     last = "".join(_steps(error)[-1:])
     return last if last.startswith(tuple(_FOLDERS)) and not last.startswith(_ABE) else ""
+
+
+def passed(error: BaseException) -> str:
+    """The last file and line in the code of a loaded model on the way to an error or to its cause, if any."""
+    own = [step for one in (error, error.__cause__) if one is not None for step in _steps(one)]
+    own = [step for step in own if step.startswith(tuple(_FOLDERS)) and not step.startswith(_ABE)]
+    return own[-1] if own else ""
 
 
 def _steps(error: BaseException) -> list[str]:

@@ -72,7 +72,7 @@ class Problem:
         self._predict()
         if not self.decision.named:
             return [objective_name(self.objective)] * len(self.x)
-        return [self.task.name(t) for t in self.decision.target.tolist()]
+        return [self.task.told_apart(t) for t in self.decision.target.tolist()]
 
     @property
     def known_outputs(self) -> Any:

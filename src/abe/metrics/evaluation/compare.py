@@ -8,7 +8,7 @@ from abe.draws import Sources
 from abe.engines.runtime.request import running
 from abe.errors import Code, SpecError
 from abe.explanation import Explanation
-from abe.metrics.evaluation.base import Score, as_metric
+from abe.metrics.evaluation.base import Metric, Score, as_metric
 from abe.metrics.evaluation.batches import Batch, Samples
 from abe.metrics.evaluation.comparison import with_statistics
 from abe.metrics.evaluation.evaluate import (
@@ -89,20 +89,42 @@ def compare(
         Per method its own rows, plus b · (n + 1) forward rows for each different run its metrics read
         (four by default).
     """
-    plan = Evaluation(
-        task=task,
-        sources={name: MethodMaps(method) for name, method in _methods(methods, task).items()},
-        metrics=chosen_metrics(metrics, {"unit": unit, "baseline": baseline, "step": step}),
-        objective=as_objective(objective),
+    plan = plan_of(
+        task,
+        methods,
+        chosen_metrics(metrics, {"unit": unit, "baseline": baseline, "step": step}),
+        objective=objective,
         seed=seed,
         draws=draws,
         confidence=confidence,
         execution=execution,
         chunk=chunk,
-        title="compare",
     )
     samples = Samples(task=task, data=photos, target=target, labels=labels, masks=masks, ids=ids)
     return plan.run(samples, (unit, baseline, step), rank_by, progress)
+
+
+def plan_of(
+    task: Task, methods: Sequence[Any] | None, metrics: list[Metric], *, objective: Any, **settings: Any
+) -> Evaluation:
+    """The plan of a comparison, which `compare` runs at once.
+
+    Args:
+        task: the model and how to read it.
+        methods: as for `compare`.
+        metrics: what to measure.
+        objective: the explained score.
+        **settings: of `Evaluation`.
+    """
+    sources = {name: MethodMaps(method) for name, method in _methods(methods, task).items()}
+    return Evaluation(
+        task=task,
+        sources=sources,
+        metrics=metrics,
+        objective=as_objective(objective),
+        title="compare",
+        **settings,
+    )
 
 
 @checked_arguments

@@ -38,6 +38,7 @@ from abe.metrics.evaluation.comparison import (
     with_statistics,
 )
 from abe.metrics.evaluation.drawing import Drawing
+from abe.metrics.evaluation.foresight import Rows, rows_of_method, rows_of_metrics, rows_shared
 from abe.metrics.evaluation.notes import unsteady
 from abe.metrics.evaluation.perturbation import PerturbationRun, check_curve
 from abe.metrics.evaluation.reexplain import objective_of
@@ -53,8 +54,6 @@ from abe.types import Cost, Objective
 from abe.units import Step, as_unit
 
 Execution = Literal["auto", "model"]
-GUESS = 100.0
-"""Rows per sample of a method that promises none, for the progress bar."""
 PAIRS = ("gap", "kl_gap", "f_gap")
 """Metrics that rank methods unless told otherwise."""
 
@@ -175,6 +174,8 @@ class Evaluation:
         target: the explained classes of all samples, where they are known before the model runs.
         seed, draws, confidence, execution, chunk: see `evaluate`.
         title: what the progress bar says first.
+        tell: called with a source's name and scores, or its failure, as soon as it is done, where all
+            samples are one lot.
     """
 
     task: Task
@@ -188,6 +189,7 @@ class Evaluation:
     execution: Execution = "auto"
     chunk: int | None = None
     title: str = "evaluate"
+    tell: Callable[[str, Mapping[str, Score] | Failure], None] | None = None
     setup: Cost = field(default_factory=Cost)
     failures: dict[str, Failure] = field(default_factory=dict)
     explanations: dict[str, Explanation] = field(default_factory=dict)
@@ -266,6 +268,9 @@ class Evaluation:
             relabel(name)
             if name not in self.failures:
                 self._measure(name, source, lot, problem, request, keep)
+                if keep and self.tell is not None:
+                    failed = self.failures.get(name)
+                    self.tell(name, self._sheets[name].scores() if failed is None else failed)
         self._note_confusion(problem)
 
     def scores(self) -> dict[str, dict[str, Score]]:
@@ -394,9 +399,11 @@ class Evaluation:
         if lots is None:
             return None
         b, shape = len(lot), lot.lifted.x.shape[1:]
-        made = sum(_promised(s, b) for s in self.sources.values())
-        curves = len(self.sources) * sum(b * r.points(shape) for r in runs_of(self.metrics))
-        return lots * (b + made + curves)
+        found = rows_shared(self.metrics, b)
+        for source in self.sources.values():
+            own = rows_of_method(source.method, shape) if isinstance(source, MethodMaps) else Rows()
+            found += (own + rows_of_metrics(self.metrics, own, shape)) * b
+        return lots * found.total
 
     def _comparison(
         self,
@@ -491,10 +498,3 @@ def _objective(given: Any, finished: Sequence[Explanation]) -> Objective:
         )
     known = next((e for e in finished if e.objective), None)
     return as_objective("logit") if known is None else objective_of(known)
-
-
-def _promised(source: Source, b: int) -> float:
-    """Rows a method's card promises; a guess where it promises none; nothing for finished maps."""
-    if not isinstance(source, MethodMaps):
-        return 0.0
-    return source.method.rows(b) or GUESS * b

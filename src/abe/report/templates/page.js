@@ -100,6 +100,12 @@
       document.querySelectorAll(".maps figure").forEach(function (figure) {
         if (figure.dataset.method === box.value) figure.hidden = !box.checked;
       });
+      document.querySelectorAll(".maps").forEach(function (maps) {  // the one stop is at a map that is there
+        const figures = Array.from(maps.querySelectorAll("figure"));
+        if (figures.some(function (one) { return one.tabIndex === 0 && !one.hidden; })) return;
+        const first = figures.find(function (one) { return !one.hidden; });
+        figures.forEach(function (one) { one.tabIndex = one === first ? 0 : -1; });
+      });
     });
   });
 })();
