@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from studies.statistics import Interval, difference
 
 from abe import registry
 from abe.registry import Entry, Registry
-from studies.statistics import Interval, difference
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 KINDS = (
@@ -69,7 +69,13 @@ RANGES = [
     ("mfaba", r"(\d+) to (\d+) % with the trapezoid", "ordering", "mfaba", "negative"),
     ("attexplore", r"positive, (\d+) to (\d+) %", "ordering", "attexplore", "positive"),
     ("agi", r"negative, (\d+) to (\d+) %", "orientation", "AGI, 4 random classes", "negative"),
-    ("integrated_gradients", r"(\d+) to (\d+) % of the change", "ordering", "integrated_gradients", "residual"),
+    (
+        "integrated_gradients",
+        r"(\d+) to (\d+) % of the change",
+        "ordering",
+        "integrated_gradients",
+        "residual",
+    ),
 ]
 
 
@@ -93,6 +99,7 @@ def against_random(study: str, label: str, quantity: str) -> Interval:
     return difference(found[label][quantity], found[other][quantity])
 
 
+AGI = "as it is: 4 random classes, α .05, trapezoid, logit"
 ORDERS = [
     ("big", "deletes worse than a random order", "ordering", "big", "deletion", "above"),
     ("isa", "deletes worse than a random order", "ordering", "isa", "deletion", "above"),
@@ -100,7 +107,14 @@ ORDERS = [
     ("attexplore", "hardly better than a random one", "ordering", "attexplore", "insertion", "undecided"),
     ("laai", "by deletion it is worse", "orientation", "LAAI, Eq. 5", "deletion", "above"),
     ("laai", "GAP does not tell them apart", "orientation", "LAAI, Eq. 5", "gap", "undecided"),
-    ("agi", "near a random one", "agi", "as it is: 4 random classes, α .05, trapezoid, logit", "gap", "undecided"),
+    (
+        "agi",
+        "near a random one",
+        "agi",
+        "as it is: 4 random classes, α .05, trapezoid, logit",
+        "gap",
+        "undecided",
+    ),
 ]
 
 
