@@ -31,10 +31,8 @@ def test_every_list_of_names_is_in_the_reference() -> None:
         if re.search(r"^__all__", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     }
     outer = {name for name in listing if not name.startswith(("abe.engines.", "abe.cli"))}
-    assert outer & set(api.MODULES) >= {"abe", "abe.methods", "abe.metrics", "abe.robustness", "abe.testing"}
-    short = {name.rsplit(".", 1)[1] for page in PAGES.values() for name in described(page) if "." in name}
-    for name in outer - set(api.MODULES):
-        assert set(import_module(name).__all__) <= short, name
+    assert {"abe", "abe.methods", "abe.metrics", "abe.robustness", "abe.testing"} <= outer
+    assert outer <= set(api.MODULES)
     assert {f"abe.{room}" for room in abe._ROOMS} <= set(api.MODULES)
 
 
