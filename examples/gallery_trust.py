@@ -1,8 +1,8 @@
 """Trust at the decision boundary
 ==============================
 
-Two points on either side of a boundary of EfficientNet-Lite0, near enough for the first order to be the truth,
-and maps of the score that parts them.
+Two points on either side of a boundary of EfficientNet-Lite0, near enough for the first order to be the
+truth, and maps at one of them.
 """
 
 # %%
@@ -28,6 +28,10 @@ print(f"validity {float(pair.validity):.2g}")
 # it, whatever they know; their magnitudes may be.
 
 tiles = {"ground truth": abe.Explanation.from_array(pair.truth, pair.inside, target=pair.a)}
-for title, method in {"Gradient": "gradient", "Gradient × Input": "gradient_x_input", "MFABA": "mfaba"}.items():
+for title, method in {
+    "Gradient": "gradient",
+    "Gradient × Input": "gradient_x_input",
+    "MFABA": "mfaba",
+}.items():
     tiles[title] = abe.explain(task, pair.inside, method, target=pair.a, progress=False)
 draw(tiles, signed=True)

@@ -135,3 +135,26 @@ def test_what_cards_say_of_sums_and_ranks_is_what_was_recorded() -> None:
     laai = records("orientation")["LAAI, Eq. 5"]
     assert max(laai["sum"]) < 0
     assert min(laai["negative"]) > 0.99
+
+
+def test_every_table_of_the_performance_page_names_command_day_and_rounds() -> None:
+    page = (RESULTS.parent / "performance.md").read_text(encoding="utf-8")
+    parts = re.split(r"^##+ (.+)$", page, flags=re.MULTILINE)[1:]
+    tables = {title: text for title, text in zip(parts[::2], parts[1::2], strict=True) if "\n| " in text}
+    del tables["What is measured"]
+    assert len(tables) > 8
+    for title, text in tables.items():
+        before = text.split("\n| ")[0]
+        assert re.search(r"`python -m\s+benchmarks [\w-]+|^```pycon", before, flags=re.MULTILINE), title
+        assert re.search(r"\b20\d\d-\d\d-\d\d\b", before), title
+        assert re.search(r"\brounds?\b", before), title
+
+
+def test_commands_of_the_performance_page_exist() -> None:
+    from benchmarks.__main__ import PARTS
+
+    page = (RESULTS.parent / "performance.md").read_text(encoding="utf-8")
+    named = {
+        part for parts in re.findall(r"`python -m\s+benchmarks ([\w -]+)", page) for part in parts.split()
+    }
+    assert named - {"--model"} - {"EfficientNet-Lite0"} <= set(PARTS)
