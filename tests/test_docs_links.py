@@ -33,10 +33,12 @@ def lost(page: Path) -> list[str]:
             found += [] if anchor in map(slug, headings) else [target]
     named = re.findall(r"\{doc\}`(?:[^`<]*<)?([^`>]+)>?`", text)
     trees = re.findall(r"^```\{toctree\}\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.M | re.S)
-    entries = [
-        line for tree in trees for line in tree.split() if not line.startswith(":") and "*" not in line
-    ]
-    entries = [one for one in entries if re.fullmatch(r"[\w/.-]+", one) and one not in ("Reference",)]
+    lines = [line.strip() for tree in trees for line in tree.splitlines()]
+    entries = [line for line in lines if re.fullmatch(r"[\w/.-]+", line)]
+    pictures = re.findall(r"^```\{image\} (\S+)", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    found += [one for one in pictures if not WRITTEN.match(one) and not (page.parent / one).exists()]
+    scripts = [re.search(r"images/sphx_glr_(gallery_\w+)_\d{3}\.png$", one) for one in pictures]
+    found += [m[0] for m in scripts if m and not (ROOT / "examples" / f"{m[1]}.py").exists()]
     for name in chain(named, entries):
         base = DOCS if name.startswith("/") else page.parent
         if not WRITTEN.match(name) and not (base / f"{name.lstrip('/')}.md").exists():
