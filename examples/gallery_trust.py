@@ -27,11 +27,10 @@ print(f"validity {float(pair.validity):.2g}")
 # The truth is nowhere negative, because the points are apart by a signed step. Maps with signs are not like
 # it, whatever they know; their magnitudes may be.
 
-tiles = {"ground truth": abe.Explanation.from_array(pair.truth, pair.inside, target=pair.a)}
-for title, method in {
-    "Gradient": "gradient",
-    "Gradient × Input": "gradient_x_input",
-    "MFABA": "mfaba",
-}.items():
-    tiles[title] = abe.explain(task, pair.inside, method, target=pair.a, progress=False)
+METHODS = {"Gradient": "gradient", "Gradient × Input": "gradient_x_input", "MFABA": "mfaba"}
+tiles = {
+    title: abe.explain(task, pair.inside, method, target=pair.a, progress=False)
+    for title, method in METHODS.items()
+}
+tiles["ground truth"] = abe.Explanation.from_array(pair.truth, pair.inside, target=pair.a)
 draw(tiles, signed=True)
