@@ -6,12 +6,14 @@ from pathlib import Path
 from abe._version import __version__
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+from api import SECTIONS
 
 project = "ABE"
-author = "the ABE authors"
+author = copyright = "ABE developers"
 release = version = __version__
 
 extensions = [
+    "api",
     "cards",
     "mathml",
     "results",
@@ -22,6 +24,17 @@ extensions = [
 exclude_patterns = ["_build", "generated/parts", "generated/studies", "decisions/template.md"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 nitpicky = True
+
+# The reference: annotations as they are written, under short names; what they name is not linked.
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_typehints_format = "short"
+napoleon_attr_annotations = False
+napoleon_custom_sections = list(SECTIONS)
+napoleon_google_docstring, napoleon_numpy_docstring = True, False
+napoleon_use_ivar = True
+python_maximum_signature_line_length = 100
+nitpick_ignore_regex = [("py:.*", ".*")]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "fieldlist"]
 myst_heading_anchors = 3

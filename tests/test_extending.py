@@ -66,6 +66,17 @@ print(json.dumps({
 }))
 """
 
+SHOWN = """
+import sys
+import abe, abe_example_plugin
+from abe.testing import check_method, laws, nets, samples, task_of
+
+names = {**vars(abe_example_plugin), "abe": abe, "check_method": check_method, "laws": laws}
+names |= {"task": task_of(nets.Convolutional().eval()), "photo": samples(1).float()}
+for line in sys.argv[1:]:
+    print(line, type(eval(line, names)).__name__, flush=True)
+"""
+
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -124,6 +135,16 @@ def test_it_is_found_used_and_keeps_its_laws(installed: Path) -> None:
     assert said["python generator"]
     assert min(said["ends"]) > 0
     assert said["rows"] == 2 * (1 + 19)  # none, nine alone, nine left out: shared by both summaries
+
+
+def test_the_calls_that_the_page_shows_run(installed: Path) -> None:
+    """Every call in running text, with the package's names at hand."""
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    text = re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL)
+    code = [" ".join(one.split()) for one in re.findall(r"`([^`]+)`", text)]
+    calls = [one for one in code if re.match(r"(abe\.\w+|check_\w+|laws)\(", one) and "..." not in one]
+    assert len(calls) >= 10
+    run(installed, "-c", SHOWN, *calls)
 
 
 def test_its_own_test_suite_passes(installed: Path) -> None:

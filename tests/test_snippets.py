@@ -8,8 +8,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+PAGES = ("index", "quickstart", "trust", "robustness", "combine")
+
+
 @pytest.mark.parametrize(
-    "page", ["docs/index.md", "docs/quickstart.md", pytest.param("README.md", marks=pytest.mark.slow)]
+    "page", [*(f"docs/{name}.md" for name in PAGES), pytest.param("README.md", marks=pytest.mark.slow)]
 )
 def test_a_page_runs_as_pasted(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -17,13 +17,13 @@ REFERENCES = {
 EXACT, QUADRATURE = 1e-9, 0.1
 
 
-def network() -> nn.Module:
+def network(biases: float = 1.0) -> nn.Module:
     """6-16-12-3 with ReLU and biases: without them gradient × input looks perfect."""
     layers = [nn.Flatten()]
     for seed, (a, b) in enumerate(((6, 16), (16, 12), (12, 3))):
         layer = nn.Linear(a, b, dtype=torch.float64)
         layer.weight.data = weights(b, a, seed=10 + seed, scale=2.0)
-        layer.bias.data = weights(b, seed=20 + seed, scale=2.0 * b**0.5 / 2)
+        layer.bias.data = weights(b, seed=20 + seed, scale=biases * b**0.5)
         layers += [layer, nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -83,6 +83,17 @@ def check(found, passes, limits, least=1e-2):
     numbers = (found.effect, found.correctness, found.completeness)
     assert tuple(n < limit for n, limit in zip(numbers, limits, strict=True)) == passes, found
     assert all(holds or n > least for n, holds in zip(numbers, passes, strict=True)), found
+
+
+@pytest.mark.parametrize("target", [0, 1, 2])
+@pytest.mark.parametrize("method", ["gradient_x_input", "lrp_epsilon", "lrp_z_plus"])
+def test_without_biases_and_from_zero_the_split_is_another(method, target):
+    """As docs/taxonomy.md says: α1β0 passes for a positive score, and fails for a negative one."""
+    task = abe.image_task(network(biases=0.0), channels=1, output_kind="logits")
+    score = float(abe.explain(task, X, "gradient", target=target, progress=False).score)
+    found = allocation_of(task, X, REFERENCES["zero"], method, target=target)
+    numbers = (found.effect, found.correctness, found.completeness)
+    assert (max(numbers) < 1e-4) == (method != "lrp_z_plus" or score > 0), (score, found)
 
 
 AVERAGED = {

@@ -342,11 +342,11 @@ class Confusion:
     """The one colour that leaves the model least decided: highest entropy of the prediction.
 
     v^{t+1} = clip(v^t + α_t sign(∂ Σ_j log P_j(tile(v^t)) / ∂v)), α_t = step · (1 − t / steps). The first
-    start is the colour that normalisation turns into zero (the middle of the bounds without one): on
-    EfficientNet-Lite0 a thin ridge of greys there has H / ln C = .9998, which eight uniform starts
-    miss (.977). The others are uniform. The iterate of highest entropy over all starts and steps is
-    kept. It depends on model, bounds and seed only, never on the samples, and is remembered per task. At a
-    layer it is the activation there of that colour.
+    start is the colour that normalisation turns into zero (the middle of the bounds without one), because
+    the least decided greys can be a ridge there that uniform starts miss. The others are uniform. The
+    iterate of highest entropy over all starts and steps is kept. It depends on model, bounds and seed
+    only, never on the samples, and is remembered per task. At a layer it is the activation there of that
+    colour.
 
     Args:
         starts: number of starts, run as one batch.

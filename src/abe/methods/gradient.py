@@ -82,6 +82,7 @@ def gradient_x_input() -> GradientAt:
         differs=(
             "The published family code multiplies by the gradient of the loss, which reverses the sign; "
             "that is variant='published'.",
+            "The framework paper speaks of an integral with fewer points; this is one gradient at the input.",
         ),
         pitfalls=("Not complete on a network with biases; the residual of every result says by how much.",),
         expected_failures={"completeness": "holds on bias-free positively homogeneous networks only"},

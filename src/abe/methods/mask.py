@@ -43,8 +43,8 @@ from abe.types import Card, Passes
             "Adam's ε is a tenth of a cell's mean share, so that rounding decides nothing.",
         ),
         pitfalls=(
-            "A mask can be adversarial: with the logit it is often a maze on photographs. The paper explains "
-            "the probability; objective='probability' gave smooth masks on all photographs looked at.",
+            "A mask can be adversarial, a maze of cells that means nothing, most of all with the logit. The "
+            "paper explains the probability: objective='probability'.",
             "Where blurring hardly changes the score there is nothing to find; the result says so.",
         ),
     ),

@@ -46,9 +46,11 @@ CONSTRUCTIONS: tuple[Construction, ...] = ("sign", "l2", "segment")
 ETAS = (OfRange(1 / 255), OfRange(1 / 2550), OfRange(1 / 25500))
 DEFAULT = ("gradient_x_input", "gradient", "smoothgrad", "ig", "gig", "mfaba", "agi", "big")
 BIAS = (
-    "Bias of the construction: with a signed step r = ±η, so the ground truth is η|∇R| and methods that "
-    "return gradients win by construction; compare the other pairs (l2: r along the gradient, which favours "
-    "them too; segment: r is the difference of two photographs and knows nothing of the gradient)."
+    "Bias of the construction: with a signed step r = ±η, so the ground truth is η|∇R|, which is nowhere "
+    "negative; maps of sizes are near it by construction and maps with signs far, a signed gradient too. "
+    "Pairs of l2 favour squares of the gradient alike; segment, the difference of two photographs, knows "
+    "nothing of it. Where the validity is not small the points are too far apart for a truth: give smaller "
+    "etas."
 )
 
 
