@@ -119,23 +119,37 @@ class Turned(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm, self.head = nn.BatchNorm2d(6), nn.Linear(6, 4)
+        self.stem, self.norm = nn.Conv2d(3, 6, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(6)
+        self.tokens, self.head = nn.LayerNorm(6), nn.Linear(6, 4)
         self.norm.running_var.copy_(torch.linspace(0.5, 2, 6))
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = self.norm(x.repeat(1, 2, 1, 1)).flatten(2).permute(2, 0, 1)
-        return self.head(tokens.sin()).square().mean(0)
+        tokens = self.norm(self.stem(x)).flatten(2).transpose(1, 2)
+        return self.head(self.tokens(tokens).softmax(1).mul(9)).square().mean(1)
+
+
+def test_torch_itself_is_wrong_about_one_row() -> None:
+    """The fault that is worked around; where this fails, torch has mended it and `layout.py` can go."""
+    torch.manual_seed(0)
+    net, x = Turned().double().eval(), uniform(0).double()[..., :8, :8]
+
+    def slope(x: Tensor) -> Tensor:
+        leaf = x.clone().requires_grad_(True)
+        return torch.autograd.grad(net(leaf)[:, 1].sum(), leaf)[0]
+
+    whole, alone = slope(x), torch.cat([slope(row[None]) for row in x])
+    assert float((whole - alone).abs().max()) > 0.1 * float(whole.abs().max())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    "method", ["gradient", "guided_backprop", "ig", "deeplift", "lrp_epsilon", "guided_ig", "smoothgrad"]
+    "method", ["gradient", "guided_backprop", "ig", "deeplift", "guided_ig", "smoothgrad"]
 )
 def test_the_slope_of_one_row_behind_a_batch_norm_is_right(method: str, dtype: torch.dtype) -> None:
     """torch's kernel mixes up positions and channels there."""
     torch.manual_seed(0)
     net, x = Turned().to(dtype).eval(), uniform(0)[..., :8, :8].to(dtype)
-    how = {} if method in ("gradient", "guided_backprop", "deeplift", "lrp_epsilon") else {"steps": 3}
+    how = {} if method in ("gradient", "guided_backprop", "deeplift") else {"steps": 3}
     how = {"samples": 3} if method == "smoothgrad" else how
     whole = explained(net, x, method, **how).attribution
     close = 1e-5 if dtype == torch.float32 else 1e-12

@@ -1,11 +1,20 @@
 """Layouts of gradients that kernels of torch read wrongly."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from abe.engines.instrument.inspection import compiled
+from abe.engines.instrument.model_check import Known, running
+
+_ORDERLY: "WeakKeyDictionary[Known, set[Any]]" = WeakKeyDictionary()
+"""Work on models, as they are, whose slopes behind batch norms were all in order."""
 
 
 class DenseSlopes(TorchFunctionMode):
@@ -14,16 +23,49 @@ class DenseSlopes(TorchFunctionMode):
     On CPUs the backward pass of batch norm in evaluation mode, given one row in order and a gradient whose
     channels lie last, as behind ``flatten(2).transpose(1, 2)``, reads the gradient in the row's order: the
     result is wrong by as much as it is large. With two rows it is right.
+
+    Attributes:
+        met: whether a gradient had another order.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met = False
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         if func is F.batch_norm and isinstance(result, Tensor) and result.requires_grad:
-            result.register_hook(_dense)
+            result.register_hook(self._dense)
         return result
 
+    def _dense(self, slope: Tensor) -> Tensor:
+        self.met |= not slope.is_contiguous()
+        return slope.contiguous()
 
-def _dense(slope: Tensor) -> Tensor:
-    return slope.contiguous()
+
+def dense_slopes(model: nn.Module, x: Tensor, work: Any) -> Any:
+    """A mode for the forward pass of rows ``x`` that needs it, else a context that does nothing.
+
+    Every operation takes longer under a mode, so a model whose slopes were all in order once runs the
+    same work without it.
+
+    Args:
+        model: what runs.
+        x: (n, *f) the rows.
+        work: tells work apart whose slopes can lie in different orders; None for work never to be remembered.
+    """
+    if len(x) != 1 or not torch.is_grad_enabled():
+        return nullcontext()
+    now = running(model)
+    if now is not None and work is not None and (*x.shape, x.dtype, work) in _ORDERLY.get(now, ()):
+        return nullcontext()
+    return nullcontext() if compiled(model) else DenseSlopes()
+
+
+def remember(slopes: Any, model: nn.Module, x: Tensor, work: Any) -> None:
+    """Note after the backward pass of `dense_slopes` whether the same work needs the mode again."""
+    now = running(model)
+    if now is not None and work is not None and isinstance(slopes, DenseSlopes) and not slopes.met:
+        _ORDERLY.setdefault(now, set()).add((*x.shape, x.dtype, work))

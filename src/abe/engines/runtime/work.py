@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from abe.checks import finite
 from abe.engines.instrument.capture import capturing
-from abe.engines.instrument.inspection import compiled
+from abe.engines.instrument.per_model import mark
 from abe.engines.instrument.whose import not_the_models
-from abe.engines.runtime.layout import DenseSlopes
+from abe.engines.runtime.layout import dense_slopes, remember
 from abe.errors import AbeError, Code, InputError, ModelError
 from abe.objectives import Captured, objective_name
 from abe.task.base import Context, Task
@@ -139,6 +139,11 @@ class Work:
         scores = [head.objective for head in self.heads] or [self.objective]
         return tuple(dict.fromkeys(layer for one in scores if one is not None for layer in one.layers))
 
+    @property
+    def sort(self) -> Any:
+        """Tells work apart whose gradients can lie differently in memory; None where engines run it."""
+        return None if self.around is not None or self.heads else (mark(self.objective), self.layers)
+
     def spread(self, n: int) -> Tensor:
         """At most ``n`` row numbers spread over the whole: neighbours are too much alike."""
         last = len(self) - 1
@@ -161,6 +166,7 @@ class Pass:
     reduced: bool = False
     forwarded: int = field(default=0, init=False)
     calls: int = field(default=0, init=False)
+    _slopes: Any = field(default=None, init=False)
 
     def run(self, model: nn.Module, rows: Tensor) -> Chunk:
         """One chunk through ``model``."""
@@ -174,6 +180,8 @@ class Pass:
                 x.requires_grad_(True)
             outputs, scores = self._evaluate(model, x, rows, owner)
             gradients = self._gradients(scores, x) if differentiate else x.new_empty(0)
+        if differentiate:
+            remember(self._slopes, model, x, work.sort)
         return Chunk(rows, owner, x.detach(), detach(outputs), scores.detach(), gradients)
 
     def _gradients(self, scores: Tensor, x: Tensor) -> Tensor:
@@ -216,9 +224,8 @@ class Pass:
         """The model's checked outputs, with the layers that the scores read."""
         layers = self.work.layers
         precision = torch.autocast(x.device.type, torch.bfloat16) if self.reduced else nullcontext()
-        one = len(x) == 1 and torch.is_grad_enabled() and not compiled(model)
-        slopes_of_one = DenseSlopes() if one else nullcontext()
-        with _reading(model, layers) as captured, precision, slopes_of_one:
+        self._slopes = dense_slopes(model, x, self.work.sort)
+        with _reading(model, layers) as captured, precision, self._slopes:
             outputs = self.task().forward(x, context, model)
         if self.reduced and isinstance(outputs, Tensor):
             outputs = outputs.to(x.dtype)
