@@ -54,7 +54,10 @@ def raw_error(called: Any, *more: Any, **arguments: Any) -> Exception | None:
     return None
 
 
-LIGHT, SLOW = sorted(set(CALLED) - HEAVY), [pytest.param(name, marks=pytest.mark.slow) for name in HEAVY]
+LIGHT, SLOW = (
+    sorted(set(CALLED) - HEAVY),
+    [pytest.param(name, marks=pytest.mark.slow) for name in sorted(HEAVY)],
+)
 
 
 @pytest.mark.parametrize("name", [*LIGHT, *SLOW])

@@ -63,7 +63,7 @@ def run(
 
     wanted, measured = inputs.methods(methods), inputs.metrics(metrics)
     if not fine:
-        size, measured = size or quick.STEP, measured or list(quick.METRICS)
+        size, measured = size or quick.STEP, list(quick.METRICS) if measured is None else measured
     _check(wanted or (), measured, objective)
     pictures = [out / f"{stem}.png" for stem in stems([path.name for path in paths])]
     draw = _prepared(out, pictures, paths, json=json)
@@ -73,8 +73,6 @@ def run(
     chosen = inputs.target_of(task, target)
     names = [str(path) for path in paths]
     contenders: Sequence[Any] = quick.one_of_each(task, names[0], fine=fine) if wanted is None else wanted
-    if wanted is None:
-        output.remark(f"One method of every family: {', '.join(map(quick.called, contenders))}.")
     shared = {"unit": "pixel", "baseline": "zero"}
     scores = chosen_metrics(measured, {**shared, "step": size})
     others: dict[str, quick.Plan] = {}
@@ -85,6 +83,8 @@ def run(
             quick.one_of_each(task, names[0], fine=True) if wanted is None else wanted,
             chosen_metrics(inputs.metrics(metrics), {**shared, "step": inputs.step_of(step)}),
         )
+    if wanted is None:
+        output.remark(f"One method of every family: {', '.join(map(quick.called, contenders))}.")
     output.remark(quick.estimate(task, names, contenders, scores, others))
     told = quick.Told(len(contenders))
     plan = plan_of(task, contenders, scores, objective=objective, seed=seed, tell=told)

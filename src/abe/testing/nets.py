@@ -1,6 +1,7 @@
 """Small networks with known properties. Their weights come from generators of their own."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -289,12 +290,19 @@ class Watched(nn.Module):
         super().__init__()
         self.net = net
         self.input = nn.Identity()
-        self._seen: dict[str, int] = (_Shared if copies else dict)(calls=0, forward=0, backward=0)
-        self._fail_at, self._limit = fail_at, limit
+        self._seen = {"calls": 0, "forward": 0, "backward": 0}
+        self._fail_at, self._limit, self._copies = fail_at, limit, copies
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Watched":
+        if self._copies:
+            memo[id(self._seen)] = self._seen
+        memo[id(self)] = other = type(self).__new__(type(self))
+        vars(other).update(deepcopy(vars(self), memo))
+        return other
 
     def beside(self, net: nn.Module) -> "Watched":
         """Another network whose rows count with those of this one."""
-        other = Watched(net)
+        other = Watched(net, copies=self._copies)
         other._seen = self._seen
         return other
 
@@ -326,13 +334,6 @@ class Watched(nn.Module):
 
     def _count(self, rows: int) -> None:
         self._seen["backward"] += rows
-
-
-class _Shared(dict[str, int]):
-    """Numbers that copies of what holds them share."""
-
-    def __deepcopy__(self, memo: object) -> "_Shared":
-        return self
 
 
 class _CountBackward(torch.autograd.Function):

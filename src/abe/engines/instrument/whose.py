@@ -6,6 +6,7 @@ Rules, observers and hooks run in the middle of a forward, so what they raise co
 # torch leaves part of its own interface untyped:
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportPrivateUsage=false
 
+import inspect
 import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -21,7 +22,8 @@ _NETS = _PACKAGE + "testing/"
 """Models that are part of the package fail like anybody's."""
 _LIBRARY = Path(sysconfig.get_path("stdlib")).as_posix() + "/"
 _INSTALLED = ("/site-packages/", "/dist-packages/")
-_MODULE_CALL = nn.Module._call_impl.__code__
+_CALLING = {nn.Module._call_impl.__code__}
+"""Code that calls what the model called, as it is."""
 
 
 def judge(
@@ -39,6 +41,12 @@ def judge(
         verdict = True
     with suppress(AttributeError):  # of an exception that takes no attributes
         setattr(problem, _VERDICT, verdict)
+
+
+def calling(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of ours that hands on what the model called: what fails inside is not its own."""
+    _CALLING.add(inspect.unwrap(function).__code__)
+    return function
 
 
 def not_the_models(problem: BaseException) -> bool:
@@ -75,7 +83,7 @@ def _raised_here(problem: BaseException) -> bool:
 def _whose(frame: FrameType) -> bool | None:
     """True for this package, False for a model or a user's code, None for libraries, which serve either."""
     code = frame.f_code
-    if code is _MODULE_CALL:
+    if code in _CALLING:
         return False
     file = code.co_filename.replace("\\", "/")
     if file.startswith(_PACKAGE):

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from abe.engines.instrument.inspection import compiled
 from abe.engines.instrument.model_check import Known, running
+from abe.engines.instrument.whose import calling
 
 _ORDERLY: "WeakKeyDictionary[Known, set[Any]]" = WeakKeyDictionary()
 """Work on models, as they are, whose slopes behind batch norms were all in order."""
@@ -32,6 +33,7 @@ class DenseSlopes(TorchFunctionMode):
         super().__init__()
         self.met = False
 
+    @calling
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
