@@ -38,7 +38,13 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return made
 
 
-@pytest.mark.parametrize("study", command.STUDIES)
+LONG = ("completeness",)
+"""A third of the time of all studies together; the others hold the same in the fast suite."""
+
+
+@pytest.mark.parametrize(
+    "study", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in command.STUDIES]
+)
 def test_a_study_writes_its_result_and_its_figure(study: str, once: Runs) -> None:
     result, folder = once(study)
     assert result["command"] == f"python -m studies {study} --quick --count 4"

@@ -109,6 +109,7 @@ def test_relevance_that_reaches_zeros_is_accounted_for(case: Case) -> None:
         assert bool(found.attribution.any()), method
 
 
+@pytest.mark.slow  # the laws of every method hold it on small networks
 def test_a_sample_is_explained_by_itself_and_by_its_class(case: Case) -> None:
     """Alone as in the batch, however many filters and patterns look at what; another class, another map."""
     for method, params in {**OTHERS, **PATTERNS}.items():
