@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from abe.checks import Count, checked_arguments, need_list
+from abe.checks import Count, checked_arguments
 from abe.draws import Ids, Source
 from abe.engines.backward.run import Covered, HasRules, coverage_of
 from abe.engines.removal.game import run_all
@@ -13,7 +13,7 @@ from abe.engines.runtime.request import open_request
 from abe.errors import Code, SpecError, note
 from abe.explanation import Explanation, check_map, versions
 from abe.objectives import objective_name
-from abe.registry import Method, is_pair, methods
+from abe.registry import Method, items_of, methods
 from abe.task.base import Task
 from abe.types import Result
 
@@ -161,7 +161,8 @@ def explain_game(
         [16, 16]
     """
     shared = {"units": units, "removal": removal, "evaluations": evaluations}
-    chosen = [methods.build("removal", summary=summary, **shared) for summary in _summaries(summaries)]
+    listed = items_of("summaries", summaries)
+    chosen = [methods.build("removal", summary=summary, **shared) for summary in listed]
     if not chosen:
         raise SpecError(Code.BAD_PARAMETER, "Name at least one summary", got="none")
     with open_request(
@@ -215,12 +216,6 @@ def rule_coverage(task: Task, raw: Any, method: Any = "lrp_epsilon", *, target: 
         )
     with open_request(task, raw, target=target, execution="model") as problem:
         return coverage_of(chosen.engine, problem)
-
-
-def _summaries(given: Any) -> list[Any]:
-    """A list of summaries; one name alone is a list of one."""
-    alone = isinstance(given, str) or is_pair(given)
-    return [given] if alone else need_list("summaries", given, "names, (name, parameters) pairs or values")
 
 
 def _method(method: Any, params: dict[str, Any]) -> Method:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from abe._rooms import FILLED_BY
-from abe.checks import Check, checks_of_call, plain
+from abe.checks import Check, checks_of_call, need_list, plain
 from abe.documented import Documented, documented
 from abe.errors import Code, SpecError, suggest
 from abe.formulas import evaluate
@@ -335,6 +335,23 @@ def is_pair(obj: Any) -> bool:
     pair = isinstance(obj, tuple | list) and len(obj) == 2
     named = pair and isinstance(obj[0], str) and isinstance(obj[1], Mapping)
     return named and all(isinstance(name, str) for name in obj[1])
+
+
+def items_of(name: str, given: Any, *kinds: type, of: str = "values") -> list[Any]:
+    """The items of a list of names, pairs or values; one of them alone is a list of one.
+
+    Args:
+        name: of the parameter.
+        given: what was passed.
+        *kinds: values that are items themselves.
+        of: what such values are called.
+
+    Raises:
+        SpecError: it is no list.
+    """
+    if isinstance(given, (str, *kinds)) or is_pair(given):
+        return [given]
+    return need_list(name, given, f"names, (name, parameters) pairs or {of}")
 
 
 class Frozen(dict[str, Any]):

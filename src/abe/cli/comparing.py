@@ -72,7 +72,9 @@ def run(
     task = inputs.task_of(model)
     chosen = inputs.target_of(task, target)
     names = [str(path) for path in paths]
-    contenders: Sequence[Any] = quick.one_of_each(task, names[0], fine=fine) if wanted is None else wanted
+    families = quick.one_of_each(task, names[0]) if wanted is None else []
+    thorough: Sequence[Any] = list(map(quick.own, families)) if wanted is None else wanted
+    contenders: Sequence[Any] = families if wanted is None and not fine else thorough
     shared = {"unit": "pixel", "baseline": "zero"}
     scores = chosen_metrics(measured, {**shared, "step": size})
     others: dict[str, quick.Plan] = {}
@@ -80,7 +82,7 @@ def run(
         others["--methods all"] = (inputs.methods("all") or (), scores)
     if not fine:
         others["--fine"] = (
-            quick.one_of_each(task, names[0], fine=True) if wanted is None else wanted,
+            thorough,
             chosen_metrics(inputs.metrics(metrics), {**shared, "step": inputs.step_of(step)}),
         )
     if wanted is None:

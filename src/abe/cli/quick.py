@@ -32,19 +32,24 @@ CELLS, SAMPLES = 8, 16
 """Rows that are timed: cells of a grid along each axis, removed one by one, and samples of gradients."""
 
 
-def one_of_each(task: Any, photo: Any, *, fine: bool = False) -> list[Any]:
-    """The method of every family that has one for this network; ``fine`` takes each at its own defaults."""
+def one_of_each(task: Any, photo: Any) -> list[tuple[str, Mapping[str, Any]]]:
+    """The method of every family that has one for this network, with the parameters that keep it quick."""
     from abe.api import explain
 
-    found: list[Any] = []
+    found: list[tuple[str, Mapping[str, Any]]] = []
     for family, (name, params) in ONE_OF_EACH.items():
         try:
             if family in OF_SOME:
                 explain(task, photo, name)
         except AbeError:  # the network has nothing of the kind, or a fault that the comparison will tell
             continue
-        found.append(OWN.get(name, name) if fine or not params else (name, params))
+        found.append((name, params))
     return found
+
+
+def own(method: tuple[str, Mapping[str, Any]]) -> str:
+    """A method of `one_of_each` at its own defaults."""
+    return OWN.get(method[0], method[0])
 
 
 def called(method: Any) -> str:
@@ -55,6 +60,8 @@ def called(method: Any) -> str:
     from abe.spec import describe
 
     name, params = method
+    if not params:
+        return name
     return f"{name}({', '.join(f'{k}={_plain(v) or in_short(describe(v))}' for k, v in params.items())})"
 
 

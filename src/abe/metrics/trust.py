@@ -36,7 +36,7 @@ from abe.errors import AbeError, Code, InputError, SpecError, note
 from abe.metrics.evaluation.statistics import intervals
 from abe.metrics.evaluation.table import compact
 from abe.objectives import Logit, LogProbability
-from abe.registry import Method, is_pair, methods
+from abe.registry import Method, items_of, methods
 from abe.sizes import OfRange
 from abe.task.base import Task
 from abe.types import Result
@@ -359,9 +359,7 @@ def _unit_maximum(flat: Tensor) -> Tensor:
 
 def _methods(given: Sequence[Any] | None) -> dict[str, Method]:
     chosen: dict[str, Method] = {}
-    alone = isinstance(given, str | Method) or is_pair(given)
-    of = "names, (name, parameters) pairs or methods"
-    for one in DEFAULT if given is None else [given] if alone else need_list("methods", given, of):
+    for one in DEFAULT if given is None else items_of("methods", given, Method, of="methods"):
         method = methods.resolve(one)
         name, number = method.name, 2
         while name in chosen:

@@ -128,7 +128,7 @@ def _look(model: nn.Module) -> Held:
     return Held(_KNOWN.set(model, Known(parts, standing)), parts, standing)
 
 
-def running(model: nn.Module) -> Known | None:
+def known_while_run(model: nn.Module) -> Known | None:
     """What is known of a model that is being run; None for any other."""
     held = _HELD.get(model)
     return None if held is None else held.known

@@ -97,9 +97,8 @@ class _Survey:
         self._known: set[int] = set()
         self._dependent: set[int] = set()  # tensors made of the explained input
         self._alive: list[Tensor] = []
-        self._inside: dict[
-            str, str
-        ] = {}  # a layer inside each function transform: what it gives is no output
+        # A layer inside each function transform: what it gives is no output.
+        self._inside: dict[str, str] = {}
 
     def around(self, call: Call) -> tuple[Any, Tensor]:
         """The observed run of one row."""
@@ -122,7 +121,8 @@ class _Survey:
     def chosen(self) -> str:
         """Name of the last live layer, with the number of the call where there are several."""
         live = self._live()
-        for running, name in self._inside.items() if not live else ():
+        if not live and self._inside:
+            running, name = next(iter(self._inside.items()))
             what = "The layers run inside a function transform, where a map cannot look"
             raise hidden(Code.NO_SPATIAL_LAYER, what, running, path_name(name))
         if not live:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from abe.engines.instrument.inspection import compiled
-from abe.engines.instrument.model_check import Known, running
+from abe.engines.instrument.model_check import Known, known_while_run
 from abe.engines.instrument.whose import calling
 
 _ORDERLY: "WeakKeyDictionary[Known, set[Any]]" = WeakKeyDictionary()
@@ -60,7 +60,7 @@ def dense_slopes(model: nn.Module, x: Tensor, work: Any) -> Any:
     """
     if len(x) != 1 or not torch.is_grad_enabled():
         return nullcontext()
-    now = running(model)
+    now = known_while_run(model)
     if now is not None and work is not None and (*x.shape, x.dtype, work) in _ORDERLY.get(now, ()):
         return nullcontext()
     return nullcontext() if compiled(model) else DenseSlopes()
@@ -68,6 +68,6 @@ def dense_slopes(model: nn.Module, x: Tensor, work: Any) -> Any:
 
 def remember(slopes: Any, model: nn.Module, x: Tensor, work: Any) -> None:
     """Note after the backward pass of `dense_slopes` whether the same work needs the mode again."""
-    now = running(model)
+    now = known_while_run(model)
     if now is not None and work is not None and isinstance(slopes, DenseSlopes) and not slopes.met:
         _ORDERLY.setdefault(now, set()).add((*x.shape, x.dtype, work))

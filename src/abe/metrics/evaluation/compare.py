@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from abe.checks import checked_arguments, need_list
+from abe.checks import checked_arguments
 from abe.draws import Sources
 from abe.engines.runtime.request import running
 from abe.errors import Code, SpecError
@@ -21,7 +21,7 @@ from abe.metrics.evaluation.notes import unsteady
 from abe.metrics.evaluation.reexplain import objective_of
 from abe.metrics.evaluation.sources import MethodMaps, SavedMaps
 from abe.objectives import as_objective
-from abe.registry import Method, is_pair, methods
+from abe.registry import Method, items_of, methods
 from abe.task.base import Task
 from abe.units import Step
 
@@ -201,8 +201,7 @@ def _methods(given: Sequence[Any] | None, task: Task) -> dict[str, Method]:
     if given is None:
         entries = [e for e in methods.entries() if not e.required() and task.modality in e.card.modalities]
         given = [e.name for e in entries if not PARTS_OF_SOME.intersection(e.card.needs)]
-    alone = isinstance(given, str | Method) or is_pair(given)
-    listed = [given] if alone else need_list("methods", given, "names, (name, parameters) pairs or methods")
+    listed = items_of("methods", given, Method, of="methods")
     chosen = list(dict.fromkeys(methods.resolve(item) for item in listed))
     if not chosen:
         raise SpecError(Code.BAD_PARAMETER, "There is no method to compare", fix="Name at least one")

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from abe.baselines import Confusion, as_baseline
-from abe.checks import checked_arguments, need_list
+from abe.checks import checked_arguments
 from abe.draws import Sources
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
@@ -48,7 +48,7 @@ from abe.metrics.evaluation.statistics import check_confidence
 from abe.metrics.evaluation.truth import with_truth
 from abe.objectives import as_objective, objective_name
 from abe.progress import Progress
-from abe.registry import baselines, is_pair, units
+from abe.registry import baselines, items_of, units
 from abe.task.base import Task
 from abe.types import Cost, Objective
 from abe.units import Step, as_unit
@@ -445,7 +445,7 @@ class Evaluation:
 def chosen_metrics(given: Sequence[Any] | None, defaults: Mapping[str, Any]) -> list[Metric]:
     """Metrics by unique name."""
     found: dict[str, Metric] = {}
-    for item in _listed(DEFAULT_METRICS if given is None else given):
+    for item in items_of("metrics", DEFAULT_METRICS if given is None else given, Metric):
         metric = as_metric(item, defaults=defaults)
         if metric.name in found and found[metric.name] != metric:
             raise SpecError(
@@ -459,19 +459,13 @@ def chosen_metrics(given: Sequence[Any] | None, defaults: Mapping[str, Any]) -> 
     return list(found.values())
 
 
-def _listed(given: Any, name: str = "metrics") -> list[Any]:
-    """A list of items; one name alone is a list of one."""
-    alone = isinstance(given, str | Metric) or is_pair(given)
-    return [given] if alone else need_list(name, given, "names, (name, parameters) pairs or values")
-
-
 def _rank_by(given: str | Sequence[str] | None, chosen: Sequence[Metric]) -> tuple[str, ...]:
     """Canonical names of the metrics that rank."""
     measured = [metric.name for metric in chosen]
     if given is None:
         pairs = tuple(name for name in PAIRS if name in measured)
         return pairs or tuple(measured)
-    wanted = tuple(as_metric(name).name for name in _listed(given, "rank_by"))
+    wanted = tuple(as_metric(name).name for name in items_of("rank_by", given, Metric))
     missing = [name for name in wanted if name not in measured]
     if missing or not wanted:
         raise SpecError(
