@@ -18,6 +18,8 @@ import abe
 from abe.errors import AbeError
 
 SINGLE, DOUBLE = 1e-4, 1e-8
+ROUNDED = 0.2
+"""Most that rounding may do in float32; torch's wrong kernel behind a batch norm is off by 2."""
 METHODS: dict[str, dict[str, Any]] = {
     "gradient": {},
     "guided_backprop": {},
@@ -162,18 +164,25 @@ def settled(net: nn.Module, x: Tensor, generator: torch.Generator) -> nn.Module:
     return net
 
 
-def gap(net: nn.Module, x: Tensor, method: str) -> float | None:
-    """The largest difference of a row, alone or in chunks of two, as a share of its map's maximum."""
+def gap(net: nn.Module, x: Tensor, method: str, target: int) -> float | None:
+    """The largest difference of a row, alone or in chunks of two, as a share of its map's maximum.
+
+    None where a method says in words that it cannot, or nothing of any row.
+    """
     task = abe.image_task(net, mean=MEAN, std=STD, output_kind="logits")
 
     def maps(rows: Tensor, **how: Any) -> Tensor:
-        return abe.explain(task, rows, method, target=1, progress=False, **METHODS[method], **how).attribution
+        return abe.explain(
+            task, rows, method, target=target, progress=False, **METHODS[method], **how
+        ).attribution
 
     try:
         whole = maps(x)
     except AbeError:
         return None  # said in words: no layer, an operation without a rule
     size = whole.abs().flatten(1).amax(1)
+    if not bool(size.any()):
+        return None
     others = [maps(x, chunk=2), torch.cat([maps(x[i : i + 1]) for i in range(len(x))])]
     missed = torch.stack([(other - whole).abs().flatten(1).amax(1) for other in others])
     return float((missed / size.clamp_min(torch.finfo(x.dtype).tiny)).max())
@@ -192,12 +201,15 @@ def test_a_row_alone_is_the_row_in_a_batch(package: str, family: str) -> None:
     torch.set_rng_state(state)
     x = torch.rand(3, 3, side, side, generator=generator)
     net = settled(net, torch.cat([x, torch.rand(5, 3, side, side, generator=generator)]), generator)
-    single = {method: gap(net, x, method) for method in METHODS}
+    with torch.no_grad():
+        target = int(net(normalised(x)).sum(0).argmax())  # one whose score no last ReLU has put out
+    single = {method: gap(net, x, method, target) for method in METHODS}
     answered = {method: found for method, found in single.items() if found is not None}
     assert "gradient" in answered
     apart = [method for method, found in answered.items() if not found <= SINGLE]
     net.double()
-    double = {method: gap(net, x.double(), method) for method in apart}
+    double = {method: gap(net, x.double(), method, target) for method in apart}
     worst = max(answered, key=lambda m: answered[m])
     print(f"\n| {key} | {worst} | {answered[worst]:.0e} | {max(double.values(), default=0):.0e} |", end="")
+    assert answered[worst] <= ROUNDED, single
     assert all(found is not None and found <= DOUBLE for found in double.values()), (single, double)
