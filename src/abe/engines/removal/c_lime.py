@@ -34,7 +34,7 @@ class ContinuousNeighbours:
     def run(self, problem: Problem) -> Result:
         """Evaluate the neighbours, and fit every sample's."""
         x = problem.x
-        segments = segments_of(self.units, x)
+        segments = segments_of(self.units, problem)
         n, most = self.evaluations, segments.most
         if n < most + 2:
             raise too_few(most + 2, n, "C-LIME", units=most)

@@ -136,7 +136,7 @@ class Game:
         self, problem: Problem, unit: Unit, removal: Removal, *, behaviour: Behaviour = "score"
     ) -> None:
         self.problem = problem if behaviour == "score" else probability_of(problem)
-        self.segments = segments_of(unit, problem.x)
+        self.segments = segments_of(unit, problem)
         self.bound = removal.bind(problem, self.segments)
         self.behaviour: Behaviour = behaviour
         self._places: list[dict[bytes, int]] = [{} for _ in problem.x]

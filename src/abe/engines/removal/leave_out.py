@@ -79,7 +79,7 @@ class LeaveOut:
     def _layout(self, problem: Problem) -> Segments | Windows:
         if self.units is None:
             return windows_of(problem.x, self.size, self.stride)
-        return segments_of(self.units, problem.x)
+        return segments_of(self.units, problem)
 
     def _values(
         self, problem: Problem, layout: Segments | Windows, bound: BoundRemoval, counts: tuple[int, ...]

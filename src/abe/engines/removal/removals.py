@@ -91,7 +91,7 @@ class Replace:
         if baseline.stochastic:
             return _Drawn(problem, baseline, self.samples)
         everyone = problem.everyone
-        reference = baseline.rows(problem, everyone, torch.zeros_like(everyone))
+        reference = problem.reference(baseline, everyone, torch.zeros_like(everyone))
         return _Fixed(problem.x, check_reference(reference, problem.x))
 
 
@@ -234,7 +234,7 @@ class _Drawn:
 
     def rows(self, absent: Absent) -> Tensor:
         x = self._problem.x[absent.owner]
-        reference = self._baseline.rows(self._problem, absent.owner, absent.draw).to(x)
+        reference = self._problem.reference(self._baseline, absent.owner, absent.draw).to(x)
         return torch.where(absent.keep, x, reference)
 
 

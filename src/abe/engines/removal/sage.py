@@ -81,7 +81,7 @@ class DataSetShapley:
     def run(self, problem: Problem) -> Result:
         """Rounds of orders, each on a data row of its own, walked both ways."""
         asked = self._data_set(problem)
-        segments = segments_of(self.units, asked.x)
+        segments = segments_of(self.units, asked)
         if len(set(segments.counts)) > 1 or not bool((segments.labels == segments.labels[:1]).all()):
             raise SpecError(
                 Code.UNSUPPORTED,
@@ -155,7 +155,7 @@ class DataSetShapley:
         return gains.gather(2, place).mean(1)
 
     def _result(self, problem: Problem, gains: Tensor, error: Tensor, reached: bool) -> Result:
-        segments = segments_of(self.units, problem.x)
+        segments = segments_of(self.units, problem)
         b = len(problem.x)
         warnings = problem.task.remarks(problem.known_outputs)
         if not reached:

@@ -22,7 +22,19 @@ from abe.imputation import Imputation
 from abe.objectives import Logit
 from abe.spec import value
 from abe.types import Baseline
-from abe.units import Arrival, Pixel, Regions, Step, Unit, check_map, number_of_steps, step_size
+from abe.units import (
+    Arrival,
+    Known,
+    Labelled,
+    Pixel,
+    Regions,
+    Step,
+    Unit,
+    bound,
+    check_map,
+    number_of_steps,
+    step_size,
+)
 
 CurveKind = Literal["probability", "log_probability", "log_odds", "logit", "kl", "accuracy"]
 Curve = Float[Tensor, "b k"]
@@ -62,11 +74,21 @@ class PerturbationRun:
         ids = [problem.ids[i] for i in samples.tolist()]
         maps = attribution[samples.to(attribution.device)]
         maps = maps if self.first == "most" else -maps
-        x, draws = problem.x[samples], problem.draws
-        if not isinstance(self.unit, Regions):
-            return self.unit.ranks(maps, x, draws=draws, ids=ids)
-        found = self.unit.of(samples, problem.x).ranks(maps, x, draws=draws, ids=ids)
-        return replace(found, nominal=self.unit.count(x.shape[1:]))
+        x, draws, unit = problem.x[samples], problem.draws, bound(self.unit, problem)
+        if isinstance(unit, Labelled):
+            return unit.of(samples, problem.x).ranks(maps, x, draws=draws, ids=ids)
+        if not isinstance(unit, Regions):
+            return unit.ranks(maps, x, draws=draws, ids=ids)
+        found = unit.of(samples, problem.x).ranks(maps, x, draws=draws, ids=ids)
+        return replace(found, nominal=unit.count(x.shape[1:]))
+
+    def alike(self, problem: Problem) -> list[Tensor]:
+        """(m,) samples that have as many units each, so that their curves have the same points."""
+        unit = bound(self.unit, problem)
+        if not isinstance(unit, Labelled):
+            return [problem.everyone]
+        counts = unit.counts().to(problem.x.device)
+        return [(counts == count).nonzero().flatten() for count in counts.unique()]
 
     def perform(
         self,
@@ -87,12 +109,13 @@ class PerturbationRun:
         who = problem.everyone if samples is None else samples
         check_map(attribution, problem.x)
         order = self.order(problem, attribution, who) if arrival is None else arrival
-        step = self.units_per_step(problem.x.shape[1:])
+        known = isinstance(self.unit, Known)
+        step = step_size(self.step, order.nominal) if known else self.units_per_step(problem.x.shape[1:])
         x, filler = problem.x[who], None
         if isinstance(self.baseline, Imputation):
             reference, filler = x, _Filler(self.baseline, problem, who)
         else:
-            reference = self.baseline.rows(problem, who, torch.zeros_like(who))
+            reference = problem.reference(self.baseline, who, torch.zeros_like(who))
         curve = _Curve(order, order.thresholds(step), x, reference, self.direction, filler)
         log_p, target, logits, remarks = _chances(problem, curve, who)
         return Perturbation(
