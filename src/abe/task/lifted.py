@@ -88,6 +88,7 @@ class Lifted:
         units: ways to cut the samples, the natural one first; empty where positions have no names.
         fixed: (b, 1 or c, *positions) positions that never change; by default those in no natural unit.
         shown: per sample, what a person sees: a text, a row, a series; empty where that is ``x``.
+        rows: forward rows that lifting took.
     """
 
     x: Tensor
@@ -98,6 +99,7 @@ class Lifted:
     units: tuple[Units, ...] = ()
     fixed: Tensor | None = None
     shown: list[Any] = field(default_factory=list[Any])
+    rows: int = 0
 
     def __post_init__(self) -> None:
         held = {UNITS + one.kind: one.labels for one in self.units}

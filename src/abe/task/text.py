@@ -292,6 +292,7 @@ class TextLifter:
             if length in signature.takes and length not in values:
                 values[length] = mask.sum(1)
         values = {k: v.to(device) for k, v in values.items() if isinstance(k, int) or k in signature.takes}
+        known = len(self._found)
         embedding = self.found(task, values, ids.to(device), texts)
         for text in texts:
             if embedding.entries is not None:
@@ -309,6 +310,7 @@ class TextLifter:
             notes=tuple(dict.fromkeys(notes)),
             units=tuple(_units(kind, texts, t, device) for kind in ("word", "token", "clause", "sentence")),
             shown=[text.shown for text in texts],
+            rows=int(self.embedding is None and not known),
         )
 
     def found(
@@ -375,8 +377,8 @@ class TextLifter:
         if embedding is None:
             return None
         if token == "mean":
-            table = embedding.table()
-            return None if table is None else table.mean(0)
+            table = embedding.survey()
+            return None if table is None else table.mean
         number = token_id(self.tokenizer, token)
         if number is None:
             return None
@@ -391,8 +393,7 @@ class TextLifter:
 
 def _part(embedding: Embedding, x: Tensor) -> Part:
     """The explained part: what stands in for the embedding's output, bounded by its table."""
-    table = embedding.table()
-    low, high = (None, None) if table is None else (table.amin(0), table.amax(0))
+    table = embedding.survey()
     return Part(
         TOKENS,
         0,
@@ -400,8 +401,8 @@ def _part(embedding: Embedding, x: Tensor) -> Part:
         tuple(x.shape[1:]),
         layer=embedding.layer,
         channels=-1,
-        low=None if low is None else tuple(low.tolist()),
-        high=None if high is None else tuple(high.tolist()),
+        low=None if table is None else tuple(table.low.tolist()),
+        high=None if table is None else tuple(table.high.tolist()),
     )
 
 
