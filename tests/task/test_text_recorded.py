@@ -1,7 +1,7 @@
 """Texts against recorded numbers of published code and of plain formulas.
 
-`recorded/texts.npz` holds them, with the weights of the six networks: captum's gradients and paths at an embedding,
-games over tokens and words by three removals, attention of a BERT, curves and scores of given maps.
+`recorded/texts.npz` holds them, with the weights of the six networks: captum's gradients and paths at an
+embedding, games over tokens by three removals, attention of a BERT, curves and scores of given maps.
 """
 
 from functools import cache

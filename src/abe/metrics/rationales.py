@@ -70,7 +70,7 @@ def average_precision(scores: Tensor, truth: Tensor) -> float:
 
 _PASSES = Passes(forward="0", backward="0")
 _NOTE = (
-    "People mark what convinces people; a model may decide by something else, and a map that shows it is right.",
+    "People mark what convinces people; a model may decide by something else, and a map saying so is right.",
 )
 
 
