@@ -21,7 +21,7 @@ def task_of(name: str = "Encoder", tokenizer: Any = None, **how: Any) -> abe.Tas
 
 def logits(model: nn.Module, ids: list[int], **more: Any) -> Tensor:
     out = model(torch.tensor([ids]), **more)
-    return getattr(out, "logits", out)[0]
+    return getattr(out, "logits", out)[0].detach()
 
 
 def refused(code: Code, *args: Any, **how: Any) -> str:
@@ -303,7 +303,7 @@ def test_texts_of_different_lengths_are_scored_as_if_alone() -> None:
 @pytest.mark.parametrize("name", ["Encoder", "TextCNN"])
 def test_a_comparison_runs_with_its_defaults(name: str) -> None:
     found = abe.compare(task_of(name), list(TEXTS), ["ig", "shapley", "gradient_x_input"], progress=False)
-    assert set(found.scores) == {"ig", "shapley", "gradient_x_input"}
+    assert set(found.scores) == {"integrated_gradients", "shapley", "gradient_x_input"}
     assert not found.failures
 
 

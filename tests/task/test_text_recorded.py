@@ -224,7 +224,7 @@ def test_attention(net: str) -> None:
     held = case(f"attention_{net}")
     task = task_of(net, special=False)
     for method, name in (("chefer_relevance", "chefer"), ("attention_rollout", "rollout")):
-        found = abe.explain(task, given(net, held), method, target=held["target"], progress=False)
+        found = abe.explain(task, given(net, held), method, query=0, target=held["target"], progress=False)
         rows = held[name][:, 0]
         for sample, n in enumerate(held["lengths"]):
             own = found.attribution[sample].sum(0)[1:n]

@@ -133,7 +133,8 @@ class Encoder(nn.Module):
     ) -> Any:
         t = input_ids.shape[1]
         x = self.words(input_ids) + self.places(torch.arange(t, device=input_ids.device))
-        x = self.norm(x + (0 if token_type_ids is None else self.types(token_type_ids)))
+        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        x = self.norm(x + self.types(types))
         for q, k, v, out in zip(self.q, self.k, self.v, self.out, strict=True):
             scores = q(x) @ k(x).transpose(1, 2) / x.shape[2] ** 0.5
             if attention_mask is not None:

@@ -129,6 +129,23 @@ def below(context: Context | None) -> tuple[Tensor, Context]:
     return context.beneath
 
 
+def suits(*, baseline: Any, removal: Any = None, unit: Any = "natural") -> dict[tuple[str, str | None], Any]:
+    """What stands for the defaults of methods and metrics that are made for images (`Task.suits`).
+
+    Args:
+        baseline: the reference, for zero and for a sample's own mean.
+        removal: what absent units show; the reference by default.
+        unit: what is removed together, for pixels, grids, patches and superpixels.
+    """
+    absent = baseline if removal is None else removal
+    found: dict[tuple[str, str | None], Any] = {}
+    for usual in ("zero", "mean"):
+        found |= {("baseline", usual): baseline, ("removal", usual): absent}
+    for usual in ("pixel", "grid", "patch", "superpixel"):
+        found |= {("units", usual): unit, ("unit", usual): unit}
+    return found
+
+
 def pack(
     blocks: Mapping[str | int, Tensor], settings: Mapping[str | int, Mapping[str, Any]] | None = None
 ) -> tuple[Tensor, tuple[Part, ...]]:

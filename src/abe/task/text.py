@@ -14,23 +14,13 @@ from abe.checks import COUNT, check_choice, plain
 from abe.errors import Code, InputError, ModelError, SpecError, note
 from abe.task.base import Context, Lifted, Task
 from abe.task.embedding import Embedding, Signature, find_embedding, named_embedding
-from abe.task.lifted import LENGTH, Units
+from abe.task.lifted import LENGTH, Units, suits
 from abe.task.outputs import OutputKind, class_names
 from abe.task.tokens import MANY, Encoded, check_ids, encode, of_ids, token_id
 from abe.types import Part
 
 Truncate = Literal["end", "start"] | None
 """What is cut off a text that is too long; None refuses it."""
-SUITS = {
-    ("baseline", "zero"): "reference_token",
-    ("removal", "zero"): "reference_token",
-    ("units", "grid"): "natural",
-    ("unit", "pixel"): "natural",
-    ("units", "pixel"): "natural",
-    ("groups", "pixel"): "natural",
-    ("patches", "pixel"): "natural",
-}
-"""Defaults of methods and metrics on texts: the vector of the mask token, and words."""
 TOKENS = "tokens"
 """What the explained part of a text task is called."""
 
@@ -107,8 +97,13 @@ def text_task(
         labels=class_names(labels),
         output=output,
         output_kind=_kind_of(configuration) if output_kind == "auto" else output_kind,
-        suits=SUITS,
+        suits={**suits(baseline="reference_token"), **_read_row(tokenizer)},
     )
+
+
+def _read_row(tokenizer: Any) -> dict[tuple[str, str | None], Any]:
+    """Attention is read where the model reads the text: at the class token, where there is one."""
+    return {} if tokenizer is None or token_id(tokenizer, "cls") is None else {("query", None): 0}
 
 
 def _labels_of(configuration: Any) -> list[str] | None:
