@@ -133,7 +133,7 @@ def _called(tokenizer: Any, text: str, pair: str | None) -> dict[str, Any]:
     if isinstance(made, Mapping):
         found = {("offset_mapping" if k == "offsets" else str(k)): v for k, v in made.items()}
     elif hasattr(made, "ids"):
-        found = {"input_ids": made.ids}
+        found = {"input_ids": getattr(made, "ids")}  # noqa: B009 -- of a type that is not known here
         for ours, theirs in ENTRIES:
             if getattr(made, theirs, None) is not None:
                 found[ours] = getattr(made, theirs)
