@@ -14,8 +14,8 @@ from torch import Tensor
 import abe
 from abe import registry, testing
 from abe.baselines import Zero
-from abe.engines.instrument.twin import twin
 from abe.engines.path.gradient import GradientAt
+from abe.instrument.twin import twin
 from abe.metrics.evaluation.perturbation import Perturbation, PerturbationRun
 from abe.objectives import LogProbability
 from abe.registry import Entry

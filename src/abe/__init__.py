@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from abe.robustness import AdversarialResult, attack, chain, evaluate_robustness, transfer_matrix
     from abe.task.base import Task
     from abe.task.image import image_task, load_image
+    from abe.task.text import text_task
 
 check_torch()
 
@@ -62,6 +63,7 @@ _HOMES = {
     "list_methods": "abe.listing",
     "list_metrics": "abe.listing",
     "load_image": "abe.task.image",
+    "text_task": "abe.task.text",
 }
 """Public name -> module; loaded at first use, so that ``import abe`` is cheap."""
 
@@ -75,7 +77,7 @@ FILLED_BY.update(
     objective="abe.objectives",
     baseline="abe.baselines",
     unit="abe.units",
-    removal="abe.engines.removal.patch_gaussian",
+    removal="abe.engines.removal.tokens",
     summary="abe.engines.removal.lime",
 )
 _ROOMS = ("baselines", "methods", "metrics", "objectives", "registry", "robustness", "testing", "units")
@@ -108,6 +110,7 @@ __all__ = [
     "postprocess",
     "rule_coverage",
     "smooth",
+    "text_task",
     "transfer_matrix",
     "trust",
 ]

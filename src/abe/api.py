@@ -13,7 +13,7 @@ from abe.engines.runtime.request import open_request
 from abe.errors import Code, SpecError, note
 from abe.explanation import Explanation, check_map, versions
 from abe.objectives import objective_name
-from abe.registry import Method, items_of, methods
+from abe.registry import Method, items_of, methods, suiting
 from abe.task.base import Task
 from abe.types import Result
 
@@ -86,7 +86,7 @@ def explain(
         >>> bool(explanation.residual_absolute.abs() < 1e-5)
         True
     """
-    chosen = _method(method, params)
+    chosen = _method(task, method, params)
     if path_ends and not getattr(chosen.engine, "has_ends", False):
         raise SpecError(
             Code.UNSUPPORTED,
@@ -118,8 +118,8 @@ def explain_game(
     raw: Any,
     summaries: Sequence[Any],
     *,
-    units: Any = "grid",
-    removal: Any = "zero",
+    units: Any = None,
+    removal: Any = None,
     evaluations: Count | None = None,
     target: Any = None,
     objective: Any = "logit",
@@ -137,8 +137,9 @@ def explain_game(
         raw: what `explain` takes.
         summaries: names, (name, parameters) pairs or values, such as ``["shapley", "banzhaf",
             ("interactions", {"order": 2})]``.
-        units: what is removed together.
-        removal: what absent units show: a baseline, a background set (a tensor), or a removal.
+        units: what is removed together; by default what suits the task, a grid of images.
+        removal: what absent units show: a baseline, a background set (a tensor), or a removal; by default
+            what suits the task, zero of images.
         evaluations: most rows per sample and summary.
         target: as for `explain`, and so the following.
         objective: the explained score.
@@ -160,9 +161,11 @@ def explain_game(
         >>> [one.cost.forward_rows for one in both]
         [16, 16]
     """
-    shared = {"units": units, "removal": removal, "evaluations": evaluations}
+    asked = {"units": units, "removal": removal, "evaluations": evaluations}
+    shared = {name: given for name, given in asked.items() if given is not None}
     listed = items_of("summaries", summaries)
-    chosen = [methods.build("removal", summary=summary, **shared) for summary in listed]
+    with suiting(task.suits):
+        chosen = [methods.build("removal", summary=summary, **shared) for summary in listed]
     if not chosen:
         raise SpecError(Code.BAD_PARAMETER, "Name at least one summary", got="none")
     with open_request(
@@ -206,7 +209,7 @@ def rule_coverage(task: Task, raw: Any, method: Any = "lrp_epsilon", *, target: 
         >>> [(line.name, line.rule) for line in lines if line.module is not None]
         [('flatten', 'Rescale()'), ('linear', 'Rescale()')]
     """
-    chosen = _method(method, {})
+    chosen = _method(task, method, {})
     if not isinstance(chosen.engine, HasRules):
         raise SpecError(
             Code.UNSUPPORTED,
@@ -218,9 +221,11 @@ def rule_coverage(task: Task, raw: Any, method: Any = "lrp_epsilon", *, target: 
         return coverage_of(chosen.engine, problem)
 
 
-def _method(method: Any, params: dict[str, Any]) -> Method:
+def _method(task: Task, method: Any, params: dict[str, Any]) -> Method:
+    """The method that is meant, with the task's defaults."""
     if isinstance(method, str):
-        return methods.build(method, **params)
+        with suiting(task.suits):
+            return methods.build(method, **params)
     if params:
         raise SpecError(
             Code.UNKNOWN_PARAMETER,
@@ -228,7 +233,7 @@ def _method(method: Any, params: dict[str, Any]) -> Method:
             got=f"{next(iter(params))}= beside a finished method",
             fix="Write abe.method(name, …) with them",
         )
-    return methods.resolve(method)
+    return methods.resolve(method).suited(task.suits)
 
 
 def _finish(problem: Problem, result: Result, method: Method, seed: int) -> Explanation:
@@ -265,7 +270,20 @@ def _finish(problem: Problem, result: Result, method: Method, seed: int) -> Expl
         diagnostics=result.diagnostics,
         modality=problem.task.modality,
         parts=problem.task.parts if features is problem.x else (),
+        **(_named(problem) if features is problem.x else {}),
     )
+
+
+def _named(problem: Problem) -> dict[str, Any]:
+    """What the natural units of the samples are called, and what a person sees."""
+    lifted = problem.lifted
+    if lifted is None:
+        return {}
+    found: dict[str, Any] = {"shown": list(lifted.shown)}
+    if lifted.units:
+        natural = lifted.units[0]
+        found |= {"unit": natural.kind, "labels": natural.labels, "unit_names": list(natural.names)}
+    return found
 
 
 def _top(problem: Problem) -> list[list[tuple[str, float]]]:

@@ -8,30 +8,34 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from abe import arrays, schema, storage, words
 from abe._version import __version__
-from abe.checks import finite, shown
-from abe.errors import Code, InputError, SampleError
+from abe.checks import finite
+from abe.errors import Code, InputError
+from abe.per_sample import follow, joined, picked
 from abe.task.targets import fitted, numbers_of
 from abe.types import Cost, Features, Part, PerSample
+from abe.units.arrival import sums_over
 
 KIND = "explanation"
 WRITTEN = (
     *("method", "spec", "objective", "warnings", "seed", "ids", "versions", "modality", "cost", "parts"),
-    *("names", "target_names", "top"),
+    *("names", "target_names", "top", "unit", "unit_names", "shown"),
 )
 """Fields that a saved manifest holds; the others are tensors."""
-TENSORS = ("attribution", "x", "target", "score", "delta", "standard_error")
+TENSORS = ("attribution", "x", "target", "score", "delta", "standard_error", "labels")
 DIAGNOSTIC = "diagnostic."
 """Begins the names of saved diagnostics."""
 Maps = Float[Tensor, "b *m"]
 """Of the inputs' shape, or with one channel."""
 
+
+OUTSIDE = "(fixed)"
+"""What `Explanation.by_unit` calls all positions that are in no unit."""
 
 PER_SAMPLE = (
     *(
@@ -45,6 +49,9 @@ PER_SAMPLE = (
         "standard_error",
         "top",
         "ids",
+        "labels",
+        "unit_names",
+        "shown",
     ),
     "diagnostics",
 )
@@ -76,6 +83,10 @@ class Explanation:
         diagnostics: per-sample extras of the method, such as ``nodes``.
         modality: of the task.
         parts: where the explained inputs lie in ``attribution`` and ``x``, for a model with several.
+        unit: what the natural units are called, such as ``"word"``; nothing where positions have no names.
+        labels: (b, 1 or c, *positions) the unit of every position, -1 for what is fixed; or None.
+        unit_names: per sample, the names of its units.
+        shown: per sample, what a person sees instead of ``x``, such as the text.
     """
 
     attribution: Maps
@@ -98,6 +109,10 @@ class Explanation:
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
     modality: str = "image"
     parts: tuple[Part, ...] = ()
+    unit: str = ""
+    labels: Tensor | None = None
+    unit_names: list[list[str]] = field(default_factory=list[list[str]])
+    shown: list[Any] = field(default_factory=list[Any])
 
     @cached_property
     def residual(self) -> PerSample | None:
@@ -122,6 +137,44 @@ class Explanation:
         """Shape of the attribution."""
         return self.attribution.shape
 
+    def by_unit(self) -> list[list[tuple[str, float]]]:
+        """Per sample, every natural unit's name with the sum of the map over it, in order.
+
+        What a method gives to positions that are in no unit, such as special tokens, comes last as
+        ``"(fixed)"`` where it is not 0, so that the sum is that of the map.
+
+        Raises:
+            InputError: positions have no names, as in images.
+        """
+        if self.labels is None:
+            raise InputError(
+                Code.UNITS,
+                "The positions of these inputs have no names",
+                got=f"inputs of the modality {self.modality!r}",
+                fix="Use map(), one number per position, or a method with units=",
+            )
+        sums = sums_over(self.labels, self.attribution)
+        found: list[list[tuple[str, float]]] = []
+        for names, (own, rest) in zip(self.unit_names, sums, strict=True):
+            listed = list(zip(names, own.tolist(), strict=True))
+            found.append([*listed, (OUTSIDE, rest)] if rest else listed)
+        return found
+
+    def part(self, name: str | int) -> Tensor:
+        """(b, *shape) the attribution of one explained input of a model with several.
+
+        Raises:
+            InputError: there is no such input.
+        """
+        blocks = self.unpack()
+        if name not in blocks:
+            raise InputError(
+                Code.SHAPE,
+                f"No explained input is called {name!r}",
+                expected=", ".join(map(repr, blocks)),
+            )
+        return blocks[name]
+
     def unpack(self) -> dict[str | int, Tensor]:
         """(b, *shape) the attribution of every explained input by its name; 0 names the only one."""
         return {part.name: part.of(self.attribution) for part in self.parts} or {0: self.attribution}
@@ -144,12 +197,12 @@ class Explanation:
         Raises:
             SampleError: there is no such sample, or this is no index; an ``IndexError`` too.
         """
-        rows = _picked(index, len(self))
+        rows = picked(index, len(self))
         run = range(rows[0], rows[0] + len(rows)) if rows else range(0)
         at: Any = slice(run.start, run.stop) if rows == list(run) else torch.tensor(rows)
         return replace(
             self,
-            **{name: _follow(getattr(self, name), rows, at, len(self)) for name in PER_SAMPLE},
+            **{name: follow(getattr(self, name), rows, at, len(self)) for name in PER_SAMPLE},
             warnings=list(self.warnings),
             versions=dict(self.versions),
         )
@@ -284,9 +337,7 @@ class Explanation:
             cost.add(p.cost)
         return replace(
             parts[0],
-            **{
-                name: _joined([getattr(p, name) for p in parts], list(map(len, parts))) for name in PER_SAMPLE
-            },
+            **{name: joined([getattr(p, name) for p in parts], list(map(len, parts))) for name in PER_SAMPLE},
             cost=cost,
             warnings=list(dict.fromkeys(w for p in parts for w in p.warnings)),
             versions=dict(parts[0].versions),
@@ -300,6 +351,7 @@ class Explanation:
             "score": self.score,
             "delta": self.delta,
             "standard_error": self.standard_error,
+            "labels": self.labels,
         }
         found |= {DIAGNOSTIC + k: v for k, v in self.diagnostics.items()}
         return {k: v for k, v in found.items() if v is not None}
@@ -315,6 +367,7 @@ class Explanation:
             "versions": dict(self.versions),
             "modality": self.modality,
             "parts": self.parts,
+            "unit": self.unit,
         }
 
     def _stored(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -326,6 +379,8 @@ class Explanation:
             "names": self.names,
             "target_names": self.target_names,
             "top": self.top,
+            "unit_names": self.unit_names,
+            "shown": self.shown,
             "ids": list(self.ids),
             "residual": None if residual is None else [_json_number(r) for r in residual.tolist()],
         }
@@ -368,13 +423,20 @@ def _check_stored(tensors: Mapping[str, Tensor], held: Mapping[str, Any]) -> Non
             schema.need_tensor(name, tensor, (b,), bounded=False)
         elif name == "standard_error":
             schema.need_tensor(name, tensor, shape, bounded=False)
+        elif name == "labels":
+            schema.need_tensor(name, tensor, None, whole=True)
+            fits = len(tensor) == b and tensor.ndim == x.ndim and tuple(tensor.shape[2:]) == of[2:]
+            schema.need(fits, f"labels are {tuple(tensor.shape)} of inputs {of}")
+            counts = [int(own.max()) + 1 if own.numel() else 0 for own in tensor]
+            named = [len(names) for names in held["unit_names"]]
+            schema.need(named == counts, f"{named} names of {counts} units")
         elif name.startswith(DIAGNOSTIC):
             schema.need(tensor.ndim > 0 and len(tensor) == b, f"{name} is {tuple(tensor.shape)}")
         else:
             schema.need(name in TENSORS, f"{name!r} is no part of an explanation")
     schema.need("score" in tensors, "score is missing")
-    for name in ("names", "target_names", "top", "ids"):
-        lengths = (b,) if name.endswith("names") else (b, 0)
+    for name in ("names", "target_names", "top", "ids", "unit_names", "shown"):
+        lengths = (b,) if name in ("names", "target_names") else (b, 0)
         schema.need(len(held[name]) in lengths, f"{len(held[name])} {name} for {b} samples")
     params = held["spec"].get("params", {})
     schema.need(isinstance(params, Mapping), f"spec.params is {params!r:.40}")
@@ -382,50 +444,6 @@ def _check_stored(tensors: Mapping[str, Tensor], held: Mapping[str, Any]) -> Non
         room = 0 <= part.start <= part.stop <= math.prod(shape[1:2])
         size = (part.stop - part.start) * math.prod(shape[2:])
         schema.need(room and math.prod(part.shape) == size, f"{part} is no part of a map {shape}")
-
-
-def _picked(index: Any, n: int) -> list[int]:
-    """The numbers of the samples that an index picks from n, by NumPy's rules."""
-    try:
-        found = np.arange(n)[index.detach().cpu().numpy() if isinstance(index, Tensor) else index]
-    except (IndexError, TypeError, ValueError):
-        found = np.empty((0, 0))
-    if found.ndim > 1:
-        raise SampleError(
-            Code.SAMPLES,
-            f"There is no sample {shown(index)} of {n}",
-            expected=f"numbers from {-n} to {n - 1}, a slice, a list of them, or a mask of {n} truth values",
-        )
-    return np.atleast_1d(found).tolist()
-
-
-def _follow(held: Any, rows: list[int], at: Any, b: int) -> Any:
-    """What belongs to some samples of what is held for b; what is not per sample stays as it is."""
-    if isinstance(held, Mapping):
-        return {name: _follow(one, rows, at, b) for name, one in held.items()}
-    if isinstance(held, Tensor):
-        place = at.to(held.device) if isinstance(at, Tensor) else at
-        return held[place] if held.ndim and len(held) == b else held
-    return held if held is None or len(held) != b else [held[row] for row in rows]
-
-
-def _joined(held: list[Any], sizes: list[int]) -> Any:
-    """What several explanations hold per sample, one after the other; nothing where one of them lacks it."""
-    if isinstance(held[0], Mapping):
-        common = [name for name in held[0] if all(name in one for one in held)]
-        joined = {name: _joined([one[name] for one in held], sizes) for name in common}
-        return {name: one for name, one in joined.items() if one is not None}
-    if any(one is None for one in held):
-        return None
-    complete = all(len(one) == size for one, size in zip(held, sizes, strict=True) if not _is_scalar(one))
-    if not isinstance(held[0], Tensor):
-        return [item for one in held for item in one] if complete else []
-    same = len({one.shape[1:] for one in held}) == 1 and not any(map(_is_scalar, held))
-    return torch.cat([one.to(held[0]) for one in held]) if complete and same else None
-
-
-def _is_scalar(one: Any) -> bool:
-    return isinstance(one, Tensor) and one.ndim == 0
 
 
 def _axes(tensor: Tensor) -> tuple[int, ...]:

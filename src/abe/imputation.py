@@ -27,7 +27,7 @@ class Imputation(Protocol):
         name="noisy_linear",
         title="Noisy linear imputation",
         source="rong2022",
-        modalities=("image",),
+        features=("image",),
         differs=(
             "Solved for a whole batch by multigrid; the published code solves one sparse system per image.",
         ),
@@ -87,7 +87,7 @@ def without(problem: Problem, baseline: Baseline, owner: RowIndex, draw: RowInde
     """(n, *f) the samples ``owner`` with what is ``removed`` (a mask that broadcasts to them) replaced."""
     if isinstance(baseline, Imputation):
         return baseline.fill(problem, owner, draw, removed)
-    return torch.where(removed, baseline.rows(problem, owner, draw), problem.x[owner])
+    return torch.where(removed, problem.reference(baseline, owner, draw), problem.x[owner])
 
 
 def positions(chosen: Tensor, x: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ A package of one's own adds entries by an entry point in the group of the kind (
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cache
 from hashlib import blake2b
@@ -31,6 +32,26 @@ from abe.words import some
 _F = TypeVar("_F", bound=Callable[..., Any])
 SHOWN = 20
 """Names that an error lists."""
+Suits = Mapping[tuple[str, str | None], Any]
+"""What is used instead of a parameter's default: by the parameter's name and that of the default, or None."""
+_SUITS: ContextVar[Suits] = ContextVar("abe.suits")
+
+
+@contextmanager
+def suiting(suits: Suits) -> Generator[None]:
+    """Let what is built inside take ``suits`` for defaults that were made for images."""
+    token = _SUITS.set(suits)
+    try:
+        yield
+    finally:
+        _SUITS.reset(token)
+
+
+def _suited(name: str, default: Any) -> Any:
+    suits = _SUITS.get({})
+    called = default[0] if is_pair(default) else default
+    known = suits and (called is None or isinstance(called, str))
+    return suits.get((name, called), default) if known else default
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +65,8 @@ class Method:
     name: str
     params: tuple[tuple[str, Any], ...]
     engine: Engine = field(repr=False, compare=False)
+    given: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    """Parameters that were passed; the others have defaults."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Method) and self._identity == other._identity
@@ -70,6 +93,13 @@ class Method:
     def card(self) -> Card:
         """What is known about the method."""
         return methods.get(self.name).card
+
+    def suited(self, suits: Suits) -> "Method":
+        """The same with other defaults, where it was made by a name; also of methods inside it."""
+        if not suits or self.name not in methods.names():
+            return self
+        with suiting(suits):
+            return methods.build(self.name, **{k: v for k, v in self.params if k in self.given})
 
     def rows(self, b: int) -> float | None:
         """Forward and backward rows that the card promises for ``b`` samples; None where it promises none."""
@@ -157,7 +187,7 @@ class Entry:
             )
         checks = _checks_of(self.factory)
         kept = {n: checks[n](n, given) if n in checks else plain(given) for n, given in params.items()}
-        return {n: kept.get(n, p.default) for n, p in known.items()}
+        return {n: kept[n] if n in kept else _suited(n, p.default) for n, p in known.items()}
 
     def _where(self) -> str:
         listed = self.kind in ("method", "metric")
@@ -303,7 +333,8 @@ class MethodRegistry(Registry):
         entry = self.get(name)
         bound = entry.bind(params)
         frozen = tuple((k, freeze(v)) for k, v in bound.items())
-        return Method(name=entry.name, params=frozen, engine=entry.factory(**dict(frozen)))
+        engine = entry.factory(**dict(frozen))
+        return Method(name=entry.name, params=frozen, engine=engine, given=tuple(params))
 
     def resolve(self, obj: Any) -> Method:
         """A `Method` from a name, a (name, parameters) pair, an engine, something fitted, or a method."""

@@ -8,7 +8,7 @@ Axes: ``b`` batch (samples), ``n`` rows (flattened work), ``c h w`` channels and
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -21,36 +21,97 @@ RowIndex = Int[Tensor, "n"]
 
 Key = tuple[int, int]
 """Names one random draw of one sample: (sample id, draw number)."""
-Make = Callable[[Tensor], Tensor]
+
+
+class Fed(NamedTuple):
+    """Rows whose further inputs are not those of their samples.
+
+    Attributes:
+        x: (m, *f) the rows.
+        changes: by input, what these rows have instead, such as another attention mask (m, t).
+        length: (m,) how many positions there are, where rows have fewer than their samples.
+    """
+
+    x: Tensor
+    changes: Mapping[str | int, Tensor]
+    length: Tensor | None = None
+
+
+Make = Callable[[Tensor], Tensor | Fed]
 """(m,) row numbers to (m, *f) rows."""
 
 Direction = Literal["higher", "lower"]
 Axiom = Literal["completeness", "linearity", "dummy", "symmetry", "implementation_invariance", "sensitivity"]
 
 
+Numbers = tuple[float, ...]
+"""One number for all channels, or one for each."""
+
+
 @dataclass(frozen=True)
 class Part:
-    """One explained input of a model with several: its place along axis 1 of the packed features.
+    """What the features hold of one input of a model, or of one layer whose output they stand in for.
+
+    Features lie channels first; `restored` gives a part back as the model has it.
 
     Attributes:
-        name: keyword or position in the model's call.
-        start, stop: its entries.
-        shape: of one sample.
+        name: keyword or position in the model's call; of a layer, what people call it.
+        start, stop: its entries along axis 1 of the packed features.
+        shape: of one sample, channels first.
+        layer: the layer whose output it takes the place of, as in `abe.at_layer`; None for an input.
+        channels: the axis of the channels as the model has them, counted with the batch: -1 for tokens.
+        low, high: bounds of valid numbers before normalisation, or None.
+        mean, std: normalisation of this part, or None.
     """
 
     name: str | int
     start: int
     stop: int
     shape: tuple[int, ...]
+    layer: str | None = None
+    channels: int = 1
+    low: Numbers | None = None
+    high: Numbers | None = None
+    mean: Numbers | None = None
+    std: Numbers | None = None
 
     @classmethod
     def read(cls, saved: Mapping[str, Any]) -> "Part":
         """A part from its saved fields."""
-        return cls(saved["name"], saved["start"], saved["stop"], tuple(saved["shape"]))
+        listed: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
+        return cls(**listed)
 
     def of(self, packed: Tensor) -> Tensor:
         """(n, *shape) this input's block of packed features or attributions."""
-        return packed[:, self.start : self.stop].reshape(len(packed), *self.shape)
+        block = packed[:, self.start : self.stop]
+        flat = packed.ndim - 1 != len(self.shape)  # else the block may be shorter than most are
+        return block.reshape(len(packed), *self.shape) if flat else block
+
+    def restored(self, packed: Tensor) -> Tensor:
+        """(n, …) the block as the model takes it: normalised, its channels where the model has them."""
+        block = self.of(packed)
+        if self.mean is not None:
+            block = block - self.spread(self.mean, block)
+        if self.std is not None:
+            block = block / self.spread(self.std, block)
+        return block if self.channels == 1 else block.movedim(1, self.channels)
+
+    def spread(self, numbers: Numbers, like: Tensor) -> Tensor:
+        """(1, 1 or c, 1, …) numbers for all channels, or one for each, as they meet ``like`` (n, *shape)."""
+        return like.new_tensor(numbers).view(1, -1, *[1] * (like.ndim - 2))
+
+
+OFFERS: Mapping[str, tuple[str, ...]] = {
+    "image": ("positions", "image"),
+    "segmentation": ("positions", "image"),
+    "text": ("positions", "tokens"),
+    "series": ("positions",),
+    "tensor": ("positions",),
+    "tabular": (),
+    "several": (),
+    "multimodal": ("positions", "image", "tokens", "pair"),
+}
+"""Modality -> what its features have: neighbouring positions, pictures, tokens, two towers."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +146,8 @@ class Card:
         reformulations: reformulation families of the survey it belongs to.
         guarantees: axioms the method claims; the law kit tests each.
         needs: what it needs, e.g. ``("gradient",)``.
-        modalities: what it runs on.
+        features: what it needs of features, which decides the modalities: nothing, ``"positions"`` (a
+            neighbourhood), ``"image"``, ``"tokens"``, ``"pair"`` (two towers), ``"layer"`` (none has it).
         passes: cost formula, law-tested against the counted rows.
         differs: how the default differs from the paper or the published code, one entry each.
         direction: for metrics, which way is better.
@@ -105,7 +167,7 @@ class Card:
     reformulations: tuple[str, ...] = ()
     guarantees: tuple[Axiom, ...] = ()
     needs: tuple[str, ...] = ()
-    modalities: tuple[str, ...] = ("image", "tabular", "series")
+    features: tuple[str, ...] = ()
     passes: Passes | None = None
     differs: tuple[str, ...] = ()
     direction: Direction | None = None
@@ -115,6 +177,11 @@ class Card:
     expected_failures: Mapping[str, str] = field(default_factory=dict)
     example: Mapping[str, Any] = field(default_factory=dict)
     part_of: str = ""
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What it runs on: every modality whose features have what it needs."""
+        return tuple(name for name, offered in OFFERS.items() if set(self.features) <= set(offered))
 
 
 @dataclass
@@ -240,6 +307,10 @@ class Problem(Protocol):
     @property
     def everyone(self) -> Tensor:
         """(b,) all sample numbers."""
+        ...
+
+    def reference(self, baseline: "Baseline", owner: Tensor, draw: Tensor) -> Tensor:
+        """(n, *f) a baseline's references, equal to the sample where its positions are fixed."""
         ...
 
     def keys(self, owner: Tensor, draw: Tensor) -> list[Key]:

@@ -15,7 +15,7 @@ from abe import registry
 from abe.cli import exits, inputs, quick
 from abe.cli.options import ModelOptions
 from abe.errors import Code, ModelError
-from abe.metrics.evaluation.evaluate import chosen_metrics
+from abe.metrics.evaluation.defaults import chosen_metrics
 from abe.metrics.evaluation.foresight import Rows, rows_of, rows_of_method, rows_of_metrics
 
 Run = Callable[..., Any]

@@ -160,7 +160,7 @@ def test_levels_and_variants_are_checked():
 
 
 def test_many_curve_metrics_cost_no_more_rows_than_two():
-    from abe.metrics.evaluation.base import measure
+    from abe.metrics.evaluation.book import measure
 
     task, weight = evidence_task()
     x = photos(3)

@@ -15,7 +15,7 @@ import abe
 from abe.errors import Code
 from abe.explanation import Explanation
 from abe.metrics import as_metric
-from abe.metrics.evaluation.base import measure
+from abe.metrics.evaluation.book import measure
 from abe.metrics.evaluation.truth import with_truth
 from abe.registry import metrics
 from abe.testing.metrics import metric_case

@@ -11,7 +11,7 @@ from tests.metrics.common import evidence_task, mapped, photos, problem
 
 from abe.errors import AbeError, Code
 from abe.metrics import Metric, PerturbationRun, area, as_metric
-from abe.metrics.evaluation.base import BLOCK, measure
+from abe.metrics.evaluation.book import BLOCK, measure
 from abe.registry import metrics
 from abe.spec import value
 from abe.types import Card, Cost

@@ -13,7 +13,7 @@ from abe.engines.runtime.request import pose
 from abe.engines.runtime.targets import Decision
 from abe.errors import AbeError, Code
 from abe.metrics import as_metric
-from abe.metrics.evaluation.base import measure
+from abe.metrics.evaluation.book import measure
 from abe.task.base import Context, Lifted, Task
 
 TOKENS, SIZE = 6, 4

@@ -24,7 +24,7 @@ from abe.metrics import (
     soundness,
     subsets,
 )
-from abe.metrics.evaluation.base import measure
+from abe.metrics.evaluation.book import measure
 from abe.metrics.evaluation.truth import LABEL
 from abe.registry import metrics
 from abe.task import image_task

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import abe
 from abe.errors import AbeError, Code
 from abe.metrics import as_metric, score
-from abe.metrics.evaluation.base import measure
+from abe.metrics.evaluation.book import measure
 from abe.metrics.evaluation.truth import LABEL, MASK
 from abe.task import image_task
 from abe.task.base import Task

@@ -25,7 +25,7 @@ from abe.baselines.fitting import (
     tile,
 )
 from abe.checks import Count, NotNegative, Odd, Positive, plain, refused
-from abe.engines.layers.at_layer import AtInput, LayerTask
+from abe.engines.layers.at_layer import AtInput
 from abe.engines.runtime.fused_copy import fingerprint
 from abe.errors import Code, InputError, SpecError
 from abe.imputation import NoisyLinear as NoisyLinear
@@ -169,7 +169,7 @@ class Uniform:
         return True
 
     def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
-        if isinstance(problem.task, LayerTask):
+        if problem.task.beneath is not None:
             return AtInput(baseline=self).rows(problem, owner, draw)
         low, high = bounds_of(problem, "uniform")
         shape = problem.x.shape[1:]
@@ -367,7 +367,7 @@ class Confusion:
         return False
 
     def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
-        if isinstance(problem.task, LayerTask):
+        if problem.task.beneath is not None:
             return AtInput(baseline=self).rows(problem, owner, draw)
         shared = not problem.context.values and problem.task.output_kind != "multilabel"
         samples = [0] if shared else sorted(set(owner.tolist()))
@@ -442,6 +442,9 @@ class Confusion:
 
 
 _FOUND: "WeakKeyDictionary[Any, dict[Hashable, ConfusionFeature]]" = WeakKeyDictionary()
+
+
+from abe.baselines.tokens import ReferenceToken as ReferenceToken  # noqa: E402 -- registered after the above
 
 
 def as_baseline(obj: Any) -> Baseline:

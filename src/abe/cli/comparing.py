@@ -57,7 +57,7 @@ def run(
     size = inputs.step_of(step)
     from abe.metrics.evaluation.batches import Samples
     from abe.metrics.evaluation.compare import plan_of
-    from abe.metrics.evaluation.evaluate import chosen_metrics
+    from abe.metrics.evaluation.defaults import chosen_metrics, defaults_of
     from abe.report.view import stems
     from abe.task.image import load_image
 
@@ -75,15 +75,16 @@ def run(
     families = quick.one_of_each(task, names[0]) if wanted is None else []
     thorough: Sequence[Any] = list(map(quick.own, families)) if wanted is None else wanted
     contenders: Sequence[Any] = families if wanted is None and not fine else thorough
-    shared = {"unit": "pixel", "baseline": "zero"}
-    scores = chosen_metrics(measured, {**shared, "step": size})
+    scores = chosen_metrics(measured, defaults_of(task, None, None, size), task)
     others: dict[str, quick.Plan] = {}
     if wanted is None:
         others["--methods all"] = (inputs.methods("all") or (), scores)
     if not fine:
         others["--fine"] = (
             thorough,
-            chosen_metrics(inputs.metrics(metrics), {**shared, "step": inputs.step_of(step)}),
+            chosen_metrics(
+                inputs.metrics(metrics), defaults_of(task, None, None, inputs.step_of(step)), task
+            ),
         )
     if wanted is None:
         output.remark(f"One method of every family: {', '.join(map(quick.called, contenders))}.")
@@ -91,14 +92,14 @@ def run(
     told = quick.Told(len(contenders))
     plan = plan_of(task, contenders, scores, objective=objective, seed=seed, tell=told)
     samples = Samples(task=task, data=names, target=chosen)
-    comparison = plan.run(samples, (shared["unit"], shared["baseline"], size), None, True)
+    comparison = plan.run(samples, defaults_of(task, None, None, size), None, True)
     _finish(comparison, out, pictures if draw else None, json=json, title=None)
 
 
 def _check(methods: Sequence[str], metrics: Sequence[str] | None, objective: str) -> None:
     """Refuse what cannot be run under its name alone."""
     from abe import registry
-    from abe.metrics.evaluation.evaluate import chosen_metrics
+    from abe.metrics.evaluation.defaults import chosen_metrics
     from abe.objectives import as_objective
 
     for name in methods:

@@ -14,7 +14,7 @@ from abe.methods.gradient import ONE_GRADIENT
 from abe.registry import methods
 from abe.types import Card, Passes
 
-PLACES = ("image", "series")
+PLACES = ("positions",)
 ONE_LOOK = Passes(forward="b", backward="0")
 NO_CLASS = "Not about the class: every decision gets the same map."
 GLOBAL = "Attention within windows (Swin, MaxViT) is refused: its tokens are others in every layer."
@@ -28,7 +28,7 @@ GLOBAL = "Attention within windows (Swin, MaxViT) is refused: its tokens are oth
         formula="A = up(row of mean_heads A_L)",
         family="attention",
         needs=("attention",),
-        modalities=PLACES,
+        features=PLACES,
         passes=ONE_LOOK,
         pitfalls=(
             NO_CLASS,
@@ -65,7 +65,7 @@ def raw_attention(
         formula="A = up(row of Π_l (½ A_l + ½ I)), rows of each factor summing to 1",
         family="attention",
         needs=("attention",),
-        modalities=PLACES,
+        features=PLACES,
         passes=ONE_LOOK,
         pitfalls=(
             NO_CLASS,
@@ -102,7 +102,7 @@ def attention_rollout(
         formula="A = up(row of mean_heads (∂s/∂A_L ⊙ A_L)⁺)",
         family="attention",
         needs=("gradient", "attention"),
-        modalities=PLACES,
+        features=PLACES,
         passes=ONE_GRADIENT,
         pitfalls=("One layer only; what earlier layers mixed into a token counts for that token.", GLOBAL),
     ),
@@ -131,7 +131,7 @@ def gradient_x_attention(
         formula="A = up(row of R), R ← R + mean_heads (∂s/∂A_l ⊙ A_l)⁺ R, from R = I",
         family="attention",
         needs=("gradient", "attention"),
-        modalities=PLACES,
+        features=PLACES,
         passes=ONE_GRADIENT,
         pitfalls=("Positive parts only: what speaks against the decision is not seen.", GLOBAL),
     ),
@@ -162,7 +162,7 @@ def chefer_relevance(
         "Ā = mean_heads (∂s/∂A ⊙ A)⁺",
         family="attention",
         needs=("gradient", "cross_attention"),
-        modalities=PLACES,
+        features=PLACES,
         passes=ONE_GRADIENT,
         differs=("A token without relevance keeps zero in R̄; the published division gives NaN there.",),
         pitfalls=("Sequences are told apart by their numbers of tokens, which must differ.",),
@@ -196,7 +196,7 @@ def chefer_bimodal(
         formula="A = mean over layers, calls and heads of up(A[:, token]), summed over the given tokens",
         family="attention",
         needs=("cross_attention",),
-        modalities=PLACES,
+        features=PLACES,
         passes=ONE_LOOK,
         differs=(
             "The mean instead of the sum over layers and heads, so that maps of models can be compared.",

@@ -6,7 +6,7 @@ from abe.baselines import as_baseline
 from abe.engines.layers.at_layer import AtLayer
 from abe.engines.path.conductance import Conductance
 from abe.methods.gradient import Variant, published
-from abe.registry import Method, methods
+from abe.registry import Method, methods, suiting
 from abe.types import Card, Passes
 
 LAYERS = ("layer",)
@@ -20,18 +20,18 @@ LAYERS = ("layer",)
         source="shrikumar2018",
         formula="A = M(y), y the layer's activation, of the model that runs on from y",
         family="wrapper",
-        modalities=LAYERS,
+        features=LAYERS,
         pitfalls=(
             "The map has the layer's shape; metrics of inputs cannot read it.",
             "Baselines are activations: zero is no activity. AtInput is the activation at a reference input; "
             "'uniform' and 'confusion', which need the input's bounds, are made there by themselves.",
             "What the model computes beside the layer (skip connections around it) stays that of the sample.",
-            "Units of removal methods take the first axis for channels: give tokens as regions.",
+            "Units of removal methods take the first axis for channels: channels=-1 where tokens come first.",
         ),
         example={"base": "gradient_x_input", "layer": "input"},
     )
 )
-def at_layer_method(*, base: Any, layer: str) -> AtLayer:
+def at_layer_method(*, base: Any, layer: str, channels: int = 1) -> AtLayer:
     """Any method with the activation of a layer in the place of the input.
 
     What the base guarantees holds about the layer.
@@ -39,8 +39,11 @@ def at_layer_method(*, base: Any, layer: str) -> AtLayer:
     Args:
         base: a method's name, (name, parameters) pair, or value; a gradient, rule or removal method.
         layer: dotted name of a module; ``"name#1"`` is the second call of one that runs several times.
+        channels: the axis on which the layer has its channels, counted with the batch: -1 for a layer that
+            gives (b, tokens, channels).
 
-    Shape: (b, *f) in, (b, *g) out, the shape of the layer's activation, which is the explanation's ``x``.
+    Shape: (b, *f) in, (b, *g) out, the shape of the layer's activation, channels first, which is the
+        explanation's ``x``.
 
     Cost: The base's, and one forward row per sample; a reference made at the input costs a row each time.
 
@@ -52,21 +55,24 @@ def at_layer_method(*, base: Any, layer: str) -> AtLayer:
         >>> tuple(found.attribution.shape), bool(found.residual_absolute.abs() < 1e-5)
         ((1, 4), True)
     """
-    return AtLayer(engine=methods.resolve(base).engine, layer=layer)
+    with suiting({}):  # what suits the task's inputs is no reference of a layer
+        engine = methods.resolve(base).engine
+    return AtLayer(engine=engine, layer=layer, channels=channels)
 
 
-def at_layer(base: Any, layer: str) -> Method:
+def at_layer(base: Any, layer: str, *, channels: int = 1) -> Method:
     """``base`` about a layer's activation: ``at_layer("ig", "features.3")``.
 
     Args:
         base: a method's name, (name, parameters) pair, or value. References that need the bounds of the
             input are made there and carried to the layer.
         layer: dotted name of a module; ``"name#1"`` is the second call of one that runs several times.
+        channels: the axis of the layer's channels: 1, or -1 for tokens.
 
     Raises:
         SpecError: a method that runs inputs of its own, such as IBA, when it is run.
     """
-    return methods.build("at_layer", base=base, layer=layer)
+    return methods.build("at_layer", base=base, layer=layer, channels=channels)
 
 
 @methods.register(
@@ -79,7 +85,7 @@ def at_layer(base: Any, layer: str) -> Method:
         reformulations=("path integral",),
         guarantees=("linearity",),
         needs=("gradient", "baseline"),
-        modalities=LAYERS,
+        features=LAYERS,
         passes=Passes(forward="b * (2 * steps + 5) + 1", backward="b * (steps + 1)"),
         differs=(
             "Mean gradients over equal steps; variant='published' takes the gradient at each step's start, "

@@ -14,7 +14,7 @@ from abe.methods.gradient import Variant, published
 from abe.registry import methods
 from abe.types import Card, Passes
 
-PLACES = ("image", "series")
+PLACES = ("positions",)
 CAM_GRADIENT = Passes(forward="b + 1", backward="b + 1", at_most=True)
 COARSE = "As coarse as the layer: enlarging a 7 × 7 map draws smooth blobs, not borders."
 
@@ -28,7 +28,7 @@ COARSE = "As coarse as the layer: enlarging a 7 × 7 map draws smooth blobs, not
         family="gradient × input",
         reformulations=("modified gradient × input", "Taylor interaction"),
         needs=("gradient", "layer"),
-        modalities=PLACES,
+        features=PLACES,
         passes=CAM_GRADIENT,
         differs=(
             "ReLU by default, as in the maps that came later; relu=False gives the map of the paper, whose "
@@ -66,7 +66,7 @@ def cam(
         family="gradient × input",
         reformulations=("modified gradient × input", "Taylor interaction"),
         needs=("gradient", "layer"),
-        modalities=PLACES,
+        features=PLACES,
         passes=CAM_GRADIENT,
         pitfalls=(
             COARSE,
@@ -101,7 +101,7 @@ def grad_cam(
         "g = ∂s/∂A",
         family="gradient × input",
         needs=("gradient", "layer"),
-        modalities=PLACES,
+        features=PLACES,
         passes=CAM_GRADIENT,
         differs=(
             "No constant in the denominator; the published 1e-6 decides the map where gradients are small.",
@@ -148,7 +148,7 @@ def grad_cam_plus_plus(
         family="gradient × input",
         reformulations=("modified gradient × input", "Taylor interaction"),
         needs=("gradient", "layer"),
-        modalities=PLACES,
+        features=PLACES,
         passes=CAM_GRADIENT,
         pitfalls=(COARSE,),
     ),
@@ -180,7 +180,7 @@ def hires_cam(
         formula="A = up(ReLU Σ_k w_k A_k), w_k = Σ_ij A_kij g_kij / Σ_ij A_kij, g = ∂s/∂A",
         family="gradient × input",
         needs=("gradient", "layer"),
-        modalities=PLACES,
+        features=PLACES,
         passes=CAM_GRADIENT,
         differs=(
             "A channel that sums to zero gets weight zero; published code adds 1e-7 to the sum instead.",
@@ -226,7 +226,7 @@ def xgrad_cam(
         formula="A = up(ReLU Σ_k max(∂s/∂A_k, 0) ⊙ A_k)",
         family="gradient × input",
         needs=("gradient", "layer"),
-        modalities=PLACES,
+        features=PLACES,
         passes=CAM_GRADIENT,
         pitfalls=("Drops negative gradients, so what speaks against the decision is not seen.",),
     ),

@@ -27,7 +27,7 @@ from abe.types import Card, Passes
         formula="A = up(ReLU A v₁), v₁ the first right singular vector of A as a matrix (places, channels)",
         family="outside the survey",
         needs=("layer",),
-        modalities=PLACES,
+        features=PLACES,
         passes=Passes(forward="b + 1", backward="1", at_most=True),
         differs=(
             "Not centred, as in the paper, where published code subtracts each channel's mean.",
@@ -72,7 +72,7 @@ def eigen_cam(
         family="perturbation",
         reformulations=("feature removal",),
         needs=("layer", "baseline"),
-        modalities=PLACES,
+        features=PLACES,
         passes=None,
         differs=(
             "Channels are enlarged as all maps are here; published code aligns corners.",
@@ -125,7 +125,7 @@ def score_cam(
         family="perturbation",
         reformulations=("feature removal",),
         needs=("layer",),
-        modalities=PLACES,
+        features=PLACES,
         passes=None,
         differs=(
             "Losses are not divided by the score, which turns the map over where the score is negative.",
@@ -164,7 +164,7 @@ def ablation_cam(
         formula="A = GBP ⊙ up(ReLU Σ_k w_k A_k), w_k = mean_ij ∂s/∂A_kij",
         family="modified gradient",
         needs=("gradient", "layer"),
-        modalities=PLACES,
+        features=PLACES,
         passes=Passes(forward="2 * b + 1", backward="2 * b + 1", at_most=True),
         differs=(
             "The map is enlarged linearly, as in the paper; the library recorded as reference takes the "
@@ -201,7 +201,7 @@ def guided_grad_cam(
         formula="A = up(ReLU Σ_k w_k A_k)",
         family="gradient × input",
         needs=("layer",),
-        modalities=PLACES,
+        features=PLACES,
         passes=None,
         pitfalls=(COARSE,),
         example={"weights": "mean_gradient"},

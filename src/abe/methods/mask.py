@@ -102,7 +102,7 @@ def meaningful_perturbation(
         family="influential subset",
         reformulations=("feature removal",),
         needs=("gradient", "optimisation"),
-        modalities=("image", "series"),
+        features=("positions",),
         passes=None,
         differs=(
             "The score counts as a share of what removing everything changes; the price of the area grows "
@@ -178,7 +178,7 @@ def extremal_perturbation(
         "λ = argmin −E s(λR + (1 − λ)ε) + β mean KL",
         family="influential subset",
         needs=("gradient", "draws", "optimisation"),
-        modalities=("image", "series"),
+        features=("positions",),
         passes=None,
         differs=(
             "The explained score stands where the paper has the cross-entropy; with "
@@ -242,7 +242,7 @@ def iba(
         "x standardised",
         family="influential subset",
         needs=("gradient", "draws", "optimisation"),
-        modalities=("image", "series"),
+        features=("positions",),
         passes=None,
         differs=(
             "The prior Λ is found by matching the layer's mean activations behind the bottleneck, in units "
@@ -299,7 +299,7 @@ def input_iba(
         "λ = argmin −E s(λR + (1 − λ)ε; other tower) + β mean KL, ε ~ N(0, v)",
         family="influential subset",
         needs=("gradient", "draws", "optimisation", "two towers"),
-        modalities=("multimodal",),
+        features=("pair",),
         passes=None,
         differs=("Maps are in bits; the published code scales each to 0 … 1.",),
         pitfalls=("Noise of variance 1 is much for small activations and little for large ones.",),

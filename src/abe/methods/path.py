@@ -166,7 +166,7 @@ def guided_ig(
         reformulations=("path integral",),
         guarantees=("completeness", "linearity", "dummy", "implementation_invariance", "sensitivity"),
         needs=("gradient",),
-        modalities=("image", "series"),
+        features=("positions",),
         passes=INTEGRAL,
         differs=("Exact derivative in the cosine basis and Gauss–Legendre nodes instead of differences.",),
     ),

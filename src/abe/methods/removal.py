@@ -188,7 +188,7 @@ def occlusion_patch(
         reformulations=("feature removal", "Taylor interaction"),
         guarantees=("implementation_invariance",),
         needs=("draws",),
-        modalities=("image", "series"),
+        features=("positions",),
         passes=FORWARD,
         differs=(
             "Without a background set, patches of the sample itself give the distribution.",
@@ -241,7 +241,7 @@ def pdiff(
         reformulations=("feature removal",),
         guarantees=("linearity", "implementation_invariance"),
         needs=("draws",),
-        modalities=("image", "series"),
+        features=("positions",),
         passes=Passes(forward="b * (evaluations + 1)", backward="0"),
         differs=(
             "Divided by the sum of the masks drawn, so that a constant added to the score is added to "

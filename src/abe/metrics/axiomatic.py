@@ -30,7 +30,7 @@ class CompletenessGap:
     def measure(self, problem: Problem, explanation: Any) -> Tensor:
         everyone = problem.everyone
         maps = check_map(explanation.attribution, problem.x).double().flatten(1).sum(1)
-        reference = self.baseline.rows(problem, everyone, torch.zeros_like(everyone))
+        reference = problem.reference(self.baseline, everyone, torch.zeros_like(everyone))
         change = problem.score.double() - problem.scores(reference, everyone).double()
         return torch.where(change == 0, torch.nan, (maps - change).abs() / change.abs())
 

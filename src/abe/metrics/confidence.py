@@ -43,7 +43,7 @@ class SoftMask:
 
         def make(rows: Tensor) -> Tensor:
             sample = rows % b
-            reference = self.baseline.rows(problem, sample, torch.zeros_like(sample))
+            reference = problem.reference(self.baseline, sample, torch.zeros_like(sample))
             soft = reference + mask[sample] * (x[sample] - reference)
             return torch.where((rows < b).view(-1, *[1] * (x.ndim - 1)), x[sample], soft)
 

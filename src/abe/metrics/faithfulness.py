@@ -227,7 +227,7 @@ def region_perturbation(
         range="(-inf, 1]",
         passes=RUN,
         formula="mean over steps of 1 - p_y(x_k) / p_y(x), superpixels replaced by the channel mean",
-        modalities=("image",),
+        features=("image",),
         differs=("Superpixels are ranked by the sum of their attributions; the paper takes the mean.",),
         pitfalls=("Depends on the segmentation; needs scikit-image.",),
         expected_failures={
@@ -289,7 +289,7 @@ def monotonicity(*, unit: Any = "pixel", baseline: Any = "zero", step: Step = No
         range="[0, 1] for probability and accuracy",
         passes=RUN,
         formula="mean over p = .1 ... .9 of p_y(x with the top p imputed)",
-        modalities=("image",),
+        features=("image",),
         differs=(
             "Follows the target's probability; `curve=\"accuracy\"` is the paper's.",
             "Ties are broken by a seeded shuffle per sample, not by noise shared by all images.",
@@ -324,7 +324,7 @@ def road_morf(
         range="[0, 1] for probability and accuracy",
         passes=RUN,
         formula="mean over p = .1 ... .9 of p_y(x with the bottom p imputed)",
-        modalities=("image",),
+        features=("image",),
         differs=(
             "p is the fraction removed; in the published code's LeRF it is the fraction kept.",
             "Follows the target's probability; `curve=\"accuracy\"` is the paper's.",

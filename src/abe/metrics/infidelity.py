@@ -52,7 +52,7 @@ class SquareRemoval:
             among = (at >= start[:, None]) & (at < start[:, None] + wide)
             inside &= among.view(len(x), *[n if i == axis else 1 for i in range(len(space))])
         mask = inside[:, None] if x.ndim > 2 else inside
-        return torch.where(mask, self.baseline.rows(problem, owner, draw), x)
+        return torch.where(mask, problem.reference(self.baseline, owner, draw), x)
 
 
 @value
@@ -75,7 +75,7 @@ class NoisyBaseline:
         count = max(1, round(self.share * size))
         index = problem.draws.permutation("infidelity.index", keys, size)[:, :count].to(x.device)
         noise = problem.draws.normal("infidelity.noise", keys, (count,)).to(x)
-        reference = self.baseline.rows(problem, owner, draw).flatten(1).gather(1, index)
+        reference = problem.reference(self.baseline, owner, draw).flatten(1).gather(1, index)
         sigma = torch.as_tensor(in_units(self.sigma, problem.bounds), dtype=x.dtype, device=x.device)
         noise = noise * sigma.expand_as(x).flatten(1).gather(1, index)
         changed = x.flatten(1).scatter(1, index, reference + noise).view_as(x)

@@ -125,7 +125,7 @@ class TextConfidence:
 
 
 _PASSES = Passes(forward="2 * b", backward="0")
-_IMAGE, _TEXT = ("image", "multimodal"), ("text", "multimodal")
+_IMAGE, _TEXT = ("image",), ("tokens",)
 _ABSOLUTE = "In units of the score: an absolute drop, not the relative one of `average_drop`."
 _ATTENTION = (
     "Removed tokens lose their attention; the published code gives them id 0 (`removal=` with that token's "
@@ -142,7 +142,7 @@ _ATTENTION = (
         range="[0, inf)",
         formula="100 max(0, s(x) - s(mean + m (x - mean))), m = max(A, 0) / max A",
         passes=_PASSES,
-        modalities=_IMAGE,
+        features=_IMAGE,
         pitfalls=(_ABSOLUTE, "A map that is 1 everywhere is perfect: read it with a measure of complexity."),
     ),
     aliases=("icd",),
@@ -165,7 +165,7 @@ def image_confidence_drop() -> ImageConfidence:
         range="{0, 100}",
         formula="100 [s(mean + m (x - mean)) > s(x)], m = max(A, 0) / max A",
         passes=_PASSES,
-        modalities=_IMAGE,
+        features=_IMAGE,
         expected_failures={
             "ranking": "sometimes, within 1e-12: masking evidence that is all positive never raises a score"
         },
@@ -189,7 +189,7 @@ def image_confidence_increase() -> ImageConfidence:
         range="[0, inf)",
         formula="100 max(0, s(t) - s(tokens of t with A > median A)), special tokens kept",
         passes=_PASSES,
-        modalities=_TEXT,
+        features=_TEXT,
         differs=(_ATTENTION,),
         pitfalls=(_ABSOLUTE, "Half of the words always go, however many carry the meaning."),
     ),
@@ -218,7 +218,7 @@ def text_confidence_drop(
         range="{0, 100}",
         formula="100 [s(tokens of t with A > median A) > s(t)], special tokens kept",
         passes=_PASSES,
-        modalities=_TEXT,
+        features=_TEXT,
         differs=(_ATTENTION,),
         pitfalls=("Half of the words always go, however many carry the meaning.",),
     ),

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from abe.checks import Count, NotNegative
-from abe.engines.instrument.model_check import check_weights
-from abe.engines.instrument.twin import plain_twin, twin
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
+from abe.instrument.model_check import check_weights
+from abe.instrument.twin import plain_twin, twin
 from abe.metrics.complexity import Spread
 from abe.metrics.evaluation.reexplain import again, elsewhere
 from abe.metrics.subsets import pearson, places

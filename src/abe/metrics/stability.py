@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from abe.checks import Count, Positive
-from abe.engines.instrument.capture import layer_name
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
+from abe.instrument.capture import layer_name
 from abe.metrics.evaluation.reexplain import again, layers
 from abe.metrics.evaluation.rows import remembered
 from abe.registry import metrics

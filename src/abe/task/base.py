@@ -1,9 +1,9 @@
 """Task: an unmodified model with everything ABE must know about its inputs and outputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from copy import copy
-from dataclasses import dataclass, field, is_dataclass
-from dataclasses import fields as dataclass_fields
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
@@ -11,31 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from abe.errors import Code, InputError, ModelError, TargetError, note, suggest
+from abe.instrument.capture import replacing
 from abe.task import outputs as reading_of
+from abe.task.lifted import LENGTH, below
+from abe.task.lifted import Context as Context
+from abe.task.lifted import Lifted as Lifted
 from abe.task.outputs import OutputKind
+from abe.task.select import outline, select
 from abe.types import Part
-
-
-@dataclass(frozen=True)
-class Context:
-    """Per-sample inputs that are passed along and not explained."""
-
-    values: Mapping[str | int, Tensor] = field(default_factory=dict)
-
-    def take(self, owner: Tensor) -> "Context":
-        """The context of the given samples, one per row."""
-        return Context({k: v[owner.to(v.device)] for k, v in self.values.items()})
-
-
-@dataclass(frozen=True)
-class Lifted:
-    """Raw inputs as features: ``x`` (b, *f), the context, a name per sample, what lies where, and notes."""
-
-    x: Tensor
-    context: Context
-    names: list[str]
-    parts: tuple[Part, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)
@@ -52,9 +35,13 @@ class Task:
         output: how to find the output tensor: None (found automatically), a key, an attribute
             name, an index, or a function.
         output_kind: what the numbers are, see `abe.image_task`; ``"auto"`` is settled by the first outputs.
-        explained: names of the explained inputs of a model with several, in the order of the call.
         input_name: keyword under which a single input is passed, or None for positional.
         lifter: turns raw inputs into features.
+        parts: what the features hold, where that is not the model's single input.
+        suits: what stands for a default that is made for images: of a parameter's default, such as
+            ``("baseline", "zero")``, the one that is used instead; see `abe.task.lifted.suits`.
+        reads: ``(outputs, context) -> outputs`` of a task that reads outputs with what it knows of samples.
+        beneath: at a layer, the task of the model's own inputs.
     """
 
     model: nn.Module
@@ -67,9 +54,11 @@ class Task:
     labels: Sequence[str] | None = None
     output: Any = None
     output_kind: OutputKind = "auto"
-    explained: tuple[str | int, ...] = ()
     input_name: str | None = None
     parts: tuple[Part, ...] = ()
+    suits: Mapping[tuple[str, str | None], Any] = field(default_factory=dict)
+    reads: Callable[[Any, Context], Any] | None = None
+    beneath: "Task | None" = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
@@ -97,15 +86,23 @@ class Task:
         """The same task with outputs read as ``output_kind``, or inputs that lie as ``parts``."""
         other = copy(self)
         other.output_kind = output_kind or self.output_kind
-        if parts:
-            other.parts, other.explained = parts, tuple(part.name for part in parts)
+        other.parts = parts or self.parts
         vars(other)["_origin"] = self.origin
         return other
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor] | None:
-        """(low, high), each broadcastable to (b, *f), or None."""
-        return None if self.low is None or self.high is None else (self.low, self.high)
+        """(low, high), each broadcastable to (b, *f), or None; of several parts, where all have them."""
+        if self.low is not None and self.high is not None:
+            return self.low, self.high
+        if not self.parts or any(part.low is None or part.high is None for part in self.parts):
+            return None
+        return along(self.parts, "low"), along(self.parts, "high")
+
+    @property
+    def at_layers(self) -> bool:
+        """Whether features stand in for outputs of layers, so that the model itself has to run."""
+        return any(part.layer is not None for part in self.parts)
 
     @property
     def device(self) -> torch.device:
@@ -121,7 +118,7 @@ class Task:
 
     def lift(self, raw: Any) -> Lifted:
         """Raw inputs (photographs, paths, arrays, tensors) as features on the model's device."""
-        return self.lifter(self, raw)
+        return raw if isinstance(raw, Lifted) else self.lifter(self, raw)
 
     def forward(self, x: Tensor, context: Context | None = None, model: nn.Module | None = None) -> Any:
         """Run rows ``x`` (n, *f) through the model and return the output tensor, usually (n, C).
@@ -131,13 +128,45 @@ class Task:
             context: other inputs, one entry per row.
             model: an execution copy to run instead of the model.
         """
-        args, kwargs = self._call(x, context)
         runs = self.model if model is None else model  # not `or`: a wrapper may have no length
-        return self.pick(runs(*args, **kwargs), len(x))
+        lengths = None if context is None else context.about.get(LENGTH)
+        if context is None or lengths is None:
+            return self._forward(x, context, runs)
+        different = lengths.unique().tolist()
+        if len(different) == 1:  # every row is as long as if it came alone
+            (length,) = different
+            short = x if length == x.shape[2] else x[:, :, :length]
+            return self._forward(short, context.cut(length, x.shape[2]), runs)
+        found, order = list[Tensor](), list[Tensor]()
+        for length in different:
+            rows = (lengths == length).nonzero().flatten()
+            own = context.take(rows).cut(length, x.shape[2])
+            found.append(self._forward(x[rows.to(x.device)][:, :, :length], own, runs))
+            order.append(rows)
+        return torch.cat(found)[torch.cat(order).argsort()]
+
+    def _forward(self, x: Tensor, context: Context | None, runs: nn.Module) -> Any:
+        if not self.at_layers:
+            return self._output(x, context, runs)
+        with ExitStack() as stack:
+            for part in self.parts:
+                if part.layer is not None:
+                    stack.enter_context(replacing(runs, part.layer, part.restored(x)))
+            return self._output(x, context, runs)
+
+    def _output(self, x: Tensor, context: Context | None, runs: nn.Module) -> Any:
+        if self.beneath is not None:
+            inputs, rest = below(context)
+            return self.beneath.forward(inputs, rest, runs)
+        args, kwargs = self._call(x, context)
+        outputs = runs(*args, **kwargs)
+        if self.reads is not None:
+            outputs = self.reads(self.pick(outputs, len(x)), context or Context())
+        return self.pick(outputs, len(x)) if self.reads is None else outputs
 
     def pick(self, raw: Any, n: int) -> Any:
         """The output tensor inside whatever the model returned, checked to have one row per input."""
-        out = _select(raw, self.output)
+        out = select(raw, self.output)
         if isinstance(out, Tensor) and out.ndim == 1 and len(out) == n:
             out = out[:, None]
         elif isinstance(out, Tensor) and n == 1 and (out.ndim < 2 or len(out) != 1):
@@ -224,7 +253,7 @@ class Task:
         raise ModelError(
             Code.OUTPUT_TYPE,
             "The output to explain is no tensor",
-            got=_outline(outputs),
+            got=outline(outputs),
             expected="a tensor (n, classes)",
             fix="Pass output= that names a tensor, or an objective of your own that reads this output",
         )
@@ -316,15 +345,16 @@ class Task:
                 )
 
     def _check_bounds(self, x: Tensor, least: float, most: float) -> None:
-        if self.low is None or self.high is None:
+        bounds = self.bounds
+        if bounds is None:
             return
-        if self.low.numel() == self.high.numel() == 1:
-            floor, roof = float(self.low), float(self.high)
+        if bounds[0].numel() == bounds[1].numel() == 1:
+            floor, roof = float(bounds[0]), float(bounds[1])
             slack = 1e-6 * (roof - floor)
             if least >= floor - slack and most <= roof + slack:
                 return
-        channels = max(self.low.numel(), self.high.numel())
-        low, high = (b.to(x).flatten().expand(x.shape[1]) for b in (self.low, self.high))
+        channels = max(end.numel() for end in bounds)
+        low, high = (end.to(x).flatten().expand(x.shape[1]) for end in bounds)
         smallest, largest = (f(x.movedim(1, 0).flatten(1), 1) for f in (torch.amin, torch.amax))
         outside = (smallest < low - 1e-6 * (high - low)) | (largest > high + 1e-6 * (high - low))
         if bool(outside.any()):
@@ -340,18 +370,17 @@ class Task:
 
     def _call(self, x: Tensor, context: Context | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         others = {} if context is None else {name: _own(values) for name, values in context.values.items()}
-        if not self.explained:
+        if not self.parts:
             x = self._normalise(x)
             named = {str(k): v for k, v in others.items() if isinstance(k, str)}
             if self.input_name is not None:
                 return (), {self.input_name: x, **named}
             return (x, *(v for k, v in sorted(others.items(), key=str) if isinstance(k, int))), named
-        values: dict[str | int, Tensor] = {**others, **self._unpacked(self._normalise(x))}
+        block = self._normalise(x)
+        given = {part.name: part.restored(block) for part in self.parts if part.layer is None}
+        values: dict[str | int, Tensor] = {**others, **given}
         positional = sorted(k for k in values if isinstance(k, int))
         return tuple(values[k] for k in positional), {k: v for k, v in values.items() if isinstance(k, str)}
-
-    def _unpacked(self, x: Tensor) -> dict[str | int, Tensor]:
-        return {part.name: part.of(x) for part in self.parts} or {self.input_name or 0: x}
 
     def _normalise(self, x: Tensor) -> Tensor:
         """What the model reads, in memory of its own: a forward may write into its input."""
@@ -360,6 +389,23 @@ class Task:
         if self.mean is not None:
             x = x - self.mean.to(x)
         return x if self.std is None else x / self.std.to(x)
+
+
+def along(parts: Sequence[Part], name: str, other: float = 0.0) -> Tensor:
+    """(1, m, 1, …) what every part says for each of its channels, along the packed features.
+
+    Args:
+        parts: of the features.
+        name: ``"low"``, ``"high"``, ``"mean"`` or ``"std"``.
+        other: stands for what a part does not say.
+    """
+    flat = any(part.stop - part.start != part.shape[0] for part in parts)
+    found: list[Tensor] = []
+    for part in parts:
+        each = torch.tensor(getattr(part, name) or (other,), dtype=torch.float64).expand(part.shape[0])
+        found.append(each.repeat_interleave((part.stop - part.start) // part.shape[0]))
+    axes = 0 if flat else len(parts[0].shape) - 1
+    return torch.cat(found).view(1, -1, *[1] * axes)
 
 
 ORIGINAL = "_abe_original"
@@ -409,66 +455,3 @@ def _first_tensor(model: nn.Module) -> Tensor | None:
                 if tensor is not None and tensor.is_floating_point():
                     return tensor
     return None
-
-
-def _select(raw: Any, output: Any) -> Any:
-    if output is None:
-        return _find(raw)
-    try:
-        if callable(output):
-            return output(raw)
-        if isinstance(output, str) and not isinstance(raw, Mapping):
-            return getattr(raw, output)
-        return raw[output]
-    except Exception as problem:
-        if callable(output):
-            raise ModelError(
-                Code.OUTPUT_TYPE,
-                "The output= function raised an exception",
-                got=f"{type(problem).__name__}: {problem}",
-                expected=f"a function that finds the tensor in {_outline(raw)}",
-            ) from problem
-        raise ModelError(
-            Code.OUTPUT_TYPE,
-            f"The model's output has no entry {output!r}",
-            got=_outline(raw),
-            fix="Pass output= as a key, an index, an attribute name or a function",
-        ) from problem
-
-
-def _find(raw: Any) -> Any:
-    """The obvious output tensor: itself, ``logits``, or the only or first tensor inside."""
-    if isinstance(raw, Tensor):
-        return raw
-    entries = _entries(raw)
-    for name in ("logits", "out", "output", "scores"):
-        if isinstance(entries.get(name), Tensor):
-            return entries[name]
-    tensors = [v for v in entries.values() if isinstance(v, Tensor)]
-    if len(tensors) == 1 or (tensors and isinstance(raw, tuple | list)):
-        return tensors[0]
-    raise ModelError(
-        Code.OUTPUT_TYPE,
-        "It is not clear which part of the model's output to explain",
-        got=_outline(raw),
-        expected="a tensor, or an output with one tensor or an entry 'logits'",
-        fix="Pass output= to the task: a key, an index, an attribute name or a function",
-    )
-
-
-def _entries(raw: Any) -> dict[str | int, Any]:
-    if isinstance(raw, Mapping):
-        return dict(raw)
-    if hasattr(raw, "_asdict"):
-        return raw._asdict()
-    if isinstance(raw, tuple | list):
-        return dict(enumerate(raw))
-    if is_dataclass(raw) and not isinstance(raw, type):
-        return {f.name: getattr(raw, f.name) for f in dataclass_fields(raw)}
-    return {k: v for k, v in getattr(raw, "__dict__", {}).items() if not k.startswith("_")}
-
-
-def _outline(raw: Any) -> str:
-    entries = _entries(raw)
-    inner = ", ".join(f"{k}: {type(v).__name__}" for k, v in list(entries.items())[:6])
-    return f"{type(raw).__name__}({inner})" if inner else type(raw).__name__

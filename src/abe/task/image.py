@@ -17,9 +17,9 @@ from abe.checks import COUNT, FINITE, need_list, plain, refused, several, shown
 from abe.errors import Code, InputError, SpecError
 from abe.task.axes import USUAL, channels_first, known_channels
 from abe.task.base import Context, Lifted, Task
+from abe.task.lifted import pack
 from abe.task.outputs import OutputKind, class_names
 from abe.task.pictures import BYTE, MODES, WORD, Fit, Picture, coded, dark, load_image, picture, resized
-from abe.types import Part
 
 __all__ = ["ImageLifter", "image_task", "load_image"]
 
@@ -85,7 +85,7 @@ def image_task(
     return Task(
         model=model,
         modality="image",
-        lifter=ImageLifter(size=_pair(size), fit=fit, channels=known),
+        lifter=ImageLifter(size=_pair(size), fit=fit, channels=known, explained=names),
         mean=centre,
         std=width,
         low=low,
@@ -93,7 +93,6 @@ def image_task(
         labels=class_names(labels),
         output=output,
         output_kind=output_kind,
-        explained=names,
         input_name=input_name,
     )
 
@@ -105,9 +104,10 @@ class ImageLifter:
     size: tuple[int, int] | None
     fit: Fit
     channels: int | None
+    explained: tuple[str | int, ...] = ()
 
     def __call__(self, task: Task, raw: Any) -> Lifted:
-        if isinstance(raw, Mapping) or (isinstance(raw, tuple) and task.explained):
+        if isinstance(raw, Mapping) or (isinstance(raw, tuple) and self.explained):
             return self._lift_several(task, raw)
         found = self._batch(task, raw)
         return Lifted(found.x, Context(), found.names, notes=tuple(found.notes))
@@ -115,7 +115,7 @@ class ImageLifter:
     def _lift_several(self, task: Task, raw: Mapping[Any, Any] | tuple[Any, ...]) -> Lifted:
         pairs = raw.items() if isinstance(raw, Mapping) else enumerate(raw)
         items: dict[str | int, Any] = dict(pairs)
-        chosen = task.explained or self._only_image(items)
+        chosen = self.explained or self._only_image(items)
         missing = [name for name in chosen if name not in items]
         if missing:
             raise InputError(
@@ -126,7 +126,7 @@ class ImageLifter:
             )
         lifted = {name: self._part(task, items[name]) for name in chosen}
         names = next(iter(lifted.values())).names
-        x, parts = _pack({name: block.x for name, block in lifted.items()})
+        x, parts = pack({name: block.x for name, block in lifted.items()})
         rest = {k: _context(task, v, len(x), k) for k, v in items.items() if k not in chosen}
         notes = tuple(text for block in lifted.values() for text in block.notes)
         return Lifted(x, Context(rest), names, parts, notes)
@@ -319,20 +319,6 @@ def _is_float(raw: Any) -> bool:
 def _is_one(raw: Any) -> bool:
     """Whether this is one photograph or file, though it can be iterated."""
     return isinstance(raw, os.PathLike) or hasattr(raw, "read") or isinstance(raw, Image.Image)
-
-
-def _pack(tensors: Mapping[str | int, Tensor]) -> tuple[Tensor, tuple[Part, ...]]:
-    """Several explained inputs as one tensor: along channels where the images match, else flat."""
-    lengths = {len(t) for t in tensors.values()}
-    if len(lengths) > 1:
-        raise InputError(Code.SHAPE, "The inputs disagree on the number of samples", got=f"{sorted(lengths)}")
-    same = len({tuple(t.shape[2:]) for t in tensors.values()}) == 1
-    flat = [t if same else t.flatten(1) for t in tensors.values()]
-    parts, start = [], 0
-    for (name, original), part in zip(tensors.items(), flat, strict=True):
-        parts.append(Part(name, start, start + part.shape[1], tuple(original.shape[1:])))
-        start += part.shape[1]
-    return torch.cat(flat, dim=1), tuple(parts)
 
 
 def _context(task: Task, item: Any, n: int, name: str | int) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from abe.engines.instrument.plain import ATOMS, INTERNAL
+from abe.instrument.plain import ATOMS, INTERNAL
 
 _TABLES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 

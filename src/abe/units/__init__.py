@@ -272,6 +272,9 @@ class Regions:
 
 
 units.reads(Regions.read)
+from abe.units.known import Known as Known  # noqa: E402 -- registered in this order
+from abe.units.known import Labelled as Labelled  # noqa: E402
+from abe.units.known import settled as settled  # noqa: E402
 
 
 def as_unit(obj: Any) -> Unit:
@@ -296,7 +299,7 @@ def as_unit(obj: Any) -> Unit:
         name="superpixel",
         title="SLIC superpixel",
         source="achanta2012",
-        modalities=("image",),
+        features=("image",),
         pitfalls=("Samples differ in their number of regions; the curve's axis is the fraction of them.",),
     )
 )

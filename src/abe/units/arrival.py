@@ -177,11 +177,15 @@ def ranked_regions(
     """The order of units by the sum of the map over each."""
     dense = check_map(attribution, x)
     dense = dense.expand_as(x) if x.ndim > 2 else dense[:, 0]
-    where = labels.expand_as(x).flatten(1)
+    where, flat = labels.expand_as(x).flatten(1), dense.flatten(1)
     counts = where.amax(1) + 1
-    total = dense.new_zeros((len(x), int(counts.max()))).scatter_add_(1, where, dense.flatten(1))
+    if outside := bool((labels < 0).any()):
+        flat, where = torch.where(where < 0, torch.zeros_like(flat), flat), where.clamp_min(0)
+    total = dense.new_zeros((len(x), int(counts.max()))).scatter_add_(1, where, flat)
     total[torch.arange(total.shape[1], device=x.device) >= counts[:, None]] = -torch.inf
-    order = rank(total, draws=draws, ids=ids).gather(1, labels.flatten(1)).view(labels.shape)
+    order = rank(total, draws=draws, ids=ids).gather(1, labels.flatten(1).clamp_min(0)).view(labels.shape)
+    if outside:  # what is in no unit never arrives
+        order = torch.where(labels < 0, torch.full_like(order, total.shape[1]), order)
     return Arrival(order=order, counts=counts.cpu(), nominal=int(counts.max()))
 
 
@@ -297,3 +301,18 @@ def not_tiling(
 ) -> InputError:
     """The error for units that leave a position out, or give it to two."""
     return InputError(Code.UNITS, "The units do not tile the input", got=got, expected=expected, fix=fix)
+
+
+def sums_over(labels: Int[Tensor, "b *p"], maps: Tensor) -> list[tuple[Tensor, float]]:
+    """Per sample, the sum (u,) of a map (b, *f) over every unit in float64, and that over positions in none.
+
+    Args:
+        labels: (b, 1 or c, *positions) the unit of every position, -1 for none.
+        maps: (b, *f) of the inputs' shape, or with one channel.
+    """
+    found: list[tuple[Tensor, float]] = []
+    for own, one in zip(labels.to(maps.device), maps.double(), strict=True):
+        where = (own[:1] if one.ndim > 1 and len(one) == 1 else own).expand_as(one).flatten() + 1
+        total = one.new_zeros(int(own.max()) + 2).index_add_(0, where, one.flatten())
+        found.append((total[1:], float(total[0])))
+    return found

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from abe.engines.backward.deeplift_rescale import ELEMENTWISE, POOLS, REDUCTIONS
-from abe.engines.instrument.operations import PRODUCTS
-from abe.engines.instrument.spellings import canonical
 from abe.errors import ModelError
+from abe.instrument.operations import PRODUCTS
+from abe.instrument.spellings import canonical
 
 
 class Net(nn.Module):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from abe.engines.instrument.capture import capture, layer_name
 from abe.errors import Code, ModelError
+from abe.instrument.capture import capture, layer_name
 
 X = torch.rand(2, 3, generator=torch.Generator().manual_seed(0))
 

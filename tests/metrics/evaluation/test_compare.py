@@ -16,7 +16,7 @@ from abe.explanation import Explanation
 from abe.metrics import compare, score
 from abe.metrics.evaluation.base import Score, as_metric
 from abe.metrics.evaluation.comparison import mean_ranks
-from abe.metrics.evaluation.evaluate import DEFAULT_METRICS
+from abe.metrics.evaluation.defaults import DEFAULT_METRICS
 from abe.metrics.evaluation.table import compact
 from abe.spec import value
 from abe.task import image_task

@@ -16,7 +16,7 @@ import abe
 from abe import Comparison, Explanation
 from abe.errors import AbeError, Code
 from abe.metrics import score
-from abe.metrics.evaluation.evaluate import DEFAULT_METRICS
+from abe.metrics.evaluation.defaults import DEFAULT_METRICS
 from abe.testing.nets import Watched
 
 CURVES = ("insertion", "deletion", "kl_insertion", "kl_deletion", "log_odds_insertion", "log_odds_deletion")

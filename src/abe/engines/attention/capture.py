@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abe.engines.instrument.inspection import path_name
-from abe.engines.instrument.modes import Function, Instrument, Seen
-from abe.engines.instrument.operations import tensors
-from abe.engines.instrument.transforms import hidden, transform
 from abe.errors import Code
+from abe.instrument.inspection import path_name
+from abe.instrument.modes import Function, Instrument, Seen
+from abe.instrument.operations import tensors
+from abe.instrument.transforms import hidden, transform
 
 PRODUCTS = ("matmul", "rmatmul", "bmm", "einsum", "baddbmm")
 

@@ -19,8 +19,6 @@ from torch import Tensor
 
 from abe.engines.attention.aggregate import Aggregation
 from abe.engines.attention.capture import Attention, capturing_attention
-from abe.engines.instrument.capture import find_layer
-from abe.engines.instrument.inspection import clean_name
 from abe.engines.layers.grid import (
     MOST_PREFIX,
     LayerGrid,
@@ -36,6 +34,8 @@ from abe.engines.runtime.shapes import (
 )
 from abe.engines.runtime.work import Call, Chunk
 from abe.errors import Code, ModelError, SpecError
+from abe.instrument.capture import find_layer
+from abe.instrument.inspection import clean_name
 from abe.spec import value
 from abe.types import Result
 

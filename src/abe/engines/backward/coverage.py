@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 from torch import Tensor, nn
 
-from abe.engines.instrument.modes import Instrument, Seen
-from abe.engines.instrument.operations import (
+from abe.instrument.modes import Instrument, Seen
+from abe.instrument.operations import (
     KINDS,
     SHAPE_ONLY,
     Kind,

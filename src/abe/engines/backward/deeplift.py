@@ -25,11 +25,11 @@ from abe.engines.backward.run import (
     run_uncovered,
 )
 from abe.engines.backward.step import Step, refuse_hidden
-from abe.engines.instrument.modes import Instrument
-from abe.engines.instrument.scripts import refuse_scripted_functions
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.work import Call, Chunk
 from abe.errors import Code, InputError, SpecError, note
+from abe.instrument.modes import Instrument
+from abe.instrument.scripts import refuse_scripted_functions
 from abe.spec import value
 from abe.types import Baseline, Result
 
@@ -72,7 +72,7 @@ class DeepLift:
         """(n, *f) reference ``draw`` (n,) of samples ``owner`` (n,)."""
         members = self._members
         if self.samples or members is None:
-            return self.baseline.rows(problem, owner, draw)
+            return problem.reference(self.baseline, owner, draw)
         if members.shape[1:] != problem.x.shape[1:]:
             raise InputError(
                 Code.BASELINE_SHAPE,

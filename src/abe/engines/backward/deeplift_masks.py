@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from abe.engines.backward.step import Step, depends, same_value
-from abe.engines.instrument.operations import tensors
+from abe.instrument.operations import tensors
 
 
 class Mask(NamedTuple):

@@ -41,9 +41,9 @@ from abe.engines.backward.step import (
     same_value,
     where,
 )
-from abe.engines.instrument.modes import Function, Seen
-from abe.engines.instrument.operations import PRODUCTS, WITH_A_WEIGHT, factors, tensors
 from abe.errors import Code, ModelError
+from abe.instrument.modes import Function, Seen
+from abe.instrument.operations import PRODUCTS, WITH_A_WEIGHT, factors, tensors
 from abe.spec import value
 
 ELEMENTWISE = names(

@@ -22,7 +22,7 @@ from abe.engines.backward.step import (
     stabilised,
     transformed,
 )
-from abe.engines.instrument.operations import factors, tensors
+from abe.instrument.operations import factors, tensors
 from abe.spec import value
 
 IDENTITIES = names(

@@ -34,8 +34,8 @@ from abe.engines.backward.step import (
     stabilised,
     transformed,
 )
-from abe.engines.instrument.operations import tensors
 from abe.errors import Code, ModelError
+from abe.instrument.operations import tensors
 from abe.spec import value
 
 STABILISER = 1e-6

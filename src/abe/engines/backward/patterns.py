@@ -37,12 +37,12 @@ from abe.engines.backward.step import (
     Step,
     same_value,
 )
-from abe.engines.instrument.model_state import as_found
-from abe.engines.instrument.modes import Instrument
-from abe.engines.layers.at_layer import LayerTask, input_of
+from abe.engines.layers.at_layer import input_of
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.work import Call
 from abe.errors import Code, InputError, ModelError, StorageError, note
+from abe.instrument.model_state import as_found
+from abe.instrument.modes import Instrument
 from abe.spec import value
 from abe.task.base import Task
 from abe.types import Result
@@ -163,7 +163,7 @@ class PatternFit:
                 new[step.number] = _measured(step)
             return step.plain()
 
-        session = Session(choose=choose, inside=isinstance(self.task, LayerTask))
+        session = Session(choose=choose, inside=self.task.at_layers)
         with torch.enable_grad(), Instrument(model, default=session, decompose=True):
             outputs = run(x.detach().clone().requires_grad_(True))
         for number, layer in new.items():
@@ -300,14 +300,14 @@ class PatternBackward:
 def _check_place(problem: Problem) -> None:
     """Patterns of a model are those of its merged copy, if it has one."""
     task = problem.task
-    if not isinstance(task, LayerTask):
+    if task.beneath is None:
         return
     x, context = input_of(problem)
-    if merged_copy(task.base, x[:1], context.take(problem.everyone[:1])) is not task.model:
+    if merged_copy(task.beneath, x[:1], context.take(problem.everyone[:1])) is not task.model:
         raise ModelError(
             Code.RULE,
             "The patterns were fitted with batch norms merged into convolutions, which the layer's are not",
-            got=f"patterns for a method at layer {task.layer!r}",
+            got=f"patterns for a method at layer {task.parts[0].layer!r}",
             fix="Leave patterns out at a layer, or explain the input",
         )
 

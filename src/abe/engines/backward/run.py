@@ -33,22 +33,21 @@ from abe.engines.backward.step import (
     sums_of,
     transformed,
 )
-from abe.engines.instrument.model_check import Known, known
-from abe.engines.instrument.modes import Instrument
-from abe.engines.instrument.operations import operations, tensors
-from abe.engines.instrument.per_model import mark
-from abe.engines.instrument.scripts import refuse_scripted_functions
-from abe.engines.instrument.spellings import TOLD_BY_ARGUMENTS
-from abe.engines.layers.at_layer import LayerTask
 from abe.engines.runtime.fused_copy import candidates, fingerprint
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import expanded
 from abe.engines.runtime.work import Call, Chunk, plain_outputs
 from abe.errors import Code, ModelError, note
+from abe.instrument.model_check import Known, known
+from abe.instrument.modes import Instrument
+from abe.instrument.operations import operations, tensors
+from abe.instrument.per_model import mark
+from abe.instrument.scripts import refuse_scripted_functions
+from abe.instrument.spellings import TOLD_BY_ARGUMENTS
 from abe.objectives import Captured
 from abe.registry import rules
 from abe.spec import value
-from abe.task.base import Context, Task
+from abe.task.base import Context, Task, along
 from abe.types import Result
 
 Policy = Annotated[Literal["error", "gradient", "constant"], "policy for operations without a rule"]
@@ -217,7 +216,7 @@ class _Run:
             ledger=ledger,
             bounds=network_bounds(self.problem.task),
             form=self.spec.form,
-            inside=isinstance(self.problem.task, LayerTask),
+            inside=self.problem.task.at_layers,
         )
         with Instrument(self.model, default=self.session, decompose=True, unseen=self.unseen):
             outputs = call.forward(call.x, self.model)
@@ -407,7 +406,14 @@ def network_bounds(task: Task) -> tuple[Tensor, Tensor] | None:
         low, high = low - task.mean.to(low), high - task.mean.to(low)
     if task.std is not None:
         low, high = low / task.std.to(low), high / task.std.to(low)
-    return low, high
+    if task.low is not None or not task.parts:
+        return low, high
+    *others, part = task.parts
+    if others:
+        return None  # every input has its own, and an operation does not say which it reads
+    mean, std = (along(task.parts, name, other).to(low) for name, other in (("mean", 0.0), ("std", 1.0)))
+    low, high = ((end - mean) / std for end in (low, high))
+    return low.movedim(1, part.channels), high.movedim(1, part.channels)
 
 
 _MERGED: "WeakKeyDictionary[Task, tuple[tuple[Any, ...], nn.Module]]" = WeakKeyDictionary()
@@ -423,7 +429,7 @@ def merged_copy(task: Task, x: Tensor, context: Context) -> nn.Module:
         x: (1, *f) a sample to check copies on.
         context: of the sample.
     """
-    if isinstance(task, LayerTask):
+    if task.at_layers:
         return task.model
     now = fingerprint(task.model)
     known = _MERGED.get(task)

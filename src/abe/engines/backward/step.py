@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from abe.engines.instrument.inspection import path_name
-from abe.engines.instrument.modes import Function, Seen
-from abe.engines.instrument.operations import SHAPE_ONLY, Kind, factors, kind_of, tensors
-from abe.engines.instrument.transforms import hidden, in_checkpoint, transform
 from abe.errors import Code, ModelError
+from abe.instrument.inspection import path_name
+from abe.instrument.modes import Function, Seen
+from abe.instrument.operations import SHAPE_ONLY, Kind, factors, kind_of, tensors
+from abe.instrument.transforms import hidden, in_checkpoint, transform
 
 Transform = Callable[[Tensor], Tensor]
 

@@ -13,10 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from abe.engines.instrument.capture import capturing
-from abe.engines.instrument.inspection import path_name
-from abe.engines.instrument.modes import Instrument, Seen
-from abe.engines.instrument.operations import kind_of, tensors
 from abe.engines.layers.grid import (
     LayerGrid,
     differentiate,
@@ -33,6 +29,10 @@ from abe.engines.runtime.shapes import (
 )
 from abe.engines.runtime.work import Call, Chunk
 from abe.errors import Code, ModelError
+from abe.instrument.capture import capturing
+from abe.instrument.inspection import path_name
+from abe.instrument.modes import Instrument, Seen
+from abe.instrument.operations import kind_of, tensors
 from abe.spec import value
 from abe.types import Engine, Result
 

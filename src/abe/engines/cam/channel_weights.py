@@ -181,7 +181,7 @@ class MaskedScore:
             channels = view.activation[which, channel]
             mask = upsampled(channels, extent, "bilinear", align_corners=self.align_corners)
             mask = unit_range(mask, self.epsilon)[:, None].to(x)
-            hidden = self.baseline.rows(view.problem, owner, torch.zeros_like(owner)).to(x)
+            hidden = view.problem.reference(self.baseline, owner, torch.zeros_like(owner)).to(x)
             return hidden + mask * (x[owner] - hidden)
 
         found = view.problem.scores(make, view.owner.repeat_interleave(c))

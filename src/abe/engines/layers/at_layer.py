@@ -10,52 +10,43 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from abe.engines.instrument.capture import layer_name, replacing
 from abe.engines.runtime.chunk_size import ChunkPlan
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.targets import Decision
 from abe.errors import Code, ModelError, SpecError
+from abe.instrument.capture import layer_name
 from abe.objectives import Captured
 from abe.registry import baselines
 from abe.spec import resolved, value
 from abe.task.base import Context, Task
-from abe.types import Baseline, Engine, Result
+from abe.task.lifted import below
+from abe.types import Baseline, Engine, Part, Result
 
-INPUT = "abe: the input of the model"
-"""Where the context of a layer's problem keeps the samples themselves."""
 _PLANS: "WeakKeyDictionary[Task, dict[str, dict[tuple[Any, ...], ChunkPlan]]]" = WeakKeyDictionary()
 
 
-class LayerTask(Task):
-    """A task whose features are the activation of a layer."""
+def layer_task(base: Task, layer: str, shape: tuple[int, ...], channels: int = 1) -> Task:
+    """The task whose features are the activation of a layer: a part that stands in for its output.
 
-    def __init__(self, base: Task, layer: str) -> None:
-        super().__init__(
-            base.model, base.modality, base.lifter, labels=base.labels, output_kind=base.output_kind
-        )
-        self.base, self.layer = base, layer
-
-    def forward(self, x: Tensor, context: Context | None = None, model: nn.Module | None = None) -> Any:
-        """The outputs of the model that runs on from activations ``x``."""
-        runs = self.model if model is None else model
-        inputs, rest = _apart(context or Context())
-        with replacing(runs, self.layer, x):
-            return self.base.forward(inputs, rest, runs)
-
-
-def _apart(context: Context) -> tuple[Tensor, Context]:
-    rest = dict(context.values)
-    if INPUT not in rest:
-        raise SpecError(
-            Code.UNSUPPORTED,
-            "The method runs inputs of its own, and the model cannot run on from a layer without the sample",
-            fix="Use it at the input, where iba has a layer= of its own; at a layer, use "
-            "meaningful_perturbation or a gradient, rule or removal method",
-        )
-    return rest.pop(INPUT), Context(rest)
+    Args:
+        base: of the model's own inputs.
+        layer: as in `AtLayer`.
+        shape: of one sample's activation, channels first.
+        channels: the axis on which the layer has its channels.
+    """
+    part = Part(layer, 0, shape[0], shape, layer=layer, channels=channels)
+    return Task(
+        base.model,
+        base.modality,
+        base.lifter,
+        labels=base.labels,
+        output_kind=base.output_kind,
+        parts=(part,),
+        beneath=base,
+    )
 
 
 class _Reader:
@@ -102,13 +93,14 @@ def derived(problem: Problem, task: Task, purpose: str) -> Evaluator:
     return problem.evaluator.derived(task, plans)
 
 
-def at_layer(problem: Problem, layer: str, x: Tensor | None = None) -> Problem:
+def at_layer(problem: Problem, layer: str, x: Tensor | None = None, *, channels: int = 1) -> Problem:
     """The same request with a layer's activation as what is explained.
 
     Args:
         problem: the request.
         layer: as in `AtLayer`.
         x: (b, *f) the activations, where they are known.
+        channels: the axis on which the layer has its channels, which come first in what is explained.
 
     Raises:
         ModelError: LAYER for a name that the model does not have (the nearest is suggested) or never reaches.
@@ -122,22 +114,24 @@ def at_layer(problem: Problem, layer: str, x: Tensor | None = None) -> Problem:
             fix="Write '#0', '#1' …",
         )
     features = activations(problem, layer) if x is None else x
+    features = features.movedim(channels, 1) if x is None else features
     decision = problem.predicted().decision
+    task = layer_task(problem.task, layer, tuple(features.shape[1:]), channels)
     return replace(
         problem,
-        evaluator=derived(problem, LayerTask(problem.task, layer), f"at {layer}"),
+        evaluator=derived(problem, task, f"at {layer}"),
         x=features,
-        context=Context({**problem.context.values, INPUT: problem.x}),
+        context=Context(beneath=(problem.x, problem.context)),
         decision=decision,
     )
 
 
-def _outside(problem: Problem, task: LayerTask) -> Problem:
+def _outside(problem: Problem, base: Task) -> Problem:
     """The request about the model's inputs that one at a layer came from."""
-    inputs, rest = _apart(problem.context)
+    inputs, rest = below(problem.context)
     return replace(
         problem,
-        evaluator=derived(problem, task.base, "at the input"),
+        evaluator=derived(problem, base, "at the input"),
         x=inputs,
         context=rest,
         decision=Decision(problem.target),
@@ -154,18 +148,24 @@ def about(problem: Problem, inputs: Tensor, owner: Tensor, target: Tensor) -> Pr
         owner: (n,) which of the samples each stands in for.
         target: (n, …) targets.
     """
-    task = problem.task
-    if not isinstance(task, LayerTask):
+    base = problem.task.beneath
+    if base is None:
         return problem.with_(x=inputs, owner=owner, target=target)
-    features = activations(_outside(problem, task), task.layer, inputs, owner)
+    features = _at(problem, base, inputs, owner)
     asked = problem.with_(x=features, owner=owner, target=target)
-    asked.context = Context({**asked.context.values, INPUT: inputs})
+    asked.context = Context(beneath=(inputs, below(asked.context)[1]))
     return asked
+
+
+def _at(problem: Problem, base: Task, inputs: Tensor, owner: Tensor) -> Tensor:
+    """(n, *f) the layer's activations, channels first, for other inputs of the model."""
+    (part,) = problem.task.parts
+    return activations(_outside(problem, base), str(part.layer), inputs, owner).movedim(part.channels, 1)
 
 
 def input_of(problem: Problem) -> tuple[Tensor, Context]:
     """The model's own explained input, and what else it takes."""
-    return _apart(problem.context) if isinstance(problem.task, LayerTask) else (problem.x, problem.context)
+    return (problem.x, problem.context) if problem.task.beneath is None else below(problem.context)
 
 
 @value
@@ -175,10 +175,12 @@ class AtLayer:
     Args:
         engine: the method.
         layer: dotted name of a module; ``"name#1"`` is the second call of one that runs several times.
+        channels: the axis on which the layer has its channels: -1 for one that gives (b, tokens, channels).
     """
 
     engine: Engine
     layer: str
+    channels: int = 1
 
     @property
     def has_ends(self) -> bool:
@@ -187,7 +189,7 @@ class AtLayer:
 
     def run(self, problem: Problem) -> Result:
         """The method's rows, and one forward row per sample for the activation."""
-        inner = at_layer(problem, self.layer)
+        inner = at_layer(problem, self.layer, channels=self.channels)
         result = self.engine.run(inner)
         result.features = inner.x
         return result
@@ -210,12 +212,12 @@ class AtInput:
     def rows(self, problem: Any, owner: Tensor, draw: Tensor) -> Tensor:
         """(n, *f) activations; forward rows, counted."""
         # not typed: it reads the engines' own class, which is more than every baseline is promised
-        task = problem.task
-        if not isinstance(task, LayerTask):
+        base = problem.task.beneath
+        if base is None:
             raise SpecError(
                 Code.UNSUPPORTED,
                 "A reference at the input belongs to a method at a layer",
                 fix="Pass its baseline itself, or use at_layer",
             )
-        outer = _outside(problem, task)
-        return activations(outer, task.layer, self.baseline.rows(outer, owner, draw), owner)
+        outer = _outside(problem, base)
+        return _at(problem, base, outer.reference(self.baseline, owner, draw), owner)

@@ -5,15 +5,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from abe.engines.instrument.inspection import clean_name
-from abe.engines.instrument.modes import refuse_opaque
-from abe.engines.instrument.operations import tensors
-from abe.engines.instrument.transforms import transform
-from abe.engines.layers import at_layer as inside
+from abe.engines.layers.at_layer import activations as activations_of
 from abe.engines.layers.at_layer import at_layer
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, ModelError, note
+from abe.instrument.inspection import clean_name
+from abe.instrument.modes import refuse_opaque
+from abe.instrument.operations import tensors
+from abe.instrument.transforms import transform
 from abe.task.base import Context
+from abe.task.lifted import below
 
 TRIED = 16
 """Layers that `find_layer` tries before it gives up."""
@@ -35,7 +36,7 @@ def activations(problem: Problem, layer: str) -> Tensor:
         ModelError: LAYER for an unknown name (the nearest is suggested), a layer that is never reached, or
             one that does not give numbers for every sample.
     """
-    h = inside.activations(problem, layer, problem.x, problem.everyone)
+    h = activations_of(problem, layer, problem.x, problem.everyone)
     if not h.is_floating_point() or h.ndim < 2:
         raise ModelError(
             Code.LAYER,
@@ -102,7 +103,7 @@ def bypassed(problem: Problem, layer: str) -> bool:
     mirrored = problem.x[:1].flatten(1).flip(1).view_as(problem.x[:1])
     samples = torch.cat([problem.x[:1], mirrored, problem.x[:1]])
     probe = within.with_(x=torch.cat([h, h, torch.zeros_like(h)]), owner=everyone.repeat(3))
-    probe.context = Context({**probe.context.values, inside.INPUT: samples})
+    probe.context = Context(beneath=(samples, below(probe.context)[1]))
     out = probe.outputs(probe.x, probe.everyone)
     if not isinstance(out, Tensor):
         return False

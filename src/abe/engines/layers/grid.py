@@ -13,16 +13,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from abe.engines.instrument.capture import find_layer, with_first
-from abe.engines.instrument.inspection import clean_name
-from abe.engines.instrument.modes import (
-    eager,
-)
-from abe.engines.instrument.operations import tensors
-from abe.engines.instrument.transforms import refuse_layer_inside
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.work import slopes
 from abe.errors import Code, InputError, ModelError, SpecError
+from abe.instrument.capture import find_layer, with_first
+from abe.instrument.inspection import clean_name
+from abe.instrument.modes import (
+    eager,
+)
+from abe.instrument.operations import tensors
+from abe.instrument.transforms import refuse_layer_inside
 
 Layout = Literal["channels_first", "channels_last", "tokens"]
 LOOSE = 0.5

@@ -9,18 +9,18 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from abe.engines.instrument.capture import layer_name, with_first
-from abe.engines.instrument.inspection import clean_name, path_name
-from abe.engines.instrument.model_check import Known, known
-from abe.engines.instrument.modes import Instrument, Seen, refuse_opaque
-from abe.engines.instrument.operations import SHAPE_ONLY, tensors
-from abe.engines.instrument.per_model import mark
-from abe.engines.instrument.transforms import hidden, transform
 from abe.engines.layers.find import bypass_note
 from abe.engines.layers.grid import LayerGrid, extent_of, grid_of
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.work import Call, slopes
 from abe.errors import Code, ModelError, note
+from abe.instrument.capture import layer_name, with_first
+from abe.instrument.inspection import clean_name, path_name
+from abe.instrument.model_check import Known, known
+from abe.instrument.modes import Instrument, Seen, refuse_opaque
+from abe.instrument.operations import SHAPE_ONLY, tensors
+from abe.instrument.per_model import mark
+from abe.instrument.transforms import hidden, transform
 from abe.task.base import ORIGINAL
 
 _PLACES: "WeakKeyDictionary[Known, dict[tuple[Any, ...], tuple[str, list[str]]]]" = WeakKeyDictionary()
@@ -45,7 +45,11 @@ def located(problem: Problem, layer: str | None) -> tuple[str, list[str]]:
         return layer_name(problem.task.model, layer), []
     refuse_opaque(problem.task.model)
     places = _PLACES.setdefault(known(problem.task.model), {})
-    key = (tuple(problem.x.shape[1:]), type(problem.task).__name__, mark(problem.objective))
+    key = (
+        tuple(problem.x.shape[1:]),
+        tuple(part.layer for part in problem.task.parts),
+        mark(problem.objective),
+    )
     if key not in places:
         first = problem.first()
         survey = _Survey(first)

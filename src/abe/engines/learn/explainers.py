@@ -107,7 +107,7 @@ class RTIS:
     def loss(self, net: nn.Module, problem: Problem, epoch: int) -> Tensor:
         mask = torch.sigmoid(_learner(net).scorers[0](problem.x, problem.target))
         everyone = problem.everyone
-        reference = self.baseline.rows(problem, everyone, torch.full_like(everyone, epoch)).to(problem.x)
+        reference = problem.reference(self.baseline, everyone, torch.full_like(everyone, epoch)).to(problem.x)
         difference, fixed = problem.x - reference, mask.detach()
 
         def kept(masks: Tensor, rows: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ class L2X:
         u = problem.draws.uniform("l2x.gumbel", keys, (self.features, units.count)).to(scores)
         gumbel = -torch.log(-torch.log(u.clamp(1e-6, 1 - 1e-6)))
         chosen = torch.softmax((scores[:, None] + gumbel) / self.temperature, dim=2).amax(1)
-        reference = self.baseline.rows(problem, everyone, torch.full_like(everyone, epoch)).to(problem.x)
+        reference = problem.reference(self.baseline, everyone, torch.full_like(everyone, epoch)).to(problem.x)
         selected = reference + units.spread(chosen) * (problem.x - reference)
         log_p, _ = problem.task.chances(problem.known_outputs, problem.target)
         if learner.approximator is None:
@@ -233,7 +233,7 @@ class CXPlain:
     def shares(self, problem: Problem, units: Units) -> Tensor:
         """(b, u) ω."""
         asked = problem.with_(objective=LogProbability())
-        reference = self.baseline.rows(problem, problem.everyone, torch.zeros_like(problem.everyone))
+        reference = problem.reference(self.baseline, problem.everyone, torch.zeros_like(problem.everyone))
         owner, u = problem.everyone.repeat_interleave(units.count), units.count
         numbers = units.of.to(problem.x.device)
 

@@ -341,7 +341,7 @@ def _promised(data: Any) -> int:
 def training_problem(task: Task, raw: Any, seed: int) -> Problem:
     """One batch as a request about the model's predictions, or the given classes."""
     target = None
-    if isinstance(raw, tuple | list) and not task.explained:
+    if isinstance(raw, tuple | list) and not getattr(task.lifter, "explained", ()):
         last = raw[-1] if len(raw) else None
         if len(raw) == 2 and _are_numbers(last):
             raw, target = raw

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from abe.checks import Between, Count, NotNegative, Positive
-from abe.engines.instrument.capture import layer_name
 from abe.engines.layers.find import (
     activations,
     at_layer,
@@ -33,6 +32,7 @@ from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import rows_at_once, spread, stretch
 from abe.engines.runtime.stored import Weights
 from abe.errors import Code, ModelError, note
+from abe.instrument.capture import layer_name
 from abe.objectives import Captured
 from abe.spec import value
 from abe.types import Result

@@ -227,7 +227,7 @@ class FromBoundary:
         class_count(problem)
         if self.boundary is not None:
             point = check_reference(
-                self.boundary.rows(problem, problem.everyone, problem.everyone * 0), problem.x
+                problem.reference(self.boundary, problem.everyone, problem.everyone * 0), problem.x
             )
             before = labels(problem, problem.x, problem.everyone)
             success = labels(problem, point, problem.everyone) != before

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from abe.checks import Count
-from abe.engines.instrument.capture import layer_name, replacing
 from abe.engines.layers.at_layer import activations
 from abe.engines.path.curves import StraightLine
 from abe.engines.path.ends import end_at, end_at_input, told
@@ -14,6 +13,7 @@ from abe.engines.path.quadrature import GaussLegendre
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along
 from abe.engines.runtime.work import Call, Chunk
+from abe.instrument.capture import layer_name, replacing
 from abe.spec import value
 from abe.types import Baseline, Result
 

@@ -71,7 +71,7 @@ class Expectation:
         references = torch.zeros_like(problem.score, dtype=torch.float64)
 
         def reference(rows: Tensor) -> Tensor:
-            return self.baseline.rows(problem, owner[rows], draw[rows]).to(problem.x)
+            return problem.reference(self.baseline, owner[rows], draw[rows]).to(problem.x)
 
         def point(rows: Tensor) -> Tensor:
             return torch.lerp(reference(rows), problem.x[owner[rows]], along(alpha[rows], problem.x))

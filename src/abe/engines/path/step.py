@@ -229,4 +229,5 @@ def _checked(moved: Any, point: Point) -> Tensor:
                 got=f"values from {float(moved.min()):.4g} to {float(moved.max()):.4g}",
                 fix="End it with point.clip(…)",
             )
-    return moved
+    fixed = point.problem.fixed
+    return moved if fixed is None else torch.where(fixed[point.owner].to(moved.device), point.sample, moved)

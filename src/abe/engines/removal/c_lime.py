@@ -12,7 +12,7 @@ from abe.engines.runtime.problem import Problem
 from abe.registry import units
 from abe.spec import resolved, value
 from abe.types import Result
-from abe.units import Unit
+from abe.units import Unit, settled
 
 
 @value
@@ -34,7 +34,7 @@ class ContinuousNeighbours:
     def run(self, problem: Problem) -> Result:
         """Evaluate the neighbours, and fit every sample's."""
         x = problem.x
-        segments = segments_of(self.units, x)
+        segments = segments_of(settled(self.units, problem), x)
         n, most = self.evaluations, segments.most
         if n < most + 2:
             raise too_few(most + 2, n, "C-LIME", units=most)
@@ -48,8 +48,8 @@ class ContinuousNeighbours:
         def make(rows: Tensor) -> Tensor:
             who = owner[rows]
             labels = segments.labels[who]
-            step = noise.flatten(0, 1)[rows].gather(1, labels.flatten(1)).view(labels.shape)
-            return x[who] + step * scale
+            step = noise.flatten(0, 1)[rows].gather(1, labels.flatten(1).clamp_min(0)).view(labels.shape)
+            return x[who] + torch.where(labels < 0, 0.0, step) * scale
 
         scores = problem.scores(make, owner).double().view(len(x), n)
         fits = [

@@ -12,7 +12,7 @@ from abe.errors import Code, SpecError
 from abe.registry import baselines, units
 from abe.spec import resolved, value
 from abe.types import Baseline, Result
-from abe.units import Unit
+from abe.units import Unit, settled
 
 
 @value
@@ -49,7 +49,7 @@ class Intervention:
     def run(self, problem: Problem) -> Result:
         """Two rows per sample, unit and background draw."""
         x, m = problem.x, self.samples
-        segments = segments_of(self.units, x)
+        segments = segments_of(settled(self.units, problem), x)
         sizes = torch.tensor(segments.counts, device=x.device) * (2 * m)
         if self.evaluations is not None and int(sizes.max()) > self.evaluations:
             raise too_few(
@@ -64,8 +64,8 @@ class Intervention:
             who = owner[rows]
             place = rows - first[who]
             unit, draw, side = place // (2 * m), place // 2 % m, place % 2
-            context = background.rows(problem, who, draw).to(x)
-            rest = other.rows(problem, who, draw + m).to(x)
+            context = problem.reference(background, who, draw).to(x)
+            rest = problem.reference(other, who, draw + m).to(x)
             own = torch.where(along(side, x) == 0, x[who], rest)
             return torch.where(segments.is_unit(who, unit), own, context)
 

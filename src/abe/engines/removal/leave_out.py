@@ -24,8 +24,8 @@ from abe.engines.removal.segments import (
 from abe.engines.runtime.problem import Problem
 from abe.registry import removals, units
 from abe.spec import resolved, value
-from abe.types import Result
-from abe.units import Unit
+from abe.types import Fed, Result
+from abe.units import Unit, settled
 
 
 @value
@@ -79,7 +79,7 @@ class LeaveOut:
     def _layout(self, problem: Problem) -> Segments | Windows:
         if self.units is None:
             return windows_of(problem.x, self.size, self.stride)
-        return segments_of(self.units, problem.x)
+        return segments_of(settled(self.units, problem), problem.x)
 
     def _values(
         self, problem: Problem, layout: Segments | Windows, bound: BoundRemoval, counts: tuple[int, ...]
@@ -90,7 +90,7 @@ class LeaveOut:
         owner = problem.everyone.repeat_interleave(sizes)
         first = sizes.cumsum(0) - sizes
 
-        def make(rows: Tensor) -> Tensor:
+        def make(rows: Tensor) -> Tensor | Fed:
             who = owner[rows]
             place = rows - first[who]
             which, draw = place // k, place % k

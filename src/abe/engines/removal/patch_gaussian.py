@@ -27,7 +27,7 @@ PATCHES = 4096
         title="Conditional patches",
         source="zintgraf2017, Sec. 3.1",
         formula="x_w | rim ~ N(μ_w + B (x_rim − μ_rim), C), fitted to patches of a window's size and its rim",
-        modalities=("image", "series"),
+        features=("positions",),
         differs=("Without a background set the patches of the sample itself are the data.",),
         pitfalls=("Only near positions are seen; a window inside a large object is filled with the object.",),
     )

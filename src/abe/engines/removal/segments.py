@@ -24,7 +24,7 @@ class Segments:
     """The units of a batch.
 
     Attributes:
-        labels: (b, 1 or c, *space) the unit of each position.
+        labels: (b, 1 or c, *space) the unit of each position; -1 for none, which always stays.
         counts: number of units of each sample.
         shape: of one sample's features.
     """
@@ -41,7 +41,7 @@ class Segments:
     def keep(self, owner: RowIndex, coalition: Bool[Tensor, "n u"]) -> Bool[Tensor, "n *f"]:
         """(n, 1 or c, *space) whether each position's unit is in the row's coalition."""
         labels = self.labels[owner]
-        return coalition.gather(1, labels.flatten(1)).view(labels.shape)
+        return coalition.gather(1, labels.flatten(1).clamp_min(0)).view(labels.shape) | (labels < 0)
 
     def is_unit(self, owner: RowIndex, unit: RowIndex) -> Bool[Tensor, "n *f"]:
         """(n, 1 or c, *space) where unit ``unit[i]`` lies."""
@@ -50,9 +50,9 @@ class Segments:
 
     def sizes(self, sample: int) -> Float[Tensor, "u"]:
         """(u,) how many numbers of the input each unit holds."""
-        labels = self.labels[sample]
-        repeat = torch.Size(self.shape).numel() // labels.numel()
-        return repeat * torch.bincount(labels.flatten(), minlength=self.counts[sample]).double()
+        labels = self.labels[sample].flatten()
+        repeat = torch.Size(self.shape).numel() // len(labels)
+        return repeat * torch.bincount(labels[labels >= 0], minlength=self.counts[sample]).double()
 
     def sums(self, rows: Tensor) -> list[Tensor]:
         """(u,) per sample, the sum of a map (b, *f) over each unit, in float64."""
@@ -60,7 +60,8 @@ class Segments:
         found: list[Tensor] = []
         for labels, one, count in zip(self.labels, dense, self.counts, strict=True):
             where = labels.expand_as(one).flatten()
-            found.append(one.new_zeros(count).index_add_(0, where, one.flatten()))
+            inside = where >= 0
+            found.append(one.new_zeros(count).index_add_(0, where[inside], one.flatten()[inside]))
         return found
 
     def map(self, values: Sequence[Tensor], like: Tensor, spread: Spread = "share") -> Tensor:
@@ -74,7 +75,9 @@ class Segments:
         out = torch.empty_like(like)
         for sample, own in enumerate(values):
             each = own.double() if spread == "whole" else own.double() / self.sizes(sample)
-            out[sample] = each.to(like)[self.labels[sample]].expand(self.shape)
+            labels = self.labels[sample]
+            laid = torch.where(labels < 0, 0.0, each[labels.clamp_min(0)])
+            out[sample] = laid.to(like).expand(self.shape)
         return out
 
 
@@ -146,7 +149,7 @@ def windows_of(x: Tensor, size: int | None, stride: int | None) -> Windows:
 
 
 def segments_of(unit: Unit, x: Tensor) -> Segments:
-    """The units of a batch, checked to tile it.
+    """The units of a batch, checked to tile it; those that come with samples are bound first.
 
     Raises:
         SpecError: the unit cannot say where its units lie.

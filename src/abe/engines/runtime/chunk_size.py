@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from abe.engines.instrument.inspection import dense_parts
+from abe.instrument.inspection import dense_parts
 
 NOISE = 0.03
 """Sizes whose least times per row differ by no more than this share are told apart by nothing but noise."""

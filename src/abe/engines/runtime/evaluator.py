@@ -134,7 +134,7 @@ class Evaluator:
         plan = self._plan(job)
         steady = None if self.warnings is None else Watch(self.task.model)
         while done < n:
-            size = self._size(work, plan, n - done)
+            size = work.alike(done, self._size(work, plan, n - done))
             chunk = self._try(job, torch.arange(done, done + size, device=work.owner.device), plan)
             if chunk is None:
                 continue
@@ -224,7 +224,8 @@ class Evaluator:
 
     def _chosen(self, work: Work) -> tuple[nn.Module, str]:
         own = self.task.model, "model"
-        if self.execution == "model" or work.layers or work.around is not None or work.alone:
+        itself = self.execution == "model" or self.task.at_layers
+        if itself or work.layers or work.around is not None or work.alone:
             return own
         self._state.rows_seen += len(work)
         if len(work) < WORTH_A_LOOK or (self._state.choice is None and self._state.rows_seen < WORTH_A_COPY):
@@ -237,8 +238,9 @@ class Evaluator:
 
     def _try_copies(self, work: Work) -> Choice:
         rows = work.spread(PROBE_ROWS)
-        context = work.context.take(work.owner[rows])
-        return choose(self.task, work.rows(rows).detach(), context, self._fingerprint or ())
+        made = work.rows(rows)
+        context = work.context.take(work.owner[rows]).changed(made.changes, made.length)
+        return choose(self.task, made.x.detach(), context, self._fingerprint or ())
 
     def _try(self, job: Pass, rows: Tensor, plan: ChunkPlan) -> Chunk | None:
         """Run one chunk; halve the plan and return None where it does not fit into memory."""

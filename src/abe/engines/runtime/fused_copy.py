@@ -35,7 +35,7 @@ from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 
-from abe.engines.instrument.inspection import (
+from abe.instrument.inspection import (
     compiled,
     dense_parts,
     hooked,
@@ -43,8 +43,8 @@ from abe.engines.instrument.inspection import (
     rewired,
     scripted,
 )
-from abe.engines.instrument.operations import is_metadata, tensors
-from abe.engines.instrument.plain import Plain
+from abe.instrument.operations import is_metadata, tensors
+from abe.instrument.plain import Plain
 
 OUTPUT_TOLERANCE = 1e-5
 """Largest output difference as a share of the row's largest output."""

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from abe.engines.instrument.inspection import compiled
-from abe.engines.instrument.model_check import Known, known_while_run
-from abe.engines.instrument.whose import calling
+from abe.instrument.inspection import compiled
+from abe.instrument.model_check import Known, known_while_run
+from abe.instrument.whose import calling
 
 _ORDERLY: "WeakKeyDictionary[Known, set[Any]]" = WeakKeyDictionary()
 """Work on models, as they are, whose slopes behind batch norms were all in order."""

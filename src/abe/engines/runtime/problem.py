@@ -15,7 +15,8 @@ from abe.engines.runtime.targets import Decision
 from abe.engines.runtime.work import Around, Chunk, Head, Kind, Make, Settle, Work, score
 from abe.objectives import objective_name
 from abe.task.base import Context, Task
-from abe.types import Draws, Key, Objective
+from abe.task.lifted import FIXED, UNITS, Lifted
+from abe.types import Baseline, Draws, Key, Objective
 
 
 @dataclass(eq=False)
@@ -35,6 +36,7 @@ class Problem:
         path_ends: whether methods that follow paths keep these paths' ends.
         alone: rows run one by one, on the model itself: numbers that a path or an optimisation hangs on.
         origin: (n,) the sample of the whole request that each is, and how many that has; None for the whole.
+        lifted: what the inputs were read as; None for other rows.
     """
 
     evaluator: Evaluator
@@ -49,6 +51,7 @@ class Problem:
     path_ends: bool = False
     alone: bool = False
     origin: tuple[Tensor, int] | None = None
+    lifted: Lifted | None = None
 
     @property
     def task(self) -> Task:
@@ -85,6 +88,32 @@ class Problem:
         """(low, high) of valid inputs on the device of ``x``, or None."""
         bounds = self.task.bounds
         return None if bounds is None else (bounds[0].to(self.x), bounds[1].to(self.x))
+
+    @property
+    def fixed(self) -> Tensor | None:
+        """(b, 1 or c, *positions) where references equal the input, such as padding; None for nowhere."""
+        return self.context.about.get(FIXED)
+
+    def labels(self, kind: str | None = None) -> Tensor | None:
+        """(b, 1 or c, *positions) the unit of every position, -1 for none; None where samples have no units.
+
+        Args:
+            kind: such as ``"word"``; by default the natural one, which comes first.
+        """
+        kind = next(iter(self.kinds_of_units), None) if kind is None else kind
+        return None if kind is None else self.context.about.get(UNITS + kind)
+
+    @property
+    def kinds_of_units(self) -> list[str]:
+        """Names of the units that the samples are known to have, the natural one first."""
+        return [name.removeprefix(UNITS) for name in self.context.about if name.startswith(UNITS)]
+
+    def reference(self, baseline: Baseline, owner: Tensor, draw: Tensor) -> Tensor:
+        """(n, *f) references of samples ``owner`` for draws ``draw``; where those are fixed, the samples."""
+        rows = baseline.rows(self, owner, draw)
+        if self.fixed is None or rows.shape[1:] != self.x.shape[1:]:
+            return rows
+        return torch.where(self.fixed[owner].to(rows.device), self.x[owner].to(rows), rows)
 
     @property
     def everyone(self) -> Tensor:
@@ -188,6 +217,7 @@ class Problem:
             identify=identity,
             names=self.names[:1],
             origin=self.among(one),
+            lifted=None,
         )
 
     def among(self, owner: Tensor) -> tuple[Tensor, int]:

@@ -15,7 +15,7 @@ def reference_of(baseline: Baseline, problem: Problem) -> Tensor:
         InputError: the baseline has another shape or is not finite.
     """
     everyone = problem.everyone
-    reference = baseline.rows(problem, everyone, torch.zeros_like(everyone))
+    reference = problem.reference(baseline, everyone, torch.zeros_like(everyone))
     return check_reference(reference, problem.x)
 
 

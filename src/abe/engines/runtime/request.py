@@ -10,17 +10,17 @@ from typing import Any
 import torch
 
 from abe.draws import SeededDraws, as_draws, as_ids, check_ids
-from abe.engines.instrument.model_check import check_kept, check_model, check_weights, holding
-from abe.engines.instrument.model_state import as_found
-from abe.engines.instrument.modes import eager
 from abe.engines.runtime.evaluator import Evaluator, Execution
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.targets import Decision
 from abe.errors import Code, ModelError
+from abe.instrument.model_check import check_kept, check_model, check_weights, holding
+from abe.instrument.model_state import as_found
+from abe.instrument.modes import eager
 from abe.objectives import Logit, UserObjective, as_objective
 from abe.progress import Progress
 from abe.task.base import Lifted, Task
-from abe.types import Draws, Objective
+from abe.types import Cost, Draws, Objective
 
 Advance = bool | Callable[[int], None]
 """True shows a bar after two seconds; a function is called with the rows done."""
@@ -111,6 +111,8 @@ def pose(
         objective = replace(objective, given=False, predicts=predicts)
     if lifted.parts:
         evaluator.task = evaluator.task.reading(parts=lifted.parts)
+    if lifted.rows:
+        evaluator.cost.add(Cost(forward_rows=lifted.rows, forward_calls=1))
     warnings = [*(warnings or ()), *lifted.notes]
     evaluator.warnings = warnings
     return Problem(
@@ -123,4 +125,5 @@ def pose(
         identify=cache(partial(as_ids, ids, lifted.x)),
         warnings=warnings,
         names=lifted.names,
+        lifted=lifted,
     )

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abe.engines.instrument.inspection import HOOKS, ours
-from abe.engines.instrument.model_check import moved
-from abe.engines.instrument.plain import INTERNAL
-from abe.engines.instrument.random_states import RandomStates, states_before
-from abe.engines.instrument.snapshot import Snapshot, put_back
 from abe.errors import Code, note
+from abe.instrument.inspection import HOOKS, ours
+from abe.instrument.model_check import moved
+from abe.instrument.plain import INTERNAL
+from abe.instrument.random_states import RandomStates, states_before
+from abe.instrument.snapshot import Snapshot, put_back
 from abe.task.base import Context, Task
 
 SAME = 1e-6

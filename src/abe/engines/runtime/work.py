@@ -9,19 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from abe.checks import finite
-from abe.engines.instrument.capture import capturing
-from abe.engines.instrument.per_model import mark
-from abe.engines.instrument.whose import not_the_models
 from abe.engines.runtime.layout import dense_slopes, remember
 from abe.errors import AbeError, Code, InputError, ModelError
+from abe.instrument.capture import capturing
+from abe.instrument.per_model import mark
+from abe.instrument.whose import not_the_models
 from abe.objectives import Captured, objective_name
 from abe.task.base import Context, Task
-from abe.types import Objective
+from abe.task.lifted import LENGTH
+from abe.types import Fed, Make, Objective
 
 Kind = Literal["forward", "gradient", "inner"]
 """``"inner"`` work differentiates by tensors inside the model, which its `Around` takes care of."""
-Make = Callable[[Tensor], Tensor]
-"""(m,) row numbers to (m, *f) rows."""
 Settle = Callable[[Any, Tensor], Tensor]
 """The model's outputs for row numbers (m,) to the targets (m, …) of these rows."""
 
@@ -118,15 +117,25 @@ class Work:
     def __len__(self) -> int:
         return self.owner.shape[0]
 
-    def rows(self, numbers: Tensor) -> Tensor:
-        """(m, *f) the rows with the given numbers (m,), in memory of their own."""
-        return self.make[numbers] if isinstance(self.make, Tensor) else self.make(numbers)
+    def rows(self, numbers: Tensor) -> Fed:
+        """Rows (m, *f) with the given numbers (m,), in memory of their own, and what changes with them."""
+        made = self.make[numbers] if isinstance(self.make, Tensor) else self.make(numbers)
+        return made if isinstance(made, Fed) else Fed(made, {})
+
+    def alike(self, start: int, size: int) -> int:
+        """How many of the next ``size`` rows have as many positions as the first of them."""
+        lengths = self.context.about.get(LENGTH)
+        if lengths is None:
+            return size
+        own = lengths[self.owner[start : start + size].to(lengths.device)]
+        other = (own != own[0]).nonzero().flatten()
+        return int(other[0]) if len(other) else size
 
     def first(self) -> Tensor:
         """(1, *f) a row of the kind that there is."""
         if isinstance(self.make, Tensor):
             return self.make[:1]
-        return self.make(torch.zeros(1, dtype=torch.long, device=self.owner.device))
+        return self.rows(torch.zeros(1, dtype=torch.long, device=self.owner.device)).x
 
     @property
     def backwards(self) -> int:
@@ -172,13 +181,14 @@ class Pass:
         """One chunk through ``model``."""
         work, owner = self.work, self.work.owner[rows]
         self.forwarded = self.calls = 0
-        x = work.rows(rows).detach()
+        made = work.rows(rows)
+        x, context = made.x.detach(), work.context.take(owner).changed(made.changes, made.length)
         differentiate = work.kind == "gradient"
         with torch.set_grad_enabled(work.kind != "forward"):
             if differentiate:
                 x = x.clone() if x.is_inference() else x
                 x.requires_grad_(True)
-            outputs, scores = self._evaluate(model, x, rows, owner)
+            outputs, scores = self._evaluate(model, x, rows, owner, context)
             gradients = self._gradients(scores, x) if differentiate else x.new_empty(0)
         if differentiate:
             remember(self._slopes, model, x, work.sort)
@@ -190,9 +200,10 @@ class Pass:
         last = len(scores) - 1
         return torch.stack([differentiate_rows(s, x, keep=i < last) for i, s in enumerate(scores)])
 
-    def _evaluate(self, model: nn.Module, x: Tensor, rows: Tensor, owner: Tensor) -> tuple[Any, Tensor]:
+    def _evaluate(
+        self, model: nn.Module, x: Tensor, rows: Tensor, owner: Tensor, context: Context
+    ) -> tuple[Any, Tensor]:
         """Outputs and, where there is an objective, scores of rows ``x`` (else none)."""
-        context = self.work.context.take(owner)
 
         def forward(x: Tensor, other: nn.Module | None = None, context: Context = context) -> Any:
             self.forwarded, self.calls = self.forwarded + len(x), self.calls + 1

@@ -11,17 +11,17 @@ from abe.explanation import Explanation
 from abe.metrics.evaluation.base import Metric, Score, as_metric
 from abe.metrics.evaluation.batches import Batch, Samples
 from abe.metrics.evaluation.comparison import with_statistics
+from abe.metrics.evaluation.defaults import chosen_metrics, defaults_of
 from abe.metrics.evaluation.evaluate import (
     Comparison,
     Evaluation,
     Execution,
-    chosen_metrics,
 )
 from abe.metrics.evaluation.notes import unsteady
 from abe.metrics.evaluation.reexplain import objective_of
 from abe.metrics.evaluation.sources import MethodMaps, SavedMaps
 from abe.objectives import as_objective
-from abe.registry import Method, items_of, methods
+from abe.registry import Method, items_of, methods, suiting
 from abe.task.base import Task
 from abe.units import Step
 
@@ -40,8 +40,8 @@ def compare(
     labels: Any = None,
     masks: Any = None,
     objective: Any = "logit",
-    unit: Any = "pixel",
-    baseline: Any = "zero",
+    unit: Any = None,
+    baseline: Any = None,
     step: Step = None,
     rank_by: str | Sequence[str] | None = None,
     seed: int = 0,
@@ -65,8 +65,10 @@ def compare(
         labels: (b,) true classes, for metrics that need them.
         masks: (b, h, w) true regions, likewise.
         objective: the explained score, one for all methods.
-        unit: what is changed together, for every metric that does not bring its own.
-        baseline: what stands for "absent", likewise; F-INS and F-DEL keep the confusion feature.
+        unit: what is changed together, for every metric that does not bring its own; by default what suits
+            the task, a pixel of images.
+        baseline: what stands for "absent", likewise, zero in images; F-INS and F-DEL keep the confusion
+            feature.
         step: units per step or a fraction of them, likewise; 1 % by default.
         rank_by: metrics whose ranks are averaged; by default the three gaps where measured, else
             every metric given.
@@ -89,10 +91,11 @@ def compare(
         Per method its own rows, plus b · (n + 1) forward rows for each different run its metrics read
         (four by default).
     """
+    shared = defaults_of(task, unit, baseline, step)
     plan = plan_of(
         task,
         methods,
-        chosen_metrics(metrics, {"unit": unit, "baseline": baseline, "step": step}),
+        chosen_metrics(metrics, shared, task),
         objective=objective,
         seed=seed,
         draws=draws,
@@ -101,7 +104,7 @@ def compare(
         chunk=chunk,
     )
     samples = Samples(task=task, data=photos, target=target, labels=labels, masks=masks, ids=ids)
-    return plan.run(samples, (unit, baseline, step), rank_by, progress)
+    return plan.run(samples, shared, rank_by, progress)
 
 
 def plan_of(
@@ -162,7 +165,8 @@ def score(
         AbeError: unknown metric, a map that is not finite or does not fit the input, or recorded draws
             that do not fit.
     """
-    chosen = as_metric((metric, params) if params else metric)
+    with suiting(task.suits):
+        chosen = as_metric((metric, params) if params else metric)
     seed = explanation.seed if seed is None else seed
     plan = Evaluation(
         task=task,
@@ -202,7 +206,7 @@ def _methods(given: Sequence[Any] | None, task: Task) -> dict[str, Method]:
         entries = [e for e in methods.entries() if not e.required() and task.modality in e.card.modalities]
         given = [e.name for e in entries if not PARTS_OF_SOME.intersection(e.card.needs)]
     listed = items_of("methods", given, Method, of="methods")
-    chosen = list(dict.fromkeys(methods.resolve(item) for item in listed))
+    chosen = list(dict.fromkeys(methods.resolve(item).suited(task.suits) for item in listed))
     if not chosen:
         raise SpecError(Code.BAD_PARAMETER, "There is no method to compare", fix="Name at least one")
     names = [method.name for method in chosen]

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from abe.baselines import Confusion, as_baseline
+from abe.baselines import Confusion
 from abe.checks import checked_arguments
 from abe.draws import Sources
 from abe.engines.runtime.evaluator import Evaluator
@@ -24,12 +24,13 @@ from abe.explanation import Explanation
 from abe.metrics.evaluation.base import (
     Metric,
     Score,
-    ScoreBook,
     as_metric,
     named,
+    named_absent,
     runs_of,
 )
 from abe.metrics.evaluation.batches import Batch, Samples
+from abe.metrics.evaluation.book import ScoreBook
 from abe.metrics.evaluation.comparison import (
     Comparison,
     Failure,
@@ -37,10 +38,11 @@ from abe.metrics.evaluation.comparison import (
     mean_ranks,
     with_statistics,
 )
+from abe.metrics.evaluation.defaults import chosen_metrics, defaults_of
 from abe.metrics.evaluation.drawing import Drawing
 from abe.metrics.evaluation.foresight import Rows, rows_of_method, rows_of_metrics, rows_shared
 from abe.metrics.evaluation.notes import unsteady
-from abe.metrics.evaluation.perturbation import PerturbationRun, check_curve
+from abe.metrics.evaluation.perturbation import PerturbationRun, as_absent, check_curve
 from abe.metrics.evaluation.reexplain import objective_of
 from abe.metrics.evaluation.sources import Explaining, MethodMaps, SavedMaps, Source, explained_by
 from abe.metrics.evaluation.sources import named as named_sources
@@ -48,7 +50,7 @@ from abe.metrics.evaluation.statistics import check_confidence
 from abe.metrics.evaluation.truth import with_truth
 from abe.objectives import as_objective, objective_name
 from abe.progress import Progress
-from abe.registry import baselines, items_of, units
+from abe.registry import items_of, units
 from abe.task.base import Task
 from abe.types import Cost, Objective
 from abe.units import Step, as_unit
@@ -57,12 +59,6 @@ Execution = Literal["auto", "model"]
 PAIRS = ("gap", "kl_gap", "f_gap")
 """Metrics that rank methods unless told otherwise."""
 
-DEFAULT_METRICS = (
-    *("insertion", "deletion", "gap"),
-    *("kl_insertion", "kl_deletion", "kl_gap"),
-    *("f_insertion", "f_deletion", "f_gap"),
-    *("residual", "passes", "seconds"),
-)
 NOTES = 20  # of one method, that are kept of a stream
 
 
@@ -77,8 +73,8 @@ def evaluate(
     labels: Any = None,
     masks: Any = None,
     objective: Any = None,
-    unit: Any = "pixel",
-    baseline: Any = "zero",
+    unit: Any = None,
+    baseline: Any = None,
     step: Step = None,
     rank_by: str | Sequence[str] | None = None,
     seed: int = 0,
@@ -105,8 +101,10 @@ def evaluate(
         labels: (b,) true classes, for metrics that need them.
         masks: (b, h, w) true regions, likewise: booleans, 0 and 1 or 0 and 255, as arrays or pictures.
         objective: the explained score; that of the explanations, else the logit.
-        unit: what is changed together, for every metric that does not bring its own.
-        baseline: what stands for "absent", likewise; F-INS and F-DEL keep the confusion feature.
+        unit: what is changed together, for every metric that does not bring its own; by default what suits
+            the task, a pixel of images.
+        baseline: what stands for "absent", likewise, zero in images; F-INS and F-DEL keep the confusion
+            feature.
         step: units per step or a fraction of them, likewise; 1 % by default.
         rank_by: metrics whose ranks are averaged; by default the three gaps where measured, else all.
         seed: of all draws: ties, stochastic baselines, resamples.
@@ -143,10 +141,11 @@ def evaluate(
     """
     sources = named_sources(explanations)
     finished = [s.explanation for s in sources.values() if isinstance(s, SavedMaps)]
+    shared = defaults_of(task, unit, baseline, step)
     plan = Evaluation(
         task=task,
         sources=sources,
-        metrics=chosen_metrics(metrics, {"unit": unit, "baseline": baseline, "step": step}),
+        metrics=chosen_metrics(metrics, shared, task),
         objective=_objective(objective, finished),
         target=explained_by(task, target, finished),
         seed=seed,
@@ -159,7 +158,7 @@ def evaluate(
     samples = Samples(
         task=task, data=data, explanations=finished, target=target, labels=labels, masks=masks, ids=ids
     )
-    return plan.run(samples, (unit, baseline, step), rank_by, progress)
+    return plan.run(samples, shared, rank_by, progress)
 
 
 @dataclass(kw_only=True)
@@ -209,7 +208,7 @@ class Evaluation:
     def run(
         self,
         samples: Samples,
-        settings: tuple[Any, Any, int | float | None],
+        settings: Mapping[str, Any],
         rank_by: str | Sequence[str] | None,
         progress: bool | Callable[[float], None],
     ) -> Comparison:
@@ -408,7 +407,7 @@ class Evaluation:
     def _comparison(
         self,
         shape: tuple[int, ...],
-        settings: tuple[Any, Any, int | float | None],
+        settings: Mapping[str, Any],
         ranking: tuple[str, ...],
     ) -> Comparison:
         scores = self.scores()
@@ -416,7 +415,7 @@ class Evaluation:
             raise self._first_problem
         ranks = mean_ranks(scores, [m for m in self.metrics if m.name in ranking])
         order = sorted(scores, key=ranks.__getitem__)
-        run = PerturbationRun(direction="insertion", unit=as_unit(settings[0]), step=settings[2])
+        run = PerturbationRun(direction="insertion", unit=as_unit(settings["unit"]), step=settings["step"])
         return Comparison(
             scores={name: scores[name] for name in order},
             tests=with_statistics(
@@ -434,29 +433,12 @@ class Evaluation:
             seed=self.seed,
             confidence=self.confidence,
             unit=named(run.unit, units),
-            baseline=named(as_baseline(settings[1]), baselines),
+            baseline=named_absent(as_absent(settings["baseline"])),
             step=run.units_per_step(shape),
             count=run.unit.count(shape),
             setup=self.setup,
             confusion=self.confusion,
         )
-
-
-def chosen_metrics(given: Sequence[Any] | None, defaults: Mapping[str, Any]) -> list[Metric]:
-    """Metrics by unique name."""
-    found: dict[str, Metric] = {}
-    for item in items_of("metrics", DEFAULT_METRICS if given is None else given, Metric):
-        metric = as_metric(item, defaults=defaults)
-        if metric.name in found and found[metric.name] != metric:
-            raise SpecError(
-                Code.DUPLICATE_NAME,
-                f"The metric {metric.name!r} is asked for twice with different parameters",
-                fix="Evaluate twice, once with each",
-            )
-        found[metric.name] = metric
-    if not found:
-        raise SpecError(Code.BAD_PARAMETER, "There is no metric to measure", fix="Name at least one")
-    return list(found.values())
 
 
 def _rank_by(given: str | Sequence[str] | None, chosen: Sequence[Metric]) -> tuple[str, ...]:

@@ -14,15 +14,30 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from abe.baselines import Zero
+from abe.baselines import Zero, as_baseline
+from abe.engines.removal.removals import Absent, BoundRemoval, Removal
+from abe.engines.removal.segments import segments_of
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.work import score
 from abe.errors import Code, SpecError, note
 from abe.imputation import Imputation
 from abe.objectives import Logit
+from abe.registry import removals
 from abe.spec import value
-from abe.types import Baseline
-from abe.units import Arrival, Pixel, Regions, Step, Unit, check_map, number_of_steps, step_size
+from abe.types import Baseline, Fed
+from abe.units import (
+    Arrival,
+    Known,
+    Labelled,
+    Pixel,
+    Regions,
+    Step,
+    Unit,
+    check_map,
+    number_of_steps,
+    settled,
+    step_size,
+)
 
 CurveKind = Literal["probability", "log_probability", "log_odds", "logit", "kl", "accuracy"]
 Curve = Float[Tensor, "b k"]
@@ -35,7 +50,8 @@ class PerturbationRun:
     Args:
         direction: ``"insertion"`` of the input into the baseline, or ``"deletion"`` by it.
         unit: what is changed together.
-        baseline: what stands for "absent", in input space; one with ``fill`` is asked at every step.
+        baseline: what stands for "absent", in input space; one with ``fill`` is asked at every step, and so
+            is a removal, such as the deletion of tokens.
         step: units per step, or a fraction of the units; None for one per cent, at least one unit.
         first: which units change first, the ``"most"`` or the ``"least"`` important.
 
@@ -45,7 +61,7 @@ class PerturbationRun:
 
     direction: Literal["insertion", "deletion"] | str
     unit: Unit = Pixel()
-    baseline: Baseline = Zero()
+    baseline: Baseline | Removal = Zero()
     step: Step = None
     first: Literal["most", "least"] | str = "most"
 
@@ -62,11 +78,21 @@ class PerturbationRun:
         ids = [problem.ids[i] for i in samples.tolist()]
         maps = attribution[samples.to(attribution.device)]
         maps = maps if self.first == "most" else -maps
-        x, draws = problem.x[samples], problem.draws
-        if not isinstance(self.unit, Regions):
-            return self.unit.ranks(maps, x, draws=draws, ids=ids)
-        found = self.unit.of(samples, problem.x).ranks(maps, x, draws=draws, ids=ids)
-        return replace(found, nominal=self.unit.count(x.shape[1:]))
+        x, draws, unit = problem.x[samples], problem.draws, settled(self.unit, problem)
+        if isinstance(unit, Labelled):
+            return unit.of(samples, problem.x).ranks(maps, x, draws=draws, ids=ids)
+        if not isinstance(unit, Regions):
+            return unit.ranks(maps, x, draws=draws, ids=ids)
+        found = unit.of(samples, problem.x).ranks(maps, x, draws=draws, ids=ids)
+        return replace(found, nominal=unit.count(x.shape[1:]))
+
+    def alike(self, problem: Problem) -> list[Tensor]:
+        """(m,) samples that have as many units each, so that their curves have the same points."""
+        unit = settled(self.unit, problem)
+        if not isinstance(unit, Labelled):
+            return [problem.everyone]
+        counts = unit.counts().to(problem.x.device)
+        return [(counts == count).nonzero().flatten() for count in counts.unique()]
 
     def perform(
         self,
@@ -87,12 +113,15 @@ class PerturbationRun:
         who = problem.everyone if samples is None else samples
         check_map(attribution, problem.x)
         order = self.order(problem, attribution, who) if arrival is None else arrival
-        step = self.units_per_step(problem.x.shape[1:])
+        known = isinstance(self.unit, Known)
+        step = step_size(self.step, order.nominal) if known else self.units_per_step(problem.x.shape[1:])
         x, filler = problem.x[who], None
-        if isinstance(self.baseline, Imputation):
+        if isinstance(self.baseline, Removal):
+            reference, filler = x, _Absence(bound_removal(self.baseline, problem, self.unit), problem, who)
+        elif isinstance(self.baseline, Imputation):
             reference, filler = x, _Filler(self.baseline, problem, who)
         else:
-            reference = self.baseline.rows(problem, who, torch.zeros_like(who))
+            reference = problem.reference(self.baseline, who, torch.zeros_like(who))
         curve = _Curve(order, order.thresholds(step), x, reference, self.direction, filler)
         log_p, target, logits, remarks = _chances(problem, curve, who)
         return Perturbation(
@@ -118,6 +147,45 @@ class _Filler:
 
 
 @dataclass(frozen=True)
+class _Absence:
+    """What a removal makes of the samples of a run."""
+
+    removal: BoundRemoval
+    problem: Problem
+    who: Tensor
+
+    def __call__(self, sample: Tensor, step: Tensor, removed: Tensor) -> Tensor | Fed:
+        owner, fixed = self.who[sample], self.problem.fixed
+        keep = ~removed if fixed is None else ~removed | fixed[owner].to(removed.device)
+        return self.removal.rows(Absent(owner, torch.zeros_like(owner), keep))
+
+
+def bound_removal(removal: Removal, problem: Problem, unit: Unit) -> BoundRemoval:
+    """A removal for the samples of a problem.
+
+    Raises:
+        SpecError: it completes what is left in several ways.
+    """
+    bound = removal.bind(problem, segments_of(settled(unit, problem), problem.x))
+    if bound.draws > 1:
+        raise SpecError(
+            Code.UNSUPPORTED,
+            "A curve has one row per step, and this removal several completions",
+            got=f"{type(removal).__name__} with {bound.draws}",
+            fix="Choose a baseline, or a removal with one completion",
+        )
+    return bound
+
+
+def as_absent(obj: Any) -> Baseline | Removal:
+    """A removal by its name, or a baseline as `abe.baselines.as_baseline` reads it."""
+    name = obj[0] if isinstance(obj, tuple) and len(obj) == 2 else obj
+    if isinstance(name, str) and name in removals.names():
+        return removals.resolve(obj)
+    return obj if isinstance(obj, Removal) and not isinstance(obj, type) else as_baseline(obj)
+
+
+@dataclass(frozen=True)
 class _Curve:
     """Makes the rows of a run when their turn comes; row i is step i mod (n + 1) of sample i // (n + 1)."""
 
@@ -126,13 +194,13 @@ class _Curve:
     x: Tensor
     reference: Tensor
     direction: str
-    filler: _Filler | None = None
+    filler: _Filler | _Absence | None = None
 
     @property
     def points(self) -> int:
         return self.thresholds.shape[1]
 
-    def __call__(self, rows: Tensor) -> Tensor:
+    def __call__(self, rows: Tensor) -> Tensor | Fed:
         sample = rows // self.points
         reached = self.arrival.reached(sample, self.thresholds[sample, rows % self.points])
         if self.filler is not None:

@@ -160,11 +160,10 @@ class MethodMaps:
         """The method checks what it needs."""
 
     def explain(self, lot: Batch, target: Tensor, request: Explaining) -> Explanation:
-        lifted, task = lot.lifted, request.task
-        alone = not lifted.context.values and not lifted.parts
+        lifted = lot.lifted
         explanation = explain(
-            task,
-            lifted.x if alone else _again(lot),
+            request.task,
+            replace(lifted, notes=(), rows=0),
             self.method,
             target=target,
             objective=request.objective,
@@ -315,14 +314,6 @@ def _foreign(maps: Any, name: str, lot: Batch, target: Tensor, request: Explaini
         modality=request.task.modality,
     )
     return replace(made, warnings=list(lot.lifted.notes)) if lot.lifted.notes else made
-
-
-def _again(lot: Batch) -> dict[str | int, Tensor] | tuple[Tensor, ...]:
-    """The lifted inputs of a model with several, in the form the task lifts."""
-    items = {**lot.lifted.context.values, **{part.name: part.of(lot.lifted.x) for part in lot.lifted.parts}}
-    if all(isinstance(k, int) for k in items):
-        return tuple(items[k] for k in sorted(items, key=int))
-    return items
 
 
 def _same_number(name: str, maps: int, samples: int) -> None:

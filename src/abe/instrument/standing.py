@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from abe.engines.instrument.inspection import HOOKS
+from abe.instrument.inspection import HOOKS
 
 TABLES = ("_parameters", "_buffers", "_modules")
 KINDS = ("attributes", "parameters", "buffers", "modules")

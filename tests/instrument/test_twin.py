@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_norm
 
-from abe.engines.instrument.twin import plain_twin, twin
+from abe.instrument.twin import plain_twin, twin
 from abe.testing.snapshot import Snapshot
 
 X = torch.rand(2, 6, generator=torch.Generator().manual_seed(0))

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from abe.engines.instrument.inspection import HOOKS, ours
-from abe.engines.instrument.model_check import holding
-from abe.engines.instrument.random_states import kept_states
-from abe.engines.instrument.snapshot import Snapshot, put_back
-from abe.engines.instrument.standing import Standing
+from abe.instrument.inspection import HOOKS, ours
+from abe.instrument.model_check import holding
+from abe.instrument.random_states import kept_states
+from abe.instrument.snapshot import Snapshot, put_back
+from abe.instrument.standing import Standing
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from abe.engines.instrument.spellings import property_of
+from abe.instrument.spellings import property_of
 
 Kind = Literal[
     "linear",

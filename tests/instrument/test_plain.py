@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 import abe
-from abe.engines.instrument.model_check import known
-from abe.engines.instrument.plain import Plain
 from abe.engines.runtime.fused_copy import fingerprint
+from abe.instrument.model_check import known
+from abe.instrument.plain import Plain
 
 Pair = namedtuple("Pair", "low high")
 

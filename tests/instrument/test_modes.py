@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from torch.nn.modules import module as module_hooks
 
 from abe.engines.backward.coverage import coverage
-from abe.engines.instrument.capture import capture, capturing
-from abe.engines.instrument.modes import Instrument, Seen, attention
 from abe.errors import Code, ModelError
+from abe.instrument.capture import capture, capturing
+from abe.instrument.modes import Instrument, Seen, attention
 
 
 def rand(*shape: int) -> Tensor:

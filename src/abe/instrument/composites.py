@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from abe.engines.instrument.unroll import UNROLLED
+from abe.instrument.unroll import UNROLLED
 
 Function = Callable[..., Any]
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from abe.engines.instrument.model_check import Known
-from abe.engines.instrument.standing import Standing
+from abe.instrument.model_check import Known
+from abe.instrument.standing import Standing
 
 _MISSING = object()
 

@@ -12,9 +12,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from abe.engines.instrument.inspection import clean_name, path_name
-from abe.engines.instrument.model_check import Known, known
 from abe.errors import Code, ModelError
+from abe.instrument.inspection import clean_name, path_name
+from abe.instrument.model_check import Known, known
 
 _FOUND: "WeakKeyDictionary[Known, str | None]" = WeakKeyDictionary()
 DEPTH = 3

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from abe.engines.instrument.random_states import RandomStates, kept_states
+from abe.instrument.random_states import RandomStates, kept_states
 
 DRAWS: dict[str, Callable[[], Any]] = {
     "torch": lambda: float(torch.rand(())),

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from abe.engines.instrument.plain import ATOMS
+from abe.instrument.plain import ATOMS
 
 _SHARED = (type, ModuleType, torch.ScriptObject)
 _DROPPED = frozenset({"_compiled_call_impl"})

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from abe.checks import finite
-from abe.engines.instrument.inspection import (
+from abe.errors import Code, ModelError, note
+from abe.instrument.inspection import (
     Parts,
     clean_name,
     compiled,
@@ -23,10 +24,9 @@ from abe.engines.instrument.inspection import (
     path_name,
     sharded,
 )
-from abe.engines.instrument.per_model import PerModel
-from abe.engines.instrument.plain import INTERNAL, Plain, settled
-from abe.engines.instrument.standing import Row, Standing
-from abe.errors import Code, ModelError, note
+from abe.instrument.per_model import PerModel
+from abe.instrument.plain import INTERNAL, Plain, settled
+from abe.instrument.standing import Row, Standing
 
 
 class Known:

@@ -6,8 +6,8 @@ from tests.engines.backward.test_run import closure, explain, images
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from abe.engines.instrument.modes import Instrument
 from abe.errors import ModelError
+from abe.instrument.modes import Instrument
 
 
 class Recurrent(nn.Module):

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import abe
-from abe.engines.instrument.capture import capturing
-from abe.engines.instrument.model_state import as_found
 from abe.errors import AbeError
+from abe.instrument.capture import capturing
+from abe.instrument.model_state import as_found
 
 METHODS = ("gradient", "ig", "grad_cam", "lrp_epsilon", "occlusion")
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import abe
-from abe.engines.instrument.model_check import holding
-from abe.engines.instrument.modes import eager
+from abe.instrument.model_check import holding
+from abe.instrument.modes import eager
 from abe.testing.snapshot import Snapshot
 
 TASKS = ("gradient", "grad_cam", "lrp_epsilon", "guided_backprop", "occlusion", "attack", "evaluate")

@@ -29,17 +29,17 @@ from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from abe.engines.instrument.composites import taken_apart
-from abe.engines.instrument.inspection import (
+from abe.errors import AbeError, Code, ModelError
+from abe.instrument.composites import taken_apart
+from abe.instrument.inspection import (
     clean_name,
     path_name,
     scripted,
 )
-from abe.engines.instrument.model_check import Known, known
-from abe.engines.instrument.operations import is_metadata
-from abe.engines.instrument.spellings import canonical, out_of_place, spelled
-from abe.engines.instrument.whose import judge
-from abe.errors import AbeError, Code, ModelError
+from abe.instrument.model_check import Known, known
+from abe.instrument.operations import is_metadata
+from abe.instrument.spellings import canonical, out_of_place, spelled
+from abe.instrument.whose import judge
 
 Function = Callable[..., Any]
 

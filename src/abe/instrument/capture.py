@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from abe.engines.instrument.inspection import clean_name
-from abe.engines.instrument.modes import eager, refuse_opaque
-from abe.engines.instrument.operations import tensors
-from abe.engines.instrument.transforms import refuse_layer_inside
 from abe.errors import Code, ModelError
+from abe.instrument.inspection import clean_name
+from abe.instrument.modes import eager, refuse_opaque
+from abe.instrument.operations import tensors
+from abe.instrument.transforms import refuse_layer_inside
 
 
 def capture(

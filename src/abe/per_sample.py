@@ -1,0 +1,55 @@
+"""What is held once for every sample: some of it picked by an index, or that of several joined."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from abe.checks import shown
+from abe.errors import Code, SampleError
+
+
+def picked(index: Any, n: int) -> list[int]:
+    """The numbers of the samples that an index picks from n, by NumPy's rules."""
+    try:
+        found = np.arange(n)[index.detach().cpu().numpy() if isinstance(index, Tensor) else index]
+    except (IndexError, TypeError, ValueError):
+        found = np.empty((0, 0))
+    if found.ndim > 1:
+        raise SampleError(
+            Code.SAMPLES,
+            f"There is no sample {shown(index)} of {n}",
+            expected=f"numbers from {-n} to {n - 1}, a slice, a list of them, or a mask of {n} truth values",
+        )
+    return np.atleast_1d(found).tolist()
+
+
+def follow(held: Any, rows: list[int], at: Any, b: int) -> Any:
+    """What belongs to some samples of what is held for b; what is not per sample stays as it is."""
+    if isinstance(held, Mapping):
+        return {name: follow(one, rows, at, b) for name, one in held.items()}
+    if isinstance(held, Tensor):
+        place = at.to(held.device) if isinstance(at, Tensor) else at
+        return held[place] if held.ndim and len(held) == b else held
+    return held if held is None or len(held) != b else [held[row] for row in rows]
+
+
+def joined(held: list[Any], sizes: list[int]) -> Any:
+    """What several explanations hold per sample, one after the other; nothing where one of them lacks it."""
+    if isinstance(held[0], Mapping):
+        common = [name for name in held[0] if all(name in one for one in held)]
+        found = {name: joined([one[name] for one in held], sizes) for name in common}
+        return {name: one for name, one in found.items() if one is not None}
+    if any(one is None for one in held):
+        return None
+    complete = all(len(one) == size for one, size in zip(held, sizes, strict=True) if not _is_scalar(one))
+    if not isinstance(held[0], Tensor):
+        return [item for one in held for item in one] if complete else []
+    same = len({one.shape[1:] for one in held}) == 1 and not any(map(_is_scalar, held))
+    return torch.cat([one.to(held[0]) for one in held]) if complete and same else None
+
+
+def _is_scalar(one: Any) -> bool:
+    return isinstance(one, Tensor) and one.ndim == 0

@@ -1,0 +1,171 @@
+"""What lifting makes of raw inputs: features, what belongs to samples beside them, and names of units."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from abe.errors import Code, InputError, SpecError
+from abe.types import Part
+
+
+@dataclass(frozen=True)
+class Context:
+    """What belongs to samples beside their features.
+
+    Attributes:
+        values: per sample, further inputs that are passed along and not explained.
+        about: per sample, what the model is not given: labels of units (`UNITS` and a name), `FIXED`
+            positions, a region that the outputs are read over.
+        beneath: at a layer, the model's own inputs: features and their context.
+    """
+
+    values: Mapping[str | int, Tensor] = field(default_factory=dict)
+    about: Mapping[str, Tensor] = field(default_factory=dict)
+    beneath: "tuple[Tensor, Context] | None" = None
+
+    def take(self, owner: Tensor) -> "Context":
+        """The context of the given samples, one per row."""
+        if not self.values and not self.about and self.beneath is None:
+            return self
+        below = self.beneath and (_taken(self.beneath[0], owner), self.beneath[1].take(owner))
+        values = {k: _taken(v, owner) for k, v in self.values.items()}
+        return Context(values, {k: _taken(v, owner) for k, v in self.about.items()}, below)
+
+    def changed(self, values: Mapping[str | int, Tensor], length: Tensor | None = None) -> "Context":
+        """The same with other values for some inputs, and with other lengths of the rows."""
+        if not values and length is None:
+            return self
+        about = self.about if length is None else {**self.about, LENGTH: length}
+        return replace(self, values={**self.values, **values}, about=about)
+
+    def cut(self, length: int, full: int) -> "Context":
+        """The same with inputs (n, full, …), one entry per position, cut to the first ``length``."""
+        along = {k: v.ndim > 1 and v.shape[1] == full for k, v in self.values.items()}
+        values = {k: v[:, :length] if along[k] else v for k, v in self.values.items()}
+        return replace(self, values=values, about={k: v for k, v in self.about.items() if k != LENGTH})
+
+
+def _taken(values: Tensor, owner: Tensor) -> Tensor:
+    return values[owner.to(values.device)]
+
+
+UNITS = "units: "
+"""Begins keys of `Context.about`, before the name of units: their labels (b, 1 or c, *positions)."""
+LENGTH = "length"
+"""Key of `Context.about`: (b,) how many positions a row has, where the model is given no others."""
+FIXED = "fixed"
+"""Key of `Context.about`: (b, 1 or c, *positions), true where a reference equals the input."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """One way to cut samples into units that people know: words, columns, windows.
+
+    Attributes:
+        kind: what they are called: ``"word"``, ``"column"``.
+        labels: (b, 1 or c, *positions) the unit of every position, numbered from 0 per sample; -1 is in none.
+        names: per sample, a name for every unit.
+    """
+
+    kind: str
+    labels: Tensor
+    names: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """Raw inputs as features.
+
+    Attributes:
+        x: (b, channels, *positions), or (b, D) where there are none.
+        context: further inputs.
+        names: of the samples.
+        parts: where several explained inputs, or layers, lie in ``x``.
+        notes: what is to be said of how inputs were read.
+        units: ways to cut the samples, the natural one first; empty where positions have no names.
+        fixed: (b, 1 or c, *positions) positions that never change; by default those in no natural unit.
+        shown: per sample, what a person sees: a text, a row, a series; empty where that is ``x``.
+        rows: forward rows that lifting took.
+    """
+
+    x: Tensor
+    context: Context
+    names: list[str]
+    parts: tuple[Part, ...] = ()
+    notes: tuple[str, ...] = ()
+    units: tuple[Units, ...] = ()
+    fixed: Tensor | None = None
+    shown: list[Any] = field(default_factory=list[Any])
+    rows: int = 0
+
+    def __post_init__(self) -> None:
+        held = {UNITS + one.kind: one.labels for one in self.units}
+        fixed = self.fixed
+        if fixed is None and self.units and bool((self.units[0].labels < 0).any()):
+            fixed = self.units[0].labels < 0
+        if fixed is not None:
+            held[FIXED] = fixed
+        if held:
+            about = {**self.context.about, **held}
+            object.__setattr__(self, "context", replace(self.context, about=about))
+
+
+def below(context: Context | None) -> tuple[Tensor, Context]:
+    """The model's own inputs, of a context at a layer.
+
+    Raises:
+        SpecError: there are none: the method runs inputs of its own.
+    """
+    if context is None or context.beneath is None:
+        raise SpecError(
+            Code.UNSUPPORTED,
+            "The method runs inputs of its own, and the model cannot run on from a layer without the sample",
+            fix="Use it at the input, where iba has a layer= of its own; at a layer, use "
+            "meaningful_perturbation or a gradient, rule or removal method",
+        )
+    return context.beneath
+
+
+def suits(*, baseline: Any, removal: Any = None, unit: Any = "natural") -> dict[tuple[str, str | None], Any]:
+    """What stands for the defaults of methods and metrics that are made for images (`Task.suits`).
+
+    Args:
+        baseline: the reference, for zero and for a sample's own mean.
+        removal: what absent units show; the reference by default.
+        unit: what is removed together, for pixels, grids, patches and superpixels.
+    """
+    absent = baseline if removal is None else removal
+    found: dict[tuple[str, str | None], Any] = {}
+    for usual in ("zero", "mean"):
+        found |= {("baseline", usual): baseline, ("removal", usual): absent}
+    for usual in ("pixel", "grid", "patch", "superpixel"):
+        found |= {("units", usual): unit, ("unit", usual): unit}
+    return found
+
+
+def pack(
+    blocks: Mapping[str | int, Tensor], settings: Mapping[str | int, Mapping[str, Any]] | None = None
+) -> tuple[Tensor, tuple[Part, ...]]:
+    """Several explained inputs as one tensor: along channels where their positions match, else flat.
+
+    Args:
+        blocks: (b, channels, *positions) or (b, D) by name.
+        settings: further fields of a `Part` by name.
+
+    Raises:
+        InputError: they hold different numbers of samples.
+    """
+    lengths = {len(block) for block in blocks.values()}
+    if len(lengths) > 1:
+        raise InputError(Code.SHAPE, "The inputs disagree on the number of samples", got=f"{sorted(lengths)}")
+    same = len({tuple(block.shape[2:]) for block in blocks.values()}) == 1
+    laid = [block if same else block.flatten(1) for block in blocks.values()]
+    parts, start = [], 0
+    for (name, block), entries in zip(blocks.items(), laid, strict=True):
+        more = (settings or {}).get(name, {})
+        parts.append(Part(name, start, start + entries.shape[1], tuple(block.shape[1:]), **more))
+        start += entries.shape[1]
+    return torch.cat(laid, dim=1), tuple(parts)

@@ -1,0 +1,127 @@
+"""Units that a task knows by name: words of a text, columns of a table, windows of a series.
+
+Their labels come with the samples (`abe.task.lifted.Units`), so such a unit is bound to a problem first.
+A position whose label is -1 is in no unit: it never arrives, and no removal takes it away.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from jaxtyping import Int
+from torch import Tensor
+
+from abe.draws import Draws
+from abe.errors import Code, InputError
+from abe.registry import units
+from abe.spec import value
+from abe.types import Card, Features
+from abe.units.arrival import Arrival, Map, axes_of, ranked_regions, size_of
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Units of some samples by their labels.
+
+    Attributes:
+        labels: (b, 1 or c, *positions) the unit of every position, -1 for none.
+    """
+
+    labels: Int[Tensor, "b *p"]
+
+    def of(self, samples: Int[Tensor, "m"], x: Features) -> "Labelled":
+        """The units of some of the samples."""
+        return Labelled(self.labels[samples.to(self.labels.device)])
+
+    def counts(self) -> Int[Tensor, "b"]:
+        """(b,) how many units every sample has."""
+        return self.labels.flatten(1).amax(1) + 1
+
+    def count(self, shape: Sequence[int]) -> int:
+        return int(self.counts().max())
+
+    def ranks(self, attribution: Map, x: Features, *, draws: Draws, ids: Sequence[int]) -> Arrival:
+        return ranked_regions(self.partition(x), attribution, x, draws=draws, ids=ids)
+
+    def partition(self, x: Features) -> Int[Tensor, "b *p"]:
+        return self.labels.to(x.device)
+
+
+class Known:
+    """A unit whose labels come with the samples; `bind` finds them."""
+
+    kind: ClassVar[str | None] = None
+    """What they are called; None for the natural ones of the task."""
+
+    def bind(self, problem: Any) -> Any:
+        """The units of a problem's samples.
+
+        Raises:
+            InputError: the samples have no such units.
+        """
+        labels = problem.labels(self.kind)
+        if labels is None:
+            known = problem.kinds_of_units
+            raise InputError(
+                Code.UNITS,
+                f"These samples have no units called {self.kind!r}",
+                expected=f"one of {', '.join(known)}" if known else "another unit, such as pixel or patch",
+            )
+        return Labelled(labels)
+
+    def count(self, shape: Sequence[int]) -> int:
+        """At most as many as there are positions."""
+        return size_of(axes_of(shape))
+
+    def ranks(self, attribution: Map, x: Features, *, draws: Draws, ids: Sequence[int]) -> Arrival:
+        raise _unbound(self.kind)
+
+    def partition(self, x: Features) -> Int[Tensor, "b *p"]:
+        raise _unbound(self.kind)
+
+
+def _unbound(kind: str | None) -> InputError:
+    return InputError(
+        Code.UNITS,
+        f"Where units called {kind or 'natural'!r} lie is known to a request, not to an array",
+        fix="Bind them first: unit.bind(problem)",
+    )
+
+
+@units.register(
+    Card(name="natural", title="Natural unit of the task", source="zhu2025abe"),
+)
+@value
+class Natural(Known):
+    """What people call the parts of such inputs: words of a text, columns of a table, windows of a series.
+
+    Where a task has none, every position is one.
+    """
+
+    def bind(self, problem: Any) -> Any:
+        from abe.units import Pixel
+
+        return Pixel() if problem.labels(None) is None else super().bind(problem)
+
+
+def _known(name: str, title: str, said: str) -> type[Known]:
+    """A unit of one kind, registered."""
+
+    class Kind(Known):
+        __doc__ = said
+        kind = name
+
+    Kind.__name__ = Kind.__qualname__ = title
+    return units.register(Card(name=name, title=title, source="zhu2025abe"))(value(Kind))
+
+
+Word = _known("word", "Word", "A word of a text, all its pieces together.")
+Token = _known("token", "Token", "A piece of a text as the tokenizer cuts it; special tokens are in none.")
+Clause = _known("clause", "Clause", "What stands between punctuation marks of a text.")
+Sentence = _known("sentence", "Sentence", "A sentence of a text.")
+Column = _known("column", "Column", "A column of a table; a category with all its numbers.")
+
+
+def settled(unit: Any, problem: Any) -> Any:
+    """The unit for the samples of a problem."""
+    return unit.bind(problem) if isinstance(unit, Known) else unit
