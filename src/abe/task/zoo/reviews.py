@@ -52,7 +52,7 @@ class Texts:
             share: of the texts that are tested on.
             seed: of the draw.
         """
-        order = SeededDraws(seed).permutation("split", [(0, 0)], len(self))[0].tolist()
+        order = SeededDraws(seed=seed).permutation("split", [(0, 0)], len(self))[0].tolist()
         tested = round(share * len(self))
         return self.take(order[tested:]), self.take(order[:tested])
 

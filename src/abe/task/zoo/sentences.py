@@ -18,11 +18,11 @@ from torch.nn import functional as F
 
 from abe.errors import Code, InputError
 
-WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
-"""A word with what an apostrophe ties to it, or a single other sign."""
 PAD, UNKNOWN, MASK = "[PAD]", "[UNK]", "[MASK]"
 SPECIAL = (PAD, UNKNOWN, MASK)
 """The first numbers of every vocabulary."""
+WORD = re.compile(rf"{'|'.join(map(re.escape, SPECIAL))}|\w+(?:['’]\w+)*|[^\w\s]")
+"""One of these, a word with what an apostrophe ties to it, or a single other sign."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class WordTokenizer:
             texts: to be counted.
             least: how often a word must occur to have a number of its own.
         """
-        counts = Counter(word.lower() for text in texts for word in WORD.findall(text))
+        found = (word for text in texts for word in WORD.findall(text))
+        counts = Counter(word.lower() for word in found if word not in SPECIAL)
         kept = sorted((word for word, n in counts.items() if n >= least), key=lambda w: (-counts[w], w))
         return cls((*SPECIAL, *kept))
 
@@ -77,12 +78,11 @@ class WordTokenizer:
         """Number of every word."""
         return {word: number for number, word in enumerate(self.words)}
 
-    def __call__(self, text: str | Sequence[str]) -> dict[str, list[Any]]:
+    def __call__(self, text: Any) -> dict[str, list[Any]]:
+        """Numbers, attention mask and offsets of a text, or of a list of texts."""
         if isinstance(text, str):
             return self._one(text)
-        if isinstance(text, bytes) or not isinstance(text, Sequence):
-            text = _no_texts(text)
-        each = [self._one(one if isinstance(one, str) else _no_texts(one)) for one in text]
+        each = [self._one(one) for one in _texts(text)]
         longest = max((len(one["input_ids"]) for one in each), default=0)
         filling = {"input_ids": self.pad_token_id, "attention_mask": 0, "offsets": (0, 0)}
         return {
@@ -93,12 +93,15 @@ class WordTokenizer:
     def _one(self, text: str) -> dict[str, list[Any]]:
         found = list(WORD.finditer(text))
         return {
-            "input_ids": [self.numbers.get(match[0].lower(), self.unk_token_id) for match in found],
+            "input_ids": [self._number(match[0]) for match in found],
             "attention_mask": [1] * len(found),
             "offsets": [match.span() for match in found],
         }
 
-    def convert_ids_to_tokens(self, ids: Iterable[int]) -> list[str]:
+    def _number(self, word: str) -> int:
+        return self.numbers.get(word if word in SPECIAL else word.lower(), self.unk_token_id)
+
+    def convert_ids_to_tokens(self, ids: Iterable[Any]) -> list[str]:
         """The word of every number.
 
         Raises:
@@ -115,7 +118,7 @@ class WordTokenizer:
             )
         return [self.words[number] for number in numbers]
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[Any]) -> str:
         """The words of some numbers with spaces between; padding is left out.
 
         Raises:
@@ -128,9 +131,18 @@ class WordTokenizer:
         return dict(self.numbers)
 
 
-def _no_texts(given: Any) -> Any:
+def _texts(given: Any) -> list[str]:
+    """A list of texts, or a refusal."""
+    odd = [given]
+    if isinstance(given, Sequence) and not isinstance(given, bytes):
+        odd = [one for one in given if not isinstance(one, str)]
+        if not odd:
+            return list(given)
     raise InputError(
-        Code.DTYPE, "The tokenizer takes texts", got=type(given).__name__, expected="a text, or a list of texts"
+        Code.DTYPE,
+        "The tokenizer takes texts",
+        got=type(odd[0]).__name__,
+        expected="a text, or a list of texts",
     )
 
 
