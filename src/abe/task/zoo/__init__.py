@@ -1,7 +1,7 @@
 """Models and data that ship inside installed packages, or are trained here: nothing ever downloads.
 
-``abe.zoo.load(name)`` gives a ready task, a network with its tokenizer, or data. A package is only looked up and
-read; a missing one is an error that names the command that installs it, and a file that is not the very one
+``abe.zoo.load(name)`` gives a ready task, a network with its tokenizer, or data. A package is only looked up
+and read; a missing one is an error that names the command that installs it, and a file that is not the one
 that was measured is refused. `zoo` lists everything.
 """
 
@@ -145,7 +145,7 @@ def _loaded(found: ZooEntry, *, device: str | None, folder: str | Path | None) -
 
 
 def get(name: str, *, folder: str | Path | None = None) -> list[tuple[Path, int, str]]:
-    """Where the files of something of the zoo lie, each with its size and SHA-256, when all are the known ones.
+    """Where the files of something of the zoo lie, with size and SHA-256, when all are the known ones.
 
     Nothing is downloaded: what is missing is named, with the command that installs it.
 

