@@ -94,8 +94,9 @@ class ZooEntry:
 
     @property
     def command(self) -> str:
-        """What installs what `load` needs; `missing` says what of it is not there."""
-        parts = [self.extra or install_command(self.packages)]
+        """What brings what is missing; where nothing is, what brought it."""
+        lacking = [one for one in self.packages if not one.installed] or self.packages
+        parts = [self.extra or install_command(lacking)]
         parts += [] if self.elsewhere is None else [self.elsewhere.command]
         parts += [f"abe zoo train {self.name}"] * self.trained
         return " && ".join(filter(None, parts))
@@ -199,6 +200,7 @@ ENTRIES = (
         load=stamps.tuxpaint,
         takes=("folder",),
         files=(*(pictures.PICTURE_FILES[name] for name in pictures.TEXTURES), pictures.CLASS_NAMES),
+        extra=DEMO,
         elsewhere=Elsewhere(
             bundle="tuxpaint-stamps-default",
             folder=stamps.SYSTEM,

@@ -143,7 +143,7 @@ def altered(what: str, digest: str, expected: str, fix: str) -> StorageError:
     """The error that a file is another than the one that was measured."""
     return StorageError(
         Code.CORRUPT_FILE,
-        f"{what} is not the file that ABE knows",
+        f"{what} is not what ABE knows",
         got=f"SHA-256 {digest}",
         expected=f"SHA-256 {expected}",
         fix=fix,

@@ -51,11 +51,26 @@ def imagenet_labels() -> list[str]:
     return [str(name) for name in json.loads(CLASS_NAMES.read())]
 
 
-def device_or_best(device: str | None) -> str:
-    """The device that was asked for, or a GPU where there is one."""
+def device_or_best(device: Any) -> Any:
+    """The device that was asked for, or a GPU where there is one.
+
+    Raises:
+        InputError: there is no such device.
+    """
     import torch
 
-    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except Exception as problem:  # PyTorch raises what it likes at devices that are not there
+        said = str(problem).split("\n")[0]
+        raise InputError(
+            Code.DEVICE,
+            "There is no such device",
+            got=f"{device!r} ({said[:99]})",
+            expected="for example cpu",
+        ) from problem
 
 
 def weights_of(file: Pinned) -> dict[str, Any]:

@@ -62,8 +62,8 @@ class Recipe:
 
 
 RECIPES = {
-    "sentiment-textcnn": Recipe(TextCNN, epochs=8, batch=50, rate=2e-3),
-    "sentiment-bigru": Recipe(BiGRU, epochs=6, batch=50, rate=2e-3),
+    "sentiment-textcnn": Recipe(TextCNN, epochs=5, batch=50, rate=2e-3),
+    "sentiment-bigru": Recipe(BiGRU, epochs=4, batch=50, rate=2e-3),
     "sentiment-minilm": Recipe(None, epochs=1, batch=32, rate=5e-5, masked=0.0),
 }
 
