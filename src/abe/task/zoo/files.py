@@ -202,7 +202,7 @@ def require(packages: Sequence[Package], what: str, command: str | None = None) 
     Raises:
         PackageError: one or several are not installed.
     """
-    missing = [one for one in packages if not one.installed]
+    missing = [one for one in dict.fromkeys(packages) if not one.installed]
     if missing:
         raise PackageError(
             Code.MISSING_PACKAGE,

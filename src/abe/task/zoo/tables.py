@@ -67,6 +67,7 @@ class Layout:
         classes: of the target by its number in the file, where the file does not name them.
         dropped: columns that are no input, such as a number of the row.
         headed: whether its first line names the columns.
+        licence: of the set, where the package states one.
     """
 
     title: str
@@ -76,6 +77,7 @@ class Layout:
     classes: Sequence[str] = ()
     dropped: Sequence[str] = ()
     headed: bool = False
+    licence: str = ""
 
 
 def _sklearn(file: str) -> Pinned:
@@ -138,6 +140,7 @@ LAYOUTS = {
         "risk",
         classes=("bad", "good"),
         headed=True,
+        licence="DbCL 1.0",
     ),
     "apartments": Layout(
         "Apartments (made up): 1,000 of them, 4 numbers and a district, price per square metre (a number)",
