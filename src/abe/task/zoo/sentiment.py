@@ -105,7 +105,7 @@ def train(
     """Train a classifier of `RECIPES` on Rotten Tomatoes and keep it, or say what the one kept is like.
 
     The reviews are split by the seed 0, 85 % to learn from and 15 % to be tested on, after texts that occur
-    twice were taken once. Nothing about the training was chosen by looking at the tested reviews.
+    twice were taken once. The tested reviews are read once, when the training is done.
 
     Args:
         name: of the model.
