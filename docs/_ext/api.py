@@ -19,7 +19,7 @@ MODULES = {
     "abe": "What most users need.",
     "abe.task": "A model with the meaning of its inputs.",
     "abe.task.image": "Tasks of pictures.",
-    "abe.task.zoo": "Ready networks, photographs and class names.",
+    "abe.task.zoo": "Models and data that work offline.",
     "abe.methods": "The attribution methods, by file; each has a page of its own.",
     "abe.metrics": "The metrics, what scores hold, agreement and trust.",
     "abe.robustness": "Attacks, their parts, and how robust a model is.",

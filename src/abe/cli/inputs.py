@@ -228,6 +228,14 @@ def task_of(options: ModelOptions) -> Any:
         _refuse_file(options.model)
         _refuse_arguments(options.model, arguments)
         made = zoo.load(options.model)
+        if not isinstance(made, Task):
+            raise SpecError(
+                Code.UNSUPPORTED,
+                f"{options.model} is no model that a command runs",
+                got=f"something of the kind {zoo.entry(options.model).kind}",
+                expected="an image model",
+                fix="Load it in Python: abe.zoo.load(name)",
+            )
     base = made if isinstance(made, Task) else None
     network: Any = made if base is None else base.model
     if options.weights is not None:

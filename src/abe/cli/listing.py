@@ -1,4 +1,4 @@
-"""``abe methods``, ``abe metrics`` and ``abe zoo``."""
+"""``abe methods``, ``abe metrics`` and ``abe attacks``."""
 
 import inspect
 from dataclasses import asdict
@@ -142,28 +142,3 @@ def _parameters(entry: Any) -> Any:
         default = Text("required", style="bold") if required else Text(repr(parameter.default))
         rows.append((Text(name), default, Text(plain(about.get(name, _annotation(parameter))))))
     return Sentences(("parameter", "default", "meaning"), rows)
-
-
-def run_zoo(*, json: bool) -> None:
-    """List what can be used offline."""
-    from abe.task.zoo import zoo
-
-    entries = zoo()
-    if json:
-        kept = ("name", "kind", "title", "installed", "missing", "command", "note")
-        output.emit([{key: getattr(entry, key) for key in kept} for entry in entries])
-        return
-    from rich.text import Text
-
-    from abe.terminal import Sentences
-
-    rows = [
-        (
-            Text(entry.name, style="bold"),
-            Text(entry.kind),
-            Text("yes" if entry.installed else f"no: {entry.command}"),
-            Text(entry.title),
-        )
-        for entry in entries
-    ]
-    output.console().print(Sentences(("name", "kind", "installed", "what"), rows))
