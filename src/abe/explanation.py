@@ -23,7 +23,7 @@ from abe.types import Cost, Features, Part, PerSample
 KIND = "explanation"
 WRITTEN = (
     *("method", "spec", "objective", "warnings", "seed", "ids", "versions", "modality", "cost", "parts"),
-    *("names", "target_names", "top"),
+    *("names", "target_names", "top", "channels"),
 )
 """Fields that a saved manifest holds; the others are tensors."""
 TENSORS = ("attribution", "x", "target", "score", "delta", "standard_error")
@@ -76,6 +76,7 @@ class Explanation:
         diagnostics: per-sample extras of the method, such as ``nodes``.
         modality: of the task.
         parts: where the explained inputs lie in ``attribution`` and ``x``, for a model with several.
+        channels: axis of what belongs together at a position; −1 for tokens (b, t, d).
     """
 
     attribution: Maps
@@ -98,6 +99,7 @@ class Explanation:
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
     modality: str = "image"
     parts: tuple[Part, ...] = ()
+    channels: Literal[1, -1] = 1
 
     @cached_property
     def residual(self) -> PerSample | None:
@@ -169,15 +171,16 @@ class Explanation:
         return words.card(title, told, self.warnings)
 
     def map(self, reduce: Literal["sum", "abs", "max"] = "sum") -> Float[Tensor, "b ..."]:
-        """(b, h, w) one number per position: channels summed, summed in absolute value, or the largest.
+        """(b, h, w) or (b, t) one number per position: channels summed, summed in absolute value, or the largest.
 
         Inputs without a channel axis, (b, d), come back as they are.
         """
         if self.attribution.ndim < 3:
             return self.attribution
         if reduce == "sum":
-            return self.attribution.sum(1)
-        return self.attribution.abs().sum(1) if reduce == "abs" else self.attribution.abs().amax(1)
+            return self.attribution.sum(self.channels)
+        size = self.attribution.abs()
+        return size.sum(self.channels) if reduce == "abs" else size.amax(self.channels)
 
     def plot(self, path: str | Path | None = None) -> Any:
         """A figure of photographs, maps and top classes; also written to ``path`` if given."""
@@ -271,7 +274,7 @@ class Explanation:
         """
         parts = list(parts)
         shapes = [tuple(_axes(t) for t in (p.x, p.attribution, p.target)) for p in parts]
-        kinds = {repr((p.spec, p.objective, p.modality, axes)) for p, axes in zip(parts, shapes, strict=True)}
+        kinds = {repr((p.spec, p.objective, p.modality, p.channels, axes)) for p, axes in zip(parts, shapes, strict=True)}
         if len(kinds) != 1:
             raise InputError(
                 Code.SHAPE,
@@ -315,6 +318,7 @@ class Explanation:
             "versions": dict(self.versions),
             "modality": self.modality,
             "parts": self.parts,
+            "channels": self.channels,
         }
 
     def _stored(self) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -1,0 +1,310 @@
+"""Tasks given by two functions of a batch, and methods bound to them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from enum import Enum
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from abe.api import explain
+from abe.engines.instrument.model_check import check_model, holding
+from abe.engines.instrument.model_state import as_found
+from abe.engines.instrument.modes import eager
+from abe.errors import Code, SpecError, note
+from abe.explainers.batches import Layout, Name, lifted, read
+from abe.explainers.found import modules_of
+from abe.explainers.model import (
+    Functions,
+    Held,
+    LossScore,
+    UnknownModuleError,
+    Way,
+    mirrored,
+    recognised,
+    settle,
+    with_module,
+)
+from abe.explainers.rows import Batch
+from abe.explanation import Explanation
+from abe.registry import Method, methods
+from abe.task.base import Lifted, Task
+from abe.task.outputs import OutputKind, kind_of
+
+MOST_UNKNOWN = 8
+"""Modules that may turn out to be run before that is given up."""
+ALONE = "Outputs of the functions belong to several rows at once, so every sample was run alone"
+UNREAD = (
+    "forward_fn gives no tensor with a row per sample, so the score itself is taken for the output, and "
+    "there are no classes"
+)
+
+
+class ModelType(Enum):
+    """What the two functions belong to.
+
+    Images must lie in [0, 1] unless ``bounds=`` says otherwise. Text is given as embeddings (b, t, d): tokens
+    are positions and the last axis are channels. Multimodal batches have several explained entries.
+    """
+
+    IMAGECLASSIFICATION = "image"
+    NLPCLASSIFICATION = "text"
+    MULTIMODAL = "multimodal"
+    OBJECTDETECTION = "detection"
+    TIMESERIESPREDICTION = "series"
+
+
+class ExplanationTask:
+    """A decision described by a loss and a forward function over batches ``[x, y, *extra]``.
+
+    The explained score is ``−loss_fn`` of every sample on its own, whatever the loss sums or averages over.
+    Where it is the logit or the log-probability of the class ``y``, which is found out on the first batch, that
+    score is read from the outputs of ``forward_fn``. Classes that methods attack or compare are those of
+    ``forward_fn``.
+
+    Args:
+        loss_fn: batch -> scalar.
+        forward_fn: batch -> model output with a row per sample; methods that need classes need it. What holds
+            several tensors is read as a model's output is (`abe.image_task`).
+        model_type: what kind of data it is.
+        explained: keys or positions of the entries to explain; by default the first, and of a first entry that
+            is a dict or tuple all floating-point tensors inside.
+        channels: axis of the channels of what is explained, 1 or −1; by default −1 for text and 1 for all else.
+        bounds: (low, high) of valid inputs; by default (0, 1) for images and none for all else.
+        output_kind: what forward_fn's numbers are, as for `abe.image_task`.
+        labels: class names.
+
+    A batch is a list or tuple, or a dict of entries with one value per sample: tensors, arrays, lists of numbers,
+    or lists with any one object per sample. Modules that the functions run are found, explained in evaluation
+    mode, and left as found; layers have the names of the variables that hold the modules in front,
+    ``"model.layer4"``.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        >>> def loss_fn(batch):
+        ...     return torch.nn.functional.cross_entropy(model(batch[0]), batch[1])
+        >>> task = ExplanationTask(loss_fn, lambda batch: model(batch[0]))
+        >>> Explainer(task, "gradient")([torch.rand(2, 3, 2, 2), torch.tensor([0, 2])]).objective
+        'LogProbability()'
+    """
+
+    def __init__(
+        self,
+        loss_fn: Callable[[Any], Tensor],
+        forward_fn: Callable[[Any], Any] | None = None,
+        model_type: ModelType = ModelType.IMAGECLASSIFICATION,
+        *,
+        explained: Sequence[Name] | Name | None = None,
+        channels: int | None = None,
+        bounds: tuple[float, float] | None = None,
+        output_kind: OutputKind = "auto",
+        labels: Any = None,
+    ) -> None:
+        self.loss_fn = loss_fn
+        self.forward_fn = forward_fn
+        self.model_type = ModelType(model_type)
+        self.explained = (explained,) if isinstance(explained, str | int) else explained
+        text = self.model_type is ModelType.NLPCLASSIFICATION
+        self.channels = (-1 if text else 1) if channels is None else channels
+        if self.channels not in (1, -1):
+            raise SpecError(
+                Code.BAD_PARAMETER, "channels= is the axis of the channels", got=channels, expected="1 or -1"
+            )
+        image = self.model_type is ModelType.IMAGECLASSIFICATION
+        low, high = bounds or ((0.0, 1.0) if image else (None, None))
+        self._kind: OutputKind = output_kind
+        self._settled: Any = None
+        self._count, self._classes = 0, None
+        self._notes: tuple[str, ...] = ()
+        self._held = Held(loss_fn, forward_fn, modules_of(loss_fn, forward_fn))
+        self._held.task = lambda: self.task
+        self._score = LossScore(self._held)
+        self.task = Task(
+            model=Functions(self._held),
+            modality=self.model_type.value,
+            lifter=self._lift,
+            low=None if low is None else torch.tensor(float(low)),
+            high=None if high is None else torch.tensor(float(high)),
+            output_kind=output_kind if forward_fn is not None else "regression",
+            labels=labels,
+        )
+
+    @property
+    def objective(self) -> Any:
+        """The explained score as `abe.explain` takes it with ``task``; settled by the first batch."""
+        if self._held.way.scored or self.forward_fn is None:
+            return "logit"
+        return self._held.known or self._score
+
+    @property
+    def alone(self) -> bool:
+        """Whether every sample runs alone, because outputs of the functions belong to several rows."""
+        return self._held.way.apart
+
+    def prepare(self, batch: Any) -> tuple[Lifted, Tensor | None]:
+        """A batch as ``task`` takes it, and its targets where ``y`` are classes.
+
+        Raises:
+            AbeError: the batch or the functions cannot be used.
+        """
+        for left in reversed(range(MOST_UNKNOWN)):
+            try:
+                found = self._lift(self.task, batch)
+                return found, self._target(found)
+            except UnknownModuleError as problem:
+                if not left:
+                    raise
+                self._held.means = with_module(self._held.means, problem.module)
+                self.task = replace(self.task, model=Functions(self._held))
+        raise AssertionError("the loop returns or raises")
+
+    def _lift(self, task: Task, raw: Any) -> Lifted:
+        if isinstance(raw, Lifted):
+            return raw
+        layout, leaves, _ = read(
+            raw,
+            self.explained,
+            last=self.channels == -1,
+            several=self.model_type is ModelType.MULTIMODAL,
+        )
+        self._held.layout = layout
+        found = lifted(layout, leaves, self._held)
+        task.check(found.x)
+        if self._settled != layout.kind:
+            self._settle(task, layout, leaves)
+            self._settled = layout.kind
+        return replace(found, notes=self._notes)
+
+    def _settle(self, task: Task, layout: Layout, leaves: Mapping[str, Any]) -> None:
+        """Find out on two rows how the functions run, and what the loss is."""
+        held, model = self._held, self.task.model
+        assert isinstance(model, Functions)
+        held.known = None
+        pairs = [name for name, one in leaves.items() if isinstance(one, Tensor)]
+        rows: dict[str, Any] = {name: [one[0], one[0]] for name, one in leaves.items() if name not in pairs}
+        device = task.device
+        made = mirrored(leaves[name].detach().to(device) for name in pairs)
+        batch = Batch(layout.tree, {**rows, **dict(zip(pairs, made, strict=True))}, 2)
+        with holding(model):
+            check_model(model)
+            with as_found(model), eager(model), torch.no_grad():
+                held.way, outputs = settle(model, batch)
+                kind = self._kind
+                if kind == "auto" and outputs is not None:
+                    kind = kind_of(outputs, None) or "auto"
+                self._classes = _classes(layout, leaves)
+                if held.way == Way() and outputs is not None and kind == "logits":
+                    held.known = recognised(model, batch, outputs, self._classes)
+        scored = held.way.scored or outputs is None
+        self._count = 0 if outputs is None else task.reading(output_kind=kind).classes(outputs)
+        self._notes = (note(Code.COUPLED_ROWS, ALONE),) if held.way.apart else ()
+        if scored and self.forward_fn is not None:
+            self._notes += (note(Code.OUTPUT_TYPE, UNREAD),)
+        for one in (task, task.origin, self.task):
+            one.output_kind = "regression" if scored else "logits" if held.known else self._kind
+
+    def _target(self, found: Lifted) -> Tensor | None:
+        """The entry with a class per sample, where it names classes of the output."""
+        given = None if self._classes is None else found.context.values.get("entry " + self._classes)
+        if given is None or not self._count:
+            return None
+        fits = bool(((given >= 0) & (given < self._count)).all())
+        return given.reshape(-1).long() if fits or self._held.known else None
+
+    def shown(self, explanation: Explanation) -> Explanation:
+        """The result with its axes as the user's batch has them."""
+        if not self._held.layout.last:
+            return explanation
+
+        def back(one: Tensor | None) -> Tensor | None:
+            return None if one is None else one.movedim(1, -1).contiguous()
+
+        return replace(
+            explanation,
+            **{name: back(getattr(explanation, name)) for name in ("attribution", "x", "standard_error")},
+            channels=-1,
+        )
+
+    def release(self) -> None:
+        """Let go of the rows that were run last."""
+        self._held.ledger.clear()
+
+
+def _classes(layout: Layout, leaves: Mapping[str, Any]) -> str | None:
+    """The second entry of a batch, or the one called y or target, where it has a whole number per sample."""
+    if isinstance(layout.tree, dict):
+        named = [name for name in ("y", "target", "targets", "label", "labels") if name in leaves]
+    else:
+        named = [name for name in ("1",) if name in leaves]
+    if len(named) != 1 or named[0] in layout.explained:
+        return None
+    given = leaves[named[0]]
+    whole = isinstance(given, Tensor) and not given.is_floating_point() and not given.is_complex()
+    each = whole and given.dtype != torch.bool and (given.ndim == 1 or tuple(given.shape[1:]) == (1,))
+    return named[0] if each else None
+
+
+class Explainer:
+    """A method bound to an `ExplanationTask`; call it with a batch.
+
+    Args:
+        task: what is explained.
+        method: a registered name, or a method as a value. Classes of this module bring their own.
+        **params: of the method.
+
+    Raises:
+        SpecError: an unknown method or parameter.
+    """
+
+    of: ClassVar[str] = ""
+    """Registered name of the method."""
+
+    def __init__(self, task: ExplanationTask, method: Any = None, **params: Any) -> None:
+        if bool(self.of) == (method is not None):
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "Name a method" if not self.of else f"{type(self).__name__} is a method already",
+                got=method,
+                fix='Write Explainer(task, "lrp_epsilon") for a method without a class of its own'
+                if not self.of
+                else "Pass parameters by name",
+            )
+        chosen = self.of or method
+        self.task = task
+        self.method: Method = (
+            methods.build(chosen, **params) if isinstance(chosen, str) else methods.resolve(chosen)
+        )
+
+    def __call__(self, batch: Any, *, seed: int = 0, progress: bool = True) -> Explanation:
+        """Explain ``−loss_fn`` of every sample of a batch.
+
+        Args:
+            batch: as the functions take it.
+            seed: of all random draws.
+            progress: show a bar after two seconds.
+
+        Returns:
+            A map with the shape of what is explained; of several entries, ``unpack()`` gives one each.
+
+        Raises:
+            AbeError: anything unusable; modules are left as found.
+        """
+        given, target = self.task.prepare(batch)
+        try:
+            made = explain(
+                self.task.task,
+                given,
+                self.method,
+                target=target,
+                objective=self.task.objective,
+                seed=seed,
+                chunk=1 if self.task.alone else None,
+                progress=progress,
+            )
+        finally:
+            self.task.release()
+        return self.task.shown(made)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.method})"
