@@ -73,7 +73,8 @@ class Layout:
         """(b, *f) the explained entries as features: channels first, several of them flat and side by side."""
         given = [leaves[name].detach() for name in self.explained]
         if len(given) == 1:
-            return (given[0].movedim(-1, 1) if self.last else given[0]).clone(), ()
+            placed = given[0].movedim(-1, 1) if self.last else given[0]
+            return placed.clone(memory_format=torch.contiguous_format), ()
         parts, start = list[Part](), 0
         for name, one, shape in zip(self.names, given, self.shapes, strict=True):
             size = one[0].numel()

@@ -18,7 +18,7 @@ once per row                as the first, as the second  outputs belong to sever
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import torch
@@ -164,7 +164,7 @@ class Functions(nn.Module):
         held = self.held
         batch: Batch = held.layout.batch(held, args, kwargs)
         with meant(self):
-            if held.known is not None and held.forward is not None:
+            if held.known is not None and held.forward is not None and not held.way.apart:
                 return called(held.forward, batch)
             records = held.record(batch, held.way)
             if held.way.scored:
@@ -355,38 +355,48 @@ def with_module(means: dict[str, nn.Module], module: nn.Module) -> dict[str, nn.
     return {**kept, free_name(type(module).__name__.lower(), kept): module}
 
 
-def recognised(functions: Functions, batch: Batch, outputs: Tensor, classes: str | None) -> str | None:
+def recognised(functions: Functions, batch: Batch, outputs: Tensor, way: Way, classes: str | None) -> str | None:
     """The name of the class score that the loss is the negative of, whatever the outputs and classes.
 
-    Compared for every class, two at a time, on random outputs of several sizes.
+    Compared for every class, two at a time, on random outputs of several sizes. A single output is its own score.
 
     Args:
-        functions: whose way is the first.
+        functions: the functions.
         batch: the rows that were tried.
         outputs: (n, C) of these rows.
+        way: how they are run.
         classes: name of the entry of the batch with a class per sample.
     """
-    if classes is None or outputs.ndim != 2 or not 2 <= outputs.shape[1] <= MOST_CLASSES:
+    count = outputs.shape[1] if outputs.ndim == 2 else 0
+    if way.own or not 1 <= count <= MOST_CLASSES or (count > 1 and (way.apart or classes is None)):
         return None
-    (record,) = functions.held.record(batch, Way())
-    task = functions.held.task().reading(output_kind="logits")
+    records, task = functions.held.record(batch, way), functions.held.task().reading(output_kind="logits")
     draws = torch.Generator().manual_seed(0)
-    agreeing = {name: as_objective(name) for name in KNOWN}
-    count = outputs.shape[1]
+    agreeing = {name: as_objective(name) for name in KNOWN[: None if count > 1 else 1]}
     for number in range(max(count, 2 * len(SCALES))):
         made = torch.randn(outputs.shape, generator=draws, dtype=torch.float64).to(outputs)
         made = made * SCALES[number % len(SCALES)]
         target = torch.tensor([number % count, (number + 1) % count], device=outputs.device)
-        given = batch.leaves[classes]
-        record.batch = Batch(batch.tree, {**batch.leaves, classes: target.to(given).reshape(given.shape)}, 2)
         try:
-            found = record.scores(made)
+            found = _scores_for(records, made, target, classes if count > 1 else None)
         except Exception:  # a loss may insist on some classes; it is called as it is, then
             return None
         agreeing = {name: one for name, one in agreeing.items() if _says(task, made, one, target, found)}
         if not agreeing:
             return None
     return next(iter(agreeing))
+
+
+def _scores_for(records: list[Record], outputs: Tensor, target: Tensor, classes: str | None) -> Tensor:
+    """(2,) −loss for other outputs and, where an entry of the batch holds the classes, other classes."""
+    found: list[Tensor] = []
+    sizes = [one.batch.n for one in records]
+    for record, part, wanted in zip(records, outputs.split(sizes), target.split(sizes), strict=True):
+        leaves = dict(record.batch.leaves)
+        if classes is not None:
+            leaves[classes] = wanted.to(leaves[classes]).reshape(leaves[classes].shape)
+        found.append(replace(record, batch=replace(record.batch, leaves=leaves)).scores(part))
+    return torch.cat(found)
 
 
 def _says(task: Task, outputs: Tensor, objective: Objective, target: Tensor, found: Tensor) -> bool:

@@ -20,7 +20,6 @@ from abe.explainers.model import (
     Held,
     LossScore,
     UnknownModuleError,
-    Way,
     mirrored,
     recognised,
     settle,
@@ -86,7 +85,7 @@ class ExplanationTask:
         ...     return torch.nn.functional.cross_entropy(model(batch[0]), batch[1])
         >>> task = ExplanationTask(loss_fn, lambda batch: model(batch[0]))
         >>> Explainer(task, "gradient")([torch.rand(2, 3, 2, 2), torch.tensor([0, 2])]).objective
-        'LogProbability()'
+        'LogProbability'
     """
 
     def __init__(
@@ -194,8 +193,8 @@ class ExplanationTask:
                 if kind == "auto" and outputs is not None:
                     kind = kind_of(outputs, None) or "auto"
                 self._classes = _classes(layout, leaves)
-                if held.way == Way() and outputs is not None and kind == "logits":
-                    held.known = recognised(model, batch, outputs, self._classes)
+                if outputs is not None and kind == "logits":
+                    held.known = recognised(model, batch, outputs, held.way, self._classes)
         scored = held.way.scored or outputs is None
         self._count = 0 if outputs is None else task.reading(output_kind=kind).classes(outputs)
         self._notes = (note(Code.COUPLED_ROWS, ALONE),) if held.way.apart else ()
