@@ -193,14 +193,14 @@ def cases() -> dict[str, Case]:
             ExplanationTask(image_loss, classes(pictures), ModelType.IMAGECLASSIFICATION),
             [images, torch.tensor([1, 3])],
             {0: (2, 3, 12, 12)},
-            {"input": "pictures.features"},
+            {"input": "features"},
         ),
         "text": Case(
             "Text",
             ExplanationTask(text_loss, classes(words), ModelType.NLPCLASSIFICATION),
             [embedded, torch.tensor([0, 1])],
             {0: (2, 9, 6)},
-            {"input": "words.convolution"},
+            {"input": "convolution"},
             "noise",
         ),
         "multimodal": Case(
@@ -213,7 +213,7 @@ def cases() -> dict[str, Case]:
             ),
             {"image": images, "text": embedded},
             {"image": (2, 3, 12, 12), "text": (2, 9, 6)},
-            {"image": "towers.image", "text": "towers.text"},
+            {"image": "image", "text": "text"},
             "noise",
         ),
         "detection": Case(
@@ -221,7 +221,7 @@ def cases() -> dict[str, Case]:
             ExplanationTask(detection_loss, classes(detector), ModelType.OBJECTDETECTION, bounds=(0, 1)),
             [images, objects],
             {0: (2, 3, 12, 12)},
-            {"input": "detector.body"},
+            {"input": "body"},
         ),
     }
 

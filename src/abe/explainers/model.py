@@ -16,7 +16,7 @@ once per row                as the first, as the second  outputs belong to sever
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
@@ -147,6 +147,9 @@ def _no_task() -> Task:
 class Functions(nn.Module):
     """The user's functions as a module, which owns the modules that these refer to.
 
+    Layers are called as in the user's model where a single module has weights; else with the name of the
+    variable in front.
+
     Args:
         held: the functions.
     """
@@ -157,6 +160,20 @@ class Functions(nn.Module):
             self.add_module(name, module)
         self.add_module(TICKET, nn.Identity())
         self.held = held
+        self._bare = _bare(held.means)
+
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """All modules by name; those of a single model as it names them."""
+        for name, module in super().named_modules(memo, prefix, remove_duplicate):
+            inside = bool(self._bare) and f"{name}.".startswith(f"{self._bare}.")
+            yield name.removeprefix(self._bare).removeprefix(".") if inside else name, module
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """The module that `named_modules` calls so."""
+        inside = self._modules.get(self._bare) if target.partition(".")[0] not in self._modules else None
+        return super().get_submodule(target) if inside is None else inside.get_submodule(target)
 
     @calling
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Any:
@@ -176,6 +193,15 @@ class Functions(nn.Module):
         self.get_submodule(TICKET)(ticket)
         answers = [one.answer for one in records if one.answer is not None]
         return answers[0] if len(answers) == 1 else torch.cat(answers)
+
+
+def _bare(means: dict[str, nn.Module]) -> str:
+    """The name of the only module with weights, if its parts are told from all else without it."""
+    keeping = [name for name, module in means.items() if _keeps(module)]
+    if len(keeping) != 1:
+        return ""
+    (name,) = keeping
+    return "" if means.keys() & means[name]._modules.keys() else name
 
 
 @contextmanager

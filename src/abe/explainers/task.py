@@ -76,8 +76,8 @@ class ExplanationTask:
 
     A batch is a list or tuple, or a dict of entries with one value per sample: tensors, arrays, lists of numbers,
     or lists with any one object per sample. Modules that the functions run are found, explained in evaluation
-    mode, and left as found; layers have the names of the variables that hold the modules in front,
-    ``"model.layer4"``.
+    mode, and left as found. Layers are called as in the model, ``"layer4"``; where the functions run several
+    modules with weights, the name of the variable stands in front, ``"vision.layer4"``.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
