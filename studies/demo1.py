@@ -151,7 +151,7 @@ class Detector(nn.Module):
 
 
 def cases() -> dict[str, Case]:
-    """The four kinds of model of the paper's Table IV."""
+    """The four kinds of model of the paper's Table IV; of pairs both entries are explained, or one."""
     draws = torch.Generator().manual_seed(1)
 
     def numbers(*shape: int) -> Tensor:
@@ -214,6 +214,19 @@ def cases() -> dict[str, Case]:
             {"image": images, "text": embedded},
             {"image": (2, 3, 12, 12), "text": (2, 9, 6)},
             {"image": "image", "text": "text"},
+            "noise",
+        ),
+        "multimodal, image": Case(
+            "Multimodal, image alone",
+            ExplanationTask(
+                pair_loss,
+                lambda batch: towers(batch["image"], batch["text"]),
+                ModelType.MULTIMODAL,
+                explained="image",
+            ),
+            {"image": images, "text": embedded},
+            {0: (2, 3, 12, 12)},
+            {"input": "image", "text": "text"},
             "noise",
         ),
         "detection": Case(

@@ -12,6 +12,8 @@ from abe.api import explain
 from abe.engines.instrument.model_check import check_model, holding
 from abe.engines.instrument.model_state import as_found
 from abe.engines.instrument.modes import eager
+from abe.engines.path.dynamic import UpdatePath
+from abe.engines.path.steps.estimators import Shown
 from abe.errors import Code, SpecError, note
 from abe.explainers.batches import Layout, Name, lifted, read
 from abe.explainers.found import modules_of
@@ -28,6 +30,7 @@ from abe.explainers.model import (
 from abe.explainers.rows import Batch
 from abe.explanation import Explanation
 from abe.registry import Method, methods
+from abe.robustness.chain import Chain
 from abe.task.base import Lifted, Task
 from abe.task.outputs import OutputKind, kind_of
 
@@ -196,7 +199,8 @@ class ExplanationTask:
                 if outputs is not None and kind == "logits":
                     held.known = recognised(model, batch, outputs, held.way, self._classes)
         scored = held.way.scored or outputs is None
-        self._count = 0 if outputs is None else task.reading(output_kind=kind).classes(outputs)
+        flat = outputs is not None and outputs.ndim == 2
+        self._count = task.reading(output_kind=kind).classes(outputs) if flat else 0
         self._notes = (note(Code.COUPLED_ROWS, ALONE),) if held.way.apart else ()
         if scored and self.forward_fn is not None:
             self._notes += (note(Code.OUTPUT_TYPE, UNREAD),)
@@ -210,6 +214,16 @@ class ExplanationTask:
             return None
         fits = bool(((given >= 0) & (given < self._count)).all())
         return given.reshape(-1).long() if fits or self._held.known else None
+
+    def guided(self, method: Method) -> Method:
+        """The method; where its path follows the loss of a class and there are none, it goes up loss_fn."""
+        path = method.engine
+        if self._count or not isinstance(path, UpdatePath) or path.runs is not None:
+            return method
+        update = path.update
+        if not isinstance(update, Chain) or not isinstance(update.estimator, Shown):
+            return method
+        return replace(method, engine=replace(path, guide=None, update=replace(update, loss="logit")))
 
     def shown(self, explanation: Explanation) -> Explanation:
         """The result with its axes as the user's batch has them."""
@@ -294,7 +308,7 @@ class Explainer:
             made = explain(
                 self.task.task,
                 given,
-                self.method,
+                self.task.guided(self.method),
                 target=target,
                 objective=self.task.objective,
                 seed=seed,
