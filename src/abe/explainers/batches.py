@@ -147,7 +147,11 @@ def lifted(layout: Layout, leaves: Mapping[str, Any], held: Any, notes: Sequence
 def _parsed(given: Any, path: str, leaves: dict[str, Any]) -> Any:
     """The tree of a batch; its entries are put into ``leaves``."""
     top = not path
-    if isinstance(given, Mapping) or isinstance(given, tuple) or (top and isinstance(given, list)):
+    if given is None:
+        return None
+    if isinstance(given, tuple) and not top and all(isinstance(one, int | float | np.number) for one in given):
+        given = list(given)
+    if isinstance(given, Mapping | tuple) or (top and isinstance(given, list)):
         keyed = given.items() if isinstance(given, Mapping) else enumerate(given)
         inner = {key: _parsed(one, f"{path}.{key}" if path else str(key), leaves) for key, one in keyed}
         return inner if isinstance(given, Mapping) else like(given, list(inner.values()))
@@ -162,7 +166,7 @@ def _entry(given: Any, path: str) -> Any:
     if isinstance(given, np.ndarray) or hasattr(given, "__array__"):
         return arrays.from_numpy(np.asarray(given), f"Entry {path} of the batch")
     if isinstance(given, list):
-        numbers = all(isinstance(one, int | float | bool | np.number) for one in given)
+        numbers = all(isinstance(one, int | float | np.number) for one in given)
         return torch.as_tensor(given) if numbers else given
     if isinstance(given, int | float):
         return torch.as_tensor(given)
@@ -177,7 +181,7 @@ def _entry(given: Any, path: str) -> Any:
 def _leaves_of(tree: Any) -> Iterator[str]:
     if isinstance(tree, Leaf):
         yield tree.name
-    else:
+    elif tree is not None:
         for one in tree.values() if isinstance(tree, dict) else tree:
             yield from _leaves_of(one)
 

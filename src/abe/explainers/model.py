@@ -33,7 +33,6 @@ from abe.explainers.found import free_name
 from abe.explainers.rows import Batch, NoMatchError, Record, Recorder, called, intercepting, one_number
 from abe.objectives import Captured, as_objective
 from abe.task.base import Task
-from abe.types import Objective
 
 TICKET = "_rows"
 """The layer by which a score finds the rows that it is about."""
@@ -85,7 +84,7 @@ class Held:
     It is one thing for whatever looks into modules or copies them: a copy of the model has the same.
     """
 
-    __slots__ = ("forward", "known", "layout", "ledger", "loss", "means", "objects", "serial", "task", "way")
+    __slots__ = ("forward", "known", "layout", "ledger", "loss", "means", "objects", "serial", "task", "trial", "way")
 
     def __init__(
         self,
@@ -97,6 +96,7 @@ class Held:
         self.way = Way()
         self.known: str | None = None
         """The class score that the loss is the negative of."""
+        self.trial: Trial | None = None
         self.layout: Any = None
         self.task: Callable[[], Task] = _no_task
         self.ledger: deque[tuple[int, list[Record], Functions]] = deque(maxlen=KEPT)
@@ -381,52 +381,83 @@ def with_module(means: dict[str, nn.Module], module: nn.Module) -> dict[str, nn.
     return {**kept, free_name(type(module).__name__.lower(), kept): module}
 
 
-def recognised(functions: Functions, batch: Batch, outputs: Tensor, way: Way, classes: str | None) -> str | None:
+def recognised(held: Held, row: Batch, outputs: Tensor, classes: str | None) -> str | None:
     """The name of the class score that the loss is the negative of, whatever the outputs and classes.
 
-    Compared for every class, two at a time, on random outputs of several sizes. A single output is its own score.
+    Compared for every class on random outputs of several sizes. A single output is its own score.
 
     Args:
-        functions: the functions.
-        batch: the rows that were tried.
-        outputs: (n, C) of these rows.
-        way: how they are run.
+        held: the functions, settled.
+        row: one sample.
+        outputs: (1, C) of the sample.
         classes: name of the entry of the batch with a class per sample.
     """
     count = outputs.shape[1] if outputs.ndim == 2 else 0
-    if way.own or not 1 <= count <= MOST_CLASSES or (count > 1 and (way.apart or classes is None)):
+    if held.way.own or not 1 <= count <= MOST_CLASSES or (count > 1 and (held.way.apart or classes is None)):
         return None
-    records, task = functions.held.record(batch, way), functions.held.task().reading(output_kind="logits")
-    draws = torch.Generator().manual_seed(0)
-    agreeing = {name: as_objective(name) for name in KNOWN[: None if count > 1 else 1]}
+    (record,) = held.record(row, held.way)
+    trial = Trial(record, outputs, classes if count > 1 else None)
+    names = KNOWN[: None if count > 1 else 1]
     for number in range(max(count, 2 * len(SCALES))):
-        made = torch.randn(outputs.shape, generator=draws, dtype=torch.float64).to(outputs)
+        names = trial.agreeing(row, number % count, number, names, held.task())
+        if not names:
+            return None
+    held.trial = trial
+    return names[0]
+
+
+@dataclass
+class Trial:
+    """A sample on which a loss is compared with class scores.
+
+    Attributes:
+        record: of the sample.
+        outputs: (1, C) of the sample.
+        classes: name of the entry with the class; None where the output is a single one.
+    """
+
+    record: Record
+    outputs: Tensor
+    classes: str | None
+
+    def agreeing(
+        self, row: Batch, target: int, number: int, names: Sequence[str], task: Task
+    ) -> tuple[str, ...]:
+        """Those of the class scores that say the same as the loss of a sample, for another output.
+
+        Args:
+            row: the sample.
+            target: the class that the loss is asked for.
+            number: of the output, which is random.
+            names: of the scores.
+            task: reads them.
+        """
+        draws = torch.Generator().manual_seed(number)
+        made = torch.randn(self.outputs.shape, generator=draws, dtype=torch.float64).to(self.outputs)
         made = made * SCALES[number % len(SCALES)]
-        target = torch.tensor([number % count, (number + 1) % count], device=outputs.device)
+        leaves = dict(row.leaves)
+        if self.classes is not None:
+            leaves[self.classes] = torch.full_like(leaves[self.classes], target)
         try:
-            found = _scores_for(records, made, target, classes if count > 1 else None)
+            found = replace(self.record, batch=replace(row, leaves=leaves)).scores(made)
         except Exception:  # a loss may insist on some classes; it is called as it is, then
-            return None
-        agreeing = {name: one for name, one in agreeing.items() if _says(task, made, one, target, found)}
-        if not agreeing:
-            return None
-    return next(iter(agreeing))
+            return ()
+        reading, asked = task.reading(output_kind="logits"), torch.tensor([target], device=made.device)
+        scores = {name: score_of(reading, made, as_objective(name), asked) for name in names}
+        return tuple(n for n in names if torch.allclose(found, scores[n], rtol=1e-5, atol=1e-6))
 
 
-def _scores_for(records: list[Record], outputs: Tensor, target: Tensor, classes: str | None) -> Tensor:
-    """(2,) −loss for other outputs and, where an entry of the batch holds the classes, other classes."""
-    found: list[Tensor] = []
-    sizes = [one.batch.n for one in records]
-    for record, part, wanted in zip(records, outputs.split(sizes), target.split(sizes), strict=True):
-        leaves = dict(record.batch.leaves)
-        if classes is not None:
-            leaves[classes] = wanted.to(leaves[classes]).reshape(leaves[classes].shape)
-        found.append(replace(record, batch=replace(record.batch, leaves=leaves)).scores(part))
-    return torch.cat(found)
-
-
-def _says(task: Task, outputs: Tensor, objective: Objective, target: Tensor, found: Tensor) -> bool:
-    return torch.allclose(found, score_of(task, outputs, objective, target), rtol=1e-5, atol=1e-6)
+def holds(held: Held, name: str, batch: Batch) -> bool:
+    """Whether the loss is the negative of this class score for every sample, which may have entries of its own."""
+    trial = held.trial
+    if trial is None:
+        return False
+    for number, row in enumerate(batch.rows()):
+        given = 0 if trial.classes is None else int(row.leaves[trial.classes].reshape(()))
+        target = min(max(given, 0), trial.outputs.shape[1] - 1)
+        if not trial.agreeing(row, target, number, (name,), held.task()):
+            return False
+    return True
 
 
 def mirrored(rows: Iterable[Tensor]) -> list[Tensor]:

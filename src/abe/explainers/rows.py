@@ -184,6 +184,8 @@ class Batch:
 
 
 def _filled(tree: Any, leaves: Mapping[str, Any]) -> Any:
+    if tree is None:
+        return None
     if isinstance(tree, Leaf):
         return leaves[tree.name]
     if isinstance(tree, dict):

@@ -22,6 +22,7 @@ from abe.explainers.model import (
     Held,
     LossScore,
     UnknownModuleError,
+    holds,
     mirrored,
     recognised,
     settle,
@@ -105,7 +106,7 @@ class ExplanationTask:
     ) -> None:
         self.loss_fn = loss_fn
         self.forward_fn = forward_fn
-        self.model_type = ModelType(model_type)
+        self.model_type = _kind_of_model(model_type)
         self.explained = (explained,) if isinstance(explained, str | int) else explained
         text = self.model_type is ModelType.NLPCLASSIFICATION
         self.channels = (-1 if text else 1) if channels is None else channels
@@ -117,6 +118,7 @@ class ExplanationTask:
         low, high = bounds or ((0.0, 1.0) if image else (None, None))
         self._kind: OutputKind = output_kind
         self._settled: Any = None
+        self._found: str | None = None
         self._count, self._classes = 0, None
         self._notes: tuple[str, ...] = ()
         self._held = Held(loss_fn, forward_fn, modules_of(loss_fn, forward_fn))
@@ -176,17 +178,29 @@ class ExplanationTask:
         if self._settled != layout.kind:
             self._settle(task, layout, leaves)
             self._settled = layout.kind
+        self._recognise(task, layout, leaves)
         return replace(found, notes=self._notes)
+
+    def _recognise(self, task: Task, layout: Layout, leaves: Mapping[str, Any]) -> None:
+        """Whether the score is that of a class for these samples too."""
+        held = self._held
+        if self._found is not None:
+            n = len(leaves[layout.explained[0]])
+            batch = Batch(layout.tree, {name: _on(one, task.device) for name, one in leaves.items()}, n)
+            with torch.no_grad():
+                held.known = self._found if holds(held, self._found, batch) else None
+        scored = held.way.scored or self.forward_fn is None
+        for one in (task, task.origin, self.task):
+            one.output_kind = "regression" if scored else "logits" if held.known else self._kind
 
     def _settle(self, task: Task, layout: Layout, leaves: Mapping[str, Any]) -> None:
         """Find out on two rows how the functions run, and what the loss is."""
         held, model = self._held, self.task.model
         assert isinstance(model, Functions)
-        held.known = None
+        held.known = held.trial = self._found = None
         pairs = [name for name, one in leaves.items() if isinstance(one, Tensor)]
         rows: dict[str, Any] = {name: [one[0], one[0]] for name, one in leaves.items() if name not in pairs}
-        device = task.device
-        made = mirrored(leaves[name].detach().to(device) for name in pairs)
+        made = mirrored(_on(leaves[name], task.device) for name in pairs)
         batch = Batch(layout.tree, {**rows, **dict(zip(pairs, made, strict=True))}, 2)
         with holding(model):
             check_model(model)
@@ -197,15 +211,13 @@ class ExplanationTask:
                     kind = kind_of(outputs, None) or "auto"
                 self._classes = _classes(layout, leaves)
                 if outputs is not None and kind == "logits":
-                    held.known = recognised(model, batch, outputs, held.way, self._classes)
+                    self._found = recognised(held, batch.row(0), outputs[:1], self._classes)
         scored = held.way.scored or outputs is None
         flat = outputs is not None and outputs.ndim == 2
         self._count = task.reading(output_kind=kind).classes(outputs) if flat else 0
         self._notes = (note(Code.COUPLED_ROWS, ALONE),) if held.way.apart else ()
         if scored and self.forward_fn is not None:
             self._notes += (note(Code.OUTPUT_TYPE, UNREAD),)
-        for one in (task, task.origin, self.task):
-            one.output_kind = "regression" if scored else "logits" if held.known else self._kind
 
     def _target(self, found: Lifted) -> Tensor | None:
         """The entry with a class per sample, where it names classes of the output."""
@@ -242,6 +254,27 @@ class ExplanationTask:
     def release(self) -> None:
         """Let go of the rows that were run last."""
         self._held.ledger.clear()
+
+
+def _kind_of_model(given: Any) -> ModelType:
+    """A kind of model from itself or its value.
+
+    Raises:
+        SpecError: there is no such kind.
+    """
+    try:
+        return ModelType(given)
+    except ValueError:
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            "There is no such kind of model",
+            got=repr(given),
+            expected=", ".join(f"ModelType.{one.name}" for one in ModelType),
+        ) from None
+
+
+def _on(given: Any, device: torch.device) -> Any:
+    return given.detach().to(device) if isinstance(given, Tensor) else given
 
 
 def _classes(layout: Layout, leaves: Mapping[str, Any]) -> str | None:
@@ -282,6 +315,13 @@ class Explainer:
                 fix='Write Explainer(task, "lrp_epsilon") for a method without a class of its own'
                 if not self.of
                 else "Pass parameters by name",
+            )
+        if not isinstance(task, ExplanationTask):
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "These methods are bound to an ExplanationTask",
+                got=f"the class {task.__name__}" if isinstance(task, type) else type(task).__name__,
+                fix="Make one of your loss and forward functions; for other tasks use abe.explain(task, inputs, method)",
             )
         chosen = self.of or method
         self.task = task
