@@ -85,7 +85,10 @@ class Pictures(nn.Module):
     def __init__(self, classes: int = 5) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)
+            nn.Conv2d(3, 8, 3, stride=2, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, padding=1),
         )
         self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
         self.head = nn.Linear(8, classes)
@@ -266,7 +269,9 @@ def outcome(name: str, case: Case) -> tuple[str, str]:
     shown = {name: tuple(one.shape) for name, one in maps.items()}
     if shown != case.shapes or not all(bool(one.isfinite().all()) for one in maps.values()):
         return "wrong", f"maps of shape {shown}"
-    return ("runs", "") if any(bool(one.any()) for one in maps.values()) else ("zero", "; ".join(made.warnings))
+    return (
+        ("runs", "") if any(bool(one.any()) for one in maps.values()) else ("zero", "; ".join(made.warnings))
+    )
 
 
 def table() -> str:

@@ -171,7 +171,7 @@ class Explanation:
         return words.card(title, told, self.warnings)
 
     def map(self, reduce: Literal["sum", "abs", "max"] = "sum") -> Float[Tensor, "b ..."]:
-        """(b, h, w) or (b, t) one number per position: channels summed, summed in absolute value, or the largest.
+        """(b, h, w) one number per position: channels summed, summed in absolute value, or the largest.
 
         Inputs without a channel axis, (b, d), come back as they are.
         """
@@ -274,7 +274,10 @@ class Explanation:
         """
         parts = list(parts)
         shapes = [tuple(_axes(t) for t in (p.x, p.attribution, p.target)) for p in parts]
-        kinds = {repr((p.spec, p.objective, p.modality, p.channels, axes)) for p, axes in zip(parts, shapes, strict=True)}
+        kinds = {
+            repr((p.spec, p.objective, p.modality, p.channels, axes))
+            for p, axes in zip(parts, shapes, strict=True)
+        }
         if len(kinds) != 1:
             raise InputError(
                 Code.SHAPE,

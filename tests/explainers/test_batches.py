@@ -124,9 +124,9 @@ def test_entries_of_a_sample_count_for_it_alone() -> None:
     )
     made = SM(task)([x, y, weights], progress=False)
     np.testing.assert_allclose(made.attribution, weights[:, None, None, None] * EXPECTED, atol=1e-6)
-    names = SM(
-        ExplanationTask(lambda batch: loss_fn(batch) * len(batch[2][0]), forward)
-    )([x, y, ["a", "bb", "ccc"]], progress=False)
+    names = SM(ExplanationTask(lambda batch: loss_fn(batch) * len(batch[2][0]), forward))(
+        [x, y, ["a", "bb", "ccc"]], progress=False
+    )
     scale = torch.tensor([1.0, 2.0, 3.0])
     np.testing.assert_allclose(names.attribution, scale[:, None, None, None] * EXPECTED, atol=1e-6)
 

@@ -195,7 +195,7 @@ def test_weights_made_inside_the_functions_are_refused() -> None:
 def test_a_failing_function_is_named_and_its_cause_kept() -> None:
     model = network()
     task = ExplanationTask(lambda batch: batch[7], lambda batch: model(batch[0]))
-    with pytest.raises(abe.AbeError, match="loss_fn raised an exception.*IndexError") as caught:
+    with pytest.raises(abe.AbeError, match=r"loss_fn raised an exception.*IndexError") as caught:
         SM(task)([x, y], progress=False)
     assert isinstance(caught.value.__cause__, IndexError)
     task = ExplanationTask(lambda batch: model(batch[0]).sum(), lambda model, batch: model(batch))  # type: ignore[arg-type,misc]

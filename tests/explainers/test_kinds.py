@@ -163,7 +163,9 @@ def pair_case(batch: object, **how: object) -> tuple[Towers, ExplanationTask]:
     towers = Towers().eval()
 
     def both(batch: object) -> Tensor:
-        given = batch if isinstance(batch, dict) else batch[0] if isinstance(batch[0], dict | tuple) else batch  # type: ignore[index]
+        given = (
+            batch if isinstance(batch, dict) else batch[0] if isinstance(batch[0], dict | tuple) else batch
+        )  # type: ignore[index]
         image, text = (given["image"], given["text"]) if isinstance(given, dict) else given[:2]
         return torch.diag(towers(image, text))
 

@@ -56,9 +56,7 @@ def task_of(loss: Callable[[Tensor, Tensor], Tensor]) -> ExplanationTask:
 def test_a_loss_over_the_batch_is_read_per_row(name: str) -> None:
     loss, score = LOSSES[name]
     ours = IG(task_of(loss), steps=6)([x, y], progress=False)
-    theirs = abe.explain(
-        abe.image_task(model), x, "ig", steps=6, target=y, objective=score, progress=False
-    )
+    theirs = abe.explain(abe.image_task(model), x, "ig", steps=6, target=y, objective=score, progress=False)
     np.testing.assert_allclose(ours.attribution, theirs.attribution, atol=1e-6)
     np.testing.assert_allclose(ours.score, theirs.score, atol=1e-5)
     np.testing.assert_allclose(ours.delta, theirs.delta, atol=1e-5)
@@ -83,7 +81,9 @@ def test_any_other_loss_is_called(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["block", "focal"])
-@pytest.mark.parametrize("method", ["integrated_gradients", "deeplift", "grad_cam", "guided_backprop", "rise"])
+@pytest.mark.parametrize(
+    "method", ["integrated_gradients", "deeplift", "grad_cam", "guided_backprop", "rise"]
+)
 def test_the_model_runs_once_on_all_rows_of_a_chunk(name: str, method: str) -> None:
     if (name, method) == ("focal", "deeplift"):
         pytest.skip("its rule for cross-entropy of one row is another matter")
@@ -139,7 +139,8 @@ def test_rows_that_a_model_mixes_run_alone() -> None:
 def test_a_loss_with_a_model_of_its_own_is_run_beside_the_classes() -> None:
     other = nn.Sequential(nn.Flatten(), nn.Linear(192, 1))
     task = ExplanationTask(
-        lambda batch: (other(batch[0]) ** 2).mean() + model(batch[0])[:, 0].mean(), lambda batch: model(batch[0])
+        lambda batch: (other(batch[0]) ** 2).mean() + model(batch[0])[:, 0].mean(),
+        lambda batch: model(batch[0]),
     )
     leaf = x.clone().requires_grad_(True)
     model.eval()

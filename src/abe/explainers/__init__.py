@@ -5,8 +5,8 @@
     task = ExplanationTask(loss_fn=loss_fn, forward_fn=forward, model_type=ModelType.IMAGECLASSIFICATION)
     attribution = IG(task)([x, y])
 
-``loss_fn`` and ``forward_fn`` take a batch ``[x, y, *extra]``; the explained score is ``−loss_fn``, per row, so that
-sums, means and B×B blocks inside it cannot mix samples. The model runs once on all rows of a chunk.
+``loss_fn`` and ``forward_fn`` take a batch ``[x, y, *extra]``; the explained score is ``−loss_fn``, per row,
+so that sums, means and B×B blocks inside it cannot mix samples. The model runs once on all rows of a chunk.
 """
 
 from abe.explainers.named import (

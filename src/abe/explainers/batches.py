@@ -70,7 +70,7 @@ class Layout:
         return Batch(self.tree, leaves, len(next(iter(given.values()))))
 
     def features(self, leaves: Mapping[str, Any]) -> tuple[Tensor, tuple[Part, ...]]:
-        """(b, *f) the explained entries as features: channels first, several of them flat and side by side."""
+        """(b, *f) the explained entries as features: channels first; several of them flat, side by side."""
         given = [leaves[name].detach() for name in self.explained]
         if len(given) == 1:
             placed = given[0].movedim(-1, 1) if self.last else given[0]
@@ -103,7 +103,9 @@ def read(
         raise InputError(
             Code.SHAPE,
             "Give a batch [x, y, …] that starts with a tensor",
-            got=type(raw).__name__ if raw is None or not isinstance(raw, Mapping | list | tuple) else "nothing",
+            got=type(raw).__name__
+            if raw is None or not isinstance(raw, Mapping | list | tuple)
+            else "nothing",
             expected=EXPECTED,
         )
     leaves: dict[str, Any] = {}
@@ -113,7 +115,7 @@ def read(
         _check_features(name, leaves[name])
     n = len(leaves[chosen[0]])
     for name, one in leaves.items():
-        if isinstance(one, Tensor) and one.ndim == 0 or len(one) != n:
+        if (isinstance(one, Tensor) and one.ndim == 0) or len(one) != n:
             shape = tuple(one.shape) if isinstance(one, Tensor) else f"a list of {len(one)}"
             raise InputError(
                 Code.SHAPE,
@@ -130,8 +132,10 @@ def read(
 def context_of(layout: Layout, leaves: Mapping[str, Any], held: Any, device: torch.device) -> Context:
     """What is passed along, one entry per sample; objects by their numbers."""
     rest = {name: one for name, one in leaves.items() if name not in layout.explained}
-    found = {
-        _ENTRY + name: torch.tensor(list(held.keep(one))) if isinstance(one, list) else one.detach().to(device)
+    found: dict[Name, Tensor] = {
+        _ENTRY + name: torch.tensor(list(held.keep(one)))
+        if isinstance(one, list)
+        else one.detach().to(device)
         for name, one in rest.items()
     }
     return Context(found)
@@ -149,7 +153,11 @@ def _parsed(given: Any, path: str, leaves: dict[str, Any]) -> Any:
     top = not path
     if given is None:
         return None
-    if isinstance(given, tuple) and not top and all(isinstance(one, int | float | np.number) for one in given):
+    if (
+        isinstance(given, tuple)
+        and not top
+        and all(isinstance(one, int | float | np.number) for one in given)
+    ):
         given = list(given)
     if isinstance(given, Mapping | tuple) or (top and isinstance(given, list)):
         keyed = given.items() if isinstance(given, Mapping) else enumerate(given)
@@ -220,7 +228,9 @@ def _named(name: Name, leaves: Mapping[str, Any]) -> str:
         return found[0]
     raise InputError(
         Code.SHAPE,
-        f"The entry to explain, {name!r}, is not there" if not found else f"Several entries are called {name!r}",
+        f"The entry to explain, {name!r}, is not there"
+        if not found
+        else f"Several entries are called {name!r}",
         got=f"entries {', '.join(leaves)}",
         fix="Pass explained=… with keys or positions of entries of the batch",
     )
@@ -244,9 +254,7 @@ def _check_features(name: str, given: Any) -> None:
             fix="Stack the samples to one tensor (b, *f)",
         )
     if given.ndim and len(given) == 0:
-        raise InputError(
-            Code.EMPTY_BATCH, "There is nothing to explain", got=f"shape {tuple(given.shape)}"
-        )
+        raise InputError(Code.EMPTY_BATCH, "There is nothing to explain", got=f"shape {tuple(given.shape)}")
     if given.ndim < 2:
         raise InputError(
             Code.SHAPE,
@@ -257,7 +265,7 @@ def _check_features(name: str, given: Any) -> None:
     if not given.is_floating_point():
         raise InputError(
             Code.DTYPE,
-            "Whole numbers such as tokens or categories cannot be moved, so they cannot be explained themselves",
+            "Whole numbers such as tokens cannot be moved a little, so they cannot be explained themselves",
             got=f"{given.dtype} in entry {name}",
             expected="floating-point numbers",
             fix="Pass their embeddings, such as model.embedding(ids), to functions that go on from there; of "

@@ -16,7 +16,7 @@ _CLOSED = ("torch", "numpy", "pandas", "builtins", "PIL", "abe.task", "abe.engin
 
 
 def modules_of(*functions: Any) -> dict[str, nn.Module]:
-    """The outermost modules that functions reach by closures, globals, defaults, owners, and objects these hold.
+    """The outermost modules that functions reach by closures, globals, defaults, owners and what these hold.
 
     Args:
         functions: functions, methods, partial functions, modules, or objects that can be called; None is left
@@ -73,9 +73,7 @@ def _held(name: str, obj: Any) -> Iterator[tuple[str, Any]]:
         yield from ((name, one) for one in obj)
     elif _open(obj):
         yield from vars(obj).items()
-        call = getattr(type(obj), "__call__", None)
-        if isinstance(call, FunctionType):
-            yield name, call
+        yield from ((name, vars(kind)["__call__"]) for kind in type(obj).__mro__ if "__call__" in vars(kind))
 
 
 def _of_function(function: Any) -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""The methods of the ABE paper's Table II and some of their kin, under the names that its demo and table use."""
+"""The methods of the ABE paper's Table II and some of their kin, under the paper's names."""
 
 from typing import ClassVar
 
@@ -134,7 +134,7 @@ class Chefer(Explainer):
 class M2IB(Explainer):
     """The multi-modal information bottleneck: bits of each tower that their agreement needs.
 
-    ``layers=`` names a layer of each explained entry's tower, ``{"image": "model.vision", "text": "model.text"}``.
+    ``layers=`` names a layer of each explained entry's tower, ``{"image": "vision.norm", "text": "words"}``.
     """
 
     of: ClassVar[str] = "m2ib"

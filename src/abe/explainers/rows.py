@@ -77,7 +77,9 @@ class Player:
         instead: a recorded tensor and what is read in its place.
     """
 
-    def __init__(self, calls: Sequence[tuple[nn.Module, Any]], n: int, instead: Instead | None = None) -> None:
+    def __init__(
+        self, calls: Sequence[tuple[nn.Module, Any]], n: int, instead: Instead | None = None
+    ) -> None:
         self._n, self._instead = n, instead
         self._outputs: dict[int, list[Any]] = {}
         self._weights: set[int] = set()
@@ -96,7 +98,9 @@ class Player:
         outputs = self._outputs.get(id(module))
         if outputs is None:
             if any(id(one) in self._weights for one in module.parameters()):
-                raise NoMatchError("a part of a module was called that ran as a whole, or the other way round")
+                raise NoMatchError(
+                    "a part of a module was called that ran as a whole, or the other way round"
+                )
             return call(*args, **kwargs)
         at = self._at.get(id(module), 0)
         if at >= len(outputs):

@@ -17,10 +17,9 @@ from abe.engines.path.steps.estimators import Shown
 from abe.errors import Code, SpecError, note
 from abe.explainers.batches import Layout, Name, lifted, read
 from abe.explainers.found import modules_of
-from abe.explainers.model import (
-    Functions,
-    Held,
-    LossScore,
+from abe.explainers.model import Functions, Held, LossScore
+from abe.explainers.rows import Batch
+from abe.explainers.settling import (
     UnknownModuleError,
     holds,
     mirrored,
@@ -28,7 +27,6 @@ from abe.explainers.model import (
     settle,
     with_module,
 )
-from abe.explainers.rows import Batch
 from abe.explanation import Explanation
 from abe.registry import Method, methods
 from abe.robustness.chain import Chain
@@ -62,8 +60,8 @@ class ExplanationTask:
     """A decision described by a loss and a forward function over batches ``[x, y, *extra]``.
 
     The explained score is ``−loss_fn`` of every sample on its own, whatever the loss sums or averages over.
-    Where it is the logit or the log-probability of the class ``y``, which is found out on the first batch, that
-    score is read from the outputs of ``forward_fn``. Classes that methods attack or compare are those of
+    Where it is the logit or the log-probability of the class ``y``, which is found out on the first batch,
+    that score is read from the outputs of ``forward_fn``. Classes that methods attack or compare are those of
     ``forward_fn``.
 
     Args:
@@ -71,17 +69,20 @@ class ExplanationTask:
         forward_fn: batch -> model output with a row per sample; methods that need classes need it. What holds
             several tensors is read as a model's output is (`abe.image_task`).
         model_type: what kind of data it is.
-        explained: keys or positions of the entries to explain; by default the first, and of a first entry that
-            is a dict or tuple all floating-point tensors inside.
-        channels: axis of the channels of what is explained, 1 or −1; by default −1 for text and 1 for all else.
-        bounds: (low, high) of valid inputs; by default (0, 1) for images and none for all else.
+        explained: keys or positions of the entries to explain; by default the first, and of a first entry
+            that is a dict or tuple all floating-point tensors inside.
+        channels: axis of the channels of what is explained, 1 or −1; by default −1 for text, else 1.
+        bounds: (low, high) of valid inputs; by default (0, 1) for images, else none.
         output_kind: what forward_fn's numbers are, as for `abe.image_task`.
         labels: class names.
 
-    A batch is a list or tuple, or a dict of entries with one value per sample: tensors, arrays, lists of numbers,
-    or lists with any one object per sample. Modules that the functions run are found, explained in evaluation
-    mode, and left as found. Layers are called as in the model, ``"layer4"``; where the functions run several
-    modules with weights, the name of the variable stands in front, ``"vision.layer4"``.
+    A batch is a list or tuple, or a dict, of entries with one value per sample: tensors, arrays, lists of
+    numbers, or lists with any one object per sample. Modules that the functions run are found, explained in
+    evaluation mode, and left as found. Layers are called as in the model, ``"layer4"``; where the functions
+    run several modules with weights, the name of the variable stands in front, ``"vision.layer4"``.
+
+    Raises:
+        SpecError: a kind of model or an axis that there is not.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
@@ -124,8 +125,9 @@ class ExplanationTask:
         self._held = Held(loss_fn, forward_fn, modules_of(loss_fn, forward_fn))
         self._held.task = lambda: self.task
         self._score = LossScore(self._held)
+        self._functions = Functions(self._held)
         self.task = Task(
-            model=Functions(self._held),
+            model=self._functions,
             modality=self.model_type.value,
             lifter=self._lift,
             low=None if low is None else torch.tensor(float(low)),
@@ -160,8 +162,9 @@ class ExplanationTask:
                 if not left:
                     raise
                 self._held.means = with_module(self._held.means, problem.module)
-                self.task = replace(self.task, model=Functions(self._held))
-        raise AssertionError("the loop returns or raises")
+                self._functions = Functions(self._held)
+                self.task = replace(self.task, model=self._functions)
+        raise RuntimeError("the loop returns or raises")
 
     def _lift(self, task: Task, raw: Any) -> Lifted:
         if isinstance(raw, Lifted):
@@ -195,8 +198,7 @@ class ExplanationTask:
 
     def _settle(self, task: Task, layout: Layout, leaves: Mapping[str, Any]) -> None:
         """Find out on two rows how the functions run, and what the loss is."""
-        held, model = self._held, self.task.model
-        assert isinstance(model, Functions)
+        held, model = self._held, self._functions
         held.known = held.trial = self._found = None
         pairs = [name for name, one in leaves.items() if isinstance(one, Tensor)]
         rows: dict[str, Any] = {name: [one[0], one[0]] for name, one in leaves.items() if name not in pairs}
@@ -228,7 +230,7 @@ class ExplanationTask:
         return given.reshape(-1).long() if fits or self._held.known else None
 
     def guided(self, method: Method) -> Method:
-        """The method; where its path follows the loss of a class and there are none, it goes up loss_fn."""
+        """The method; where its path follows a class's loss and there are no classes, it goes up loss_fn."""
         path = method.engine
         if self._count or not isinstance(path, UpdatePath) or path.runs is not None:
             return method
@@ -321,7 +323,7 @@ class Explainer:
                 Code.BAD_PARAMETER,
                 "These methods are bound to an ExplanationTask",
                 got=f"the class {task.__name__}" if isinstance(task, type) else type(task).__name__,
-                fix="Make one of your loss and forward functions; for other tasks use abe.explain(task, inputs, method)",
+                fix="Make one of your loss and forward functions; for other tasks use abe.explain",
             )
         chosen = self.of or method
         self.task = task
