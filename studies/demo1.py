@@ -1,7 +1,7 @@
 """Which methods of the ABE paper's Table II run on which of its kinds of model: ``python -m studies.demo1``.
 
-Small networks of the paper's kinds, each given by a loss and a forward function only. ``--write`` puts the table
-into docs/demo1.md.
+Small networks of the paper's kinds, each given by a loss and a forward function only. ``--write`` puts the
+table into docs/demo1.md.
 """
 
 import argparse

@@ -146,7 +146,9 @@ class Functions(nn.Module):
         super().__init__()
         for name, module in held.means.items():
             self.add_module(name, module)
-        self.add_module(TICKET, nn.Identity())
+        ticket = nn.Identity()
+        self.add_module(TICKET, ticket)
+        self.training = ticket.training = False  # a note about training mode is about the user's modules
         self.held = held
         self._bare = _bare(held.means)
 
