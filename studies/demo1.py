@@ -228,8 +228,8 @@ def cases() -> dict[str, Case]:
                 explained="image",
             ),
             {"image": images, "text": embedded},
-            {0: (2, 3, 12, 12)},
-            {"input": "image", "text": "text"},
+            {"image": (2, 3, 12, 12)},
+            {"image": "image", "text": "text"},
             "noise",
         ),
         "detection": Case(

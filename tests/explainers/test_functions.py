@@ -133,6 +133,24 @@ def test_layers_have_the_names_of_the_model(layer: str | None) -> None:
     assert made.attribution.any()
 
 
+def test_a_variable_may_be_called_like_a_part_of_its_model() -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bert, self.criterion = network(), nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.criterion(self.bert(x))
+
+    bert, criterion = Wrapped(), nn.CrossEntropyLoss()
+    task = ExplanationTask(lambda batch: criterion(bert(batch[0]), batch[1]), lambda batch: bert(batch[0]))
+    assert GradCAM(task, layer="bert.2")([x, y], progress=False).attribution.any()
+    names = [name for name, _ in task.task.model.named_modules()]
+    assert len(set(names) - {""}) == len(names) - 2  # the functions and the model itself
+    for name in names:
+        assert name in ("", "criterion_") or isinstance(task.task.model.get_submodule(name), nn.Module)
+
+
 def test_names_of_several_models_have_the_variable_in_front() -> None:
     body, head = network()[:4], nn.Linear(144, 5)
     task = ExplanationTask(

@@ -32,12 +32,12 @@ CLASSES = {"BIG", "AGI", "LA"}
 PLACES = {"RISE", "Grad-CAM", "Chefer et al."}
 REFUSED = {
     "image": set[str](),
-    "text": set[str](),
+    "text": {"M2IB"},
     "multimodal": CLASSES | PLACES,
     "multimodal, image": CLASSES | {"Chefer et al."},
     "detection": CLASSES | {"Chefer et al."},
 }
-"""Methods that need classes, positions side by side, or attention, where a network has none."""
+"""Methods that need classes, positions side by side, attention or two towers, where there are none."""
 
 
 @pytest.mark.parametrize("name", METHODS)

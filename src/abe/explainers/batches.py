@@ -54,11 +54,10 @@ class Layout:
             kwargs: the others by name, and what is passed along.
         """
         given: dict[Name, Tensor] = {}
-        if len(self.explained) == 1:
-            given[self.names[0]] = args[0].movedim(1, -1) if self.last else args[0]
-        else:
-            given.update(zip(sorted(n for n in self.names if isinstance(n, int)), args, strict=True))
-            given |= {name: kwargs[name] for name in self.names if isinstance(name, str)}
+        given.update(zip(sorted(n for n in self.names if isinstance(n, int)), args, strict=True))
+        given |= {name: kwargs[name] for name in self.names if isinstance(name, str)}
+        if self.last:
+            given = {name: one.movedim(1, -1) for name, one in given.items()}
         leaves: dict[str, Any] = {
             leaf: given[name] for leaf, name in zip(self.explained, self.names, strict=True)
         }
@@ -69,12 +68,21 @@ class Layout:
             leaves[leaf] = [held.objects[i] for i in value.tolist()] if leaf in self.objects else value
         return Batch(self.tree, leaves, len(next(iter(given.values()))))
 
+    def _parts(self, shape: tuple[int, ...]) -> tuple[Part, ...]:
+        """The only explained entry, where it has a name, as something that methods can be told about."""
+        (name,) = self.names
+        return (Part(name, 0, shape[0], shape),) if isinstance(name, str) else ()
+
+    def shown(self) -> tuple[Part, ...]:
+        """`_parts` with the axes of the user's batch."""
+        return self._parts(self.shapes[0]) if len(self.names) == 1 else ()
+
     def features(self, leaves: Mapping[str, Any]) -> tuple[Tensor, tuple[Part, ...]]:
         """(b, *f) the explained entries as features: channels first; several of them flat, side by side."""
         given = [leaves[name].detach() for name in self.explained]
         if len(given) == 1:
             placed = given[0].movedim(-1, 1) if self.last else given[0]
-            return placed.clone(memory_format=torch.contiguous_format), ()
+            return placed.clone(memory_format=torch.contiguous_format), self._parts(tuple(placed.shape[1:]))
         parts, start = list[Part](), 0
         for name, one, shape in zip(self.names, given, self.shapes, strict=True):
             size = one[0].numel()

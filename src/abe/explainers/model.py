@@ -27,10 +27,13 @@ from torch import Tensor, nn
 from abe.engines.instrument.whose import calling
 from abe.engines.runtime.work import out_of_memory
 from abe.errors import AbeError, Code, ModelError
+from abe.explainers.found import free_name
 from abe.explainers.rows import Batch, NoMatchError, Record, Recorder, called, intercepting
 from abe.objectives import Captured
 from abe.task.base import Task
 
+ONLY = "_only"
+"""The name of a single module with weights, whose parts are called as if it stood for all."""
 TICKET = "_rows"
 """The layer by which a score finds the rows that it is about."""
 KEPT = 8
@@ -67,6 +70,7 @@ class Held:
         "ledger",
         "loss",
         "means",
+        "named",
         "objects",
         "serial",
         "task",
@@ -80,7 +84,7 @@ class Held:
         forward: Callable[[Any], Any] | None,
         means: dict[str, nn.Module],
     ) -> None:
-        self.loss, self.forward, self.means = loss, forward, means
+        self.loss, self.forward, self.means, self.named = loss, forward, means, means
         self.way = Way()
         self.known: str | None = None
         """The class score that the loss is the negative of."""
@@ -144,13 +148,14 @@ class Functions(nn.Module):
 
     def __init__(self, held: Held) -> None:
         super().__init__()
-        for name, module in held.means.items():
+        held.named = _apart(held.means)
+        self._bare = ONLY if ONLY in held.named else ""
+        for name, module in held.named.items():
             self.add_module(name, module)
         ticket = nn.Identity()
         self.add_module(TICKET, ticket)
         self.training = ticket.training = False  # a note about training mode is about the user's modules
         self.held = held
-        self._bare = _bare(held.means)
 
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
@@ -185,13 +190,17 @@ class Functions(nn.Module):
         return answers[0] if len(answers) == 1 else torch.cat(answers)
 
 
-def _bare(means: dict[str, nn.Module]) -> str:
-    """The name of the only module with weights, if its parts are told from all else without it."""
+def _apart(means: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """The modules, a single one with weights as `ONLY` and the others called unlike its parts."""
     keeping = [name for name, module in means.items() if keeps(module)]
     if len(keeping) != 1:
-        return ""
-    (name,) = keeping
-    return "" if means.keys() & means[name]._modules.keys() else name
+        return means
+    only = means[keeping[0]]
+    found = {ONLY: only}
+    for name, module in means.items():
+        if module is not only:
+            found[free_name(name, {**found, **only._modules})] = module
+    return found
 
 
 @contextmanager
@@ -199,7 +208,7 @@ def meant(functions: Functions) -> Generator[None]:
     """The functions refer to the user's modules; where these are copies, the copies stand in for them."""
     swapped: list[tuple[nn.Module, dict[str, Any]]] = []
     try:
-        for name, module in functions.held.means.items():
+        for name, module in functions.held.named.items():
             child = functions._modules[name]
             if child is not None and child is not module:
                 swapped.append((module, vars(module)))

@@ -229,6 +229,20 @@ class ExplanationTask:
         fits = bool(((given >= 0) & (given < self._count)).all())
         return given.reshape(-1).long() if fits or self._held.known else None
 
+    def check(self, method: Method) -> None:
+        """Refuse a method that would misread the kind of data.
+
+        Raises:
+            SpecError: UNSUPPORTED for M2IB on a text alone, whose layers it takes for another input's.
+        """
+        if method.name == "m2ib" and self.model_type is ModelType.NLPCLASSIFICATION:
+            raise SpecError(
+                Code.UNSUPPORTED,
+                "M2IB compares the towers of two inputs, and there is a text alone",
+                expected="ModelType.MULTIMODAL with explained=(…, …)",
+                fix='The bottleneck for one input is Explainer(task, "iba")',
+            )
+
     def guided(self, method: Method) -> Method:
         """The method; where its path follows a class's loss and there are no classes, it goes up loss_fn."""
         path = method.engine
@@ -250,6 +264,7 @@ class ExplanationTask:
         return replace(
             explanation,
             **{name: back(getattr(explanation, name)) for name in ("attribution", "x", "standard_error")},
+            parts=self._held.layout.shown(),
             channels=-1,
         )
 
@@ -345,6 +360,7 @@ class Explainer:
         Raises:
             AbeError: anything unusable; modules are left as found.
         """
+        self.task.check(self.method)
         given, target = self.task.prepare(batch)
         try:
             made = explain(
