@@ -180,3 +180,37 @@ def test_a_list_with_an_object_per_sample_goes_with_its_sample() -> None:
     made = IG(task, steps=6)([x, [{"label": int(one)} for one in y]], progress=False)
     full = IG(task_of(LOSSES["block"][0]), steps=6)([x, y], progress=False)
     np.testing.assert_allclose(made.attribution, full.attribution, atol=1e-6)
+
+
+def test_functions_may_write_into_their_batch() -> None:
+    def normalised(x: Tensor) -> Tensor:
+        x -= 0.5
+        x /= 0.2
+        return x
+
+    def loss(batch: Any) -> Tensor:
+        given = normalised(batch[0])
+        return F.cross_entropy(model(given), batch[1], label_smoothing=0.1) + given.square().sum()
+
+    task = ExplanationTask(loss, lambda batch: model(normalised(batch[0])))
+    kept = x.clone()
+    made = SM(task)([x, y], progress=False)
+    assert torch.equal(x, kept)
+    model.eval()
+    leaf = x.clone().requires_grad_(True)
+    given = (leaf - 0.5) / 0.2
+    score = -F.cross_entropy(model(given), y, label_smoothing=0.1, reduction="sum") - given.square().sum()
+    (expected,) = torch.autograd.grad(score, leaf)
+    model.train()
+    np.testing.assert_allclose(made.attribution, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_loss_that_keeps_count_sees_one_row_at_a_time() -> None:
+    sizes: list[int] = []
+
+    def loss(batch: Any) -> Tensor:
+        sizes.append(len(batch[0]))
+        return F.cross_entropy(model(batch[0]), batch[1], label_smoothing=0.1)
+
+    SM(ExplanationTask(loss, lambda batch: model(batch[0])))([x, y], progress=False)
+    assert set(sizes) == {1}

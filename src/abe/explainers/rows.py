@@ -175,8 +175,9 @@ class Batch:
     n: int
 
     def whole(self) -> Any:
-        """The user's batch."""
-        return _filled(self.tree, self.leaves)
+        """The user's batch, in memory of its own: a function may write into it."""
+        own = {name: one.clone() if isinstance(one, Tensor) else one for name, one in self.leaves.items()}
+        return _filled(self.tree, own)
 
     def row(self, number: int) -> "Batch":
         """One sample as a batch of its own."""
