@@ -138,6 +138,22 @@ def test_a_task_takes_batches_of_other_sizes_and_forms_in_turn() -> None:
         np.testing.assert_allclose(made.attribution, EXPECTED[: len(batch[0])], atol=1e-6)
 
 
+def test_a_map_without_its_batch_says_what_is_missing() -> None:
+    task = ExplanationTask(loss_fn, forward)
+    given, target = task.prepare([x, y])
+    made = abe.explain(task.task, given, "gradient", target=target, objective=task.objective, progress=False)
+    np.testing.assert_allclose(made.attribution, EXPECTED, atol=1e-6)
+    with pytest.raises(abe.AbeError, match=r"not passed along.*no 1"):
+        abe.metrics.score(made, task.task, metric="insertion")
+
+
+def test_attacks_take_the_task() -> None:
+    task = ExplanationTask(loss_fn, forward)
+    found = abe.attack(task.task, [x, y], "fgsm", progress=False)
+    theirs = abe.attack(abe.image_task(model), x, "fgsm", progress=False)
+    np.testing.assert_allclose(found.x_adv, theirs.x_adv, atol=1e-6)
+
+
 def test_numbers_of_a_regression_are_no_classes() -> None:
     task = ExplanationTask(
         lambda batch: F.mse_loss(model(batch[0])[:, 0], batch[1]), lambda batch: model(batch[0])[:, 0]

@@ -66,6 +66,14 @@ class Layout:
                 continue
             leaf = key.removeprefix(_ENTRY)
             leaves[leaf] = [held.objects[i] for i in value.tolist()] if leaf in self.objects else value
+        missing = [leaf for leaf in _leaves_of(self.tree) if leaf not in leaves]
+        if missing:
+            raise InputError(
+                Code.SHAPE,
+                "The functions take entries of the batch that were not passed along",
+                got=f"no {', '.join(missing)}",
+                fix="Pass the whole batch, as a list or dict, or what ExplanationTask.prepare gives",
+            )
         return Batch(self.tree, leaves, len(next(iter(given.values()))))
 
     def _parts(self, shape: tuple[int, ...]) -> tuple[Part, ...]:
