@@ -84,6 +84,8 @@ def test_batches_that_are_refused(form: str) -> None:
 SETTINGS: dict[str, tuple[Callable[[], Any], str]] = {
     "a kind that is none": (lambda: ExplanationTask(loss_fn, forward, "audio"), "ModelType.NLP"),  # type: ignore[arg-type]
     "an axis that is none": (lambda: ExplanationTask(loss_fn, forward, channels=2), "1 or -1"),
+    "bounds that are none": (lambda: ExplanationTask(loss_fn, forward, bounds=(1, 0)), "low below high"),
+    "a bound alone": (lambda: ExplanationTask(loss_fn, forward, bounds=1.0), "low below high"),  # type: ignore[arg-type]
     "a task that is none": (lambda: IG(None), "ExplanationTask"),  # type: ignore[arg-type]
     "a class for a task": (lambda: IG(ExplanationTask), "the class ExplanationTask"),  # type: ignore[arg-type]
     "an entry that is none": (
@@ -145,6 +147,21 @@ def test_a_map_without_its_batch_says_what_is_missing() -> None:
     np.testing.assert_allclose(made.attribution, EXPECTED, atol=1e-6)
     with pytest.raises(abe.AbeError, match=r"not passed along.*no 1"):
         abe.metrics.score(made, task.task, metric="insertion")
+
+
+def test_images_may_have_other_bounds_or_none() -> None:
+    normalised = (x - 0.5) / 0.2
+    for bounds in ((-2.5, 2.5), None):
+        made = SM(ExplanationTask(loss_fn, forward, bounds=bounds))([normalised, y], progress=False)
+        theirs = abe.explain(
+            abe.image_task(model, bounds=bounds),
+            normalised,
+            "gradient",
+            target=y,
+            objective="log_probability",
+            progress=False,
+        )
+        np.testing.assert_allclose(made.attribution, theirs.attribution, atol=1e-6)
 
 
 def test_attacks_take_the_task() -> None:

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from abe.api import explain
+from abe.checks import FINITE, plain, refused, several
 from abe.engines.instrument.model_check import check_model, holding
 from abe.engines.instrument.model_state import as_found
 from abe.engines.instrument.modes import eager
@@ -45,7 +46,7 @@ UNREAD = (
 class ModelType(Enum):
     """What the two functions belong to.
 
-    Images must lie in [0, 1] unless ``bounds=`` says otherwise. Text is given as embeddings (b, t, d): tokens
+    Images lie in [0, 1] unless ``bounds=`` says otherwise. Text is given as embeddings (b, t, d): tokens
     are positions and the last axis are channels. Multimodal batches have several explained entries.
     """
 
@@ -72,7 +73,7 @@ class ExplanationTask:
         explained: keys or positions of the entries to explain; by default the first, and of a first entry
             that is a dict or tuple all floating-point tensors inside.
         channels: axis of the channels of what is explained, 1 or −1; by default −1 for text, else 1.
-        bounds: (low, high) of valid inputs; by default (0, 1) for images, else none.
+        bounds: (low, high) of valid inputs, or None; ``"auto"`` is (0, 1) for images, else none.
         output_kind: what forward_fn's numbers are, as for `abe.image_task`.
         labels: class names.
 
@@ -101,7 +102,7 @@ class ExplanationTask:
         *,
         explained: Sequence[Name] | Name | None = None,
         channels: int | None = None,
-        bounds: tuple[float, float] | None = None,
+        bounds: tuple[float, float] | Literal["auto"] | None = "auto",
         output_kind: OutputKind = "auto",
         labels: Any = None,
     ) -> None:
@@ -115,8 +116,7 @@ class ExplanationTask:
             raise SpecError(
                 Code.BAD_PARAMETER, "channels= is the axis of the channels", got=channels, expected="1 or -1"
             )
-        image = self.model_type is ModelType.IMAGECLASSIFICATION
-        low, high = bounds or ((0.0, 1.0) if image else (None, None))
+        low, high = _edges(bounds, image=self.model_type is ModelType.IMAGECLASSIFICATION)
         self._kind: OutputKind = output_kind
         self._settled: Any = None
         self._found: str | None = None
@@ -130,8 +130,8 @@ class ExplanationTask:
             model=self._functions,
             modality=self.model_type.value,
             lifter=self._lift,
-            low=None if low is None else torch.tensor(float(low)),
-            high=None if high is None else torch.tensor(float(high)),
+            low=low,
+            high=high,
             output_kind=output_kind if forward_fn is not None else "regression",
             labels=labels,
         )
@@ -271,6 +271,21 @@ class ExplanationTask:
     def release(self) -> None:
         """Let go of the rows that were run last."""
         self._held.ledger.clear()
+
+
+def _edges(bounds: Any, *, image: bool) -> tuple[Tensor | None, Tensor | None]:
+    """The lowest and the highest valid input.
+
+    Raises:
+        SpecError: no two numbers, or not in order.
+    """
+    given = ((0.0, 1.0) if image else None) if bounds == "auto" else bounds
+    if given is None:
+        return None, None
+    edges = [FINITE.check("bounds", edge) for edge in several(plain(given))]
+    if len(edges) != 2 or edges[0] >= edges[1]:
+        raise refused("bounds", "is (low, high) with low below high, or None", bounds)
+    return torch.tensor(float(edges[0])), torch.tensor(float(edges[1]))
 
 
 def _kind_of_model(given: Any) -> ModelType:
