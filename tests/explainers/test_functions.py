@@ -204,6 +204,21 @@ def test_modules_made_inside_the_functions_need_no_name() -> None:
     assert SM(task)([x, y], progress=False).objective == "LogProbability"
 
 
+def test_a_variable_may_hold_another_model_later() -> None:
+    model = network()
+    task = ExplanationTask(
+        lambda batch: F.cross_entropy(model(batch[0]), batch[1]), lambda batch: model(batch[0])
+    )
+    SM(task)([x, y], progress=False)
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(192, 5)).train()
+    made = SM(task)([x, y], progress=False)
+    theirs = abe.explain(
+        abe.image_task(model), x, "gradient", target=y, objective="log_probability", progress=False
+    )
+    np.testing.assert_allclose(made.attribution, theirs.attribution, atol=1e-6)
+    assert model.training
+
+
 def test_weights_made_inside_the_functions_are_refused() -> None:
     task = ExplanationTask(lambda batch: nn.Linear(192, 1)(batch[0].flatten(1)).sum())
     with pytest.raises(abe.AbeError, match="ABE-MODEL-FAILED"):

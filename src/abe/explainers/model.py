@@ -236,7 +236,10 @@ class LossScore:
         """(n,) −loss."""
         with torch._C.DisableTorchFunction():
             serial = int(outputs.layers[TICKET][0])
-        records, functions = next((r, f) for number, r, f in self._held.ledger if number == serial)
+        kept = [(records, functions) for number, records, functions in self._held.ledger if number == serial]
+        if not kept:
+            raise RuntimeError("the rows of these outputs are not kept any more")
+        records, functions = kept[0]
         parts = list(outputs.outputs.split([one.batch.n for one in records]))
         try:
             with meant(functions):

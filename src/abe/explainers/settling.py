@@ -6,6 +6,7 @@ Every row is run alone, as the functions are, and the first way that gives the s
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -130,10 +131,10 @@ def _tried(name: str, function: Callable[[Any], Any], row: Batch) -> Any:
 @contextmanager
 def _refusing_unknown(functions: Functions) -> Generator[None]:
     """Raise UnknownModuleError before a module with weights runs that is not part of the functions."""
-    known = {id(module) for module in functions.modules()}
+    known, thread = {id(module) for module in functions.modules()}, get_ident()
 
-    def before(module: nn.Module, args: Any) -> None:
-        if id(module) not in known and keeps(module):
+    def before(module: nn.Module, args: Any) -> None:  # the hook is global, so other threads' modules meet it
+        if id(module) not in known and get_ident() == thread and keeps(module):
             raise UnknownModuleError(module)
 
     handle = register_module_forward_pre_hook(before)

@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from abe.api import explain
 from abe.checks import FINITE, plain, refused, several
@@ -122,7 +122,8 @@ class ExplanationTask:
         self._found: str | None = None
         self._count, self._classes = 0, None
         self._notes: tuple[str, ...] = ()
-        self._held = Held(loss_fn, forward_fn, modules_of(loss_fn, forward_fn))
+        self._seen = modules_of(loss_fn, forward_fn)
+        self._held = Held(loss_fn, forward_fn, self._seen)
         self._held.task = lambda: self.task
         self._score = LossScore(self._held)
         self._functions = Functions(self._held)
@@ -154,6 +155,10 @@ class ExplanationTask:
         Raises:
             AbeError: the batch or the functions cannot be used.
         """
+        now = modules_of(self.loss_fn, self.forward_fn)
+        if now != self._seen:  # a variable may hold another model by now
+            self._seen = now
+            self._own(now)
         for left in reversed(range(MOST_UNKNOWN)):
             try:
                 found = self._lift(self.task, batch)
@@ -161,10 +166,14 @@ class ExplanationTask:
             except UnknownModuleError as problem:
                 if not left:
                     raise
-                self._held.means = with_module(self._held.means, problem.module)
-                self._functions = Functions(self._held)
-                self.task = replace(self.task, model=self._functions)
+                self._own(with_module(self._held.means, problem.module))
         raise RuntimeError("the loop returns or raises")
+
+    def _own(self, means: dict[str, nn.Module]) -> None:
+        """From now on these are the modules of the functions."""
+        self._held.means, self._settled = means, None
+        self._functions = Functions(self._held)
+        self.task = replace(self.task, model=self._functions)
 
     def _lift(self, task: Task, raw: Any) -> Lifted:
         if isinstance(raw, Lifted):
