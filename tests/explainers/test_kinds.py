@@ -230,3 +230,9 @@ def _first(case: Case) -> object:
     if isinstance(case.batch, dict):
         return {key: one[:1] for key, one in case.batch.items()}
     return [one[:1] for one in case.batch]
+
+
+def test_differences_through_a_detector_and_its_loss_are_complete() -> None:
+    for kind in ("detection", "multimodal", "text"):
+        made = method("DeepLIFT", CASES[kind])(CASES[kind].batch, progress=False)
+        np.testing.assert_allclose(made.residual, np.zeros(2), atol=1e-4, err_msg=kind)
