@@ -24,7 +24,7 @@ from abe.units.arrival import sums_over
 KIND = "explanation"
 WRITTEN = (
     *("method", "spec", "objective", "warnings", "seed", "ids", "versions", "modality", "cost", "parts"),
-    *("names", "target_names", "top", "unit", "unit_names", "shown"),
+    *("names", "target_names", "top", "unit", "unit_names", "shown", "channels"),
 )
 """Fields that a saved manifest holds; the others are tensors."""
 TENSORS = ("attribution", "x", "target", "score", "delta", "standard_error", "labels")
@@ -87,6 +87,7 @@ class Explanation:
         labels: (b, 1 or c, *positions) the unit of every position, -1 for what is fixed; or None.
         unit_names: per sample, the names of its units.
         shown: per sample, what a person sees instead of ``x``, such as the text.
+        channels: axis of what belongs together at a position; −1 for tokens (b, t, d).
     """
 
     attribution: Maps
@@ -113,6 +114,7 @@ class Explanation:
     labels: Tensor | None = None
     unit_names: list[list[str]] = field(default_factory=list[list[str]])
     shown: list[Any] = field(default_factory=list[Any])
+    channels: Literal[1, -1] = 1
 
     @cached_property
     def residual(self) -> PerSample | None:
@@ -229,8 +231,9 @@ class Explanation:
         if self.attribution.ndim < 3:
             return self.attribution
         if reduce == "sum":
-            return self.attribution.sum(1)
-        return self.attribution.abs().sum(1) if reduce == "abs" else self.attribution.abs().amax(1)
+            return self.attribution.sum(self.channels)
+        size = self.attribution.abs()
+        return size.sum(self.channels) if reduce == "abs" else size.amax(self.channels)
 
     def plot(self, path: str | Path | None = None) -> Any:
         """A figure of photographs, maps and top classes; also written to ``path`` if given."""
@@ -324,7 +327,10 @@ class Explanation:
         """
         parts = list(parts)
         shapes = [tuple(_axes(t) for t in (p.x, p.attribution, p.target)) for p in parts]
-        kinds = {repr((p.spec, p.objective, p.modality, axes)) for p, axes in zip(parts, shapes, strict=True)}
+        kinds = {
+            repr((p.spec, p.objective, p.modality, p.channels, axes))
+            for p, axes in zip(parts, shapes, strict=True)
+        }
         if len(kinds) != 1:
             raise InputError(
                 Code.SHAPE,
@@ -368,6 +374,7 @@ class Explanation:
             "modality": self.modality,
             "parts": self.parts,
             "unit": self.unit,
+            "channels": self.channels,
         }
 
     def _stored(self) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -1,0 +1,405 @@
+"""Tasks given by two functions of a batch, and methods bound to them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from enum import Enum
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from abe.api import explain
+from abe.checks import FINITE, plain, refused, several
+from abe.engines.path.dynamic import UpdatePath
+from abe.engines.path.steps.estimators import Shown
+from abe.errors import Code, SpecError, note
+from abe.explainers.batches import Layout, Name, lifted, read
+from abe.explainers.found import modules_of
+from abe.explainers.model import Functions, Held, LossScore
+from abe.explainers.rows import Batch
+from abe.explainers.settling import (
+    UnknownModuleError,
+    holds,
+    mirrored,
+    recognised,
+    settle,
+    with_module,
+)
+from abe.explanation import Explanation
+from abe.instrument.model_check import check_model, holding
+from abe.instrument.model_state import as_found
+from abe.instrument.modes import eager
+from abe.registry import Method, methods
+from abe.robustness.chain import Chain
+from abe.task.base import Lifted, Task
+from abe.task.outputs import OutputKind, kind_of
+
+MOST_UNKNOWN = 8
+"""Modules that may turn out to be run before that is given up."""
+ALONE = "Outputs of the functions belong to several rows at once, so every sample was run alone"
+UNREAD = (
+    "forward_fn gives no tensor with a row per sample, so the score itself is taken for the output, and "
+    "there are no classes"
+)
+
+
+class ModelType(Enum):
+    """What the two functions belong to.
+
+    Images lie in [0, 1] unless ``bounds=`` says otherwise. Text is given as embeddings (b, t, d): tokens
+    are positions and the last axis are channels. Multimodal batches have several explained entries.
+    """
+
+    IMAGECLASSIFICATION = "image"
+    NLPCLASSIFICATION = "text"
+    MULTIMODAL = "multimodal"
+    OBJECTDETECTION = "detection"
+    TIMESERIESPREDICTION = "series"
+
+
+class ExplanationTask:
+    """A decision described by a loss and a forward function over batches ``[x, y, *extra]``.
+
+    The explained score is ``−loss_fn`` of every sample on its own, whatever the loss sums or averages over.
+    Where it is the logit or the log-probability of the class ``y``, which is found out on the first batch,
+    that score is read from the outputs of ``forward_fn``. Classes that methods attack or compare are those of
+    ``forward_fn``.
+
+    Args:
+        loss_fn: batch -> scalar.
+        forward_fn: batch -> model output with a row per sample; methods that need classes need it. What holds
+            several tensors is read as a model's output is (`abe.image_task`).
+        model_type: what kind of data it is.
+        explained: keys or positions of the entries to explain; by default the first, and of a first entry
+            that is a dict or tuple all floating-point tensors inside.
+        channels: axis of the channels of what is explained, 1 or −1; by default −1 for text, else 1.
+        bounds: (low, high) of valid inputs, or None; ``"auto"`` is (0, 1) for images, else none.
+        output_kind: what forward_fn's numbers are, as for `abe.image_task`.
+        labels: class names.
+
+    A batch is a list or tuple, or a dict, of entries with one value per sample: tensors, arrays, lists of
+    numbers, or lists with any one object per sample. Modules that the functions run are found, explained in
+    evaluation mode, and left as found. Layers are called as in the model, ``"layer4"``; where the functions
+    run several modules with weights, the name of the variable stands in front, ``"vision.layer4"``.
+
+    Raises:
+        SpecError: a kind of model or an axis that there is not.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        >>> def loss_fn(batch):
+        ...     return torch.nn.functional.cross_entropy(model(batch[0]), batch[1])
+        >>> task = ExplanationTask(loss_fn, lambda batch: model(batch[0]))
+        >>> Explainer(task, "gradient")([torch.rand(2, 3, 2, 2), torch.tensor([0, 2])]).objective
+        'LogProbability'
+    """
+
+    def __init__(
+        self,
+        loss_fn: Callable[[Any], Tensor],
+        forward_fn: Callable[[Any], Any] | None = None,
+        model_type: ModelType = ModelType.IMAGECLASSIFICATION,
+        *,
+        explained: Sequence[Name] | Name | None = None,
+        channels: int | None = None,
+        bounds: tuple[float, float] | Literal["auto"] | None = "auto",
+        output_kind: OutputKind = "auto",
+        labels: Any = None,
+    ) -> None:
+        self.loss_fn = loss_fn
+        self.forward_fn = forward_fn
+        self.model_type = _kind_of_model(model_type)
+        self.explained = (explained,) if isinstance(explained, str | int) else explained
+        text = self.model_type is ModelType.NLPCLASSIFICATION
+        self.channels = (-1 if text else 1) if channels is None else channels
+        if self.channels not in (1, -1):
+            raise SpecError(
+                Code.BAD_PARAMETER, "channels= is the axis of the channels", got=channels, expected="1 or -1"
+            )
+        low, high = _edges(bounds, image=self.model_type is ModelType.IMAGECLASSIFICATION)
+        self._kind: OutputKind = output_kind
+        self._settled: Any = None
+        self._found: str | None = None
+        self._count, self._classes = 0, None
+        self._notes: tuple[str, ...] = ()
+        self._seen = modules_of(loss_fn, forward_fn)
+        self._held = Held(loss_fn, forward_fn, self._seen)
+        self._held.task = lambda: self.task
+        self._score = LossScore(self._held)
+        self._functions = Functions(self._held)
+        self.task = Task(
+            model=self._functions,
+            modality=self.model_type.value,
+            lifter=self._lift,
+            low=low,
+            high=high,
+            output_kind=output_kind if forward_fn is not None else "regression",
+            labels=labels,
+        )
+
+    @property
+    def objective(self) -> Any:
+        """The explained score as `abe.explain` takes it with ``task``; settled by the first batch."""
+        if self._held.way.scored or self.forward_fn is None:
+            return "logit"
+        return self._held.known or self._score
+
+    @property
+    def alone(self) -> bool:
+        """Whether every sample runs alone, because outputs of the functions belong to several rows."""
+        return self._held.way.apart
+
+    def prepare(self, batch: Any) -> tuple[Lifted, Tensor | None]:
+        """A batch as ``task`` takes it, and its targets where ``y`` are classes.
+
+        Raises:
+            AbeError: the batch or the functions cannot be used.
+        """
+        now = modules_of(self.loss_fn, self.forward_fn)
+        if now != self._seen:  # a variable may hold another model by now
+            self._seen = now
+            self._own(now)
+        for left in reversed(range(MOST_UNKNOWN)):
+            try:
+                found = self._lift(self.task, batch)
+                return found, self._target(found)
+            except UnknownModuleError as problem:
+                if not left:
+                    raise
+                self._own(with_module(self._held.means, problem.module))
+        raise RuntimeError("the loop returns or raises")
+
+    def _own(self, means: dict[str, nn.Module]) -> None:
+        """From now on these are the modules of the functions."""
+        self._held.means, self._settled = means, None
+        self._functions = Functions(self._held)
+        self.task = replace(self.task, model=self._functions)
+
+    def _lift(self, task: Task, raw: Any) -> Lifted:
+        if isinstance(raw, Lifted):
+            return raw
+        layout, leaves, _ = read(
+            raw,
+            self.explained,
+            last=self.channels == -1,
+            several=self.model_type is ModelType.MULTIMODAL,
+        )
+        self._held.layout = layout
+        found = lifted(layout, leaves, self._held)
+        task.check(found.x)
+        if self._settled != layout.kind:
+            self._settle(task, layout, leaves)
+            self._settled = layout.kind
+        self._recognise(task, layout, leaves)
+        return replace(found, notes=self._notes)
+
+    def _recognise(self, task: Task, layout: Layout, leaves: Mapping[str, Any]) -> None:
+        """Whether the score is that of a class for these samples too."""
+        held = self._held
+        if self._found is not None:
+            n = len(leaves[layout.explained[0]])
+            batch = Batch(layout.tree, {name: _on(one, task.device) for name, one in leaves.items()}, n)
+            with torch.no_grad():
+                held.known = self._found if holds(held, self._found, batch) else None
+        scored = held.way.scored or self.forward_fn is None
+        for one in (task, task.origin, self.task):
+            one.output_kind = "regression" if scored else "logits" if held.known else self._kind
+
+    def _settle(self, task: Task, layout: Layout, leaves: Mapping[str, Any]) -> None:
+        """Find out on two rows how the functions run, and what the loss is."""
+        held, model = self._held, self._functions
+        held.known = held.trial = self._found = None
+        pairs = [name for name, one in leaves.items() if isinstance(one, Tensor)]
+        rows: dict[str, Any] = {name: [one[0], one[0]] for name, one in leaves.items() if name not in pairs}
+        made = mirrored(_on(leaves[name], task.device) for name in pairs)
+        batch = Batch(layout.tree, {**rows, **dict(zip(pairs, made, strict=True))}, 2)
+        with holding(model):
+            check_model(model)
+            with as_found(model), eager(model), torch.no_grad():
+                held.way, outputs = settle(model, batch)
+                kind = self._kind
+                if kind == "auto" and outputs is not None:
+                    kind = kind_of(outputs, None) or "auto"
+                self._classes = _classes(layout, leaves)
+                if outputs is not None and kind == "logits":
+                    self._found = recognised(held, batch.row(0), outputs[:1], self._classes)
+        scored = held.way.scored or outputs is None
+        flat = outputs is not None and outputs.ndim == 2
+        self._count = task.reading(output_kind=kind).classes(outputs) if flat else 0
+        self._notes = (note(Code.COUPLED_ROWS, ALONE),) if held.way.apart else ()
+        if scored and self.forward_fn is not None:
+            self._notes += (note(Code.OUTPUT_TYPE, UNREAD),)
+
+    def _target(self, found: Lifted) -> Tensor | None:
+        """The entry with a class per sample, where it names classes of the output."""
+        given = None if self._classes is None else found.context.values.get("entry " + self._classes)
+        if given is None or not self._count:
+            return None
+        fits = bool(((given >= 0) & (given < self._count)).all())
+        return given.reshape(-1).long() if fits or self._held.known else None
+
+    def check(self, method: Method) -> None:
+        """Refuse a method that would misread the kind of data.
+
+        Raises:
+            SpecError: UNSUPPORTED for M2IB on a text alone, whose layers it takes for another input's.
+        """
+        if method.name == "m2ib" and self.model_type is ModelType.NLPCLASSIFICATION:
+            raise SpecError(
+                Code.UNSUPPORTED,
+                "M2IB compares the towers of two inputs, and there is a text alone",
+                expected="ModelType.MULTIMODAL with explained=(…, …)",
+                fix='The bottleneck for one input is Explainer(task, "iba")',
+            )
+
+    def guided(self, method: Method) -> Method:
+        """The method; where its path follows a class's loss and there are no classes, it goes up loss_fn."""
+        path = method.engine
+        if self._count or not isinstance(path, UpdatePath) or path.runs is not None:
+            return method
+        update = path.update
+        if not isinstance(update, Chain) or not isinstance(update.estimator, Shown):
+            return method
+        return replace(method, engine=replace(path, guide=None, update=replace(update, loss="logit")))
+
+    def shown(self, explanation: Explanation) -> Explanation:
+        """The result with its axes as the user's batch has them."""
+        if not self._held.layout.last:
+            return explanation
+
+        def back(one: Tensor | None) -> Tensor | None:
+            return None if one is None else one.movedim(1, -1).contiguous()
+
+        return replace(
+            explanation,
+            **{name: back(getattr(explanation, name)) for name in ("attribution", "x", "standard_error")},
+            parts=self._held.layout.shown(),
+            channels=-1,
+        )
+
+    def release(self) -> None:
+        """Let go of the rows that were run last."""
+        self._held.ledger.clear()
+
+
+def _edges(bounds: Any, *, image: bool) -> tuple[Tensor | None, Tensor | None]:
+    """The lowest and the highest valid input.
+
+    Raises:
+        SpecError: no two numbers, or not in order.
+    """
+    given = ((0.0, 1.0) if image else None) if bounds == "auto" else bounds
+    if given is None:
+        return None, None
+    edges = [FINITE.check("bounds", edge) for edge in several(plain(given))]
+    if len(edges) != 2 or edges[0] >= edges[1]:
+        raise refused("bounds", "is (low, high) with low below high, or None", bounds)
+    return torch.tensor(float(edges[0])), torch.tensor(float(edges[1]))
+
+
+def _kind_of_model(given: Any) -> ModelType:
+    """A kind of model from itself or its value.
+
+    Raises:
+        SpecError: there is no such kind.
+    """
+    try:
+        return ModelType(given)
+    except ValueError:
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            "There is no such kind of model",
+            got=repr(given),
+            expected=", ".join(f"ModelType.{one.name}" for one in ModelType),
+        ) from None
+
+
+def _on(given: Any, device: torch.device) -> Any:
+    return given.detach().to(device) if isinstance(given, Tensor) else given
+
+
+def _classes(layout: Layout, leaves: Mapping[str, Any]) -> str | None:
+    """The second entry of a batch, or the one called y or target, where it has a whole number per sample."""
+    if isinstance(layout.tree, dict):
+        named = [name for name in ("y", "target", "targets", "label", "labels") if name in leaves]
+    else:
+        named = [name for name in ("1",) if name in leaves]
+    if len(named) != 1 or named[0] in layout.explained:
+        return None
+    given = leaves[named[0]]
+    whole = isinstance(given, Tensor) and not given.is_floating_point() and not given.is_complex()
+    each = whole and given.dtype != torch.bool and (given.ndim == 1 or tuple(given.shape[1:]) == (1,))
+    return named[0] if each else None
+
+
+class Explainer:
+    """A method bound to an `ExplanationTask`; call it with a batch.
+
+    Args:
+        task: what is explained.
+        method: a registered name, or a method as a value. Classes of this module bring their own.
+        **params: of the method.
+
+    Raises:
+        SpecError: an unknown method or parameter.
+    """
+
+    of: ClassVar[str] = ""
+    """Registered name of the method."""
+
+    def __init__(self, task: ExplanationTask, method: Any = None, **params: Any) -> None:
+        if bool(self.of) == (method is not None):
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "Name a method" if not self.of else f"{type(self).__name__} is a method already",
+                got=method,
+                fix='Write Explainer(task, "lrp_epsilon") for a method without a class of its own'
+                if not self.of
+                else "Pass parameters by name",
+            )
+        if not isinstance(task, ExplanationTask):
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "These methods are bound to an ExplanationTask",
+                got=f"the class {task.__name__}" if isinstance(task, type) else type(task).__name__,
+                fix="Make one of your loss and forward functions; for other tasks use abe.explain",
+            )
+        chosen = self.of or method
+        self.task = task
+        self.method: Method = (
+            methods.build(chosen, **params) if isinstance(chosen, str) else methods.resolve(chosen)
+        )
+
+    def __call__(self, batch: Any, *, seed: int = 0, progress: bool = True) -> Explanation:
+        """Explain ``−loss_fn`` of every sample of a batch.
+
+        Args:
+            batch: as the functions take it.
+            seed: of all random draws.
+            progress: show a bar after two seconds.
+
+        Returns:
+            A map with the shape of what is explained; of several entries, ``unpack()`` gives one each.
+
+        Raises:
+            AbeError: anything unusable; modules are left as found.
+        """
+        self.task.check(self.method)
+        given, target = self.task.prepare(batch)
+        try:
+            made = explain(
+                self.task.task,
+                given,
+                self.task.guided(self.method),
+                target=target,
+                objective=self.task.objective,
+                seed=seed,
+                chunk=1 if self.task.alone else None,
+                progress=progress,
+            )
+        finally:
+            self.task.release()
+        return self.task.shown(made)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.method})"
