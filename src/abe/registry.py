@@ -32,7 +32,7 @@ from abe.words import some
 _F = TypeVar("_F", bound=Callable[..., Any])
 SHOWN = 20
 """Names that an error lists."""
-Suits = Mapping[tuple[str, str], Any]
+Suits = Mapping[tuple[str, Any], Any]
 """What is used instead of a parameter's default: by the parameter's name and that default."""
 _SUITS: ContextVar[Suits] = ContextVar("abe.suits")
 
@@ -48,8 +48,9 @@ def suiting(suits: Suits) -> Generator[None]:
 
 
 def _suited(name: str, default: Any) -> Any:
-    suits = _SUITS.get({})
-    return suits.get((name, default), default) if suits and isinstance(default, str) else default
+    """What stands for a default; a name with parameters counts as the name."""
+    suits, key = _SUITS.get({}), default[0] if is_pair(default) else default
+    return suits.get((name, key), default) if suits and isinstance(key, str | int) else default
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,466 @@
+"""Table tasks: rows of numbers and categories, for modules, estimators and functions of rows."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from abe.checks import COUNT
+from abe.errors import Code, InputError, SpecError, note, suggest
+from abe.task.base import Context, Lifted, Task
+from abe.task.black_box import BlackBox, Form, answers_of
+from abe.task.feeding import Feeding, OneRow, required, settle
+from abe.task.lifted import Units
+from abe.task.outputs import OutputKind, class_names
+from abe.task.rows import SHOWN, Category, Columns, Table, called, learnt, names_of, width_of
+from abe.words import some
+
+SUITS = {
+    ("baseline", "zero"): "background",
+    ("baseline", "blur"): "background",
+    ("baseline", "uniform"): "background_rows",
+    ("background", "uniform"): "background_rows",
+    ("removal", "zero"): "background",
+    ("removal", "mean"): "background",
+    ("units", "grid"): "natural",
+    ("units", "pixel"): "natural",
+    ("unit", "pixel"): "natural",
+    ("unit", "patch"): "natural",
+    ("groups", "pixel"): "natural",
+    ("patches", "pixel"): "natural",
+    ("max_units", 10): 16,
+}
+"""Defaults of methods and metrics on tables: columns, the background's typical row as the one reference, and
+all background rows in turn where columns are removed."""
+MOST = 100
+"""Background rows that stand in for absent columns, where nobody says otherwise."""
+ROWS = "rows"
+"""What further input of a function holds the rows."""
+
+
+def table_task(
+    model: Any,
+    *,
+    background: Any = None,
+    columns: Sequence[Any] | None = None,
+    categories: Any = None,
+    groups: Any = None,
+    inputs: Any = None,
+    embeddings: Mapping[Any, str | Sequence[str]] | None = None,
+    background_rows: int | None = MOST,
+    labels: Any = None,
+    output: Any = None,
+    output_kind: OutputKind = "auto",
+) -> Task:
+    """A task for a model that reads rows of a table: a module, an estimator, or any function of rows.
+
+    Of a module, numbers and the vectors of embedded categories are explained, so that gradients, paths, rules
+    and removals all apply. Of an estimator or function, columns are shown or not, so that removals apply.
+
+    Args:
+        model: a module that takes rows (b, columns), codes (b, k) and numbers (b, m), or one input per column;
+            an estimator with ``predict_proba``, ``decision_function`` or ``predict``; or a function of rows,
+            given in the form of the background.
+        background: rows the model is used on, from which what is absent is taken: a DataFrame, an array
+            (m, columns), a dict of columns, or a list of dicts.
+        columns: names, in the order in which the model takes them; those of the background by default.
+        categories: columns that hold categories: ``{"colour": ["red", "blue"]}`` with the names in the order
+            of their codes, ``{"colour": 4}`` where they are codes 0 to 3, or a list of columns whose categories
+            are learnt from the background (in the order of its categorical type, else sorted).
+        groups: columns that are one to a person, such as a one-hot code: ``{"city": ["city_a", "city_b"]}``,
+            places, or what their names begin with: ``{"city": "city_"}``.
+        inputs: how a module takes a row, where trying leaves it open: ``"row"``, ``("codes", "numbers")``,
+            ``("numbers", "codes")``, ``"codes"`` or ``"columns"``.
+        embeddings: names of the modules that look categories up, by column; found by watching one run.
+        background_rows: most background rows that stand in, spread evenly; None takes all.
+        labels: class names; those of an estimator by default.
+        output: where the class scores are, as for `abe.image_task`.
+        output_kind: what they are, as for `abe.image_task`.
+
+    Shape:
+        a DataFrame with the same columns in any order, an array (b, columns), a dict of columns, one row (a
+        Series, a dict of values, an array (columns,)), or a list of rows.
+
+    Raises:
+        SpecError: unusable settings, or unknown columns.
+        InputError: an unusable background.
+
+    Example:
+        >>> import torch, abe
+        >>> model = torch.nn.Linear(2, 1)
+        >>> rows = {"age": [20.0, 60.0], "income": [1.0, 3.0]}
+        >>> task = abe.table_task(model, background=rows, output_kind="regression")
+        >>> found = abe.explain(task, {"age": 50.0, "income": 2.0}, "shapley", progress=False)
+        >>> [name for name, value in found.by_unit()[0]]
+        ['age', 'income']
+    """
+    module = isinstance(model, nn.Module)
+    known = _columns(background, columns, categories, groups, coded=module)
+    if known is None and not module:
+        raise SpecError(
+            Code.BACKGROUND,
+            "A function of rows is explained by showing columns of other rows, and there are none",
+            fix="Pass background=, rows the model is used on",
+        )
+    most = None if background_rows is None else COUNT.check("background_rows", background_rows)
+    held, notes = (None, []) if known is None or background is None else _background(known, background, most)
+    if not module:
+        return _outside(model, known, held, background, notes, labels, output, output_kind)
+    settings = _Settings(categories, groups, inputs, _by_column(embeddings, known))
+    lifter = TableLifter(columns=known, background=held, settings=settings, notes=tuple(notes))
+    apart = known is not None and known.categories and known.numbers
+    if apart and (inputs == "row" or (inputs is None and required(model) == 1)):
+        model = OneRow(model, tuple(known.categories))
+    return Task(
+        model=model,
+        modality="tabular",
+        lifter=lifter,
+        labels=class_names(labels),
+        output=output,
+        output_kind=output_kind,
+        suits=SUITS,
+    )
+
+
+def _outside(
+    model: Any,
+    columns: Columns | None,
+    background: Table | None,
+    given: Any,
+    notes: Sequence[str],
+    labels: Any,
+    output: Any,
+    output_kind: OutputKind,
+) -> Task:
+    """The task of a function of rows."""
+    function, kind, names = answers_of(model)
+    if columns is None or background is None:
+        raise SpecError(
+            Code.BACKGROUND,
+            "A function of rows is explained by showing columns of other rows, and there are none",
+            fix="Pass background=, rows the model is used on",
+        )
+    typical = typical_row(columns, background.rows)
+    box = BlackBox(function, columns, background, typical, Form(columns, given))
+    return Task(
+        model=box,
+        modality="tabular",
+        lifter=PresenceLifter(columns=columns, background=background, notes=tuple(notes)),
+        labels=class_names(names if labels is None else labels),
+        output=output,
+        output_kind=kind if output_kind == "auto" else output_kind,
+        suits=SUITS,
+    )
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What waits for the first rows: settings of a task whose columns nobody named yet."""
+
+    categories: Any
+    groups: Any
+    inputs: Any
+    embeddings: Mapping[Any, str | Sequence[str]]
+
+
+@dataclass(frozen=True, eq=False)
+class TableLifter:
+    """Turns rows into (b, D) vectors of categories and numbers."""
+
+    columns: Columns | None
+    background: Table | None
+    settings: _Settings
+    notes: tuple[str, ...] = ()
+    _found: dict[str, Any] = field(default_factory=dict[str, Any], repr=False)
+
+    def __call__(self, task: Task, raw: Any) -> Lifted:
+        columns = self.columns or self._first(raw)
+        table = columns.read(raw)
+        rows = _on(task, table.rows)
+        feeding = self.feeding(task, columns, rows)
+        x = feeding.features(rows)
+        unit_of = columns.unit_of()
+        labels = torch.tensor([unit_of[place] for place in feeding.places(rows)], device=x.device)
+        return _lifted(columns, table, x, labels, feeding.context(rows), feeding.parts(rows), self._notes(columns))
+
+    def feeding(self, task: Task, columns: Columns, rows: Tensor) -> Feeding:
+        """How the model is fed, settled at the first rows."""
+        known: Feeding | None = self._found.get("feeding")
+        if known is None or not all(one.module in set(task.model.modules()) for one in known.lookups):
+            held = self.settings
+            known = settle(task, columns, rows, held.inputs, held.embeddings)
+            self._found["feeding"] = known
+        return known
+
+    def references(self, task: Task) -> Tensor:
+        """(m, D) features of all background rows.
+
+        Raises:
+            SpecError: the task has no background.
+        """
+        columns, background = self._known()
+        rows = _on(task, background.rows)
+        return self.feeding(task, columns, rows).features(rows)
+
+    def reference(self, task: Task) -> Tensor:
+        """(D,) features of the typical background row.
+
+        Raises:
+            SpecError: the task has no background.
+        """
+        columns, background = self._known()
+        rows = _on(task, typical_row(columns, background.rows)[None])
+        return self.feeding(task, columns, rows).features(rows)[0]
+
+    def _known(self) -> tuple[Columns, Table]:
+        if self.columns is None or self.background is None:
+            raise SpecError(
+                Code.BACKGROUND,
+                "Nothing says what stands where a column is absent",
+                got="a table task without a background",
+                fix="Pass background= to table_task, rows the model is used on; or name a reference, such as "
+                'baseline="zero" where zero means nothing',
+            )
+        return self.columns, self.background
+
+    def _first(self, raw: Any) -> Columns:
+        """The columns of a task that was given none: those of the first rows."""
+        known: Columns | None = self._found.get("columns")
+        if known is None:
+            known = _columns(raw, None, self.settings.categories, self.settings.groups, coded=True)
+            if known is None:
+                raise InputError(
+                    Code.SHAPE,
+                    "This is no row of a table",
+                    got=f"{type(raw).__name__} of shape {tuple(raw.shape)}" if hasattr(raw, "shape") else type(raw).__name__,
+                    expected="a DataFrame, an array (rows, columns), or a dict of columns or of one row's values",
+                )
+            self._found["columns"] = known
+        return known
+
+    def _notes(self, columns: Columns) -> tuple[str, ...]:
+        learnt_ones = [one for one in columns.categories.values() if one.learnt]
+        return self.notes + tuple(
+            note(
+                Code.CATEGORY,
+                f"The categories of {called(one.column)!r} were numbered in sorted order: "
+                + some([f"{name} {code}" for code, name in enumerate(one.names)], SHOWN),
+            )
+            for one in learnt_ones
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class PresenceLifter:
+    """Turns rows into (b, units) presence of their columns, for a function of rows."""
+
+    columns: Columns
+    background: Table
+    notes: tuple[str, ...] = ()
+
+    def __call__(self, task: Task, raw: Any) -> Lifted:
+        table = self.columns.read(raw)
+        x = torch.ones((len(table.rows), len(self.columns.units)), dtype=task.dtype)
+        context = Context({ROWS: torch.from_numpy(table.rows)})
+        return _lifted(self.columns, table, x, torch.arange(x.shape[1]), context, (), self.notes)
+
+    def references(self, task: Task) -> Tensor:
+        """(m, units) what shows every column of one background row."""
+        m, units = len(self.background.rows), len(self.columns.units)
+        return -1 - torch.arange(m, dtype=task.dtype)[:, None].expand(m, units)
+
+    def reference(self, task: Task) -> Tensor:
+        """(units,) what shows the typical row."""
+        return torch.zeros(len(self.columns.units), dtype=task.dtype)
+
+
+def _lifted(
+    columns: Columns, table: Table, x: Tensor, labels: Tensor, context: Context, parts: Any, notes: Any
+) -> Lifted:
+    names = [name for name, _ in columns.units]
+    return Lifted(
+        x=x,
+        context=context,
+        names=table.names,
+        parts=parts,
+        notes=notes,
+        units=(Units("column", labels[None].expand(len(x), -1), [names] * len(x)),),
+        shown=[columns.values(row) for row in table.rows],
+    )
+
+
+def _on(task: Task, rows: np.ndarray) -> Tensor:
+    return torch.from_numpy(rows).to(task.device)
+
+
+def typical_row(columns: Columns, rows: np.ndarray) -> np.ndarray:
+    """(columns,) means of numbers, the most frequent category, and the most frequent of a one-hot group."""
+    out = rows.mean(0)
+    for place in columns.categories:
+        out[place] = _most_frequent(rows[:, place])
+    for _, places in columns.groups:
+        block = rows[:, list(places)]
+        hot = np.isin(block, (0, 1)).all() and (block.sum(1) == 1).all()
+        if hot and not set(places) & set(columns.categories):
+            out[list(places)] = np.eye(len(places))[int(_most_frequent(block.argmax(1)))]
+    return out
+
+
+def _most_frequent(values: np.ndarray) -> float:
+    """The smallest of those that occur most often."""
+    met, counts = np.unique(values, return_counts=True)
+    return float(met[counts.argmax()])
+
+
+# --- settings ---------------------------------------------------------------------------------------------
+
+
+def _columns(raw: Any, columns: Any, categories: Any, groups: Any, *, coded: bool) -> Columns | None:
+    """The columns of a task; None where nothing names or counts them yet."""
+    names = None if columns is None else tuple(columns)
+    if names is None and raw is not None:
+        width = width_of(raw)
+        names = names_of(raw) or (None if width is None else tuple(range(width)))
+    if names is None or not names:
+        if categories and raw is None:
+            raise SpecError(
+                Code.COLUMN,
+                "Where the categories lie is not known",
+                fix="Pass background= or columns=, the names in the order in which the model takes them",
+            )
+        return None
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise SpecError(Code.COLUMN, f"Two columns are called {called(twice[0])!r}", expected="every name once")
+    bare = Columns(names, {})
+    asked = {_place(names, key, "categories"): given for key, given in _asked(categories).items()}
+    held: Callable[[int], Any] = _once_split(bare, raw)
+    found = {place: _category(names[place], asked[place], held, place, coded) for place in sorted(asked)}
+    return Columns(names, found, _groups(names, groups))
+
+
+def _once_split(bare: Columns, raw: Any) -> Callable[[int], Any]:
+    """Values of a column of the background, split when first asked for."""
+    split = list[Any]()
+
+    def held(place: int) -> Any:
+        if raw is None:
+            raise SpecError(
+                Code.CATEGORY,
+                f"The categories of {called(bare.names[place])!r} are not known",
+                fix="Name them in the order of their codes, or pass background= to learn them from",
+            )
+        if not split:
+            split.extend(bare.split(raw)[0])
+        return split[place]
+
+    return held
+
+
+def _asked(categories: Any) -> dict[Any, Any]:
+    """Given categories by column; None where they are to be learnt."""
+    if categories is None:
+        return {}
+    if isinstance(categories, str):
+        return {categories: None}
+    if isinstance(categories, Mapping):
+        return dict(categories)
+    if isinstance(categories, Iterable):
+        return dict.fromkeys(categories)
+    raise SpecError(
+        Code.BAD_PARAMETER,
+        "categories= names columns",
+        got=type(categories).__name__,
+        expected='a dict {"column": [names]}, or a list of columns',
+    )
+
+
+def _category(name: Any, given: Any, held: Callable[[int], Any], place: int, coded: bool) -> Category:
+    if given is None:
+        return learnt(held(place), name, coded=coded)
+    if isinstance(given, int) and not isinstance(given, bool):
+        return Category(name, tuple(range(COUNT.check("categories", given))))
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise SpecError(
+            Code.CATEGORY,
+            f"The categories of {called(name)!r} are a list of names",
+            got=repr(given)[:60],
+            expected="every name once, in the order of the codes, or how many codes there are",
+        )
+    return Category(name, tuple(given))
+
+
+def _place(names: tuple[Any, ...], key: Any, what: str) -> int:
+    """The place of a column that is named, or numbered."""
+    if key in names:
+        return names.index(key)
+    if isinstance(key, int) and not isinstance(key, bool) and 0 <= key < len(names):
+        return key
+    raise SpecError(
+        Code.COLUMN,
+        f"{what}= names a column that the table does not have",
+        got=repr(key),
+        expected=f"one of {some(map(called, names), SHOWN)}",
+        fix=suggest(str(key), map(str, names)) or None,
+    )
+
+
+def _groups(names: tuple[Any, ...], groups: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    if groups is None:
+        return ()
+    if not isinstance(groups, Mapping):
+        listed = [groups] if isinstance(groups, str) else list(groups)
+        groups = {name: f"{name}_" for name in listed}
+    found, taken = list[tuple[str, tuple[int, ...]]](), dict[int, Any]()
+    for name, given in groups.items():
+        if isinstance(given, str):
+            places = [i for i, one in enumerate(names) if isinstance(one, str) and one.startswith(given)]
+        else:
+            places = [_place(names, key, "groups") for key in given]
+        twice = next((place for place in places if place in taken), None)
+        if not places or twice is not None or len(set(places)) < len(places):
+            raise SpecError(
+                Code.COLUMN,
+                f"The group {name!r} is unusable",
+                got=f"no column that begins with {given!r}"
+                if not places
+                else f"{called(names[places[0] if twice is None else twice])!r} twice",
+                expected="columns of which none is in two groups",
+            )
+        taken.update(dict.fromkeys(places, name))
+        found.append((str(name), tuple(places)))
+    return tuple(found)
+
+
+def _by_column(
+    embeddings: Mapping[Any, str | Sequence[str]] | None, columns: Columns | None
+) -> dict[Any, str | Sequence[str]]:
+    """Named embeddings by the column's own name."""
+    if not embeddings:
+        return {}
+    if columns is None:
+        raise SpecError(Code.COLUMN, "embeddings= names columns that are not known", fix="Pass columns= too")
+    named = {_place(columns.names, key, "embeddings"): layers for key, layers in embeddings.items()}
+    wrong = next((place for place in named if place not in columns.categories), None)
+    if wrong is not None:
+        raise SpecError(
+            Code.CATEGORY,
+            f"embeddings= names {called(columns.names[wrong])!r}, which is no category",
+            fix="Name the column in categories= too",
+        )
+    return {columns.names[place]: layers for place, layers in named.items()}
+
+
+def _background(columns: Columns, raw: Any, most: int | None) -> tuple[Table, list[str]]:
+    """Background rows, at most so many, and what is to be said of that."""
+    table = columns.read(raw)
+    n = len(table.rows)
+    if most is None or n <= most:
+        return table, []
+    kept = np.linspace(0, n - 1, most).round().astype(int)
+    said = f"{most} of {n} background rows, spread evenly, stand in for absent columns"
+    told = note(Code.BACKGROUND, f"{said}; background_rows= takes more")
+    return Table(table.rows[kept], [table.names[i] for i in kept]), [told]
