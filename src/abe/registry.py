@@ -32,8 +32,9 @@ from abe.words import some
 _F = TypeVar("_F", bound=Callable[..., Any])
 SHOWN = 20
 """Names that an error lists."""
-Suits = Mapping[tuple[str, Any], Any]
-"""What is used instead of a parameter's default: by the parameter's name and that default."""
+Suits = Mapping[tuple[str, str | int | None], Any]
+"""What is used instead of a parameter's default: by the parameter's name and that of the default, a number, or
+None."""
 _SUITS: ContextVar[Suits] = ContextVar("abe.suits")
 
 
@@ -48,9 +49,10 @@ def suiting(suits: Suits) -> Generator[None]:
 
 
 def _suited(name: str, default: Any) -> Any:
-    """What stands for a default; a name with parameters counts as the name."""
-    suits, key = _SUITS.get({}), default[0] if is_pair(default) else default
-    return suits.get((name, key), default) if suits and isinstance(key, str | int) else default
+    suits = _SUITS.get({})
+    called = default[0] if is_pair(default) else default
+    known = suits and (called is None or isinstance(called, str | int))
+    return suits.get((name, called), default) if known else default
 
 
 @dataclass(frozen=True, eq=False)

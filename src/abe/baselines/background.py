@@ -1,5 +1,6 @@
 """References of tables: the background's typical row, or all its rows in turn."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -66,6 +67,36 @@ class BackgroundRows:
             return AtInput(baseline=self).rows(problem, owner, draw)
         rows: Tensor = lifter_of(problem).references(problem.task)
         return rows.to(problem.x)[draw.to(rows.device) % len(rows)].to(problem.x)
+
+
+@baselines.register(
+    Card(
+        name="row",
+        title="Another row",
+        source="sundararajan2017",
+        features=("columns",),
+        example={"row": {"age": 40.0}},
+    )
+)
+@value
+class AnotherRow:
+    """A row of one's own: what if this person were that one.
+
+    Args:
+        row: a value for every column, by name.
+    """
+
+    row: Mapping[str, Any]
+
+    @property
+    def stochastic(self) -> bool:
+        return False
+
+    def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
+        if problem.task.beneath is not None:
+            return AtInput(baseline=self).rows(problem, owner, draw)
+        row: Tensor = lifter_of(problem).row(problem.task, self.row)
+        return row.to(problem.x)[None].expand(len(owner), -1)
 
 
 def lifter_of(problem: Problem) -> Any:

@@ -43,6 +43,7 @@ class BlackBox(nn.Module):
         known = np.concatenate([typical[None], background.rows])
         self.register_buffer("known", torch.from_numpy(known))  # row 0 is the typical one
         self.register_buffer("unit_of", torch.tensor(columns.unit_of()))
+        self.eval()
 
     def forward(self, presence: Tensor, rows: Tensor) -> Tensor:
         """(n, classes) of the rows (n, columns) with some columns shown from elsewhere."""

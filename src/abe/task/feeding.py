@@ -39,6 +39,7 @@ class OneRow(nn.Module):
     def __init__(self, module: nn.Module, places: Sequence[int]) -> None:
         super().__init__()
         self.module, self.places = module, tuple(places)
+        self.training = module.training
 
     def forward(self, codes: Tensor, numbers: Tensor) -> Any:
         k, m = codes.shape[1], numbers.shape[1]

@@ -215,6 +215,16 @@ class TableLifter:
         rows = _on(task, typical_row(columns, background.rows)[None])
         return self.feeding(task, columns, rows).features(rows)[0]
 
+    def row(self, task: Task, raw: Any) -> Tensor:
+        """(D,) features of a row of one's own.
+
+        Raises:
+            InputError: it is no row of this table.
+        """
+        columns = self.columns or self._first(raw)
+        rows = _on(task, _single(columns, raw))
+        return self.feeding(task, columns, rows).features(rows)[0]
+
     def _known(self) -> tuple[Columns, Table]:
         if self.columns is None or self.background is None:
             raise SpecError(
@@ -276,6 +286,23 @@ class PresenceLifter:
         """(units,) what shows the typical row."""
         return torch.zeros(len(self.columns.units), dtype=task.dtype)
 
+    def row(self, task: Task, raw: Any) -> Tensor:
+        """(units,) what shows a row of one's own, which is a row of the background.
+
+        Raises:
+            SpecError: it is none.
+        """
+        wanted = _single(self.columns, raw)
+        same = (self.background.rows == wanted).all(1).nonzero()[0]
+        if not len(same):
+            raise SpecError(
+                Code.UNSUPPORTED,
+                "A function from outside is shown columns of its background, and this row is not in it",
+                got=some(f"{name} {value}" for name, value in self.columns.values(wanted[0]).items()),
+                fix="Add the row to background=, or make it the only one",
+            )
+        return self.references(task)[int(same[0])]
+
 
 def _lifted(
     columns: Columns, table: Table, x: Tensor, labels: Tensor, context: Context, parts: Any, notes: Any
@@ -290,6 +317,13 @@ def _lifted(
         units=(Units("column", labels[None].expand(len(x), -1), [names] * len(x)),),
         shown=[columns.values(row) for row in table.rows],
     )
+
+
+def _single(columns: Columns, raw: Any) -> np.ndarray:
+    rows = columns.read(raw).rows
+    if len(rows) == 1:
+        return rows
+    raise InputError(Code.BASELINE_SHAPE, "One row is a reference", got=f"{len(rows)} rows", expected="1 row")
 
 
 def _on(task: Task, rows: np.ndarray) -> Tensor:
