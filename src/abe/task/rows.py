@@ -158,17 +158,18 @@ class Columns:
         if array.ndim == 1 and (width > 1 or len(array) == 1):
             array = array[None]
         if array.ndim != 2 or array.shape[1] != width:
-            one = array.ndim == 1 and width == 1
-            raise InputError(
-                Code.SHAPE,
-                "It is not clear whether these are rows or columns"
-                if one
-                else "The table has another number of columns than the task",
-                got=f"shape {array.shape}",
-                expected=f"(rows, {width})",
-                fix=f"The columns are {some(map(_called, self.names), SHOWN)}",
-            )
+            raise self._width(f"shape {array.shape}")
         return [array[:, place] for place in range(width)], [f"row {i}" for i in range(len(array))]
+
+    def _width(self, got: str) -> InputError:
+        one = len(self.names) == 1
+        return InputError(
+            Code.SHAPE,
+            "The table has another number of columns than the task",
+            got=got,
+            expected=f"shape (rows, {len(self.names)})" + (", as one number alone may be a row or a column" if one else ""),
+            fix=f"The columns are {some(map(_called, self.names), SHOWN)}",
+        )
 
     def _of_mapping(self, given: Mapping[Any, Any]) -> tuple[list[Any], list[str]]:
         listed = self._by_name(list(given), "dict")
@@ -212,9 +213,9 @@ class Columns:
             )
         else:  # one row
             rows = [items]
-        wrong = next((row for row in rows if len(row) != len(self.names)), None)
+        wrong = next((i for i, row in enumerate(rows) if len(row) != len(self.names)), None)
         if wrong is not None:
-            return self._of_array(np.empty((len(rows), len(wrong))))
+            raise self._width(f"{len(rows[wrong])} values in row {wrong}")
         columns = [[row[place] for row in rows] for place in range(len(self.names))]
         return columns, [f"row {i}" for i in range(len(rows))]
 
@@ -222,6 +223,8 @@ class Columns:
         """The column of this name in what was given, which holds each of ours once and no others."""
         _once(given, what)
         found = {_plain(name): name for name in given}
+        unnamed = {_called(name): name for name in self.names if not isinstance(name, str)}
+        found = {unnamed.get(name, name) if name not in self.names else name: own for name, own in found.items()}
         missing = [name for name in self.names if name not in found]
         unknown = [name for name in found if name not in self.names]
         if missing or unknown:
@@ -413,7 +416,7 @@ def _listed(values: Any) -> list[Any]:
 def _is_missing(cell: Any) -> bool:
     if cell is None or type(cell).__name__ in ("NAType", "NaTType"):
         return True
-    return isinstance(cell, float | np.floating) and cell != cell  # noqa: PLR0124 -- NaN
+    return isinstance(cell, float | np.floating) and bool(np.isnan(cell))
 
 
 def _is_column(value: Any) -> bool:
