@@ -37,7 +37,9 @@ CODES = torch.tensor([[0, 20, 0, 1], [2, 30, 1, 2], [0, 40, 1, 3], [1, 60, 0, 4]
 
 
 def numbers_task(**more: Any) -> abe.Task:
-    return abe.table_task(seeded(lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))), background=ROWS, **more)
+    return abe.table_task(
+        seeded(lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))), background=ROWS, **more
+    )
 
 
 def mixed_task(model: Any = Apart, **more: Any) -> abe.Task:
@@ -73,7 +75,9 @@ def test_shares_of_an_additive_table() -> None:
     terms = (torch.square, torch.sin, lambda x: 3 * x)
     task = abe.table_task(Additive(*terms), background=ROWS, output_kind="regression")
     rows = torch.tensor([[25.0, 2.5, 0.4], [50.0, -1.0, 0.0]])
-    wanted = torch.stack([f(rows[:, i].double()) - f(BACKGROUND[:, i]).mean() for i, f in enumerate(terms)], 1)
+    wanted = torch.stack(
+        [f(rows[:, i].double()) - f(BACKGROUND[:, i]).mean() for i, f in enumerate(terms)], 1
+    )
     for method in ("shapley", "occlusion", "kernel_shap", "banzhaf", "owen"):
         assert torch.allclose(shares(task, rows, method), wanted, rtol=1e-4, atol=1e-3), method
     typical = BACKGROUND.mean(0)
@@ -98,7 +102,8 @@ def test_shapley_values_of_mixed_columns_are_those_of_brute_force(model: type[nn
     assert [name for name, _ in found.by_unit()[0]] == list(MIXED)
     got = torch.tensor([v for _, v in found.by_unit()[0]], dtype=torch.float64)
     assert torch.allclose(got, brute(value, 4), atol=1e-12)
-    assert found.residual is not None and float(found.residual.abs().max()) < 1e-9
+    assert found.residual is not None
+    assert float(found.residual.abs().max()) < 1e-9
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -111,7 +116,9 @@ def test_integrated_gradients_of_mixed_columns_are_complete(model: type[nn.Modul
     assert found.delta is not None
     assert torch.allclose(found.delta, change, atol=1e-12)
     assert torch.allclose(found.attribution.sum(1), change, atol=1e-6)
-    same = [row[0][1] for row, colour in zip(found.by_unit(), MIXED["colour"], strict=True) if colour == "red"]
+    same = [
+        row[0][1] for row, colour in zip(found.by_unit(), MIXED["colour"], strict=True) if colour == "red"
+    ]
     assert same == [0.0] * 3  # the typical colour
 
 
@@ -204,7 +211,9 @@ SIZES_AS_NUMBERS = [10, 20]
 def test_learnt_categories_are_sorted_and_said() -> None:
     found = explain(mixed_task(categories=["colour", "size"]), MIXED)
     said = [text for text in found.warnings if Code.CATEGORY in text]
-    assert said[0].startswith("The categories of 'colour' were numbered in sorted order: blue 0, green 1, red 2")
+    assert said[0].startswith(
+        "The categories of 'colour' were numbered in sorted order: blue 0, green 1, red 2"
+    )
     in_order = mixed_task(categories={"colour": ["blue", "green", "red"], "size": ["l", "s"]})
     assert torch.allclose(shares(in_order, MIXED), shares(mixed_task(categories=["colour", "size"]), MIXED))
     coded = MIXED | {"colour": [0, 2, 0, 1, 0], "size": [0, 1, 1, 0, 1]}
@@ -218,7 +227,12 @@ def test_groups_are_columns_to_a_person() -> None:
     seen = list[Tensor]()
     model = nn.Linear(4, 2)
     model.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone()))
-    for groups in ({"city": [1, 2, 3]}, {"city": ["city_a", "city_b", "city_c"]}, {"city": "city_"}, ["city"]):
+    for groups in (
+        {"city": [1, 2, 3]},
+        {"city": ["city_a", "city_b", "city_c"]},
+        {"city": "city_"},
+        ["city"],
+    ):
         task = abe.table_task(model, background=hot, groups=groups)
         found = explain(task, hot)
         assert found.unit_names[0] == ["age", "city"]
@@ -233,7 +247,8 @@ def test_many_background_rows_are_thinned_and_said() -> None:
     many = torch.arange(1000.0)[:, None].expand(-1, 3)
     task = abe.table_task(nn.Linear(3, 1), background=many, output_kind="regression")
     found = explain(task, many[:1])
-    assert [text for text in found.warnings if Code.BACKGROUND in text][0].startswith("100 of 1000 background rows")
+    said = [text for text in found.warnings if Code.BACKGROUND in text]
+    assert said[0].startswith("100 of 1000 background rows")
     whole = abe.table_task(nn.Linear(3, 1), background=many, background_rows=None, output_kind="regression")
     assert not [text for text in explain(whole, many[:1]).warnings if Code.BACKGROUND in text]
     assert len(whole.lifter.references(whole)) == 1000
@@ -296,7 +311,7 @@ def test_methods_are_compared(kind: Any, model: type[nn.Module]) -> None:
     more = {"target": 0} if kind == "regression" else {}
     found = abe.compare(mixed_task(model, output_kind=kind), MIXED, methods=methods, progress=False, **more)
     assert not found.failures
-    assert set(found.scores) == set(methods)
+    assert set(found.scores) == {"shapley", "integrated_gradients", "gradient_x_input", "occlusion"}
 
 
 def test_attacks_move_the_vectors_of_categories() -> None:
@@ -311,14 +326,22 @@ BAD_NUMBERS: list[tuple[Any, Code, str]] = [
     ({"age": 30, "income": 2}, Code.COLUMN, "no column 'score'"),
     (ROW | {"target": 1}, Code.COLUMN, "column 'target' that the task does not know"),
     ({"age": 30, "incme": 2, "score": 1}, Code.COLUMN, "Did you mean 'incme'"),
-    (Frame([("age", [1]), ("age", [1]), ("income", [1]), ("score", [1])]), Code.COLUMN, "two columns called 'age'"),
+    (
+        Frame([("age", [1]), ("age", [1]), ("income", [1]), ("score", [1])]),
+        Code.COLUMN,
+        "two columns called 'age'",
+    ),
     (ROW | {"age": "old"}, Code.COLUMN, "Name the column in categories="),
     (ROW | {"age": np.datetime64("2020-01-01")}, Code.COLUMN, "dates or spans of time"),
     (Frame({k: np.array(["2020-01-01"], dtype="M8[D]") for k in NUMBERS}), Code.COLUMN, "days since a date"),
     (np.zeros((1, 3), dtype=complex), Code.COLUMN, "complex"),
     (ROW | {"age": {"x": 1}}, Code.COLUMN, "holds no numbers"),
     (ROW | {"age": None}, Code.MISSING_VALUE, "column 'age'. Got nothing in row 0"),
-    (Frame({"age": [1, np.nan], "income": [1, 2], "score": [None, None]}), Code.MISSING_VALUE, "row 1 and 2 more"),
+    (
+        Frame({"age": [1, np.nan], "income": [1, 2], "score": [None, None]}),
+        Code.MISSING_VALUE,
+        "row 1 and 2 more",
+    ),
     (torch.tensor([[1.0, float("nan"), 2.0]]), Code.MISSING_VALUE, "column 'income'"),
     (ROW | {"age": float("inf")}, Code.NOT_FINITE_INPUT, "'age' holds infinity"),
     (ROW | {"age": [1, 2]}, Code.SHAPE, "one value where others have several"),
@@ -467,7 +490,9 @@ def test_a_function_gets_names_of_categories_in_the_form_of_the_background() -> 
         seen.append(rows)
         return np.array([{"red": 1.0, "green": 2.0, "blue": 3.0}[colour] for colour in rows["colour"]])
 
-    task = abe.table_task(function, background=Frame(MIXED), categories=["colour", "size"], output_kind="regression")
+    task = abe.table_task(
+        function, background=Frame(MIXED), categories=["colour", "size"], output_kind="regression"
+    )
     found = explain(task, MIXED)
     assert all(isinstance(rows, Frame) and rows.columns == list(MIXED) for rows in seen)
     wanted = torch.tensor([1, 3, 1, 2, 1]).double()
@@ -476,7 +501,11 @@ def test_a_function_gets_names_of_categories_in_the_form_of_the_background() -> 
     single = explain(task, MIXED, "occlusion", removal=Background())
     assert torch.allclose(single.attribution[:, 0], wanted - 1)
     group = abe.table_task(
-        function, background=Frame(MIXED), categories=["colour", "size"], groups={"both": ["colour", "age"]}, output_kind="regression"
+        function,
+        background=Frame(MIXED),
+        categories=["colour", "size"],
+        groups={"both": ["colour", "age"]},
+        output_kind="regression",
     )
     assert explain(group, MIXED).unit_names[0] == ["both", "size", "income"]
 

@@ -65,7 +65,9 @@ class BlackBox(nn.Module):
                 fix="Choose a method that removes whole columns, such as shapley, occlusion or lime",
             )
         own = (presence == 1)[:, self.unit_of]
-        shown = torch.where(own, rows, self.known[source.long()[:, self.unit_of], torch.arange(rows.shape[1])])
+        shown = torch.where(
+            own, rows, self.known[source.long()[:, self.unit_of], torch.arange(rows.shape[1])]
+        )
         return self._numbers(self.function(self.form(shown.cpu().numpy())), len(rows))
 
     def _numbers(self, found: Any, n: int) -> Tensor:

@@ -1,7 +1,7 @@
 """How a module takes the rows of a table, and where it looks its categories up: settled by trying.
 
-Every way that fits the number of the module's inputs is run on a few rows. One is taken where exactly one runs,
-looks every category up in an embedding, and gives what the codes give when the vectors alone are exchanged.
+Every way that fits the number of the module's inputs is run on a few rows. One is taken where it alone runs,
+looks every category up in an embedding, and gives what the codes give when only the vectors are exchanged.
 """
 
 import inspect
@@ -239,7 +239,9 @@ def _listed(columns: Columns, model: nn.Module) -> Callable[[bool], tuple[Slot, 
         keys = list(range(len(names)))
     if set(names) <= set(keys):
         keys = names
-    elif len(keys) < len(names) or any(name in keys and keys.index(name) != i for i, name in enumerate(names)):
+    elif len(keys) < len(names) or any(
+        name in keys and keys.index(name) != i for i, name in enumerate(names)
+    ):
         return None
 
     def made(flat: bool) -> tuple[Slot, ...]:
@@ -263,7 +265,15 @@ def settle(
     for slots in tried:
         try:
             good.append(_tried(task, columns, rows, slots, embeddings))
-        except (AbeError, RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError) as problem:
+        except (
+            AbeError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+            IndexError,
+            AttributeError,
+            KeyError,
+        ) as problem:
             failures.append(problem)
     if good and all(_agree(good[0][1], outputs) for _, outputs in good[1:]):
         return good[0][0]
@@ -273,12 +283,14 @@ def settle(
     k, m = len(columns.categories), len(columns.numbers)
     raise ModelError(
         Code.MODEL_FAILED if not good else Code.BAD_PARAMETER,
-        "It is not clear how the model takes a row" if good else "No way was found in which the model takes a row",
+        "It is not clear how the model takes a row"
+        if good
+        else "No way was found in which the model takes a row",
         got=f"a forward with {required(task.model)} inputs, {k} categories and {m} numbers"
         + (f"; {type(failures[-1]).__name__}: {failures[-1]}"[:200] if failures and not good else ""),
         expected="one tensor (b, columns), codes (b, k) and numbers (b, m), or one input per column",
-        fix='Pass inputs="row", ("codes", "numbers"), ("numbers", "codes") or "columns", or wrap the model in a '
-        "module that takes one of these",
+        fix='Pass inputs="row", ("codes", "numbers"), ("numbers", "codes") or "columns", name the columns '
+        "with codes in categories=, or wrap the model in a module that takes one of these",
     ) from (failures[-1] if failures else None)
 
 
@@ -410,9 +422,9 @@ class _Watch:
             Code.EMBEDDING,
             f"No module was found that looks up the category {called(column)!r}",
             got=f"none called with its codes among {some(map(repr, wanted or tables)) or 'no embedding'}",
-            expected="a module, such as an nn.Embedding, that is called with its codes and gives a vector for each",
-            fix=f"Name it: embeddings={{{called(column)!r}: …}}; or explain the model from outside, as a function: "
-            "table_task(lambda rows: model(…), …)",
+            expected="a module, such as an nn.Embedding, called with its codes, that gives a vector for each",
+            fix=f"Name it: embeddings={{{called(column)!r}: …}}; or explain the model from outside, as a "
+            "function: table_task(lambda rows: model(…), …)",
         )
 
 
@@ -434,7 +446,7 @@ def _check_exchange(task: Task, feeding: Feeding, probe: Tensor, outputs: Any) -
     raise ModelError(
         Code.EMBEDDING,
         "The model reads the codes of its categories elsewhere than in the embeddings that were found",
-        got=f"outputs that differ by {missed:.3g} where only the vectors of {some(repr(one.layer) for one in feeding.lookups)} "
-        "were exchanged",
+        got=f"outputs that differ by {missed:.3g} where only the vectors of "
+        f"{some(repr(one.layer) for one in feeding.lookups)} were exchanged",
         fix="Explain it from outside, as a function of rows: table_task(lambda rows: model(…), …)",
     )

@@ -146,12 +146,7 @@ class Columns:
             return self._of_mapping(raw)
         if isinstance(raw, Iterable) and not isinstance(raw, str | bytes):
             return self._of_items(list(raw))
-        raise InputError(
-            Code.SHAPE,
-            "This is no row of a table",
-            got=type(raw).__name__,
-            expected="a DataFrame, an array (rows, columns), or a dict of columns or of one row's values",
-        )
+        raise no_rows(raw)
 
     def _of_array(self, array: np.ndarray) -> tuple[list[Any], list[str]]:
         width = len(self.names)
@@ -167,7 +162,8 @@ class Columns:
             Code.SHAPE,
             "The table has another number of columns than the task",
             got=got,
-            expected=f"shape (rows, {len(self.names)})" + (", as one number alone may be a row or a column" if one else ""),
+            expected=f"shape (rows, {len(self.names)})"
+            + (", as one number alone may be a row or a column" if one else ""),
             fix=f"The columns are {some(map(_called, self.names), SHOWN)}",
         )
 
@@ -194,7 +190,9 @@ class Columns:
 
     def _of_items(self, items: list[Any]) -> tuple[list[Any], list[str]]:
         """A list of rows, or one row of values."""
-        items = [item.to_dict() if hasattr(item, "to_dict") and hasattr(item, "index") else item for item in items]
+        items = [
+            item.to_dict() if hasattr(item, "to_dict") and hasattr(item, "index") else item for item in items
+        ]
         held = [isinstance(item, Mapping) for item in items]
         if items and all(held):
             rows: list[list[Any]] = []
@@ -224,7 +222,9 @@ class Columns:
         _once(given, what)
         found = {_plain(name): name for name in given}
         unnamed = {_called(name): name for name in self.names if not isinstance(name, str)}
-        found = {unnamed.get(name, name) if name not in self.names else name: own for name, own in found.items()}
+        found = {
+            unnamed.get(name, name) if name not in self.names else name: own for name, own in found.items()
+        }
         missing = [name for name in self.names if name not in found]
         unknown = [name for name in found if name not in self.names]
         if missing or unknown:
@@ -273,6 +273,17 @@ class Table:
 def is_frame(raw: Any) -> bool:
     """Whether this is a table with named columns, such as a pandas or polars DataFrame."""
     return hasattr(raw, "columns") and hasattr(raw, "__getitem__") and not isinstance(raw, type)
+
+
+def no_rows(raw: Any) -> InputError:
+    """The error for what holds no rows."""
+    shape = f" of shape {tuple(raw.shape)}" if hasattr(raw, "shape") else ""
+    return InputError(
+        Code.SHAPE,
+        "This is no row of a table",
+        got=f"{type(raw).__name__}{shape}",
+        expected="a DataFrame, an array (rows, columns), or a dict of columns or of one row's values",
+    )
 
 
 def names_of(raw: Any) -> tuple[Any, ...] | None:
@@ -325,7 +336,9 @@ def learnt(values: Any, name: Any, *, coded: bool) -> Category:
     if whole and coded and min(met) >= 0:
         return Category(name, tuple(range(max(met) + 1)))
     if not met:
-        raise SpecError(Code.CATEGORY, f"Column {_called(name)!r} of the background has no value to learn from")
+        raise SpecError(
+            Code.CATEGORY, f"Column {_called(name)!r} of the background has no value to learn from"
+        )
     try:
         return Category(name, tuple(sorted(met)), learnt=not whole)
     except TypeError:
@@ -347,13 +360,17 @@ def _numbers(values: Any, name: Any) -> tuple[np.ndarray, list[int]]:
         out = array.astype(np.float64)
         missing = np.isnan(out)
     elif array.dtype.kind in "mM":
-        raise _no_number(name, "dates or spans of time", "Turn them into numbers first, such as days since a date")
+        raise _no_number(
+            name, "dates or spans of time", "Turn them into numbers first, such as days since a date"
+        )
     elif array.dtype.kind == "c":
         raise _no_number(name, "complex numbers", None)
     else:
         cells = _listed(values)
         missing = np.array([_is_missing(cell) for cell in cells])
-        out = np.array([0.0 if gap else _number(cell, name) for cell, gap in zip(cells, missing, strict=True)])
+        out = np.array(
+            [0.0 if gap else _number(cell, name) for cell, gap in zip(cells, missing, strict=True)]
+        )
     if np.isinf(out).any():
         row = int(np.isinf(out).argmax())
         raise InputError(
@@ -368,7 +385,9 @@ def _number(cell: Any, name: Any) -> float:
         fix = f"Name the column in categories=, for example categories=[{_called(name)!r}], or convert it"
         raise _no_number(name, f"text, such as {value!r}"[:80], fix)
     if hasattr(value, "isoformat") or hasattr(value, "total_seconds"):
-        raise _no_number(name, "dates or spans of time", "Turn them into numbers first, such as days since a date")
+        raise _no_number(
+            name, "dates or spans of time", "Turn them into numbers first, such as days since a date"
+        )
     try:
         return float(value)
     except (TypeError, ValueError):

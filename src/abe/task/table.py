@@ -15,7 +15,17 @@ from abe.task.black_box import BlackBox, Form, answers_of
 from abe.task.feeding import Feeding, OneRow, required, settle
 from abe.task.lifted import Units
 from abe.task.outputs import OutputKind, class_names
-from abe.task.rows import SHOWN, Category, Columns, Table, called, learnt, names_of, width_of
+from abe.task.rows import (
+    SHOWN,
+    Category,
+    Columns,
+    Table,
+    called,
+    learnt,
+    names_of,
+    no_rows,
+    width_of,
+)
 from abe.words import some
 
 SUITS = {
@@ -61,15 +71,15 @@ def table_task(
     and removals all apply. Of an estimator or function, columns are shown or not, so that removals apply.
 
     Args:
-        model: a module that takes rows (b, columns), codes (b, k) and numbers (b, m), or one input per column;
+        model: a module that takes rows (b, columns), codes (b, k) and numbers (b, m), or an input per column;
             an estimator with ``predict_proba``, ``decision_function`` or ``predict``; or a function of rows,
             given in the form of the background.
         background: rows the model is used on, from which what is absent is taken: a DataFrame, an array
             (m, columns), a dict of columns, or a list of dicts.
         columns: names, in the order in which the model takes them; those of the background by default.
         categories: columns that hold categories: ``{"colour": ["red", "blue"]}`` with the names in the order
-            of their codes, ``{"colour": 4}`` where they are codes 0 to 3, or a list of columns whose categories
-            are learnt from the background (in the order of its categorical type, else sorted).
+            of their codes, ``{"colour": 4}`` where they are codes 0 to 3, or a list of columns whose
+            categories are learnt from the background (in the order of its categorical type, else sorted).
         groups: columns that are one to a person, such as a one-hot code: ``{"city": ["city_a", "city_b"]}``,
             places, or what their names begin with: ``{"city": "city_"}``.
         inputs: how a module takes a row, where trying leaves it open: ``"row"``, ``("codes", "numbers")``,
@@ -184,7 +194,9 @@ class TableLifter:
         x = feeding.features(rows)
         unit_of = columns.unit_of()
         labels = torch.tensor([unit_of[place] for place in feeding.places(rows)], device=x.device)
-        return _lifted(columns, table, x, labels, feeding.context(rows), feeding.parts(rows), self._notes(columns))
+        return _lifted(
+            columns, table, x, labels, feeding.context(rows), feeding.parts(rows), self._notes(columns)
+        )
 
     def feeding(self, task: Task, columns: Columns, rows: Tensor) -> Feeding:
         """How the model is fed, settled at the first rows."""
@@ -242,12 +254,7 @@ class TableLifter:
         if known is None:
             known = _columns(raw, None, self.settings.categories, self.settings.groups, coded=True)
             if known is None:
-                raise InputError(
-                    Code.SHAPE,
-                    "This is no row of a table",
-                    got=f"{type(raw).__name__} of shape {tuple(raw.shape)}" if hasattr(raw, "shape") else type(raw).__name__,
-                    expected="a DataFrame, an array (rows, columns), or a dict of columns or of one row's values",
-                )
+                raise no_rows(raw)
             self._found["columns"] = known
         return known
 
@@ -368,7 +375,9 @@ def _columns(raw: Any, columns: Any, categories: Any, groups: Any, *, coded: boo
         return None
     twice = [name for i, name in enumerate(names) if name in names[:i]]
     if twice:
-        raise SpecError(Code.COLUMN, f"Two columns are called {called(twice[0])!r}", expected="every name once")
+        raise SpecError(
+            Code.COLUMN, f"Two columns are called {called(twice[0])!r}", expected="every name once"
+        )
     bare = Columns(names, {})
     asked = {_place(names, key, "categories"): given for key, given in _asked(categories).items()}
     held: Callable[[int], Any] = _once_split(bare, raw)
