@@ -33,8 +33,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 SHOWN = 20
 """Names that an error lists."""
 Suits = Mapping[tuple[str, str | int | None], Any]
-"""What is used instead of a parameter's default: by the parameter's name and that of the default, a number, or
-None."""
+"""What is used instead of a parameter's default: by the parameter's name and that of the default, or None."""
 _SUITS: ContextVar[Suits] = ContextVar("abe.suits")
 
 

@@ -13,7 +13,7 @@ from abe.errors import Code, InputError, SpecError, note, suggest
 from abe.task.base import Context, Lifted, Task
 from abe.task.black_box import BlackBox, Form, answers_of
 from abe.task.feeding import Feeding, OneRow, required, settle
-from abe.task.lifted import Units
+from abe.task.lifted import Units, suits
 from abe.task.outputs import OutputKind, class_names
 from abe.task.rows import (
     SHOWN,
@@ -28,19 +28,11 @@ from abe.task.rows import (
 )
 from abe.words import some
 
-SUITS = {
-    ("baseline", "zero"): "background",
+SUITS: dict[tuple[str, str | int | None], Any] = {
+    **suits(baseline="background"),
     ("baseline", "blur"): "background",
     ("baseline", "uniform"): "background_rows",
     ("background", "uniform"): "background_rows",
-    ("removal", "zero"): "background",
-    ("removal", "mean"): "background",
-    ("units", "grid"): "natural",
-    ("units", "pixel"): "natural",
-    ("unit", "pixel"): "natural",
-    ("unit", "patch"): "natural",
-    ("groups", "pixel"): "natural",
-    ("patches", "pixel"): "natural",
     ("max_units", 10): 16,
 }
 """Defaults of methods and metrics on tables: columns, the background's typical row as the one reference, and

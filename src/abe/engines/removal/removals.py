@@ -20,7 +20,7 @@ from abe.engines.runtime.reference import check_reference
 from abe.errors import Code, InputError, SpecError
 from abe.registry import baselines, removals
 from abe.spec import resolved, value
-from abe.types import Baseline, Card, Rows
+from abe.types import Baseline, Card, Fed, Rows
 
 
 class Absent(NamedTuple):
@@ -54,8 +54,8 @@ class BoundRemoval(Protocol):
         """Completions per coalition."""
         ...
 
-    def rows(self, absent: Absent) -> Rows:
-        """(n, *f) the samples with the rest of each replaced."""
+    def rows(self, absent: Absent) -> Rows | Fed:
+        """(n, *f) the samples with the rest of each replaced, with other context where they need it."""
         ...
 
 
