@@ -444,7 +444,7 @@ def test_background_references_are_of_tables_only() -> None:
         with pytest.raises(abe.AbeError, match="Only tables"):
             explain(task, torch.ones(1, 3, 1, 1), "ig", **more)
     with pytest.raises(abe.AbeError, match="Only tables"):
-        explain(task, torch.ones(1, 3, 1, 1), "occlusion", removal="background")
+        explain(task, torch.ones(1, 3, 1, 1), "occlusion", removal="background_rows")
 
 
 # --- functions from outside -------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from abe.task.rows import (
 from abe.words import some
 
 SUITS: dict[tuple[str, str | int | None], Any] = {
-    **suits(baseline="background"),
+    **suits(baseline="background", removal="background_rows"),
     ("baseline", "blur"): "background",
     ("baseline", "uniform"): "background_rows",
     ("background", "uniform"): "background_rows",

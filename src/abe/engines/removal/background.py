@@ -10,8 +10,8 @@ from abe.types import Card
 
 @removals.register(
     Card(
-        name="background",
-        title="Background of a table",
+        name="background_rows",
+        title="Background rows of a table",
         source="covert2021",
         formula="v(S) = E f(x_S, b), b running through the background rows of the task",
         features=("columns",),
