@@ -345,8 +345,8 @@ class Evaluation:
                 raise SpecError(
                     Code.UNSUPPORTED,
                     f"The metric {metric.name!r} follows class probabilities, and a regression has none",
-                    fix='Choose metrics that read the score, such as "faithfulness_correlation", or let curves follow '
-                    'it: ("insertion", {"curve": "logit"})',
+                    fix='Choose metrics that read the score, such as "faithfulness_correlation", or curves '
+                    'that do: ("insertion", {"curve": "logit"})',
                 )
             silent = [n for n, s in self.sources.items() if not s.explains]
             if card is not None and "method" in card.needs and silent:
