@@ -1,7 +1,7 @@
 """Tables against recorded numbers of published code and of plain formulas.
 
 `recorded/tables.npz` holds them, with the weights of the four networks: Shapley values of shap and captum
-over a background, Integrated Gradients averaged over it, ablations, interactions of shapiq, and the fits of lime.
+over a background, Integrated Gradients averaged over it, ablations, interactions of shapiq, fits of lime.
 Inputs that several cases share are stored with one of them.
 """
 

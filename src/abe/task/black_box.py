@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from abe.arrays import from_numpy
 from abe.errors import Code, ModelError, SpecError
 from abe.task.outputs import OutputKind
-from abe.task.rows import Columns, Table, is_frame
+from abe.task.rows import Background, Columns, is_frame
 
 ASKED = ("predict_proba", "decision_function", "predict")
 """What an estimator is asked for, the first that it has."""
@@ -25,22 +25,23 @@ class BlackBox(nn.Module):
     Args:
         function: takes rows in the form of the background, gives (n, classes) or (n,).
         columns: of the table.
-        background: rows (m, columns), with codes of categories.
-        typical: (columns,) the typical row.
+        background: whose rows stand in.
         form: makes rows what the function takes.
     """
+
+    known: Tensor
+    unit_of: Tensor
 
     def __init__(
         self,
         function: Callable[[Any], Any],
         columns: Columns,
-        background: Table,
-        typical: np.ndarray,
+        background: Background,
         form: Callable[[np.ndarray], Any],
     ) -> None:
         super().__init__()
         self.function, self.columns, self.form = function, columns, form
-        known = np.concatenate([typical[None], background.rows])
+        known = np.concatenate([background.typical[None], background.rows])
         self.register_buffer("known", torch.from_numpy(known))  # row 0 is the typical one
         self.register_buffer("unit_of", torch.tensor(columns.unit_of()))
         self.eval()

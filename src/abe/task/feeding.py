@@ -17,7 +17,8 @@ from abe.errors import AbeError, Code, ModelError, SpecError
 from abe.instrument.inspection import clean_name
 from abe.instrument.model_state import as_found
 from abe.task.base import Context, Task
-from abe.task.rows import Columns, called
+from abe.task.cells import called
+from abe.task.rows import Columns
 from abe.types import Part
 from abe.words import some
 
@@ -381,7 +382,8 @@ class _Watch:
 
     def _columns_of(self, ids: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
         """Which columns these are the codes of, and what was added to them."""
-        codes, places = self._codes.to(ids.device), tuple(self._columns.categories)
+        codes = self._codes.to(ids.device)
+        places: tuple[int, ...] = tuple(self._columns.categories)
         if ids.shape == codes.shape and len(places) > 1:
             shift = ids - codes
             if bool((shift == shift[:1]).all()):
@@ -389,7 +391,7 @@ class _Watch:
         if ids.shape[1] != 1:
             return None
         shift = ids - codes
-        matches = (shift == shift[:1]).all(0).nonzero().flatten().tolist()
+        matches: list[int] = (shift == shift[:1]).all(0).nonzero().flatten().tolist()
         if len(matches) != 1:
             return None
         return (places[matches[0]],), (int(shift[0, matches[0]]),)

@@ -1,59 +1,27 @@
 """Rows of a table, whatever holds them, as one array of numbers: values, and codes of categories."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from abe.errors import Code, InputError, SpecError, suggest
+from abe.errors import Code, InputError, suggest
+from abe.task.cells import (
+    SHOWN,
+    Category,
+    called,
+    check_once,
+    codes_in,
+    is_column,
+    numbers_in,
+    plain_cell,
+    settled,
+)
 from abe.words import some
 
-SHOWN = 12
-"""Categories and columns that an error lists."""
 GUESSED = "ABE does not guess missing values"
-
-
-@dataclass(frozen=True)
-class Category:
-    """The names of a category, in the order of their codes.
-
-    Attributes:
-        column: what the column is called.
-        names: by code.
-        learnt: whether nobody said the order: the names were met in the background and sorted.
-    """
-
-    column: Any
-    names: tuple[Any, ...]
-    learnt: bool = False
-    _codes: dict[Any, int] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        names = tuple(_plain(name) for name in self.names)
-        object.__setattr__(self, "names", names)
-        object.__setattr__(self, "_codes", {name: code for code, name in enumerate(names)})
-        if not names or len(self._codes) < len(names):
-            raise SpecError(
-                Code.CATEGORY,
-                f"The categories of {self.column!r} are unusable",
-                got="none" if not names else f"{some(map(repr, names), SHOWN)}, with repetitions",
-                expected="every name once, in the order of the codes",
-            )
-
-    @property
-    def is_text(self) -> bool:
-        """Whether no name is a number, so that a number can only be a code."""
-        return all(isinstance(name, str) for name in self.names)
-
-    def code(self, value: Any) -> int | None:
-        """The code of a name, or of a code where names are text; None for what is no category."""
-        value = _plain(value)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if number and self.is_text:
-            return int(value) if value == int(value) and 0 <= value < len(self.names) else None
-        return self._codes.get(value)
 
 
 @dataclass(frozen=True)
@@ -81,7 +49,7 @@ class Columns:
         grouped = {place: group for group in self.groups for place in group[1]}
         listed: list[tuple[str, tuple[int, ...]]] = []
         for place, name in enumerate(self.names):
-            unit = grouped.get(place, (_called(name), (place,)))
+            unit = grouped.get(place, (called(name), (place,)))
             if unit not in listed:
                 listed.append(unit)
         return tuple(listed)
@@ -113,9 +81,9 @@ class Columns:
         for place, name in enumerate(self.names):
             category = self.categories.get(place)
             if category is None:
-                out[:, place], missing = _numbers(columns[place], name)
+                out[:, place], missing = numbers_in(columns[place], name)
             else:
-                out[:, place], missing = _codes(columns[place], category, names)
+                out[:, place], missing = codes_in(columns[place], category, names)
             if missing:
                 gaps[name] = missing
         if gaps:
@@ -123,7 +91,7 @@ class Columns:
             more = sum(map(len, gaps.values())) - 1
             raise InputError(
                 Code.MISSING_VALUE,
-                f"A value is missing in column {_called(name)!r}",
+                f"A value is missing in column {called(name)!r}",
                 got=f"nothing in {names[missing[0]]}" + (f" and {more} more gaps" if more else ""),
                 expected="a value in every column",
                 fix=f"Fill it as the model's own preparation does, or leave the row out; {GUESSED}",
@@ -140,7 +108,7 @@ class Columns:
             labels = list(range(len(raw))) if index is None else list(index)
             return [raw[listed[name]] for name in self.names], [f"row {label}" for label in labels]
         if hasattr(raw, "to_dict") and hasattr(raw, "index"):  # one row of a table
-            _once(list(raw.index), "row")
+            check_once(list(raw.index), "row")
             raw = raw.to_dict()
         if isinstance(raw, Mapping):
             return self._of_mapping(raw)
@@ -164,27 +132,27 @@ class Columns:
             got=got,
             expected=f"shape (rows, {len(self.names)})"
             + (", as one number alone may be a row or a column" if one else ""),
-            fix=f"The columns are {some(map(_called, self.names), SHOWN)}",
+            fix=f"The columns are {some(map(called, self.names), SHOWN)}",
         )
 
     def _of_mapping(self, given: Mapping[Any, Any]) -> tuple[list[Any], list[str]]:
         listed = self._by_name(list(given), "dict")
-        values = {name: _settled(given[listed[name]]) for name in self.names}
-        lengths = {name: len(value) for name, value in values.items() if _is_column(value)}
+        values = {name: settled(given[listed[name]]) for name in self.names}
+        lengths = {name: len(value) for name, value in values.items() if is_column(value)}
         if not lengths:
             return [[value] for value in values.values()], ["row 0"]
         if len(lengths) < len(values):
             single = next(name for name in values if name not in lengths)
             raise InputError(
                 Code.SHAPE,
-                f"Column {_called(single)!r} has one value where others have several",
+                f"Column {called(single)!r} has one value where others have several",
                 fix="Give every column as many values as there are rows, or one value each for one row",
             )
         if len(set(lengths.values())) > 1:
             raise InputError(
                 Code.SHAPE,
                 "The columns have different lengths",
-                got=", ".join(f"{_called(name)} {n}" for name, n in list(lengths.items())[:SHOWN]),
+                got=", ".join(f"{called(name)} {n}" for name, n in list(lengths.items())[:SHOWN]),
             )
         return list(values.values()), [f"row {i}" for i in range(next(iter(lengths.values())))]
 
@@ -198,11 +166,11 @@ class Columns:
             rows: list[list[Any]] = []
             for item in items:
                 listed = self._by_name(list(item), "dict")
-                rows.append([_settled(item[listed[name]]) for name in self.names])
-        elif items and all(_is_column(item) for item in items):
-            rows = [_settled(item) for item in items]
+                rows.append([settled(item[listed[name]]) for name in self.names])
+        elif items and all(is_column(item) for item in items):
+            rows = [settled(item) for item in items]
             rows = [row.tolist() if isinstance(row, np.ndarray) else list(row) for row in rows]
-        elif not items or any(held) or any(_is_column(item) for item in items):
+        elif not items or any(held) or any(is_column(item) for item in items):
             raise InputError(
                 Code.EMPTY_BATCH if not items else Code.SHAPE,
                 "There is nothing to explain" if not items else "The rows are of different kinds",
@@ -219,9 +187,9 @@ class Columns:
 
     def _by_name(self, given: list[Any], what: str) -> dict[Any, Any]:
         """The column of this name in what was given, which holds each of ours once and no others."""
-        _once(given, what)
-        found = {_plain(name): name for name in given}
-        unnamed = {_called(name): name for name in self.names if not isinstance(name, str)}
+        check_once(given, what)
+        found = {plain_cell(name): name for name in given}
+        unnamed = {called(name): name for name in self.names if not isinstance(name, str)}
         found = {
             unnamed.get(name, name) if name not in self.names else name: own for name, own in found.items()
         }
@@ -231,21 +199,33 @@ class Columns:
             near = suggest(str(missing[0]), map(str, unknown)) if missing and unknown else ""
             raise InputError(
                 Code.COLUMN,
-                f"The {what} has no column {_called(missing[0])!r}"
+                f"The {what} has no column {called(missing[0])!r}"
                 if missing
-                else f"The {what} has a column {_called(unknown[0])!r} that the task does not know",
-                got=f"columns {some(map(_called, given), SHOWN)}",
-                expected=f"{some(map(_called, self.names), SHOWN)}, in any order",
+                else f"The {what} has a column {called(unknown[0])!r} that the task does not know",
+                got=f"columns {some(map(called, given), SHOWN)}",
+                expected=f"{some(map(called, self.names), SHOWN)}, in any order",
                 fix=near or ("Leave it out, for example with .drop(columns=…)" if not missing else None),
             )
         return found
 
     # --- and back -------------------------------------------------------------------------------------
 
+    def typical(self, rows: np.ndarray) -> np.ndarray:
+        """(columns,) means of numbers, and the most frequent category, also of a one-hot group."""
+        out = rows.mean(0)
+        for place in self.categories:
+            out[place] = _most_frequent(rows[:, place])
+        for _, places in self.groups:
+            block = rows[:, list(places)]
+            hot = np.isin(block, (0, 1)).all() and (block.sum(1) == 1).all()
+            if hot and not set(places) & set(self.categories):
+                out[list(places)] = np.eye(len(places))[int(_most_frequent(block.argmax(1)))]
+        return out
+
     def values(self, row: np.ndarray) -> dict[str, Any]:
         """What a person sees of one row (columns,)."""
         return {
-            _called(name): self.categories[place].names[int(row[place])]
+            called(name): self.categories[place].names[int(row[place])]
             if place in self.categories
             else float(row[place])
             for place, name in enumerate(self.names)
@@ -268,6 +248,15 @@ class Table:
 
     rows: np.ndarray
     names: list[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Background:
+    """Rows (m, columns) that stand in for absent columns, the typical row (columns,), and notes."""
+
+    rows: np.ndarray
+    typical: np.ndarray
+    notes: tuple[str, ...] = ()
 
 
 def is_frame(raw: Any) -> bool:
@@ -299,18 +288,18 @@ def names_of(raw: Any) -> tuple[Any, ...] | None:
     elif isinstance(raw, list | tuple) and raw and isinstance(raw[0], Mapping):
         listed = list(raw[0])
     elif hasattr(raw, "to_dict") and hasattr(raw, "index"):
-        listed = list(raw.index)
+        listed = list(raw.to_dict())
     else:
         return None
-    _once(listed, "table")
-    return tuple(_plain(name) for name in listed)
+    check_once(listed, "table")
+    return tuple(plain_cell(name) for name in listed)
 
 
 def width_of(raw: Any) -> int | None:
     """How many columns unnamed rows have; None where that cannot be told."""
     if isinstance(raw, list | tuple) and raw:
-        inside = [_is_column(item) for item in raw]
-        lengths = {len(_settled(item)) for item, own in zip(raw, inside, strict=True) if own}
+        inside = [is_column(item) for item in raw]
+        lengths = {len(settled(item)) for item, own in zip(raw, inside, strict=True) if own}
         if all(inside):
             return lengths.pop() if len(lengths) == 1 else None
         return None if any(inside) else len(raw)
@@ -319,158 +308,7 @@ def width_of(raw: Any) -> int | None:
     return int(raw.shape[-1])
 
 
-def learnt(values: Any, name: Any, *, coded: bool) -> Category:
-    """The categories that a column of background rows holds: its own order, or sorted.
-
-    Args:
-        values: of the column.
-        name: of the column.
-        coded: whole numbers are codes already, as a model with embeddings takes them.
-    """
-    order = getattr(getattr(values, "cat", None), "categories", None)
-    if order is not None and len(order):
-        return Category(name, tuple(order))
-    met = {_plain(value) for value in _listed(values) if not _is_missing(value)}
-    met = {int(one) if isinstance(one, float) and one.is_integer() else one for one in met}
-    whole = bool(met) and all(isinstance(one, int) and not isinstance(one, bool) for one in met)
-    if whole and coded and min(met) >= 0:
-        return Category(name, tuple(range(max(met) + 1)))
-    if not met:
-        raise SpecError(
-            Code.CATEGORY, f"Column {_called(name)!r} of the background has no value to learn from"
-        )
-    try:
-        return Category(name, tuple(sorted(met)), learnt=not whole)
-    except TypeError:
-        raise SpecError(
-            Code.CATEGORY,
-            f"The categories of {_called(name)!r} cannot be put in order",
-            got=some(sorted(map(repr, met)), SHOWN),
-            fix=f"Name them in the order of their codes: categories={{{_called(name)!r}: […]}}",
-        ) from None
-
-
-# --- cells ------------------------------------------------------------------------------------------------
-
-
-def _numbers(values: Any, name: Any) -> tuple[np.ndarray, list[int]]:
-    """(b,) a column of numbers, and the rows in which one is missing."""
-    array = np.asarray(values)
-    if array.dtype.kind in "biuf":
-        out = array.astype(np.float64)
-        missing = np.isnan(out)
-    elif array.dtype.kind in "mM":
-        raise _no_number(
-            name, "dates or spans of time", "Turn them into numbers first, such as days since a date"
-        )
-    elif array.dtype.kind == "c":
-        raise _no_number(name, "complex numbers", None)
-    else:
-        cells = _listed(values)
-        missing = np.array([_is_missing(cell) for cell in cells])
-        out = np.array(
-            [0.0 if gap else _number(cell, name) for cell, gap in zip(cells, missing, strict=True)]
-        )
-    if np.isinf(out).any():
-        row = int(np.isinf(out).argmax())
-        raise InputError(
-            Code.NOT_FINITE_INPUT, f"Column {_called(name)!r} holds infinity", got=f"in row {row}"
-        )
-    return out, missing.nonzero()[0].tolist()
-
-
-def _number(cell: Any, name: Any) -> float:
-    value = _plain(cell)
-    if isinstance(value, str | bytes):
-        fix = f"Name the column in categories=, for example categories=[{_called(name)!r}], or convert it"
-        raise _no_number(name, f"text, such as {value!r}"[:80], fix)
-    if hasattr(value, "isoformat") or hasattr(value, "total_seconds"):
-        raise _no_number(
-            name, "dates or spans of time", "Turn them into numbers first, such as days since a date"
-        )
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise _no_number(name, f"{type(value).__name__} {value!r}"[:80], None) from None
-
-
-def _no_number(name: Any, got: str, fix: str | None) -> InputError:
-    return InputError(
-        Code.COLUMN, f"Column {_called(name)!r} holds no numbers", got=got, expected="numbers", fix=fix
-    )
-
-
-def _codes(values: Any, category: Category, rows: Sequence[str]) -> tuple[np.ndarray, list[int]]:
-    """(b,) codes of a column of categories, and the rows in which one is missing."""
-    out, missing, known = np.zeros(len(rows)), [], dict[Any, int | None]()
-    for row, cell in enumerate(_listed(values)):
-        if _is_missing(cell):
-            missing.append(row)
-            continue
-        value = _plain(cell)
-        if not isinstance(value, Hashable):
-            value = repr(value)
-        if value not in known:
-            known[value] = category.code(value)
-        code = known[value]
-        if code is None:
-            codes = f", or codes 0 to {len(category.names) - 1}" if category.is_text else ""
-            raise InputError(
-                Code.CATEGORY,
-                f"Column {_called(category.column)!r} has no category {value!r}",
-                got=f"it in {rows[row]}",
-                expected=f"one of {some(map(repr, category.names), SHOWN)}{codes}",
-                fix=(suggest(value, map(str, category.names)) if isinstance(value, str) else "") or None,
-            )
-        out[row] = code
-    return out, missing
-
-
-def _listed(values: Any) -> list[Any]:
-    if isinstance(values, list):
-        return values
-    return values.to_list() if hasattr(values, "to_list") else np.asarray(values).tolist()
-
-
-def _is_missing(cell: Any) -> bool:
-    if cell is None or type(cell).__name__ in ("NAType", "NaTType"):
-        return True
-    return isinstance(cell, float | np.floating) and bool(np.isnan(cell))
-
-
-def _is_column(value: Any) -> bool:
-    """Whether this holds several values."""
-    if isinstance(value, Tensor | np.ndarray):
-        return value.ndim > 0
-    return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
-
-
-def _settled(value: Any) -> Any:
-    """A tensor as an array; anything else as it is."""
-    if isinstance(value, Tensor):
-        value = value.detach().cpu().numpy()
-    return value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
-
-
-def _plain(value: Any) -> Any:
-    """A scalar of NumPy or PyTorch as Python's own."""
-    return value.item() if isinstance(value, np.generic | Tensor) and not getattr(value, "ndim", 0) else value
-
-
-def _called(name: Any) -> str:
-    """What a column is called."""
-    return name if isinstance(name, str) else f"column {name}" if isinstance(name, int) else str(name)
-
-
-called = _called
-
-
-def _once(names: Sequence[Any], what: str) -> None:
-    twice = [name for i, name in enumerate(names) if name in names[:i]]
-    if twice:
-        raise InputError(
-            Code.COLUMN,
-            f"The {what} has two columns called {_called(_plain(twice[0]))!r}",
-            expected="every name once",
-            fix="Rename or drop one of them",
-        )
+def _most_frequent(values: np.ndarray) -> float:
+    """The smallest of those that occur most often."""
+    met, counts = np.unique(values, return_counts=True)
+    return float(met[counts.argmax()])

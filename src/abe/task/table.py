@@ -12,20 +12,11 @@ from abe.checks import COUNT
 from abe.errors import Code, InputError, SpecError, note, suggest
 from abe.task.base import Context, Lifted, Task
 from abe.task.black_box import BlackBox, Form, answers_of
+from abe.task.cells import SHOWN, Category, called, learnt
 from abe.task.feeding import Feeding, OneRow, required, settle
 from abe.task.lifted import Units, suits
 from abe.task.outputs import OutputKind, class_names
-from abe.task.rows import (
-    SHOWN,
-    Category,
-    Columns,
-    Table,
-    called,
-    learnt,
-    names_of,
-    no_rows,
-    width_of,
-)
+from abe.task.rows import Background, Columns, Table, names_of, no_rows, width_of
 from abe.words import some
 
 SUITS: dict[tuple[str, str | int | None], Any] = {
@@ -108,14 +99,14 @@ def table_task(
             fix="Pass background=, rows the model is used on",
         )
     most = None if background_rows is None else COUNT.check("background_rows", background_rows)
-    held, notes = (None, []) if known is None or background is None else _background(known, background, most)
+    held = None if known is None or background is None else _background(known, background, most)
     if not module:
-        return _outside(model, known, held, background, notes, labels, output, output_kind)
+        return _outside(model, known, held, background, labels, output, output_kind)
     settings = _Settings(categories, groups, inputs, _by_column(embeddings, known))
-    lifter = TableLifter(columns=known, background=held, settings=settings, notes=tuple(notes))
-    apart = known is not None and known.categories and known.numbers
-    if apart and (inputs == "row" or (inputs is None and required(model) == 1)):
-        model = OneRow(model, tuple(known.categories))
+    lifter = TableLifter(columns=known, background=held, settings=settings)
+    apart = known if known is not None and known.categories and known.numbers else None
+    if apart is not None and (inputs == "row" or (inputs is None and required(model) == 1)):
+        model = OneRow(model, tuple(apart.categories))
     return Task(
         model=model,
         modality="tabular",
@@ -130,9 +121,8 @@ def table_task(
 def _outside(
     model: Any,
     columns: Columns | None,
-    background: Table | None,
+    background: Background | None,
     given: Any,
-    notes: Sequence[str],
     labels: Any,
     output: Any,
     output_kind: OutputKind,
@@ -145,12 +135,11 @@ def _outside(
             "A function of rows is explained by showing columns of other rows, and there are none",
             fix="Pass background=, rows the model is used on",
         )
-    typical = typical_row(columns, background.rows)
-    box = BlackBox(function, columns, background, typical, Form(columns, given))
+    box = BlackBox(function, columns, background, Form(columns, given))
     return Task(
         model=box,
         modality="tabular",
-        lifter=PresenceLifter(columns=columns, background=background, notes=tuple(notes)),
+        lifter=PresenceLifter(columns=columns, background=background),
         labels=class_names(names if labels is None else labels),
         output=output,
         output_kind=kind if output_kind == "auto" else output_kind,
@@ -173,9 +162,8 @@ class TableLifter:
     """Turns rows into (b, D) vectors of categories and numbers."""
 
     columns: Columns | None
-    background: Table | None
+    background: Background | None
     settings: _Settings
-    notes: tuple[str, ...] = ()
     _found: dict[str, Any] = field(default_factory=dict[str, Any], repr=False)
 
     def __call__(self, task: Task, raw: Any) -> Lifted:
@@ -216,7 +204,7 @@ class TableLifter:
             SpecError: the task has no background.
         """
         columns, background = self._known()
-        rows = _on(task, typical_row(columns, background.rows)[None])
+        rows = _on(task, background.typical[None])
         return self.feeding(task, columns, rows).features(rows)[0]
 
     def row(self, task: Task, raw: Any) -> Tensor:
@@ -229,7 +217,7 @@ class TableLifter:
         rows = _on(task, _single(columns, raw))
         return self.feeding(task, columns, rows).features(rows)[0]
 
-    def _known(self) -> tuple[Columns, Table]:
+    def _known(self) -> tuple[Columns, Background]:
         if self.columns is None or self.background is None:
             raise SpecError(
                 Code.BACKGROUND,
@@ -252,7 +240,8 @@ class TableLifter:
 
     def _notes(self, columns: Columns) -> tuple[str, ...]:
         learnt_ones = [one for one in columns.categories.values() if one.learnt]
-        return self.notes + tuple(
+        told = () if self.background is None else self.background.notes
+        return told + tuple(
             note(
                 Code.CATEGORY,
                 f"The categories of {called(one.column)!r} were numbered in sorted order: "
@@ -267,14 +256,13 @@ class PresenceLifter:
     """Turns rows into (b, units) presence of their columns, for a function of rows."""
 
     columns: Columns
-    background: Table
-    notes: tuple[str, ...] = ()
+    background: Background
 
     def __call__(self, task: Task, raw: Any) -> Lifted:
         table = self.columns.read(raw)
         x = torch.ones((len(table.rows), len(self.columns.units)), dtype=task.dtype)
         context = Context({ROWS: torch.from_numpy(table.rows)})
-        return _lifted(self.columns, table, x, torch.arange(x.shape[1]), context, (), self.notes)
+        return _lifted(self.columns, table, x, torch.arange(x.shape[1]), context, (), self.background.notes)
 
     def references(self, task: Task) -> Tensor:
         """(m, units) what shows every column of one background row."""
@@ -327,25 +315,6 @@ def _single(columns: Columns, raw: Any) -> np.ndarray:
 
 def _on(task: Task, rows: np.ndarray) -> Tensor:
     return torch.from_numpy(rows).to(task.device)
-
-
-def typical_row(columns: Columns, rows: np.ndarray) -> np.ndarray:
-    """(columns,) means of numbers, the most frequent category, and the most frequent of a one-hot group."""
-    out = rows.mean(0)
-    for place in columns.categories:
-        out[place] = _most_frequent(rows[:, place])
-    for _, places in columns.groups:
-        block = rows[:, list(places)]
-        hot = np.isin(block, (0, 1)).all() and (block.sum(1) == 1).all()
-        if hot and not set(places) & set(columns.categories):
-            out[list(places)] = np.eye(len(places))[int(_most_frequent(block.argmax(1)))]
-    return out
-
-
-def _most_frequent(values: np.ndarray) -> float:
-    """The smallest of those that occur most often."""
-    met, counts = np.unique(values, return_counts=True)
-    return float(met[counts.argmax()])
 
 
 # --- settings ---------------------------------------------------------------------------------------------
@@ -489,13 +458,12 @@ def _by_column(
     return {columns.names[place]: layers for place, layers in named.items()}
 
 
-def _background(columns: Columns, raw: Any, most: int | None) -> tuple[Table, list[str]]:
-    """Background rows, at most so many, and what is to be said of that."""
-    table = columns.read(raw)
-    n = len(table.rows)
+def _background(columns: Columns, raw: Any, most: int | None) -> Background:
+    """Background rows, at most so many."""
+    rows = columns.read(raw).rows
+    typical, n = columns.typical(rows), len(rows)
     if most is None or n <= most:
-        return table, []
-    kept = np.linspace(0, n - 1, most).round().astype(int)
+        return Background(rows, typical)
     said = f"{most} of {n} background rows, spread evenly, stand in for absent columns"
     told = note(Code.BACKGROUND, f"{said}; background_rows= takes more")
-    return Table(table.rows[kept], [table.names[i] for i in kept]), [told]
+    return Background(rows[np.linspace(0, n - 1, most).round().astype(int)], typical, (told,))
