@@ -107,7 +107,7 @@ class Columns:
             index = getattr(raw, "index", None)
             labels = list(range(len(raw))) if index is None else list(index)
             return [raw[listed[name]] for name in self.names], [f"row {label}" for label in labels]
-        if hasattr(raw, "to_dict") and hasattr(raw, "index"):  # one row of a table
+        if _is_series(raw):
             check_once(list(raw.index), "row")
             raw = raw.to_dict()
         if isinstance(raw, Mapping):
@@ -259,6 +259,11 @@ class Background:
     notes: tuple[str, ...] = ()
 
 
+def _is_series(raw: Any) -> bool:
+    """Whether this is one row with named values, such as a pandas Series."""
+    return hasattr(raw, "to_dict") and hasattr(raw, "index")
+
+
 def is_frame(raw: Any) -> bool:
     """Whether this is a table with named columns, such as a pandas or polars DataFrame."""
     return hasattr(raw, "columns") and hasattr(raw, "__getitem__") and not isinstance(raw, type)
@@ -287,7 +292,7 @@ def names_of(raw: Any) -> tuple[Any, ...] | None:
         listed = list(raw)
     elif isinstance(raw, list | tuple) and raw and isinstance(raw[0], Mapping):
         listed = list(raw[0])
-    elif hasattr(raw, "to_dict") and hasattr(raw, "index"):
+    elif _is_series(raw):
         listed = list(raw.to_dict())
     else:
         return None
