@@ -1,5 +1,8 @@
 """Rows of a table: what is read, what is refused, and shares that are known."""
 
+import pickle
+import re
+from dataclasses import replace
 from itertools import combinations
 from math import factorial
 from pathlib import Path
@@ -292,6 +295,27 @@ def test_methods_at_a_layer_see_the_background() -> None:
     at_input = explain(task, MIXED, "ig", target=0)
     assert at_input.delta is not None
     assert torch.allclose(found.delta, at_input.delta, atol=1e-12)
+
+
+def test_a_task_is_copied_and_stored_with_what_it_knows() -> None:
+    task = mixed_task()
+    first = explain(task, MIXED)
+    again = pickle.loads(pickle.dumps(task))  # noqa: S301 -- our own
+    assert torch.equal(explain(again, MIXED).attribution, first.attribution)
+    assert (
+        explain(task, MIXED).cost.forward_rows == first.cost.forward_rows - 9
+    )  # two ways were tried, one of them twice
+    other = replace(task, model=seeded(Apart, 1))
+    assert not torch.equal(explain(other, MIXED).x[:, :6], first.x[:, :6])
+    assert torch.equal(explain(task, MIXED).attribution, first.attribution)
+
+
+def test_the_page_of_tables_runs_as_pasted() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "tables.md").read_text("utf-8")
+    names: dict[str, Any] = {"__name__": "page"}
+    for block in re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
+        exec(compile(block, "tables.md", "exec"), names)  # our own text
+    assert names["average"].shape == (4, 3)
 
 
 def test_regression_with_several_outputs() -> None:

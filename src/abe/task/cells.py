@@ -49,10 +49,10 @@ class Category:
     def code(self, value: Any) -> int | None:
         """The code of a name, or of a code where names are text; None for what is no category."""
         value = plain_cell(value)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if number and self.is_text:
-            return int(value) if value == int(value) and 0 <= value < len(self.names) else None
-        return self._codes.get(value)
+        if not self.is_text or isinstance(value, bool) or not isinstance(value, int | float):
+            return self._codes.get(value)
+        whole = int(value) if value == value // 1 else -1
+        return whole if 0 <= whole < len(self.names) else None
 
 
 def learnt(values: Any, name: Any, *, coded: bool) -> Category:

@@ -6,7 +6,7 @@ looks every category up in an embedding, and gives what the codes give when only
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -121,12 +121,14 @@ class Feeding:
         slots: the model's inputs.
         dtype: of the features.
         lookups: its embeddings; their vectors come first in the features.
+        rows: forward rows that settling it took.
     """
 
     columns: Columns
     slots: tuple[Slot, ...]
     dtype: torch.dtype
     lookups: tuple[Lookup, ...] = ()
+    rows: int = 0
 
     @property
     def plain(self) -> bool:
@@ -262,10 +264,10 @@ def settle(
     tried = ways(task.model, columns, inputs)
     if len(tried) == 1 and not columns.categories:
         return Feeding(columns, tried[0], task.dtype)
-    good, failures = list[tuple[Feeding, Any]](), list[Exception]()
+    good, failures, spent = list[tuple[Feeding, Any]](), list[Exception](), list[int]()
     for slots in tried:
         try:
-            good.append(_tried(task, columns, rows, slots, embeddings))
+            good.append(_tried(task, columns, rows, slots, embeddings, spent))
         except (
             AbeError,
             RuntimeError,
@@ -277,7 +279,7 @@ def settle(
         ) as problem:
             failures.append(problem)
     if good and all(_agree(good[0][1], outputs) for _, outputs in good[1:]):
-        return good[0][0]
+        return replace(good[0][0], rows=sum(spent))
     told = [one for one in failures if isinstance(one, AbeError) and one.code != Code.MODEL_FAILED]
     if not good and len(told) == 1:
         raise told[0]
@@ -296,7 +298,12 @@ def settle(
 
 
 def _tried(
-    task: Task, columns: Columns, rows: Tensor, slots: tuple[Slot, ...], embeddings: Mapping[Any, Any]
+    task: Task,
+    columns: Columns,
+    rows: Tensor,
+    slots: tuple[Slot, ...],
+    embeddings: Mapping[Any, Any],
+    spent: list[int],
 ) -> tuple[Feeding, Any]:
     """This way, with the embeddings that one run shows, and what that gave."""
     probe = _probe(columns, rows)
@@ -305,10 +312,12 @@ def _tried(
     kwargs = {key: value for key, value in given.items() if isinstance(key, str)}
     with as_found(task.model), torch.no_grad():
         watched = _Watch(task.model, columns, probe, embeddings)
+        spent.append(len(probe))
         with watched:
             outputs = task.pick(task.model(*args, **kwargs), len(probe))
         feeding = Feeding(columns, slots, task.dtype, tuple(watched.found()))
         if columns.categories:
+            spent.append(len(probe))
             _check_exchange(task, feeding, probe, outputs)
     for one in feeding.lookups:
         one.check(columns)

@@ -107,9 +107,10 @@ class Columns:
             index = getattr(raw, "index", None)
             labels = list(range(len(raw))) if index is None else list(index)
             return [raw[listed[name]] for name in self.names], [f"row {label}" for label in labels]
-        if _is_series(raw):
+        row = _as_dict(raw)
+        if row is not None:
             check_once(list(raw.index), "row")
-            raw = raw.to_dict()
+            raw = row
         if isinstance(raw, Mapping):
             return self._of_mapping(raw)
         if isinstance(raw, Iterable) and not isinstance(raw, str | bytes):
@@ -158,9 +159,7 @@ class Columns:
 
     def _of_items(self, items: list[Any]) -> tuple[list[Any], list[str]]:
         """A list of rows, or one row of values."""
-        items = [
-            item.to_dict() if hasattr(item, "to_dict") and hasattr(item, "index") else item for item in items
-        ]
+        items = [item if (row := _as_dict(item)) is None else row for item in items]
         held = [isinstance(item, Mapping) for item in items]
         if items and all(held):
             rows: list[list[Any]] = []
@@ -259,9 +258,9 @@ class Background:
     notes: tuple[str, ...] = ()
 
 
-def _is_series(raw: Any) -> bool:
-    """Whether this is one row with named values, such as a pandas Series."""
-    return hasattr(raw, "to_dict") and hasattr(raw, "index")
+def _as_dict(raw: Any) -> dict[Any, Any] | None:
+    """One row with named values, such as a pandas Series; None for anything else."""
+    return raw.to_dict() if hasattr(raw, "to_dict") and hasattr(raw, "index") else None
 
 
 def is_frame(raw: Any) -> bool:
@@ -292,8 +291,8 @@ def names_of(raw: Any) -> tuple[Any, ...] | None:
         listed = list(raw)
     elif isinstance(raw, list | tuple) and raw and isinstance(raw[0], Mapping):
         listed = list(raw[0])
-    elif _is_series(raw):
-        listed = list(raw.to_dict())
+    elif (row := _as_dict(raw)) is not None:
+        listed = list(row)
     else:
         return None
     check_once(listed, "table")

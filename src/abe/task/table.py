@@ -1,7 +1,7 @@
 """Table tasks: rows of numbers and categories, for modules, estimators and functions of rows."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -164,28 +164,36 @@ class TableLifter:
     columns: Columns | None
     background: Background | None
     settings: _Settings
-    _found: dict[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    _feedings: list[Feeding] = field(default_factory=list[Feeding], repr=False)
+    _named: list[Columns] = field(default_factory=list[Columns], repr=False)
 
     def __call__(self, task: Task, raw: Any) -> Lifted:
         columns = self.columns or self._first(raw)
         table = columns.read(raw)
         rows = _on(task, table.rows)
-        feeding = self.feeding(task, columns, rows)
+        before = self._known_feeding(task)
+        feeding = before or self.feeding(task, columns, rows)
         x = feeding.features(rows)
         unit_of = columns.unit_of()
         labels = torch.tensor([unit_of[place] for place in feeding.places(rows)], device=x.device)
-        return _lifted(
+        lifted = _lifted(
             columns, table, x, labels, feeding.context(rows), feeding.parts(rows), self._notes(columns)
         )
+        return lifted if before else replace(lifted, rows=feeding.rows)
 
     def feeding(self, task: Task, columns: Columns, rows: Tensor) -> Feeding:
-        """How the model is fed, settled at the first rows."""
-        known: Feeding | None = self._found.get("feeding")
-        if known is None or not all(one.module in set(task.model.modules()) for one in known.lookups):
+        """How the model is fed, settled at the first rows that it reads."""
+        known = self._known_feeding(task)
+        if known is None:
             held = self.settings
             known = settle(task, columns, rows, held.inputs, held.embeddings)
-            self._found["feeding"] = known
+            self._feedings.append(known)
         return known
+
+    def _known_feeding(self, task: Task) -> Feeding | None:
+        """What was settled for a model, whose embeddings are the ones that were found."""
+        inside = set(task.model.modules())
+        return next((one for one in self._feedings if all(k.module in inside for k in one.lookups)), None)
 
     def references(self, task: Task) -> Tensor:
         """(m, D) features of all background rows.
@@ -230,13 +238,12 @@ class TableLifter:
 
     def _first(self, raw: Any) -> Columns:
         """The columns of a task that was given none: those of the first rows."""
-        known: Columns | None = self._found.get("columns")
-        if known is None:
+        if not self._named:
             known = _columns(raw, None, self.settings.categories, self.settings.groups, coded=True)
             if known is None:
                 raise no_rows(raw)
-            self._found["columns"] = known
-        return known
+            self._named.append(known)
+        return self._named[0]
 
     def _notes(self, columns: Columns) -> tuple[str, ...]:
         learnt_ones = [one for one in columns.categories.values() if one.learnt]
