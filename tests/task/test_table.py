@@ -22,7 +22,9 @@ from tests.task.tables import (
     Additive,
     Apart,
     Frame,
+    Listed,
     ReadTwice,
+    Shared,
     Whole,
     plainly,
     seeded,
@@ -338,6 +340,19 @@ def test_methods_are_compared(kind: Any, model: type[nn.Module]) -> None:
     assert set(found.scores) == {"shapley", "integrated_gradients", "gradient_x_input", "occlusion"}
 
 
+@pytest.mark.parametrize("model", [Apart, Listed, Shared])
+def test_bounds_are_those_of_numbers_and_of_vectors_that_there_are(model: type[nn.Module]) -> None:
+    task = mixed_task(model, bounds=([0, 0], [100, 5]))
+    found = explain(task, MIXED, "ig", baseline="uniform", target=0)
+    ends = {end: [value for part in found.parts for value in getattr(part, end)] for end in ("low", "high")}
+    assert ends["low"][-2:] == [0.0, 0.0]
+    assert ends["high"][-2:] == [100.0, 5.0]
+    moved = abe.attack(task, MIXED, "cw")
+    assert moved.x_adv.shape == found.x.shape
+    with pytest.raises(abe.AbeError, match=r"'age' leaves the task's bounds\. Got 101 in row 0"):
+        explain(task, {"colour": "red", "age": 101, "size": "s", "income": 1}, "gradient")
+
+
 def test_attacks_move_the_vectors_of_categories() -> None:
     found = abe.attack(mixed_task(), MIXED, "pgd", eps=0.5)
     assert float((found.x_adv - found.x)[:, :4].abs().max()) > 0
@@ -434,6 +449,9 @@ BAD_SETTINGS: list[tuple[dict[str, Any], Code, str]] = [
     ({"embeddings": {"colour": "head"}}, Code.EMBEDDING, "looks up the category 'colour'"),
     ({"inputs": "columns"}, Code.BAD_PARAMETER, "('codes', 'numbers')"),
     ({"inputs": 3}, Code.BAD_PARAMETER, "cannot be fed so"),
+    ({"bounds": (1, 0)}, Code.BAD_PARAMETER, "low below high"),
+    ({"bounds": ([0], [1, 2, 3])}, Code.BAD_PARAMETER, "2, one per column of numbers"),
+    ({"bounds": ("a", "b")}, Code.BAD_PARAMETER, "bounds= are"),
     ({"background_rows": 0}, Code.BAD_PARAMETER, "background_rows"),
 ]
 

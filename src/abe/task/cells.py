@@ -66,17 +66,19 @@ def learnt(values: Any, name: Any, *, coded: bool) -> Category:
     order = getattr(getattr(values, "cat", None), "categories", None)
     if order is not None and len(order):
         return Category(name, tuple(order))
-    met = {plain_cell(value) for value in listed_cells(values) if not is_missing(value)}
+    cells = [plain_cell(value) for value in listed_cells(values) if not is_missing(value)]
+    met: set[Any] = {cell if isinstance(cell, Hashable) else repr(cell) for cell in cells}
     met = {int(one) if isinstance(one, float) and one.is_integer() else one for one in met}
     whole = bool(met) and all(isinstance(one, int) and not isinstance(one, bool) for one in met)
     if whole and coded and min(met) >= 0:
-        return Category(name, tuple(range(max(met) + 1)))
+        most: int = max(met)
+        return Category(name, tuple(range(most + 1)))
     if not met:
         raise SpecError(
             Code.CATEGORY, f"Column {called(name)!r} of the background has no value to learn from"
         )
     try:
-        return Category(name, tuple(sorted(met)), learnt=not whole)
+        return Category(name, tuple(sorted(met)), learnt=coded)
     except TypeError:
         raise SpecError(
             Code.CATEGORY,

@@ -19,12 +19,13 @@ from abe.instrument.model_state import as_found
 from abe.task.base import Context, Task
 from abe.task.cells import called
 from abe.task.rows import Columns
-from abe.types import Part
+from abe.types import Numbers, Part
 from abe.words import some
 
 Inputs = Literal["row", "codes", "columns"] | tuple[Literal["codes", "numbers"], Literal["codes", "numbers"]]
 """How rows go in: one tensor (b, columns); codes alone (b, k); one input per column; codes (b, k) and numbers
 (b, m), in either order."""
+Bounds = tuple[Numbers, Numbers]
 SAME = 1e-4
 """Outputs that differ by no more than this part of the largest are the same but for rounding."""
 
@@ -121,6 +122,7 @@ class Feeding:
         slots: the model's inputs.
         dtype: of the features.
         lookups: its embeddings; their vectors come first in the features.
+        bounds: of the numbers, one of each kind per column; None for unbounded ones.
         rows: forward rows that settling it took.
     """
 
@@ -128,6 +130,7 @@ class Feeding:
     slots: tuple[Slot, ...]
     dtype: torch.dtype
     lookups: tuple[Lookup, ...] = ()
+    bounds: Bounds | None = None
     rows: int = 0
 
     @property
@@ -143,7 +146,7 @@ class Feeding:
 
     def parts(self, rows: Tensor) -> tuple[Part, ...]:
         """Where every embedding and every input lies in the features."""
-        if self.plain:
+        if self.plain and self.bounds is None:
             return ()
         parts, start, met = list[Part](), 0, dict[str, int]()
         for one in self.lookups:
@@ -151,13 +154,31 @@ class Feeding:
             met[name] = met.get(name, 0) + 1
             shape = tuple(one.vectors(rows[:1]).shape[1:])
             name = name if met[name] == 1 else f"{name} ({met[name]})"
-            parts.append(_part(name, start, shape, layer=one.layer, channels=-1))
+            low, high = (None, None) if self.bounds is None else self._reach(one, rows)
+            parts.append(_part(name, start, shape, layer=one.layer, channels=-1, low=low, high=high))
             start = parts[-1].stop
         for slot in self.slots:
             if not slot.coded:
-                parts.append(_part(slot.key, start, () if slot.flat else (len(slot.places),)))
+                low, high = (None, None) if self.bounds is None else self._ends(slot)
+                shape = () if slot.flat else (len(slot.places),)
+                parts.append(_part(slot.key, start, shape, low=low, high=high))
                 start = parts[-1].stop
         return tuple(parts)
+
+    def _reach(self, one: Lookup, rows: Tensor) -> tuple[Numbers, Numbers]:
+        """The smallest and the largest entry of the vectors of all categories, per channel."""
+        most = max(len(self.columns.categories[place].names) for place in one.places)
+        every = rows[:1].repeat(most, 1)
+        for place in one.places:
+            codes = torch.arange(most).clamp_max(len(self.columns.categories[place].names) - 1)
+            every[:, place] = codes.to(every)
+        vectors = one.vectors(every).transpose(0, 1).flatten(1)
+        return tuple(vectors.amin(1).tolist()), tuple(vectors.amax(1).tolist())
+
+    def _ends(self, slot: Slot) -> tuple[Numbers, Numbers]:
+        low, high = self.bounds or ((), ())
+        at = [self.columns.numbers.index(place) for place in slot.places]
+        return tuple(low[i] for i in at), tuple(high[i] for i in at)
 
     def context(self, rows: Tensor) -> Context:
         """The codes, which the model takes beside the features that stand in for what it makes of them."""

@@ -1,6 +1,6 @@
 """Table tasks: rows of numbers and categories, for modules, estimators and functions of rows."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from abe.checks import COUNT
-from abe.errors import Code, InputError, SpecError, note, suggest
+from abe.errors import Code, InputError, SpecError, note
 from abe.task.base import Context, Lifted, Task
 from abe.task.black_box import BlackBox, Form, answers_of
-from abe.task.cells import SHOWN, Category, called, learnt
+from abe.task.cells import SHOWN, called
 from abe.task.feeding import Feeding, OneRow, required, settle
 from abe.task.lifted import Units, suits
 from abe.task.outputs import OutputKind, class_names
-from abe.task.rows import Background, Columns, Table, names_of, no_rows, width_of
+from abe.task.rows import Background, Columns, Table, no_rows
+from abe.task.settings import background_of, bounds_of, by_column, check_bounds, columns_of
 from abe.words import some
 
 SUITS: dict[tuple[str, str | int | None], Any] = {
@@ -44,6 +45,7 @@ def table_task(
     inputs: Any = None,
     embeddings: Mapping[Any, str | Sequence[str]] | None = None,
     background_rows: int | None = MOST,
+    bounds: tuple[Any, Any] | None = None,
     labels: Any = None,
     output: Any = None,
     output_kind: OutputKind = "auto",
@@ -69,6 +71,8 @@ def table_task(
             ``("numbers", "codes")``, ``"codes"`` or ``"columns"``.
         embeddings: names of the modules that look categories up, by column; found by watching one run.
         background_rows: most background rows that stand in, spread evenly; None takes all.
+        bounds: of the numbers of a module, one of each or one per column of numbers: what attacks and
+            references may not leave. Vectors of categories are then bounded by those that there are.
         labels: class names; those of an estimator by default.
         output: where the class scores are, as for `abe.image_task`.
         output_kind: what they are, as for `abe.image_task`.
@@ -91,7 +95,7 @@ def table_task(
         ['age', 'income']
     """
     module = isinstance(model, nn.Module)
-    known = _columns(background, columns, categories, groups, coded=module)
+    known = columns_of(background, columns, categories, groups, coded=module)
     if known is None and not module:
         raise SpecError(
             Code.BACKGROUND,
@@ -99,10 +103,14 @@ def table_task(
             fix="Pass background=, rows the model is used on",
         )
     most = None if background_rows is None else COUNT.check("background_rows", background_rows)
-    held = None if known is None or background is None else _background(known, background, most)
+    held = None if known is None or background is None else background_of(known, background, most)
+    if not module and bounds is not None:
+        raise SpecError(
+            Code.BAD_PARAMETER, "A function of rows shows rows of the background, so it has no bounds"
+        )
     if not module:
         return _outside(model, known, held, background, labels, output, output_kind)
-    settings = _Settings(categories, groups, inputs, _by_column(embeddings, known))
+    settings = _Settings(categories, groups, inputs, by_column(embeddings, known), bounds)
     lifter = TableLifter(columns=known, background=held, settings=settings)
     apart = known if known is not None and known.categories and known.numbers else None
     if apart is not None and (inputs == "row" or (inputs is None and required(model) == 1)):
@@ -155,6 +163,7 @@ class _Settings:
     groups: Any
     inputs: Any
     embeddings: Mapping[Any, str | Sequence[str]]
+    bounds: tuple[Any, Any] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,6 +182,8 @@ class TableLifter:
         rows = _on(task, table.rows)
         before = self._known_feeding(task)
         feeding = before or self.feeding(task, columns, rows)
+        if feeding.bounds is not None:
+            check_bounds(feeding.bounds, columns, table)
         x = feeding.features(rows)
         unit_of = columns.unit_of()
         labels = torch.tensor([unit_of[place] for place in feeding.places(rows)], device=x.device)
@@ -186,7 +197,9 @@ class TableLifter:
         known = self._known_feeding(task)
         if known is None:
             held = self.settings
+            bounds = None if held.bounds is None else bounds_of(held.bounds, columns)
             known = settle(task, columns, rows, held.inputs, held.embeddings)
+            known = replace(known, bounds=bounds)
             self._feedings.append(known)
         return known
 
@@ -239,7 +252,7 @@ class TableLifter:
     def _first(self, raw: Any) -> Columns:
         """The columns of a task that was given none: those of the first rows."""
         if not self._named:
-            known = _columns(raw, None, self.settings.categories, self.settings.groups, coded=True)
+            known = columns_of(raw, None, self.settings.categories, self.settings.groups, coded=True)
             if known is None:
                 raise no_rows(raw)
             self._named.append(known)
@@ -322,155 +335,3 @@ def _single(columns: Columns, raw: Any) -> np.ndarray:
 
 def _on(task: Task, rows: np.ndarray) -> Tensor:
     return torch.from_numpy(rows).to(task.device)
-
-
-# --- settings ---------------------------------------------------------------------------------------------
-
-
-def _columns(raw: Any, columns: Any, categories: Any, groups: Any, *, coded: bool) -> Columns | None:
-    """The columns of a task; None where nothing names or counts them yet."""
-    names = None if columns is None else tuple(columns)
-    if names is None and raw is not None:
-        width = width_of(raw)
-        names = names_of(raw) or (None if width is None else tuple(range(width)))
-    if names is None or not names:
-        if categories and raw is None:
-            raise SpecError(
-                Code.COLUMN,
-                "Where the categories lie is not known",
-                fix="Pass background= or columns=, the names in the order in which the model takes them",
-            )
-        return None
-    twice = [name for i, name in enumerate(names) if name in names[:i]]
-    if twice:
-        raise SpecError(
-            Code.COLUMN, f"Two columns are called {called(twice[0])!r}", expected="every name once"
-        )
-    bare = Columns(names, {})
-    asked = {_place(names, key, "categories"): given for key, given in _asked(categories).items()}
-    held: Callable[[int], Any] = _once_split(bare, raw)
-    found = {place: _category(names[place], asked[place], held, place, coded) for place in sorted(asked)}
-    return Columns(names, found, _groups(names, groups))
-
-
-def _once_split(bare: Columns, raw: Any) -> Callable[[int], Any]:
-    """Values of a column of the background, split when first asked for."""
-    split = list[Any]()
-
-    def held(place: int) -> Any:
-        if raw is None:
-            raise SpecError(
-                Code.CATEGORY,
-                f"The categories of {called(bare.names[place])!r} are not known",
-                fix="Name them in the order of their codes, or pass background= to learn them from",
-            )
-        if not split:
-            split.extend(bare.split(raw)[0])
-        return split[place]
-
-    return held
-
-
-def _asked(categories: Any) -> dict[Any, Any]:
-    """Given categories by column; None where they are to be learnt."""
-    if categories is None:
-        return {}
-    if isinstance(categories, str):
-        return {categories: None}
-    if isinstance(categories, Mapping):
-        return dict(categories)
-    if isinstance(categories, Iterable):
-        return dict.fromkeys(categories)
-    raise SpecError(
-        Code.BAD_PARAMETER,
-        "categories= names columns",
-        got=type(categories).__name__,
-        expected='a dict {"column": [names]}, or a list of columns',
-    )
-
-
-def _category(name: Any, given: Any, held: Callable[[int], Any], place: int, coded: bool) -> Category:
-    if given is None:
-        return learnt(held(place), name, coded=coded)
-    if isinstance(given, int) and not isinstance(given, bool):
-        return Category(name, tuple(range(COUNT.check("categories", given))))
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        raise SpecError(
-            Code.CATEGORY,
-            f"The categories of {called(name)!r} are a list of names",
-            got=repr(given)[:60],
-            expected="every name once, in the order of the codes, or how many codes there are",
-        )
-    return Category(name, tuple(given))
-
-
-def _place(names: tuple[Any, ...], key: Any, what: str) -> int:
-    """The place of a column that is named, or numbered."""
-    if key in names:
-        return names.index(key)
-    if isinstance(key, int) and not isinstance(key, bool) and 0 <= key < len(names):
-        return key
-    raise SpecError(
-        Code.COLUMN,
-        f"{what}= names a column that the table does not have",
-        got=repr(key),
-        expected=f"one of {some(map(called, names), SHOWN)}",
-        fix=suggest(str(key), map(str, names)) or None,
-    )
-
-
-def _groups(names: tuple[Any, ...], groups: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    if groups is None:
-        return ()
-    if not isinstance(groups, Mapping):
-        listed = [groups] if isinstance(groups, str) else list(groups)
-        groups = {name: f"{name}_" for name in listed}
-    found, taken = list[tuple[str, tuple[int, ...]]](), dict[int, Any]()
-    for name, given in groups.items():
-        if isinstance(given, str):
-            places = [i for i, one in enumerate(names) if isinstance(one, str) and one.startswith(given)]
-        else:
-            places = [_place(names, key, "groups") for key in given]
-        twice = next((place for place in places if place in taken), None)
-        if not places or twice is not None or len(set(places)) < len(places):
-            raise SpecError(
-                Code.COLUMN,
-                f"The group {name!r} is unusable",
-                got=f"no column that begins with {given!r}"
-                if not places
-                else f"{called(names[places[0] if twice is None else twice])!r} twice",
-                expected="columns of which none is in two groups",
-            )
-        taken.update(dict.fromkeys(places, name))
-        found.append((str(name), tuple(places)))
-    return tuple(found)
-
-
-def _by_column(
-    embeddings: Mapping[Any, str | Sequence[str]] | None, columns: Columns | None
-) -> dict[Any, str | Sequence[str]]:
-    """Named embeddings by the column's own name."""
-    if not embeddings:
-        return {}
-    if columns is None:
-        raise SpecError(Code.COLUMN, "embeddings= names columns that are not known", fix="Pass columns= too")
-    named = {_place(columns.names, key, "embeddings"): layers for key, layers in embeddings.items()}
-    wrong = next((place for place in named if place not in columns.categories), None)
-    if wrong is not None:
-        raise SpecError(
-            Code.CATEGORY,
-            f"embeddings= names {called(columns.names[wrong])!r}, which is no category",
-            fix="Name the column in categories= too",
-        )
-    return {columns.names[place]: layers for place, layers in named.items()}
-
-
-def _background(columns: Columns, raw: Any, most: int | None) -> Background:
-    """Background rows, at most so many."""
-    rows = columns.read(raw).rows
-    typical, n = columns.typical(rows), len(rows)
-    if most is None or n <= most:
-        return Background(rows, typical)
-    said = f"{most} of {n} background rows, spread evenly, stand in for absent columns"
-    told = note(Code.BACKGROUND, f"{said}; background_rows= takes more")
-    return Background(rows[np.linspace(0, n - 1, most).round().astype(int)], typical, (told,))
