@@ -168,7 +168,7 @@ def bound_removal(removal: Removal, problem: Problem, unit: Unit) -> BoundRemova
     Raises:
         SpecError: it completes what is left in several ways.
     """
-    bound = removal.bind(problem, segments_of(unit, problem))
+    bound = removal.bind(problem, segments_of(bound(unit, problem), problem.x))
     if bound.draws > 1:
         raise SpecError(
             Code.UNSUPPORTED,
