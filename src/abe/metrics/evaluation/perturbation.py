@@ -168,15 +168,15 @@ def bound_removal(removal: Removal, problem: Problem, unit: Unit) -> BoundRemova
     Raises:
         SpecError: it completes what is left in several ways.
     """
-    bound = removal.bind(problem, segments_of(bound(unit, problem), problem.x))
-    if bound.draws > 1:
+    made = removal.bind(problem, segments_of(bound(unit, problem), problem.x))
+    if made.draws > 1:
         raise SpecError(
             Code.UNSUPPORTED,
             "A curve has one row per step, and this removal several completions",
-            got=f"{type(removal).__name__} with {bound.draws}",
+            got=f"{type(removal).__name__} with {made.draws}",
             fix="Choose a baseline, or a removal with one completion",
         )
-    return bound
+    return made
 
 
 def as_absent(obj: Any) -> Baseline | Removal:
