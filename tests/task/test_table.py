@@ -353,6 +353,21 @@ def test_bounds_are_those_of_numbers_and_of_vectors_that_there_are(model: type[n
         explain(task, {"colour": "red", "age": 101, "size": "s", "income": 1}, "gradient")
 
 
+def test_sets_of_columns_agree_with_the_loss_of_an_additive_table() -> None:
+    """The share of a set is what the score loses without it; categories go as a whole."""
+    net = seeded(Apart)
+    net.head = nn.Linear(8, 2).double()
+    found = abe.compare(
+        mixed_task(net),
+        MIXED,
+        methods=["ig"],
+        metrics=[("faithfulness_correlation", {"size": 2, "samples": 20})],
+        progress=False,
+    )
+    (score,) = found.scores["integrated_gradients"].values()
+    assert torch.allclose(score.values, torch.ones(5, dtype=score.values.dtype), atol=1e-6)
+
+
 def test_attacks_move_the_vectors_of_categories() -> None:
     found = abe.attack(mixed_task(), MIXED, "pgd", eps=0.5)
     assert float((found.x_adv - found.x)[:, :4].abs().max()) > 0
