@@ -353,6 +353,15 @@ def test_bounds_are_those_of_numbers_and_of_vectors_that_there_are(model: type[n
         explain(task, {"colour": "red", "age": 101, "size": "s", "income": 1}, "gradient")
 
 
+def test_rules_take_the_bounds_of_numbers() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    task = abe.table_task(net, background=ROWS, bounds=(0, [99, 9, 1]))
+    assert explain(task, ROWS, "deep_taylor").attribution.shape == (4, 3)
+    assert explain(task, ROWS, "ig").parts[0].high == (99.0, 9.0, 1.0)
+    with pytest.raises(abe.AbeError, match="no bounds"):
+        abe.table_task(Estimator(), background=ROWS, bounds=(0, 1))
+
+
 def test_sets_of_columns_agree_with_the_loss_of_an_additive_table() -> None:
     """The share of a set is what the score loses without it; categories go as a whole."""
     net = seeded(Apart)

@@ -48,7 +48,10 @@ class Background:
         title="Background rows in turn",
         source="erion2021",
         features=("columns",),
-        pitfalls=("With fewer draws than background rows only the first are seen.",),
+        pitfalls=(
+            "With fewer draws than background rows only the first are seen; by a method with one reference, "
+            "such as integrated_gradients, one.",
+        ),
     )
 )
 @value
