@@ -227,6 +227,28 @@ def test_learnt_categories_are_sorted_and_said() -> None:
     assert explain(learnt, coded).warnings == []
 
 
+def test_names_written_like_numbers_are_no_codes() -> None:
+    categories = {"colour": ["1", "2", "3"], "size": ["s", "l"]}
+    task = mixed_task(categories=categories, background=MIXED | {"colour": ["1", "3", "1", "2", "1"]})
+    with pytest.raises(abe.AbeError, match="no category 1"):
+        explain(task, {"colour": 1, "age": 1, "size": "s", "income": 1})
+    assert explain(task, {"colour": "2", "age": 1, "size": 1, "income": 1}).shown[0]["colour"] == "2"
+
+
+def test_estimators_with_a_budget_have_it_per_background_row() -> None:
+    """A hundred rows stand in for an absent column; the number of coalitions stays that of the method."""
+    generator = torch.Generator().manual_seed(0)
+    background = torch.randn(100, 12, generator=generator)
+    weights = torch.randn(12, generator=generator)
+    task = abe.table_task(
+        Additive(*[w.mul for w in weights]), background=background, output_kind="regression"
+    )
+    wanted = (background[0] - background.mean(0)) * weights
+    for method in ("kernel_shap", "lime", "optilime", "baylime"):
+        found = explain(task, background[:1], method)
+        assert torch.allclose(found.attribution[0], wanted, atol=0.05 if "lime" in method else 1e-4), method
+
+
 def test_groups_are_columns_to_a_person() -> None:
     hot = {"age": [1.0, 2.0, 3.0], "city_a": [1, 0, 0], "city_b": [0, 1, 0], "city_c": [0, 0, 1]}
     seen = list[Tensor]()

@@ -43,8 +43,8 @@ class Category:
 
     @property
     def is_text(self) -> bool:
-        """Whether no name is a number, so that a number can only be a code."""
-        return all(isinstance(name, str) for name in self.names)
+        """Whether no name is a number or written like one, so that a number can only be a code."""
+        return not any(not isinstance(name, str) or _is_digits(name) for name in self.names)
 
     def code(self, value: Any) -> int | None:
         """The code of a name, or of a code where names are text; None for what is no category."""
@@ -53,6 +53,14 @@ class Category:
             return self._codes.get(value)
         whole = int(value) if value == value // 1 else -1
         return whole if 0 <= whole < len(self.names) else None
+
+
+def _is_digits(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
 
 
 def learnt(values: Any, name: Any, *, coded: bool) -> Category:

@@ -25,12 +25,15 @@ SUITS: dict[tuple[str, str | int | None], Any] = {
     ("baseline", "blur"): "background",
     ("baseline", "uniform"): "background_rows",
     ("background", "uniform"): "background_rows",
+    ("removal", "mean"): "background",
     ("max_units", 10): 16,
 }
 """Defaults of methods and metrics on tables: columns, the background's typical row as the one reference, and
-all background rows in turn where columns are removed."""
+all background rows in turn in games of columns. Local surrogates, which count rows, take the typical row."""
 MOST = 100
 """Background rows that stand in for absent columns, where nobody says otherwise."""
+COALITIONS = 2000
+"""Coalitions where a method counts rows by default: each is run with every background row."""
 ROWS = "rows"
 """What further input of a function holds the rows."""
 
@@ -122,8 +125,13 @@ def table_task(
         labels=class_names(labels),
         output=output,
         output_kind=output_kind,
-        suits=SUITS,
+        suits=_suits(held),
     )
+
+
+def _suits(background: Background | None) -> dict[tuple[str, str | int | None], Any]:
+    rows = 1 if background is None else len(background.rows)
+    return {**SUITS, ("evaluations", COALITIONS): COALITIONS * rows}
 
 
 def _outside(
@@ -151,7 +159,7 @@ def _outside(
         labels=class_names(names if labels is None else labels),
         output=output,
         output_kind=kind if output_kind == "auto" else output_kind,
-        suits=SUITS,
+        suits=_suits(background),
     )
 
 
