@@ -20,7 +20,7 @@ from abe.imputation import positions, without
 from abe.registry import metrics
 from abe.spec import value
 from abe.types import Baseline, Card, Passes
-from abe.units import as_unit, bound, check_map, rank
+from abe.units import as_unit, check_map, rank, settled
 
 Members = Callable[[Tensor, Tensor], Tensor]
 """(sample (n,), number (n,)) -> (n, positions) bool: the set with that number."""
@@ -84,7 +84,7 @@ def places(x: Float[Tensor, "*b n"]) -> Float[Tensor, "*b n"]:
 def _natural(problem: Problem, unit: str) -> Segments | None:
     """The natural units of the samples, where these are asked for and known."""
     known = unit == "natural" and problem.labels() is not None
-    return segments_of(bound(as_unit("natural"), problem), problem.x) if known else None
+    return segments_of(settled(as_unit("natural"), problem), problem.x) if known else None
 
 
 def _per_feature(attribution: Tensor, x: Tensor, unit: str, segments: Segments | None) -> Tensor:
