@@ -183,6 +183,15 @@ def test_names_and_specs():
         "noise",
         "dataset",
         "confusion",
+        "background",
+        "background_rows",
+        "row",
+        "reference_token",
+        "mask",
+        "pad",
+        "unk",
+        "mean_embedding",
+        "text",
     ]
     for baseline in (*PLAIN, Confusion(starts=3)):
         assert from_spec(to_spec(baseline)) == baseline

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from abe.task import zoo
     from abe.task.base import Task
     from abe.task.image import image_task, load_image
+    from abe.task.table import table_task
     from abe.task.text import text_task
 
 check_torch()
@@ -64,6 +65,7 @@ _HOMES = {
     "list_methods": "abe.listing",
     "list_metrics": "abe.listing",
     "load_image": "abe.task.image",
+    "table_task": "abe.task.table",
     "text_task": "abe.task.text",
 }
 """Public name -> module; loaded at first use, so that ``import abe`` is cheap."""
@@ -113,6 +115,7 @@ __all__ = [
     "postprocess",
     "rule_coverage",
     "smooth",
+    "table_task",
     "text_task",
     "transfer_matrix",
     "trust",

@@ -32,7 +32,7 @@ from abe.words import some
 _F = TypeVar("_F", bound=Callable[..., Any])
 SHOWN = 20
 """Names that an error lists."""
-Suits = Mapping[tuple[str, str | None], Any]
+Suits = Mapping[tuple[str, str | int | None], Any]
 """What is used instead of a parameter's default: by the parameter's name and that of the default, or None."""
 _SUITS: ContextVar[Suits] = ContextVar("abe.suits")
 
@@ -50,7 +50,7 @@ def suiting(suits: Suits) -> Generator[None]:
 def _suited(name: str, default: Any) -> Any:
     suits = _SUITS.get({})
     called = default[0] if is_pair(default) else default
-    known = suits and (called is None or isinstance(called, str))
+    known = suits and (called is None or isinstance(called, str | int))
     return suits.get((name, called), default) if known else default
 
 

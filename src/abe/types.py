@@ -107,11 +107,11 @@ OFFERS: Mapping[str, tuple[str, ...]] = {
     "text": ("positions", "tokens"),
     "series": ("positions",),
     "tensor": ("positions",),
-    "tabular": (),
+    "tabular": ("columns",),
     "several": (),
     "multimodal": ("positions", "image", "tokens", "pair"),
 }
-"""Modality -> what its features have: neighbouring positions, pictures, tokens, two towers."""
+"""Modality -> what its features have: neighbouring positions, pictures, tokens, columns, two towers."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,8 @@ class Card:
         guarantees: axioms the method claims; the law kit tests each.
         needs: what it needs, e.g. ``("gradient",)``.
         features: what it needs of features, which decides the modalities: nothing, ``"positions"`` (a
-            neighbourhood), ``"image"``, ``"tokens"``, ``"pair"`` (two towers), ``"layer"`` (none has it).
+            neighbourhood), ``"image"``, ``"tokens"``, ``"columns"``, ``"pair"`` (two
+            towers), ``"layer"`` (none has it).
         passes: cost formula, law-tested against the counted rows.
         differs: how the default differs from the paper or the published code, one entry each.
         direction: for metrics, which way is better.

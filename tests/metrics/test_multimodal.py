@@ -164,7 +164,6 @@ def test_bad_requests_are_refused_before_computing():
         ("tcd", {"attention": "mask"}, Code.MASK),
         ("tcd", {"special": "sep"}, Code.MASK),
         ("icd", {}, Code.UNSUPPORTED),
-        ("insertion", {}, Code.UNSUPPORTED),
     ):
         with pytest.raises(AbeError) as caught:
             measure(problem, mapped(maps), [as_metric((name, params))])

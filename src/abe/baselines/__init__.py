@@ -444,6 +444,8 @@ class Confusion:
 _FOUND: "WeakKeyDictionary[Any, dict[Hashable, ConfusionFeature]]" = WeakKeyDictionary()
 
 
+from abe.baselines.background import Background as Background  # noqa: E402 -- registered after the above
+from abe.baselines.background import BackgroundRows as BackgroundRows  # noqa: E402
 from abe.baselines.tokens import ReferenceToken as ReferenceToken  # noqa: E402 -- registered after the above
 
 

@@ -25,7 +25,7 @@ class Rationale:
 
     what: Literal["precision", "f1", "iou"]
     processing: ClassVar[str] = "signed, summed over each unit"
-    missing: ClassVar[str] = "nothing is marked in it, or everything"
+    missing: ClassVar[str] = "its marked region is empty, or everything"
 
     def measure(self, problem: Problem, explanation: Any) -> Tensor:
         x = problem.x

@@ -9,17 +9,18 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from abe.baselines import as_baseline
 from abe.checks import AtLeast, Count, Share
+from abe.engines.removal.segments import Segments, segments_of
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
 from abe.imputation import positions, without
 from abe.registry import metrics
 from abe.spec import value
 from abe.types import Baseline, Card, Passes
-from abe.units import check_map, rank
+from abe.units import as_unit, check_map, rank, settled
 
 Members = Callable[[Tensor, Tensor], Tensor]
 """(sample (n,), number (n,)) -> (n, positions) bool: the set with that number."""
@@ -34,15 +35,18 @@ def losses(
     unit: str = "pixel",
 ) -> tuple[Tensor, Tensor]:
     """(b, sets) attribution inside each set, and the score lost when the set is replaced; float64."""
-    x = problem.x
-    flat = _per_feature(attribution, x, unit).double()
+    x, segments = problem.x, _natural(problem, unit)
+    flat = _per_feature(attribution, x, unit, segments).double()
     inside = torch.zeros(len(x) * sets, dtype=torch.float64, device=x.device)
 
     def make(rows: Tensor) -> Tensor:
         sample, number = rows // sets, rows % sets
         chosen = members(sample, number)
         inside[rows] = (flat[sample] * chosen).sum(1)
-        mask = chosen.view(len(rows), *x.shape[1:]) if unit == "element" else positions(chosen, x)
+        if segments is not None:
+            mask = ~segments.keep(sample, ~chosen)
+        else:
+            mask = chosen.view(len(rows), *x.shape[1:]) if unit == "element" else positions(chosen, x)
         return without(problem, baseline, sample, number, mask)
 
     score = problem.scores(make, problem.everyone.repeat_interleave(sets)).double()
@@ -77,10 +81,18 @@ def places(x: Float[Tensor, "*b n"]) -> Float[Tensor, "*b n"]:
     return (low + high - 1) / 2
 
 
-def _per_feature(attribution: Tensor, x: Tensor, unit: str) -> Tensor:
-    """(b, features) of the map: summed over channels, or every element by itself."""
+def _natural(problem: Problem, unit: str) -> Segments | None:
+    """The natural units of the samples, where these are asked for and known."""
+    known = unit == "natural" and problem.labels() is not None
+    return segments_of(settled(as_unit("natural"), problem), problem.x) if known else None
+
+
+def _per_feature(attribution: Tensor, x: Tensor, unit: str, segments: Segments | None) -> Tensor:
+    """(b, features) of the map: summed over channels or units, or every element by itself."""
     maps = check_map(attribution, x)
-    if unit == "pixel" or x.ndim == 2:
+    if segments is not None:
+        return nn.utils.rnn.pad_sequence(segments.sums(maps), batch_first=True)
+    if unit != "element" or x.ndim == 2:
         return maps.sum(1).flatten(1)
     return maps.expand_as(x).flatten(1)
 
@@ -97,13 +109,14 @@ class RandomSets:
         sizes: positions in a set: numbers, or fractions of all.
         samples: sets per size.
         baseline: what stands for "absent".
-        unit: ``"pixel"`` removes all channels of a position together, ``"element"`` single numbers.
+        unit: ``"pixel"`` removes all channels of a position together, ``"element"`` single numbers,
+            ``"natural"`` words or columns where samples have such.
     """
 
     sizes: tuple[Size, ...]
     samples: Annotated[int, AtLeast(2)]
     baseline: Baseline
-    unit: Literal["pixel", "element"] | str = "pixel"
+    unit: Literal["pixel", "element", "natural"] | str = "pixel"
     removes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -111,13 +124,16 @@ class RandomSets:
             raise SpecError(Code.BAD_PARAMETER, "Sets have positive sizes", got="sizes = ()")
 
     def measure(self, problem: Problem, explanation: Any) -> Tensor:
-        total = _per_feature(explanation.attribution, problem.x, self.unit).shape[1]
-        counts = torch.tensor([_count(size, total) for size in self.sizes], device=problem.x.device)
+        segments = _natural(problem, self.unit)
+        total = _per_feature(explanation.attribution, problem.x, self.unit, segments).shape[1]
+        own = torch.tensor([total] * len(problem.x) if segments is None else segments.counts)
+        counts = torch.tensor([[_count(size, n) for size in self.sizes] for n in own.tolist()])
 
         def members(sample: Tensor, number: Tensor) -> Tensor:
             order = problem.draws.permutation("metric.sets", problem.keys(sample, number), total)
             chosen = torch.zeros(len(sample), total, dtype=torch.bool)
-            among = torch.arange(total)[None] < counts.cpu()[number.cpu() // self.samples][:, None]
+            there = order.cpu() < own[sample.cpu()][:, None]
+            among = there & (there.cumsum(1) <= counts[sample.cpu(), number.cpu() // self.samples][:, None])
             return chosen.scatter_(1, order, among).to(problem.x.device)
 
         sets = len(self.sizes) * self.samples
@@ -181,7 +197,8 @@ def faithfulness_correlation(
     Args:
         size: positions in a set, or a fraction of all.
         samples: number of sets.
-        unit: ``"pixel"`` removes all channels of a position together, ``"element"`` single numbers.
+        unit: ``"pixel"`` removes all channels of a position together, ``"element"`` single numbers,
+            ``"natural"`` words or columns where samples have such.
     """
     return RandomSets(sizes=(size,), samples=samples, baseline=as_baseline(baseline), unit=unit)
 

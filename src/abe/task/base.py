@@ -56,7 +56,7 @@ class Task:
     output_kind: OutputKind = "auto"
     input_name: str | None = None
     parts: tuple[Part, ...] = ()
-    suits: Mapping[tuple[str, str | None], Any] = field(default_factory=dict)
+    suits: Mapping[tuple[str, str | int | None], Any] = field(default_factory=dict)
     reads: Callable[[Any, Context], Any] | None = None
     beneath: "Task | None" = None
 
@@ -399,11 +399,12 @@ def along(parts: Sequence[Part], name: str, other: float = 0.0) -> Tensor:
         name: ``"low"``, ``"high"``, ``"mean"`` or ``"std"``.
         other: stands for what a part does not say.
     """
-    flat = any(part.stop - part.start != part.shape[0] for part in parts)
+    channels = [part.shape[0] if part.shape else 1 for part in parts]
+    flat = any(part.stop - part.start != c for part, c in zip(parts, channels, strict=True))
     found: list[Tensor] = []
-    for part in parts:
-        each = torch.tensor(getattr(part, name) or (other,), dtype=torch.float64).expand(part.shape[0])
-        found.append(each.repeat_interleave((part.stop - part.start) // part.shape[0]))
+    for part, c in zip(parts, channels, strict=True):
+        each = torch.tensor(getattr(part, name) or (other,), dtype=torch.float64).expand(c)
+        found.append(each.repeat_interleave((part.stop - part.start) // c))
     axes = 0 if flat else len(parts[0].shape) - 1
     return torch.cat(found).view(1, -1, *[1] * axes)
 

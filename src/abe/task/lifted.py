@@ -129,7 +129,9 @@ def below(context: Context | None) -> tuple[Tensor, Context]:
     return context.beneath
 
 
-def suits(*, baseline: Any, removal: Any = None, unit: Any = "natural") -> dict[tuple[str, str | None], Any]:
+def suits(
+    *, baseline: Any, removal: Any = None, unit: Any = "natural"
+) -> dict[tuple[str, str | int | None], Any]:
     """What stands for the defaults of methods and metrics that are made for images (`Task.suits`).
 
     Args:
@@ -138,7 +140,7 @@ def suits(*, baseline: Any, removal: Any = None, unit: Any = "natural") -> dict[
         unit: what is removed together, for pixels, grids, patches and superpixels.
     """
     absent = baseline if removal is None else removal
-    found: dict[tuple[str, str | None], Any] = {}
+    found: dict[tuple[str, str | int | None], Any] = {}
     for usual in ("zero", "mean"):
         found |= {("baseline", usual): baseline, ("removal", usual): absent}
     for usual in ("pixel", "grid", "patch", "superpixel"):

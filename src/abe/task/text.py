@@ -101,7 +101,7 @@ def text_task(
     )
 
 
-def _read_row(tokenizer: Any) -> dict[tuple[str, str | None], Any]:
+def _read_row(tokenizer: Any) -> dict[tuple[str, str | int | None], Any]:
     """Attention is read where the model reads the text: at the class token, where there is one."""
     return {} if tokenizer is None or token_id(tokenizer, "cls") is None else {("query", None): 0}
 

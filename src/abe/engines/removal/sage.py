@@ -91,16 +91,16 @@ class DataSetShapley:
                 expected="units that depend on the position only, such as grid, patch or pixel",
             )
         u = segments.most
-        bound = self.removal.bind(asked, segments)
-        pair = 2 * u * bound.draws
+        made = self.removal.bind(asked, segments)
+        pair = 2 * u * made.draws
         known = len(asked.x) * (2 if self.labels is None else 1)
         if self.evaluations < known + 2 * pair:
-            raise too_few(known + 2 * pair, self.evaluations, "SAGE", units=u, draws=bound.draws)
+            raise too_few(known + 2 * pair, self.evaluations, "SAGE", units=u, draws=made.draws)
         gains = asked.x.new_zeros((0, u), dtype=torch.float64)
         most, error, reached = (self.evaluations - known) // pair, gains.new_full((u,), torch.inf), False
         while len(gains) < most and not reached:
             count = min(ROUND, most - len(gains))
-            gains = torch.cat([gains, self._round(asked, segments, bound, len(gains), count)])
+            gains = torch.cat([gains, self._round(asked, segments, made, len(gains), count)])
             error = gains.std(0) / len(gains) ** 0.5
             reached = float(error.max()) <= self.tolerance * float(gains.mean(0).max() - gains.mean(0).min())
         return self._result(problem, gains, error, reached)

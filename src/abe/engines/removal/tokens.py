@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from abe.engines.removal.background import BackgroundRemoval as BackgroundRemoval  # registers itself too
 from abe.engines.removal.patch_gaussian import PatchGaussian as PatchGaussian  # registers itself too
 from abe.engines.removal.removals import Absent, BoundRemoval, Layout
 from abe.engines.runtime.problem import Problem

@@ -340,11 +340,13 @@ class Evaluation:
                     expected=" or ".join(card.modalities),
                     fix="Leave it out, or set another unit and metric",
                 )
-            if metric.runs and self.task.output_kind == "regression":
+            of_score = getattr(metric.value, "curve", None) == "logit"
+            if metric.runs and self.task.output_kind == "regression" and not of_score:
                 raise SpecError(
                     Code.UNSUPPORTED,
                     f"The metric {metric.name!r} follows class probabilities, and a regression has none",
-                    fix='Choose metrics that read the score, such as "faithfulness_correlation"',
+                    fix='Choose metrics that read the score, such as "faithfulness_correlation", or curves '
+                    'that do: ("insertion", {"curve": "logit"})',
                 )
             silent = [n for n, s in self.sources.items() if not s.explains]
             if card is not None and "method" in card.needs and silent:

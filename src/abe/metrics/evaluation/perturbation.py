@@ -101,6 +101,7 @@ class PerturbationRun:
         *,
         samples: Tensor | None = None,
         arrival: Arrival | None = None,
+        classes: bool = True,
     ) -> "Perturbation":
         """Run the model along the curve of each sample.
 
@@ -109,6 +110,7 @@ class PerturbationRun:
             attribution: the map, of the input's shape, with one channel, or without channels.
             samples: (m,) which of the problem's samples to run; all by default.
             arrival: the order of these samples' units, where another run of the map made it already.
+            classes: False follows the score alone, as of a regression.
         """
         who = problem.everyone if samples is None else samples
         check_map(attribution, problem.x)
@@ -123,7 +125,7 @@ class PerturbationRun:
         else:
             reference = problem.reference(self.baseline, who, torch.zeros_like(who))
         curve = _Curve(order, order.thresholds(step), x, reference, self.direction, filler)
-        log_p, target, logits, remarks = _chances(problem, curve, who)
+        log_p, target, logits, remarks = _chances(problem, curve, who, classes=classes)
         return Perturbation(
             run=self,
             log_probabilities=log_p,
@@ -307,8 +309,10 @@ def check_curve(metric: Any, problem: Problem) -> None:
     Raises:
         SpecError: it reads probabilities of a regression, or logits of a model that gives probabilities.
     """
-    problem.task.check_classes(problem.decision.outputs, f"the metric {metric.name!r}")
-    if getattr(metric.value, "curve", None) == "logit":
+    follows = getattr(metric.value, "curve", None)
+    if problem.task.output_kind != "regression" or follows != "logit":
+        problem.task.check_classes(problem.decision.outputs, f"the metric {metric.name!r}")
+    if follows == "logit":
         _need_logits(
             None if problem.task.output_kind == "probabilities" else problem.x, f"The metric {metric.name!r}"
         )
@@ -327,9 +331,12 @@ def _need_logits(logits: Tensor | None, what: str) -> Tensor:
 
 
 def _chances(
-    problem: Problem, curve: _Curve, samples: Tensor
+    problem: Problem, curve: _Curve, samples: Tensor, *, classes: bool
 ) -> tuple[Tensor, Tensor, Tensor | None, list[str]]:
-    """Of m samples: (m, n + 1, C) log-probabilities, (m,) targets among C, (m, n + 1) logits, and notes."""
+    """Of m samples: (m, n + 1, C) log-probabilities, (m,) targets among C, (m, n + 1) logits, and notes.
+
+    Without classes C is 0.
+    """
     kept: list[tuple[Tensor, Tensor, Tensor]] = []
     remarks: list[str] = []
     logit = Logit()
@@ -345,7 +352,8 @@ def _chances(
                 Code.UNSUPPORTED, "Perturbation curves need class scores", got=shape, expected="(n, classes)"
             )
         target = problem.target[chunk.owner]
-        kept.append((*problem.task.chances(outputs, target), score(problem.task, outputs, logit, target)))
+        chances = problem.task.chances(outputs, target) if classes else (outputs[:, :0], outputs[:, 0].long())
+        kept.append((*chances, score(problem.task, outputs, logit, target)))
         remarks = problem.task.remarks(outputs)
     log_p, target, logits = (torch.cat(column) for column in zip(*kept, strict=True))
     lines = None if problem.task.output_kind == "probabilities" else logits.unflatten(0, (-1, curve.points))
