@@ -35,6 +35,8 @@ GATES = ("sigmoid", "hardsigmoid")
 """Their outputs only weigh something else, so they count as constants (arras2017)."""
 DIVISORS = ("rdiv", "reciprocal", "rsqrt")
 """What divides only weighs something else too, as in `Quotient`; negative powers are divisors as well."""
+EXPONENTIALS = ("exp", "exp2", "rpow")
+"""They are never zero and weigh something else, as in a softmax written by hand; so do powers of numbers."""
 _JOINED = frozenset({"cat", "stack", "hstack", "vstack", "dstack", "column_stack"})
 CONSTANTS_INSIDE = _JOINED | names(
     """add sub rsub lerp masked_fill where pad constant_pad_nd index_copy scatter setitem copy index_fill
@@ -63,10 +65,14 @@ class PassOn:
         return transformed(output, step.booked(bias=constant))
 
 
-def divides(step: Step) -> bool:
-    """Whether this is a power with a negative exponent."""
+def weighs(step: Step) -> bool:
+    """Whether this is a power that only weighs something else: with a negative exponent, or of a number."""
+    if step.name != "pow":
+        return False
     exponent = argument(step, 1, "exponent")
-    return step.name == "pow" and not depends(exponent) and bool(torch.as_tensor(exponent < 0).any())
+    if depends(exponent):
+        return not depends(step.args[0])
+    return bool(torch.as_tensor(exponent < 0).any())
 
 
 def _has_numbers(step: Step) -> bool:
@@ -99,10 +105,8 @@ class Identity:
     def __call__(self, step: Step) -> Any:
         """One ratio on the way back."""
         x, held = step.inputs()[0], step.value()
-        if divides(step):
+        if weighs(step):
             return held
-        if step.name == "pow" and not depends(step.args[0]):
-            raise step.error("No backward rule for a number to the power of the input", "Add a rule for it")
         if step.name == "relu":
             return step.plain()
         zero = torch.zeros_like(held)
@@ -333,7 +337,7 @@ def _keeps_place(step: Step, inputs: list[Tensor], held: Any) -> bool:
     if len(inputs) != 1 or not isinstance(held, Tensor) or held.shape != inputs[0].shape:
         return False
     entrywise = IDENTITIES | {"add", "sub", "rsub", "mul", "div", "neg", "batch_norm"}
-    return step.name in entrywise and not divides(step)
+    return step.name in entrywise and not weighs(step)
 
 
 def _swapped(step: Step, twins: dict[int, Tensor]) -> tuple[Any, Any]:
@@ -374,7 +378,7 @@ def lrp_book(
     entries: list[tuple[str, Any]] = list(rules)
     entries += [("first", first)] if first is not None else []
     entries += [("convolution", convolution), ("dense", dense), ("softmax", attention)]
-    entries += [(gate, AsConstant()) for gate in (*GATES, *DIVISORS)]
+    entries += [(gate, AsConstant()) for gate in (*GATES, *DIVISORS, *EXPONENTIALS)]
     entries += [("log_softmax", Shifted()), ("div", Quotient()), ("glu", Gated()), ("product", Halves())]
     entries += [(name, Identity()) for name in sorted(IDENTITIES)]
     entries += [("maximum", Selected()), ("minimum", Selected()), ("where", PassOn())]

@@ -348,7 +348,7 @@ def _force_eager() -> Generator[None, None, None]:
         yield
 
 
-class _Shared:
+class Shared:
     """A setting of the whole process: the first thread that needs it makes it, the last one ends it."""
 
     def __init__(self, setting: Callable[[], AbstractContextManager[None]]) -> None:
@@ -370,7 +370,7 @@ class _Shared:
                     self._open.close()
 
 
-_EAGER = _Shared(_force_eager)
+_EAGER = Shared(_force_eager)
 
 
 def eager(model: nn.Module) -> AbstractContextManager[None]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from abe.checks import finite
 from abe.engines.instrument.capture import capturing
 from abe.engines.instrument.per_model import mark
+from abe.engines.instrument.recurrent import differentiable
 from abe.engines.instrument.whose import not_the_models
 from abe.engines.runtime.layout import dense_slopes, remember
 from abe.errors import AbeError, Code, InputError, ModelError
@@ -173,8 +174,8 @@ class Pass:
         work, owner = self.work, self.work.owner[rows]
         self.forwarded = self.calls = 0
         x = work.rows(rows).detach()
-        differentiate = work.kind == "gradient"
-        with torch.set_grad_enabled(work.kind != "forward"):
+        differentiate, graph = work.kind == "gradient", work.kind != "forward"
+        with torch.set_grad_enabled(graph), differentiable(model, x) if graph else nullcontext():
             if differentiate:
                 x = x.clone() if x.is_inference() else x
                 x.requires_grad_(True)
