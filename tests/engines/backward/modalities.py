@@ -349,6 +349,20 @@ class Encoder(nn.Module):
         return self.head(h[:, 0] if self.batch_first else h[0])
 
 
+class Translator(nn.Module):
+    """An encoder, and a decoder of two learnt tokens that looks at it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.TransformerEncoderLayer(D, 2, 12, batch_first=True)
+        self.decoder = nn.TransformerDecoderLayer(D, 2, 12, batch_first=True, activation=F.silu)
+        self.start, self.head = nn.Parameter(torch.ones(2, D)), nn.Linear(D, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.encoder(tokens_last(x))
+        return self.head(self.decoder(self.start.expand(len(x), 2, D), seen)[:, -1])
+
+
 # --- others -------------------------------------------------------------------------------------------
 
 
@@ -485,6 +499,7 @@ FAMILIES: dict[str, Callable[[], tuple[nn.Module, tuple[int, ...]]]] = {
     "encoder": lambda: embedded(Encoder()),
     "encoder, sequence first": lambda: embedded(Encoder(batch_first=False, norm_first=True)),
     "encoder, no padding": lambda: embedded(Encoder(padded=False)),
+    "translator": lambda: embedded(Translator()),
     "series, max": lambda: embedded(series_cnn(nn.AdaptiveMaxPool1d(2))),
     "series, mean": lambda: embedded(series_cnn(nn.AdaptiveAvgPool1d(1))),
     "decoder": lambda: embedded(Decoder()),
