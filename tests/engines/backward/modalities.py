@@ -269,7 +269,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two dense layers with a GELU, or a SiLU gate."""
+    """Two dense layers with a GELU, a ReLU, or a SiLU gate."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -278,7 +278,7 @@ class FeedForward(nn.Module):
             self.c_fc, self.c_proj = Conv1D(12, D), Conv1D(D, 12)
         else:
             self.up, self.down = nn.Linear(D, 12, bias=kind == "bert"), nn.Linear(12, D, bias=kind == "bert")
-            self.gate = nn.Linear(D, 12, bias=False)
+            self.gate = nn.Linear(D, 12, bias=False) if kind == "llama" else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kind == "gpt2":
@@ -286,7 +286,7 @@ class FeedForward(nn.Module):
         if self.kind == "llama":
             return self.down(F.silu(self.gate(x)) * self.up(x))
         if self.kind == "t5":
-            return self.down(gelu_new(self.gate(x)) * self.up(x))
+            return self.down(self.up(x).relu())
         return self.down(F.gelu(self.up(x)))
 
 

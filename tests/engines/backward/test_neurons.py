@@ -18,11 +18,12 @@ from abe.errors import ModelError
 from abe.task.base import Context, Lifted, Task
 
 Call = Callable[[Tensor, Tensor], Tensor]
+BIAS = nn.Parameter(torch.ones(5, dtype=torch.float64), requires_grad=False)
 CALLS: dict[str, tuple[tuple[int, ...], tuple[int, ...], Call]] = {
     "linear": ((4, 3), (5, 3), F.linear),
     "linear of tokens": ((4, 2, 3), (5, 3), F.linear),
     "linear to a number": ((4, 3), (3,), F.linear),
-    "addmm": ((4, 3), (3, 5), lambda x, w: torch.addmm(nn.Parameter(torch.ones(5).double()), x, w)),
+    "addmm": ((4, 3), (3, 5), lambda x, w: torch.addmm(BIAS, x, w)),
     "mm": ((4, 3), (3, 5), torch.mm),
     "mm from the left": ((3, 4), (5, 3), lambda x, w: torch.mm(w, x)),
     "matmul": ((4, 2, 3), (3, 5), torch.matmul),
@@ -161,17 +162,36 @@ def test_what_does_not_tell_its_outputs_is_refused_by_name() -> None:
         explain(made(Grouped()), samples(D, 6), "pattern_net")
 
 
+class OfTheBatch(nn.Module):
+    """A product with something that has a value for every sample, or with a row for every sample."""
+
+    def __init__(self, axes: int) -> None:
+        super().__init__()
+        self.head, self.axes = nn.Linear(D, 3), axes
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.axes == 2:
+            each = torch.einsum("bdt,be->b", x, torch.ones(len(x), 2, dtype=x.dtype))
+            return self.head(x.mean(2)) * each[:, None]
+        edges = torch.ones(len(x), 6, 6, dtype=x.dtype).tril()
+        return self.head(torch.matmul(edges, x.transpose(1, 2)).relu().mean(1))
+
+
+def test_what_is_made_for_every_sample_is_no_weight() -> None:
+    """It keeps its gradient, in whatever number samples come."""
+    net, x = made(OfTheBatch(3)), samples(D, 6)
+    fit = PatternFit(Task(model=net, modality="series", lifter=lift, output_kind="logits"))
+    fit.add(x)
+    fit.add(x[:2])
+    assert [len(layer) for layer in fit.patterns().layers] == [0, 3]
+    whole = explain(net, x, "pattern_net", patterns=fit.patterns()).attribution
+    alone = explain(net, x[1:2], "pattern_net", patterns=fit.patterns()).attribution
+    torch.testing.assert_close(alone[0], whole[1])
+
+
 def test_a_weight_of_another_size_in_every_batch_is_refused() -> None:
-    class OfTheBatch(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = nn.Linear(D, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            edges = torch.ones(len(x), 6, 6, dtype=x.dtype).tril()
-            return self.head(torch.matmul(edges, x.transpose(1, 2)).relu().mean(1))
-
-    fit = PatternFit(Task(model=made(OfTheBatch()), modality="series", lifter=lift, output_kind="logits"))
+    net = made(OfTheBatch(2))
+    fit = PatternFit(Task(model=net, modality="series", lifter=lift, output_kind="logits"))
     fit.add(samples(D, 6))
     with pytest.raises(ModelError, match=r"another shape in every batch.*ABE-RULE"):
         fit.add(samples(D, 6)[:2])

@@ -48,7 +48,7 @@ def test_gradients_run_without_cudnn_and_forward_passes_with_it(method: str) -> 
     assert torch.backends.cudnn.enabled
     seen = run(gru, method)
     assert {cudnn for graph, cudnn in seen if graph} == {False}
-    assert all(cudnn for graph, cudnn in run(gru, "occlusion", units=("grid", {"size": 2})))
+    assert all(cudnn for graph, cudnn in run(gru, "occlusion", units=("grid", {"n": 2})))
     assert torch.backends.cudnn.enabled
 
 

@@ -17,7 +17,7 @@ def lift(task: Task, raw: Tensor) -> Lifted:
 
 
 def explain(net: nn.Module, x: Tensor, method: Any, **how: Any) -> abe.Explanation:
-    task = Task(model=net, modality="series", lifter=lift, output_kind="regression")
+    task = Task(model=net.eval(), modality="series", lifter=lift, output_kind="regression")
     return abe.explain(task, x, method, progress=False, target=0, **how)
 
 
@@ -86,7 +86,7 @@ def test_a_score_that_does_not_change_is_no_cancellation(
     method: str, dtype: torch.dtype, rest: float
 ) -> None:
     x = torch.tensor([[3.0, 3.0], [300.0, 300.0]], dtype=dtype)
-    params = {"background": torch.zeros(2, 2, dtype=dtype)} if method == "expected_gradients" else {}
+    params = {"baseline": torch.zeros(1, 2, dtype=dtype)} if method == "expected_gradients" else {}
     assert codes(explain(Unmoved(rest, dtype), x, method, **params).warnings) == []
 
 

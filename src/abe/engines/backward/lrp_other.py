@@ -253,29 +253,20 @@ def _spread(weight: Tensor, spatial: int) -> Tensor:
 
 # --- relevance form -------------------------------------------------------------------------------
 
-_MOVES = names(
-    """view reshape view_as reshape_as flatten unflatten permute transpose t T mT movedim moveaxis squeeze
-    unsqueeze cat stack chunk split split_with_sizes tensor_split unbind getitem select narrow contiguous
-    clone
-    to float double dropout dropout1d dropout2d dropout3d roll flip pixel_shuffle pixel_unshuffle pad
-    constant_pad_nd max_pool1d max_pool2d max_pool3d adaptive_max_pool2d max amax index_select masked_fill
-    where setitem min amin median sort topk kthvalue msort adaptive_max_pool1d adaptive_max_pool3d
-    feature_dropout alpha_dropout feature_alpha_dropout"""
-)
-
-
-_CHOSEN = (
-    "min",
-    "amin",
-    "median",
-    "sort",
-    "topk",
-    "kthvalue",
-    "msort",
-    "adaptive_max_pool1d",
-    "adaptive_max_pool3d",
+_CHOSEN = names(
+    """max amax min amin median sort topk kthvalue msort max_pool1d max_pool2d max_pool3d adaptive_max_pool1d
+    adaptive_max_pool2d adaptive_max_pool3d max_pool1d_with_indices max_pool2d_with_indices
+    max_pool3d_with_indices adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices
+    adaptive_max_pool3d_with_indices"""
 )
 """They give on some of the entries that they read, or all of them in another order."""
+_MOVES = _CHOSEN | names(
+    """view reshape view_as reshape_as flatten unflatten permute transpose t T mT movedim moveaxis squeeze
+    unsqueeze cat stack chunk split split_with_sizes tensor_split unbind getitem select narrow contiguous
+    clone to float double dropout dropout1d dropout2d dropout3d roll flip pixel_shuffle pixel_unshuffle pad
+    constant_pad_nd index_select masked_fill where setitem feature_dropout alpha_dropout
+    feature_alpha_dropout"""
+)
 
 
 @value
@@ -384,8 +375,7 @@ def lrp_book(
     entries += [("maximum", Selected()), ("minimum", Selected()), ("where", PassOn())]
     entries += [("linear", PassOn()), ("plumbing", PassOn()), ("constant", PassOn())]
     entries += [(f"{kind}_norm", Affine()) for kind in ("batch", "layer", "rms", "group", "instance")]
-    entries += [(n, PassOn()) for n in sorted(_MOVES) if n.startswith(("max", "adaptive_max", "amax"))]
-    entries += [(n, PassOn()) for n in _CHOSEN]
+    entries += [(n, PassOn()) for n in sorted(_CHOSEN)]
     return RuleBook(entries=(*entries, *registered_rules("ratio")))
 
 

@@ -6,13 +6,25 @@
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from abe.engines.backward.lrp_weighted import Weighted
 from abe.engines.backward.step import Step, argument
 
 Pairs = list[tuple[int, int]]
 """(axis of the output, axis of the weight), both counted from the left."""
+
+
+def has_weight(step: Step, call: Weighted) -> bool:
+    """Whether what multiplies the input is a weight, not something made of other inputs for every sample.
+
+    Of products the latter is told by its axes: more than two, without being a parameter. Queries of learnt
+    tokens and the edges of graphs are such.
+    """
+    weight = call.weight
+    if step.name.startswith(("conv", "linear")) or weight.ndim <= 2:
+        return True
+    return isinstance(weight, nn.Parameter) or isinstance(weight._base, nn.Parameter)
 
 
 def neurons(step: Step, call: Weighted, output: Tensor) -> Pairs:

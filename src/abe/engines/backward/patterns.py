@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from abe import storage
 from abe.checks import Count, finite
-from abe.engines.backward.lrp_weighted import weighted
-from abe.engines.backward.neurons import neurons
+from abe.engines.backward.lrp_weighted import Weighted, weighted
+from abe.engines.backward.neurons import has_weight, neurons
 from abe.engines.backward.run import (
     AsItIs,
     Backward,
@@ -161,7 +161,9 @@ class PatternFit:
 
         def choose(step: Step) -> Any:
             if step.kind == "linear" and step.name in WEIGHTED:
-                new[step.number] = _measured(step)
+                call = weighted(step)
+                if has_weight(step, call):
+                    new[step.number] = _measured(step, call)
             return step.plain()
 
         session = Session(choose=choose, inside=isinstance(self.task, LayerTask))
@@ -209,8 +211,7 @@ def _check_alike(layer: _Layer, old: _Layer | None) -> None:
         )
 
 
-def _measured(step: Step) -> _Layer:
-    call = weighted(step)
+def _measured(step: Step, call: Weighted) -> _Layer:
     # Covariances are small differences of large moments, so they are summed in float64.
     x, weight = call.x.detach().double(), call.weight.detach().double().requires_grad_(True)
     with torch.enable_grad():
@@ -266,6 +267,8 @@ class ByPattern:
     def __call__(self, step: Step) -> Any:
         """The pattern in the place of the weight on the way back."""
         call, known = weighted(step), self.patterns.layers
+        if not has_weight(step, call):
+            return step.plain()
         if step.number >= len(known) or known[step.number].shape != call.weight.shape:
             raise ModelError(
                 Code.RULE,
