@@ -480,7 +480,9 @@ def embedded(net: nn.Module) -> tuple[nn.Module, tuple[int, ...]]:
 
 
 FAMILIES: dict[str, Callable[[], tuple[nn.Module, tuple[int, ...]]]] = {
-    **{f"text cnn, {name}": lambda pool=pool: embedded(TextCNN(pool)) for name, pool in OVER_TIME.items()},
+    "text cnn, amax": lambda: embedded(TextCNN()),
+    "text cnn, adaptive": lambda: embedded(TextCNN(OVER_TIME["adaptive and indices"])),
+    "text cnn, top": lambda: embedded(TextCNN(OVER_TIME["top"])),
     "bidirectional gru, end": lambda: embedded(
         Recurrent(nn.GRU(D, 5, bidirectional=True, batch_first=True), "end")
     ),

@@ -1,14 +1,16 @@
 """Rules, attention and patterns on networks for texts, series, volumes, points and tables."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+from jaxtyping import config
 from tests.engines.backward.modalities import FAMILIES, OVER_TIME, RMS, D, Rms, TextCNN, Transformer
 from tests.engines.backward.modalities import family, made, table
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import abe
 from abe.engines.backward.step import ACCOUNTS
@@ -45,9 +47,20 @@ ATTENTION = {
     "chefer_bimodal": {},
     "daam": {"tokens": (0,)},
 }
+ALIKE = ("llama, torch's norm", "encoder, no padding", "gru, attention", "bidirectional lstm, max")
+"""Families of which another shows nearly the same."""
+NAMES = [pytest.param(n, marks=[pytest.mark.slow] * (n in ALIKE)) for n in FAMILIES]
 PICKED = ("text cnn, top", "mixture")
 """Families that pick by order, which DeepLIFT does not follow."""
 ATTENDING = ("bert", "gpt2", "t5", "llama", "encoder", "translator")
+
+
+@pytest.fixture(autouse=True)
+def unchecked() -> Iterator[None]:
+    """Shapes in annotations are checked in other tests: these are many small networks."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
 
 
 def lift(task: Task, raw: Tensor) -> Lifted:
@@ -69,7 +82,7 @@ def closure(found: abe.Explanation) -> float:
 # ---------------------------------------------------------------- every method on every family
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_differences_from_a_reference_are_complete(name: str) -> None:
     net, x = family(name)
     for method, params in LIFTS.items():
@@ -84,7 +97,7 @@ def test_differences_from_a_reference_are_complete(name: str) -> None:
         assert not found.warnings, method
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_relevance_is_accounted_for(name: str) -> None:
     net, x = family(name)
     for method, params in LRP.items():
@@ -93,7 +106,7 @@ def test_relevance_is_accounted_for(name: str) -> None:
         assert closure(found) < 1e-8, method
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_others_run_and_each_sample_by_itself(name: str) -> None:
     net, x = family(name)
     for method, params in OTHERS.items():
@@ -103,7 +116,7 @@ def test_others_run_and_each_sample_by_itself(name: str) -> None:
         torch.testing.assert_close(alone[0], whole[1], rtol=1e-7, atol=1e-10, msg=method)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_attention_runs_or_says_why_not(name: str) -> None:
     net, x = family(name)
     for method, params in ATTENTION.items():
@@ -118,6 +131,46 @@ def test_attention_runs_or_says_why_not(name: str) -> None:
         assert bool(found.attribution.any()), method
         each = found.attribution.amax(1, keepdim=True)
         torch.testing.assert_close(found.attribution, each.expand_as(x))  # tokens, not dimensions
+
+
+class PackedAttention(nn.Module):
+    """Attention over what a recurrent layer gives for a packed sequence, which rules cannot follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.GRU(D, D, batch_first=True), nn.Linear(D, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        lengths = torch.full((len(x),), x.shape[2])
+        out = self.layer(pack_padded_sequence(x.transpose(1, 2), lengths, batch_first=True))[0]
+        h = pad_packed_sequence(out, batch_first=True)[0]
+        return self.head((torch.softmax(h @ h.transpose(1, 2), -1) @ h).mean(1))
+
+
+@pytest.mark.parametrize("method", ["raw_attention", "attention_rollout", "chefer_relevance"])
+def test_attention_is_read_beside_layers_that_rules_cannot_follow(method: str) -> None:
+    net, x = made(PackedAttention()), samples(D, 6)
+    assert bool(explain(net, x, method).attribution.any())
+    with pytest.raises(AbeError, match="ABE-RULE"):
+        explain(net, x, "lrp_epsilon")
+
+
+class HeadsFirst(nn.Module):
+    """Attention whose matrices have the heads before the samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ask, self.head = nn.Linear(D, D), nn.Linear(D, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.ask(x.transpose(1, 2)).unflatten(2, (2, -1)).permute(2, 0, 1, 3)
+        h = (h @ h.transpose(-1, -2)).softmax(-1) @ h
+        return self.head(h.permute(1, 2, 0, 3).flatten(2).mean(1))
+
+
+def test_attention_of_samples_that_cannot_be_told_apart_is_refused() -> None:
+    with pytest.raises(AbeError, match=r"cannot be told apart.*\(2, 3, 6, 6\).*ABE-UNSUPPORTED"):
+        explain(made(HeadsFirst()), samples(D, 6), "raw_attention")
 
 
 # ---------------------------------------------------------------- nothing lost where nothing is added

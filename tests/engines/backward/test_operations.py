@@ -291,8 +291,8 @@ ROOM = {
 }
 
 
-REFUSED = {"power of a number": "No backward rule", "softmax": "'softmax'", "softmin": "'softmax'"}
-"""What LRP has no rule for, or takes for a constant, and what it says of it."""
+REFUSED = {"power of a number": "'(rpow|pow|exp2)'", "softmax": "'softmax'", "softmin": "'softmax'"}
+"""What LRP takes for a constant, and what it says of it where nothing else is left."""
 
 
 def ways(operation: str):

@@ -59,6 +59,16 @@ def test_channels_of_a_position_are_one_number() -> None:
     assert codes(explain(net, x.transpose(1, 2), "ig").warnings) == ["CANCELLATION"]
 
 
+@pytest.mark.parametrize(("positions", "most"), [(2, 100), (100, 100), (400, 200), (10_000, 1000)])
+def test_the_bound_grows_with_what_chance_gives(positions: int, most: int) -> None:
+    one = torch.ones(1).double()
+    for amount, right in ((0.99 * most, []), (1.01 * most, ["CANCELLATION"])):
+        maps = torch.zeros(1, positions, dtype=torch.float64)
+        maps[0, 0], maps[0, 1] = (amount + 1) / 2, (1 - amount) / 2
+        assert codes(remarks(maps, one, one)) == right
+        assert codes(remarks(maps.view(1, 1, 2, -1), one, one)) == right
+
+
 def test_parts_have_channels_of_their_own() -> None:
     maps, delta = torch.tensor([[1000.0, -999.0, 0.0, 0.0]]).double(), torch.ones(1).double()
     embedding = (Part("text", 0, 2, (2, 1)), Part("table", 2, 4, (2,)))

@@ -15,7 +15,7 @@ from abe.engines.instrument.operations import tensors
 from abe.engines.instrument.transforms import hidden, transform
 from abe.errors import Code, ModelError
 
-PRODUCTS = ("matmul", "rmatmul", "bmm", "einsum", "baddbmm")
+PRODUCTS = ("matmul", "rmatmul", "bmm", "einsum", "baddbmm", "linalg_multi_dot")
 
 
 CARRIED = (

@@ -1,5 +1,6 @@
 """Maps whose sum is no sign that they make sense: terms that cancel, and sums that miss by far."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,9 @@ from abe.errors import Code, note
 from abe.types import Part
 
 CANCELLING = 100.0
-"""A map is remarked on where Σ|A| / |ΣA| is above this."""
+"""A map is remarked on where Σ|A| / |ΣA| is above this, and"""
+BY_CHANCE = 10.0
+"""above this times √P among P positions, as that much comes of signs at random: pixels are many."""
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
 """A change below this share of the scores it lies between is taken for rounding."""
 
@@ -31,11 +34,12 @@ def remarks(maps: Tensor, delta: Tensor, score: Tensor, parts: Sequence[Part] = 
     places = [one.double().sum(1) if one.ndim > 2 else one.double() for one in given]
     amount = torch.stack([one.abs().flatten(1).sum(1) for one in places]).sum(0)
     total = torch.stack([one.flatten(1).sum(1) for one in places]).sum(0)
+    bound = max(CANCELLING, BY_CHANCE * math.sqrt(sum(one[0].numel() for one in places)))
     change, end = delta.to(total), score.to(total)
     rounding = ROUNDING.get(maps.dtype, 1e-1) * (end.abs() + (end - change).abs())
     missed = (change - total).abs()
     found: list[str] = []
-    cancels = (change.abs() > rounding) & (amount > CANCELLING * total.abs())
+    cancels = (change.abs() > rounding) & (amount > bound * total.abs())
     if bool(cancels.any()):
         worst = int(torch.where(cancels, amount / total.abs(), -1.0).argmax())
         what = f"amounts of {float(amount[worst]):.3g} that sum to {float(total[worst]):.3g}"
