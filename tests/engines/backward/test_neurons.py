@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tests.engines.backward.modalities import D, Conv1D, made
+from tests.engines.backward.modalities import Conv1D, D, made
 from tests.engines.backward.test_modalities import explain, samples
 from torch import Tensor, nn
 from torch.nn import functional as F

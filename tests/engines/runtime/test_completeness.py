@@ -127,4 +127,6 @@ def test_what_is_remarked_on(maps, delta, score, right) -> None:
 
 def test_only_the_samples_it_is_true_of_are_named() -> None:
     said = told([[1.0, 0.0], [3.0, 0.0], [9.0, 0.0]], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0])
-    assert said[0].startswith("The map of sample 1, 2 misses more than the whole score change: 8 at a change of 1")
+    assert said[0].startswith(
+        "The map of sample 1, 2 misses more than the whole score change: 8 at a change of 1"
+    )
