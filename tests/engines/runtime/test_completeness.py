@@ -81,23 +81,24 @@ def test_parts_have_channels_of_their_own() -> None:
 class Unmoved(nn.Module):
     """A score that the input does not change, or by rounding only."""
 
-    def __init__(self, rest: float, dtype: torch.dtype) -> None:
+    def __init__(self, offset: float, dtype: torch.dtype) -> None:
         super().__init__()
-        self.rest, self.weight = rest, nn.Parameter(torch.ones(2, dtype=dtype))
+        self.offset, self.weight = offset, nn.Parameter(torch.ones(2, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x[:, :1] - x[:, 1:]) * self.weight[0] + 1000 + self.rest * (x * self.weight).sum(1, True)
+        return (x * self.weight) @ torch.tensor([[1.0], [-1.0]], dtype=x.dtype) + self.offset
 
 
-@pytest.mark.parametrize("rest", [0.0, 1e-9])
+@pytest.mark.parametrize("offset", [0.0, 1.0, 1e3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("method", ["integrated_gradients", "deeplift", "expected_gradients"])
 def test_a_score_that_does_not_change_is_no_cancellation(
-    method: str, dtype: torch.dtype, rest: float
+    method: str, dtype: torch.dtype, offset: float
 ) -> None:
-    x = torch.tensor([[3.0, 3.0], [300.0, 300.0]], dtype=dtype)
+    x = torch.tensor([[3.0, 3.0], [3e4, 3e4]], dtype=dtype)
+    x[1, 1] += 8 * torch.finfo(dtype).eps * 3e4
     params = {"baseline": torch.zeros(1, 2, dtype=dtype)} if method == "expected_gradients" else {}
-    assert codes(explain(Unmoved(rest, dtype), x, method, **params).warnings) == []
+    assert codes(explain(Unmoved(offset, dtype), x, method, **params).warnings) == []
 
 
 def told(maps: list[list[float]], delta: list[float], score: list[float]) -> list[str]:
@@ -112,11 +113,17 @@ def told(maps: list[list[float]], delta: list[float], score: list[float]) -> lis
         ([[1.9, 0.0]], [1.0], [1.0], []),
         ([[-0.1, 0.0]], [1.0], [1.0], ["RESIDUAL"]),
         ([[0.0, 0.0]], [1.0], [1.0], []),
-        ([[1e17, -1e17 + 1e10]], [10.0], [-0.3], ["CANCELLATION", "RESIDUAL"]),
+        ([[1e17, -1e17 + 1e10]], [10.0], [-0.3], ["RESIDUAL"]),
+        ([[1e12, -1e12 + 50]], [10.0], [-0.3], ["CANCELLATION", "RESIDUAL"]),
         ([[1e-12, 0.0]], [0.0], [1.0], []),
         ([[0.5, 0.0]], [0.0], [1.0], ["RESIDUAL"]),
         ([[0.0, 0.0]], [0.0], [0.0], []),
-        ([[5.0, -5.0]], [1.0], [1.0], ["CANCELLATION"]),
+        ([[500.0, -500.0]], [1.0], [1.0], ["CANCELLATION"]),
+        ([[500.0, -499.0]], [1.0], [90.0], []),
+        ([[500.0, -499.0]], [1.0], [40.0], ["CANCELLATION"]),
+        ([[500.0, -500.0]], [1e-12], [1.0], []),
+        ([[0.5, 0.0]], [0.1], [3.0], []),
+        ([[0.8, 0.0]], [0.1], [3.0], ["RESIDUAL"]),
         ([[1e300, 0.0]], [1.0], [1.0], ["RESIDUAL"]),
         ([[1.0, 0.0]], [float("nan")], [1.0], []),
     ],

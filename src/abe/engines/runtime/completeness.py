@@ -11,18 +11,22 @@ from abe.errors import Code, note
 from abe.types import Part
 
 CANCELLING = 100.0
-"""A map is remarked on where Σ|A| / |ΣA| is above this, and"""
+"""A map is remarked on where Σ|A| is more than this times |ΣA|,"""
 BY_CHANCE = 10.0
-"""above this times √P among P positions, as that much comes of signs at random: pixels are many."""
-ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
-"""A change below this share of the scores it lies between is taken for rounding."""
+"""more than this times √P |ΣA| among P positions, as that much comes of signs at random and pixels are many,"""
+BEYOND = 10.0
+"""and more than this times the scores: small amounts that make up a small change are nothing to remark on."""
+ROUNDED = 64
+"""Units in the last place of amounts and scores within which a score does not change at all."""
+MISSED = 0.1
+"""Share of the scores from which on a sum that misses more than the change is remarked on."""
 
 
 def remarks(maps: Tensor, delta: Tensor, score: Tensor, parts: Sequence[Part] = ()) -> list[str]:
     """Notes on samples whose map cancels, or misses more than the score changed.
 
     A is what belongs to a position: channels are summed first, as the entries of one embedding cancel in
-    any model. A score that changes by rounding only says nothing of either.
+    any model.
 
     Args:
         maps: (b, *m) attributions.
@@ -36,16 +40,17 @@ def remarks(maps: Tensor, delta: Tensor, score: Tensor, parts: Sequence[Part] = 
     total = torch.stack([one.flatten(1).sum(1) for one in places]).sum(0)
     bound = max(CANCELLING, BY_CHANCE * math.sqrt(sum(one[0].numel() for one in places)))
     change, end = delta.to(total), score.to(total)
-    rounding = ROUNDING.get(maps.dtype, 1e-1) * (end.abs() + (end - change).abs())
+    size = end.abs() + (end - change).abs()
     missed = (change - total).abs()
     found: list[str] = []
-    cancels = (change.abs() > rounding) & (amount > bound * total.abs())
+    changes = change.abs() > ROUNDED * torch.finfo(maps.dtype).eps * (amount + size)
+    cancels = changes & (amount > bound * total.abs()) & (amount > BEYOND * size)
     if bool(cancels.any()):
         worst = int(torch.where(cancels, amount / total.abs(), -1.0).argmax())
         what = f"amounts of {float(amount[worst]):.3g} that sum to {float(total[worst]):.3g}"
         text = f"The map of sample {listed(cancels)} is made of terms that cancel: {what} in sample {worst}"
         found.append(note(Code.CANCELLATION, text))
-    far = (missed > change.abs()) & (missed > rounding)
+    far = (missed > change.abs()) & (missed > MISSED * size)
     if bool(far.any()):
         worst = int(torch.where(far, missed / change.abs(), -1.0).argmax())
         what = f"{float(missed[worst]):.3g} at a change of {float(change[worst]):.3g} in sample {worst}"
