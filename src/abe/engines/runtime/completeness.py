@@ -13,7 +13,7 @@ from abe.types import Part
 CANCELLING = 100.0
 """A map is remarked on where Σ|A| is more than this times |ΣA|,"""
 BY_CHANCE = 10.0
-"""more than this times √P |ΣA| among P positions, as that much comes of signs at random and pixels are many,"""
+"""more than this times √P |ΣA| among P positions, as √P comes of signs at random and pixels are many,"""
 BEYOND = 10.0
 """and more than this times the scores: small amounts that make up a small change are nothing to remark on."""
 ROUNDED = 64
