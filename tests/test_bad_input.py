@@ -353,8 +353,8 @@ def test_rows_that_influence_each_other_are_noted(x):
         nn.BatchNorm2d(3, track_running_stats=False), nn.Flatten(), nn.Linear(108, 4)
     ).eval()
     found = explain(abe.image_task(model), x)
-    (note,) = found.warnings
-    assert note.endswith("[ABE-COUPLED-ROWS]")
+    # such a norm ignores the length of its input, so a few nodes from zero miss all that happens there
+    (note,) = [one for one in found.warnings if one.endswith("[ABE-COUPLED-ROWS]")]
     assert "'0'" in note
 
 

@@ -7,6 +7,7 @@ from abe.checks import Count, checked_arguments
 from abe.draws import Ids, Source
 from abe.engines.backward.run import Covered, HasRules, coverage_of
 from abe.engines.removal.game import run_all
+from abe.engines.runtime import completeness
 from abe.engines.runtime.evaluator import Execution
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.request import open_request
@@ -249,6 +250,9 @@ def _finish(problem: Problem, result: Result, method: Method, seed: int) -> Expl
         )
     target = problem.target
     explained = problem if result.objective is None else problem.with_(objective=result.objective)
+    parts = problem.task.parts if features is problem.x else ()
+    if result.delta is not None:
+        warnings += completeness.remarks(result.attribution.detach(), result.delta, explained.score, parts)
     return Explanation(
         attribution=result.attribution.detach(),
         x=features.detach(),
@@ -269,7 +273,7 @@ def _finish(problem: Problem, result: Result, method: Method, seed: int) -> Expl
         versions=versions(),
         diagnostics=result.diagnostics,
         modality=problem.task.modality,
-        parts=problem.task.parts if features is problem.x else (),
+        parts=parts,
         **(_named(problem) if features is problem.x else {}),
     )
 

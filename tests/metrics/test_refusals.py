@@ -11,7 +11,9 @@ from torch import Tensor, nn
 import abe
 from abe import Explanation
 from abe.errors import AbeError, Code
+from abe.metrics.evaluation.truth import with_truth
 from abe.registry import metrics
+from abe.testing.bench import problem_of
 from abe.testing.metrics import metric_case
 from abe.testing.nets import Watched
 
@@ -143,3 +145,22 @@ def test_labels_that_are_no_classes_of_the_model_are_refused() -> None:
     for wrong in ([1, 1, 7], [1, -1, 0]):
         says = refused(Code.LABELS, task, maps, ["completeness"], labels=wrong)
         assert "3 classes" in says
+
+
+LOCALISED = [name for name in NAMES if metrics.get(name).card.needs == ("mask",)]
+
+
+@pytest.mark.parametrize("name", LOCALISED)
+def test_regions_of_columns_are_measured_and_boxes_around_them_refused(name: str) -> None:
+    """Columns (b, d) have no order, so nothing lies in a box around some of them."""
+    x, maps = torch.rand(2, 5), torch.tensor([[4.0, 3.0, 0.0, 0.0, 1.0], [0.0, 0.0, 1.0, 2.0, 3.0]])
+    masks = torch.tensor([[True, True, False, False, False]] * 2)
+    problem = problem_of(nn.Linear(5, 3), x)
+    found = with_truth(Explanation.from_array(maps, x, target=0), masks, None)
+    value = metrics.make(*asked(name)[:1], **asked(name)[1])
+    if name != "energy_in_box":
+        first, second = value.measure(problem, found).tolist()
+        assert first > second or (name == "top_k_intersection" and first == second)  # of all five
+        return
+    with pytest.raises(AbeError, match=r"needs positions.*\(2, 5\).*relevance_mass.*ABE-UNSUPPORTED"):
+        value.measure(problem, found)

@@ -117,7 +117,7 @@ class Instrument(TorchFunctionMode):
         self._rules = dict(rules or {})
         self._default = default
         self._observe = observe
-        self._decompose = decompose or "attention" in self._rules
+        self._decompose = decompose
         self._unseen = unseen
         self._modules: list[str | None] = []
         self._within: list[str] = []
@@ -213,9 +213,9 @@ class Instrument(TorchFunctionMode):
         """The function to run under the instrument in place of a composite, unless it is to stay whole."""
         if func is F.multi_head_attention_forward:
             return _unguarded(F.multi_head_attention_forward)
-        if not self._decompose:
-            return None
-        return attention if func is F.scaled_dot_product_attention else taken_apart(name, in_place)
+        if func is F.scaled_dot_product_attention and (self._decompose or "attention" in self._rules):
+            return attention
+        return taken_apart(name, in_place) if self._decompose else None
 
     def _reenter(self, name: str, parts: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._within.append(name)
@@ -348,7 +348,7 @@ def _force_eager() -> Generator[None, None, None]:
         yield
 
 
-class _Shared:
+class Shared:
     """A setting of the whole process: the first thread that needs it makes it, the last one ends it."""
 
     def __init__(self, setting: Callable[[], AbstractContextManager[None]]) -> None:
@@ -370,7 +370,7 @@ class _Shared:
                     self._open.close()
 
 
-_EAGER = _Shared(_force_eager)
+_EAGER = Shared(_force_eager)
 
 
 def eager(model: nn.Module) -> AbstractContextManager[None]:

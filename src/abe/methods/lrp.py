@@ -44,8 +44,8 @@ Composite = Literal[
         needs=("gradient",),
         passes=UNDER_RULES,
         differs=(
-            "Gates, attention weights and standard deviations count as constants and products are halved; "
-            "the paper treats none of them.",
+            "Gates, exponentials, attention weights and standard deviations count as constants and products "
+            "are halved; the paper treats none of them.",
         ),
         pitfalls=(BIASES, LOGITS, FORM),
     ),

@@ -43,6 +43,14 @@ class Inside:
             )
 
     def measure(self, problem: Problem, explanation: Any) -> Tensor:
+        if self.what == "box" and problem.x.ndim < 3:
+            raise SpecError(
+                Code.UNSUPPORTED,
+                "The metric 'energy_in_box' needs positions to put a box around",
+                got=f"features of shape {tuple(problem.x.shape)}",
+                expected="(b, channels, *positions)",
+                fix="Use relevance_mass, which counts the region itself",
+            )
         mask = region(problem, explanation)
         mask = _boxed(mask, problem.x.shape[2:]) if self.what == "box" else mask
         found = heat(problem, explanation, self.of)

@@ -1,5 +1,6 @@
 """Attention maps of a model's layers, seen as the model computes them."""
 
+import math
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abe.errors import Code
+from abe.errors import Code, ModelError
 from abe.instrument.inspection import path_name
 from abe.instrument.modes import Function, Instrument, Seen
 from abe.instrument.operations import tensors
 from abe.instrument.transforms import hidden, transform
 
-PRODUCTS = ("matmul", "rmatmul", "bmm", "einsum", "baddbmm")
+PRODUCTS = ("matmul", "rmatmul", "bmm", "einsum", "baddbmm", "linalg_multi_dot")
 
 
 CARRIED = (
@@ -60,7 +61,7 @@ class Attention:
     @property
     def windows(self) -> int:
         """Windows per sample; 1 where every token can look at every other."""
-        return self.weights.shape[1] if self.weights.ndim == 5 else 1
+        return math.prod(self.weights.shape[1:-3])
 
     def shaped(self, n: int) -> "Attention":
         """Batch first and heads apart, whatever the model's own shape (its batch is outermost)."""
@@ -68,12 +69,20 @@ class Attention:
         def change(matrix: Tensor) -> Tensor:
             if matrix.numel() == 0:
                 return matrix
-            if matrix.ndim == 3:  # batch and heads in one axis
-                return matrix.unflatten(0, (n, -1))
-            if matrix.ndim == 4 and len(matrix) != n:  # batch and windows in one axis
-                return matrix.unflatten(0, (n, -1))
-            return matrix.squeeze(1) if matrix.ndim == 5 and matrix.shape[1] == 1 else matrix
+            if matrix.ndim == 3 or len(matrix) != n:  # batch and heads, or batch and windows, in one axis
+                matrix = matrix.unflatten(0, (n, -1))
+            alone = matrix.ndim > 4 and math.prod(matrix.shape[1:-3]) == 1
+            return matrix.flatten(1, -3) if alone else matrix
 
+        if self.weights.numel() and len(self.weights) % n:
+            raise ModelError(
+                Code.UNSUPPORTED,
+                "The attention of the samples cannot be told apart",
+                got=f"matrices of shape {tuple(self.weights.shape)} in {path_name(self.module)} "
+                f"for {n} samples",
+                expected="the samples on the first axis, or with the heads on it",
+                fix="Pass layers=… with modules that attend so",
+            )
         return Attention(self.module, change(self.weights), change(self.gradient))
 
 

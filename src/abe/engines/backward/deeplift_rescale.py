@@ -64,10 +64,13 @@ POOLS = {
     "adaptive_max_pool2d": F.adaptive_max_pool2d_with_indices,
     "adaptive_max_pool3d": F.adaptive_max_pool3d_with_indices,
 }
+INDEXED = frozenset(f"{name}_with_indices" for name in POOLS)
+"""They give the places of the maxima beside them."""
 _RECORDED = (
     ELEMENTWISE
     | PRODUCTS
     | POOLS.keys()
+    | INDEXED
     | {"div", "softmax", "log_softmax", "logsumexp", "layer_norm", "group_norm", "instance_norm", "rms_norm"}
     | {"maximum", "minimum", "glu"}
     | LAID_OVER
@@ -391,7 +394,7 @@ def group_norm(step: Step) -> Tensor:
     return same_value(out if weight is None else out * weight.view(-1, *[1] * (x.ndim - 2)), step.value())
 
 
-def max_pool(step: Step) -> Tensor:
+def max_pool(step: Step) -> Any:
     """Δout at the maximum of x where that is the larger one, else at the maximum of the reference."""
     x = step.args[0]
     other = partner(step, x)
@@ -400,17 +403,15 @@ def max_pool(step: Step) -> Tensor:
     with torch.no_grad():
         out, at = pool(x, *step.args[1:], **kwargs)
         out_reference, at_reference = pool(other, *step.args[1:], **kwargs)
-    spatial = at.ndim - 2 if x.ndim > 2 else 1
-    if step.name.endswith("1d") or step.name.endswith("2d") or step.name.endswith("3d"):
-        spatial = int(step.name[-2])
-    keep = x.ndim - spatial
+    keep = x.ndim - int(step.name.removesuffix("_with_indices")[-2])
     winner = torch.where(out >= out_reference, at, at_reference).flatten(keep)
     mine = x.flatten(keep).gather(-1, winner)
     theirs = other.flatten(keep).gather(-1, winner)
     change, step_in = (out - out_reference).flatten(keep), (mine.detach() - theirs)
     same = step_in == 0
     multiplier = torch.where(same, 1.0, change / torch.where(same, 1.0, step_in))
-    return same_value((mine * multiplier).view_as(out), out)
+    passed = same_value((mine * multiplier).view_as(out), out)
+    return (passed, at) if step.name in INDEXED else passed
 
 
 def reduction(step: Step) -> Any:
@@ -473,7 +474,7 @@ def gated(step: Step) -> Tensor:
 
 _RULES: dict[str, Callable[[Step], Any]] = {
     **dict.fromkeys(PRODUCTS, product),
-    **dict.fromkeys(POOLS, max_pool),
+    **dict.fromkeys((*POOLS, *INDEXED), max_pool),
     **dict.fromkeys(REDUCTIONS, reduction),
     "div": quotient,
     "softmax": softmax,

@@ -35,6 +35,8 @@ GATES = ("sigmoid", "hardsigmoid")
 """Their outputs only weigh something else, so they count as constants (arras2017)."""
 DIVISORS = ("rdiv", "reciprocal", "rsqrt")
 """What divides only weighs something else too, as in `Quotient`; negative powers are divisors as well."""
+EXPONENTIALS = ("exp", "exp2", "rpow")
+"""They are never zero and weigh something else, as in a softmax written by hand; so do powers of numbers."""
 _JOINED = frozenset({"cat", "stack", "hstack", "vstack", "dstack", "column_stack"})
 CONSTANTS_INSIDE = _JOINED | names(
     """add sub rsub lerp masked_fill where pad constant_pad_nd index_copy scatter setitem copy index_fill
@@ -63,10 +65,14 @@ class PassOn:
         return transformed(output, step.booked(bias=constant))
 
 
-def divides(step: Step) -> bool:
-    """Whether this is a power with a negative exponent."""
+def weighs(step: Step) -> bool:
+    """Whether this is a power that only weighs something else: with a negative exponent, or of a number."""
+    if step.name != "pow":
+        return False
     exponent = argument(step, 1, "exponent")
-    return step.name == "pow" and not depends(exponent) and bool(torch.as_tensor(exponent < 0).any())
+    if depends(exponent):
+        return not depends(step.args[0])
+    return bool(torch.as_tensor(exponent < 0).any())
 
 
 def _has_numbers(step: Step) -> bool:
@@ -99,10 +105,8 @@ class Identity:
     def __call__(self, step: Step) -> Any:
         """One ratio on the way back."""
         x, held = step.inputs()[0], step.value()
-        if divides(step):
+        if weighs(step):
             return held
-        if step.name == "pow" and not depends(step.args[0]):
-            raise step.error("No backward rule for a number to the power of the input", "Add a rule for it")
         if step.name == "relu":
             return step.plain()
         zero = torch.zeros_like(held)
@@ -249,29 +253,20 @@ def _spread(weight: Tensor, spatial: int) -> Tensor:
 
 # --- relevance form -------------------------------------------------------------------------------
 
-_MOVES = names(
-    """view reshape view_as reshape_as flatten unflatten permute transpose t T mT movedim moveaxis squeeze
-    unsqueeze cat stack chunk split split_with_sizes tensor_split unbind getitem select narrow contiguous
-    clone
-    to float double dropout dropout1d dropout2d dropout3d roll flip pixel_shuffle pixel_unshuffle pad
-    constant_pad_nd max_pool1d max_pool2d max_pool3d adaptive_max_pool2d max amax index_select masked_fill
-    where setitem min amin median sort topk kthvalue msort adaptive_max_pool1d adaptive_max_pool3d
-    feature_dropout alpha_dropout feature_alpha_dropout"""
-)
-
-
-_CHOSEN = (
-    "min",
-    "amin",
-    "median",
-    "sort",
-    "topk",
-    "kthvalue",
-    "msort",
-    "adaptive_max_pool1d",
-    "adaptive_max_pool3d",
+_CHOSEN = names(
+    """max amax min amin median sort topk kthvalue msort max_pool1d max_pool2d max_pool3d adaptive_max_pool1d
+    adaptive_max_pool2d adaptive_max_pool3d max_pool1d_with_indices max_pool2d_with_indices
+    max_pool3d_with_indices adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices
+    adaptive_max_pool3d_with_indices"""
 )
 """They give on some of the entries that they read, or all of them in another order."""
+_MOVES = _CHOSEN | names(
+    """view reshape view_as reshape_as flatten unflatten permute transpose t T mT movedim moveaxis squeeze
+    unsqueeze cat stack chunk split split_with_sizes tensor_split unbind getitem select narrow contiguous
+    clone to float double dropout dropout1d dropout2d dropout3d roll flip pixel_shuffle pixel_unshuffle pad
+    constant_pad_nd index_select masked_fill where setitem feature_dropout alpha_dropout
+    feature_alpha_dropout"""
+)
 
 
 @value
@@ -333,7 +328,7 @@ def _keeps_place(step: Step, inputs: list[Tensor], held: Any) -> bool:
     if len(inputs) != 1 or not isinstance(held, Tensor) or held.shape != inputs[0].shape:
         return False
     entrywise = IDENTITIES | {"add", "sub", "rsub", "mul", "div", "neg", "batch_norm"}
-    return step.name in entrywise and not divides(step)
+    return step.name in entrywise and not weighs(step)
 
 
 def _swapped(step: Step, twins: dict[int, Tensor]) -> tuple[Any, Any]:
@@ -374,14 +369,13 @@ def lrp_book(
     entries: list[tuple[str, Any]] = list(rules)
     entries += [("first", first)] if first is not None else []
     entries += [("convolution", convolution), ("dense", dense), ("softmax", attention)]
-    entries += [(gate, AsConstant()) for gate in (*GATES, *DIVISORS)]
+    entries += [(gate, AsConstant()) for gate in (*GATES, *DIVISORS, *EXPONENTIALS)]
     entries += [("log_softmax", Shifted()), ("div", Quotient()), ("glu", Gated()), ("product", Halves())]
     entries += [(name, Identity()) for name in sorted(IDENTITIES)]
     entries += [("maximum", Selected()), ("minimum", Selected()), ("where", PassOn())]
     entries += [("linear", PassOn()), ("plumbing", PassOn()), ("constant", PassOn())]
     entries += [(f"{kind}_norm", Affine()) for kind in ("batch", "layer", "rms", "group", "instance")]
-    entries += [(n, PassOn()) for n in sorted(_MOVES) if n.startswith(("max", "adaptive_max", "amax"))]
-    entries += [(n, PassOn()) for n in _CHOSEN]
+    entries += [(n, PassOn()) for n in sorted(_CHOSEN)]
     return RuleBook(entries=(*entries, *registered_rules("ratio")))
 
 

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from abe import storage
 from abe.checks import Count, finite
-from abe.engines.backward.lrp_weighted import weighted
+from abe.engines.backward.lrp_weighted import Weighted, weighted
+from abe.engines.backward.neurons import has_weight, neurons
 from abe.engines.backward.run import (
     AsItIs,
     Backward,
@@ -102,7 +103,7 @@ class Patterns:
 
 
 class _Moments(NamedTuple):
-    """Sums over inputs and positions, per output of one operation."""
+    """Sums over inputs and positions, per neuron of one operation, in axes of its weight."""
 
     xz: Tensor
     x: Tensor
@@ -114,12 +115,12 @@ class _Moments(NamedTuple):
         return self if other is None else _Moments(*(a + b for a, b in zip(self, other, strict=True)))
 
     def pattern(self, weight: Tensor) -> Tensor:
-        """Covariance of input and output, scaled so that wᵀ a = 1."""
-        shape = (-1, *[1] * (weight.ndim - 1))
+        """Covariance of input and output, scaled so that wᵀ a = 1 for each neuron."""
         count = self.number.clamp(min=1)
-        mean = (self.z / count).view(shape)
-        covariance = (self.xz - self.x * mean) / count.view(shape)
-        explained = (weight * covariance).flatten(1).sum(1).view(shape)
+        covariance = (self.xz - self.x * (self.z / count)) / count
+        inside = [axis for axis in range(weight.ndim) if count.shape[axis] == 1]
+        explained = weight * covariance
+        explained = explained.sum(inside, keepdim=True) if inside else explained
         varies = explained.abs() > NEGLIGIBLE
         return torch.where(varies, covariance / torch.where(varies, explained, 1.0), 0.0)
 
@@ -160,7 +161,9 @@ class PatternFit:
 
         def choose(step: Step) -> Any:
             if step.kind == "linear" and step.name in WEIGHTED:
-                new[step.number] = _measured(step)
+                call = weighted(step)
+                if has_weight(step, call):
+                    new[step.number] = _measured(step, call)
             return step.plain()
 
         session = Session(choose=choose, inside=self.task.at_layers)
@@ -168,6 +171,7 @@ class PatternFit:
             outputs = run(x.detach().clone().requires_grad_(True))
         for number, layer in new.items():
             old = self._layers.get(number)
+            _check_alike(layer, old)
             self._layers[number] = _Layer(
                 layer.weight,
                 layer.positive.plus(old and old.positive),
@@ -197,20 +201,36 @@ class PatternFit:
         return (layer.everywhere if number == last else layer.positive).pattern(layer.weight)
 
 
-def _measured(step: Step) -> _Layer:
-    call = weighted(step)
+def _check_alike(layer: _Layer, old: _Layer | None) -> None:
+    if old is not None and old.weight.shape != layer.weight.shape:
+        raise ModelError(
+            Code.RULE,
+            "A weight has another shape in every batch, so it has no pattern",
+            got=f"{tuple(old.weight.shape)}, then {tuple(layer.weight.shape)}",
+            fix="It is made of another input of the model: use a method of gradients or rules",
+        )
+
+
+def _measured(step: Step, call: Weighted) -> _Layer:
     # Covariances are small differences of large moments, so they are summed in float64.
     x, weight = call.x.detach().double(), call.weight.detach().double().requires_grad_(True)
     with torch.enable_grad():
         linear = call.part(x, weight)
     z = linear.detach() + (0 if call.bias is None else call.bias)
-    channel = 1 if step.name.startswith("conv") and z.ndim > 2 else z.ndim - 1
-    axes = tuple(i for i in range(z.ndim) if i != channel)
+    pairs = neurons(step, call, z)
+
+    def by_neuron(amounts: Tensor) -> Tensor:
+        """Sums over everything else, laid along the axes that the weight has for them."""
+        shape = [1] * weight.ndim
+        for _, axis in pairs:
+            shape[axis] = weight.shape[axis]
+        own = [place for place, _ in pairs]
+        return amounts.permute(*own, *(i for i in range(z.ndim) if i not in own)).reshape(*shape, -1).sum(-1)
 
     def moments(here: Tensor) -> _Moments:
         (xz,) = torch.autograd.grad(linear, weight, z * here, retain_graph=True)
         (x_here,) = torch.autograd.grad(linear, weight, here, retain_graph=True)
-        return _Moments(xz, x_here, (z * here).sum(axes), here.sum(axes))
+        return _Moments(xz, x_here, by_neuron(z * here), by_neuron(here))
 
     return _Layer(weight.detach(), moments((z > 0).to(z)), moments(torch.ones_like(z)))
 
@@ -247,6 +267,8 @@ class ByPattern:
     def __call__(self, step: Step) -> Any:
         """The pattern in the place of the weight on the way back."""
         call, known = weighted(step), self.patterns.layers
+        if not has_weight(step, call):
+            return step.plain()
         if step.number >= len(known) or known[step.number].shape != call.weight.shape:
             raise ModelError(
                 Code.RULE,

@@ -290,8 +290,8 @@ def stopped(session: Session) -> ModelError:
         Code.NOT_DIFFERENTIABLE,
         "Under these rules the score does not depend on what is explained",
         got=None if last is None else f"nothing behind {last}, whose output counts as a constant",
-        fix="Gates, softmaxes, divisors and deviations of norms count as constants: let the model return "
-        "what comes before a softmax or sigmoid at its end, explain another layer, or use deeplift; "
+        fix="Gates, exponentials, softmaxes, divisors and deviations of norms count as constants: let the "
+        "model return what comes before one at its end, explain another layer, or use deeplift; "
         "elsewhere look for .detach() in the model's forward",
     )
 

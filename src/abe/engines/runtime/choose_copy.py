@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from abe.engines.runtime.fused_copy import agrees, candidates
 from abe.engines.runtime.fused_copy import fingerprint as fingerprint_of
+from abe.instrument.recurrent import differentiable
 from abe.objectives import gather
 from abe.task.base import Context, Task
 
@@ -113,7 +114,7 @@ def _measure(
     None where the model cannot be differentiated.
     """
     leaf = x.clone().requires_grad_(True)
-    with torch.enable_grad():
+    with torch.enable_grad(), differentiable(model, x):
         outputs = task.forward(leaf, context, model)
         if not isinstance(outputs, Tensor) or not outputs.requires_grad:
             return None

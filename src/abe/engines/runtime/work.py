@@ -13,6 +13,7 @@ from abe.engines.runtime.layout import dense_slopes, remember
 from abe.errors import AbeError, Code, InputError, ModelError
 from abe.instrument.capture import capturing
 from abe.instrument.per_model import mark
+from abe.instrument.recurrent import differentiable
 from abe.instrument.whose import not_the_models
 from abe.objectives import Captured, objective_name
 from abe.task.base import Context, Task
@@ -183,8 +184,8 @@ class Pass:
         self.forwarded = self.calls = 0
         made = work.rows(rows)
         x, context = made.x.detach(), work.context.take(owner).changed(made.changes, made.length)
-        differentiate = work.kind == "gradient"
-        with torch.set_grad_enabled(work.kind != "forward"):
+        differentiate, graph = work.kind == "gradient", work.kind != "forward"
+        with torch.set_grad_enabled(graph), differentiable(model, x) if graph else nullcontext():
             if differentiate:
                 x = x.clone() if x.is_inference() else x
                 x.requires_grad_(True)
