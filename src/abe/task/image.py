@@ -209,7 +209,9 @@ class ImageLifter:
         if x.is_complex() and not tensor:
             raise InputError(Code.DTYPE, "An image is an array of real numbers", got=str(x.dtype))
         # whose tensor it is may fill it anew before the explanation is read
-        return _Block(x.clone() if tensor else x.to(task.device, task.dtype), names)
+        # and its strides are nothing that engines should meet
+        own = x.clone(memory_format=torch.contiguous_format) if tensor else x.to(task.device, task.dtype)
+        return _Block(own, names)
 
     def _bytes(self, planes: np.ndarray, name: str) -> Picture:
         """(c, h, w) bytes: a photograph, or as many bands as the model takes."""

@@ -114,7 +114,7 @@ def at_layer(problem: Problem, layer: str, x: Tensor | None = None, *, channels:
             fix="Write '#0', '#1' …",
         )
     features = activations(problem, layer) if x is None else x
-    features = features.movedim(channels, 1) if x is None else features
+    features = features.movedim(channels, 1).contiguous() if x is None else features
     decision = problem.predicted().decision
     task = layer_task(problem.task, layer, tuple(features.shape[1:]), channels)
     return replace(
