@@ -70,7 +70,8 @@ def explain(
             inputs ``path_start`` and ``path_end`` (b, *f), the model's ``path_start_outputs`` and
             ``path_end_outputs`` (b, …), each with an axis of runs behind the first where a sample has
             several. Scores there, ``path_start_score`` and ``path_end_score``, are kept always.
-        **params: parameters of the method, when ``method`` is a name.
+        **params: parameters of the method, when ``method`` is a name, and what of the samples is asked about,
+            such as a region, where the task asks for it.
 
     Returns:
         One `Explanation` for the batch.
@@ -86,6 +87,7 @@ def explain(
         >>> bool(explanation.residual_absolute.abs() < 1e-5)
         True
     """
+    asked, params = task.asked(params)
     chosen = _method(task, method, params)
     if path_ends and not getattr(chosen.engine, "has_ends", False):
         raise SpecError(
@@ -107,6 +109,7 @@ def explain(
         progress=progress,
         label=chosen.name,
         rows=chosen.rows,
+        asked=asked,
     ) as problem:
         problem.path_ends = path_ends
         return _finish(problem, chosen.engine.run(problem), chosen, seed)
@@ -129,6 +132,7 @@ def explain_game(
     execution: Execution = "auto",
     chunk: int | None = None,
     progress: bool | Callable[[int], None] = True,
+    **asked: Any,
 ) -> list[Explanation]:
     """Several summaries of one game of units: every coalition is evaluated once for all of them.
 
@@ -149,6 +153,7 @@ def explain_game(
         execution: what to run.
         chunk: rows at a time.
         progress: show a bar, or a function called with rows done.
+        **asked: what of the samples is asked about, where the task asks for it.
 
     Returns:
         One `Explanation` per summary; ``cost`` is that of the whole run in each.
@@ -161,8 +166,9 @@ def explain_game(
         >>> [one.cost.forward_rows for one in both]
         [16, 16]
     """
-    asked = {"units": units, "removal": removal, "evaluations": evaluations}
-    shared = {name: given for name, given in asked.items() if given is not None}
+    mine, _ = task.asked(asked, only="explain_game")
+    settings = {"units": units, "removal": removal, "evaluations": evaluations}
+    shared = {name: given for name, given in settings.items() if given is not None}
     listed = items_of("summaries", summaries)
     with suiting(task.suits):
         chosen = [methods.build("removal", summary=summary, **shared) for summary in listed]
@@ -181,13 +187,16 @@ def explain_game(
         progress=progress,
         label=chosen[0].name,
         rows=chosen[0].rows,
+        asked=mine,
     ) as problem:
         results = run_all(problem, [method.engine for method in chosen])
         return [_finish(problem, r, m, seed) for m, r in zip(chosen, results, strict=True)]
 
 
 @checked_arguments
-def rule_coverage(task: Task, raw: Any, method: Any = "lrp_epsilon", *, target: Any = None) -> list[Covered]:
+def rule_coverage(
+    task: Task, raw: Any, method: Any = "lrp_epsilon", *, target: Any = None, **asked: Any
+) -> list[Covered]:
     """Every operation that depends on the input, and the backward rule it gets from ``method``.
 
     What happens outside the model, such as taking the explained score, has None for a module.
@@ -197,6 +206,7 @@ def rule_coverage(task: Task, raw: Any, method: Any = "lrp_epsilon", *, target: 
         raw: inputs, of which the first is run.
         method: one with backward rules, by name or as a value.
         target: the explained class; the prediction by default.
+        **asked: what of the samples is asked about, where the task asks for it.
 
     Raises:
         SpecError: the method has no backward rules.
@@ -209,6 +219,7 @@ def rule_coverage(task: Task, raw: Any, method: Any = "lrp_epsilon", *, target: 
         >>> [(line.name, line.rule) for line in lines if line.module is not None]
         [('flatten', 'Rescale()'), ('linear', 'Rescale()')]
     """
+    mine, _ = task.asked(asked, only="rule_coverage")
     chosen = _method(task, method, {})
     if not isinstance(chosen.engine, HasRules):
         raise SpecError(
@@ -217,7 +228,7 @@ def rule_coverage(task: Task, raw: Any, method: Any = "lrp_epsilon", *, target: 
             got=chosen.name,
             expected="a method such as lrp_epsilon, guided_backprop or deeplift",
         )
-    with open_request(task, raw, target=target, execution="model") as problem:
+    with open_request(task, raw, target=target, execution="model", asked=mine) as problem:
         return coverage_of(chosen.engine, problem)
 
 
@@ -267,11 +278,17 @@ def _finish(problem: Problem, result: Result, method: Method, seed: int) -> Expl
         seed=seed,
         ids=Ids(problem.identify, len(problem.x)),
         versions=versions(),
-        diagnostics=result.diagnostics,
+        diagnostics={**_kept(problem), **result.diagnostics},
         modality=problem.task.modality,
         parts=problem.task.parts if features is problem.x else (),
         **(_named(problem) if features is problem.x else {}),
     )
+
+
+def _kept(problem: Problem) -> dict[str, Any]:
+    """What the task keeps of what was asked about the samples."""
+    about = problem.context.about
+    return {name: about[name].detach() for name in problem.task.keeps if name in about}
 
 
 def _named(problem: Problem) -> dict[str, Any]:

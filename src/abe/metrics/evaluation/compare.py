@@ -51,6 +51,7 @@ def compare(
     execution: Execution = "auto",
     chunk: int | None = None,
     progress: bool | Callable[[float], None] = True,
+    **asked: Any,
 ) -> Comparison:
     """Explain the same samples by several methods, score every map, and rank the methods.
 
@@ -79,6 +80,7 @@ def compare(
         execution: ``"auto"`` may run a verified faster copy of the model; ``"model"`` never does.
         chunk: rows at a time; found by timing when None.
         progress: show a bar after two seconds, or a function called with rows done.
+        **asked: what of the samples is asked about, such as a region, where the task asks for it.
 
     Returns:
         Per-sample scores with intervals, tests of every pair, the ranking, maps and curves. A method that
@@ -91,6 +93,7 @@ def compare(
         Per method its own rows, plus b · (n + 1) forward rows for each different run its metrics read
         (four by default).
     """
+    mine, _ = task.asked(asked, only="compare")
     shared = defaults_of(task, unit, baseline, step)
     plan = plan_of(
         task,
@@ -103,7 +106,9 @@ def compare(
         execution=execution,
         chunk=chunk,
     )
-    samples = Samples(task=task, data=photos, target=target, labels=labels, masks=masks, ids=ids)
+    samples = Samples(
+        task=task, data=photos, target=target, labels=labels, masks=masks, ids=ids, asked=mine
+    )
     return plan.run(samples, shared, rank_by, progress)
 
 

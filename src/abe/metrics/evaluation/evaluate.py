@@ -84,6 +84,7 @@ def evaluate(
     execution: Execution = "auto",
     chunk: int | None = None,
     progress: bool | Callable[[float], None] = True,
+    **asked: Any,
 ) -> Comparison:
     """Score many explanations of the same samples by many metrics, with intervals and paired tests.
 
@@ -116,6 +117,7 @@ def evaluate(
         execution: ``"auto"`` may run a verified faster copy of the model; ``"model"`` never does.
         chunk: rows at a time; found by timing when None.
         progress: show a bar after two seconds, or a function called with rows done.
+        **asked: what of the samples in ``data`` is asked about, such as a region, where the task asks for it.
 
     Returns:
         Scores per method and metric with per-sample values, direction, processing, cost and interval, a
@@ -139,6 +141,7 @@ def evaluate(
         >>> sorted(found.methods)
         ['all', 'exact']
     """
+    mine, _ = task.asked(asked, only="evaluate")
     sources = named_sources(explanations)
     finished = [s.explanation for s in sources.values() if isinstance(s, SavedMaps)]
     shared = defaults_of(task, unit, baseline, step)
@@ -156,7 +159,14 @@ def evaluate(
         title="evaluate",
     )
     samples = Samples(
-        task=task, data=data, explanations=finished, target=target, labels=labels, masks=masks, ids=ids
+        task=task,
+        data=data,
+        explanations=finished,
+        target=target,
+        labels=labels,
+        masks=masks,
+        ids=ids,
+        asked=mine,
     )
     return plan.run(samples, shared, rank_by, progress)
 
@@ -307,6 +317,8 @@ class Evaluation:
         began = time.perf_counter()
         target: Any = lot.target if self.target is None else self.target[lot.rows]
         problem = pose(evaluator, lot.lifted, target, self.objective, self.drawing.of(), lot.ids)
+        if lot.lifted.objective is not None:
+            self.objective = problem.objective
         if self.target is not None and self.task.output_kind != "auto" and len(self.sources) == 1:
             problem.decision = Decision(target.to(x.device))
         self.task = problem.predicted().task
