@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from abe.checks import Count, checked_arguments
+from abe.checks import Count
 from abe.draws import Ids, Source
 from abe.engines.backward.run import Covered, HasRules, coverage_of
 from abe.engines.removal.game import run_all
@@ -15,6 +15,7 @@ from abe.explanation import Explanation, check_map, versions
 from abe.objectives import objective_name
 from abe.registry import Method, items_of, methods, suiting
 from abe.task.base import Task
+from abe.task.start import Given, entrance
 from abe.types import Result
 
 TOP = 5
@@ -34,9 +35,9 @@ def method(name: str, **params: Any) -> Method:
     return methods.build(name, **params)
 
 
-@checked_arguments
+@entrance
 def explain(
-    task: Task,
+    task: Given,
     raw: Any,
     method: Any = "integrated_gradients",
     *,
@@ -115,9 +116,9 @@ def explain(
         return _finish(problem, chosen.engine.run(problem), chosen, seed)
 
 
-@checked_arguments
+@entrance
 def explain_game(
-    task: Task,
+    task: Given,
     raw: Any,
     summaries: Sequence[Any],
     *,
@@ -166,7 +167,6 @@ def explain_game(
         >>> [one.cost.forward_rows for one in both]
         [16, 16]
     """
-    mine, _ = task.asked(asked, only="explain_game")
     settings = {"units": units, "removal": removal, "evaluations": evaluations}
     shared = {name: given for name, given in settings.items() if given is not None}
     listed = items_of("summaries", summaries)
@@ -187,15 +187,15 @@ def explain_game(
         progress=progress,
         label=chosen[0].name,
         rows=chosen[0].rows,
-        asked=mine,
+        asked=asked,
     ) as problem:
         results = run_all(problem, [method.engine for method in chosen])
         return [_finish(problem, r, m, seed) for m, r in zip(chosen, results, strict=True)]
 
 
-@checked_arguments
+@entrance
 def rule_coverage(
-    task: Task, raw: Any, method: Any = "lrp_epsilon", *, target: Any = None, **asked: Any
+    task: Given, raw: Any, method: Any = "lrp_epsilon", *, target: Any = None, **asked: Any
 ) -> list[Covered]:
     """Every operation that depends on the input, and the backward rule it gets from ``method``.
 
@@ -219,7 +219,6 @@ def rule_coverage(
         >>> [(line.name, line.rule) for line in lines if line.module is not None]
         [('flatten', 'Rescale()'), ('linear', 'Rescale()')]
     """
-    mine, _ = task.asked(asked, only="rule_coverage")
     chosen = _method(task, method, {})
     if not isinstance(chosen.engine, HasRules):
         raise SpecError(
@@ -228,7 +227,7 @@ def rule_coverage(
             got=chosen.name,
             expected="a method such as lrp_epsilon, guided_backprop or deeplift",
         )
-    with open_request(task, raw, target=target, execution="model", asked=mine) as problem:
+    with open_request(task, raw, target=target, execution="model", asked=asked) as problem:
         return coverage_of(chosen.engine, problem)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from abe import words
-from abe.checks import Count, check_count, checked_arguments, listed
+from abe.checks import Count, check_count, listed
 from abe.draws import Source
 from abe.engines.path.active import Active
 from abe.engines.path.geometry import lengths
@@ -28,6 +28,7 @@ from abe.engines.runtime.work import score as score_of
 from abe.errors import Code, SpecError, TargetError, note
 from abe.registry import updates
 from abe.task.base import Lifted, Task
+from abe.task.start import Given, entrance
 from abe.types import Cost
 
 BLOCK_BYTES = 64 * 2**20
@@ -168,9 +169,9 @@ class AdversarialResult:
         return attack_table(self)
 
 
-@checked_arguments
+@entrance
 def attack(
-    task: Task,
+    task: Given,
     raw: Any,
     method: Any = "pgd",
     *,

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from abe.checks import NotNegative, checked_arguments, shown
+from abe.checks import NotNegative, shown
 from abe.draws import as_ids
 from abe.engines.path.steps.parts import Ball
 from abe.engines.runtime.evaluator import Evaluator
@@ -19,6 +19,7 @@ from abe.robustness.attack import attack, resolve
 from abe.robustness.chain import Chain, resized
 from abe.sizes import Limits, OfRange, plain, span
 from abe.task.base import Lifted, Task
+from abe.task.start import Given, as_task, entrance
 from abe.task.targets import fitted, numbers_of
 
 EPSILONS = tuple(OfRange(levels / 255) for levels in (0.5, 1, 2, 4, 8))
@@ -151,9 +152,9 @@ class TransferMatrix:
         return plot_transfer(self, path=path)
 
 
-@checked_arguments
+@entrance
 def evaluate_robustness(
-    task: Task,
+    task: Given,
     raw: Any,
     method: Any = "pgd",
     *,
@@ -218,7 +219,7 @@ def evaluate_robustness(
 
 
 def transfer_matrix(
-    tasks: Mapping[str, Task], raw: Any, method: Any = "mim", *, label: Any = None, **how: Any
+    tasks: Mapping[str, Given], raw: Any, method: Any = "mim", *, label: Any = None, **how: Any
 ) -> TransferMatrix:
     """Make adversarial samples on every model and try them on all.
 
@@ -227,12 +228,15 @@ def transfer_matrix(
         raw: photographs, paths, arrays or a tensor.
         method: the attack.
         label: true classes; by default each column's own predictions, so that a rate counts changes.
-        **how: passed on to `abe.attack`, no early stop unless asked for; and what of the samples is asked about,
-            where the tasks ask for it.
+        **how: passed on to `abe.attack`, no early stop unless asked for; and what of the samples is asked
+            about, where the tasks ask for it.
 
     Raises:
         InputError: the models do not take the same inputs.
     """
+    if isinstance(tasks, Mapping):
+        modules = {name: one for name, one in tasks.items() if isinstance(one, nn.Module)}
+        tasks = {**tasks, **{name: as_task(one, raw) for name, one in modules.items()}}
     if not isinstance(tasks, Mapping) or not all(isinstance(one, Task) for one in tasks.values()):
         raise SpecError(
             Code.BAD_PARAMETER,

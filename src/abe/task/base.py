@@ -43,7 +43,7 @@ class Task:
         reads: ``(outputs, context) -> outputs`` of a task that reads outputs with what it knows of samples.
         beneath: at a layer, the task of the model's own inputs.
         asks: keywords that say what of a sample is asked about, such as a region; the lifter takes them.
-        keeps: entries of `Context.about` that explanations hold too, so that they can be measured by themselves.
+        keeps: entries of `Context.about` that explanations hold too, so that they can be measured alone.
         assumed: notes on what nobody said of the model; they go into every result.
     """
 
@@ -134,27 +134,10 @@ class Task:
         lifted = self.lifter(self, raw, **asked)
         return replace(lifted, notes=(*self.assumed, *lifted.notes)) if self.assumed else lifted
 
-    def asked(self, params: Mapping[str, Any], *, only: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
-        """What of some parameters the task asks for, and the rest.
-
-        Args:
-            params: by name.
-            only: of what function they are, where it takes no others.
-
-        Raises:
-            SpecError: UNKNOWN_PARAMETER for others where there are none.
-        """
+    def asked(self, params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What of some parameters by name the task asks for, and the rest."""
         mine = {name: given for name, given in params.items() if name in self.asks}
-        rest = {name: given for name, given in params.items() if name not in self.asks}
-        if only and rest:
-            name = next(iter(rest))
-            raise SpecError(
-                Code.UNKNOWN_PARAMETER,
-                f"{only} has no parameter {name!r}",
-                expected=f"of this task also {', '.join(self.asks)}" if self.asks else None,
-                fix=suggest(name, self.asks) or None,
-            )
-        return {name: given for name, given in mine.items() if given is not None}, rest
+        return mine, {name: given for name, given in params.items() if name not in mine}
 
     def forward(self, x: Tensor, context: Context | None = None, model: nn.Module | None = None) -> Any:
         """Run rows ``x`` (n, *f) through the model and return the output tensor, usually (n, C).

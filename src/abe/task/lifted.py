@@ -89,7 +89,7 @@ class Lifted:
         fixed: (b, 1 or c, *positions) positions that never change; by default those in no natural unit.
         shown: per sample, what a person sees: a text, a row, a series; empty where that is ``x``.
         rows: forward rows that lifting took.
-        target: (b,) the outputs that the question is about, where it says so; a target that is given goes first.
+        target: (b,) the outputs that the question is about, where it says so; a given target goes first.
         objective: the score that the question asks for, where it does.
     """
 

@@ -82,7 +82,8 @@ def connected(zone: Bool[Tensor, "h w"], row: int, column: int) -> Bool[Tensor, 
 
     Args:
         zone: what belongs to it.
-        row, column: a pixel of the zone.
+        row: of a pixel of the zone.
+        column: of the same pixel.
     """
     found = torch.zeros_like(zone)
     found[row, column] = True

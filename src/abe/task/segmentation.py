@@ -48,31 +48,40 @@ def segmentation_task(
 ) -> Task:
     """A task for a model that gives class scores (n, C, h, w) at every place of a photograph.
 
-    Explained is the mean score of a class over a region. The region is that of the prediction for the photograph as
-    it is, and stays the same while the photograph changes.
+    Explained is the mean score of a class over a region. The region is that of the prediction for the
+    photograph as it is, and stays the same while the photograph changes.
 
     Args:
         model: any ``nn.Module``; its scores may be coarser or finer than the photograph.
         labels: class names, as for `abe.image_task`.
-        background: the class of what is none of the others, which is not asked about by itself; by default one that
-            is called so (``"background"``, ``"void"``, …).
-        bounds, mean, std: as for `abe.image_task`.
+        background: the class of what is none of the others, which is not asked about by itself; by default
+            one that is called so (``"background"``, ``"void"``, …).
+        bounds: as for `abe.image_task`, and so the following.
+        mean: subtracted inside the task.
+        std: divided by inside the task.
         output: where the scores are; found by itself for a tensor, an entry ``out`` or ``logits``.
-        output_kind: as for `abe.image_task`; for one column, ``"sigmoid"`` or ``"probabilities"`` has to be said.
-        size, fit, channels, input_name: as for `abe.image_task`.
+        output_kind: one column needs ``"sigmoid"`` or ``"probabilities"``.
+        size: (height, width) photographs are brought to.
+        fit: how.
+        channels: of the model's input.
+        input_name: keyword of the model's input.
 
-    Questions, as keywords of `abe.explain`, `abe.compare`, `abe.evaluate`, `abe.attack` and their kin:
-        none of them: the predicted class that covers most of the photograph, over all its pixels.
-        ``at=(row, column)``: the predicted class under that pixel, over its pixels that hang together with it side by
-        side. One pixel for all photographs or one each, counted in pixels of the photograph as the task reads it.
-        ``label="road"``: that class, over its predicted pixels; a name or number, or one for each photograph.
-        ``region=mask``: the pixels of a mask (h, w) or (b, h, w); of any class, by ``label=`` or ``target=``, and
-        else of the one with the highest mean score there.
-        ``against="grass"``: the class minus another one (the objective ``margin``), over the same region.
+    Keywords of `abe.explain`, `abe.compare`, `abe.evaluate`, `abe.attack` and their kin say what is asked:
+
+    ======================  ==============================================================================
+    none                    the predicted class that covers most of the photograph, over all its pixels
+    ``at=(row, column)``    the predicted class under that pixel, over its pixels that hang together with it
+                            side by side; a pixel for all photographs or one each, counted in the photograph
+                            as the task reads it
+    ``label="road"``        that class over its predicted pixels; a name or number, or one per photograph
+    ``region=mask``         the pixels of a mask (h, w) or (b, h, w): of any class, by ``label=`` or
+                            ``target=``, else of the one with the highest mean score there
+    ``against="grass"``     the class minus another (the objective ``margin``), over the same region
+    ======================  ==============================================================================
 
     Shape:
-        as `abe.image_task`. Outputs are read as (n, C). Where scores are at other places than pixels, they are not
-        enlarged: every score counts by the share of its place that is in the region.
+        as `abe.image_task`. Outputs are read as (n, C). Where scores are at other places than pixels, they are
+        not enlarged: every score counts by the share of its place that is in the region.
 
     Cost:
         a forward row for every photograph whose region is predicted, counted in the result.
@@ -85,7 +94,8 @@ def segmentation_task(
         >>> import torch, abe
         >>> model = torch.nn.Conv2d(3, 2, 1)
         >>> task = abe.segmentation_task(model, labels=["grass", "road"])
-        >>> found = abe.explain(task, torch.rand(1, 3, 4, 4), "ig", region=torch.eye(4), label="road", steps=2)
+        >>> x, corner = torch.rand(1, 3, 4, 4), torch.eye(4)
+        >>> found = abe.explain(task, x, "ig", region=corner, label="road", steps=2, progress=False)
         >>> found.target_names, int(found.diagnostics["region"].sum())
         (['road'], 4)
     """
@@ -131,8 +141,8 @@ def over_region(outputs: Any, context: Context) -> Tensor:
         raise SpecError(
             Code.UNSUPPORTED,
             "Nothing says over which region the scores are read",
-            fix="Use what takes photographs, such as abe.explain and abe.attack; pass data= where explanations hold no "
-            "region",
+            fix="Use what takes photographs, such as abe.explain and abe.attack; pass data= where "
+            "explanations hold no region",
         )
     shares = region.to(outputs)
     if shares.shape[1:] != outputs.shape[2:]:
@@ -211,24 +221,23 @@ class SegmentationLifter:
         other = None if against is None else int(_classes(task, "against", against, 1)[0])
         given = None if region is None else _given(region, lifted)
         pixels = None if at is None else _pixels(at, lifted.x)
-        told = None
-        if given is None or named is not None:
-            task.check(lifted.x)
-            told = predict(replace(task, parts=lifted.parts), lifted)
-            _check_exists(told, named, other)
-        notes = list[str]()
-        if given is not None:
-            zone, target = given, named
-            if named is not None and told is not None:
-                notes = self._absent(task, told, named, lifted.names)
-        elif told is not None and pixels is not None:
-            zone, target = self._under(told, pixels, lifted.names)
-            target = target if named is None else named
-        elif told is not None and named is not None:
-            zone, target = self._of_class(task, told, named, lifted.names), named
+        notes, rows = list[str](), 0
+        if given is not None and named is None:
+            zone, target = given, None
         else:
-            assert told is not None
-            zone, target = self._largest(task, told, lifted.names, notes)
+            task.check(lifted.x)
+            told, rows = predict(replace(task, parts=lifted.parts), lifted), n
+            _check_exists(told, named, other)
+            if given is not None and named is not None:
+                zone, target = given, named
+                notes = self._absent(task, told, named, lifted.names)
+            elif pixels is not None:
+                zone, under = self._under(told, pixels, lifted.names)
+                target = under if named is None else named
+            elif named is not None:
+                zone, target = self._of_class(task, told, named, lifted.names), named
+            else:
+                zone, target = self._largest(task, told, lifted.names, notes)
         if other is not None and target is not None and bool((target == other).any()):
             raise TargetError(
                 Code.TARGET_REACHED,
@@ -242,7 +251,7 @@ class SegmentationLifter:
             lifted,
             context=replace(lifted.context, about=about),
             notes=(*lifted.notes, *notes),
-            rows=0 if told is None else n,
+            rows=rows,
             target=None if target is None else target.to(device),
             objective=None if other is None else Margin(b=other),
         )
@@ -294,7 +303,8 @@ class SegmentationLifter:
                 if bool(others.any()):
                     sizes = others
                 elif bool(sizes.any()):
-                    text = f"Nothing but {task.told_apart(self.background)} is predicted for {name}, so that is explained"
+                    nobody = task.told_apart(self.background)
+                    text = f"Nothing but {nobody} is predicted for {name}, so that is explained"
                     notes.append(note(Code.CHOSEN_REGION, text))
             if not bool(sizes.any()):
                 raise InputError(
@@ -302,7 +312,8 @@ class SegmentationLifter:
                 )
             best = (sizes == sizes.max()).nonzero().flatten().tolist()
             if len(best) > 1:
-                text = f"{' and '.join(map(task.told_apart, best[:4]))} cover as much of {name}; the first is explained"
+                several = " and ".join(map(task.told_apart, best[:4]))
+                text = f"{several} cover as much of {name}; the first is explained"
                 notes.append(note(Code.CHOSEN_REGION, text))
             numbers.append(best[0])
             zones.append(told.zone(i, best[0]))
@@ -382,7 +393,10 @@ def _classes(task: Task, name: str, given: Any, n: int) -> Tensor:
     numbers = numbers_of(given, task.class_index)
     if n == 1 and numbers.numel() != 1:
         raise TargetError(
-            Code.TARGET_TYPE, f"{name}= is one class", got=f"{numbers.numel()} of them", fix="Ask for one after the other"
+            Code.TARGET_TYPE,
+            f"{name}= is one class",
+            got=f"{numbers.numel()} of them",
+            fix="Ask for one after the other",
         )
     return fitted(numbers, n).cpu()
 
@@ -431,7 +445,9 @@ def _pixels(at: Any, x: Tensor) -> list[tuple[int, int]]:
     listed_pairs = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else []
     numbers = [plain(one) for one in listed_pairs]
     pairs = [numbers] * n if numbers and all(isinstance(one, int) for one in numbers) else numbers
-    good = len(pairs) == n and all(isinstance(p, Sequence) and not isinstance(p, str) and len(p) == 2 for p in pairs)
+    good = len(pairs) == n and all(
+        isinstance(p, Sequence) and not isinstance(p, str) and len(p) == 2 for p in pairs
+    )
     if not good or isinstance(at, bool):
         raise InputError(
             Code.REGION,

@@ -25,8 +25,8 @@ from abe.types import Cost, Draws, Objective
 Advance = bool | Callable[[int], None]
 """True shows a bar after two seconds; a function is called with the rows done."""
 REPLACED = (
-    "target= replaces the class that the question is about, and the region stays that of the question; label= of a "
-    "segmentation asks about a class over its own region"
+    "target= replaces the class that the question is about, and the region stays that of the question; "
+    "label= of a segmentation asks about a class over its own region"
 )
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from abe.checks import checked_arguments
 from abe.draws import Sources
 from abe.engines.runtime.request import running
 from abe.errors import Code, SpecError
@@ -23,15 +22,16 @@ from abe.metrics.evaluation.sources import MethodMaps, SavedMaps
 from abe.objectives import as_objective
 from abe.registry import Method, items_of, methods, suiting
 from abe.task.base import Task
+from abe.task.start import Given, entrance
 from abe.units import Step
 
 PARTS_OF_SOME = frozenset({"layer", "attention", "cross_attention", "training", "optimisation"})
 """What only some models have, or takes minutes per sample; such methods are compared when named."""
 
 
-@checked_arguments
+@entrance
 def compare(
-    task: Task,
+    task: Given,
     photos: Any,
     methods: Sequence[Any] | None = None,
     metrics: Sequence[Any] | None = None,
@@ -93,7 +93,6 @@ def compare(
         Per method its own rows, plus b · (n + 1) forward rows for each different run its metrics read
         (four by default).
     """
-    mine, _ = task.asked(asked, only="compare")
     shared = defaults_of(task, unit, baseline, step)
     plan = plan_of(
         task,
@@ -106,9 +105,7 @@ def compare(
         execution=execution,
         chunk=chunk,
     )
-    samples = Samples(
-        task=task, data=photos, target=target, labels=labels, masks=masks, ids=ids, asked=mine
-    )
+    samples = Samples(task=task, data=photos, target=target, labels=labels, masks=masks, ids=ids, asked=asked)
     return plan.run(samples, shared, rank_by, progress)
 
 
@@ -135,10 +132,10 @@ def plan_of(
     )
 
 
-@checked_arguments
+@entrance
 def score(
     explanation: Explanation,
-    task: Task,
+    task: Given,
     *,
     metric: Any = "insertion",
     seed: int | None = None,

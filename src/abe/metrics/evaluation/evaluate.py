@@ -13,7 +13,6 @@ from typing import Any, Literal
 from torch import Tensor
 
 from abe.baselines import Confusion
-from abe.checks import checked_arguments
 from abe.draws import Sources
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
@@ -52,6 +51,7 @@ from abe.objectives import as_objective, objective_name
 from abe.progress import Progress
 from abe.registry import items_of, units
 from abe.task.base import Task
+from abe.task.start import Given, entrance
 from abe.types import Cost, Objective
 from abe.units import Step, as_unit
 
@@ -62,9 +62,9 @@ PAIRS = ("gap", "kl_gap", "f_gap")
 NOTES = 20  # of one method, that are kept of a stream
 
 
-@checked_arguments
+@entrance
 def evaluate(
-    task: Task,
+    task: Given,
     explanations: Any,
     metrics: Sequence[Any] | None = None,
     *,
@@ -141,7 +141,6 @@ def evaluate(
         >>> sorted(found.methods)
         ['all', 'exact']
     """
-    mine, _ = task.asked(asked, only="evaluate")
     sources = named_sources(explanations)
     finished = [s.explanation for s in sources.values() if isinstance(s, SavedMaps)]
     shared = defaults_of(task, unit, baseline, step)
@@ -166,7 +165,7 @@ def evaluate(
         labels=labels,
         masks=masks,
         ids=ids,
-        asked=mine,
+        asked=asked,
     )
     return plan.run(samples, shared, rank_by, progress)
 
