@@ -80,8 +80,8 @@ def segmentation_task(
     ======================  ==============================================================================
 
     Shape:
-        as `abe.image_task`. Outputs are read as (n, C). Where scores are at other places than pixels, they are
-        not enlarged: every score counts by the share of its place that is in the region.
+        as `abe.image_task`. Outputs are read as (n, C). Where scores are at other places than pixels, they
+        are not enlarged: every score counts by the share of its place that is in the region.
 
     Cost:
         a forward row for every photograph whose region is predicted, counted in the result.
@@ -420,12 +420,19 @@ def _given(region: Any, lifted: Lifted) -> Tensor:
     try:
         zone = as_region(region, lifted.x)
     except InputError as problem:
+        if problem.code != Code.MASK:
+            raise
+        sizes = problem.expected is not None and str(problem.expected).startswith("(")
         raise InputError(
             Code.REGION,
-            "The region does not fit the photographs as the task reads them",
+            "The region does not fit the photographs as the task reads them"
+            if sizes
+            else "The region does not say what belongs to it",
             got=problem.got,
             expected=problem.expected,
-            fix="Bring it to that size first; size= of the task changes photographs and not regions",
+            fix="Bring it to that size first; size= of the task changes photographs and not regions"
+            if sizes
+            else problem.fix,
         ) from problem
     empty = ~zone.flatten(1).any(1)
     if bool(empty.any()):
