@@ -41,7 +41,7 @@ from abe.metrics.evaluation.defaults import chosen_metrics, defaults_of
 from abe.metrics.evaluation.drawing import Drawing
 from abe.metrics.evaluation.foresight import Rows, rows_of_method, rows_of_metrics, rows_shared
 from abe.metrics.evaluation.notes import unsteady
-from abe.metrics.evaluation.perturbation import PerturbationRun, as_absent, check_curve
+from abe.metrics.evaluation.perturbation import PerturbationRun, as_absent, check_curve, follows_score
 from abe.metrics.evaluation.reexplain import objective_of
 from abe.metrics.evaluation.sources import Explaining, MethodMaps, SavedMaps, Source, explained_by
 from abe.metrics.evaluation.sources import named as named_sources
@@ -351,11 +351,12 @@ class Evaluation:
                     expected=" or ".join(card.modalities),
                     fix="Leave it out, or set another unit and metric",
                 )
-            if metric.runs and self.task.output_kind == "regression":
+            if metric.runs and self.task.output_kind == "regression" and not follows_score(metric):
                 raise SpecError(
                     Code.UNSUPPORTED,
                     f"The metric {metric.name!r} follows class probabilities, and a regression has none",
-                    fix='Choose metrics that read the score, such as "faithfulness_correlation"',
+                    fix='Choose metrics that read the score: ("insertion", {"curve": "logit"}), '
+                    '"faithfulness_correlation"',
                 )
             silent = [n for n, s in self.sources.items() if not s.explains]
             if card is not None and "method" in card.needs and silent:

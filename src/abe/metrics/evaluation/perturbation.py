@@ -220,7 +220,8 @@ class Perturbation:
 
     Attributes:
         run: what was done.
-        log_probabilities: (b, n + 1, C) after step k = 0 … n, of the classes that the explained one is among.
+        log_probabilities: (b, n + 1, C) after step k = 0 … n, of the classes that the explained one is among;
+            none, C = 0, of a regression.
         target: (b,) its entry among them.
         step: units per step.
         logits: (b, n + 1) the target's raw score, as the objective ``"logit"`` reads it; None where the model
@@ -245,6 +246,10 @@ class Perturbation:
         log_p = self.log_probabilities
         if kind == "logit":
             return _need_logits(self.logits, "This run")
+        if not log_p.shape[-1]:
+            raise SpecError(
+                Code.UNSUPPORTED, "A regression has no class probabilities", got=f"the curve {kind!r}"
+            )
         if kind == "kl":
             return kl_from_uniform(log_p)
         if kind == "accuracy":
@@ -297,6 +302,11 @@ def zero_maps(attribution: Tensor, samples: Tensor) -> list[str]:
     ]
 
 
+def follows_score(metric: Any) -> bool:
+    """Whether a metric of runs reads the raw score only, so that it needs no classes."""
+    return getattr(metric.value, "curve", None) == "logit"
+
+
 def check_curve(metric: Any, problem: Problem) -> None:
     """Refuse a metric of runs that follows what the outputs of a problem, which are known, do not have.
 
@@ -307,8 +317,9 @@ def check_curve(metric: Any, problem: Problem) -> None:
     Raises:
         SpecError: it reads probabilities of a regression, or logits of a model that gives probabilities.
     """
-    problem.task.check_classes(problem.decision.outputs, f"the metric {metric.name!r}")
-    if getattr(metric.value, "curve", None) == "logit":
+    if not follows_score(metric):
+        problem.task.check_classes(problem.decision.outputs, f"the metric {metric.name!r}")
+    else:
         _need_logits(
             None if problem.task.output_kind == "probabilities" else problem.x, f"The metric {metric.name!r}"
         )
@@ -345,7 +356,10 @@ def _chances(
                 Code.UNSUPPORTED, "Perturbation curves need class scores", got=shape, expected="(n, classes)"
             )
         target = problem.target[chunk.owner]
-        kept.append((*problem.task.chances(outputs, target), score(problem.task, outputs, logit, target)))
+        told = outputs.new_zeros(len(outputs), 0), target
+        if problem.task.output_kind != "regression":
+            told = problem.task.chances(outputs, target)
+        kept.append((*told, score(problem.task, outputs, logit, target)))
         remarks = problem.task.remarks(outputs)
     log_p, target, logits = (torch.cat(column) for column in zip(*kept, strict=True))
     lines = None if problem.task.output_kind == "probabilities" else logits.unflatten(0, (-1, curve.points))
