@@ -219,12 +219,12 @@ def evaluate_robustness(
 
 
 def transfer_matrix(
-    tasks: Mapping[str, Given], raw: Any, method: Any = "mim", *, label: Any = None, **how: Any
+    tasks: Mapping[str, Given | nn.Module], raw: Any, method: Any = "mim", *, label: Any = None, **how: Any
 ) -> TransferMatrix:
     """Make adversarial samples on every model and try them on all.
 
     Args:
-        tasks: models by name; all must take inputs of the same shape and bounds.
+        tasks: tasks or plain models by name; all must take inputs of the same shape and bounds.
         raw: photographs, paths, arrays or a tensor.
         method: the attack.
         label: true classes; by default each column's own predictions, so that a rate counts changes.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from abe.errors import Code, InputError, PackageError, SpecError, suggest
@@ -107,15 +107,26 @@ def of_file(path: Path, label: Any, wanted: str) -> tuple[Any, Any]:
 
 def _photograph(path: Path) -> Path:
     """The path of a photograph that can be read; the task reads it, with all that the file tells."""
-    with Image.open(path) as opened:
-        opened.load()
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+    except FileNotFoundError as problem:
+        raise InputError(Code.LOADING, "there is no such file") from problem
+    except UnidentifiedImageError as problem:
+        raise InputError(Code.LOADING, "it is no photograph") from problem
     return path
 
 
 def header(path: Path, end: str, delimiter: str | None) -> list[str]:
     """Names of the columns of a file."""
     if end == ".parquet":
-        return list(_pyarrow().ParquetFile(path).schema_arrow.names)
+        reader = _pyarrow()
+        try:
+            return list(reader.ParquetFile(path).schema_arrow.names)
+        except Exception as problem:
+            raise InputError(
+                Code.LOADING, "The table cannot be read", got=f"{readable(path.name)}: {reason_of(problem)}"
+            ) from problem
     sign = delimiter or ("\t" if end == ".tsv" else ",")
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
@@ -143,9 +154,11 @@ def of_csv(path: Path, columns: Columns, labels: Sequence[Any] | None, *, delimi
     """The rows of a CSV file."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file, delimiter=delimiter)
-        names = next(rows)
+        names, read = next(rows), 0
         for number, cells in enumerate(row for row in rows if row):
             yield Item(f"row {number}", partial(_of_cells, names, cells, columns, _of(labels, number)))
+            read = number + 1
+        _check_number(labels, read)
 
 
 def _of_cells(names: Sequence[str], cells: Sequence[str], columns: Columns, label: Any) -> tuple[Any, Any]:
@@ -160,6 +173,7 @@ def of_parquet(path: Path, columns: Columns, labels: Sequence[Any] | None) -> It
         for row in block.to_pylist():
             yield Item(f"row {number}", partial(columns.of, row, _of(labels, number)))
             number += 1
+    _check_number(labels, number)
 
 
 def _pyarrow() -> Any:
@@ -194,6 +208,7 @@ def of_lines(path: Path, labels: Sequence[Any] | None) -> Iterator[Item]:
             if line.strip():
                 yield Item(f"text {number}", partial(_given, line.strip(), _of(labels, number)))
                 number += 1
+        _check_number(labels, number)
 
 
 def _given(value: Any, label: Any) -> tuple[Any, Any]:
@@ -215,8 +230,10 @@ def of_sequence(source: Any, columns: Columns, labels: Sequence[Any] | None) -> 
         )
     paths = _are_paths(source) if isinstance(source, list | tuple) else False
     if not indexed:
+        number = -1
         for number, value in enumerate(source):
             yield Item(_name(value, number), partial(_of_item, value, columns, _of(labels, number), paths))
+        _check_number(labels, number + 1)
         return
     _check_number(labels, len(source))
     for number in range(len(source)):

@@ -39,6 +39,10 @@ NAMED = 6
 """Items that a note names; the others are counted."""
 
 
+_Read = tuple[str, Any, Any]
+"""Name, input and label of an item."""
+
+
 @dataclass(eq=False)
 class Samples:
     """Batches of samples; can be gone through again where its source can.
@@ -50,7 +54,8 @@ class Samples:
         strict: whether an item that cannot be read stops everything.
         classes: names of class folders, in order.
         skipped: (name, reason) of the items that the last pass left out.
-        read, given: how many items it read, and how many batches it gave away.
+        seen: how many items it read.
+        given: how many batches it handed on before the one it is at.
     """
 
     what: str
@@ -59,12 +64,12 @@ class Samples:
     strict: bool = False
     classes: tuple[str, ...] = ()
     skipped: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    read: int = 0
+    seen: int = 0
     given: int = 0
 
     def __repr__(self) -> str:
         size = "batches of its own" if self.batch is None else f"batches of {self.batch}"
-        return f"abe.samples: every item a {self.what}, {size}, {len(self.skipped)} left out so far"
+        return f"Samples({self.what}s, {size}, {len(self.skipped)} left out so far)"
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Batches: a dict of ``inputs``, ``names``, and where there are any ``labels`` and ``notes``.
@@ -73,17 +78,16 @@ class Samples:
             InputError: LOADING where the source fails, or with ``strict`` an item; EMPTY_BATCH where nothing
                 is left.
         """
-        self.skipped, self.read, self.given = [], 0, 0
-        kept = list[tuple[str, Any, Any]]()
-        told = 0
+        self.skipped, self.seen, self.given = [], 0, 0
+        kept, told, full = list[_Read](), 0, self.batch or 1
         for found in self._read():
-            if found is None:
-                continue
-            if kept and len(kept) == (self.batch or 1):
+            if len(kept) == full:
                 # A batch waits for the next sample: its notes tell of all that was left out up to there.
                 ready = _together(kept, self._told(told), whole=self.batch is None)
                 told, self.given, kept = len(self.skipped), self.given + 1, []
                 yield ready
+            if isinstance(found, _Failure):
+                raise self._failed(found) from found.problem
             kept.append(found)
         if kept:
             yield _together(kept, self._told(told), whole=self.batch is None)
@@ -95,8 +99,8 @@ class Samples:
                 got=f"{len(self.skipped)} that could not be read ({some})" if some else "an empty source",
             )
 
-    def _read(self) -> Iterator[tuple[str, Any, Any] | None]:
-        """Every item that can be read; None for one that is left out."""
+    def _read(self) -> Iterator["_Read | _Failure"]:
+        """Every item that can be read, and what ended it where that was no end."""
         source, number = iter(self.items()), 0
         while True:
             try:
@@ -106,20 +110,21 @@ class Samples:
             except SpecError:
                 raise
             except Exception as problem:
-                raise self._failed(f"{self.what} {number}", problem) from problem
+                yield _Failure(f"{self.what} {number}", problem)
+                return
+            number += 1
             try:
                 value, label = item.read()
             except SpecError:
                 raise
             except Exception as problem:
                 if self.strict:
-                    raise self._failed(item.name, problem) from problem
+                    yield _Failure(item.name, problem)
+                    return
                 self.skipped.append((item.name, reason_of(problem)))
-                yield None
             else:
-                self.read += 1
+                self.seen += 1
                 yield item.name, value, label
-            number += 1
 
     def _told(self, start: int) -> list[str]:
         """The note on what was left out since the batch before."""
@@ -135,14 +140,23 @@ class Samples:
         )
         return [note(Code.SKIPPED, f"{many} left out: {named}{more}")]
 
-    def _failed(self, at: str, problem: Exception) -> InputError:
+    def _failed(self, found: "_Failure") -> InputError:
+        seen = f"{self.seen} {self.what}{'' if self.seen == 1 else 'es' if self.what == 'batch' else 's'}"
         return InputError(
             Code.LOADING,
-            f"Loading failed at {at}",
-            got=reason_of(problem),
-            fix=f"Before it, {self.read} {self.what}s were read and {self.given} batches given away"
+            f"Loading failed at {found.at}",
+            got=reason_of(found.problem),
+            fix=f"Before it, {seen} could be read, and {self.given} whole batches were handed on"
             + ("; strict=False leaves out what cannot be read" if self.strict else ""),
         )
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What ended a pass, and where."""
+
+    at: str
+    problem: Exception
 
 
 @checked_arguments
@@ -327,7 +341,7 @@ def _file(
     return Samples("text", partial(of_lines, path, each), batch, strict)
 
 
-def _together(kept: Sequence[tuple[str, Any, Any]], notes: list[str], *, whole: bool) -> dict[str, Any]:
+def _together(kept: Sequence[_Read], notes: list[str], *, whole: bool) -> dict[str, Any]:
     """Samples as one batch."""
     if whole:
         return {
