@@ -202,8 +202,7 @@ def test_a_loader_that_fails_half_way_says_where_and_what_was_done():
     loader = abe.samples(DataLoader(Failing(), batch_size=2))
     got = []
     with pytest.raises(AbeError, match=r"batch 1.*1 batch could be read, and 1 whole batches") as caught:
-        for one in loader:
-            got.append(one)  # noqa: PERF402 - what came before the failure
+        got.extend(loader)
     assert caught.value.code is Code.LOADING
     assert torch.equal(got[0]["inputs"], X[:2])
 
