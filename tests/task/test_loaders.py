@@ -24,7 +24,8 @@ X = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 def task(**settings: Any) -> abe.Task:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)).eval()
-    return abe.image_task(model, **{"labels": ["cat", "dog"], **settings})
+    given: dict[str, Any] = {"labels": ["cat", "dog"], **settings}
+    return abe.image_task(model, **given)
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_a_folder_of_photographs_is_compared_and_its_gaps_are_said(photographs: 
 
 
 def test_learning_from_a_folder(photographs: Path):
-    learnt = abe.fit(task(), abe.samples(photographs, batch=2), "iba", layer="0")
+    learnt: Any = abe.fit(task(), abe.samples(photographs, batch=2), "iba", layer="0")
     assert learnt.count == 4
     assert sum(Code.SKIPPED in text for text in learnt.notes) == 2
     learnt = abe.fit(task(), abe.samples(photographs, batch=2), "cxplain", epochs=2, cells=2, width=2)
@@ -159,7 +160,7 @@ def test_everything_that_holds_samples_gives_all_of_them(form: str, tmp_path: Pa
         "file": tmp_path / "x.npy",
         "pairs": list(zip(X, labels, strict=True)),
     }
-    apart = {} if form in ("data set", "pairs") else {"labels": torch.tensor(labels)}
+    apart: dict[str, Any] = {} if form in ("data set", "pairs") else {"labels": torch.tensor(labels)}
     batches = list(abe.samples(forms[form], batch=2, **apart))
     assert [len(one["inputs"]) for one in batches] == [2, 2, 1]
     assert [label for one in batches for label in one["labels"]] == labels
@@ -221,7 +222,7 @@ def test_the_batches_of_a_loader_are_its_own():
     (alone,) = abe.samples(DataLoader(TensorDataset(X), batch_size=5))
     assert set(alone) == {"inputs"}
     refused(Code.BAD_PARAMETER, DataLoader(TensorDataset(X)), "batch=", batch=2)
-    rows = [{"input_ids": torch.tensor([1, 2]), "labels": 1}] * 2
+    rows: Any = [{"input_ids": torch.tensor([1, 2]), "labels": 1}] * 2
     (named,) = abe.samples(DataLoader(rows, batch_size=2))
     assert set(named["inputs"]) == {"input_ids"}
     assert named["labels"].tolist() == [1, 1]
@@ -239,8 +240,15 @@ def test_lists_of_paths_and_texts(photographs: Path):
 # --- tables and texts ----------------------------------------------------------------------------------
 
 
-ROWS = [["text", "label", "age", "sort"], ["a fine, long film", "1", "20", "b"], ["", "0", "3.5", "a"]]
-ROWS += [["a bad film", "", "4", "a"], ["the end", "0", "", "a"], ["odd", "1"], ["last", "0", "7", "c"]]
+ROWS = [
+    ["text", "label", "age", "sort"],
+    ["a fine, long film", "1", "20", "b"],
+    ["", "0", "3.5", "a"],
+    ["a bad film", "", "4", "a"],
+    ["the end", "0", "", "a"],
+    ["odd", "1"],
+    ["last", "0", "7", "c"],
+]
 
 
 @pytest.fixture

@@ -79,7 +79,8 @@ def picture() -> Tensor:
 
 
 def colours(**settings: Any) -> abe.Task:
-    return abe.segmentation_task(Colours(), **{"labels": LABELS, **settings})
+    given: dict[str, Any] = {"labels": LABELS, **settings}
+    return abe.segmentation_task(Colours(), **given)
 
 
 def lraspp(classes: int = 3) -> abe.Task:
@@ -216,6 +217,7 @@ def test_the_mean_of_a_box_is_its_own_explanation():
 def test_the_region_stays_while_the_photograph_changes():
     """A path to black ends where nothing is predicted as before; the sum is that of the fixed region."""
     found = abe.explain(lraspp(), torch.rand(2, 3, 16, 16), "ig", tolerance=0.01, **QUIET)
+    assert found.residual is not None
     assert float(found.residual.abs().max()) < 0.01
 
 
@@ -252,7 +254,8 @@ def test_one_forward_row_finds_the_zone_and_none_is_spent_on_a_given_one():
 def test_one_column_with_a_kind():
     model = nn.Conv2d(3, 1, 1).eval()
     with torch.no_grad():
-        model.weight.fill_(1.0), model.bias.fill_(-1.0)
+        model.weight.fill_(1.0)
+        nn.init.constant_(model.get_parameter("bias"), -1.0)
     x = picture()
     task = abe.segmentation_task(model, output_kind="sigmoid", labels=["no", "yes"])
     found = abe.explain(task, x, "gradient", **QUIET)
@@ -352,6 +355,7 @@ def test_attacks_move_the_class_of_a_region():
 def test_games_rules_and_trust_take_the_question():
     task, x = colours(), picture()
     (game,) = abe.explain_game(task, x, ["shapley"], units=("grid", {"n": 2}), label="road", **QUIET)
+    assert game.residual is not None
     assert float(game.residual.abs()) < 1e-5
     assert abe.rule_coverage(task, x, label="road")
     near = 0.45 + 0.02 * x
@@ -493,7 +497,8 @@ def recorded() -> tuple[abe.Task, Tensor, dict[str, Any]]:
     return abe.segmentation_task(net, bounds=None), rest.pop("x"), rest
 
 
-def miss(found: Tensor, right: Tensor) -> float:
+def miss(found: Tensor | None, right: Tensor) -> float:
+    assert found is not None
     return float((found.double() - right).abs().max() / right.abs().max())
 
 

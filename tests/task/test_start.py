@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import abe
 from abe.errors import AbeError, Code
-from abe.task.start import as_task, entrance
+from abe.task.start import Given, as_task, entrance
 
 QUIET: dict[str, Any] = {"progress": False}
 X = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -193,7 +193,7 @@ def test_other_refusals():
     refused(Code.EMPTY_BATCH, lambda: abe.explain(net(), [], **QUIET), "empty list")
     refused(Code.UNREADABLE_IMAGE, lambda: abe.explain(net(), "no/such.png", **QUIET))
     refused(Code.UNCLEAR_INPUT, lambda: abe.evaluate(net(), ["gradient"], ["insertion"], **QUIET), "data=")
-    refused(Code.BAD_PARAMETER, lambda: abe.explain(lambda x: x, X, **QUIET), "image_task")
+    refused(Code.BAD_PARAMETER, lambda: abe.explain(tokenizer, X, **QUIET), "image_task")
     refused(Code.BAD_PARAMETER, lambda: abe.explain(nn.Linear, X, **QUIET), "image_task")
     refused(Code.UNKNOWN_PARAMETER, lambda: abe.explain(net(), X, "ig", tokenizer=tokenizer, **QUIET))
     refused(Code.UNKNOWN_PARAMETER, lambda: abe.compare(net(), X, ["ig"], metrcs=1, **QUIET), "'metrics'")
@@ -225,13 +225,14 @@ def test_entrances_keep_names_and_documents():
     assert "Which inputs drove" in (abe.explain.__doc__ or "")
 
     @entrance
-    def count(task: abe.Task, raw: Any, *, number: int = 1) -> int:
+    def count(task: Given, raw: Any, *, number: int = 1) -> int:
         """How many."""
         return number + len(task.assumed)
 
     assert count(net(), X, number=2) == 3
     assert count.__doc__ == "How many."
-    refused(Code.BAD_PARAMETER, lambda: count(net(), X, number=1.5))
+    wrong: Any = 1.5
+    refused(Code.BAD_PARAMETER, lambda: count(net(), X, number=wrong))
 
 
 def test_arrays_of_floats():

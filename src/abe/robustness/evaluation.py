@@ -219,7 +219,7 @@ def evaluate_robustness(
 
 
 def transfer_matrix(
-    tasks: Mapping[str, Given | nn.Module], raw: Any, method: Any = "mim", *, label: Any = None, **how: Any
+    tasks: Mapping[str, Any], raw: Any, method: Any = "mim", *, label: Any = None, **how: Any
 ) -> TransferMatrix:
     """Make adversarial samples on every model and try them on all.
 

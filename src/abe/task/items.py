@@ -235,8 +235,9 @@ def of_sequence(source: Any, columns: Columns, labels: Sequence[Any] | None) -> 
             yield Item(_name(value, number), partial(_of_item, value, columns, _of(labels, number), paths))
         _check_number(labels, number + 1)
         return
-    _check_number(labels, len(source))
-    for number in range(len(source)):
+    held: Any = source
+    _check_number(labels, len(held))
+    for number in range(len(held)):
         name = _name(source[number], number) if isinstance(source, list | tuple) else f"item {number}"
         yield Item(name, partial(_of_index, source, number, columns, _of(labels, number), paths))
 
