@@ -8,6 +8,8 @@ Why does the model see the cup *there*? A small segmentation that colours decide
 # The network is made here, so that its answers can be checked by eye: every pixel goes to the nearest of four
 # colours, after a look at its surroundings. The photograph comes out of an installed package.
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
@@ -40,7 +42,7 @@ photo = photographs(("coffee",))["coffee"]
 
 window = torch.zeros(192, 192)
 window[60:120, 70:140] = 1
-QUESTIONS = {
+QUESTIONS: dict[str, dict[str, Any]] = {
     "what covers most": {},
     "the cup": {"label": "cup"},
     "what is at (96, 96)": {"at": (96, 96)},

@@ -384,6 +384,14 @@ def test_items_that_are_not_clear():
     refused(Code.LABELS, X, "one each", labels="cat")
 
 
+def test_batches_are_not_explained_as_one():
+    with pytest.raises(AbeError, match="one after the other") as caught:
+        abe.explain(task(), abe.samples(X, batch=2), "gradient", **QUIET)
+    assert caught.value.code is Code.SHAPE
+    batch = next(iter(abe.samples(X, batch=2)))
+    assert len(abe.explain(task(), batch["inputs"], "gradient", **QUIET)) == 2
+
+
 def test_rows_by_name():
     rows = [{"t": "a film", "y": "good"}, {"t": " ", "y": "bad"}]
     names, labels, notes = together(rows, text="t", label="y")
