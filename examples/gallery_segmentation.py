@@ -37,8 +37,8 @@ task = abe.segmentation_task(Colours().eval(), labels=LABELS, size=(192, 192))
 photo = photographs(("coffee",))["coffee"]
 
 # %%
-# Asked about nothing in particular, it is the class that covers most; or one by its name, the zone under a pixel,
-# one class against another over a region of one's own.
+# Asked about nothing in particular, it is the class that covers most; or one by its name, the zone under a
+# pixel, one class against another over a region of one's own.
 
 window = torch.zeros(192, 192)
 window[60:120, 70:140] = 1
@@ -51,7 +51,8 @@ QUESTIONS: dict[str, dict[str, Any]] = {
 found = {title: abe.explain(task, photo, "ig", **asked) for title, asked in QUESTIONS.items()}
 
 # %%
-# Above: the region that is read. Below: the pixels that speak for the class there (orange) and against it (blue).
+# Above: the region that is read. Below: the pixels that speak for the class there (orange) and against it
+# (blue).
 
 figure, axes = plt.subplots(2, len(found), figsize=(2.4 * len(found), 5.2), layout="constrained")
 for (title, explanation), (above, below) in zip(found.items(), axes.T, strict=True):

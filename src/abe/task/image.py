@@ -299,8 +299,8 @@ def _items(raw: Any) -> Iterator[Any]:
                 Code.SHAPE,
                 "These are batches, which are explained one after the other",
                 got=f"a batch of {', '.join(map(str, item))}",
-                fix='Pass the inputs of one: abe.explain(task, batch["inputs"]); abe.evaluate, abe.compare and '
-                "abe.fit take all of them",
+                fix='Pass the inputs of one: abe.explain(task, batch["inputs"]); abe.evaluate, abe.compare '
+                "and abe.fit take all of them",
             )
         if not isinstance(item, list | tuple):
             yield item

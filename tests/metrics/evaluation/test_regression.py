@@ -45,7 +45,7 @@ def test_the_default_comparison_follows_the_score(outputs: int, target: int | No
 
 def test_what_reads_chances_is_refused_and_says_what_does_not():
     task = abe.image_task(Weighted(1).eval(), output_kind="regression")
-    with pytest.raises(AbeError, match="curve.*logit") as caught:
+    with pytest.raises(AbeError, match=r"curve.*logit") as caught:
         abe.compare(task, X, ["gradient"], ["insertion"], **QUIET)
     assert caught.value.code is Code.UNSUPPORTED
     follows = ("insertion", {"curve": "logit"})
