@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from abe.task import zoo
     from abe.task.base import Task
     from abe.task.image import image_task, load_image
+    from abe.task.loaders import samples
+    from abe.task.segmentation import segmentation_task
     from abe.task.table import table_task
     from abe.task.text import text_task
 
@@ -66,6 +68,8 @@ _HOMES = {
     "list_metrics": "abe.listing",
     "load_image": "abe.task.image",
     "table_task": "abe.task.table",
+    "samples": "abe.task.loaders",
+    "segmentation_task": "abe.task.segmentation",
     "text_task": "abe.task.text",
 }
 """Public name -> module; loaded at first use, so that ``import abe`` is cheap."""
@@ -114,6 +118,8 @@ __all__ = [
     "method",
     "postprocess",
     "rule_coverage",
+    "samples",
+    "segmentation_task",
     "smooth",
     "table_task",
     "text_task",

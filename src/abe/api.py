@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from abe.checks import Count, checked_arguments
+from abe.checks import Count
 from abe.draws import Ids, Source
 from abe.engines.backward.run import Covered, HasRules, coverage_of
 from abe.engines.removal.game import run_all
@@ -16,6 +16,7 @@ from abe.explanation import Explanation, check_map, versions
 from abe.objectives import objective_name
 from abe.registry import Method, items_of, methods, suiting
 from abe.task.base import Task
+from abe.task.start import Given, entrance
 from abe.types import Result
 
 TOP = 5
@@ -35,9 +36,9 @@ def method(name: str, **params: Any) -> Method:
     return methods.build(name, **params)
 
 
-@checked_arguments
+@entrance
 def explain(
-    task: Task,
+    task: Given,
     raw: Any,
     method: Any = "integrated_gradients",
     *,
@@ -71,7 +72,8 @@ def explain(
             inputs ``path_start`` and ``path_end`` (b, *f), the model's ``path_start_outputs`` and
             ``path_end_outputs`` (b, …), each with an axis of runs behind the first where a sample has
             several. Scores there, ``path_start_score`` and ``path_end_score``, are kept always.
-        **params: parameters of the method, when ``method`` is a name.
+        **params: parameters of the method, when ``method`` is a name, and what of the samples is asked about,
+            such as a region, where the task asks for it.
 
     Returns:
         One `Explanation` for the batch.
@@ -87,6 +89,7 @@ def explain(
         >>> bool(explanation.residual_absolute.abs() < 1e-5)
         True
     """
+    asked, params = task.asked(params)
     chosen = _method(task, method, params)
     if path_ends and not getattr(chosen.engine, "has_ends", False):
         raise SpecError(
@@ -108,14 +111,15 @@ def explain(
         progress=progress,
         label=chosen.name,
         rows=chosen.rows,
+        asked=asked,
     ) as problem:
         problem.path_ends = path_ends
         return _finish(problem, chosen.engine.run(problem), chosen, seed)
 
 
-@checked_arguments
+@entrance
 def explain_game(
-    task: Task,
+    task: Given,
     raw: Any,
     summaries: Sequence[Any],
     *,
@@ -130,6 +134,7 @@ def explain_game(
     execution: Execution = "auto",
     chunk: int | None = None,
     progress: bool | Callable[[int], None] = True,
+    **asked: Any,
 ) -> list[Explanation]:
     """Several summaries of one game of units: every coalition is evaluated once for all of them.
 
@@ -150,6 +155,7 @@ def explain_game(
         execution: what to run.
         chunk: rows at a time.
         progress: show a bar, or a function called with rows done.
+        **asked: what of the samples is asked about, where the task asks for it.
 
     Returns:
         One `Explanation` per summary; ``cost`` is that of the whole run in each.
@@ -162,8 +168,8 @@ def explain_game(
         >>> [one.cost.forward_rows for one in both]
         [16, 16]
     """
-    asked = {"units": units, "removal": removal, "evaluations": evaluations}
-    shared = {name: given for name, given in asked.items() if given is not None}
+    settings = {"units": units, "removal": removal, "evaluations": evaluations}
+    shared = {name: given for name, given in settings.items() if given is not None}
     listed = items_of("summaries", summaries)
     with suiting(task.suits):
         chosen = [methods.build("removal", summary=summary, **shared) for summary in listed]
@@ -182,13 +188,16 @@ def explain_game(
         progress=progress,
         label=chosen[0].name,
         rows=chosen[0].rows,
+        asked=asked,
     ) as problem:
         results = run_all(problem, [method.engine for method in chosen])
         return [_finish(problem, r, m, seed) for m, r in zip(chosen, results, strict=True)]
 
 
-@checked_arguments
-def rule_coverage(task: Task, raw: Any, method: Any = "lrp_epsilon", *, target: Any = None) -> list[Covered]:
+@entrance
+def rule_coverage(
+    task: Given, raw: Any, method: Any = "lrp_epsilon", *, target: Any = None, **asked: Any
+) -> list[Covered]:
     """Every operation that depends on the input, and the backward rule it gets from ``method``.
 
     What happens outside the model, such as taking the explained score, has None for a module.
@@ -198,6 +207,7 @@ def rule_coverage(task: Task, raw: Any, method: Any = "lrp_epsilon", *, target: 
         raw: inputs, of which the first is run.
         method: one with backward rules, by name or as a value.
         target: the explained class; the prediction by default.
+        **asked: what of the samples is asked about, where the task asks for it.
 
     Raises:
         SpecError: the method has no backward rules.
@@ -218,7 +228,7 @@ def rule_coverage(task: Task, raw: Any, method: Any = "lrp_epsilon", *, target: 
             got=chosen.name,
             expected="a method such as lrp_epsilon, guided_backprop or deeplift",
         )
-    with open_request(task, raw, target=target, execution="model") as problem:
+    with open_request(task, raw, target=target, execution="model", asked=asked) as problem:
         return coverage_of(chosen.engine, problem)
 
 
@@ -271,11 +281,17 @@ def _finish(problem: Problem, result: Result, method: Method, seed: int) -> Expl
         seed=seed,
         ids=Ids(problem.identify, len(problem.x)),
         versions=versions(),
-        diagnostics=result.diagnostics,
+        diagnostics={**_kept(problem), **result.diagnostics},
         modality=problem.task.modality,
         parts=parts,
         **(_named(problem) if features is problem.x else {}),
     )
+
+
+def _kept(problem: Problem) -> dict[str, Any]:
+    """What the task keeps of what was asked about the samples."""
+    about = problem.context.about
+    return {name: about[name].detach() for name in problem.task.keeps if name in about}
 
 
 def _named(problem: Problem) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 _VERDICT = "_abe_not_the_model"
-_PACKAGE = Path(__file__).parents[2].as_posix() + "/"
+_PACKAGE = Path(__file__).parents[1].as_posix() + "/"
 _NETS = _PACKAGE + "testing/"
 """Models that are part of the package fail like anybody's."""
 _LIBRARY = Path(sysconfig.get_path("stdlib")).as_posix() + "/"

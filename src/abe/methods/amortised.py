@@ -17,15 +17,16 @@ from abe.engines.learn.training import train
 from abe.engines.runtime.stored import as_fitted, load
 from abe.errors import Code, SpecError, suggest
 from abe.registry import methods
-from abe.task.base import Task
+from abe.task.start import Given, entrance
 from abe.types import Card, Engine, Fitted, Passes
 
 PREDICTION = Passes(forward="b", backward="0")
 CONTROL = {"fitted": Untrained()}
 
 
+@entrance
 def fit(
-    task: Task,
+    task: Given,
     data: Any,
     method: str,
     *,

@@ -6,7 +6,7 @@ the decision at x₁.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -19,7 +19,6 @@ from abe.checks import (
     check_choice,
     check_count,
     check_positive,
-    checked_arguments,
     listed,
     need_list,
     published,
@@ -38,7 +37,8 @@ from abe.metrics.evaluation.table import compact
 from abe.objectives import Logit, LogProbability
 from abe.registry import Method, items_of, methods
 from abe.sizes import OfRange
-from abe.task.base import Task
+from abe.task.base import Lifted, Task
+from abe.task.start import Given, entrance
 from abe.types import Result
 
 Construction = Literal["sign", "l2", "segment"]
@@ -167,9 +167,9 @@ class Trust:
         }
 
 
-@checked_arguments
+@entrance
 def trust(
-    task: Task,
+    task: Given,
     photos: Any,
     methods: Sequence[Any] | None = None,
     *,
@@ -178,6 +178,7 @@ def trust(
     steps: Count = 100,
     seed: int = 0,
     variant: str = "corrected",
+    **asked: Any,
 ) -> Trust:
     """The three trust experiments: maps at a boundary pair against each other, over η, and the ground truth.
 
@@ -193,6 +194,7 @@ def trust(
         seed: of all draws.
         variant: ``"published"`` gives the ground truth the paper's sign +r ⊙ ∇R(x₁), with which a right map
             has a cosine of −1.
+        **asked: what of the samples is asked about, such as a region, where the task asks for it.
 
     Returns:
         Per-sample values and a table whose caption states the construction's bias.
@@ -203,7 +205,7 @@ def trust(
     """
     _check(constructions, etas, steps, variant)
     chosen = _methods(methods)
-    with open_request(task, photos, seed=seed) as problem:
+    with open_request(task, photos, seed=seed, asked=asked) as problem:
         class_count(problem)
         pairs = {k: make_pairs(problem, k, etas[0], steps=steps, variant=variant) for k in constructions}
         finer = [make_pairs(problem, "sign", e, steps=steps, variant=variant) for e in etas[1:]]
@@ -213,9 +215,11 @@ def trust(
             "No boundary was found for any sample",
             fix="Give more steps, larger sizes, or photographs of other classes",
         )
-    found = Trust({}, {}, {}, pairs, tuple(etas), {}, list(problem.names), _missing(pairs))
+    found = Trust({}, {}, {}, pairs, tuple(etas), {}, list(problem.names))
+    found.warnings = [*task.assumed, *_missing(pairs)]
     every = {**pairs, **{f"{i}": p for i, p in enumerate(finer)}}
-    maps = {name: _maps(task, method, every, seed, found) for name, method in chosen.items()}
+    lifted = Lifted(problem.x, problem.context, problem.names, problem.task.parts)
+    maps = {name: _maps(task, method, every, lifted, seed, found) for name, method in chosen.items()}
     maps = {name: m for name, m in maps.items() if m is not None}
     for kind, pair in pairs.items():
         found.distances[kind] = {n: _distances(m[kind][0], pair.truth, pair.success) for n, m in maps.items()}
@@ -321,7 +325,7 @@ def _truth(problem: Problem, inside: Tensor, outside: Tensor, a: Tensor, b: Tens
 
 
 def _maps(
-    task: Task, method: Method, every: dict[str, Pairs], seed: int, found: Trust
+    task: Task, method: Method, every: dict[str, Pairs], lifted: Lifted, seed: int, found: Trust
 ) -> dict[str, tuple[Tensor, Tensor]] | None:
     """Per set of pairs the maps at x₁ for A and at x₂ for B; the same draws serve both."""
     out: dict[str, tuple[Tensor, Tensor]] = {}
@@ -329,8 +333,8 @@ def _maps(
         for kind, pair in every.items():
             ids = sample_ids(pair.inside)
             out[kind] = (
-                _map(task, method, pair.inside, pair.a, ids, seed),
-                _map(task, method, pair.outside, pair.b, ids, seed),
+                _map(task, method, replace(lifted, x=pair.inside), pair.a, ids, seed),
+                _map(task, method, replace(lifted, x=pair.outside), pair.b, ids, seed),
             )
     except AbeError as problem:
         found.failures[method.name] = str(problem)
@@ -338,8 +342,8 @@ def _maps(
     return out
 
 
-def _map(task: Task, method: Method, x: Tensor, target: Tensor, ids: list[int], seed: int) -> Tensor:
-    return explain(task, x, method, target=target, ids=ids, seed=seed, progress=False).attribution
+def _map(task: Task, method: Method, lifted: Lifted, target: Tensor, ids: list[int], seed: int) -> Tensor:
+    return explain(task, lifted, method, target=target, ids=ids, seed=seed, progress=False).attribution
 
 
 def _distances(one: Tensor, other: Tensor, valid: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from abe import schema, storage
-from abe.checks import Count, Positive, Size, check_reach, checked_arguments, need_image
+from abe.checks import Count, Positive, Size, check_reach, need_image
 from abe.engines.learn.resume import put_back, state_of
 from abe.engines.path.step import Point, State
 from abe.engines.runtime.request import running
@@ -27,6 +27,7 @@ from abe.objectives import gather
 from abe.registry import updates
 from abe.spec import value
 from abe.task.base import Task
+from abe.task.start import Given, entrance
 from abe.types import Card
 
 FORMAT = "abe-advgan-1"
@@ -177,9 +178,9 @@ class AdvGAN:
         return (torch.cat(rows) * eps).clamp(-eps, eps)
 
 
-@checked_arguments
+@entrance
 def train_advgan(
-    task: Task,
+    task: Given,
     data: Any,
     checkpoint: str | Path,
     *,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from abe import words
-from abe.checks import Count, check_count, checked_arguments, listed
+from abe.checks import Count, check_count, listed
 from abe.draws import Source
 from abe.engines.path.active import Active
 from abe.engines.path.geometry import lengths
@@ -27,7 +27,8 @@ from abe.engines.runtime.request import open_request
 from abe.engines.runtime.work import score as score_of
 from abe.errors import Code, SpecError, TargetError, note
 from abe.registry import updates
-from abe.task.base import Task
+from abe.task.base import Lifted, Task
+from abe.task.start import Given, entrance
 from abe.types import Cost
 
 BLOCK_BYTES = 64 * 2**20
@@ -168,9 +169,9 @@ class AdversarialResult:
         return attack_table(self)
 
 
-@checked_arguments
+@entrance
 def attack(
-    task: Task,
+    task: Given,
     raw: Any,
     method: Any = "pgd",
     *,
@@ -208,7 +209,7 @@ def attack(
         chunk: rows at a time; found by timing when None.
         progress: show a bar after two seconds, or a function called with rows done.
         **params: parameters of the attack such as ``eps``, ``alpha`` and ``norm``, when ``method`` is a
-            name.
+            name, and what of the samples is asked about, such as a region, where the task asks for it.
 
     Returns:
         One `AdversarialResult` for the batch.
@@ -224,6 +225,9 @@ def attack(
         >>> bool((result.distance["linf"] <= 0.4 + 1e-6).all())
         True
     """
+    asked, params = task.asked(params)
+    if label is not None and "label" in task.asks and not isinstance(raw, Lifted):
+        asked["label"] = label
     update, name = resolve(method, params, steps)
     count = _steps(update, steps)
     targeted = targeted or target is not None
@@ -232,7 +236,7 @@ def attack(
     with open_request(
         task,
         raw,
-        target=target if targeted else label,
+        target=target if targeted else None if "label" in asked else label,
         objective=goal,
         seed=seed,
         ids=ids,
@@ -242,6 +246,7 @@ def attack(
         progress=progress,
         label=name,
         rows=lambda n: count * n * restarts * 2.0,
+        asked=asked,
     ) as problem:
         outputs = problem.known_outputs
         _check_classes(problem.task, outputs)

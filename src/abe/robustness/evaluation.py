@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from abe.checks import NotNegative, checked_arguments, shown
+from abe.checks import NotNegative, shown
 from abe.draws import as_ids
 from abe.engines.path.steps.parts import Ball
 from abe.engines.runtime.evaluator import Evaluator
@@ -19,6 +19,7 @@ from abe.robustness.attack import attack, resolve
 from abe.robustness.chain import Chain, resized
 from abe.sizes import Limits, OfRange, plain, span
 from abe.task.base import Lifted, Task
+from abe.task.start import Given, as_task, entrance
 from abe.task.targets import fitted, numbers_of
 
 EPSILONS = tuple(OfRange(levels / 255) for levels in (0.5, 1, 2, 4, 8))
@@ -151,9 +152,9 @@ class TransferMatrix:
         return plot_transfer(self, path=path)
 
 
-@checked_arguments
+@entrance
 def evaluate_robustness(
-    task: Task,
+    task: Given,
     raw: Any,
     method: Any = "pgd",
     *,
@@ -173,7 +174,8 @@ def evaluate_robustness(
             levels of 255.
         label: true classes, one each or names; without them the predictions count as right.
         ids: identities the draws depend on; by default each sample's content.
-        **how: passed on to `abe.attack`: ``steps``, ``norm``, ``restarts``, ``seed``, …
+        **how: passed on to `abe.attack`: ``steps``, ``norm``, ``restarts``, ``seed``, …, and what of the
+            samples is asked about, where the task asks for it.
 
     Raises:
         SpecError: no radius, one that is negative, or an attack without a radius.
@@ -188,7 +190,10 @@ def evaluate_robustness(
     """
     radii = _radii(epsilons, task.bounds)
     make, name, norm = _by_radius(method, how, task.bounds)
-    lifted = task.lift(raw)
+    asked, how = task.asked(how)
+    if "label" in task.asks and label is not None:
+        asked, label = {**asked, "label": label}, None
+    lifted = task.lift(raw, **asked)
     task.check(lifted.x)
     right, labels = _judge(task, lifted, label)
     b = len(lifted.x)
@@ -214,20 +219,24 @@ def evaluate_robustness(
 
 
 def transfer_matrix(
-    tasks: Mapping[str, Task], raw: Any, method: Any = "mim", *, label: Any = None, **how: Any
+    tasks: Mapping[str, Any], raw: Any, method: Any = "mim", *, label: Any = None, **how: Any
 ) -> TransferMatrix:
     """Make adversarial samples on every model and try them on all.
 
     Args:
-        tasks: models by name; all must take inputs of the same shape and bounds.
+        tasks: tasks or plain models by name; all must take inputs of the same shape and bounds.
         raw: photographs, paths, arrays or a tensor.
         method: the attack.
         label: true classes; by default each column's own predictions, so that a rate counts changes.
-        **how: passed on to `abe.attack`; no early stop unless asked for.
+        **how: passed on to `abe.attack`, no early stop unless asked for; and what of the samples is asked
+            about, where the tasks ask for it.
 
     Raises:
         InputError: the models do not take the same inputs.
     """
+    if isinstance(tasks, Mapping):
+        modules = {name: one for name, one in tasks.items() if isinstance(one, nn.Module)}
+        tasks = {**tasks, **{name: as_task(one, raw) for name, one in modules.items()}}
     if not isinstance(tasks, Mapping) or not all(isinstance(one, Task) for one in tasks.values()):
         raise SpecError(
             Code.BAD_PARAMETER,
@@ -238,7 +247,9 @@ def transfer_matrix(
     if len(tasks) == 0:
         raise InputError(Code.EMPTY_BATCH, "Give at least one task")
     names = list(tasks)
-    lifted = {name: task.lift(raw) for name, task in tasks.items()}
+    first = next(iter(tasks.values()))
+    asked, how = first.asked(how)
+    lifted = {name: task.lift(raw, **asked) for name, task in tasks.items()}
     _check_alike(tasks, {name: one.x for name, one in lifted.items()})
     judged = {n: _judge(tasks[n], lifted[n], label) for n in names}
     rates = torch.full((len(names), len(names)), torch.nan, dtype=torch.float64)
@@ -246,7 +257,9 @@ def transfer_matrix(
     title = ""
     for i, source in enumerate(names):
         settings: dict[str, Any] = {"early_stop": False, **how}
-        found = attack(tasks[source], lifted[source].x, method, label=judged[source][1], **settings)
+        one = lifted[source]
+        plain = Lifted(one.x, one.context, one.names, one.parts)
+        found = attack(tasks[source], plain, method, label=judged[source][1], **settings)
         title = found.attack
         for j, victim in enumerate(names):
             right, labels = judged[victim]
@@ -313,7 +326,7 @@ def _judge(task: Task, lifted: Lifted, label: Any) -> tuple[Tensor, Tensor]:
 
 
 def _attack_rows(
-    task: Task, lifted: Any, rows: Tensor, update: Any, labels: Tensor, ids: list[int], how: dict[str, Any]
+    task: Task, lifted: Lifted, rows: Tensor, update: Any, labels: Tensor, ids: list[int], how: dict[str, Any]
 ) -> Any:
     """The attack on some of the samples; a task with other inputs attacks all of them."""
     if lifted.context.values:
@@ -324,7 +337,9 @@ def _attack_rows(
         )
     chosen = [ids[i] for i in rows.tolist()]
     at = rows.to(lifted.x.device)
-    return attack(task, lifted.x[at], update, label=labels[at], ids=chosen, **how)
+    names = [lifted.names[i] for i in rows.tolist()]
+    part = Lifted(lifted.x[at], lifted.context.take(at), names, lifted.parts)
+    return attack(task, part, update, label=labels[at], ids=chosen, **how)
 
 
 def _check_alike(tasks: Mapping[str, Task], xs: Mapping[str, Tensor]) -> None:

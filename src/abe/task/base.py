@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any
 
@@ -42,6 +42,9 @@ class Task:
             ``("baseline", "zero")``, the one that is used instead; see `abe.task.lifted.suits`.
         reads: ``(outputs, context) -> outputs`` of a task that reads outputs with what it knows of samples.
         beneath: at a layer, the task of the model's own inputs.
+        asks: keywords that say what of a sample is asked about, such as a region; the lifter takes them.
+        keeps: entries of `Context.about` that explanations hold too, so that they can be measured alone.
+        assumed: notes on what nobody said of the model; they go into every result.
     """
 
     model: nn.Module
@@ -59,6 +62,9 @@ class Task:
     suits: Mapping[tuple[str, str | int | None], Any] = field(default_factory=dict)
     reads: Callable[[Any, Context], Any] | None = None
     beneath: "Task | None" = None
+    asks: tuple[str, ...] = ()
+    keeps: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
@@ -116,9 +122,22 @@ class Task:
         tensor = _first_tensor(self.model)
         return torch.float32 if tensor is None else tensor.dtype
 
-    def lift(self, raw: Any) -> Lifted:
-        """Raw inputs (photographs, paths, arrays, tensors) as features on the model's device."""
-        return raw if isinstance(raw, Lifted) else self.lifter(self, raw)
+    def lift(self, raw: Any, **asked: Any) -> Lifted:
+        """Raw inputs (photographs, paths, arrays, tensors) as features on the model's device.
+
+        Args:
+            raw: what the task takes; what was lifted already is kept as it is.
+            **asked: what of each sample is asked about, by the names of `asks`.
+        """
+        if isinstance(raw, Lifted):
+            return raw
+        lifted = self.lifter(self, raw, **asked)
+        return replace(lifted, notes=(*self.assumed, *lifted.notes)) if self.assumed else lifted
+
+    def asked(self, params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What of some parameters by name the task asks for, and the rest."""
+        mine = {name: given for name, given in params.items() if name in self.asks}
+        return mine, {name: given for name, given in params.items() if name not in mine}
 
     def forward(self, x: Tensor, context: Context | None = None, model: nn.Module | None = None) -> Any:
         """Run rows ``x`` (n, *f) through the model and return the output tensor, usually (n, C).

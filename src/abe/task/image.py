@@ -296,6 +296,14 @@ def _items(raw: Any) -> Iterator[Any]:
         yield raw
         return
     for item in raw:
+        if isinstance(item, Mapping) and "inputs" in item:
+            raise InputError(
+                Code.SHAPE,
+                "These are batches, which are explained one after the other",
+                got=f"a batch of {', '.join(map(str, item))}",
+                fix='Pass the inputs of one: abe.explain(task, batch["inputs"]); abe.evaluate, abe.compare '
+                "and abe.fit take all of them",
+            )
         if not isinstance(item, list | tuple):
             yield item
         elif len(item) > 1 and any(arrays.is_array(part) or isinstance(part, Number) for part in item):

@@ -89,6 +89,8 @@ class Lifted:
         fixed: (b, 1 or c, *positions) positions that never change; by default those in no natural unit.
         shown: per sample, what a person sees: a text, a row, a series; empty where that is ``x``.
         rows: forward rows that lifting took.
+        target: (b,) the outputs that the question is about, where it says so; a given target goes first.
+        objective: the score that the question asks for, where it does.
     """
 
     x: Tensor
@@ -100,6 +102,8 @@ class Lifted:
     fixed: Tensor | None = None
     shown: list[Any] = field(default_factory=list[Any])
     rows: int = 0
+    target: Tensor | None = None
+    objective: Any = None
 
     def __post_init__(self) -> None:
         held = {UNITS + one.kind: one.labels for one in self.units}

@@ -111,6 +111,7 @@ def labels_of(given: Any, n: int, index: Index | None = None) -> Tensor:
             "The labels do not fit the samples",
             got=problem.what if isinstance(given, str) or problem.code != Code.TARGET_TYPE else problem.got,
             expected=f"({n},) class numbers or names",
+            fix=problem.fix,
         ) from problem
     found = column(found)
     if tuple(found.shape) != (n,):

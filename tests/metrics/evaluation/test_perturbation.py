@@ -213,11 +213,16 @@ def test_maps_that_do_not_fit_are_refused(bad):
     assert given.evaluator.cost.passes == 0
 
 
-def test_regressions_and_dense_outputs_are_refused():
+def test_regressions_have_a_score_and_no_chances_and_dense_outputs_are_refused():
     regression = image_task(net_s(torch.float32), output_kind="regression")
+    found = run().perform(problem(regression, images(), target=0), maps())
     with pytest.raises(AbeError) as caught:
-        run().perform(problem(regression, images(), target=0), maps())
+        found.curve("probability")
     assert caught.value.code is Code.UNSUPPORTED
+    logits = image_task(net_s(torch.float32), output_kind="logits")
+    right = run().perform(problem(logits, images(), target=0), maps())
+    torch.testing.assert_close(found.curve("logit"), right.curve("logit"))
+    assert torch.equal(found.fraction, right.fraction)
     dense = image_task(nn.Conv2d(3, 2, 1))
     with pytest.raises(AbeError) as caught:
         run().perform(problem(dense, images(), target=[[0, 1, 1]] * 3), maps())

@@ -13,7 +13,7 @@ respect to its weight, Σ x g = ∂⟨z, g⟩/∂w, so dense layers and convolut
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -248,7 +248,8 @@ def fit_patterns(task: Task, loader: Iterable[Any], *, fit: PatternFit | None = 
     """
     fit = PatternFit(task) if fit is None else fit
     for batch in loader:
-        fit.add(batch[0] if isinstance(batch, tuple | list) else batch)
+        named = isinstance(batch, Mapping) and "inputs" in batch
+        fit.add(batch["inputs"] if named else batch[0] if isinstance(batch, tuple | list) else batch)
     return fit.patterns()
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from abe.engines.layers.find import activations
-from abe.engines.learn.training import read_batches, training_problem
+from abe.engines.learn.training import read_batches, told_by, training_problem
 from abe.engines.mask.bottleneck import INPUT, place
 from abe.engines.mask.noise import LayerStatistics, RunningStatistics
 from abe.engines.runtime.request import running
@@ -21,10 +21,11 @@ def fit_statistics(task: Task, data: Any, *, layer: str = "auto") -> LayerStatis
     Raises:
         InputError: fewer than two samples, or samples of different shapes.
     """
-    moments, notes = RunningStatistics(), list[str]()
+    moments, notes = RunningStatistics(), list(task.assumed)
     with running(task):
         for raw in read_batches(data, notes, lambda: moments.count):
             problem = training_problem(task, raw, 0)
+            notes += [text for text in told_by(raw) if text not in notes]
             if not moments.count:
                 layer, _ = place(problem, layer, [])
             h = problem.x if layer == INPUT else activations(problem, layer)

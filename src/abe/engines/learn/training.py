@@ -138,7 +138,7 @@ class _Run:
         self.seen, self.whole = 0, True
         self.shape: tuple[int, ...] = ()
         self.classes = 0
-        self.notes: list[str] = []
+        self.notes = list(task.assumed)
         self.learner: tuple[nn.Module, torch.optim.Adam] | None = None
         self.stored: dict[str, Tensor] = {}
 
@@ -150,6 +150,7 @@ class _Run:
         with self._kept():
             for number, raw in enumerate(read_batches(data, failures, lambda: self.samples), start=1):
                 problem = training_problem(self.task, raw, self.seed)
+                self.notes += [text for text in told_by(raw) if text not in self.notes]
                 seen = mix(seen, digest({"x": problem.x}))
                 if number > self.batch:
                     self._learn(problem, epoch, seen)
@@ -305,6 +306,11 @@ def read_batches(data: Any, notes: list[str], learnt: Callable[[], int]) -> Iter
         yield raw
 
 
+def told_by(raw: Any) -> list[str]:
+    """What a batch says of how it was read."""
+    return list(raw.get("notes", ())) if isinstance(raw, Mapping) and "inputs" in raw else []
+
+
 def say(what: str, notes: list[str]) -> None:
     """Warn, and keep the text for every explanation to come."""
     text = note(Code.TRAINING_DATA, what)
@@ -341,7 +347,9 @@ def _promised(data: Any) -> int:
 def training_problem(task: Task, raw: Any, seed: int) -> Problem:
     """One batch as a request about the model's predictions, or the given classes."""
     target = None
-    if isinstance(raw, tuple | list) and not getattr(task.lifter, "explained", ()):
+    if isinstance(raw, Mapping) and "inputs" in raw:
+        raw, target = raw["inputs"], raw.get("targets", raw.get("labels"))
+    elif isinstance(raw, tuple | list) and not getattr(task.lifter, "explained", ()):
         last = raw[-1] if len(raw) else None
         if len(raw) == 2 and _are_numbers(last):
             raw, target = raw

@@ -1,7 +1,7 @@
 """One opening of every request: lift, check, eager evaluation mode, progress, and what is to be explained."""
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
@@ -13,17 +13,21 @@ from abe.draws import SeededDraws, as_draws, as_ids, check_ids
 from abe.engines.runtime.evaluator import Evaluator, Execution
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.targets import Decision
-from abe.errors import Code, ModelError
+from abe.errors import Code, ModelError, SpecError, note
 from abe.instrument.model_check import check_kept, check_model, check_weights, holding
 from abe.instrument.model_state import as_found
 from abe.instrument.modes import eager
-from abe.objectives import Logit, UserObjective, as_objective
+from abe.objectives import Logit, UserObjective, as_objective, objective_name
 from abe.progress import Progress
 from abe.task.base import Lifted, Task
 from abe.types import Cost, Draws, Objective
 
 Advance = bool | Callable[[int], None]
 """True shows a bar after two seconds; a function is called with the rows done."""
+REPLACED = (
+    "target= replaces the class that the question is about, and the region stays that of the question; "
+    "label= of a segmentation asks about a class over its own region"
+)
 
 
 @contextmanager
@@ -58,6 +62,7 @@ def open_request(
     progress: Advance = False,
     label: str = "",
     rows: Callable[[int], float | None] = lambda n: None,
+    asked: Mapping[str, Any] | None = None,
 ) -> Generator[Problem]:
     """The problem of explaining ``task`` on ``raw``, while the model is ready to be run.
 
@@ -76,6 +81,7 @@ def open_request(
         progress: whether to show a bar, or a function called with rows done.
         label: what the bar says.
         rows: how many rows are expected for a number of samples.
+        asked: what of each sample is asked about, for `Task.lift`.
 
     Raises:
         AbeError: anything unusable; the model is left as found.
@@ -85,7 +91,7 @@ def open_request(
     evaluator = Evaluator(task, execution=execution, chunk=chunk)
     with holding(task.model):
         warnings = check_model(task.model)
-        lifted = task.lift(raw)
+        lifted = task.lift(raw, **(asked or {}))
         task.check(lifted.x)
         shown = progress is True
         expected = rows(len(lifted.x)) if shown else None
@@ -104,8 +110,26 @@ def pose(
     ids: Sequence[int | str] | None = None,
     warnings: list[str] | None = None,
 ) -> Problem:
-    """A problem about lifted samples, whose class score is explained where no other score is given."""
+    """A problem about lifted samples, whose class score is explained where no other score is given.
+
+    Raises:
+        SpecError: another score is given than the question asks for.
+    """
     check_ids(ids, len(lifted.x))
+    notes = list(lifted.notes)
+    if lifted.target is not None and target is not None:
+        notes.append(note(Code.OTHER_TARGET, REPLACED))
+    target = lifted.target if target is None else target
+    if lifted.objective is not None:
+        if objective not in (None, Logit(), lifted.objective):
+            raise SpecError(
+                Code.OBJECTIVE,
+                "The question asks for a score of its own, and another is to be followed",
+                got=objective_name(objective),
+                expected=objective_name(lifted.objective),
+                fix="Leave one of them out; attacks and trust follow scores of their own",
+            )
+        objective = lifted.objective
     if target is None and isinstance(objective, UserObjective):
         predicts = evaluator.task.output_kind != "regression"
         objective = replace(objective, given=False, predicts=predicts)
@@ -113,7 +137,7 @@ def pose(
         evaluator.task = evaluator.task.reading(parts=lifted.parts)
     if lifted.rows:
         evaluator.cost.add(Cost(forward_rows=lifted.rows, forward_calls=1))
-    warnings = [*(warnings or ()), *lifted.notes]
+    warnings = [*(warnings or ()), *notes]
     evaluator.warnings = warnings
     return Problem(
         evaluator=evaluator,

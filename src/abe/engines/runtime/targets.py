@@ -201,7 +201,8 @@ def _predicted(problem: Undecided, outputs: Any, n: int) -> tuple[Tensor, bool]:
         "It is not clear which output to explain",
         got=f"a {'regression' if kind == 'regression' else 'model'} with output shape {shape}",
         fix="Pass target=… with the index of the output"
-        + ("" if len(shape) == 2 else ", one number per axis, or an objective of your own"),
+        + ("" if len(shape) == 2 else ", one number per axis, or an objective of your own")
+        + ("; abe.segmentation_task reads classes over a region" if len(shape) == 4 else ""),
     )
 
 

@@ -21,6 +21,8 @@ from abe.task.targets import labels_of
 
 KEYS = ("inputs", "labels", "masks", "targets")
 """What a batch of a loader may hold when it is a mapping; as a tuple it is in this order."""
+BESIDE = ("names", "notes")
+"""What such a mapping may say of its samples and of how they were read."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Samples:
         labels: true classes of a single batch.
         masks: true regions of a single batch.
         ids: identities of a single batch.
+        asked: what of each sample is asked about, for `Task.lift`.
     """
 
     task: Task
@@ -76,6 +79,7 @@ class Samples:
     labels: Any = None
     masks: Any = None
     ids: Sequence[int | str] | None = None
+    asked: Mapping[str, Any] = field(default_factory=dict[str, Any])
     _seen: Counter[int] = field(default_factory=Counter, repr=False)
 
     def __post_init__(self) -> None:
@@ -121,19 +125,36 @@ class Samples:
 
     def _whole(self) -> Batch:
         if self.data is not None:
-            lifted = self.task.lift(self.data)
+            lifted = self.task.lift(self.data, **self.asked)
             ids = self.ids
         else:
             first = self.explanations[0]
-            lifted = Lifted(first.x.to(self.task.device), Context(), list(first.names), first.parts)
+            lifted = self._again(first)
             ids = first.ids or None if self.ids is None else self.ids
         return self._lot(lifted, self.target, self.labels, self.masks, as_ids(ids, lifted.x))
+
+    def _again(self, first: Explanation) -> Lifted:
+        """The samples of an explanation, with what it holds of what was asked about them."""
+        if self.asked:
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "The explanations hold what was asked about",
+                got=f"{next(iter(self.asked))}= beside explanations without data",
+                fix="Leave it out, or pass data= with the raw inputs",
+            )
+        about = {name: first.diagnostics[name] for name in self.task.keeps if name in first.diagnostics}
+        return Lifted(first.x.to(self.task.device), Context(about=about), list(first.names), first.parts)
 
     def _streamed(self) -> Iterator[Batch]:
         start = 0
         for batch in self.data:
             parts = _parts(batch)
-            lifted = self.task.lift(parts["inputs"])
+            lifted = self.task.lift(parts["inputs"], **self.asked)
+            lifted = replace(
+                lifted,
+                names=parts.get("names", lifted.names),
+                notes=(*lifted.notes, *parts.get("notes", ())),
+            )
             plain = [name == f"sample {i}" for i, name in enumerate(lifted.names)]
             names = [f"sample {start + i}" if plain[i] else n for i, n in enumerate(lifted.names)]
             lifted = replace(lifted, names=names)
@@ -168,7 +189,7 @@ def _is_tuple(batch: Any) -> bool:
 def _parts(batch: Any) -> dict[str, Any]:
     """A batch of a loader by what it holds."""
     if isinstance(batch, Mapping) and any(k in KEYS for k in batch):
-        unknown = [str(k) for k in batch if k not in KEYS]
+        unknown = [str(k) for k in batch if k not in (*KEYS, *BESIDE)]
         if unknown or "inputs" not in batch:
             raise InputError(
                 Code.SHAPE,

@@ -217,8 +217,7 @@ def _perform(
         arrival = known or run.order(asked, attribution, samples)
         if known is None:
             orders.append((key, arrival))
-        told = problem.task.output_kind != "regression"  # else only curves of the score get so far
-        done.append(run.perform(asked, attribution, samples=samples, arrival=arrival, classes=told))
+        done.append(run.perform(asked, attribution, samples=samples, arrival=arrival))
         after = _spent(before, problem.evaluator.cost)
         after.seconds = time.perf_counter() - began
         cost.add(after)

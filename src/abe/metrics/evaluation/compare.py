@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from abe.checks import checked_arguments
 from abe.draws import Sources
 from abe.engines.runtime.request import running
 from abe.errors import Code, SpecError
@@ -23,15 +22,16 @@ from abe.metrics.evaluation.sources import MethodMaps, SavedMaps
 from abe.objectives import as_objective
 from abe.registry import Method, items_of, methods, suiting
 from abe.task.base import Task
+from abe.task.start import Given, entrance
 from abe.units import Step
 
 PARTS_OF_SOME = frozenset({"layer", "attention", "cross_attention", "training", "optimisation"})
 """What only some models have, or takes minutes per sample; such methods are compared when named."""
 
 
-@checked_arguments
+@entrance
 def compare(
-    task: Task,
+    task: Given,
     photos: Any,
     methods: Sequence[Any] | None = None,
     metrics: Sequence[Any] | None = None,
@@ -51,6 +51,7 @@ def compare(
     execution: Execution = "auto",
     chunk: int | None = None,
     progress: bool | Callable[[float], None] = True,
+    **asked: Any,
 ) -> Comparison:
     """Explain the same samples by several methods, score every map, and rank the methods.
 
@@ -79,6 +80,7 @@ def compare(
         execution: ``"auto"`` may run a verified faster copy of the model; ``"model"`` never does.
         chunk: rows at a time; found by timing when None.
         progress: show a bar after two seconds, or a function called with rows done.
+        **asked: what of the samples is asked about, such as a region, where the task asks for it.
 
     Returns:
         Per-sample scores with intervals, tests of every pair, the ranking, maps and curves. A method that
@@ -103,7 +105,7 @@ def compare(
         execution=execution,
         chunk=chunk,
     )
-    samples = Samples(task=task, data=photos, target=target, labels=labels, masks=masks, ids=ids)
+    samples = Samples(task=task, data=photos, target=target, labels=labels, masks=masks, ids=ids, asked=asked)
     return plan.run(samples, shared, rank_by, progress)
 
 
@@ -130,10 +132,10 @@ def plan_of(
     )
 
 
-@checked_arguments
+@entrance
 def score(
     explanation: Explanation,
-    task: Task,
+    task: Given,
     *,
     metric: Any = "insertion",
     seed: int | None = None,

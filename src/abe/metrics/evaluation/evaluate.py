@@ -13,7 +13,6 @@ from typing import Any, Literal
 from torch import Tensor
 
 from abe.baselines import Confusion
-from abe.checks import checked_arguments
 from abe.draws import Sources
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
@@ -42,7 +41,7 @@ from abe.metrics.evaluation.defaults import chosen_metrics, defaults_of
 from abe.metrics.evaluation.drawing import Drawing
 from abe.metrics.evaluation.foresight import Rows, rows_of_method, rows_of_metrics, rows_shared
 from abe.metrics.evaluation.notes import unsteady
-from abe.metrics.evaluation.perturbation import PerturbationRun, as_absent, check_curve
+from abe.metrics.evaluation.perturbation import PerturbationRun, as_absent, check_curve, follows_score
 from abe.metrics.evaluation.reexplain import objective_of
 from abe.metrics.evaluation.sources import Explaining, MethodMaps, SavedMaps, Source, explained_by
 from abe.metrics.evaluation.sources import named as named_sources
@@ -52,6 +51,7 @@ from abe.objectives import as_objective, objective_name
 from abe.progress import Progress
 from abe.registry import items_of, units
 from abe.task.base import Task
+from abe.task.start import Given, entrance
 from abe.types import Cost, Objective
 from abe.units import Step, as_unit
 
@@ -62,9 +62,9 @@ PAIRS = ("gap", "kl_gap", "f_gap")
 NOTES = 20  # of one method, that are kept of a stream
 
 
-@checked_arguments
+@entrance
 def evaluate(
-    task: Task,
+    task: Given,
     explanations: Any,
     metrics: Sequence[Any] | None = None,
     *,
@@ -84,6 +84,7 @@ def evaluate(
     execution: Execution = "auto",
     chunk: int | None = None,
     progress: bool | Callable[[float], None] = True,
+    **asked: Any,
 ) -> Comparison:
     """Score many explanations of the same samples by many metrics, with intervals and paired tests.
 
@@ -116,6 +117,7 @@ def evaluate(
         execution: ``"auto"`` may run a verified faster copy of the model; ``"model"`` never does.
         chunk: rows at a time; found by timing when None.
         progress: show a bar after two seconds, or a function called with rows done.
+        **asked: what of the samples in ``data`` is asked about, such as a region, where the task asks for it.
 
     Returns:
         Scores per method and metric with per-sample values, direction, processing, cost and interval, a
@@ -156,7 +158,14 @@ def evaluate(
         title="evaluate",
     )
     samples = Samples(
-        task=task, data=data, explanations=finished, target=target, labels=labels, masks=masks, ids=ids
+        task=task,
+        data=data,
+        explanations=finished,
+        target=target,
+        labels=labels,
+        masks=masks,
+        ids=ids,
+        asked=asked,
     )
     return plan.run(samples, shared, rank_by, progress)
 
@@ -307,6 +316,8 @@ class Evaluation:
         began = time.perf_counter()
         target: Any = lot.target if self.target is None else self.target[lot.rows]
         problem = pose(evaluator, lot.lifted, target, self.objective, self.drawing.of(), lot.ids)
+        if lot.lifted.objective is not None:
+            self.objective = problem.objective
         if self.target is not None and self.task.output_kind != "auto" and len(self.sources) == 1:
             problem.decision = Decision(target.to(x.device))
         self.task = problem.predicted().task
@@ -340,13 +351,12 @@ class Evaluation:
                     expected=" or ".join(card.modalities),
                     fix="Leave it out, or set another unit and metric",
                 )
-            of_score = getattr(metric.value, "curve", None) == "logit"
-            if metric.runs and self.task.output_kind == "regression" and not of_score:
+            if metric.runs and self.task.output_kind == "regression" and not follows_score(metric):
                 raise SpecError(
                     Code.UNSUPPORTED,
                     f"The metric {metric.name!r} follows class probabilities, and a regression has none",
-                    fix='Choose metrics that read the score, such as "faithfulness_correlation", or curves '
-                    'that do: ("insertion", {"curve": "logit"})',
+                    fix='Choose metrics that read the score: ("insertion", {"curve": "logit"}), '
+                    '"faithfulness_correlation"',
                 )
             silent = [n for n, s in self.sources.items() if not s.explains]
             if card is not None and "method" in card.needs and silent:

@@ -101,7 +101,6 @@ class PerturbationRun:
         *,
         samples: Tensor | None = None,
         arrival: Arrival | None = None,
-        classes: bool = True,
     ) -> "Perturbation":
         """Run the model along the curve of each sample.
 
@@ -110,7 +109,6 @@ class PerturbationRun:
             attribution: the map, of the input's shape, with one channel, or without channels.
             samples: (m,) which of the problem's samples to run; all by default.
             arrival: the order of these samples' units, where another run of the map made it already.
-            classes: False follows the score alone, as of a regression.
         """
         who = problem.everyone if samples is None else samples
         check_map(attribution, problem.x)
@@ -125,7 +123,7 @@ class PerturbationRun:
         else:
             reference = problem.reference(self.baseline, who, torch.zeros_like(who))
         curve = _Curve(order, order.thresholds(step), x, reference, self.direction, filler)
-        log_p, target, logits, remarks = _chances(problem, curve, who, classes=classes)
+        log_p, target, logits, remarks = _chances(problem, curve, who)
         return Perturbation(
             run=self,
             log_probabilities=log_p,
@@ -222,7 +220,8 @@ class Perturbation:
 
     Attributes:
         run: what was done.
-        log_probabilities: (b, n + 1, C) after step k = 0 … n, of the classes that the explained one is among.
+        log_probabilities: (b, n + 1, C) after step k = 0 … n, of the classes that the explained one is among;
+            none, C = 0, of a regression.
         target: (b,) its entry among them.
         step: units per step.
         logits: (b, n + 1) the target's raw score, as the objective ``"logit"`` reads it; None where the model
@@ -247,6 +246,10 @@ class Perturbation:
         log_p = self.log_probabilities
         if kind == "logit":
             return _need_logits(self.logits, "This run")
+        if not log_p.shape[-1]:
+            raise SpecError(
+                Code.UNSUPPORTED, "A regression has no class probabilities", got=f"the curve {kind!r}"
+            )
         if kind == "kl":
             return kl_from_uniform(log_p)
         if kind == "accuracy":
@@ -299,6 +302,11 @@ def zero_maps(attribution: Tensor, samples: Tensor) -> list[str]:
     ]
 
 
+def follows_score(metric: Any) -> bool:
+    """Whether a metric of runs reads the raw score only, so that it needs no classes."""
+    return getattr(metric.value, "curve", None) == "logit"
+
+
 def check_curve(metric: Any, problem: Problem) -> None:
     """Refuse a metric of runs that follows what the outputs of a problem, which are known, do not have.
 
@@ -309,10 +317,9 @@ def check_curve(metric: Any, problem: Problem) -> None:
     Raises:
         SpecError: it reads probabilities of a regression, or logits of a model that gives probabilities.
     """
-    follows = getattr(metric.value, "curve", None)
-    if problem.task.output_kind != "regression" or follows != "logit":
+    if not follows_score(metric):
         problem.task.check_classes(problem.decision.outputs, f"the metric {metric.name!r}")
-    if follows == "logit":
+    else:
         _need_logits(
             None if problem.task.output_kind == "probabilities" else problem.x, f"The metric {metric.name!r}"
         )
@@ -331,11 +338,11 @@ def _need_logits(logits: Tensor | None, what: str) -> Tensor:
 
 
 def _chances(
-    problem: Problem, curve: _Curve, samples: Tensor, *, classes: bool
+    problem: Problem, curve: _Curve, samples: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None, list[str]]:
     """Of m samples: (m, n + 1, C) log-probabilities, (m,) targets among C, (m, n + 1) logits, and notes.
 
-    Without classes C is 0.
+    Of a regression C is 0.
     """
     kept: list[tuple[Tensor, Tensor, Tensor]] = []
     remarks: list[str] = []
@@ -352,8 +359,10 @@ def _chances(
                 Code.UNSUPPORTED, "Perturbation curves need class scores", got=shape, expected="(n, classes)"
             )
         target = problem.target[chunk.owner]
-        chances = problem.task.chances(outputs, target) if classes else (outputs[:, :0], outputs[:, 0].long())
-        kept.append((*chances, score(problem.task, outputs, logit, target)))
+        told = outputs.new_zeros(len(outputs), 0), target
+        if problem.task.output_kind != "regression":
+            told = problem.task.chances(outputs, target)
+        kept.append((*told, score(problem.task, outputs, logit, target)))
         remarks = problem.task.remarks(outputs)
     log_p, target, logits = (torch.cat(column) for column in zip(*kept, strict=True))
     lines = None if problem.task.output_kind == "probabilities" else logits.unflatten(0, (-1, curve.points))

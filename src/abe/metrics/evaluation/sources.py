@@ -163,7 +163,7 @@ class MethodMaps:
         lifted = lot.lifted
         explanation = explain(
             request.task,
-            replace(lifted, notes=(), rows=0),
+            replace(lifted, notes=(), rows=0, target=None, objective=None),
             self.method,
             target=target,
             objective=request.objective,
