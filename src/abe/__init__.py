@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from abe.robustness import AdversarialResult, attack, chain, evaluate_robustness, transfer_matrix
     from abe.task.base import Task
     from abe.task.image import image_task, load_image
+    from abe.task.series import series_task
+    from abe.task.tensor import tensor_task
     from abe.task.text import text_task
 
 check_torch()
@@ -63,6 +65,8 @@ _HOMES = {
     "list_methods": "abe.listing",
     "list_metrics": "abe.listing",
     "load_image": "abe.task.image",
+    "series_task": "abe.task.series",
+    "tensor_task": "abe.task.tensor",
     "text_task": "abe.task.text",
 }
 """Public name -> module; loaded at first use, so that ``import abe`` is cheap."""
@@ -109,7 +113,9 @@ __all__ = [
     "method",
     "postprocess",
     "rule_coverage",
+    "series_task",
     "smooth",
+    "tensor_task",
     "text_task",
     "transfer_matrix",
     "trust",

@@ -95,7 +95,7 @@ class Constant:
 )
 @value
 class Mean:
-    """The sample's own mean over space, per channel."""
+    """The sample's own mean over space or time, per channel; what is fixed, such as padding, does not count."""
 
     @property
     def stochastic(self) -> bool:
@@ -104,7 +104,36 @@ class Mean:
     def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
         x = problem.x[owner]
         axes = tuple(range(2, x.ndim)) if x.ndim > 2 else (1,)
-        return x.mean(dim=axes, keepdim=True).expand_as(x)
+        fixed: Tensor | None = getattr(problem, "fixed", None)
+        if fixed is None:
+            return x.mean(dim=axes, keepdim=True).expand_as(x)
+        counts = (~fixed[owner].to(x.device)).expand_as(x).to(x)
+        total = counts.sum(dim=axes, keepdim=True).clamp_min(1)
+        return ((x * counts).sum(dim=axes, keepdim=True) / total).expand_as(x)
+
+
+@baselines.register(
+    Card(
+        name="scaled_zero",
+        title="Zero after scaling",
+        source="sundararajan2017",
+        pitfalls=("Without mean= in the task it is zero itself.",),
+    )
+)
+@value
+class ScaledZero:
+    """What the task's normalisation turns into zero: the mean that it subtracts, channel by channel."""
+
+    @property
+    def stochastic(self) -> bool:
+        return False
+
+    def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
+        if problem.task.beneath is not None:
+            return AtInput(baseline=self).rows(problem, owner, draw)
+        mean: Tensor | None = problem.task.mean
+        x = problem.x[owner]
+        return torch.zeros_like(x) if mean is None else mean.to(x).expand_as(x)
 
 
 @baselines.register(

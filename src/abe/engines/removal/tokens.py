@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abe.engines.removal.patch_gaussian import PatchGaussian as PatchGaussian  # registers itself too
+from abe.engines.removal.interpolate import Interpolate as Interpolate  # registers itself too
+from abe.engines.removal.patch_gaussian import PatchGaussian as PatchGaussian  # the same
 from abe.engines.removal.removals import Absent, BoundRemoval, Layout
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, InputError, SpecError
