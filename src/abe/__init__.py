@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from abe.task.base import Task
     from abe.task.image import image_task, load_image
     from abe.task.series import series_task
+    from abe.task.several import columns, image, make_task, series, tensor
     from abe.task.tensor import tensor_task
     from abe.task.text import text_task
 
@@ -65,6 +66,11 @@ _HOMES = {
     "list_methods": "abe.listing",
     "list_metrics": "abe.listing",
     "load_image": "abe.task.image",
+    "columns": "abe.task.several",
+    "image": "abe.task.several",
+    "make_task": "abe.task.several",
+    "series": "abe.task.several",
+    "tensor": "abe.task.several",
     "series_task": "abe.task.series",
     "tensor_task": "abe.task.tensor",
     "text_task": "abe.task.text",
@@ -97,6 +103,7 @@ __all__ = [
     "at_layer",
     "attack",
     "chain",
+    "columns",
     "compare",
     "ensemble",
     "evaluate",
@@ -104,17 +111,21 @@ __all__ = [
     "explain",
     "explain_game",
     "fit",
+    "image",
     "image_task",
     "list_attacks",
     "list_methods",
     "list_metrics",
     "load_fitted",
     "load_image",
+    "make_task",
     "method",
     "postprocess",
     "rule_coverage",
+    "series",
     "series_task",
     "smooth",
+    "tensor",
     "tensor_task",
     "text_task",
     "transfer_matrix",

@@ -1,7 +1,7 @@
 """Series against recorded numbers of published code and of plain formulas.
 
-`recorded/series.npz` holds them, with the weights of the three networks: captum's gradients, paths, ablations and
-occlusions, and exact Shapley values over windows for two removals. Inputs are stored once for each network.
+`recorded/series.npz` holds them, with the weights of the three networks: captum's gradients, paths, ablations
+and occlusions, and exact Shapley values over windows for two removals. Inputs are stored once per network.
 """
 
 from dataclasses import replace

@@ -16,11 +16,13 @@ from torch import Tensor
 
 from abe.baselines.fitting import (
     bounds_of,
+    by_part,
     check_finite,
     convolve,
     digest_of,
     fit,
     outline,
+    packed,
     per_channel,
     tile,
 )
@@ -95,13 +97,15 @@ class Constant:
 )
 @value
 class Mean:
-    """The sample's own mean over space or time, per channel; what is fixed, such as padding, does not count."""
+    """The sample's own mean over space or time, per channel, without what is fixed, such as padding."""
 
     @property
     def stochastic(self) -> bool:
         return False
 
     def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
+        if packed(problem):
+            return by_part(problem, {part.name: self for part in problem.task.parts}, owner, draw)
         x = problem.x[owner]
         axes = tuple(range(2, x.ndim)) if x.ndim > 2 else (1,)
         fixed: Tensor | None = getattr(problem, "fixed", None)
@@ -131,6 +135,8 @@ class ScaledZero:
     def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
         if problem.task.beneath is not None:
             return AtInput(baseline=self).rows(problem, owner, draw)
+        if packed(problem):
+            return by_part(problem, {part.name: self for part in problem.task.parts}, owner, draw)
         mean: Tensor | None = problem.task.mean
         x = problem.x[owner]
         return torch.zeros_like(x) if mean is None else mean.to(x).expand_as(x)
@@ -200,6 +206,8 @@ class Uniform:
     def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
         if problem.task.beneath is not None:
             return AtInput(baseline=self).rows(problem, owner, draw)
+        if packed(problem):
+            return by_part(problem, {part.name: self for part in problem.task.parts}, owner, draw)
         low, high = bounds_of(problem, "uniform")
         shape = problem.x.shape[1:]
         u = problem.draws.uniform("baseline.uniform", problem.keys(owner, draw), shape).to(problem.x)
@@ -228,6 +236,8 @@ class Noise:
         return True
 
     def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
+        if packed(problem):
+            return by_part(problem, {part.name: self for part in problem.task.parts}, owner, draw)
         x = problem.x[owner]
         noise = problem.draws.normal("baseline.noise", problem.keys(owner, draw), x.shape[1:]).to(x)
         if problem.bounds is None:
@@ -473,6 +483,7 @@ class Confusion:
 _FOUND: "WeakKeyDictionary[Any, dict[Hashable, ConfusionFeature]]" = WeakKeyDictionary()
 
 
+from abe.baselines.parts import EachPart as EachPart  # noqa: E402 -- registered after the above
 from abe.baselines.tokens import ReferenceToken as ReferenceToken  # noqa: E402 -- registered after the above
 
 

@@ -107,9 +107,9 @@ class Stability:
         for k in range(self.samples):
             keys = problem.keys(everyone, torch.full_like(everyone, k))
             u = problem.draws.uniform("stability.neighbour", keys, x.shape[1:]).to(x)
-            step = in_units(self.radius, problem.bounds) * (2 * u - 1)
+            step = in_units(self.radius, problem.limits) * (2 * u - 1)
             other = _look(problem.with_(x=x + step), explanation, layer)
-            found.append(_moves(x, step, first, other, problem.bounds))
+            found.append(_moves(x, step, first, other, problem.limits))
         columns = ([getattr(one, f.name) for one in found] for f in fields(_Neighbours))
         return _Neighbours(*(torch.stack(column, 1) for column in columns))
 

@@ -186,8 +186,8 @@ def evaluate_robustness(
         >>> curve.robust_accuracy[0] >= curve.robust_accuracy[1]
         True
     """
-    radii = _radii(epsilons, task.bounds)
-    make, name, norm = _by_radius(method, how, task.bounds)
+    radii = _radii(epsilons, task.limits)
+    make, name, norm = _by_radius(method, how, task.limits)
     lifted = task.lift(raw)
     task.check(lifted.x)
     right, labels = _judge(task, lifted, label)

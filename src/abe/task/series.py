@@ -117,4 +117,7 @@ def with_background(task: Task, background: Any) -> Task:
     if not bool(torch.isfinite(batch.x).all()):
         raise InputError(Code.NOT_FINITE_INPUT, "The background holds NaN or infinity")
     mean: Tensor = batch.x.mean(0, keepdim=True)
-    return replace(task, suits=suits(baseline=mean, removal=batch.x if len(batch.x) > 1 else mean))
+    if len(batch.x) == 1:
+        return replace(task, suits=suits(baseline=mean))
+    drawn = {("baseline", "uniform"): batch.x, ("background", "uniform"): batch.x}
+    return replace(task, suits={**suits(baseline=mean, removal=batch.x), **drawn})

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abe.checks import COUNT, POSITIVE, need_list, plain
+from abe.checks import COUNT, POSITIVE, need_list
 from abe.errors import Code, InputError, ModelError, SpecError
 from abe.instrument.model_state import as_found
 from abe.task.base import Context, Lifted, Task

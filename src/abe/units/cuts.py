@@ -1,4 +1,4 @@
-"""Windows, frames, tubes, blocks and points: how axes that have names are cut, and what the pieces are called.
+"""Windows, frames, tubes, blocks and points: how named axes are cut, and what the pieces are called.
 
 Every cut is a product: a number for each place along every axis of positions, and whether channels are apart.
 """

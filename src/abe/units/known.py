@@ -127,6 +127,8 @@ Sentence = _known("sentence", "Sentence", "A sentence of a text.")
 Frame = _known("frame", "Frame", "A frame of a video: all its rows, columns and channels.")
 Point = _known("point", "Point", "A point of a cloud, or a node of a graph, with all its numbers.")
 Channel = _known("channel", "Channel", "A channel over all positions.")
+Piece = _known("piece", "Piece", "What each of several inputs is cut into: cells, windows, columns.")
+Input = _known("input", "Input", "One of several inputs, the whole of it.")
 Column = _known("column", "Column", "A column of a table; a category with all its numbers.")
 
 

@@ -55,7 +55,7 @@ class BoundRemoval(Protocol):
         ...
 
     def rows(self, absent: Absent) -> Rows | Fed:
-        """(n, *f) the samples with the rest of each replaced; with other context, where that goes with them."""
+        """(n, *f) the samples with the rest of each replaced; with other context where that goes with it."""
         ...
 
 
