@@ -183,6 +183,7 @@ def faithfulness_correlation(
         samples: number of sets.
         unit: ``"pixel"`` removes all channels of a position together, ``"element"`` single numbers.
     """
+    unit = "pixel" if unit == "natural" else unit  # random sets are of positions, whatever the task's units
     return RandomSets(sizes=(size,), samples=samples, baseline=as_baseline(baseline), unit=unit)
 
 

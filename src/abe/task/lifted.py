@@ -141,6 +141,7 @@ def suits(*, baseline: Any, removal: Any = None, unit: Any = "natural") -> dict[
     found: dict[tuple[str, str | None], Any] = {}
     for usual in ("zero", "mean"):
         found |= {("baseline", usual): baseline, ("removal", usual): absent}
+    found["removal", "noisy_linear"] = baseline  # of metrics, which know no other absence than a reference
     for usual in ("pixel", "grid", "patch", "superpixel"):
         found |= {("units", usual): unit, ("unit", usual): unit}
     return found
