@@ -164,7 +164,9 @@ def _look(problem: Problem, explanation: Any, layer: str | None) -> _Seen:
         outputs.append(chunk.outputs)
         inner.append(problem.task.columns(chunk.outputs) if tap.last is None else tap.last)
     said, task = torch.cat(outputs), problem.task
-    return _Seen(again(problem, explanation), task.columns(said), task.predicted(said), torch.cat(inner))
+    # outputs of several axes, such as a forecast, say no class that could change
+    classes = task.predicted(said) if said.ndim == 2 else torch.zeros(len(said), dtype=torch.long)
+    return _Seen(again(problem, explanation), task.columns(said), classes, torch.cat(inner).flatten(1))
 
 
 def _safe(x: Tensor) -> Tensor:

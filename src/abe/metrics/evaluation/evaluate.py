@@ -340,11 +340,13 @@ class Evaluation:
                     expected=" or ".join(card.modalities),
                     fix="Leave it out, or set another unit and metric",
                 )
-            if metric.runs and self.task.output_kind == "regression":
+            followed = getattr(metric.value, "curve", None)
+            if metric.runs and self.task.output_kind == "regression" and followed != "logit":
                 raise SpecError(
                     Code.UNSUPPORTED,
                     f"The metric {metric.name!r} follows class probabilities, and a regression has none",
-                    fix='Choose metrics that read the score, such as "faithfulness_correlation"',
+                    fix='Follow the score, for example ("insertion", {"curve": "logit"}), or choose metrics '
+                    'that read it, such as "faithfulness_correlation"',
                 )
             silent = [n for n, s in self.sources.items() if not s.explains]
             if card is not None and "method" in card.needs and silent:

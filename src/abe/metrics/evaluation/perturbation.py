@@ -220,7 +220,8 @@ class Perturbation:
 
     Attributes:
         run: what was done.
-        log_probabilities: (b, n + 1, C) after step k = 0 … n, of the classes that the explained one is among.
+        log_probabilities: (b, n + 1, C) after step k = 0 … n, of the classes that the explained one is among;
+            none of a regression.
         target: (b,) its entry among them.
         step: units per step.
         logits: (b, n + 1) the target's raw score, as the objective ``"logit"`` reads it; None where the model
@@ -245,6 +246,13 @@ class Perturbation:
         log_p = self.log_probabilities
         if kind == "logit":
             return _need_logits(self.logits, "This run")
+        if not log_p.shape[2]:
+            raise SpecError(
+                Code.UNSUPPORTED,
+                "A regression has no class probabilities",
+                got=f"the curve {kind!r}",
+                fix="Follow curve='logit', the score itself",
+            )
         if kind == "kl":
             return kl_from_uniform(log_p)
         if kind == "accuracy":
@@ -307,7 +315,8 @@ def check_curve(metric: Any, problem: Problem) -> None:
     Raises:
         SpecError: it reads probabilities of a regression, or logits of a model that gives probabilities.
     """
-    problem.task.check_classes(problem.decision.outputs, f"the metric {metric.name!r}")
+    if problem.task.output_kind != "regression" or getattr(metric.value, "curve", None) != "logit":
+        problem.task.check_classes(problem.decision.outputs, f"the metric {metric.name!r}")
     if getattr(metric.value, "curve", None) == "logit":
         _need_logits(
             None if problem.task.output_kind == "probabilities" else problem.x, f"The metric {metric.name!r}"
@@ -334,8 +343,9 @@ def _chances(
     remarks: list[str] = []
     logit = Logit()
     for chunk in problem.forward(curve, samples.repeat_interleave(curve.points), scored=False):
-        outputs = chunk.outputs
-        if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+        outputs, target = chunk.outputs, problem.target[chunk.owner]
+        named = 1 if target.ndim == 1 else target.shape[1]
+        if not isinstance(outputs, Tensor) or outputs.ndim != named + 1:
             shape = (
                 f"output shape {tuple(outputs.shape)}"
                 if isinstance(outputs, Tensor)
@@ -344,8 +354,12 @@ def _chances(
             raise SpecError(
                 Code.UNSUPPORTED, "Perturbation curves need class scores", got=shape, expected="(n, classes)"
             )
-        target = problem.target[chunk.owner]
-        kept.append((*problem.task.chances(outputs, target), score(problem.task, outputs, logit, target)))
+        logits = score(problem.task, outputs, logit, target)
+        if problem.task.output_kind == "regression":  # no classes: only the score can be followed
+            chances = outputs.new_zeros((len(outputs), 0)), target.new_zeros(len(outputs))
+        else:
+            chances = problem.task.chances(outputs, target)
+        kept.append((*chances, logits))
         remarks = problem.task.remarks(outputs)
     log_p, target, logits = (torch.cat(column) for column in zip(*kept, strict=True))
     lines = None if problem.task.output_kind == "probabilities" else logits.unflatten(0, (-1, curve.points))
