@@ -118,12 +118,11 @@ def _items(raw: Any) -> list[Any]:
             expected="a tensor, an array, a table, or a list of them",
         )
     items = list(raw)
-    held = [one for one in items if arrays.is_array(one) or _is_table(one)]
-    if not held and items:
+    if items and not any(_holds_arrays(one) for one in items):
         try:
-            return [np.asarray(items, dtype=None)]
-        except ValueError:  # lists of different lengths
-            return [np.asarray(one) for one in items]
+            return [np.asarray(items)]
+        except ValueError:  # samples of different lengths
+            return [_nested(one) for one in items]
     found: list[Any] = []
     for item in items:
         if isinstance(item, list | tuple) and len(item) > 1 and any(arrays.is_array(part) for part in item):
@@ -136,6 +135,30 @@ def _items(raw: Any) -> list[Any]:
             )
         found.append(item[0] if isinstance(item, list | tuple) and len(item) == 1 else item)
     return found
+
+
+def _holds_arrays(item: Any) -> bool:
+    """Whether this is an array or a table, or begins a tuple or list of them."""
+    if isinstance(item, list | tuple):
+        return any(arrays.is_array(part) or _is_table(part) for part in item)
+    return arrays.is_array(item) or _is_table(item)
+
+
+def _nested(item: Any) -> np.ndarray:
+    """An array of nested lists.
+
+    Raises:
+        InputError: they are ragged.
+    """
+    try:
+        return np.asarray(item)
+    except ValueError as problem:
+        raise InputError(
+            Code.SHAPE,
+            "Nested lists of one sample have different lengths",
+            got=type(item).__name__,
+            fix="Pass arrays, one for each sample",
+        ) from problem
 
 
 def _is_table(obj: Any) -> bool:
