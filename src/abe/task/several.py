@@ -258,9 +258,10 @@ class SeveralLifter:
         try:
             self.tasks[name].check(lifted.x)
         except InputError as problem:
-            problem.what = f"{problem.what} (input {name!r})"
-            problem.args = (str(problem),)
-            raise
+            what = f"{problem.what} (input {name!r})"
+            raise InputError(
+                problem.code, what, got=problem.got, expected=problem.expected, fix=problem.fix
+            ) from problem
 
     def _settings(self, name: str | int, lifted: Lifted) -> dict[str, Any]:
         """What the packed part of an input says beside its place."""
