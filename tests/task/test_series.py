@@ -149,9 +149,9 @@ def test_unusable_series_are_refused(name: str) -> None:
     ],
 )
 def test_unusable_settings_are_refused(how: dict[str, Any]) -> None:
+    raw: Any = {"y": rows(1, 24, 3)} if "explained" in how else rows(1, 24, 3)
     with pytest.raises(AbeError):
-        task = abe.series_task(seeded(Lstm), "btc", **how)
-        explained(task, {"y": rows(1, 24, 3)} if "explained" in how else rows(1, 24, 3))
+        explained(abe.series_task(seeded(Lstm), "btc", **how), raw)
 
 
 @pytest.mark.parametrize("kind", [torch.int64, torch.uint8, torch.bool])
@@ -169,12 +169,16 @@ def test_one_step_and_one_channel() -> None:
 # --- tables -------------------------------------------------------------------------------------------
 
 
+class RangeIndex:
+    """Steps without names, in pandas' words."""
+
+
 class Frame:
     """As much of a table as is read: columns, an index, numbers, in pandas' words."""
 
     def __init__(self, values: np.ndarray, columns: list[str], index: list[str] | None = None) -> None:
         self.values, self.columns = values, columns
-        self.index: Any = index or type("RangeIndex", (), {"__iter__": lambda _: iter(range(len(values)))})()
+        self.index: Any = index or RangeIndex()
         self.iloc = None
 
     def to_numpy(self) -> np.ndarray:
@@ -219,8 +223,16 @@ def test_windows_are_called_by_their_time() -> None:
 
 @pytest.mark.parametrize(
     ("units", "count"),
-    [("natural", 36), ("window_channel", 36), ("window", 12), ("channel", 3), (("window", {"size": 5}), 5)]
-    + [(("window_channel", {"size": 24}), 3), ("pixel", 24), ("element", 72)],
+    [
+        ("natural", 36),
+        ("window_channel", 36),
+        ("window", 12),
+        ("channel", 3),
+        (("window", {"size": 5}), 5),
+        (("window_channel", {"size": 24}), 3),
+        ("pixel", 24),
+        ("element", 72),
+    ],
 )
 def test_units_are_removed_together(units: Any, count: int) -> None:
     task = abe.series_task(seeded(Lstm).double(), "btc")

@@ -1,11 +1,11 @@
-"""Every method on series, volumes, points and an image with numbers: it runs, or says in a coded sentence why not."""
+"""Every method on series, volumes, points and an image with numbers: it runs, or says why not."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
-from tests.task.series_nets import Cnn, Lstm, Turned, seeded
+from tests.task.series_nets import Cnn, Lstm, TurnedCnn, TurnedLstm, seeded
 from tests.task.test_several import given, task_of
 from tests.task.test_tensors import Points, Volume
 
@@ -25,9 +25,9 @@ def volumes() -> torch.Tensor:
 
 CASES: dict[str, tuple[Any, Any, int]] = {
     "lstm btc": (lambda: abe.series_task(seeded(Lstm).double(), "btc"), ROWS, 61),
-    "lstm bct": (lambda: abe.series_task(Turned(seeded(Lstm).double()), "bct"), CHANNELS, 61),
+    "lstm bct": (lambda: abe.series_task(seeded(TurnedLstm).double(), "bct"), CHANNELS, 61),
     "cnn bct": (lambda: abe.series_task(seeded(Cnn).double(), "bct"), CHANNELS, 61),
-    "cnn btc": (lambda: abe.series_task(Turned(seeded(Cnn).double()), "btc"), ROWS, 61),
+    "cnn btc": (lambda: abe.series_task(seeded(TurnedCnn).double(), "btc"), ROWS, 61),
     "volumes": (lambda: abe.tensor_task(seeded(Volume).double(), "bcdhw"), volumes(), 56),
     "points": (lambda: abe.tensor_task(seeded(Points).double(), "bnc"), ROWS[:, :12], 61),
     "an image with numbers": (task_of, given(), 47),

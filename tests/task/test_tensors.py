@@ -132,13 +132,18 @@ def test_both_orders_of_video_give_the_same_numbers() -> None:
 
 @pytest.mark.parametrize(
     ("units", "count"),
-    [("frame", 4), ("tube", 16), (("tube", {"n": 2}), 4), ("block", 27), (("block", {"n": 2}), 8)]
-    + [("channel", 1), ("natural", 4)],
+    [
+        ("frame", 4),
+        ("tube", 16),
+        (("tube", {"n": 2}), 4),
+        ("block", 27),
+        (("block", {"n": 2}), 8),
+        ("channel", 1),
+        ("natural", 4),
+    ],
 )
 def test_units_of_video(units: Any, count: int) -> None:
-    found = explained(
-        abe.tensor_task(seeded(Volume), "bcthw"), rows(1, 1, 4, 6, 6), "occlusion", units=units
-    )
+    found = explained(abe.tensor_task(seeded(Volume), "bcthw"), rows(1, 1, 4, 6, 6), "occlusion", units=units)
     assert found.diagnostics["evaluations"].tolist() == [count]
 
 

@@ -110,7 +110,7 @@ def columns(
 
 def make_task(
     model: nn.Module,
-    inputs: Mapping[str | int, Reading],
+    inputs: Mapping[Any, Reading],
     *,
     labels: Any = None,
     output: Any = None,
