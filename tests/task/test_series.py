@@ -203,6 +203,14 @@ def test_tables_name_channels_and_steps() -> None:
     same(found.x[0], torch.from_numpy(values).T)
 
 
+def test_tables_of_different_lengths() -> None:
+    days = [f"day {i}" for i in range(24)]
+    values, names = rows(24, 3).numpy(), ["heat", "rain", "wind"]
+    task = abe.series_task(seeded(Lstm), "btc", window=8)
+    both = explained(task, [Frame(values, names, days), Frame(values[:10], names, days[:10])])
+    assert [name for name, _ in both.by_unit()[1]][-3:] == [f"{name} day 8–day 9" for name in names]
+
+
 def test_columns_are_put_in_the_order_of_the_channels() -> None:
     values = rows(24, 3).numpy()
     task = abe.series_task(seeded(Lstm), "btc", channels=["a", "b", "c"])
@@ -437,3 +445,6 @@ def test_three_axes_are_no_single_image_in_silence() -> None:
     for shape in ((5, 24, 7), (2, 24, 5), (8, 16, 16)):
         with pytest.raises(AbeError, match="not clear which axes"):
             explained(abe.image_task(Any3(), bounds=None), rows(*shape), "gradient")
+    for model, shape in ((seeded(Cnn), (3, 3, 24)), (seeded(Lstm), (3, 24, 3)), (seeded(Cnn), (1, 3, 24))):
+        with pytest.raises(AbeError, match="reads series"):
+            explained(abe.image_task(model, bounds=None), rows(*shape), "gradient")

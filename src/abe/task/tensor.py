@@ -272,18 +272,17 @@ class ArrayLifter:
         self, kind: str, numbers: Mapping[str, Tensor], channels: int, batch: Batch, row: int
     ) -> list[str]:
         places = batch.places[row] if row < len(batch.places) else None
+        ends = {} if batch.lengths is None else {self.axes.positions[0]: batch.lengths[row] - 1}
 
         def name(letter: str, first: int, last: int) -> str:
+            first, last = (min(place, ends.get(letter, place)) for place in (first, last))
+            if letter == self.axes.positions[0] and places is not None:
+                return places[first] if first == last else f"{places[first]}–{places[last]}"
             if kind in ("frame", "point"):
-                return str(places[first]) if places is not None else f"{kind} {first}"
-            if letter == "t" and places is not None:
-                last = min(last, len(places) - 1)
-                return places[first] if first >= last else f"{places[first]}–{places[last]}"
+                return f"{kind} {first}"
             if letter == "t" and self.rate is not None:
                 return f"{first / self.rate:g}–{(last + 1) / self.rate:g} s"
-            if batch.lengths is not None and letter == self.axes.positions[0]:
-                last = min(last, batch.lengths[row] - 1)
-            return f"{letter} {first}" if first >= last else f"{letter} {first}–{last}"
+            return f"{letter} {first}" if first == last else f"{letter} {first}–{last}"
 
         apart = kind in ("channel", "window_channel")
         called = self.channels or batch.channels or [f"ch{i}" for i in range(channels)]
@@ -303,7 +302,7 @@ def _check_lengths(
         ModelError: it does not.
     """
     read = task.reading(parts=(part,))
-    different = sorted(set(lengths))
+    different = sorted(set(lengths), reverse=True)
     for length in different:
         row = torch.tensor([lengths.index(length)])
         about = {LENGTH: torch.tensor([length])}
@@ -312,12 +311,12 @@ def _check_lengths(
             with as_found(task.model), torch.no_grad():
                 read.forward(x[row.to(x.device)], context)
         except Exception as problem:
-            if length == max(different):  # not the length, but the model itself
+            if length == different[0]:  # not the length, but something that every run will meet
                 return 0
             raise ModelError(
                 Code.MODEL_FAILED,
                 "The model does not take samples of different lengths",
-                got=f"{length} places along {part.shape[1]}: {str(problem).splitlines()[0][:120]}",
+                got=f"{length} places instead of {x.shape[2]}: {str(problem).splitlines()[0][:120]}",
                 fix="Bring the samples to one length first, or explain those of one length together",
             ) from problem
     return len(different)
