@@ -16,6 +16,7 @@ from abe.engines.removal.removals import Absent
 from abe.engines.removal.segments import segments_of
 from abe.engines.runtime.request import open_request
 from abe.errors import AbeError, Code
+from abe.registry import methods
 from abe.task.letters import Axes
 from abe.task.tensor import ArrayLifter
 from abe.units import Pixel
@@ -287,6 +288,23 @@ def test_only_the_active_window_has_a_share(method: str) -> None:
     assert float((shares.sum((1, 2)) - inside.sum((1, 2))).abs().max()) < 1e-5 * float(shares.sum())
     named = found.by_unit()[0]
     assert max(named, key=lambda one: abs(one[1]))[0].endswith("t 8–11")
+
+
+DUMMY = [e.name for e in methods.entries() if not e.required() and "dummy" in e.card.guarantees]
+NOT = {"expected_gradients": "bounds", "deepshap": "bounds", "occlusion_patch": "windows of all channels"}
+"""Methods that ask for what the task has not, or share out what they find over channels."""
+
+
+@pytest.mark.parametrize("method", [name for name in DUMMY if name not in NOT])
+def test_what_the_score_does_not_read_has_no_share(method: str) -> None:
+    x = rows(2, 24, 3).abs() + 0.1
+    known = methods.get(method).parameters()
+    how = {k: v for k, v in {"steps": 5, "samples": 5}.items() if k in known}
+    shares = explained(
+        abe.series_task(Active(), "btc", window=4), x, method, target=0, **how
+    ).attribution.abs()
+    inside = shares[:, 1, 8:12].sum()
+    assert float(shares.sum() - inside) <= 1e-5 * float(inside)
 
 
 def test_shares_of_the_active_window_are_the_change_of_the_score() -> None:
