@@ -199,6 +199,6 @@ class Tube(Sized):
     kind: ClassVar[str | None] = "tube"
 
 
-def bound(unit: Any, problem: Any) -> Any:
+def settled(unit: Any, problem: Any) -> Any:
     """The unit for the samples of a problem."""
     return unit.bind(problem) if isinstance(unit, Known) else unit
