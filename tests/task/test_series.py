@@ -295,6 +295,7 @@ NOT = {"expected_gradients": "bounds", "deepshap": "bounds", "occlusion_patch": 
 """Methods that ask for what the task has not, or share out what they find over channels."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [name for name in DUMMY if name not in NOT])
 def test_what_the_score_does_not_read_has_no_share(method: str) -> None:
     x = rows(2, 24, 3).abs() + 0.1
@@ -354,7 +355,9 @@ def test_a_gap_is_a_straight_line(mask: list[bool], seed: int) -> None:
     keep = torch.tensor(mask)[None, None]
     zero = torch.zeros(1, dtype=torch.long)
     with open_request(abe.series_task(seeded(Cnn).double(), "bct"), x) as problem:
-        made: Any = Interpolate().bind(problem, segments_of(Pixel(), problem)).rows(Absent(zero, zero, keep))
+        made: Any = (
+            Interpolate().bind(problem, segments_of(Pixel(), problem.x)).rows(Absent(zero, zero, keep))
+        )
     wanted = np.stack([line(one, np.array(mask)) for one in x[0].numpy()])
     same(made[0], torch.from_numpy(wanted))
 
