@@ -469,3 +469,20 @@ def test_three_axes_are_no_single_image_in_silence() -> None:
     for model, shape in ((seeded(Cnn), (3, 3, 24)), (seeded(Lstm), (3, 24, 3)), (seeded(Cnn), (1, 3, 24))):
         with pytest.raises(AbeError, match="reads series"):
             explained(abe.image_task(model, bounds=None), rows(*shape), "gradient")
+
+
+def test_robustness_is_measured_on_the_same_axes() -> None:
+    """As many steps as channels: features that are read as inputs again would be turned in silence."""
+    model, x = seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(9, 2))), rows(6, 3, 3)
+    lies = {"btc": x, "bct": x.movedim(1, 2).contiguous()}
+    model_of = {"btc": model, "bct": Turned(model)}
+    found = [
+        abe.evaluate_robustness(
+            abe.series_task(model_of[axes], axes), raw, "fgsm", epsilons=[0.1, 0.4], progress=False
+        )
+        for axes, raw in lies.items()
+    ]
+    assert torch.equal(found[0].broken_at, found[1].broken_at)
+    tasks = {"one": abe.series_task(model, "btc"), "other": abe.series_task(model, "btc")}
+    table = abe.transfer_matrix(tasks, x, "fgsm", eps=0.4, progress=False)
+    assert table.rates.unique().numel() == 1

@@ -246,7 +246,7 @@ def transfer_matrix(
     title = ""
     for i, source in enumerate(names):
         settings: dict[str, Any] = {"early_stop": False, **how}
-        found = attack(tasks[source], lifted[source].x, method, label=judged[source][1], **settings)
+        found = attack(tasks[source], lifted[source], method, label=judged[source][1], **settings)
         title = found.attack
         for j, victim in enumerate(names):
             right, labels = judged[victim]
@@ -323,8 +323,7 @@ def _attack_rows(
             fix="Call abe.attack for each radius",
         )
     chosen = [ids[i] for i in rows.tolist()]
-    at = rows.to(lifted.x.device)
-    return attack(task, lifted.x[at], update, label=labels[at], ids=chosen, **how)
+    return attack(task, lifted.take(rows), update, label=labels[rows.to(labels.device)], ids=chosen, **how)
 
 
 def _check_alike(tasks: Mapping[str, Task], xs: Mapping[str, Tensor]) -> None:

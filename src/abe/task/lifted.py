@@ -112,6 +112,22 @@ class Lifted:
             about = {**self.context.about, **held}
             object.__setattr__(self, "context", replace(self.context, about=about))
 
+    def take(self, rows: Tensor) -> "Lifted":
+        """Some of the samples, with all that belongs to them."""
+        at = rows.tolist()
+        return replace(
+            self,
+            x=_taken(self.x, rows),
+            context=self.context.take(rows),
+            names=[self.names[i] for i in at],
+            units=tuple(
+                Units(one.kind, _taken(one.labels, rows), [one.names[i] for i in at]) for one in self.units
+            ),
+            fixed=None if self.fixed is None else _taken(self.fixed, rows),
+            shown=[self.shown[i] for i in at] if self.shown else [],
+            rows=0,
+        )
+
 
 def below(context: Context | None) -> tuple[Tensor, Context]:
     """The model's own inputs, of a context at a layer.
