@@ -118,32 +118,6 @@ class Mean:
 
 @baselines.register(
     Card(
-        name="scaled_zero",
-        title="Zero after scaling",
-        source="sundararajan2017",
-        pitfalls=("Without mean= in the task it is zero itself.",),
-    )
-)
-@value
-class ScaledZero:
-    """What the task's normalisation turns into zero: the mean that it subtracts, channel by channel."""
-
-    @property
-    def stochastic(self) -> bool:
-        return False
-
-    def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
-        if problem.task.beneath is not None:
-            return AtInput(baseline=self).rows(problem, owner, draw)
-        if packed(problem):
-            return by_part(problem, {part.name: self for part in problem.task.parts}, owner, draw)
-        mean: Tensor | None = problem.task.mean
-        x = problem.x[owner]
-        return torch.zeros_like(x) if mean is None else mean.to(x).expand_as(x)
-
-
-@baselines.register(
-    Card(
         name="blur",
         title="Blur",
         source="petsiuk2018",
@@ -484,6 +458,7 @@ _FOUND: "WeakKeyDictionary[Any, dict[Hashable, ConfusionFeature]]" = WeakKeyDict
 
 
 from abe.baselines.parts import EachPart as EachPart  # noqa: E402 -- registered after the above
+from abe.baselines.parts import ScaledZero as ScaledZero  # noqa: E402 -- the same
 from abe.baselines.tokens import ReferenceToken as ReferenceToken  # noqa: E402 -- registered after the above
 
 

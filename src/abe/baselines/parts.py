@@ -1,9 +1,12 @@
-"""References of several inputs: each has its own."""
+"""References that know how inputs are scaled, and of several inputs, each its own."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from abe.baselines.fitting import by_part
+import torch
+from torch import Tensor
+
+from abe.baselines.fitting import by_part, packed
 from abe.engines.layers.at_layer import AtInput
 from abe.errors import Code, SpecError, suggest
 from abe.registry import baselines
@@ -59,6 +62,32 @@ class EachPart:
             part.name: _made(said.get(str(part.name), task.lifter.absent(part.name))) for part in task.parts
         }
         return by_part(problem, chosen, owner, draw)
+
+
+@baselines.register(
+    Card(
+        name="scaled_zero",
+        title="Zero after scaling",
+        source="sundararajan2017",
+        pitfalls=("Without mean= in the task it is zero itself.",),
+    )
+)
+@value
+class ScaledZero:
+    """What the task's normalisation turns into zero: the mean that it subtracts, channel by channel."""
+
+    @property
+    def stochastic(self) -> bool:
+        return False
+
+    def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
+        if problem.task.beneath is not None:
+            return AtInput(baseline=self).rows(problem, owner, draw)
+        if packed(problem):
+            return by_part(problem, {part.name: self for part in problem.task.parts}, owner, draw)
+        mean: Tensor | None = problem.task.mean
+        x = problem.x[owner]
+        return torch.zeros_like(x) if mean is None else mean.to(x).expand_as(x)
 
 
 def _made(obj: Any) -> Any:
