@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     from abe.task.image import image_task, load_image
     from abe.task.loaders import samples
     from abe.task.segmentation import segmentation_task
+    from abe.task.series import series_task
+    from abe.task.several import columns, image, make_task, series, tensor
     from abe.task.table import table_task
+    from abe.task.tensor import tensor_task
     from abe.task.text import text_task
 
 check_torch()
@@ -70,6 +73,13 @@ _HOMES = {
     "table_task": "abe.task.table",
     "samples": "abe.task.loaders",
     "segmentation_task": "abe.task.segmentation",
+    "columns": "abe.task.several",
+    "image": "abe.task.several",
+    "make_task": "abe.task.several",
+    "series": "abe.task.several",
+    "tensor": "abe.task.several",
+    "series_task": "abe.task.series",
+    "tensor_task": "abe.task.tensor",
     "text_task": "abe.task.text",
 }
 """Public name -> module; loaded at first use, so that ``import abe`` is cheap."""
@@ -102,6 +112,7 @@ __all__ = [
     "at_layer",
     "attack",
     "chain",
+    "columns",
     "compare",
     "ensemble",
     "evaluate",
@@ -109,19 +120,25 @@ __all__ = [
     "explain",
     "explain_game",
     "fit",
+    "image",
     "image_task",
     "list_attacks",
     "list_methods",
     "list_metrics",
     "load_fitted",
     "load_image",
+    "make_task",
     "method",
     "postprocess",
     "rule_coverage",
     "samples",
     "segmentation_task",
+    "series",
+    "series_task",
     "smooth",
     "table_task",
+    "tensor",
+    "tensor_task",
     "text_task",
     "transfer_matrix",
     "trust",

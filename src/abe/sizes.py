@@ -5,6 +5,7 @@ A size is a plain number in input units, or an `OfRange`. Whoever uses one asks 
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Limits = tuple[Tensor, Tensor] | None
@@ -56,14 +57,20 @@ def span(bounds: Limits) -> float | Tensor:
     """The range between the bounds: one number, or (…, c, …) per channel where channels differ."""
     if bounds is None:
         return 1.0
-    wide = bounds[1] - bounds[0]
+    wide = ranges(bounds)
     flat = wide.flatten()
     return float(flat[0]) if len(flat) == 1 or bool((flat == flat[0]).all()) else wide
 
 
+def ranges(bounds: tuple[Tensor, Tensor]) -> Tensor:
+    """(…, c, …) the range between the bounds, and 1 where there are none."""
+    wide = bounds[1] - bounds[0]
+    return torch.where(torch.isfinite(wide), wide, 1.0)
+
+
 def lowest(bounds: Limits) -> float | Tensor:
     """The lowest valid input, black in a picture: 0 without bounds."""
-    return 0.0 if bounds is None else bounds[0]
+    return 0.0 if bounds is None else torch.where(torch.isfinite(bounds[0]), bounds[0], 0.0)
 
 
 def in_units(size: float, bounds: Limits) -> float | Tensor:

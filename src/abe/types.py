@@ -59,7 +59,8 @@ class Part:
         start, stop: its entries along axis 1 of the packed features.
         shape: of one sample, channels first.
         layer: the layer whose output it takes the place of, as in `abe.at_layer`; None for an input.
-        channels: the axis of the channels as the model has them, counted with the batch: -1 for tokens.
+        channels: the axis of the channels as the model has them, counted with the batch: -1 for tokens, None
+            where it has no such axis.
         low, high: bounds of valid numbers before normalisation, or None.
         mean, std: normalisation of this part, or None.
     """
@@ -69,7 +70,7 @@ class Part:
     stop: int
     shape: tuple[int, ...]
     layer: str | None = None
-    channels: int = 1
+    channels: int | None = 1
     low: Numbers | None = None
     high: Numbers | None = None
     mean: Numbers | None = None
@@ -94,7 +95,10 @@ class Part:
             block = block - self.spread(self.mean, block)
         if self.std is not None:
             block = block / self.spread(self.std, block)
-        return block if self.channels == 1 else block.movedim(1, self.channels)
+        if self.channels is None:
+            return block[:, 0].contiguous()
+        # in memory of its own order: a model may read its input by `view`
+        return block.contiguous() if self.channels == 1 else block.movedim(1, self.channels).contiguous()
 
     def spread(self, numbers: Numbers, like: Tensor) -> Tensor:
         """(1, 1 or c, 1, …) numbers for all channels, or one for each, as they meet ``like`` (n, *shape)."""

@@ -16,11 +16,13 @@ from torch import Tensor
 
 from abe.baselines.fitting import (
     bounds_of,
+    by_part,
     check_finite,
     convolve,
     digest_of,
     fit,
     outline,
+    packed,
     per_channel,
     tile,
 )
@@ -95,16 +97,23 @@ class Constant:
 )
 @value
 class Mean:
-    """The sample's own mean over space, per channel."""
+    """The sample's own mean over space or time, per channel, without what is fixed, such as padding."""
 
     @property
     def stochastic(self) -> bool:
         return False
 
     def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
+        if packed(problem):
+            return by_part(problem, {part.name: self for part in problem.task.parts}, owner, draw)
         x = problem.x[owner]
         axes = tuple(range(2, x.ndim)) if x.ndim > 2 else (1,)
-        return x.mean(dim=axes, keepdim=True).expand_as(x)
+        fixed: Tensor | None = getattr(problem, "fixed", None)
+        if fixed is None:
+            return x.mean(dim=axes, keepdim=True).expand_as(x)
+        counts = (~fixed[owner].to(x.device)).expand_as(x).to(x)
+        total = counts.sum(dim=axes, keepdim=True).clamp_min(1)
+        return ((x * counts).sum(dim=axes, keepdim=True) / total).expand_as(x)
 
 
 @baselines.register(
@@ -171,6 +180,8 @@ class Uniform:
     def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
         if problem.task.beneath is not None:
             return AtInput(baseline=self).rows(problem, owner, draw)
+        if packed(problem):
+            return by_part(problem, {part.name: self for part in problem.task.parts}, owner, draw)
         low, high = bounds_of(problem, "uniform")
         shape = problem.x.shape[1:]
         u = problem.draws.uniform("baseline.uniform", problem.keys(owner, draw), shape).to(problem.x)
@@ -199,6 +210,8 @@ class Noise:
         return True
 
     def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
+        if packed(problem):
+            return by_part(problem, {part.name: self for part in problem.task.parts}, owner, draw)
         x = problem.x[owner]
         noise = problem.draws.normal("baseline.noise", problem.keys(owner, draw), x.shape[1:]).to(x)
         if problem.bounds is None:
@@ -446,6 +459,8 @@ _FOUND: "WeakKeyDictionary[Any, dict[Hashable, ConfusionFeature]]" = WeakKeyDict
 
 from abe.baselines.background import Background as Background  # noqa: E402 -- registered after the above
 from abe.baselines.background import BackgroundRows as BackgroundRows  # noqa: E402
+from abe.baselines.parts import EachPart as EachPart  # noqa: E402 -- registered after the above
+from abe.baselines.parts import ScaledZero as ScaledZero  # noqa: E402 -- the same
 from abe.baselines.tokens import ReferenceToken as ReferenceToken  # noqa: E402 -- registered after the above
 
 

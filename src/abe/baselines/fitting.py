@@ -1,6 +1,9 @@
 """Reference inputs brought to the shape, the bounds and the units of the inputs they stand for."""
 
 import hashlib
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -88,3 +91,28 @@ def digest_of(tensor: Tensor) -> int:
 def outline(obj: Any) -> str:
     """What to call an object in a message."""
     return f"a tensor of shape {tuple(obj.shape)}" if isinstance(obj, Tensor) else type(obj).__name__
+
+
+def by_part(problem: Any, chosen: Mapping[str | int, Any], owner: Tensor, draw: Tensor) -> Tensor:
+    """(n, *f) references that are made for every input of packed features by itself.
+
+    Args:
+        problem: of a task with several parts.
+        chosen: by input, its baseline.
+        owner: (n,) samples.
+        draw: (n,) numbers of the draws.
+    """
+    task, found = problem.task, list[Tensor]()
+    for part in task.parts:
+        view = replace(problem, evaluator=copy(problem.evaluator), x=part.of(problem.x))
+        view.evaluator.task = task.lifter.tasks[part.name]
+        rows = chosen[part.name].rows(view, owner, draw)
+        found.append(rows if rows.ndim == problem.x.ndim else rows.flatten(1))
+    return torch.cat(found, 1)
+
+
+def packed(problem: Any) -> bool:
+    """Whether the features hold several inputs, so that channels are not alike."""
+    return (
+        problem.task.beneath is None and len(problem.task.parts) > 1 and hasattr(problem.task.lifter, "tasks")
+    )

@@ -12,6 +12,7 @@ from abe.engines.runtime.moments import Moments
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import rows_at_once
 from abe.errors import Code, SpecError
+from abe.sizes import ranges
 from abe.spec import value
 from abe.types import Engine, Result
 
@@ -61,9 +62,9 @@ class Smooth:
         ones = [1] * (problem.x.ndim - 1)
         if not self.relative:
             return problem.x.new_full((len(problem.x), *ones), self.sigma)
-        if problem.bounds is not None:
-            low, high = problem.bounds
-            return (self.sigma * (high - low)).expand(len(problem.x), *(high - low).shape[1:] or ones)
+        if problem.limits is not None:
+            wide = ranges(problem.limits)
+            return (self.sigma * wide).expand(len(problem.x), *wide.shape[1:] or ones)
         flat = problem.x.flatten(1)
         return (self.sigma * (flat.amax(1) - flat.amin(1))).view(-1, *ones)
 

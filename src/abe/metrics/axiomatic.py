@@ -65,7 +65,7 @@ class InputInvariance:
 
     def measure(self, problem: Problem, explanation: Any) -> Tensor:
         task, x = problem.task, problem.x
-        shift = torch.as_tensor(in_units(self.shift, problem.bounds), dtype=x.dtype, device=x.device)
+        shift = torch.as_tensor(in_units(self.shift, problem.limits), dtype=x.dtype, device=x.device)
         offset = shift if shift.ndim else shift.expand(1, *[1] * (x.ndim - 1))
         mean = offset if task.mean is None else task.mean.to(x) + offset
         limits = {k: v.to(x) + offset for k in ("low", "high") if (v := getattr(task, k)) is not None}

@@ -78,6 +78,7 @@ def _predicted(problem: Problem) -> Int[Tensor, "b"]:
     found = torch.zeros(len(problem.x), dtype=torch.long)
 
     for chunk in problem.forward(problem.x, problem.everyone):
+        problem.task.check_classes(chunk.outputs, "predictions of samples with similar maps")
         found[chunk.rows.cpu()] = problem.task.predicted(chunk.outputs).cpu()
     return found
 

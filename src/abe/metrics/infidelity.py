@@ -76,7 +76,7 @@ class NoisyBaseline:
         index = problem.draws.permutation("infidelity.index", keys, size)[:, :count].to(x.device)
         noise = problem.draws.normal("infidelity.noise", keys, (count,)).to(x)
         reference = problem.reference(self.baseline, owner, draw).flatten(1).gather(1, index)
-        sigma = torch.as_tensor(in_units(self.sigma, problem.bounds), dtype=x.dtype, device=x.device)
+        sigma = torch.as_tensor(in_units(self.sigma, problem.limits), dtype=x.dtype, device=x.device)
         noise = noise * sigma.expand_as(x).flatten(1).gather(1, index)
         changed = x.flatten(1).scatter(1, index, reference + noise).view_as(x)
         return _inside(problem, changed)
@@ -95,7 +95,7 @@ class LocalGaussian:
     def rows(self, problem: Problem, owner: Tensor, draw: Tensor) -> Tensor:
         x = problem.x[owner]
         noise = problem.draws.normal("infidelity.noise", problem.keys(owner, draw), x.shape[1:]).to(x)
-        return x - in_units(self.sigma, problem.bounds) * noise
+        return x - in_units(self.sigma, problem.limits) * noise
 
 
 @value
@@ -155,9 +155,9 @@ def scale(predicted: Tensor, change: Tensor, variant: Variant | str) -> Tensor:
 
 
 def _inside(problem: Problem, x: Tensor) -> Tensor:
-    if problem.bounds is None:
+    if problem.limits is None:
         return x
-    low, high = problem.bounds
+    low, high = problem.limits
     return torch.minimum(torch.maximum(x, low), high)
 
 

@@ -17,6 +17,7 @@ from abe.metrics.complexity import Spread
 from abe.metrics.evaluation.reexplain import again, elsewhere
 from abe.metrics.subsets import pearson, places
 from abe.registry import metrics
+from abe.sizes import ranges
 from abe.spec import value
 from abe.types import Card, Passes
 
@@ -175,7 +176,7 @@ def _smoothed(problem: Problem, explanation: Any, how: ParameterRandomisation) -
     if how.smooth == 1:
         return again(problem, explanation)
     everyone, x = problem.everyone, problem.x
-    width = 1.0 if problem.bounds is None else problem.bounds[1] - problem.bounds[0]
+    width = 1.0 if problem.limits is None else ranges(problem.limits)
     total = torch.zeros_like(x)
     for k in range(how.smooth):
         keys = problem.keys(everyone, torch.full_like(everyone, k))

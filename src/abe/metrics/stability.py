@@ -107,9 +107,9 @@ class Stability:
         for k in range(self.samples):
             keys = problem.keys(everyone, torch.full_like(everyone, k))
             u = problem.draws.uniform("stability.neighbour", keys, x.shape[1:]).to(x)
-            step = in_units(self.radius, problem.bounds) * (2 * u - 1)
+            step = in_units(self.radius, problem.limits) * (2 * u - 1)
             other = _look(problem.with_(x=x + step), explanation, layer)
-            found.append(_moves(x, step, first, other, problem.bounds))
+            found.append(_moves(x, step, first, other, problem.limits))
         columns = ([getattr(one, f.name) for one in found] for f in fields(_Neighbours))
         return _Neighbours(*(torch.stack(column, 1) for column in columns))
 
@@ -164,7 +164,9 @@ def _look(problem: Problem, explanation: Any, layer: str | None) -> _Seen:
         outputs.append(chunk.outputs)
         inner.append(problem.task.columns(chunk.outputs) if tap.last is None else tap.last)
     said, task = torch.cat(outputs), problem.task
-    return _Seen(again(problem, explanation), task.columns(said), task.predicted(said), torch.cat(inner))
+    # outputs of several axes, such as a forecast, say no class that could change
+    classes = task.predicted(said) if said.ndim == 2 else torch.zeros(len(said), dtype=torch.long)
+    return _Seen(again(problem, explanation), task.columns(said), classes, torch.cat(inner).flatten(1))
 
 
 def _safe(x: Tensor) -> Tensor:

@@ -200,6 +200,7 @@ def faithfulness_correlation(
         unit: ``"pixel"`` removes all channels of a position together, ``"element"`` single numbers,
             ``"natural"`` words or columns where samples have such.
     """
+    unit = "pixel" if unit == "natural" else unit  # random sets are of positions, whatever the task's units
     return RandomSets(sizes=(size,), samples=samples, baseline=as_baseline(baseline), unit=unit)
 
 

@@ -214,7 +214,7 @@ def train_advgan(
         StorageError: the checkpoint is no checkpoint, or belongs to another training.
     """
     x = _samples(task, data)
-    check_reach(task.bounds, x.shape[1:], eps=eps)
+    check_reach(task.limits, x.shape[1:], eps=eps)
     asked = _Settings(
         shape=list(x.shape[1:]), eps=float(eps), batch=int(batch), rate=float(rate), seed=int(seed)
     )
@@ -254,7 +254,7 @@ class _Training:
         self.epoch = epoch + 1
 
     def _batch(self, x: Tensor, labels: Tensor) -> None:
-        eps, bounds = self.settings.eps, self.task.bounds
+        eps, bounds = self.settings.eps, self.task.limits
         raw = self.nets["g"](x) * eps
         fake = x + raw.clamp(-eps, eps)
         if bounds is not None:

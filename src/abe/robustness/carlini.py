@@ -163,15 +163,16 @@ class _Box:
 
     @classmethod
     def of(cls, problem: Problem, start: Tensor) -> "_Box":
-        if problem.bounds is None:
+        limits = problem.limits
+        if limits is None or not all(bool(torch.isfinite(end).all()) for end in limits):
             raise SpecError(
                 Code.UNSUPPORTED,
                 "Carlini & Wagner works inside bounds",
-                got="a task without bounds",
+                got="a task without bounds" if limits is None else "an input without bounds",
                 fix="Pass bounds= to the task",
             )
-        low, high = problem.bounds
-        return cls(start, low, (high - low) / 2, span(problem.bounds))
+        low, high = limits
+        return cls(start, low, (high - low) / 2, span(limits))
 
     def of_rows(self, problem: Problem, rows: Tensor) -> "_Box":
         """That of some samples, where these are fixed too."""
@@ -244,7 +245,7 @@ class _Best:
         won = succeeded(problem.task, outputs, goal, problem.target[rows])
         if kappa > 0 and goal.loss == "margin":
             won &= score <= -kappa
-        size = lengths((x - problem.x[rows]) / span(problem.bounds))
+        size = lengths((x - problem.x[rows]) / span(problem.limits))
         nearer = won & (size < self.size[rows])
         closer = self.size[rows].isinf() & ~won & (score < self.margin[rows])
         better = nearer | closer

@@ -188,8 +188,8 @@ def evaluate_robustness(
         >>> curve.robust_accuracy[0] >= curve.robust_accuracy[1]
         True
     """
-    radii = _radii(epsilons, task.bounds)
-    make, name, norm = _by_radius(method, how, task.bounds)
+    radii = _radii(epsilons, task.limits)
+    make, name, norm = _by_radius(method, how, task.limits)
     asked, how = task.asked(how)
     if "label" in task.asks and label is not None:
         asked, label = {**asked, "label": label}, None

@@ -66,7 +66,7 @@ class SpectrumCopies:
         rows: Tensor,
     ) -> None:
         """Add the gradients of copies ``number`` (k,) of rows ``row`` (k,) to ``total`` (m, n, *f)."""
-        black = lowest(problem.bounds)
+        black = lowest(problem.limits)
 
         def make(k: Tensor) -> Tensor:
             z = self._copies(problem, x[row[k]], owner[row[k]], number[k])
@@ -126,7 +126,7 @@ class SpectrumCopies:
         noise = problem.draws.normal("spectrum.noise", keys, x.shape[1:]).to(x)
         scale = problem.draws.uniform("spectrum.scale", keys, x.shape[1:]).to(x)
         scale = scale * 2 * self.rho + 1 - self.rho
-        black, sigma = lowest(problem.bounds), in_units(self.sigma, problem.bounds)
+        black, sigma = lowest(problem.limits), in_units(self.sigma, problem.limits)
         return _inverse(_forward(x - black + sigma * noise) * scale) + black
 
 

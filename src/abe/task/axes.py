@@ -46,6 +46,13 @@ def channels_first(
             got=f"shape {tuple(x.shape)}",
             expected="(b, c, h, w) or (c, h, w)",
         )
+    if x.ndim == 3 and _reads_series(model):
+        raise InputError(
+            Code.SHAPE,
+            "The model reads series, and three axes would be one picture",
+            got=f"shape {tuple(x.shape)}",
+            fix='Use abe.series_task(model, "btc") or "bct"',
+        )
     if x.ndim == 3 and channels is None:
         channels = _told(x, model)
     lies = _lies(x, channels, tensor=tensor, photograph=photograph)
@@ -53,6 +60,13 @@ def channels_first(
         return x[:, None]
     placed = x.movedim(-1, -3).contiguous() if lies == "last" else x
     return placed[None] if x.ndim == 3 else placed
+
+
+def _reads_series(model: nn.Module) -> bool:
+    """Whether the model has layers over one axis of positions and none over two."""
+    kinds = [type(module) for module in model.modules()]
+    series = any(issubclass(kind, nn.Conv1d | nn.RNNBase) for kind in kinds)
+    return series and not any(issubclass(kind, nn.Conv2d | nn.Conv3d) for kind in kinds)
 
 
 def _told(x: Tensor, model: nn.Module) -> int | None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from copy import copy
 from dataclasses import dataclass, field, replace
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 import torch
@@ -104,6 +104,18 @@ class Task:
         if not self.parts or any(part.low is None or part.high is None for part in self.parts):
             return None
         return along(self.parts, "low"), along(self.parts, "high")
+
+    @property
+    def limits(self) -> tuple[Tensor, Tensor] | None:
+        """The bounds, infinite for an input that has none beside one that has; None where no input has any.
+
+        What moves inputs stays within them; sizes that are shares of the range count from 1 where it is
+        infinite (`abe.sizes`).
+        """
+        found = self.bounds
+        if found is None and any(part.low is not None and part.high is not None for part in self.parts):
+            found = along(self.parts, "low", -inf), along(self.parts, "high", inf)
+        return found
 
     @property
     def at_layers(self) -> bool:
@@ -355,7 +367,11 @@ class Task:
             ("mean", self.mean),
             ("std", self.std),
         ):
-            if given is not None and given.numel() > 1 and (x.ndim < 3 or given.numel() != x.shape[1]):
+            if (
+                given is not None
+                and given.numel() > 1
+                and (x.ndim < given.ndim or given.numel() != x.shape[1])
+            ):
                 raise InputError(
                     Code.SHAPE,
                     f"The input and {name}= differ in the number of channels",

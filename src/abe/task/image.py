@@ -13,10 +13,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from abe import arrays
-from abe.checks import COUNT, FINITE, need_list, plain, refused, several, shown
-from abe.errors import Code, InputError, SpecError
+from abe.checks import COUNT, need_list, plain, refused, several
+from abe.errors import Code, InputError
 from abe.task.axes import USUAL, channels_first, known_channels
 from abe.task.base import Context, Lifted, Task
+from abe.task.channels import Numbers, limits, per_channel, scale
 from abe.task.lifted import pack
 from abe.task.outputs import OutputKind, class_names
 from abe.task.pictures import BYTE, MODES, WORD, Fit, Picture, coded, dark, load_image, picture, resized
@@ -25,7 +26,6 @@ __all__ = ["ImageLifter", "image_task", "load_image"]
 
 WHITE = {torch.bool: 1, torch.uint8: BYTE, torch.uint16: WORD}
 """The number that stands for the upper bound in arrays of these types."""
-Numbers = float | Sequence[float] | Tensor
 
 
 def image_task(
@@ -76,10 +76,8 @@ def image_task(
         integers are scaled to the bounds, other numbers are in them.
     """
     names = _names(explained)
-    if bounds is not None:
-        _check_order(bounds)
-    low, high = (None, None) if bounds is None else (_per_channel("bounds", end) for end in bounds)
-    centre, width = _per_channel("mean", mean), _scale("std", std)
+    low, high = limits(bounds)
+    centre, width = per_channel("mean", mean), scale("std", std)
     asked = None if channels is None else COUNT.check("channels", channels)
     known = asked or _told(centre, width, low, high) or known_channels(model)
     return Task(
@@ -345,33 +343,6 @@ def _context(task: Task, item: Any, n: int, name: str | int) -> Tensor:
             fix="Give it a leading axis of length 1 where it is the same for all samples",
         )
     return tensor.detach()
-
-
-def _per_channel(name: str, numbers: Numbers | None) -> Tensor | None:
-    if numbers is None:
-        return None
-    given: Any = plain(numbers)
-    flat = given.reshape(-1) if isinstance(given, np.ndarray | Tensor) else given
-    read = [FINITE.check(name, number) for number in several(flat)]
-    tensor = torch.tensor(read[0] if isinstance(given, int | float) else read, dtype=torch.float64)
-    return tensor if tensor.ndim == 0 else tensor.reshape(1, -1, 1, 1)
-
-
-def _scale(name: str, numbers: Numbers | None) -> Tensor | None:
-    """What is divided by, which is not 0."""
-    found = _per_channel(name, numbers)
-    if found is not None and not bool(found.all()):
-        raise refused(name, "is divided by, so it is not 0", numbers)
-    return found
-
-
-def _check_order(bounds: tuple[Numbers, Numbers]) -> None:
-    given = several(bounds)
-    low, high = (_per_channel("bounds", end) for end in given) if len(given) == 2 else (None, None)
-    if low is None or high is None or not bool((low < high).all()):
-        raise SpecError(
-            Code.BAD_PARAMETER, "bounds must be (low, high) with low below high", got=shown(bounds)
-        )
 
 
 def _told(*numbers: Any) -> int | None:

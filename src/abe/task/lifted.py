@@ -116,6 +116,22 @@ class Lifted:
             about = {**self.context.about, **held}
             object.__setattr__(self, "context", replace(self.context, about=about))
 
+    def take(self, rows: Tensor) -> "Lifted":
+        """Some of the samples, with all that belongs to them."""
+        at = rows.tolist()
+        return replace(
+            self,
+            x=_taken(self.x, rows),
+            context=self.context.take(rows),
+            names=[self.names[i] for i in at],
+            units=tuple(
+                Units(one.kind, _taken(one.labels, rows), [one.names[i] for i in at]) for one in self.units
+            ),
+            fixed=None if self.fixed is None else _taken(self.fixed, rows),
+            shown=[self.shown[i] for i in at] if self.shown else [],
+            rows=0,
+        )
+
 
 def below(context: Context | None) -> tuple[Tensor, Context]:
     """The model's own inputs, of a context at a layer.
@@ -147,6 +163,7 @@ def suits(
     found: dict[tuple[str, str | int | None], Any] = {}
     for usual in ("zero", "mean"):
         found |= {("baseline", usual): baseline, ("removal", usual): absent}
+    found["removal", "noisy_linear"] = baseline  # of metrics, which know no other absence than a reference
     for usual in ("pixel", "grid", "patch", "superpixel"):
         found |= {("units", usual): unit, ("unit", usual): unit}
     return found

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from jaxtyping import Int
 from torch import Tensor
 
+from abe.checks import Count
 from abe.draws import Draws
 from abe.errors import Code, InputError
 from abe.registry import units
@@ -61,12 +62,7 @@ class Known:
         """
         labels = problem.labels(self.kind)
         if labels is None:
-            known = problem.kinds_of_units
-            raise InputError(
-                Code.UNITS,
-                f"These samples have no units called {self.kind!r}",
-                expected=f"one of {', '.join(known)}" if known else "another unit, such as pixel or patch",
-            )
+            raise _no_such(self.kind, problem)
         return Labelled(labels)
 
     def count(self, shape: Sequence[int]) -> int:
@@ -78,6 +74,15 @@ class Known:
 
     def partition(self, x: Features) -> Int[Tensor, "b *p"]:
         raise _unbound(self.kind)
+
+
+def _no_such(kind: str | None, problem: Any) -> InputError:
+    known = problem.kinds_of_units
+    return InputError(
+        Code.UNITS,
+        f"These samples have no units called {kind!r}",
+        expected=f"one of {', '.join(known)}" if known else "another unit, such as pixel or patch",
+    )
 
 
 def _unbound(kind: str | None) -> InputError:
@@ -119,7 +124,79 @@ Word = _known("word", "Word", "A word of a text, all its pieces together.")
 Token = _known("token", "Token", "A piece of a text as the tokenizer cuts it; special tokens are in none.")
 Clause = _known("clause", "Clause", "What stands between punctuation marks of a text.")
 Sentence = _known("sentence", "Sentence", "A sentence of a text.")
+Frame = _known("frame", "Frame", "A frame of a video: all its rows, columns and channels.")
+Point = _known("point", "Point", "A point of a cloud, or a node of a graph, with all its numbers.")
+Channel = _known("channel", "Channel", "A channel over all positions.")
+Piece = _known("piece", "Piece", "What each of several inputs is cut into: cells, windows, columns.")
+Input = _known("input", "Input", "One of several inputs, the whole of it.")
 Column = _known("column", "Column", "A column of a table; a category with all its numbers.")
+
+
+class Sized(Known):
+    """Units of named axes whose size can be chosen."""
+
+    def bind(self, problem: Any) -> Any:
+        size = next((getattr(self, name) for name in ("size", "n") if hasattr(self, name)), None)
+        if size is None:
+            return super().bind(problem)
+        lifter = problem.task.lifter
+        if problem.labels(self.kind) is None or not hasattr(lifter, "axes"):
+            raise _no_such(self.kind, problem)
+        lengths = problem.context.about.get("length")
+        labels = lifter.labels(self.kind, tuple(problem.x.shape[1:]), lengths, size)
+        return Labelled(labels.expand(len(problem.x), *labels.shape[1:]))
+
+
+@units.register(Card(name="window", title="Window of time", source="covert2021"))
+@value
+class Window(Sized):
+    """Steps of time that follow each other, all channels together.
+
+    Args:
+        size: steps of a window; by default those of the task, about a twelfth of all.
+    """
+
+    size: Count | None = None
+    kind: ClassVar[str | None] = "window"
+
+
+@units.register(Card(name="window_channel", title="Window of a channel", source="covert2021"))
+@value
+class WindowChannel(Sized):
+    """Steps of time that follow each other, of one channel.
+
+    Args:
+        size: steps of a window; by default those of the task, about a twelfth of all.
+    """
+
+    size: Count | None = None
+    kind: ClassVar[str | None] = "window_channel"
+
+
+@units.register(Card(name="block", title="Block", source="covert2021"))
+@value
+class Block(Sized):
+    """Cells of a volume, a plane or a video, all channels together.
+
+    Args:
+        n: cells along each axis; by default three of three axes, four of two.
+    """
+
+    n: Count | None = None
+    kind: ClassVar[str | None] = "block"
+
+
+@units.register(Card(name="tube", title="Tube", source="covert2021"))
+@value
+class Tube(Sized):
+    """A place of a video through all its frames.
+
+    Args:
+        n: cells along rows and along columns; four by default.
+    """
+
+    n: Count | None = None
+    kind: ClassVar[str | None] = "tube"
 
 
 def settled(unit: Any, problem: Any) -> Any:

@@ -213,7 +213,7 @@ def test_maps_that_do_not_fit_are_refused(bad):
     assert given.evaluator.cost.passes == 0
 
 
-def test_regressions_have_a_score_and_no_chances_and_dense_outputs_are_refused():
+def test_regressions_have_a_score_and_no_chances():
     regression = image_task(net_s(torch.float32), output_kind="regression")
     found = run().perform(problem(regression, images(), target=0), maps())
     with pytest.raises(AbeError) as caught:
@@ -223,10 +223,26 @@ def test_regressions_have_a_score_and_no_chances_and_dense_outputs_are_refused()
     right = run().perform(problem(logits, images(), target=0), maps())
     torch.testing.assert_close(found.curve("logit"), right.curve("logit"))
     assert torch.equal(found.fraction, right.fraction)
-    dense = image_task(nn.Conv2d(3, 2, 1))
-    with pytest.raises(AbeError) as caught:
-        run().perform(problem(dense, images(), target=[[0, 1, 1]] * 3), maps())
-    assert caught.value.code is Code.UNSUPPORTED
+
+
+def test_a_regression_has_only_its_score_to_follow():
+    net = net_s(torch.float32)
+    done = run().perform(problem(image_task(net, output_kind="regression"), images(), target=0), maps())
+    line = done.curve("logit")
+    own = net(images())[:, 0].detach()
+    assert torch.allclose(line[:, -1] if done.run.direction == "insertion" else line[:, 0], own, atol=1e-5)
+    for kind in ("probability", "kl", "accuracy"):
+        with pytest.raises(AbeError) as caught:
+            done.curve(kind)
+        assert caught.value.code is Code.UNSUPPORTED
+
+
+def test_dense_outputs_are_followed_at_the_place_that_is_explained():
+    dense = nn.Conv2d(3, 2, 1)
+    done = run().perform(problem(image_task(dense), images(), target=[[0, 1, 1]] * 3), maps())
+    line = done.curve("probability")
+    own = dense(images()).softmax(1)[:, 0, 1, 1].detach()
+    assert torch.allclose(line[:, -1] if done.run.direction == "insertion" else line[:, 0], own, atol=1e-5)
 
 
 def test_an_unknown_direction_is_refused():

@@ -326,5 +326,11 @@ class ZBox:
                 got="a task without bounds",
                 fix="Set bounds=(low, high) on the task, or use the w² rule",
             )
+        if bounds[0].ndim > x.ndim or bounds[0].numel() not in (1, x[0].numel(), *x.shape[1:2]):
+            raise ModelError(
+                Code.RULE,
+                "The zᴮ rule needs bounds of what the operation reads, and the task's are of several inputs",
+                fix="Use the w² rule, or give the rule low= and high=",
+            )
         low, high = (bound.to(x).expand_as(x) for bound in bounds)
         return low, high

@@ -44,6 +44,7 @@ from abe.engines.runtime.work import Call
 from abe.errors import Code, InputError, ModelError, StorageError, note
 from abe.instrument.model_state import as_found
 from abe.instrument.modes import Instrument
+from abe.sizes import lowest, span
 from abe.spec import value
 from abe.task.base import Task
 from abe.types import Result
@@ -339,11 +340,11 @@ def _fitted(problem: Problem, samples: int) -> Patterns:
     """Patterns of uniform noise in the bounds, the same for every sample explained."""
     fit, x = PatternFit(problem.task), problem.x
     model = merged_copy(problem.task, x[:1], problem.context.take(problem.everyone[:1]))
-    low, high = problem.bounds or (torch.zeros_like(x[:1]), torch.ones_like(x[:1]))
+    low, wide = lowest(problem.limits), span(problem.limits)
 
     def make(rows: Tensor) -> Tensor:
         drawn = problem.draws.uniform("patterns", [(0, i) for i in rows.tolist()], x.shape[1:])
-        return low + (high - low) * drawn.to(x)
+        return low + wide * drawn.to(x)
 
     def around(call: Call) -> tuple[Any, Tensor]:
         outputs = fit.watch(model, lambda noise: call.forward(noise, model), call.x)

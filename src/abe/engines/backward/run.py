@@ -413,7 +413,8 @@ def network_bounds(task: Task) -> tuple[Tensor, Tensor] | None:
         return None  # every input has its own, and an operation does not say which it reads
     mean, std = (along(task.parts, name, other).to(low) for name, other in (("mean", 0.0), ("std", 1.0)))
     low, high = ((end - mean) / std for end in (low, high))
-    return low.movedim(1, part.channels), high.movedim(1, part.channels)
+    channels = part.channels
+    return (low, high) if channels is None else (low.movedim(1, channels), high.movedim(1, channels))
 
 
 _MERGED: "WeakKeyDictionary[Task, tuple[tuple[Any, ...], nn.Module]]" = WeakKeyDictionary()

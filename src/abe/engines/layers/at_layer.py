@@ -160,7 +160,7 @@ def about(problem: Problem, inputs: Tensor, owner: Tensor, target: Tensor) -> Pr
 def _at(problem: Problem, base: Task, inputs: Tensor, owner: Tensor) -> Tensor:
     """(n, *f) the layer's activations, channels first, for other inputs of the model."""
     (part,) = problem.task.parts
-    return activations(_outside(problem, base), str(part.layer), inputs, owner).movedim(part.channels, 1)
+    return activations(_outside(problem, base), str(part.layer), inputs, owner).movedim(part.channels or 1, 1)
 
 
 def input_of(problem: Problem) -> tuple[Tensor, Context]:

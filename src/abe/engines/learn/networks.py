@@ -49,7 +49,7 @@ class Scorer(nn.Module):
         if not self._spatial:
             hidden = F.relu(self.layers[0](x))
             return self.layers[2](F.relu(self.layers[1](self._gated(hidden, target))))
-        image = x if x.ndim == 4 else x[:, :, None]
+        image = _plane(x)
         full = F.relu(self.layers[0](image))
         half = F.relu(self.layers[1](full))
         deep = self._gated(F.relu(self.layers[2](half)), target)
@@ -57,13 +57,18 @@ class Scorer(nn.Module):
         up = F.relu(self.layers[3](torch.cat([up, half], 1)))
         up = F.interpolate(up, size=full.shape[2:])
         out = self.layers[5](F.relu(self.layers[4](torch.cat([up, full], 1))))
-        return out if x.ndim == 4 else out[:, :, 0]
+        return out.reshape(len(x), out.shape[1], *x.shape[2:])
 
     def _gated(self, hidden: Tensor, target: Tensor) -> Tensor:
         if self.gate is None:
             return hidden
         wanted = self.gate(target).view(len(hidden), -1, *[1] * (hidden.ndim - 2))
         return hidden * torch.sigmoid((hidden * wanted).sum(1, keepdim=True)) + wanted
+
+
+def _plane(x: Tensor) -> Tensor:
+    """(n, c, h, w) features of any number of axes of positions: the last is kept, the others lie below."""
+    return x[:, :, None] if x.ndim == 3 else x.flatten(2, -2)
 
 
 def _sizes(shape: tuple[int, ...], width: int) -> list[tuple[int, int]]:
@@ -92,7 +97,7 @@ class Approximator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(n, classes) log-probabilities."""
         if self._spatial:
-            hidden = F.relu(self.first(x if x.ndim == 4 else x[:, :, None]))
+            hidden = F.relu(self.first(_plane(x)))
             hidden = F.adaptive_avg_pool2d(hidden, 4).flatten(1)
         else:
             hidden = F.relu(self.first(x))

@@ -6,7 +6,7 @@ from torch import Tensor
 from abe.checks import NotNegative, Size, check_reach
 from abe.engines.path.geometry import step_along, within
 from abe.engines.path.step import INTEGRAND, Point, State
-from abe.sizes import OfRange, in_units
+from abe.sizes import OfRange, in_units, lowest
 from abe.spec import value
 
 
@@ -72,6 +72,6 @@ class Nearby:
     def step(self, point: Point, state: State) -> tuple[Tensor, State]:
         """The next points."""
         check_reach(point.bounds, point.x.shape[1:], floor=self.floor)
-        size = (point.start if point.bounds is None else point.start - point.bounds[0]).abs()
+        size = (point.start - lowest(point.bounds)).abs()
         size = torch.clamp(size / self.spatial_range, min=in_units(self.floor, point.bounds))
         return point.clip(point.x + size * point.guided.sign()), state

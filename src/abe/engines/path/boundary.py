@@ -57,7 +57,7 @@ def bisect(
         The ends of the last segments, one on either side of the boundary.
     """
     inner, outer = inside.clone(), outside.clone()
-    unit_of_gap = span(problem.bounds) if isinstance(gap, OfRange) else 1.0
+    unit_of_gap = span(problem.limits) if isinstance(gap, OfRange) else 1.0
     allowed = torch.as_tensor(gap, dtype=inner.dtype, device=inner.device).expand(len(inner))
     for _ in range(MOST_HALVINGS):
         middle = inner + (outer - inner) * 0.5
@@ -113,7 +113,7 @@ class NearestAdversary:
 
     def find(self, problem: Problem) -> NearestPoint:
         """The first adversarial point of every sample, or the last point of the largest radius."""
-        check_reach(problem.bounds, problem.x.shape[1:], "l2", radius=self.radii[0])
+        check_reach(problem.limits, problem.x.shape[1:], "l2", radius=self.radii[0])
         label = labels(problem, problem.x, problem.everyone)
         point = problem.x.clone()
         success = torch.zeros_like(label, dtype=torch.bool)
@@ -132,10 +132,10 @@ class NearestAdversary:
     ) -> tuple[Tensor, Tensor]:
         """One radius for the samples ``left``: their points and whether the class changed."""
         start = problem.x[left]
-        x = clipped(start + self._random(problem, left, radius, number), problem.bounds)
+        x = clipped(start + self._random(problem, left, radius, number), problem.limits)
         success = torch.zeros_like(left, dtype=torch.bool)
         size = 2 * radius * (float(radius) if self.published_step else 1.0) / self.steps
-        reach = in_units(radius, problem.bounds)
+        reach = in_units(radius, problem.limits)
         active = Active(torch.arange(len(left), device=left.device), ())
         for step in active.steps(self.steps + 1):
             rows, owner, last = active.rows, left[active.rows], step == self.steps
@@ -146,8 +146,8 @@ class NearestAdversary:
                 break
             active.keep(~crossed)
             go = active.rows
-            moved = x[go] - step_along(g[~crossed], size, problem.bounds)
-            x[go] = clipped(start[go] + shortened(moved - start[go], reach), problem.bounds)
+            moved = x[go] - step_along(g[~crossed], size, problem.limits)
+            x[go] = clipped(start[go] + shortened(moved - start[go], reach), problem.limits)
         return x, success
 
     def _random(self, problem: Problem, left: Tensor, radius: float, number: int) -> Tensor:
@@ -155,7 +155,7 @@ class NearestAdversary:
         keys = problem.keys(left, torch.full_like(left, number))
         normal = problem.draws.normal("boundary.start", keys, problem.x.shape[1:]).to(problem.x)
         share = problem.draws.uniform("boundary.radius", keys, ()).to(problem.x)
-        return in_ball(normal, share, in_units(radius, problem.bounds))
+        return in_ball(normal, share, in_units(radius, problem.limits))
 
     def _nearer(self, problem: Problem, label: Tensor, found: NearestPoint) -> Tensor:
         """Walk along the boundary: back towards the input, then out again along the margin's gradient."""
@@ -173,7 +173,7 @@ class NearestAdversary:
             found.steps[ready] += 1
             back = torch.where(now != goal, 0.9, 1.0).to(x)
             out = torch.where(now != goal, 0.0, 0.05).to(x) * distance
-            x = clipped(start + (x - start) * along(back, x) - unit(g) * along(out, x), problem.bounds)
+            x = clipped(start + (x - start) * along(back, x) - unit(g) * along(out, x), problem.limits)
         return best
 
 

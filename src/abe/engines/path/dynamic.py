@@ -161,7 +161,7 @@ class Paths:
             for name, numbers in walk.findings().items():
                 tables[name][block.owner, block.run] = numbers
             ends.add(walk)
-            away = ((walk.end - x[block.owner]) / span(self.problem.bounds)).abs()
+            away = ((walk.end - x[block.owner]) / span(self.problem.limits)).abs()
             gap = max(gap, float(away.max()))
         attribution.mul_(self.sign)
         delta *= self.sign

@@ -51,7 +51,7 @@ class IterativeSearch:
     def run(self, problem: Problem) -> Result:
         """Rank the elements of every sample."""
         x = problem.x
-        check_reach(problem.bounds, x.shape[1:], alpha=self.alpha)
+        check_reach(problem.limits, x.shape[1:], alpha=self.alpha)
         size = max(1, BLOCK_BYTES // (2 * x[0].numel() * x.element_size()))
         out = torch.cat([self._block(problem, block) for block in problem.everyone.split(size)])
         return Result(out, diagnostics={"rounds": torch.full_like(problem.target.flatten(), self._rounds(x))})
@@ -79,7 +79,7 @@ class IterativeSearch:
 
     def _score(self, problem: Problem, block: Tensor, x: Tensor, mask: Tensor, number: int) -> Tensor:
         """(b, *f) what the removal of each element would matter."""
-        black, bounds = lowest(problem.bounds), problem.bounds
+        black, bounds = lowest(problem.limits), problem.limits
         total = self._search(problem, block, black + (x - black) * mask, mask, number)
         least = along(total.flatten(1).amin(1), total)
         return ((total + (least if self.published else -least)) * (x - black) / span(bounds)).abs()
@@ -90,13 +90,13 @@ class IterativeSearch:
         owner = block.repeat(2)
         sign = torch.ones(2 * b, dtype=start.dtype, device=start.device)
         sign[b:] = -1
-        bounds = None if self.published else problem.bounds
+        bounds = None if self.published else problem.limits
         point, way = clipped(torch.cat([start, start]), bounds), 0.0
         frozen = torch.cat([mask, mask])
         if self.published:
             frozen[:b] = 1
         first = last = sign
-        pace = in_units(self.alpha, problem.bounds)
+        pace = in_units(self.alpha, problem.limits)
         for step in range(self.steps):
             loss, gradient = self._loss(problem, owner, point, sign, number, step)
             gradient = gradient * frozen
@@ -118,8 +118,8 @@ class IterativeSearch:
         draw[b:] += self.steps
         score, gradient = point.new_zeros(len(point)), torch.zeros_like(point)
 
-        spread, wide = in_units(self.noise, problem.bounds), span(problem.bounds)
-        place = (point - lowest(problem.bounds)) / wide
+        spread, wide = in_units(self.noise, problem.limits), span(problem.limits)
+        place = (point - lowest(problem.limits)) / wide
 
         def make(rows: Tensor) -> Tensor:
             keys = problem.keys(owner[rows], draw[rows])

@@ -13,6 +13,7 @@ from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.work import Head
 from abe.errors import AbeError, Code, SpecError
 from abe.registry import updates
+from abe.sizes import ranges
 from abe.spec import value
 from abe.types import Card
 
@@ -57,7 +58,7 @@ class Point:
     @property
     def bounds(self) -> tuple[Tensor, Tensor] | None:
         """(low, high) of valid inputs, or None."""
-        return self.problem.bounds
+        return self.problem.limits
 
     @property
     def guided(self) -> Tensor:
@@ -124,7 +125,7 @@ class Descent:
 
     def step(self, point: Point, state: State) -> tuple[Tensor, State]:
         """One signed step."""
-        span = 1.0 if point.bounds is None else point.bounds[1] - point.bounds[0]
+        span = 1.0 if point.bounds is None else ranges(point.bounds)
         return point.clip(point.x - self.alpha * span * point.gradient.sign()), state
 
 

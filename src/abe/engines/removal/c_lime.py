@@ -10,6 +10,7 @@ from abe.engines.removal.lime import ROWS
 from abe.engines.removal.segments import Spread, segments_of
 from abe.engines.runtime.problem import Problem
 from abe.registry import units
+from abe.sizes import ranges
 from abe.spec import resolved, value
 from abe.types import Result
 from abe.units import Unit, settled
@@ -64,7 +65,7 @@ class ContinuousNeighbours:
 
     def _scale(self, problem: Problem) -> Tensor:
         """(1, c or 1, …) one standard deviation in input units."""
-        if problem.bounds is None:
+        if problem.limits is None:
             return problem.x.new_full([1] * problem.x.ndim, self.sigma)
-        low, high = problem.bounds
-        return (self.sigma * (high - low)).reshape(1, *(high - low).shape[-(problem.x.ndim - 1) :])
+        wide = ranges(problem.limits)
+        return (self.sigma * wide).reshape(1, *wide.shape[-(problem.x.ndim - 1) :])

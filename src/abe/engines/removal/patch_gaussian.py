@@ -115,9 +115,9 @@ class _Patches:
         out = x[absent.owner].clone()
         for row, sample, number, draw in zip(out, absent.owner.tolist(), window.tolist(), noise, strict=True):
             self._fill(row, sample, number, draw)
-        if self._problem.bounds is None:
+        if self._problem.limits is None:
             return out
-        low, high = self._problem.bounds
+        low, high = self._problem.limits
         inside = torch.minimum(torch.maximum(out, low), high)
         return torch.where(absent.keep, out, inside)
 

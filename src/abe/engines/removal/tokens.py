@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from abe.engines.removal.background import BackgroundRemoval as BackgroundRemoval  # registers itself too
-from abe.engines.removal.patch_gaussian import PatchGaussian as PatchGaussian  # registers itself too
+from abe.engines.removal.interpolate import Interpolate as Interpolate  # the same
+from abe.engines.removal.patch_gaussian import PatchGaussian as PatchGaussian  # the same
 from abe.engines.removal.removals import Absent, BoundRemoval, Layout
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, InputError, SpecError

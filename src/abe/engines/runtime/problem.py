@@ -90,6 +90,12 @@ class Problem:
         return None if bounds is None else (bounds[0].to(self.x), bounds[1].to(self.x))
 
     @property
+    def limits(self) -> tuple[Tensor, Tensor] | None:
+        """The bounds for what moves inputs, infinite for one of several that has none; see `Task.limits`."""
+        limits = self.task.limits
+        return None if limits is None else (limits[0].to(self.x), limits[1].to(self.x))
+
+    @property
     def fixed(self) -> Tensor | None:
         """(b, 1 or c, *positions) where references equal the input, such as padding; None for nowhere."""
         return self.context.about.get(FIXED)

@@ -246,9 +246,12 @@ class Perturbation:
         log_p = self.log_probabilities
         if kind == "logit":
             return _need_logits(self.logits, "This run")
-        if not log_p.shape[-1]:
+        if not log_p.shape[2]:
             raise SpecError(
-                Code.UNSUPPORTED, "A regression has no class probabilities", got=f"the curve {kind!r}"
+                Code.UNSUPPORTED,
+                "A regression has no class probabilities",
+                got=f"the curve {kind!r}",
+                fix="Follow curve='logit', the score itself",
             )
         if kind == "kl":
             return kl_from_uniform(log_p)
@@ -348,8 +351,9 @@ def _chances(
     remarks: list[str] = []
     logit = Logit()
     for chunk in problem.forward(curve, samples.repeat_interleave(curve.points), scored=False):
-        outputs = chunk.outputs
-        if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+        outputs, target = chunk.outputs, problem.target[chunk.owner]
+        named = 1 if target.ndim == 1 else target.shape[1]
+        if not isinstance(outputs, Tensor) or outputs.ndim != named + 1:
             shape = (
                 f"output shape {tuple(outputs.shape)}"
                 if isinstance(outputs, Tensor)
@@ -358,11 +362,12 @@ def _chances(
             raise SpecError(
                 Code.UNSUPPORTED, "Perturbation curves need class scores", got=shape, expected="(n, classes)"
             )
-        target = problem.target[chunk.owner]
-        told = outputs.new_zeros(len(outputs), 0), target
-        if problem.task.output_kind != "regression":
-            told = problem.task.chances(outputs, target)
-        kept.append((*told, score(problem.task, outputs, logit, target)))
+        logits = score(problem.task, outputs, logit, target)
+        if problem.task.output_kind == "regression":  # no classes: only the score can be followed
+            chances = outputs.new_zeros((len(outputs), 0)), target.new_zeros(len(outputs))
+        else:
+            chances = problem.task.chances(outputs, target)
+        kept.append((*chances, logits))
         remarks = problem.task.remarks(outputs)
     log_p, target, logits = (torch.cat(column) for column in zip(*kept, strict=True))
     lines = None if problem.task.output_kind == "probabilities" else logits.unflatten(0, (-1, curve.points))
