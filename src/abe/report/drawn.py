@@ -12,7 +12,7 @@ import numpy as np
 
 from abe.report import colour
 from abe.report.canvas import INK, MUTED, RULE, blank, finish, plain, short
-from abe.report.looks import EXACT, Account, Look, strongest
+from abe.report.looks import CHANNELS, EXACT, SLICES, Account, Look, strongest
 from abe.report.numbers import percent, signed
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ BARS = 12
 """Most bars; the others are summed."""
 WORDS = 600
 """Most pieces of a text that are drawn."""
-CHANNELS, SLICES = 8, 6
-"""Most lines and slices that are drawn."""
 MANY = 12
 """Samples from which on rows are drawn as one swarm."""
 SUPPORTS, OPPOSES = ("#%02x%02x%02x" % rgb for rgb in (colour.SUPPORTS, colour.OPPOSES))

@@ -32,6 +32,8 @@ WINDOWS = 8
 """Stretches of a line whose sums are told where nobody named others."""
 EXACT = 1e-4
 """Share of the change that may be missing of a map that is called complete."""
+CHANNELS, SLICES = 8, 6
+"""Most lines and slices that are drawn: those that hold most of the magnitude."""
 LISTED = 12
 """Most slices or points that are told."""
 

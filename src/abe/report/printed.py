@@ -71,7 +71,7 @@ def sample(explanation: Any, index: int, *, coloured: bool) -> list[Any]:
 def _look(look: Look, *, coloured: bool) -> Iterator[Any]:
     if look.kind == "words" and coloured:
         yield _indented(painted(look))
-        yield Text(f"  strongest: {_strongest(look)}", style="dim")
+        yield Text(f"  orange supports, blue opposes; strongest: {_strongest(look)}", style="dim")
     elif look.kind == "words":
         shown = [f"{name} ({signed(value)})" for name, _, value in look.entries[:MOST]]
         more = len(look.entries) - MOST
