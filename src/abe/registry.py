@@ -32,8 +32,8 @@ from abe.words import some
 _F = TypeVar("_F", bound=Callable[..., Any])
 SHOWN = 20
 """Names that an error lists."""
-Suits = Mapping[tuple[str, str], Any]
-"""What is used instead of a parameter's default: by the parameter's name and that default."""
+Suits = Mapping[tuple[str, str | None], Any]
+"""What is used instead of a parameter's default: by the parameter's name and that of the default, or None."""
 _SUITS: ContextVar[Suits] = ContextVar("abe.suits")
 
 
@@ -49,7 +49,9 @@ def suiting(suits: Suits) -> Generator[None]:
 
 def _suited(name: str, default: Any) -> Any:
     suits = _SUITS.get({})
-    return suits.get((name, default), default) if suits and isinstance(default, str) else default
+    called = default[0] if is_pair(default) else default
+    known = suits and (called is None or isinstance(called, str))
+    return suits.get((name, called), default) if known else default
 
 
 @dataclass(frozen=True, eq=False)

@@ -78,7 +78,7 @@ class Part:
     @classmethod
     def read(cls, saved: Mapping[str, Any]) -> "Part":
         """A part from its saved fields."""
-        listed = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
+        listed: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
         return cls(**listed)
 
     def of(self, packed: Tensor) -> Tensor:

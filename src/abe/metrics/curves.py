@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from abe.baselines import as_baseline
 from abe.engines.runtime.problem import Problem
 from abe.metrics.evaluation.perturbation import (
     CurveKind,
     Perturbation,
     PerturbationRun,
     area,
+    as_absent,
 )
 from abe.registry import metrics
 from abe.spec import value
@@ -121,7 +121,7 @@ def run_of(
     return PerturbationRun(
         direction=direction,
         unit=as_unit(unit),
-        baseline=as_baseline(baseline),
+        baseline=as_absent(baseline),
         step=step,
         first=first,
     )

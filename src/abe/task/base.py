@@ -39,7 +39,7 @@ class Task:
         lifter: turns raw inputs into features.
         parts: what the features hold, where that is not the model's single input.
         suits: what stands for a default that is made for images: of a parameter's default, such as
-            ``("baseline", "zero")``, the one that is used instead.
+            ``("baseline", "zero")``, the one that is used instead; see `abe.task.lifted.suits`.
         reads: ``(outputs, context) -> outputs`` of a task that reads outputs with what it knows of samples.
         beneath: at a layer, the task of the model's own inputs.
     """
@@ -56,7 +56,7 @@ class Task:
     output_kind: OutputKind = "auto"
     input_name: str | None = None
     parts: tuple[Part, ...] = ()
-    suits: Mapping[tuple[str, Any], Any] = field(default_factory=dict)
+    suits: Mapping[tuple[str, str | None], Any] = field(default_factory=dict)
     reads: Callable[[Any, Context], Any] | None = None
     beneath: "Task | None" = None
 

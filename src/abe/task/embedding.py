@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,27 @@ from abe.instrument.model_state import as_found
 
 NAMES = ("input_ids", "ids", "tokens", "token_ids", "x", "input", "inputs", "text", "src")
 """What models call ids, where they are not their first argument."""
+
+
+BLOCK = 4096
+"""Vectors of a table that are looked at together."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The smallest and largest of all vectors of a table in every channel (channels,), and their mean."""
+
+    low: Tensor
+    high: Tensor
+    mean: Tensor
+
+    def joined(self, other: "Survey") -> "Survey":
+        """That of two blocks, whose means are shares of the whole one."""
+        low, high = torch.minimum(self.low, other.low), torch.maximum(self.high, other.high)
+        return Survey(low, high, self.mean + other.mean)
+
+
+_SURVEYS: "WeakKeyDictionary[nn.Module, tuple[tuple[int, int], Survey]]" = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -36,14 +58,28 @@ class Embedding:
         with torch.no_grad():
             return self.module(ids).detach().movedim(-1, 1).contiguous()
 
-    def table(self) -> Tensor | None:
-        """(entries, channels) the vectors of all ids; None where there are none or too many to ask for."""
+    def survey(self) -> "Survey | None":
+        """What all vectors of the table have together, as it is now; None where it has no table."""
         weight = getattr(self.module, "weight", None)
         if not isinstance(weight, Tensor) or self.entries is None or weight.ndim != 2:
             return None
-        ids = torch.arange(self.entries, device=weight.device)
-        with torch.no_grad():  # not the weight itself: a module may scale what it looks up
-            return self.module(ids[None])[0].detach()
+        known = _SURVEYS.get(self.module)
+        now = (id(weight), weight._version)
+        if known is None or known[0] != now:
+            known = (now, self._survey(weight.device))
+            _SURVEYS[self.module] = known
+        return known[1]
+
+    def _survey(self, device: torch.device) -> "Survey":
+        found: Survey | None = None
+        for ids in torch.arange(self.entries or 0, device=device).split(BLOCK):
+            with torch.no_grad():  # not the weight itself: a module may scale what it looks up
+                rows = self.module(ids[None])[0].detach()
+            own = Survey(rows.amin(0), rows.amax(0), rows.double().sum(0) / (self.entries or 1))
+            found = own if found is None else found.joined(own)
+        if found is None:
+            raise ModelError(Code.EMBEDDING, "The embedding has no entries", got=self.layer)
+        return found
 
 
 def find_embedding(model: nn.Module, ids: Tensor, run: Callable[[], Any]) -> Embedding:

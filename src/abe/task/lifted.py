@@ -88,6 +88,7 @@ class Lifted:
         units: ways to cut the samples, the natural one first; empty where positions have no names.
         fixed: (b, 1 or c, *positions) positions that never change; by default those in no natural unit.
         shown: per sample, what a person sees: a text, a row, a series; empty where that is ``x``.
+        rows: forward rows that lifting took.
     """
 
     x: Tensor
@@ -98,6 +99,7 @@ class Lifted:
     units: tuple[Units, ...] = ()
     fixed: Tensor | None = None
     shown: list[Any] = field(default_factory=list[Any])
+    rows: int = 0
 
     def __post_init__(self) -> None:
         held = {UNITS + one.kind: one.labels for one in self.units}
@@ -125,6 +127,23 @@ def below(context: Context | None) -> tuple[Tensor, Context]:
             "meaningful_perturbation or a gradient, rule or removal method",
         )
     return context.beneath
+
+
+def suits(*, baseline: Any, removal: Any = None, unit: Any = "natural") -> dict[tuple[str, str | None], Any]:
+    """What stands for the defaults of methods and metrics that are made for images (`Task.suits`).
+
+    Args:
+        baseline: the reference, for zero and for a sample's own mean.
+        removal: what absent units show; the reference by default.
+        unit: what is removed together, for pixels, grids, patches and superpixels.
+    """
+    absent = baseline if removal is None else removal
+    found: dict[tuple[str, str | None], Any] = {}
+    for usual in ("zero", "mean"):
+        found |= {("baseline", usual): baseline, ("removal", usual): absent}
+    for usual in ("pixel", "grid", "patch", "superpixel"):
+        found |= {("units", usual): unit, ("unit", usual): unit}
+    return found
 
 
 def pack(

@@ -14,23 +14,13 @@ from abe.checks import COUNT, check_choice, plain
 from abe.errors import Code, InputError, ModelError, SpecError, note
 from abe.task.base import Context, Lifted, Task
 from abe.task.embedding import Embedding, Signature, find_embedding, named_embedding
-from abe.task.lifted import LENGTH, Units
+from abe.task.lifted import LENGTH, Units, suits
 from abe.task.outputs import OutputKind, class_names
 from abe.task.tokens import MANY, Encoded, check_ids, encode, of_ids, token_id
 from abe.types import Part
 
 Truncate = Literal["end", "start"] | None
 """What is cut off a text that is too long; None refuses it."""
-SUITS = {
-    ("baseline", "zero"): "reference_token",
-    ("removal", "zero"): "reference_token",
-    ("units", "grid"): "natural",
-    ("unit", "pixel"): "natural",
-    ("units", "pixel"): "natural",
-    ("groups", "pixel"): "natural",
-    ("patches", "pixel"): "natural",
-}
-"""Defaults of methods and metrics on texts: the vector of the mask token, and words."""
 TOKENS = "tokens"
 """What the explained part of a text task is called."""
 
@@ -107,8 +97,13 @@ def text_task(
         labels=class_names(labels),
         output=output,
         output_kind=_kind_of(configuration) if output_kind == "auto" else output_kind,
-        suits=SUITS,
+        suits={**suits(baseline="reference_token"), **_read_row(tokenizer)},
     )
+
+
+def _read_row(tokenizer: Any) -> dict[tuple[str, str | None], Any]:
+    """Attention is read where the model reads the text: at the class token, where there is one."""
+    return {} if tokenizer is None or token_id(tokenizer, "cls") is None else {("query", None): 0}
 
 
 def _labels_of(configuration: Any) -> list[str] | None:
@@ -292,6 +287,7 @@ class TextLifter:
             if length in signature.takes and length not in values:
                 values[length] = mask.sum(1)
         values = {k: v.to(device) for k, v in values.items() if isinstance(k, int) or k in signature.takes}
+        known = len(self._found)
         embedding = self.found(task, values, ids.to(device), texts)
         for text in texts:
             if embedding.entries is not None:
@@ -309,6 +305,7 @@ class TextLifter:
             notes=tuple(dict.fromkeys(notes)),
             units=tuple(_units(kind, texts, t, device) for kind in ("word", "token", "clause", "sentence")),
             shown=[text.shown for text in texts],
+            rows=int(self.embedding is None and not known),
         )
 
     def found(
@@ -375,8 +372,8 @@ class TextLifter:
         if embedding is None:
             return None
         if token == "mean":
-            table = embedding.table()
-            return None if table is None else table.mean(0)
+            table = embedding.survey()
+            return None if table is None else table.mean
         number = token_id(self.tokenizer, token)
         if number is None:
             return None
@@ -391,8 +388,7 @@ class TextLifter:
 
 def _part(embedding: Embedding, x: Tensor) -> Part:
     """The explained part: what stands in for the embedding's output, bounded by its table."""
-    table = embedding.table()
-    low, high = (None, None) if table is None else (table.amin(0), table.amax(0))
+    table = embedding.survey()
     return Part(
         TOKENS,
         0,
@@ -400,8 +396,8 @@ def _part(embedding: Embedding, x: Tensor) -> Part:
         tuple(x.shape[1:]),
         layer=embedding.layer,
         channels=-1,
-        low=None if low is None else tuple(low.tolist()),
-        high=None if high is None else tuple(high.tolist()),
+        low=None if table is None else tuple(table.low.tolist()),
+        high=None if table is None else tuple(table.high.tolist()),
     )
 
 

@@ -14,6 +14,11 @@ PIECES = re.compile(r"\w+(?:['’‑-]\w+)*|[^\w\s]")
 """Words with their apostrophes and hyphens, and single signs."""
 ENDS = {"sentence": frozenset(".!?…。！？"), "clause": frozenset(",;:.!?…—–。！？，；：、()")}
 """Signs that end a unit larger than a word."""
+ENTRIES = (
+    *(("offset_mapping", "offsets"), ("special_tokens_mask", "special_tokens_mask")),
+    *(("attention_mask", "attention_mask"), ("word_ids", "word_ids"), ("sequence_ids", "sequence_ids")),
+)
+"""What encodings hold beside ids, as transformers and as tokenizers call it."""
 MANY = 10**6
 """Tokenizers that know no longest text say a number above this."""
 Text = str | tuple[str, str]
@@ -80,14 +85,7 @@ def encode(tokenizer: Any, text: Text) -> Encoded:
     outside = [bool(s) for s in special] if special is not None else [i in kept for i in ids]
     masked = _flat(found["attention_mask"]) if "attention_mask" in found else [1] * len(ids)
     outside = [out or not seen for out, seen in zip(outside, masked, strict=True)]
-    known = {
-        "input_ids",
-        "attention_mask",
-        "special_tokens_mask",
-        "offset_mapping",
-        "word_ids",
-        "sequence_ids",
-    }
+    known = {"input_ids", *(name for pair in ENTRIES for name in pair)}
     further = {k: _flat(v) for k, v in found.items() if k not in known and _fits(v, len(ids))}
     tokens = token_names(tokenizer, ids)
     words, names = _words(found, tokens, outside, (first, second))
@@ -135,15 +133,8 @@ def _called(tokenizer: Any, text: str, pair: str | None) -> dict[str, Any]:
     if isinstance(made, Mapping):
         found = {("offset_mapping" if k == "offsets" else str(k)): v for k, v in made.items()}
     elif hasattr(made, "ids"):
-        found = {"input_ids": made.ids}
-        for ours, theirs in (
-            *(("offset_mapping", "offsets"), ("special_tokens_mask", "special_tokens_mask")),
-            *(
-                ("attention_mask", "attention_mask"),
-                ("word_ids", "word_ids"),
-                ("sequence_ids", "sequence_ids"),
-            ),
-        ):
+        found = {"input_ids": getattr(made, "ids")}  # noqa: B009 -- of a type that is not known here
+        for ours, theirs in ENTRIES:
             if getattr(made, theirs, None) is not None:
                 found[ours] = getattr(made, theirs)
     else:
@@ -162,14 +153,10 @@ def _flat(given: Any) -> list[int]:
     """One text's numbers, whatever holds them."""
     listed = given.tolist() if isinstance(given, Tensor | np.ndarray) else list(given)
     listed = list(listed[0]) if len(listed) == 1 and isinstance(listed[0], list | tuple) else listed
-    if any(
-        isinstance(one, bool | float | str | list | tuple) and not isinstance(one, bool) for one in listed
-    ):
+    if any(isinstance(one, float | str | list | tuple) for one in listed):
+        got = repr(listed[:3])
         raise SpecError(
-            Code.BAD_PARAMETER,
-            "A tokenizer gives whole numbers",
-            got=repr(listed[:3]),
-            expected="a list of ids",
+            Code.BAD_PARAMETER, "A tokenizer gives whole numbers", got=got, expected="a list of ids"
         )
     return [int(one) for one in listed]
 
@@ -193,7 +180,7 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
 
 
 def token_id(tokenizer: Any, name: str) -> int | None:
-    """The id of a tokenizer's ``"mask"``, ``"pad"``, ``"unk"`` … token, by its number or spelling; or None."""
+    """The id of a tokenizer's ``"mask"``, ``"pad"``, ``"unk"`` … token, by its number or spelling."""
     number = getattr(tokenizer, f"{name}_token_id", getattr(tokenizer, f"{name}_id", None))
     if isinstance(number, int | np.integer) and not isinstance(number, bool):
         return int(number)

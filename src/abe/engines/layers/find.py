@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from abe.engines.layers.at_layer import activations as activations_of
 from abe.engines.layers.at_layer import at_layer
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, ModelError, note
@@ -35,7 +36,7 @@ def activations(problem: Problem, layer: str) -> Tensor:
         ModelError: LAYER for an unknown name (the nearest is suggested), a layer that is never reached, or
             one that does not give numbers for every sample.
     """
-    h = inside.activations(problem, layer, problem.x, problem.everyone)
+    h = activations_of(problem, layer, problem.x, problem.everyone)
     if not h.is_floating_point() or h.ndim < 2:
         raise ModelError(
             Code.LAYER,

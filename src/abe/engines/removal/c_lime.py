@@ -48,8 +48,8 @@ class ContinuousNeighbours:
         def make(rows: Tensor) -> Tensor:
             who = owner[rows]
             labels = segments.labels[who]
-            step = noise.flatten(0, 1)[rows].gather(1, labels.flatten(1)).view(labels.shape)
-            return x[who] + step * scale
+            step = noise.flatten(0, 1)[rows].gather(1, labels.flatten(1).clamp_min(0)).view(labels.shape)
+            return x[who] + torch.where(labels < 0, 0.0, step) * scale
 
         scores = problem.scores(make, owner).double().view(len(x), n)
         fits = [

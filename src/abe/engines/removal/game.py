@@ -23,7 +23,7 @@ from abe.errors import Code, SpecError
 from abe.objectives import Probability
 from abe.registry import removals, summaries, units
 from abe.spec import resolved, value
-from abe.types import Engine, Key, Result
+from abe.types import Engine, Fed, Key, Result
 from abe.units import Unit
 
 Behaviour = Literal["score", "log_probability", "log_odds"]
@@ -193,7 +193,7 @@ class Game:
             torch.arange(len(new), device=x.device), torch.tensor(sizes, device=x.device)
         )
 
-        def make(rows: Tensor) -> Tensor:
+        def make(rows: Tensor) -> Tensor | Fed:
             which = rows // k
             coalition, who = flat[which], owner[which]
             keep = self.segments.keep(who, coalition)

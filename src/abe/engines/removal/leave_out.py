@@ -24,7 +24,7 @@ from abe.engines.removal.segments import (
 from abe.engines.runtime.problem import Problem
 from abe.registry import removals, units
 from abe.spec import resolved, value
-from abe.types import Result
+from abe.types import Fed, Result
 from abe.units import Unit
 
 
@@ -90,7 +90,7 @@ class LeaveOut:
         owner = problem.everyone.repeat_interleave(sizes)
         first = sizes.cumsum(0) - sizes
 
-        def make(rows: Tensor) -> Tensor:
+        def make(rows: Tensor) -> Tensor | Fed:
             who = owner[rows]
             place = rows - first[who]
             which, draw = place // k, place % k

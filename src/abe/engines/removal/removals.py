@@ -20,7 +20,7 @@ from abe.engines.runtime.reference import check_reference
 from abe.errors import Code, InputError, SpecError
 from abe.registry import baselines, removals
 from abe.spec import resolved, value
-from abe.types import Baseline, Card, Rows
+from abe.types import Baseline, Card, Fed, Rows
 
 
 class Absent(NamedTuple):
@@ -54,8 +54,8 @@ class BoundRemoval(Protocol):
         """Completions per coalition."""
         ...
 
-    def rows(self, absent: Absent) -> Rows:
-        """(n, *f) the samples with the rest of each replaced."""
+    def rows(self, absent: Absent) -> Rows | Fed:
+        """(n, *f) the samples with the rest of each replaced, with other context where they need it."""
         ...
 
 
@@ -282,9 +282,10 @@ def _own_means(x: Tensor, segments: Segments) -> Float[Tensor, "b *f"]:
         labels = segments.labels[sample].expand(one.shape).reshape(flat.shape)
         count = segments.counts[sample]
         for channel, (numbers, where) in enumerate(zip(flat, labels, strict=True)):
-            total = numbers.double().new_zeros(count).index_add_(0, where, numbers.double())
-            mean = total / torch.bincount(where, minlength=count).clamp_min(1)
-            out[sample].view(flat.shape)[channel] = mean.to(x)[where]
+            inside, place = where >= 0, where.clamp_min(0)
+            total = numbers.double().new_zeros(count).index_add_(0, place, numbers.double() * inside)
+            mean = total / torch.bincount(where[inside], minlength=count).clamp_min(1)
+            out[sample].view(flat.shape)[channel] = torch.where(inside, mean.to(x)[place], numbers)
     return out
 
 

@@ -20,7 +20,7 @@ from abe.instrument.modes import eager
 from abe.objectives import Logit, UserObjective, as_objective
 from abe.progress import Progress
 from abe.task.base import Lifted, Task
-from abe.types import Draws, Objective
+from abe.types import Cost, Draws, Objective
 
 Advance = bool | Callable[[int], None]
 """True shows a bar after two seconds; a function is called with the rows done."""
@@ -111,6 +111,8 @@ def pose(
         objective = replace(objective, given=False, predicts=predicts)
     if lifted.parts:
         evaluator.task = evaluator.task.reading(parts=lifted.parts)
+    if lifted.rows:
+        evaluator.cost.add(Cost(forward_rows=lifted.rows, forward_calls=1))
     warnings = [*(warnings or ()), *lifted.notes]
     evaluator.warnings = warnings
     return Problem(

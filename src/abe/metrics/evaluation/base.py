@@ -13,12 +13,13 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
+from abe.engines.removal.removals import Removal
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
 from abe.metrics.evaluation.notes import blamed
 from abe.metrics.evaluation.perturbation import Perturbation, PerturbationRun
 from abe.metrics.evaluation.statistics import Interval
-from abe.registry import Registry, freeze, identity, is_pair, metrics
+from abe.registry import Registry, baselines, freeze, identity, is_pair, metrics, removals
 from abe.spec import describe
 from abe.types import Card, Cost, Direction
 
@@ -231,6 +232,11 @@ def named(obj: Any, registry: Registry) -> str:
         return repr(obj)
     given = [f"{f.name}={getattr(obj, f.name)!r}" for f in fields(obj) if getattr(obj, f.name) != f.default]
     return f"{name}({', '.join(given)})" if given else name
+
+
+def named_absent(obj: Any) -> str:
+    """Registered name of what stands for "absent": a removal or a baseline."""
+    return named(obj, removals if isinstance(obj, Removal) else baselines)
 
 
 def number(x: float) -> float | None:

@@ -15,7 +15,7 @@ from abe import arrays
 from abe.draws import as_ids, sample_ids
 from abe.errors import Code, InputError, SpecError
 from abe.explanation import Explanation
-from abe.metrics.evaluation.truth import as_region
+from abe.metrics.evaluation.truth import region_of
 from abe.task.base import Context, Lifted, Task
 from abe.task.targets import labels_of
 
@@ -145,7 +145,7 @@ class Samples:
     def _lot(self, lifted: Lifted, target: Any, labels: Any, masks: Any, ids: list[int]) -> Batch:
         self.task.check(lifted.x)
         truth = None if labels is None else labels_of(labels, len(lifted.x), self.task.class_index)
-        region = None if masks is None else as_region(masks, lifted.x)
+        region = None if masks is None else region_of(masks, lifted)
         return Batch(lifted, 0, ids, target, truth, region)
 
 

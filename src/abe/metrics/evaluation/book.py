@@ -12,13 +12,13 @@ from torch.nn.functional import interpolate
 from abe.checks import outline
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
-from abe.metrics.evaluation.base import DataSetMetric, Metric, Score, named
+from abe.metrics.evaluation.base import DataSetMetric, Metric, Score, named, named_absent
 from abe.metrics.evaluation.drawing import drawing
 from abe.metrics.evaluation.notes import blamed, no_reaction, without_number
 from abe.metrics.evaluation.perturbation import Perturbation, PerturbationRun
 from abe.metrics.evaluation.reaction import still, watched
 from abe.metrics.evaluation.truth import check_asked
-from abe.registry import baselines, units
+from abe.registry import units
 from abe.types import Cost, Draws
 from abe.units import Arrival
 
@@ -235,7 +235,7 @@ def label(metric: Metric, shape: tuple[int, ...], seed: int) -> str:
     first = "" if run.first == "most" else ", least first"
     first += "" if curve == "probability" else f", curve={curve}"
     return (
-        f"{metric.name}[unit={named(run.unit, units)}, baseline={named(run.baseline, baselines)}, "
+        f"{metric.name}[unit={named(run.unit, units)}, baseline={named_absent(run.baseline)}, "
         f"step={step}{first}, seed={seed}]"
     )
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from abe.baselines import Confusion, as_baseline
+from abe.baselines import Confusion
 from abe.checks import checked_arguments
 from abe.draws import Sources
 from abe.engines.runtime.evaluator import Evaluator
@@ -26,6 +26,7 @@ from abe.metrics.evaluation.base import (
     Score,
     as_metric,
     named,
+    named_absent,
     runs_of,
 )
 from abe.metrics.evaluation.batches import Batch, Samples
@@ -41,7 +42,7 @@ from abe.metrics.evaluation.defaults import chosen_metrics, defaults_of
 from abe.metrics.evaluation.drawing import Drawing
 from abe.metrics.evaluation.foresight import Rows, rows_of_method, rows_of_metrics, rows_shared
 from abe.metrics.evaluation.notes import unsteady
-from abe.metrics.evaluation.perturbation import PerturbationRun, check_curve
+from abe.metrics.evaluation.perturbation import PerturbationRun, as_absent, check_curve
 from abe.metrics.evaluation.reexplain import objective_of
 from abe.metrics.evaluation.sources import Explaining, MethodMaps, SavedMaps, Source, explained_by
 from abe.metrics.evaluation.sources import named as named_sources
@@ -49,7 +50,7 @@ from abe.metrics.evaluation.statistics import check_confidence
 from abe.metrics.evaluation.truth import with_truth
 from abe.objectives import as_objective, objective_name
 from abe.progress import Progress
-from abe.registry import baselines, items_of, units
+from abe.registry import items_of, units
 from abe.task.base import Task
 from abe.types import Cost, Objective
 from abe.units import Step, as_unit
@@ -432,7 +433,7 @@ class Evaluation:
             seed=self.seed,
             confidence=self.confidence,
             unit=named(run.unit, units),
-            baseline=named(as_baseline(settings["baseline"]), baselines),
+            baseline=named_absent(as_absent(settings["baseline"])),
             step=run.units_per_step(shape),
             count=run.unit.count(shape),
             setup=self.setup,

@@ -14,14 +14,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from abe.baselines import Zero
+from abe.baselines import Zero, as_baseline
+from abe.engines.removal.removals import Absent, BoundRemoval, Removal
+from abe.engines.removal.segments import segments_of
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.work import score
 from abe.errors import Code, SpecError, note
 from abe.imputation import Imputation
 from abe.objectives import Logit
+from abe.registry import removals
 from abe.spec import value
-from abe.types import Baseline
+from abe.types import Baseline, Fed
 from abe.units import (
     Arrival,
     Known,
@@ -47,7 +50,8 @@ class PerturbationRun:
     Args:
         direction: ``"insertion"`` of the input into the baseline, or ``"deletion"`` by it.
         unit: what is changed together.
-        baseline: what stands for "absent", in input space; one with ``fill`` is asked at every step.
+        baseline: what stands for "absent", in input space; one with ``fill`` is asked at every step, and so
+            is a removal, such as the deletion of tokens.
         step: units per step, or a fraction of the units; None for one per cent, at least one unit.
         first: which units change first, the ``"most"`` or the ``"least"`` important.
 
@@ -57,7 +61,7 @@ class PerturbationRun:
 
     direction: Literal["insertion", "deletion"] | str
     unit: Unit = Pixel()
-    baseline: Baseline = Zero()
+    baseline: Baseline | Removal = Zero()
     step: Step = None
     first: Literal["most", "least"] | str = "most"
 
@@ -112,7 +116,9 @@ class PerturbationRun:
         known = isinstance(self.unit, Known)
         step = step_size(self.step, order.nominal) if known else self.units_per_step(problem.x.shape[1:])
         x, filler = problem.x[who], None
-        if isinstance(self.baseline, Imputation):
+        if isinstance(self.baseline, Removal):
+            reference, filler = x, _Absence(bound_removal(self.baseline, problem, self.unit), problem, who)
+        elif isinstance(self.baseline, Imputation):
             reference, filler = x, _Filler(self.baseline, problem, who)
         else:
             reference = problem.reference(self.baseline, who, torch.zeros_like(who))
@@ -141,6 +147,45 @@ class _Filler:
 
 
 @dataclass(frozen=True)
+class _Absence:
+    """What a removal makes of the samples of a run."""
+
+    removal: BoundRemoval
+    problem: Problem
+    who: Tensor
+
+    def __call__(self, sample: Tensor, step: Tensor, removed: Tensor) -> Tensor | Fed:
+        owner, fixed = self.who[sample], self.problem.fixed
+        keep = ~removed if fixed is None else ~removed | fixed[owner].to(removed.device)
+        return self.removal.rows(Absent(owner, torch.zeros_like(owner), keep))
+
+
+def bound_removal(removal: Removal, problem: Problem, unit: Unit) -> BoundRemoval:
+    """A removal for the samples of a problem.
+
+    Raises:
+        SpecError: it completes what is left in several ways.
+    """
+    bound = removal.bind(problem, segments_of(unit, problem))
+    if bound.draws > 1:
+        raise SpecError(
+            Code.UNSUPPORTED,
+            "A curve has one row per step, and this removal several completions",
+            got=f"{type(removal).__name__} with {bound.draws}",
+            fix="Choose a baseline, or a removal with one completion",
+        )
+    return bound
+
+
+def as_absent(obj: Any) -> Baseline | Removal:
+    """A removal by its name, or a baseline as `abe.baselines.as_baseline` reads it."""
+    name = obj[0] if isinstance(obj, tuple) and len(obj) == 2 else obj
+    if isinstance(name, str) and name in removals.names():
+        return removals.resolve(obj)
+    return obj if isinstance(obj, Removal) and not isinstance(obj, type) else as_baseline(obj)
+
+
+@dataclass(frozen=True)
 class _Curve:
     """Makes the rows of a run when their turn comes; row i is step i mod (n + 1) of sample i // (n + 1)."""
 
@@ -149,13 +194,13 @@ class _Curve:
     x: Tensor
     reference: Tensor
     direction: str
-    filler: _Filler | None = None
+    filler: _Filler | _Absence | None = None
 
     @property
     def points(self) -> int:
         return self.thresholds.shape[1]
 
-    def __call__(self, rows: Tensor) -> Tensor:
+    def __call__(self, rows: Tensor) -> Tensor | Fed:
         sample = rows // self.points
         reached = self.arrival.reached(sample, self.thresholds[sample, rows % self.points])
         if self.filler is not None:

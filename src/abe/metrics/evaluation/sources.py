@@ -163,7 +163,7 @@ class MethodMaps:
         lifted = lot.lifted
         explanation = explain(
             request.task,
-            replace(lifted, notes=()),
+            replace(lifted, notes=(), rows=0),
             self.method,
             target=target,
             objective=request.objective,

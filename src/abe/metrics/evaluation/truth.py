@@ -18,6 +18,7 @@ from abe.errors import Code, InputError, SpecError
 from abe.imputation import positions
 from abe.metrics.evaluation.reexplain import method_of
 from abe.task.image import load_image
+from abe.task.lifted import Lifted
 from abe.task.targets import labels_of
 from abe.types import Card
 from abe.units import check_map
@@ -86,6 +87,45 @@ def as_region(masks: Any, x: Tensor) -> Bool[Tensor, "b *space"]:
         if float(most) not in (0, 1, 255) or not bool(((found == 0) | (found == most)).all()):
             raise _undecided(found)
     return (found != 0).reshape(wanted)
+
+
+def region_of(masks: Any, lifted: Lifted) -> Bool[Tensor, "b *space"]:
+    """`as_region` of lifted samples, whose masks may also be flags, one for every natural unit of each.
+
+    Raises:
+        InputError: as `as_region`, or another number of flags than a sample has units.
+    """
+    if not lifted.units or not isinstance(masks, list | tuple) or not masks:
+        return as_region(masks, lifted.x)
+    rows = list(masks) if _is_row(masks[0]) else [masks] if _is_row(masks) else None
+    if rows is None:
+        return as_region(masks, lifted.x)
+    natural = lifted.units[0]
+    sizes = [len(names) for names in natural.names]
+    if [len(row) for row in rows] != sizes:
+        raise InputError(
+            Code.MASK,
+            f"There is one flag for every {natural.kind}",
+            got=f"{[len(row) for row in rows]} flags",
+            expected=f"{sizes}",
+        )
+    shape = (len(lifted.x), *lifted.x.shape[2:]) if lifted.x.ndim > 2 else tuple(lifted.x.shape)
+    found = torch.zeros(shape, dtype=torch.bool, device=lifted.x.device)
+    for sample, row in enumerate(rows):
+        flags = as_region(list(row), torch.zeros(1, len(row)))[0].to(found.device)
+        labels = natural.labels[sample] if lifted.x.ndim == 2 else natural.labels[sample, 0]
+        found[sample] = (labels >= 0) & flags[labels.clamp_min(0)]
+    return found
+
+
+def _is_row(given: Any) -> bool:
+    """Whether this is one sample's flags."""
+    flat = given.tolist() if isinstance(given, Tensor | np.ndarray) and given.ndim == 1 else given
+    return (
+        isinstance(flat, list | tuple)
+        and bool(flat)
+        and all(isinstance(f, bool | int | np.bool_) for f in flat)
+    )
 
 
 def _numbers(masks: Any, axes: int) -> Tensor:

@@ -1,0 +1,129 @@
+"""Plausibility: whether a map marks what people marked, unit by unit, such as the words of a rationale."""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from abe.engines.runtime.problem import Problem
+from abe.metrics.evaluation.truth import region
+from abe.registry import metrics
+from abe.spec import value
+from abe.types import Card, Passes
+from abe.units.arrival import numbered, sums_over
+
+
+@value
+class Rationale:
+    """One number comparing the sums of a map over units with the units that people marked.
+
+    NaN where they marked nothing, or everything.
+
+    Args:
+        what: average precision of the ranking, or agreement of as many units as were marked.
+    """
+
+    what: Literal["precision", "f1", "iou"]
+    processing: ClassVar[str] = "signed, summed over each unit"
+    missing: ClassVar[str] = "nothing is marked in it, or everything"
+
+    def measure(self, problem: Problem, explanation: Any) -> Tensor:
+        x = problem.x
+        marked = region(problem, explanation)
+        labels = problem.labels()
+        labels = numbered(x.shape[2:] if x.ndim > 2 else x.shape[1:], x) if labels is None else labels
+        places = labels.flatten(1) if x.ndim == 2 else labels[:, 0].flatten(1)
+        found = []
+        for (own, _), where, mask in zip(
+            sums_over(labels, explanation.attribution), places, marked, strict=True
+        ):
+            truth = torch.zeros(len(own), dtype=torch.bool, device=mask.device)
+            truth[where[mask & (where >= 0)].to(mask.device)] = True
+            decided = bool(truth.any()) and not bool(truth.all())
+            found.append(self._number(own.to(mask.device), truth) if decided else float("nan"))
+        return torch.tensor(found, dtype=torch.float64)
+
+    def _number(self, scores: Tensor, truth: Tensor) -> float:
+        if self.what == "precision":
+            return average_precision(scores, truth)
+        k = int(truth.sum())
+        least = scores.sort(descending=True).values[k - 1]
+        sure, tied = scores > least, scores == least
+        share = (k - int(sure.sum())) / int(tied.sum())  # what is tied at the edge is taken in equal parts
+        hits = float((truth & sure).sum()) + share * float((truth & tied).sum())
+        return hits / k if self.what == "f1" else hits / (2 * k - hits)
+
+
+def average_precision(scores: Tensor, truth: Tensor) -> float:
+    """Σ (recall_k − recall_{k−1}) precision_k over falling thresholds k; equal scores share one.
+
+    Args:
+        scores: (u,).
+        truth: (u,) booleans, at least one of them true.
+    """
+    thresholds = scores.unique().flip(0)
+    taken = scores[None] >= thresholds[:, None]
+    hits = (taken & truth).sum(1).double()
+    precision, recall = hits / taken.sum(1), hits / truth.sum()
+    return float((recall.diff(prepend=recall.new_zeros(1)) * precision).sum())
+
+
+_PASSES = Passes(forward="0", backward="0")
+_NOTE = (
+    "People mark what convinces people; a model may decide by something else, and a map saying so is right.",
+)
+
+
+@metrics.register(
+    Card(
+        name="plausibility",
+        title="Plausibility, AUPRC",
+        source="deyoung2020",
+        direction="higher",
+        range="[0, 1]",
+        needs=("mask",),
+        passes=_PASSES,
+        pitfalls=_NOTE,
+    ),
+    aliases=("rationale_auprc",),
+)
+def plausibility() -> Rationale:
+    """Average precision of the ranking of units against those that people marked.
+
+    Masks are flags per unit, such as one per word, or per position.
+    """
+    return Rationale(what="precision")
+
+
+@metrics.register(
+    Card(
+        name="rationale_f1",
+        title="Plausibility, F1",
+        source="deyoung2020",
+        direction="higher",
+        range="[0, 1]",
+        needs=("mask",),
+        passes=_PASSES,
+        pitfalls=_NOTE,
+    )
+)
+def rationale_f1() -> Rationale:
+    """F1 of the highest units against those that people marked, as many of the ones as of the others."""
+    return Rationale(what="f1")
+
+
+@metrics.register(
+    Card(
+        name="rationale_iou",
+        title="Plausibility, IoU",
+        source="deyoung2020",
+        direction="higher",
+        range="[0, 1]",
+        needs=("mask",),
+        passes=_PASSES,
+        pitfalls=_NOTE,
+    )
+)
+def rationale_iou() -> Rationale:
+    """Intersection over union of the highest units and those that people marked, as many of both."""
+    return Rationale(what="iou")
