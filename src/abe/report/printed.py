@@ -61,11 +61,17 @@ def told(explanation: Any, *, coloured: bool) -> Group:
 def sample(explanation: Any, index: int, *, coloured: bool) -> list[Any]:
     """What is printed of one sample."""
     name, target = readable(explanation.names[index]), readable(explanation.target_names[index])
-    found: list[Any] = [Text(f"{name}: explained is {target}")]
-    for look in looks.looks(explanation, index):
+    found: list[Any] = [Text(f"{name}: explained is {target}"), *body(explanation, index, coloured=coloured)]
+    return [*found, *(Text(f"  {line}", style="dim") for line in looks.account(explanation, index).said())]
+
+
+def body(explanation: Any, index: int, *, coloured: bool) -> list[Any]:
+    """The words or bars of one sample; nothing of a photograph."""
+    found: list[Any] = []
+    for look in [] if looks.is_picture(explanation) else looks.looks(explanation, index):
         found += [Text(f"  {look.title}")] if look.title else []
         found += list(_look(look, coloured=coloured))
-    return [*found, *(Text(f"  {line}", style="dim") for line in looks.account(explanation, index).said())]
+    return found
 
 
 def _look(look: Look, *, coloured: bool) -> Iterator[Any]:
