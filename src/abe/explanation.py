@@ -458,7 +458,7 @@ def _check_stored(tensors: Mapping[str, Tensor], held: Mapping[str, Any]) -> Non
             schema.need(name in TENSORS, f"{name!r} is no part of an explanation")
     schema.need("score" in tensors, "score is missing")
     for name in ("names", "target_names", "top", "ids", "unit_names", "shown"):
-        lengths = (b,) if name.endswith("names") else (b, 0)
+        lengths = (b,) if name in ("names", "target_names") else (b, 0)
         schema.need(len(held[name]) in lengths, f"{len(held[name])} {name} for {b} samples")
     params = held["spec"].get("params", {})
     schema.need(isinstance(params, Mapping), f"spec.params is {params!r:.40}")
