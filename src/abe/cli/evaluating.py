@@ -83,8 +83,8 @@ def run(
         check(asked, model)
     task = inputs.task_of(model)
     fit(task, asked, model)
-    data = batch(task, asked) if asked else None
-    lifted = task.lift(data) if asked else None
+    data = batch(task, asked) if asked else _shown(groups, task)
+    lifted = None if data is None else task.lift(data)
     made: dict[str, Any] = {**_aligned(groups, lifted), **files}
     from abe.metrics.evaluation.evaluate import evaluate
 
@@ -189,6 +189,27 @@ def _loaded(folders: Sequence[tuple[str, Path]]) -> dict[str, list["Explanation"
                     fix="Name them: NAME=FOLDER",
                 )
     return found
+
+
+def _shown(groups: Mapping[str, list["Explanation"]], task: Any) -> list[Any] | None:
+    """What saved maps say they explain, for a model that needs more than the features; None for photographs.
+
+    `_aligned` finds out whether it is the same.
+    """
+    from abe.explanation import PICTURES
+
+    if task.modality in PICTURES or not groups:
+        return None
+    first = next(iter(groups.values()))
+    if not all(len(one.shown) == 1 for one in first):
+        raise InputError(
+            Code.EMPTY_BATCH,
+            "What is explained is not known",
+            got="saved maps that do not hold it",
+            fix="Pass --input once per sample, in the order of the maps",
+        )
+    shown = [one.shown[0] for one in first]
+    return [tuple(one) if isinstance(one, list) and all(isinstance(s, str) for s in one) else one for one in shown]
 
 
 def _aligned(groups: Mapping[str, list["Explanation"]], lifted: Any) -> dict[str, "Explanation"]:

@@ -60,6 +60,10 @@ class Sample:
         return slug(self.name[:48].replace(".", "-").replace("/", "-"))
 
 
+MAKERS = {"text": "text_task", "row": "table_task", "lines": "table_task", "array": "tensor_task"}
+"""What makes a task that reads a kind."""
+
+
 def samples(words: Sequence[str] | None, options: InputOptions) -> list[Sample]:
     """Everything that is named, read as far as no model is needed.
 
@@ -127,10 +131,10 @@ def fit(task: Any, found: Sequence[Sample], model: ModelOptions) -> None:
 
 
 def _misfit(one: Sample, model: str, modality: str) -> InputError:
-    makes = {"text": "text_task", "row": "table_task", "lines": "series_task", "array": "tensor_task"}
-    fix = f"Name one with --model module:function, where the function returns abe.{makes.get(one.kind, 'image_task')}(…)"
-    if one.kind in ("lines", "row") and modality == "tabular":
-        fix = "Name a row with --row: they are counted from 0 below the head"
+    makes = MAKERS.get(one.kind, "image_task")
+    fix = f"Name one with --model module:function, where the function returns abe.{makes}(…)"
+    if one.kind == "lines":
+        fix = "Name rows with --row, counted from 0 below the head" + ("" if modality == "tabular" else f". {fix}")
     return InputError(
         Code.UNSUPPORTED,
         f"The model {model} does not read {NAMED[one.kind]}",
@@ -167,12 +171,17 @@ def _of(word: str, rows: list[int] | None) -> list[Sample]:
     """The samples that a word names."""
     path = Path(word)
     suffix = path.suffix.lower()
+    ours = suffix in TABLES or suffix in (".txt", ".npy")
     if not os.path.exists(path):
         if _is_text(word):
             return [Sample("text", word, word)]
+        if ours:
+            raise InputError(
+                Code.UNREADABLE_TEXT, "There is no such file", got=inputs.short(word), fix="Check the path"
+            )
         fix = "Check the path" if FILES.search(word) or "/" in word else "Check the path; a text of one word goes with --text"
         return [_photo(word, fix)]
-    if suffix in TABLES or suffix in (".txt", ".npy"):
+    if ours:
         if problem := ready.regular(path):
             raise InputError(Code.UNREADABLE_TEXT, f"The file cannot be read: {problem}", got=inputs.short(word))
         return _array(path, rows) if suffix == ".npy" else _table(path, rows) if suffix in TABLES else _lines(path, rows)

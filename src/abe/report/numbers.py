@@ -23,7 +23,8 @@ def percent(value: float | None) -> str:
         return "–"
     share = 100 * value
     digits = 0 if abs(share) >= 10 else 1 if abs(share) >= 1 else 2
-    return f"{share:.{digits}f} %".replace("-", "−")
+    text = f"{share:.{digits}f}"
+    return f"{text.removeprefix('-') if float(text) == 0 else text} %".replace("-", "−")
 
 
 def signed(value: float, *, plus: bool = True, space: bool = False) -> str:
