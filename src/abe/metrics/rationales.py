@@ -77,6 +77,7 @@ _NOTE = (
 @metrics.register(
     Card(
         name="plausibility",
+        formula="Σ_k (R_k − R_{k−1}) P_k, P and R precision and recall of the k highest units",
         title="Plausibility, AUPRC",
         source="deyoung2020",
         direction="higher",
@@ -98,6 +99,7 @@ def plausibility() -> Rationale:
 @metrics.register(
     Card(
         name="rationale_f1",
+        formula="|top_k ∩ M| / k, M the marked units, k = |M|",
         title="Plausibility, F1",
         source="deyoung2020",
         direction="higher",
@@ -115,6 +117,7 @@ def rationale_f1() -> Rationale:
 @metrics.register(
     Card(
         name="rationale_iou",
+        formula="|top_k ∩ M| / |top_k ∪ M|, M the marked units, k = |M|",
         title="Plausibility, IoU",
         source="deyoung2020",
         direction="higher",
