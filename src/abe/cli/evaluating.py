@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter, validators
 
 from abe.cli import exits, inputs, options, output, ready
-from abe.cli.given import batch, check, fit, samples
+from abe.cli.given import batch, check, fit, samples, together
 from abe.errors import Code, InputError, SpecError, StorageError
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def _loaded(folders: Sequence[tuple[str, Path]]) -> dict[str, list["Explanation"
     return found
 
 
-def _shown(groups: Mapping[str, list["Explanation"]], task: Any) -> list[Any] | None:
+def _shown(groups: Mapping[str, list["Explanation"]], task: Any) -> Any:
     """What saved maps say they explain, for a model that needs more than the features; None for photographs.
 
     `_aligned` finds out whether it is the same.
@@ -209,7 +209,8 @@ def _shown(groups: Mapping[str, list["Explanation"]], task: Any) -> list[Any] | 
             fix="Pass --input once per sample, in the order of the maps",
         )
     shown = [one.shown[0] for one in first]
-    return [tuple(one) if isinstance(one, list) and all(isinstance(s, str) for s in one) else one for one in shown]
+    pairs = [isinstance(one, list) and all(isinstance(text, str) for text in one) for one in shown]
+    return together([tuple(one) if pair else one for one, pair in zip(shown, pairs, strict=True)])
 
 
 def _aligned(groups: Mapping[str, list["Explanation"]], lifted: Any) -> dict[str, "Explanation"]:

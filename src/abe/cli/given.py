@@ -75,7 +75,7 @@ def samples(words: Sequence[str] | None, options: InputOptions) -> list[Sample]:
     found: list[Sample] = []
     rows = None if options.row is None else _rows(options.row)
     for word in words or ():
-        found += _of(word, rows)
+        found += _of(word, rows, _left_out(options.without))
     for text in options.text or ():
         if not text.strip():
             raise InputError(Code.EMPTY_BATCH, "There is nothing to explain", got="an empty --text")
@@ -157,7 +157,15 @@ def batch(task: Any, found: Sequence[Sample]) -> Any:
 
         if len({raw.shape[1:] for raw in raws}) == 1:
             return np.concatenate(raws)
-    return raws[0] if len(raws) == 1 and found[0].kind in ("lines", "array") else raws
+    return raws[0] if len(raws) == 1 and found[0].kind in ("lines", "array") else together(raws)
+
+
+def together(raws: Sequence[Any]) -> Any:
+    """Rows of a table as its columns, for a list of mappings is a stream to what scores maps; all else as it is."""
+    rows = [one for one in raws if isinstance(one, Mapping)]
+    if not rows or len(rows) < len(raws):
+        return list(raws)
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def stems(found: Sequence[Sample]) -> list[str]:
@@ -167,7 +175,11 @@ def stems(found: Sequence[Sample]) -> list[str]:
     return apart([one.path.name if one.kind == "photo" and one.path else one.stem for one in found])
 
 
-def _of(word: str, rows: list[int] | None) -> list[Sample]:
+def _left_out(names: str | None) -> list[str]:
+    return [] if names is None else [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _of(word: str, rows: list[int] | None, without: Sequence[str]) -> list[Sample]:
     """The samples that a word names."""
     path = Path(word)
     suffix = path.suffix.lower()
@@ -184,7 +196,7 @@ def _of(word: str, rows: list[int] | None) -> list[Sample]:
     if ours:
         if problem := ready.regular(path):
             raise InputError(Code.UNREADABLE_TEXT, f"The file cannot be read: {problem}", got=inputs.short(word))
-        return _array(path, rows) if suffix == ".npy" else _table(path, rows) if suffix in TABLES else _lines(path, rows)
+        return _array(path, rows) if suffix == ".npy" else _table(path, rows, without) if suffix in TABLES else _lines(path, rows)
     return [_photo(word, "Check the path")]
 
 
@@ -211,8 +223,8 @@ def _lines(path: Path, rows: list[int] | None) -> list[Sample]:
     return [Sample("text", f"{path.name} line {n + 1}", line, path) for n, line in chosen]
 
 
-def _table(path: Path, rows: list[int] | None) -> list[Sample]:
-    """Rows of a table; all of it where none is named."""
+def _table(path: Path, rows: list[int] | None, without: Sequence[str]) -> list[Sample]:
+    """Rows of a table without some of its columns; all rows where none is named."""
     import csv
 
     lines = list(csv.reader(_read(path).splitlines(), delimiter=TABLES[path.suffix.lower()]))
@@ -240,7 +252,17 @@ def _table(path: Path, rows: list[int] | None) -> list[Sample]:
                 expected=str(len(head)),
                 fix="Put quotation marks around cells that hold a comma",
             )
-    body = [{name: _value(cell) for name, cell in zip(head, line, strict=True)} for _, line in lines[1:]]
+    for name in without:
+        if name not in head:
+            raise InputError(
+                Code.UNREADABLE_TEXT,
+                f"There is no column {name!r} in {path.name} to leave out",
+                expected=", ".join(head[:12]) + (", …" if len(head) > 12 else ""),
+            )
+    body = [
+        {name: _value(cell) for name, cell in zip(head, line, strict=True) if name not in without}
+        for _, line in lines[1:]
+    ]
     if rows is None:
         return [Sample("lines", path.name, body, path)]
     return [Sample("row", f"{path.name} row {row}", body[row], path) for row in _there(rows, len(body), path, "rows")]

@@ -64,10 +64,12 @@ class InputOptions:
     Attributes:
         text: A text, where it has one word or ends like a file; may be repeated.
         row: Rows of a .csv, .txt or .npy file, counted from 0 (below the head of a table): 3, 3,7 or 3:8.
+        without: Columns of a .csv file that the model is not given, separated by commas, such as the truth.
     """
 
     text: list[str] | None = None
     row: Text = None
+    without: Text = None
 
 
 @Parameter(name="*", group=MODEL)
