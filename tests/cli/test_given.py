@@ -147,14 +147,22 @@ REFUSED = {
     "an empty file": (("empty.txt",), MODEL, "no text in empty.txt"),
     "a head alone": (("head.csv", "--row", "0"), ("-m", "own_texts:table"), "no row in the table"),
     "lines of other lengths": (("ragged.csv", "--row", "0"), ("-m", "own_texts:table"), "Line 3"),
-    "two columns of one name": (("twice.csv", "--row", "0"), ("-m", "own_texts:table"), "two columns called 'a'"),
+    "two columns of one name": (
+        ("twice.csv", "--row", "0"),
+        ("-m", "own_texts:table"),
+        "two columns called 'a'",
+    ),
     "semicolons": (("semi.csv", "--row", "0"), ("-m", "own_texts:table"), "with commas"),
     "another encoding": (("latin.csv", "--row", "0"), ("-m", "own_texts:table"), "UTF-8"),
     "an array without a row": (("many.npy",), ("-m", "own_texts:table"), "--row"),
     "an array of objects": (("objects.npy", "--row", "0"), ("-m", "own_texts:table"), "numpy.save"),
     "an address": (("https://example.com/a text",), MODEL, "an address is not read"),
     "a folder of texts": (("folder.txt",), MODEL, "folder"),
-    "a column that is not there": (("rows.csv", "--row", "0", "--without", "joy"), ("-m", "own_texts:table"), "age"),
+    "a column that is not there": (
+        ("rows.csv", "--row", "0", "--without", "joy"),
+        ("-m", "own_texts:table"),
+        "age",
+    ),
     "several inputs": (("a charming journey",), ("-m", "own_texts:pair"), "abe.explain in Python"),
     "options of images": (("a charming journey", "--size", "8"), MODEL, "Only a task of images"),
 }
@@ -190,7 +198,9 @@ def test_a_text_is_explained_and_drawn(run: Run) -> None:
 
 
 def test_json_holds_the_shares_of_every_word(run: Run) -> None:
-    result = run("explain", "reviews.txt", "--text", "terrible", *MODEL, "-k", "ig", "-t", "positive", "--json")
+    result = run(
+        "explain", "reviews.txt", "--text", "terrible", *MODEL, "-k", "ig", "-t", "positive", "--json"
+    )
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert [one["input"] for one in found] == ["reviews.txt line 1", "reviews.txt line 3", "terrible"]
@@ -223,7 +233,9 @@ def test_methods_are_compared_on_a_page(run: Run, words: tuple[str, ...]) -> Non
     assert result.exit_code == 0, result.output
     text = Path("out/comparison.html").read_text(encoding="utf-8")
     assert f"{words[0]} {'line 3' if words[0].endswith('txt') else 'row 1'}" in text
-    assert "photograph" not in text.split("<style>")[0] + text.split("</style>")[1].split("<script>")[0].lower()
+    assert (
+        "photograph" not in text.split("<style>")[0] + text.split("</style>")[1].split("<script>")[0].lower()
+    )
     assert len(list(Path("out").glob("*.png"))) == 2
 
 
@@ -257,7 +269,9 @@ def test_a_text_is_attacked_without_pictures(run: Run) -> None:
     assert held["pictures"] == []
 
 
-@pytest.mark.parametrize("text", ["<script>alert(1)</script> dull", "[red]a[/red] dull", "\x1b[2J dull", "日本語 dull"])
+@pytest.mark.parametrize(
+    "text", ["<script>alert(1)</script> dull", "[red]a[/red] dull", "\x1b[2J dull", "日本語 dull"]
+)
 def test_hostile_texts_name_files_and_stand_on_screen_as_text(run: Run, text: str) -> None:
     Path("own_texts.py").write_text(TEXTS.replace("self.vocab[word]", "self.vocab.get(word, 0)"))
     result = run("explain", text, *MODEL, "-k", "gradient_x_input")

@@ -12,8 +12,10 @@ BAD = "<script>alert('x')</script>"
 WORDS = ["a", "charming", "journey", BAD]
 
 
-def made(attribution: Tensor, x: Tensor, modality: str, *, start: float | None = 0.4, **more: Any) -> Explanation:
-    """An explanation whose score is what the map sums to on top of ``start``; without one nothing is claimed."""
+def made(
+    attribution: Tensor, x: Tensor, modality: str, *, start: float | None = 0.4, **more: Any
+) -> Explanation:
+    """An explanation whose score is what the map sums to on top of ``start``; no claim without one."""
     total = attribution.flatten(1).sum(1)
     b = len(attribution)
     given: dict[str, Any] = {
@@ -35,7 +37,12 @@ def text(*, fixed: float = 0.0, **more: Any) -> Explanation:
     values = [fixed, 0.5, -1.0, 0.75, 0.25, 0.125, 0.0]
     labels = torch.tensor([[[-1, 0, 1, 2, 2, 3, -1]]])
     attribution = torch.tensor(values).view(1, 1, 7).repeat(1, 2, 1) / 2
-    settings = {"unit": "word", "labels": labels, "unit_names": [WORDS], "shown": [f"a  charming journey {BAD}!"]}
+    settings = {
+        "unit": "word",
+        "labels": labels,
+        "unit_names": [WORDS],
+        "shown": [f"a  charming journey {BAD}!"],
+    }
     return made(attribution, torch.zeros(1, 2, 7), "text", **{**settings, **more})
 
 

@@ -10,7 +10,8 @@ from PIL import Image
 from tests.report.samples import BAD, every, made, rows, series, text
 
 from abe.report import view
-from abe.report.drawn import ROOM, draw, laid, width_of
+from abe.report.blocks import ROOM, laid, width_of
+from abe.report.drawn import draw
 from abe.report.figures import plot_explanation, plot_photo
 
 ALL = every()
@@ -26,7 +27,12 @@ def boxes(figure: Any) -> list[tuple[str, Any]]:
     """What is written, but for the numbers along axes, with the pixels it takes."""
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()
-    ticks = {id(label) for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for label in axis.get_ticklabels()}
+    ticks = {
+        id(label)
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        for label in axis.get_ticklabels()
+    }
     shown = [one for one in figure.findobj(Text) if one.get_visible() and one.get_text().strip()]
     return [(one.get_text(), one.get_window_extent(renderer)) for one in shown if id(one) not in ticks]
 
@@ -57,7 +63,9 @@ def test_a_text_is_drawn_word_by_word_with_its_scale() -> None:
 
 def test_a_row_is_a_waterfall_from_the_reference_to_the_score() -> None:
     shown = texts(plot_explanation(rows()))
-    assert {"at the reference", "0.40", "column 3 = cook", "−1.00", "logit of the sample", "−0.10"} <= set(shown)
+    assert {"at the reference", "0.40", "column 3 = cook", "−1.00", "logit of the sample", "−0.10"} <= set(
+        shown
+    )
     bars = texts(plot_explanation(rows(start=None)))
     assert "at the reference" not in bars
     assert {"column 3 = cook", "−1.00"} <= set(bars)
@@ -148,6 +156,10 @@ def test_a_regression_has_no_answers_beside_it() -> None:
 def test_a_zero_map_and_odd_numbers_are_drawn() -> None:
     import torch
 
-    for values in (torch.zeros(1, 3), torch.tensor([[1e-30, -1e-30, 0.0]]), torch.tensor([[1e30, 0.0, -1.0]])):
+    for values in (
+        torch.zeros(1, 3),
+        torch.tensor([[1e-30, -1e-30, 0.0]]),
+        torch.tensor([[1e30, 0.0, -1.0]]),
+    ):
         figure = draw([view.sample_view(made(values, torch.ones(1, 3), "tabular"), 0, "")])
         figure.canvas.draw()  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What is looked at of every kind of sample: nothing of a map is lost, and nothing is shown that it does not say."""
+"""What is looked at of every kind of sample: nothing of a map is lost, and nothing is made up."""
 
 import math
 
@@ -128,7 +128,14 @@ def test_the_strongest_come_first_and_the_others_are_kept() -> None:
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [(1.314, "+1.31"), (-0.05, "−0.050"), (0.0, "+0.00"), (1e-7, "+1.0e-07"), (123456.0, "+1.2e+05"), (math.nan, "–")],
+    [
+        (1.314, "+1.31"),
+        (-0.05, "−0.050"),
+        (0.0, "+0.00"),
+        (1e-7, "+1.0e-07"),
+        (123456.0, "+1.2e+05"),
+        (math.nan, "–"),
+    ],
 )
 def test_shares_have_their_sign(value: float, said: str) -> None:
     assert signed(value) == said
@@ -139,7 +146,9 @@ def test_a_share_that_rounds_to_nothing_has_no_sign() -> None:
 
 
 def test_samples_are_called_what_they_are() -> None:
-    assert [noun(m, n) for m, n in (("image", 1), ("text", 2), ("tabular", 2), ("series", 2), ("several", 1))] == [
+    assert [
+        noun(m, n) for m, n in (("image", 1), ("text", 2), ("tabular", 2), ("series", 2), ("several", 1))
+    ] == [
         "photograph",
         "texts",
         "rows",

@@ -1,4 +1,4 @@
-"""What a terminal shows of an explanation: plain words with their numbers, or colours where there are some."""
+"""What a terminal shows of an explanation: words with their numbers, or colours where there are some."""
 
 import io
 from typing import Any
@@ -17,7 +17,9 @@ ALL = every()
 def screen(found: Any, *, width: int = 80) -> str:
     """As a terminal with colours gets it."""
     file = io.StringIO()
-    Console(file=file, force_terminal=True, color_system="truecolor", width=width).print(told(found, coloured=True))
+    Console(file=file, force_terminal=True, color_system="truecolor", width=width).print(
+        told(found, coloured=True)
+    )
     return file.getvalue()
 
 
@@ -35,7 +37,9 @@ def test_words_stand_with_their_shares_and_the_account_follows() -> None:
 def test_no_word_is_parted_from_its_number_and_no_line_is_too_long() -> None:
     names = [f"word{i}" for i in range(300)]
     labels = torch.arange(300).view(1, 1, 300)
-    found = made(torch.ones(1, 2, 300), torch.ones(1, 2, 300), "text", labels=labels, unit_names=[names], unit="word")
+    found = made(
+        torch.ones(1, 2, 300), torch.ones(1, 2, 300), "text", labels=labels, unit_names=[names], unit="word"
+    )
     lines = str(found).splitlines()
     assert max(map(len, lines)) <= PLAIN
     assert all(line.endswith(")") for line in lines[2:-2])
@@ -44,7 +48,9 @@ def test_no_word_is_parted_from_its_number_and_no_line_is_too_long() -> None:
 def test_colours_are_those_of_maps_and_their_meaning_is_said() -> None:
     shown = screen(text())
     assert "\x1b[30;48;2;" in shown
-    assert "orange supports, blue opposes; strongest: charming −1.00, journey +1.00" in " ".join(shown.split())
+    assert "orange supports, blue opposes; strongest: charming −1.00, journey +1.00" in " ".join(
+        shown.split()
+    )
     assert "(−1.00)" not in shown
 
 

@@ -57,7 +57,7 @@ def run(
     Fewer samples than a test needs are said to be too few.
 
     Args:
-        photo: What is explained, a photograph, a text or a file; may be repeated. Saved folders hold their own.
+        photo: What is explained: a photograph, text or file; may be repeated. Saved folders hold their own.
         masks: True regions, for localisation: an array file of (samples, height, width).
         truth: True classes, for metrics that need them: names or numbers, separated by commas.
         confidence: Of intervals and tests.
@@ -71,7 +71,13 @@ def run(
     groups = _loaded(folders)
     _refuse_namesakes(groups, files)
     regions = None if masks is None else arrays.read(masks)["maps"]
-    ready.place(out, [out / PICTURE] if draw else [], saved=[out], kind="comparison", inputs=[one.path for one in asked if one.path])
+    ready.place(
+        out,
+        [out / PICTURE] if draw else [],
+        saved=[out],
+        kind="comparison",
+        inputs=[one.path for one in asked if one.path],
+    )
     if not groups and not asked:
         raise InputError(
             Code.EMPTY_BATCH,

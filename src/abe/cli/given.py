@@ -1,4 +1,4 @@
-"""What a command is to explain: photographs, texts and rows, told apart by their files before a model is loaded."""
+"""What a command is to explain: photographs, texts and rows, told apart before a model is loaded."""
 
 import os
 import re
@@ -27,7 +27,7 @@ READS: Mapping[str, tuple[tuple[Kind, ...], str]] = {
     "tabular": (("row",), "rows of a .csv file, which --row names"),
     "series": (
         ("row", "lines", "array"),
-        "a .csv file with a line per time and a column per channel, a line of one (--row), or a .npy array (--row)",
+        "a .csv file with a line per time and a column per channel, or --row of a .csv or .npy file",
     ),
     "tensor": (("array",), "samples of a .npy array, which --row names"),
 }
@@ -87,7 +87,9 @@ def samples(words: Sequence[str] | None, options: InputOptions) -> list[Sample]:
             got="no input",
             fix='Name a photograph, a text in quotation marks, or a table with --row: abe explain "a text"',
         )
-    if rows is not None and all(one.kind in ("photo", "text") and one.path is None or one.kind == "photo" for one in found):
+    if rows is not None and all(
+        (one.kind in ("photo", "text") and one.path is None) or one.kind == "photo" for one in found
+    ):
         raise SpecError(
             Code.BAD_PARAMETER,
             "--row names rows of a file of several, and there is none",
@@ -134,7 +136,9 @@ def _misfit(one: Sample, model: str, modality: str) -> InputError:
     makes = MAKERS.get(one.kind, "image_task")
     fix = f"Name one with --model module:function, where the function returns abe.{makes}(…)"
     if one.kind == "lines":
-        fix = "Name rows with --row, counted from 0 below the head" + ("" if modality == "tabular" else f". {fix}")
+        fix = "Name rows with --row, counted from 0 below the head" + (
+            "" if modality == "tabular" else f". {fix}"
+        )
     return InputError(
         Code.UNSUPPORTED,
         f"The model {model} does not read {NAMED[one.kind]}",
@@ -161,7 +165,7 @@ def batch(task: Any, found: Sequence[Sample]) -> Any:
 
 
 def together(raws: Sequence[Any]) -> Any:
-    """Rows of a table as its columns, for a list of mappings is a stream to what scores maps; all else as it is."""
+    """Rows of a table as its columns (a list of mappings would be a stream of batches); all else as it is."""
     rows = [one for one in raws if isinstance(one, Mapping)]
     if not rows or len(rows) < len(raws):
         return list(raws)
@@ -191,12 +195,24 @@ def _of(word: str, rows: list[int] | None, without: Sequence[str]) -> list[Sampl
             raise InputError(
                 Code.UNREADABLE_TEXT, "There is no such file", got=inputs.short(word), fix="Check the path"
             )
-        fix = "Check the path" if FILES.search(word) or "/" in word else "Check the path; a text of one word goes with --text"
+        fix = (
+            "Check the path"
+            if FILES.search(word) or "/" in word
+            else "Check the path; a text of one word goes with --text"
+        )
         return [_photo(word, fix)]
     if ours:
         if problem := ready.regular(path):
-            raise InputError(Code.UNREADABLE_TEXT, f"The file cannot be read: {problem}", got=inputs.short(word))
-        return _array(path, rows) if suffix == ".npy" else _table(path, rows, without) if suffix in TABLES else _lines(path, rows)
+            raise InputError(
+                Code.UNREADABLE_TEXT, f"The file cannot be read: {problem}", got=inputs.short(word)
+            )
+        return (
+            _array(path, rows)
+            if suffix == ".npy"
+            else _table(path, rows, without)
+            if suffix in TABLES
+            else _lines(path, rows)
+        )
     return [_photo(word, "Check the path")]
 
 
@@ -231,7 +247,10 @@ def _table(path: Path, rows: list[int] | None, without: Sequence[str]) -> list[S
     lines = [(n, line) for n, line in enumerate(lines) if line]
     if len(lines) < 2:
         raise InputError(
-            Code.EMPTY_BATCH, "There is no row in the table", got=path.name, expected="a head, and rows below it"
+            Code.EMPTY_BATCH,
+            "There is no row in the table",
+            got=path.name,
+            expected="a head, and rows below it",
         )
     head = [name.strip() for name in lines[0][1]]
     if len(set(head)) < len(head) or (len(head) == 1 and ";" in head[0]):
@@ -265,7 +284,10 @@ def _table(path: Path, rows: list[int] | None, without: Sequence[str]) -> list[S
     ]
     if rows is None:
         return [Sample("lines", path.name, body, path)]
-    return [Sample("row", f"{path.name} row {row}", body[row], path) for row in _there(rows, len(body), path, "rows")]
+    return [
+        Sample("row", f"{path.name} row {row}", body[row], path)
+        for row in _there(rows, len(body), path, "rows")
+    ]
 
 
 def _value(cell: str) -> Any:
@@ -320,7 +342,10 @@ def _array(path: Path, rows: list[int] | None) -> list[Sample]:
             fix="Name them with --row, counted from 0 along its first axis: --row 0:4",
         )
     count = len(array) if array.ndim > 1 else 0
-    return [Sample("array", f"{path.name} row {n}", array[n : n + 1], path) for n in _there(rows, count, path, "samples")]
+    return [
+        Sample("array", f"{path.name} row {n}", array[n : n + 1], path)
+        for n in _there(rows, count, path, "samples")
+    ]
 
 
 def _read(path: Path) -> str:
@@ -364,6 +389,8 @@ def _there(rows: Sequence[int], count: int, path: Path, what: str) -> Sequence[i
                 Code.SAMPLES,
                 f"There is no row {row} in {path.name}",
                 expected=f"0 to {count - 1}" if count else f"a file with {what}",
-                fix=f"It has {count} {what}, counted from 0 below its head" if path.suffix.lower() in TABLES else None,
+                fix=f"It has {count} {what}, counted from 0 below its head"
+                if path.suffix.lower() in TABLES
+                else None,
             )
     return rows

@@ -49,7 +49,9 @@ def one_of_each(task: Any, sample: Any) -> list[tuple[str, Mapping[str, Any]]]:
                 explain(task, sample, name)
         except AbeError:  # the network has nothing of the kind, or a fault that the comparison will tell
             continue
-        found.append((name, params if is_picture(task) else {k: v for k, v in params.items() if k != "units"}))
+        found.append(
+            (name, params if is_picture(task) else {k: v for k, v in params.items() if k != "units"})
+        )
     return found
 
 
@@ -109,7 +111,6 @@ def estimate(
     """
     from abe import registry
     from abe.metrics.evaluation.foresight import rows_of
-
     from abe.report.looks import noun
 
     every = len(registry.methods.names())

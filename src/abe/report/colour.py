@@ -7,6 +7,8 @@ magnitude; unimportant pixels stay clear, so the photograph shows through on a l
 noise to the eye; this reading shows which region the method looks at, and says nothing about signs.
 """
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -139,4 +141,4 @@ def largest(values: Array, most: int) -> Array:
     if len(values) <= most:
         return values
     edges = np.linspace(0, len(values), most + 1).astype(int)
-    return np.array([values[a:b][np.abs(values[a:b]).argmax()] for a, b in zip(edges[:-1], edges[1:], strict=True)])
+    return np.array([values[a:b][np.abs(values[a:b]).argmax()] for a, b in itertools.pairwise(edges)])

@@ -81,7 +81,11 @@ def _sample(sample: view.SampleView) -> dict[str, Any]:
         return {**found, "image": None, "maps": [_reading(shown) for shown in sample.maps]}
     return {
         **found,
-        "image": {"uri": _jpeg(sample.image), "width": sample.image.shape[1], "height": sample.image.shape[0]},
+        "image": {
+            "uri": _jpeg(sample.image),
+            "width": sample.image.shape[1],
+            "height": sample.image.shape[0],
+        },
         "maps": [_map(shown) for shown in sample.maps],
         "abreast": [_abreast(len(sample.maps), most) for most in MAPS_ABREAST],
     }
@@ -116,13 +120,22 @@ def _look(look: Look) -> dict[str, Any]:
     listed = [*look.entries, *([("fixed positions", "", look.fixed)] if look.fixed else [])]
     most = max((abs(value) for *_, value in listed), default=0.0) or 1.0
     entries = [
-        {"name": name, "there": there, "value": signed(value), "share": 100 * abs(value) / most, "for": value >= 0}
+        {
+            "name": name,
+            "there": there,
+            "value": signed(value),
+            "share": 100 * abs(value) / most,
+            "for": value >= 0,
+        }
         for name, there, value in listed
     ]
     bound = look.bound
     words = [
-        {"text": text, "ground": "" if word < 0 else _ground(float(look.values[word]) / bound),
-         "title": "" if word < 0 else signed(float(look.values[word]))}
+        {
+            "text": text,
+            "ground": "" if word < 0 else _ground(float(look.values[word]) / bound),
+            "title": "" if word < 0 else signed(float(look.values[word])),
+        }
         for text, word in look.pieces
     ]
     return {
@@ -150,7 +163,10 @@ def _lines(look: Look, bound: float) -> dict[str, Any]:
     own = len(look.values) == len(ground)
     share = np.abs(look.values).sum(1) if own else np.ones(len(ground))
     chosen = sorted(np.argsort(-share, kind="stable")[:CHANNELS].tolist())
-    strip = [_png(colour.signed_levels(colour.largest(v, STRIP), bound)[None], colour.signed_palette()) for v in look.values]
+    strip = [
+        _png(colour.signed_levels(colour.largest(v, STRIP), bound)[None], colour.signed_palette())
+        for v in look.values
+    ]
     lines = []
     for channel in chosen:
         values = colour.largest(ground[channel], STRIP)
@@ -161,10 +177,18 @@ def _lines(look: Look, bound: float) -> dict[str, Any]:
             for n, v in enumerate(values.tolist())
         )
         ends = [f"{end:.3g}".replace("-", "−") for end in (low, high)]
-        lines.append({"channel": channel, "points": points, "ends": ends, "strip": strip[channel] if own else ""})
+        lines.append(
+            {"channel": channel, "points": points, "ends": ends, "strip": strip[channel] if own else ""}
+        )
     if not own and lines:
         lines[-1]["strip"] = strip[0]
-    return {"lines": lines, "w": PLOT_WIDTH, "h": LINE_HEIGHT, "last": ground.shape[1] - 1, "all": len(ground)}
+    return {
+        "lines": lines,
+        "w": PLOT_WIDTH,
+        "h": LINE_HEIGHT,
+        "last": ground.shape[1] - 1,
+        "all": len(ground),
+    }
 
 
 def _slices(look: Look, bound: float) -> dict[str, Any]:
@@ -173,7 +197,9 @@ def _slices(look: Look, bound: float) -> dict[str, Any]:
     chosen = sorted(np.argsort(-share, kind="stable")[:SLICES].tolist())
     whole, grounds = float(share.sum()) or 1.0, colour.as_grey(np.asarray(look.ground))
     tiles = [
-        _tile(f"slice {n}: {100 * share[n] / whole:.0f} %", look.values[n], bound, colour.grey(grounds[n], 0.5))
+        _tile(
+            f"slice {n}: {100 * share[n] / whole:.0f} %", look.values[n], bound, colour.grey(grounds[n], 0.5)
+        )
         for n in chosen
     ]
     return {"tiles": tiles, "of": len(share)}
@@ -183,7 +209,10 @@ def _picture(look: Look, bound: float) -> dict[str, Any]:
     """What lies as a picture, and the map over it."""
     ground = np.asarray(look.ground)
     empty = _tile("as the model sees it", np.zeros(ground.shape[:2]), 1.0, ground)
-    return {"tiles": [empty, _tile("the map over it", look.values, bound, colour.grey(ground, 0.16))], "of": 0}
+    return {
+        "tiles": [empty, _tile("the map over it", look.values, bound, colour.grey(ground, 0.16))],
+        "of": 0,
+    }
 
 
 def _tile(name: str, values: NDArray[Any], bound: float, ground: NDArray[np.uint8]) -> dict[str, Any]:
@@ -204,8 +233,11 @@ def _points(look: Look, bound: float) -> dict[str, Any]:
     found = []
     for across, up in [(0, 1)] if len(places) < 3 else [(0, 1), (2, 1)]:
         dots = [
-            {"x": f"{10 + 180 * laid[across, n]:.1f}", "y": f"{190 - 180 * laid[up, n]:.1f}",
-             "hue": _ground(float(look.values[n]) / bound) or "none"}
+            {
+                "x": f"{10 + 180 * laid[across, n]:.1f}",
+                "y": f"{190 - 180 * laid[up, n]:.1f}",
+                "hue": _ground(float(look.values[n]) / bound) or "none",
+            }
             for n in order.tolist()
         ]
         found.append({"name": f"coordinate {across} across, {up} up", "dots": dots})

@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from abe.report.numbers import percent, pixels, signed
 from abe.explanation import PICTURES
 from abe.report.colour import limit
+from abe.report.numbers import percent, pixels, signed
 from abe.terminal import readable
 
 Kind = Literal["picture", "words", "columns", "lines", "slices", "points"]
@@ -137,6 +138,7 @@ def looks(explanation: Any, index: int) -> list[Look]:
         return [_look(explanation, values, x, shown, labels, names, "")]
     found: list[Look] = []
     for part in parts:
+
         def block(whole: Array | None, part: Any = part) -> Any:
             if whole is None or whole.shape[0] != explanation.x.shape[1]:
                 return whole if whole is not None and whole.shape[1:] == part.shape[1:] else None
@@ -169,8 +171,13 @@ def _look(
         return _slices(values, x, head)
     told = [(name, "", value) for name, value in zip(own, sums.tolist(), strict=True)]
     lines = values.reshape(len(values), -1)
-    return Look(kind="lines", values=lines, ground=x.reshape(len(x), -1), entries=told or _stretches(lines),
-                **{**head, "unit": head["unit"] if told else "stretch"})
+    return Look(
+        kind="lines",
+        values=lines,
+        ground=x.reshape(len(x), -1),
+        entries=told or _stretches(lines),
+        **{**head, "unit": head["unit"] if told else "stretch"},
+    )
 
 
 def _kind(explanation: Any, shape: tuple[int, ...], shown: Any, named: bool, *, alone: bool) -> Kind:
@@ -193,7 +200,7 @@ def _is_text(shown: Any) -> bool:
 
 
 def pieces(shown: Any, words: Sequence[str]) -> list[tuple[str, int]]:
-    """A text cut up into its words by number and what lies between (-1); just the words where it is another."""
+    """A text cut up: words by their number, what lies between as -1; just the words where it is another."""
     texts = [shown] if isinstance(shown, str) else list(shown) if _is_text(shown) else []
     found: list[tuple[str, int]] = []
     number = 0
@@ -222,7 +229,10 @@ def _columns(
         told = [(str(n), _cell(x[n]) if x.ndim == 1 else "", float(v)) for n, v in enumerate(flat.tolist())]
         return Look(kind="columns", values=flat, entries=told, **head)
     row = {readable(str(k)): v for k, v in shown.items()} if isinstance(shown, Mapping) else {}
-    told = [(name, _cell(row[name]) if name in row else "", v) for name, v in zip(names, sums.tolist(), strict=True)]
+    told = [
+        (name, _cell(row[name]) if name in row else "", v)
+        for name, v in zip(names, sums.tolist(), strict=True)
+    ]
     return Look(kind="columns", values=sums, entries=told, **head)
 
 
@@ -249,7 +259,10 @@ def _slices(values: Array, x: Array, head: Any) -> Look:
     share = np.abs(summed).sum((1, 2))
     order = sorted(np.argsort(-share, kind="stable")[:LISTED].tolist())
     whole = float(share.sum()) or 1.0
-    told = [(f"slice {n}", f"{100 * share[n] / whole:.0f} % of the magnitude", float(summed[n].sum())) for n in order]
+    told = [
+        (f"slice {n}", f"{100 * share[n] / whole:.0f} % of the magnitude", float(summed[n].sum()))
+        for n in order
+    ]
     return Look(kind="slices", values=summed, ground=ground, entries=told, **{**head, "unit": "slice"})
 
 
@@ -258,10 +271,15 @@ def _stretches(lines: Array) -> list[tuple[str, str, float]]:
     c, t = lines.shape
     edges = np.unique(np.linspace(0, t, min(WINDOWS, t) + 1).round().astype(int)).tolist()
     return [
-        (f"{f'channel {row}, ' if c > 1 else ''}t {low}–{high - 1}" if high - low > 1 else
-         f"{f'channel {row}, ' if c > 1 else ''}t {low}", "", float(lines[row, low:high].sum()))
+        (
+            f"{f'channel {row}, ' if c > 1 else ''}t {low}–{high - 1}"
+            if high - low > 1
+            else f"{f'channel {row}, ' if c > 1 else ''}t {low}",
+            "",
+            float(lines[row, low:high].sum()),
+        )
         for row in range(c)
-        for low, high in zip(edges[:-1], edges[1:], strict=True)
+        for low, high in pairwise(edges)
     ]
 
 
@@ -300,7 +318,9 @@ def account(explanation: Any, index: int) -> Account:
         reference=score - delta if claimed and delta is not None else None,
         total=total,
         missing=delta - total if claimed and delta is not None else None,
-        fixed=sum(look.fixed for look in looks(explanation, index)) if explanation.labels is not None else 0.0,
+        fixed=sum(look.fixed for look in looks(explanation, index))
+        if explanation.labels is not None
+        else 0.0,
     )
 
 

@@ -32,7 +32,9 @@ def signed(value: float, *, plus: bool = True, space: bool = False) -> str:
     if not np.isfinite(value):
         return "–"
     size = abs(value)
-    text = f"{size:.1e}" if size >= 1e5 or 0 < size < 5e-4 else f"{size:.3g}" if size >= 100 else f"{size:.2f}"
+    text = (
+        f"{size:.1e}" if size >= 1e5 or 0 < size < 5e-4 else f"{size:.3g}" if size >= 100 else f"{size:.2f}"
+    )
     if 0 < size < 0.0995 and "e" not in text:
         text = f"{size:.3f}"
     sign = "−" if value < 0 and float(text) else "+" if plus or space else ""

@@ -1,4 +1,4 @@
-"""An explanation for a terminal: words in colour or with their numbers, bars, and how the score is made up."""
+"""An explanation for a terminal: words in colour or with numbers, bars, and how the score is made up."""
 
 from collections.abc import Iterator, Sequence
 from io import StringIO
@@ -112,7 +112,9 @@ def _indented(text: Text) -> Any:
 
 
 def _strongest(look: Look) -> str:
-    return ", ".join(f"{name} {signed(value)}" for name, _, value in strongest(look, len(look.entries))[0][:NAMED])
+    return ", ".join(
+        f"{name} {signed(value)}" for name, _, value in strongest(look, len(look.entries))[0][:NAMED]
+    )
 
 
 def painted(look: Look) -> Text:
@@ -148,5 +150,3 @@ def _bars(look: Look) -> Table:
         bar = Text(("█" if value >= 0 else "░") * round(20 * abs(value) / most), style=hue)
         grid.add_row("", Text(name), Text(there, style="dim"), Text(signed(value)), bar)
     return grid
-
-
