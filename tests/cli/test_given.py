@@ -142,7 +142,6 @@ REFUSED = {
     "a file that is not there": (("my review.txt",), MODEL, "There is no such file"),
     "a photograph that is not there": (("my cat.jpg",), MODEL, "there is no such file"),
     "a table that is not there": (("gone.csv", "--row", "1"), MODEL, "There is no such file"),
-    "nothing": ((), MODEL, "There is nothing to explain"),
     "an empty text": (("--text", " "), MODEL, "empty --text"),
     "an empty file": (("empty.txt",), MODEL, "no text in empty.txt"),
     "a head alone": (("head.csv", "--row", "0"), ("-m", "own_texts:table"), "no row in the table"),
@@ -187,6 +186,13 @@ def test_what_does_not_fit_is_refused_with_what_to_do(run: Run, case: str) -> No
     assert said in message[0]
     assert "[ABE-" in message[0]
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("command", ["explain", "compare", "attack"])
+def test_nothing_is_a_usage_error(run: Run, command: str) -> None:
+    result = run(command, *MODEL)
+    assert (result.exit_code, result.stdout) == (exits.USAGE, "")
+    assert "Name photographs, a text in quotation marks" in result.stderr
 
 
 def test_a_text_is_explained_and_drawn(run: Run) -> None:

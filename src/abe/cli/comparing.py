@@ -89,7 +89,7 @@ def run(
         )
     if wanted is None:
         output.remark(f"One method of every family: {', '.join(map(quick.called, contenders))}.")
-    output.remark(quick.estimate(task, raw_of(task, asked[0]), len(asked), contenders, scores, others))
+    output.remark(quick.estimate(task, [raw_of(task, one) for one in asked], contenders, scores, others))
     told = quick.Told(len(contenders))
     plan = plan_of(task, contenders, scores, objective=objective, seed=seed, tell=told)
     data = Samples(task=task, data=batch(task, asked), target=chosen)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from abe.cli import inputs, output, ready
+from abe.cli import exits, inputs, output, ready
 from abe.cli.options import DEFAULT_MODEL, InputOptions, ModelOptions
 from abe.errors import Code, InputError, SpecError
 
@@ -60,6 +60,10 @@ class Sample:
         return slug(self.name[:48].replace(".", "-").replace("/", "-"))
 
 
+NOTHING = (
+    "There is nothing to explain. "
+    "Name photographs, a text in quotation marks, a .txt file, or a .csv file with --row."
+)
 MAKERS = {"text": "text_task", "row": "table_task", "lines": "table_task", "array": "tensor_task"}
 """What makes a task that reads a kind."""
 
@@ -68,10 +72,14 @@ def samples(words: Sequence[str] | None, options: InputOptions) -> list[Sample]:
     """Everything that is named, read as far as no model is needed.
 
     Raises:
-        InputError: nothing, a file that is missing or cannot be read, a row that does not exist, or a word
+        SystemExit: nothing is named.
+        InputError: a file that is missing or cannot be read, a row that does not exist, or a word
             that may be a text or a file that is not there.
         SpecError: rows of what has none.
     """
+    if not words and not options.text:
+        exits.complain(f"Error: {NOTHING} [{Code.EMPTY_BATCH.value}]")
+        raise SystemExit(exits.USAGE)
     found: list[Sample] = []
     rows = None if options.row is None else _rows(options.row)
     for word in words or ():
@@ -80,13 +88,6 @@ def samples(words: Sequence[str] | None, options: InputOptions) -> list[Sample]:
         if not text.strip():
             raise InputError(Code.EMPTY_BATCH, "There is nothing to explain", got="an empty --text")
         found.append(Sample("text", text, text))
-    if not found:
-        raise InputError(
-            Code.EMPTY_BATCH,
-            "There is nothing to explain",
-            got="no input",
-            fix='Name a photograph, a text in quotation marks, or a table with --row: abe explain "a text"',
-        )
     if rows is not None and all(
         (one.kind in ("photo", "text") and one.path is None) or one.kind == "photo" for one in found
     ):

@@ -93,8 +93,7 @@ Plan = tuple[Sequence[Any], Sequence[Any]]
 
 def estimate(
     task: Any,
-    sample: Any,
-    n: int,
+    samples: Sequence[Any],
     methods: Sequence[Any],
     metrics: Sequence[Any],
     others: Mapping[str, Plan],
@@ -103,8 +102,7 @@ def estimate(
 
     Args:
         task: the model and how to read it.
-        sample: one of the samples.
-        n: how many there are.
+        samples: what is explained.
         methods: names, or names with parameters.
         metrics: what is measured.
         others: what else could be asked for, by the option that asks for it, each told with its time.
@@ -113,10 +111,11 @@ def estimate(
     from abe.metrics.evaluation.foresight import rows_of
     from abe.report.looks import noun
 
+    n = len(samples)
     every = len(registry.methods.names())
     what = f"{len(methods)} of {every} methods, {len(metrics)} metrics, {n} {noun(task.modality, n)}"
     try:
-        shape, forward, gradient = pace(task, sample)
+        shape, forward, gradient = pace(task, samples[0])
     except AbeError:  # without a gradient, or for a reason that the comparison will tell
         return f"{what}; how long that takes is not known beforehand."
 
@@ -147,7 +146,7 @@ def pace(task: Any, sample: Any) -> tuple[tuple[int, ...], float, float]:
     shape, gradient = tuple(once.x.shape[1:]), once.cost.model_seconds
     if gradient > SLOW:
         return shape, gradient / 3, gradient
-    cut = {"units": ("grid", {"n": CELLS})} if is_picture(task) else {}
+    cut: dict[str, Any] = {"units": ("grid", {"n": CELLS})} if is_picture(task) else {}
     cells = explain(task, sample, "occlusion", progress=False, **cut).cost
     forward = cells.model_seconds / cells.forward_rows
     noisy = explain(task, sample, "smoothgrad", samples=SAMPLES, progress=False).cost

@@ -97,7 +97,11 @@ def _map(shown: Any, named: bool) -> list[Block]:
         blocks.append(note(scale(look), MUTED))
     if shown.account is not None:
         blocks.append(note("; ".join(shown.account.said()), MUTED))
-    return [*blocks, Block(0.1, lambda *_: None)]
+    return [*blocks, Block(0.1, _nothing)]
+
+
+def _nothing(sheet: Sheet, left: float, top: float) -> None:
+    """What fills a gap."""
 
 
 def scale(look: Look) -> str:

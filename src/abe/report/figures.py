@@ -170,8 +170,12 @@ def _tile(axes: "Axes", title: str) -> None:
         axes.set_title(plain(title), fontsize=8, color=INK, pad=4)
 
 
+def _image(photo: view.SampleView) -> Any:
+    return photo.image
+
+
 def _photo(axes: "Axes", photo: view.SampleView, title: str) -> None:
-    axes.imshow(photo.image, interpolation="antialiased")
+    axes.imshow(_image(photo), interpolation="antialiased")
     _tile(axes, title)
 
 
@@ -184,14 +188,14 @@ def _signed(
 ) -> None:
     values = colour.average(shown.values, _sigma(shown, smooth))
     levels = colour.signed_levels(values, colour.limit(values))
-    ground = colour.grey(photo.image, 0.16)
+    ground = colour.grey(_image(photo), 0.16)
     axes.imshow(colour.over(levels, colour.signed_palette(), ground), interpolation="antialiased")
     _tile(axes, title)
 
 
 def _where(axes: "Axes", photo: view.SampleView, shown: view.MapView, title: str) -> None:
     levels = colour.where_levels(shown.values)
-    picture = colour.over(levels, colour.where_palette(), colour.grey(photo.image))
+    picture = colour.over(levels, colour.where_palette(), colour.grey(_image(photo)))
     axes.imshow(picture, interpolation="antialiased")
     _tile(axes, title)
 

@@ -10,7 +10,7 @@ from abe.errors import Code, PackageError
 def frame(explanation: Any) -> Any:
     """One line per sample and unit: see `abe.Explanation.to_frame`."""
     try:
-        import pandas as pd
+        import pandas as pd  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise PackageError(
             Code.MISSING_PACKAGE,

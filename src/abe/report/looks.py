@@ -1,7 +1,7 @@
 """What of a sample a person looks at, as plain values: a picture, words, columns, lines, slices, points."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -139,7 +139,7 @@ def looks(explanation: Any, index: int) -> list[Look]:
     found: list[Look] = []
     for part in parts:
 
-        def block(whole: Array | None, part: Any = part) -> Any:
+        def block(whole: Any, part: Any = part) -> Any:
             if whole is None or whole.shape[0] != explanation.x.shape[1]:
                 return whole if whole is not None and whole.shape[1:] == part.shape[1:] else None
             cut = whole[part.start : part.stop]
@@ -157,27 +157,24 @@ def _look(
     kind = _kind(explanation, x.shape, shown, labels is not None, alone=not title)
     sums, fixed, numbers = _sums(labels, values)
     own = [names[number] for number in numbers]
-    head = {"title": readable(title), "fixed": fixed, "unit": explanation.unit or "position"}
-    if kind == "words":
-        told = [(name, "", value) for name, value in zip(own, sums.tolist(), strict=True)]
-        return Look(kind=kind, values=sums, pieces=pieces(shown, own), entries=told, **head)
-    if kind == "columns":
-        return _columns(values, x, shown, own, sums, labels is not None, head)
-    if kind == "picture":
-        return Look(kind=kind, values=_positions(values, x), ground=pixels(x), **head)
-    if kind == "points":
-        return _points(values, x, own, sums, head)
-    if kind == "slices":
-        return _slices(values, x, head)
     told = [(name, "", value) for name, value in zip(own, sums.tolist(), strict=True)]
-    lines = values.reshape(len(values), -1)
-    return Look(
-        kind="lines",
-        values=lines,
-        ground=x.reshape(len(x), -1),
-        entries=told or _stretches(lines),
-        **{**head, "unit": head["unit"] if told else "stretch"},
-    )
+    if kind == "words":
+        found = Look(kind=kind, values=sums, pieces=pieces(shown, own), entries=told)
+    elif kind == "columns":
+        found = _columns(values, x, shown, told, sums, labels is not None)
+    elif kind == "picture":
+        found = Look(kind=kind, values=_positions(values, x), ground=pixels(x))
+    elif kind == "points":
+        found = _points(values, x, own, sums)
+    elif kind == "slices":
+        found = _slices(values, x)
+    else:
+        lines = values.reshape(len(values), -1)
+        unit = "" if told else "stretch"
+        ground = x.reshape(len(x), -1)
+        found = Look(kind=kind, values=lines, ground=ground, entries=told or _stretches(lines), unit=unit)
+    unit = found.unit or explanation.unit or "position"
+    return replace(found, title=readable(title), fixed=fixed, unit=unit)
 
 
 def _kind(explanation: Any, shape: tuple[int, ...], shown: Any, named: bool, *, alone: bool) -> Kind:
@@ -221,19 +218,17 @@ def pieces(shown: Any, words: Sequence[str]) -> list[tuple[str, int]]:
 
 
 def _columns(
-    values: Array, x: Array, shown: Any, names: Sequence[str], sums: Array, named: bool, head: Any
+    values: Array, x: Array, shown: Any, told: Sequence[tuple[str, str, float]], sums: Array, named: bool
 ) -> Look:
     """Columns of a row, with what is in them."""
     if not named:
         flat = values.reshape(len(values), -1).sum(1) if values.ndim > 1 else values
-        told = [(str(n), _cell(x[n]) if x.ndim == 1 else "", float(v)) for n, v in enumerate(flat.tolist())]
-        return Look(kind="columns", values=flat, entries=told, **head)
+        held = [_cell(x[n]) if x.ndim == 1 else "" for n in range(len(flat))]
+        entries = [(str(n), held[n], value) for n, value in enumerate(flat.tolist())]
+        return Look(kind="columns", values=flat, entries=entries)
     row = {readable(str(k)): v for k, v in shown.items()} if isinstance(shown, Mapping) else {}
-    told = [
-        (name, _cell(row[name]) if name in row else "", v)
-        for name, v in zip(names, sums.tolist(), strict=True)
-    ]
-    return Look(kind="columns", values=sums, entries=told, **head)
+    entries = [(name, _cell(row[name]) if name in row else "", value) for name, _, value in told]
+    return Look(kind="columns", values=sums, entries=entries)
 
 
 def _cell(value: Any) -> str:
@@ -243,27 +238,28 @@ def _cell(value: Any) -> str:
     return f"{float(value):.4g}".replace("-", "−")
 
 
-def _points(values: Array, x: Array, names: Sequence[str], sums: Array, head: Any) -> Look:
+def _points(values: Array, x: Array, names: Sequence[str], sums: Array) -> Look:
     """Points by their first coordinates."""
-    each = sums if len(names) == x.shape[1] else values.sum(0)
-    order = np.argsort(-np.abs(each), kind="stable")[:LISTED]
-    called = names if len(names) == x.shape[1] else [f"point {n}" for n in range(x.shape[1])]
-    told = [(called[n], ", ".join(_cell(v) for v in x[:3, n]), float(each[n])) for n in order.tolist()]
-    return Look(kind="points", values=each, ground=x[:3], entries=told, **{**head, "unit": "point"})
+    count = x.shape[1]
+    each = sums if len(names) == count else values.sum(0)
+    called = list(names) if len(names) == count else [f"point {n}" for n in range(count)]
+    order: list[int] = np.argsort(-np.abs(each), kind="stable")[:LISTED].tolist()
+    entries = [(called[n], ", ".join(_cell(v) for v in x[:3, n]), float(each[n])) for n in order]
+    return Look(kind="points", values=each, ground=x[:3], entries=entries, unit="point")
 
 
-def _slices(values: Array, x: Array, head: Any) -> Look:
+def _slices(values: Array, x: Array) -> Look:
     """A volume or video as slices along its first axis of positions."""
     summed, ground = _positions(values, x), x.mean(0)
     summed, ground = (one.reshape(-1, *one.shape[-2:]) for one in (summed, ground))
     share = np.abs(summed).sum((1, 2))
     order = sorted(np.argsort(-share, kind="stable")[:LISTED].tolist())
     whole = float(share.sum()) or 1.0
-    told = [
+    entries = [
         (f"slice {n}", f"{100 * share[n] / whole:.0f} % of the magnitude", float(summed[n].sum()))
         for n in order
     ]
-    return Look(kind="slices", values=summed, ground=ground, entries=told, **{**head, "unit": "slice"})
+    return Look(kind="slices", values=summed, ground=ground, entries=entries, unit="slice")
 
 
 def _stretches(lines: Array) -> list[tuple[str, str, float]]:
@@ -289,8 +285,8 @@ def _sums(labels: Any, values: Array) -> tuple[Array, float, list[int]]:
         return np.zeros(0), 0.0, []
     own = labels[:1] if values.ndim > 1 and len(values) == 1 else labels
     where = np.broadcast_to(own, values.shape).ravel()
-    total = np.bincount(where + 1, weights=values.ravel(), minlength=1)
-    numbers = np.unique(where[where >= 0]).tolist()
+    total = np.bincount(where + 1, weights=values.ravel(), minlength=1).astype(np.float64)
+    numbers: list[int] = np.unique(where[where >= 0]).tolist()
     return total[[n + 1 for n in numbers]], float(total[0]), numbers
 
 
