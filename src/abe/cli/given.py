@@ -60,10 +60,6 @@ class Sample:
         return slug(self.name[:48].replace(".", "-").replace("/", "-"))
 
 
-NOTHING = (
-    "There is nothing to explain. "
-    "Name photographs, a text in quotation marks, a .txt file, or a .csv file with --row."
-)
 MAKERS = {"text": "text_task", "row": "table_task", "lines": "table_task", "array": "tensor_task"}
 """What makes a task that reads a kind."""
 
@@ -72,14 +68,17 @@ def samples(words: Sequence[str] | None, options: InputOptions) -> list[Sample]:
     """Everything that is named, read as far as no model is needed.
 
     Raises:
-        SystemExit: nothing is named.
+        UsageError: nothing is named.
         InputError: a file that is missing or cannot be read, a row that does not exist, or a word
             that may be a text or a file that is not there.
         SpecError: rows of what has none.
     """
     if not words and not options.text:
-        exits.complain(f"Error: {NOTHING} [{Code.EMPTY_BATCH.value}]")
-        raise SystemExit(exits.USAGE)
+        raise exits.UsageError(
+            Code.EMPTY_BATCH,
+            "There is nothing to explain",
+            fix="Name photographs, a text in quotation marks, a .txt file, or a .csv file with --row",
+        )
     found: list[Sample] = []
     rows = None if options.row is None else _rows(options.row)
     for word in words or ():
