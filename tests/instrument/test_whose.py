@@ -24,7 +24,7 @@ from abe.testing import nets, samples, task_of
 from abe.testing.methods import MethodCase, method_case
 
 PACKAGE = Path(abe.__file__).parent
-ENGINES = tuple(str(PACKAGE / folder) for folder in ("engines", "task", "objectives", "units"))
+ENGINES = tuple(str(PACKAGE / folder) for folder in ("engines", "instrument", "task", "objectives", "units"))
 
 
 FORWARD = inspect.unwrap(Pass._forward).__code__

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
-ROOMS = ("engines", "metrics", "robustness", "task")
+ROOMS = ("engines", "instrument", "metrics", "robustness", "task")
 COMPARED = {
     ast.Lt: ("<", (">", "<=")),
     ast.LtE: ("<=", (">=", "<")),

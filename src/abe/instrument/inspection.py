@@ -144,7 +144,7 @@ def hooked(model: nn.Module) -> list[str]:
 
 def ours(hook: object) -> bool:
     """Whether a hook was set by an engine of this package, in whatever thread."""
-    return str(getattr(hook, "__module__", "")).startswith("abe.engines.")
+    return str(getattr(hook, "__module__", "")).startswith(("abe.engines.", "abe.instrument."))
 
 
 def rewired(model: nn.Module) -> list[str]:

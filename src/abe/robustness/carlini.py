@@ -132,7 +132,7 @@ class CarliniWagner:
         active = Active(problem.everyone, (_Adam.at(box.inside(problem.x)), torch.full_like(c, torch.inf)))
         for step in active.steps(self.steps):
             rows, (adam, last) = active.rows, active.carried
-            here = replace(box, start=problem.x[rows])
+            here = box.of_rows(problem, rows)
             x = here.outside(adam.w)
             score, slope, outputs = _read(problem, rows, x)
             won[rows] |= best.offer(problem, rows, x, outputs, score, self.kappa)
@@ -159,6 +159,7 @@ class _Box:
     low: Tensor
     half: Tensor
     width: float | Tensor
+    fixed: Tensor | None = None
 
     @classmethod
     def of(cls, problem: Problem, start: Tensor) -> "_Box":
@@ -172,6 +173,11 @@ class _Box:
         low, high = problem.bounds
         return cls(start, low, (high - low) / 2, span(problem.bounds))
 
+    def of_rows(self, problem: Problem, rows: Tensor) -> "_Box":
+        """That of some samples, where these are fixed too."""
+        fixed = None if problem.fixed is None else problem.fixed[rows]
+        return replace(self, start=problem.x[rows], fixed=fixed)
+
     def inside(self, x: Tensor) -> Tensor:
         """w of points."""
         return torch.atanh(((x - self.low) / self.half - 1).clamp(-EDGE, EDGE))
@@ -182,7 +188,8 @@ class _Box:
 
     def outside(self, w: Tensor) -> Tensor:
         """Points of w."""
-        return self.low + self.half * (w.tanh() + 1)
+        x = self.low + self.half * (w.tanh() + 1)
+        return x if self.fixed is None else torch.where(self.fixed, self.start, x)
 
 
 @dataclass(frozen=True)

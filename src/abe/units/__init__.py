@@ -274,7 +274,7 @@ class Regions:
 units.reads(Regions.read)
 from abe.units.known import Known as Known  # noqa: E402 -- registered in this order
 from abe.units.known import Labelled as Labelled  # noqa: E402
-from abe.units.known import bound as bound  # noqa: E402
+from abe.units.known import settled as settled  # noqa: E402
 
 
 def as_unit(obj: Any) -> Unit:

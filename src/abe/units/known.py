@@ -122,6 +122,6 @@ Sentence = _known("sentence", "Sentence", "A sentence of a text.")
 Column = _known("column", "Column", "A column of a table; a category with all its numbers.")
 
 
-def bound(unit: Any, problem: Any) -> Any:
+def settled(unit: Any, problem: Any) -> Any:
     """The unit for the samples of a problem."""
     return unit.bind(problem) if isinstance(unit, Known) else unit

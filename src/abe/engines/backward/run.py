@@ -408,12 +408,12 @@ def network_bounds(task: Task) -> tuple[Tensor, Tensor] | None:
         low, high = low / task.std.to(low), high / task.std.to(low)
     if task.low is not None or not task.parts:
         return low, high
-    if len(task.parts) > 1:
+    *others, part = task.parts
+    if others:
         return None  # every input has its own, and an operation does not say which it reads
     mean, std = (along(task.parts, name, other).to(low) for name, other in (("mean", 0.0), ("std", 1.0)))
     low, high = ((end - mean) / std for end in (low, high))
-    channels = task.parts[0].channels
-    return low.movedim(1, channels), high.movedim(1, channels)
+    return low.movedim(1, part.channels), high.movedim(1, part.channels)
 
 
 _MERGED: "WeakKeyDictionary[Task, tuple[tuple[Any, ...], nn.Module]]" = WeakKeyDictionary()

@@ -12,7 +12,7 @@ from abe.engines.runtime.problem import Problem
 from abe.registry import units
 from abe.spec import resolved, value
 from abe.types import Result
-from abe.units import Unit
+from abe.units import Unit, settled
 
 
 @value
@@ -34,7 +34,7 @@ class ContinuousNeighbours:
     def run(self, problem: Problem) -> Result:
         """Evaluate the neighbours, and fit every sample's."""
         x = problem.x
-        segments = segments_of(self.units, problem)
+        segments = segments_of(settled(self.units, problem), x)
         n, most = self.evaluations, segments.most
         if n < most + 2:
             raise too_few(most + 2, n, "C-LIME", units=most)

@@ -24,7 +24,7 @@ from abe.objectives import Probability
 from abe.registry import removals, summaries, units
 from abe.spec import resolved, value
 from abe.types import Engine, Fed, Key, Result
-from abe.units import Unit
+from abe.units import Unit, settled
 
 Behaviour = Literal["score", "log_probability", "log_odds"]
 """What is read of the model: the explained score averaged over completions of a coalition, or the logarithm
@@ -136,7 +136,7 @@ class Game:
         self, problem: Problem, unit: Unit, removal: Removal, *, behaviour: Behaviour = "score"
     ) -> None:
         self.problem = problem if behaviour == "score" else probability_of(problem)
-        self.segments = segments_of(unit, problem)
+        self.segments = segments_of(settled(unit, problem), problem.x)
         self.bound = removal.bind(problem, self.segments)
         self.behaviour: Behaviour = behaviour
         self._places: list[dict[bytes, int]] = [{} for _ in problem.x]

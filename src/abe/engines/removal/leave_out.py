@@ -25,7 +25,7 @@ from abe.engines.runtime.problem import Problem
 from abe.registry import removals, units
 from abe.spec import resolved, value
 from abe.types import Fed, Result
-from abe.units import Unit
+from abe.units import Unit, settled
 
 
 @value
@@ -79,7 +79,7 @@ class LeaveOut:
     def _layout(self, problem: Problem) -> Segments | Windows:
         if self.units is None:
             return windows_of(problem.x, self.size, self.stride)
-        return segments_of(self.units, problem)
+        return segments_of(settled(self.units, problem), problem.x)
 
     def _values(
         self, problem: Problem, layout: Segments | Windows, bound: BoundRemoval, counts: tuple[int, ...]

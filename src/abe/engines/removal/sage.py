@@ -20,6 +20,7 @@ from abe.errors import Code, InputError, SpecError, note
 from abe.registry import removals, units
 from abe.spec import checked, resolved
 from abe.types import Result
+from abe.units import settled
 
 ROUND = 32
 """Orders between two looks at the convergence."""
@@ -81,7 +82,7 @@ class DataSetShapley:
     def run(self, problem: Problem) -> Result:
         """Rounds of orders, each on a data row of its own, walked both ways."""
         asked = self._data_set(problem)
-        segments = segments_of(self.units, asked)
+        segments = segments_of(settled(self.units, asked), asked.x)
         if len(set(segments.counts)) > 1 or not bool((segments.labels == segments.labels[:1]).all()):
             raise SpecError(
                 Code.UNSUPPORTED,
@@ -155,7 +156,7 @@ class DataSetShapley:
         return gains.gather(2, place).mean(1)
 
     def _result(self, problem: Problem, gains: Tensor, error: Tensor, reached: bool) -> Result:
-        segments = segments_of(self.units, problem)
+        segments = segments_of(settled(self.units, problem), problem.x)
         b = len(problem.x)
         warnings = problem.task.remarks(problem.known_outputs)
         if not reached:

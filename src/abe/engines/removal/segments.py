@@ -8,10 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from abe.engines.runtime.problem import Problem
 from abe.errors import Code, InputError, SpecError
 from abe.types import RowIndex
-from abe.units import Partition, Unit, bound
+from abe.units import Partition, Unit
 
 Units = Unit | str | tuple[str, Any]
 """A unit, its name, or its name with parameters."""
@@ -149,14 +148,13 @@ def windows_of(x: Tensor, size: int | None, stride: int | None) -> Windows:
     return Windows(starts, (size,) * len(space), space, flat)
 
 
-def segments_of(unit: Unit, problem: Problem) -> Segments:
-    """The units of a problem's samples, checked to tile them.
+def segments_of(unit: Unit, x: Tensor) -> Segments:
+    """The units of a batch, checked to tile it; those that come with samples are bound first.
 
     Raises:
         SpecError: the unit cannot say where its units lie.
         InputError: they do not tile the input.
     """
-    unit, x = bound(unit, problem), problem.x
     if not isinstance(unit, Partition):
         raise SpecError(
             Code.UNSUPPORTED,

@@ -33,9 +33,9 @@ from abe.units import (
     Regions,
     Step,
     Unit,
-    bound,
     check_map,
     number_of_steps,
+    settled,
     step_size,
 )
 
@@ -78,7 +78,7 @@ class PerturbationRun:
         ids = [problem.ids[i] for i in samples.tolist()]
         maps = attribution[samples.to(attribution.device)]
         maps = maps if self.first == "most" else -maps
-        x, draws, unit = problem.x[samples], problem.draws, bound(self.unit, problem)
+        x, draws, unit = problem.x[samples], problem.draws, settled(self.unit, problem)
         if isinstance(unit, Labelled):
             return unit.of(samples, problem.x).ranks(maps, x, draws=draws, ids=ids)
         if not isinstance(unit, Regions):
@@ -88,7 +88,7 @@ class PerturbationRun:
 
     def alike(self, problem: Problem) -> list[Tensor]:
         """(m,) samples that have as many units each, so that their curves have the same points."""
-        unit = bound(self.unit, problem)
+        unit = settled(self.unit, problem)
         if not isinstance(unit, Labelled):
             return [problem.everyone]
         counts = unit.counts().to(problem.x.device)
@@ -166,7 +166,7 @@ def bound_removal(removal: Removal, problem: Problem, unit: Unit) -> BoundRemova
     Raises:
         SpecError: it completes what is left in several ways.
     """
-    bound = removal.bind(problem, segments_of(unit, problem))
+    bound = removal.bind(problem, segments_of(settled(unit, problem), problem.x))
     if bound.draws > 1:
         raise SpecError(
             Code.UNSUPPORTED,
