@@ -145,7 +145,7 @@ def test_a_comparison_shows_every_method_on_the_same_words() -> None:
     figure = plot_photo(both)
     shown = texts(figure)
     assert shown.count("charming") == 2
-    assert {"INS", "A", "B", "share changed"} <= set(shown)
+    assert {"first: explained is yes", "INS", "A", "B", "share changed"} <= set(shown)
     assert sum("Integrated Gradients" in one for one in shown) == 2
 
 
