@@ -163,3 +163,20 @@ def test_a_map_of_one_channel_is_read_over_all() -> None:
     (look,) = looks(found, 0)
     assert look.values.shape == (1, 40)
     assert np.isclose(look.values.sum(), 3.0)
+
+
+def test_channels_are_called_what_their_windows_begin_with() -> None:
+    labels = torch.tensor([[[0, 0, 2, 2], [1, 1, 3, 3]]])
+    names = ["heart rate 0–1 s", f"{BAD} t 0–1", "heart rate 2–3 s", f"{BAD} t 2–3"]
+    attribution = torch.ones(1, 2, 4)
+    found = made(attribution, attribution, "series", labels=labels, unit_names=[names], unit="window_channel")
+    (look,) = looks(found, 0)
+    assert look.rows == ["heart rate", BAD]
+    whole = torch.tensor([[[0, 0], [1, 1]]])
+    one = made(torch.ones(1, 2, 2), torch.ones(1, 2, 2), "series", labels=whole, unit_names=[["ecg", "resp"]])
+    assert looks(one, 0)[0].rows == ["ecg", "resp"]
+    named_alike = made(
+        torch.ones(1, 2, 2), torch.ones(1, 2, 2), "series", labels=whole, unit_names=[["a", "a"]]
+    )
+    assert looks(named_alike, 0)[0].rows == ["channel 0", "channel 1"]
+    assert looks(series(), 0)[0].rows == ["channel 0", "channel 1"]

@@ -22,7 +22,11 @@ def draw(samples: Sequence[Any], *, path: str | Path | None = None) -> "Figure":
         path: also write the figure there.
     """
     swarm = bars.swarm(samples)
-    stacks = [[swarm]] if swarm is not None else [_sample(one, len(samples) > 1 or len(one.maps) > 1) for one in samples]
+    stacks = (
+        [[swarm]]
+        if swarm is not None
+        else [_sample(one, len(samples) > 1 or len(one.maps) > 1) for one in samples]
+    )
     gap = 0.25
     height = 2 * MARGIN + sum(sum(b.height for b in stack) for stack in stacks) + gap * (len(stacks) - 1)
     figure = blank(WIDTH, height)

@@ -6,7 +6,7 @@ import numpy as np
 
 from abe.report import colour
 from abe.report.blocks import ROOM, Block, Sheet
-from abe.report.canvas import INK, MUTED, RULE
+from abe.report.canvas import INK, MUTED, RULE, short
 from abe.report.looks import CHANNELS, SLICES, Look
 
 if TYPE_CHECKING:
@@ -49,7 +49,10 @@ def lines(look: Look) -> Block:
                     transform=axes.transAxes,
                 )
             sheet.write(
-                left, top + tall / 2 - 0.06, f"channel {channel}" if len(ground) > 1 else "", size=7.5
+                left,
+                top + tall / 2 - 0.06,
+                short(look.rows[channel], 14) if len(ground) > 1 else "",
+                size=7.5,
             )
             top += tall
             if own or channel == chosen[-1]:

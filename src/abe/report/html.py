@@ -178,7 +178,12 @@ def _lines(look: Look, bound: float) -> dict[str, Any]:
         )
         ends = [f"{end:.3g}".replace("-", "−") for end in (low, high)]
         lines.append(
-            {"channel": channel, "points": points, "ends": ends, "strip": strip[channel] if own else ""}
+            {
+                "channel": look.rows[channel],
+                "points": points,
+                "ends": ends,
+                "strip": strip[channel] if own else "",
+            }
         )
     if not own and lines:
         lines[-1]["strip"] = strip[0]

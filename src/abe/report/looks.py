@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any, Literal
 
 import numpy as np
@@ -49,6 +49,7 @@ class Look:
         values: the map: (u,) of words, columns and points, (h, w) of a picture, (1 or c, t) of lines,
             (d, h, w) of slices.
         ground: what lies beneath: 8-bit pixels (h, w, 3), lines (c, t), slices (d, h, w), places (k, n).
+        rows: of lines, their names.
         pieces: of words, the text cut up: what is read, and its word or -1.
         entries: (name, what is there, share of the map) of every word, column, stretch, slice or point.
         fixed: what the map gives to positions that are in no unit.
@@ -59,6 +60,7 @@ class Look:
     title: str = ""
     values: Array
     ground: NDArray[Any] | None = None
+    rows: list[str] = field(default_factory=list[str])
     pieces: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
     entries: list[tuple[str, str, float]] = field(default_factory=list[tuple[str, str, float]])
     fixed: float = 0.0
@@ -147,7 +149,8 @@ def looks(explanation: Any, index: int) -> list[Look]:
 
         own = shown.get(part.name, shown.get(str(part.name))) if isinstance(shown, Mapping) else None
         mine = values if values.shape[0] == 1 and x.shape[0] > 1 else block(values)
-        found.append(_look(explanation, mine, block(x), own, block(labels), names, str(part.name)))
+        called = [name.removeprefix(f"{part.name} ") for name in names]
+        found.append(_look(explanation, mine, block(x), own, block(labels), called, str(part.name)))
     return found
 
 
@@ -172,9 +175,25 @@ def _look(
         lines = values.reshape(len(values), -1)
         unit = "" if told else "stretch"
         ground = x.reshape(len(x), -1)
-        found = Look(kind=kind, values=lines, ground=ground, entries=told or _stretches(lines), unit=unit)
+        rows = _channels(labels, names, len(ground))
+        told = told or _stretches(lines)
+        found = Look(kind=kind, values=lines, ground=ground, entries=told, rows=rows, unit=unit)
     unit = found.unit or explanation.unit or "position"
     return replace(found, title=readable(title), fixed=fixed, unit=unit)
+
+
+def _channels(labels: Any, names: Sequence[str], count: int) -> list[str]:
+    """What the names of the units of every channel begin with; its number where they do not tell."""
+    found = [f"channel {row}" for row in range(count)]
+    if labels is None or len(labels) != count or count == 1:
+        return found
+    for row, own in enumerate(labels):
+        units = np.unique(own[own >= 0]).tolist()
+        words = [names[unit].split(" ") for unit in units]
+        same = [one[0] for one in takewhile(lambda one: len(set(one)) == 1, zip(*words, strict=False))]
+        prefix = " ".join(same).removesuffix(" t") if len(words) > 1 or not same else names[units[0]]
+        found[row] = prefix or found[row]
+    return found if len(set(found)) == count else [f"channel {row}" for row in range(count)]
 
 
 def _kind(explanation: Any, shape: tuple[int, ...], shown: Any, named: bool, *, alone: bool) -> Kind:

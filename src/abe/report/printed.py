@@ -136,7 +136,8 @@ def _ground(strength: float) -> str:
 
 def _bars(look: Look) -> Table:
     """Names, what is there, numbers and bars; what supports is orange, what opposes blue."""
-    shown, others = strongest(look, BARS) if look.kind == "columns" else (look.entries, [])
+    sorts = look.kind == "columns" or len(look.entries) > 2 * BARS
+    shown, others = strongest(look, BARS) if sorts else (look.entries, [])
     rows: Sequence[tuple[str, str, float]] = shown
     if others:
         rows = [*rows, (f"{len(others)} others", "", sum(value for *_, value in others))]
