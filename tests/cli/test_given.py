@@ -121,6 +121,8 @@ def test_a_table_is_a_series_of_its_lines_or_one_of_them_is(run: Run) -> None:
     (whole,), (one,) = samples(["s.csv"], InputOptions()), samples(["s.csv"], InputOptions(row="1"))
     assert series(whole).tolist() == [[1, 2], [3, 4], [5, 6]]
     assert series(one).tolist() == [[3], [4]]
+    assert series(whole, "bct").tolist() == [[1, 3, 5], [2, 4, 6]]
+    assert series(one, "bt").tolist() == [3, 4]
     (mixed,) = samples(["rows.csv"], InputOptions())
     with pytest.raises(AbeError, match="clerk"):
         series(mixed)

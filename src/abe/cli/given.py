@@ -150,7 +150,10 @@ def _misfit(one: Sample, model: str, modality: str) -> InputError:
 
 def raw_of(task: Any, one: Sample) -> Any:
     """What the task is given for one of them."""
-    return series(one) if task.modality == "series" and one.kind in ("row", "lines") else one.raw
+    if task.modality != "series" or one.kind not in ("row", "lines"):
+        return one.raw
+    letters = getattr(getattr(task.lifter, "axes", None), "letters", "btc")
+    return series(one, letters)
 
 
 def batch(task: Any, found: Sequence[Sample]) -> Any:
@@ -299,8 +302,12 @@ def _value(cell: str) -> Any:
         return text
 
 
-def series(one: Sample) -> Any:
-    """(t, channels) numbers of a table, or (1, t) of one line of it.
+def series(one: Sample, letters: str = "btc") -> Any:
+    """Numbers of a table whose columns are channels, or of one line of it, as one series.
+
+    Args:
+        one: the table or line.
+        letters: how a task's series lie: ``"btc"``, ``"bct"``, or ``"bt"`` where there is one channel.
 
     Raises:
         InputError: a cell that is no number.
@@ -318,7 +325,10 @@ def series(one: Sample) -> Any:
                     fix="Leave that column out of the file",
                 )
     numbers = np.array([list(line.values()) for line in lines], np.float32)
-    return numbers if one.kind == "lines" else numbers.T
+    laid = numbers if one.kind == "lines" else numbers.T
+    if "c" not in letters:
+        return laid[:, 0] if laid.shape[1] == 1 else laid
+    return laid.T if letters.find("c") < letters.find("t") else laid
 
 
 def _array(path: Path, rows: list[int] | None) -> list[Sample]:
