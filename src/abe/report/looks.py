@@ -188,7 +188,7 @@ def _channels(labels: Any, names: Sequence[str], count: int) -> list[str]:
     if labels is None or len(labels) != count or count == 1:
         return found
     for row, own in enumerate(labels):
-        units = np.unique(own[own >= 0]).tolist()
+        units: list[int] = np.unique(own[own >= 0]).tolist()
         words = [names[unit].split(" ") for unit in units]
         same = [one[0] for one in takewhile(lambda one: len(set(one)) == 1, zip(*words, strict=False))]
         prefix = " ".join(same).removesuffix(" t") if len(words) > 1 or not same else names[units[0]]
