@@ -179,4 +179,6 @@ def test_channels_are_called_what_their_windows_begin_with() -> None:
         torch.ones(1, 2, 2), torch.ones(1, 2, 2), "series", labels=whole, unit_names=[["a", "a"]]
     )
     assert looks(named_alike, 0)[0].rows == ["channel 0", "channel 1"]
+    fixed = made(torch.ones(1, 2, 2), torch.ones(1, 2, 2), "series", labels=whole - 1, unit_names=[["ecg"]])
+    assert looks(fixed, 0)[0].rows == ["channel 0", "ecg"]
     assert looks(series(), 0)[0].rows == ["channel 0", "channel 1"]

@@ -189,6 +189,8 @@ def _channels(labels: Any, names: Sequence[str], count: int) -> list[str]:
         return found
     for row, own in enumerate(labels):
         units: list[int] = np.unique(own[own >= 0]).tolist()
+        if not units:  # all of it is fixed
+            continue
         words = [names[unit].split(" ") for unit in units]
         same = [one[0] for one in takewhile(lambda one: len(set(one)) == 1, zip(*words, strict=False))]
         prefix = " ".join(same).removesuffix(" t") if len(words) > 1 or not same else names[units[0]]
