@@ -20,7 +20,7 @@ from abe import Comparison, Explanation, storage
 from abe.engines.backward.patterns import Patterns
 from abe.engines.runtime import stored
 from abe.errors import Code, StorageError
-from abe.report.view import photo_view
+from abe.report.view import sample_view
 from abe.robustness import AdvGAN, train_advgan
 from abe.robustness.advgan import FORMAT as ADVGAN
 from abe.testing import nets, samples, task_of
@@ -71,7 +71,7 @@ def used_explanation(found: Explanation) -> None:
     _ = found.residual, found.residual_absolute, found.shape, found.unpack(), found.map("abs")
     for index in range(len(found)):
         Explanation.join([found[index], found[index]])
-        photo_view(found, index, found.names[index])
+        sample_view(found, index, found.names[index])
     json.dumps([found.names, found.top, found.warnings, asdict(found.cost), dict(found.spec), found.versions])
     sum(found.ids)
     str(found.cost.passes + 1), f"{found.cost.seconds:.3f} {found.seed + 1} {found.method.lower()}"

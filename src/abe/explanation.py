@@ -34,6 +34,8 @@ Maps = Float[Tensor, "b *m"]
 """Of the inputs' shape, or with one channel."""
 
 
+PICTURES = ("image", "segmentation")
+"""Modalities whose samples are photographs."""
 OUTSIDE = "(fixed)"
 """What `Explanation.by_unit` calls all positions that are in no unit."""
 
@@ -235,8 +237,28 @@ class Explanation:
         size = self.attribution.abs()
         return size.sum(self.channels) if reduce == "abs" else size.amax(self.channels)
 
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with a line per sample and unit: ``sample``, ``unit``, ``value``.
+
+        For a stochastic method also ``standard_error``, NaN where the errors of a unit's numbers do not tell
+        that of their sum.
+
+        Raises:
+            PackageError: pandas is not installed.
+            InputError: positions have no names, as in images.
+        """
+        from abe.report.frames import frame
+
+        return frame(self)
+
+    def __str__(self) -> str:
+        """Words in colours or with their numbers, bars of columns, and how the score is made up."""
+        from abe.report.printed import text_of
+
+        return repr(self) if self.modality in PICTURES else text_of(self)
+
     def plot(self, path: str | Path | None = None) -> Any:
-        """A figure of photographs, maps and top classes; also written to ``path`` if given."""
+        """A figure of what is explained, the map and the top classes; also written to ``path`` if given."""
         from abe.report.figures import plot_explanation
 
         return plot_explanation(self, path=path)

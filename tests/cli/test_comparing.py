@@ -164,7 +164,8 @@ def test_the_sentence_says_time_passes_and_what_else_there_is(monkeypatch: pytes
     monkeypatch.setattr(quick, "pace", lambda *_: ((3, 8, 8), 0.5, 2.0))
     chosen = chosen_metrics(["insertion"], {"step": 0.5})
     others = {"--more": (["gradient"], chosen)}
-    said = quick.estimate(None, ["a.png", "b.png"], ["integrated_gradients"], chosen, others)
+    task = abe.image_task(torch.nn.Identity())
+    said = quick.estimate(task, ["a.png", "b.png"], ["integrated_gradients"], chosen, others)
     # per photograph 50 gradients, two more rows, three of the curve and the prediction
     assert said.startswith("About 3.4 min: 1 of ")
     assert said.endswith("methods, 1 metrics, 2 photographs, 212 passes; --more takes about 8 s.")
@@ -173,7 +174,7 @@ def test_the_sentence_says_time_passes_and_what_else_there_is(monkeypatch: pytes
         raise ModelError(Code.NOT_DIFFERENTIABLE, "no gradient")
 
     monkeypatch.setattr(quick, "pace", fail)
-    assert "not known" in quick.estimate(None, ["a.png"], ["occlusion"], chosen, {})
+    assert "not known" in quick.estimate(task, ["a.png"], ["occlusion"], chosen, {})
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def test_results_name_them_with_their_number() -> None:
     assert found.target_names == ["missile (0)", "dog", "missile (2)"]
     for top in found.top:
         assert {name for name, _ in top} == {"missile (0)", "dog", "missile (2)", "Dog"}
-    shown = [view.photo_view(found, number, "") for number in range(3)]
+    shown = [view.sample_view(found, number, "") for number in range(3)]
     assert [[name for name, _ in one.top].count(one.target) for one in shown] == [1, 1, 1]
 
 

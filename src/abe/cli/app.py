@@ -22,6 +22,8 @@ EXAMPLES = {
     "explain": (
         "explain cat.jpg",
         "explain cat.jpg -k smoothgrad -p samples=25 -t 'tabby cat'",
+        "explain 'a charming journey' -m mycode:text_task",
+        "explain rows.csv --row 3 -m mycode:table_task -k shapley",
         "explain cat.jpg -m mycode:network --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --size 224",
         "explain cat.jpg -m mycode:resnet --model-arg depth=18 --weights resnet18.safetensors",
         "explain *.jpg --json > maps.json",
@@ -34,6 +36,7 @@ EXAMPLES = {
         "compare cat.jpg dog.jpg",
         "compare cat.jpg --methods ig,gradient,smoothgrad --metrics insertion,deletion --step 5%",
         "compare cat.jpg --methods all --step 5%",
+        "compare reviews.txt -m mycode:text_task --methods ig,occlusion",
         "compare *.jpg --json > scores.json",
     ),
     "evaluate": (
@@ -46,6 +49,7 @@ EXAMPLES = {
     "attack": (
         "attack cat.jpg",
         "attack cat.jpg -k mim --eps 4/255 -t 'tabby cat'",
+        "attack 'a charming journey' -m mycode:text_task --eps 0.5",
         "attack *.jpg --epsilons 1/255,2/255,4/255,8/255 --json > robustness.json",
     ),
     "methods": ("methods", "methods ig", "methods --json"),

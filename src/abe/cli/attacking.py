@@ -8,13 +8,15 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from abe.cli import exits, inputs, options, output, ready
+from abe.cli.given import Sample, batch, check, fit, samples, stems
 from abe.errors import Code, SpecError
+from abe.terminal import readable
 
 FIGURE = "robustness.png"
 
 
 def run(
-    photos: options.Photos,
+    words: options.Inputs = None,
     /,
     *,
     method: Annotated[str, Parameter(name=("--attack", "-k"))] = "pgd",
@@ -28,15 +30,16 @@ def run(
     ] = None,
     restarts: Annotated[int, options.at_least(1)] = 1,
     seed: options.Seed = 0,
+    given: options.InputOptions = options.DEFAULT_INPUT,
     model: options.ModelOptions = options.DEFAULT_MODEL,
     out: options.Out = Path("out"),
     json: options.Json = False,
 ) -> None:
-    """Change photographs a little so that the model decides otherwise, and say how little it took.
+    """Change inputs a little so that the model decides otherwise, and say how little it took.
 
-    Prints one line per photograph and writes the changed ones as PNG files, of which everything that is
-    printed holds: colours are rounded to 8 bits first. With --epsilons prints and draws the
-    accuracy over the radius.
+    Prints one line per sample. Changed photographs are written as PNG files, of which everything that is
+    printed holds: colours are rounded to 8 bits first. Of a text the vectors of its words are changed, so
+    nothing is written. With --epsilons prints and draws the accuracy over the radius.
 
     Args:
         method: A name or alias from `abe attacks`.
@@ -45,9 +48,9 @@ def run(
         steps: How many steps.
         epsilons: Radii separated by commas: measures accuracy over them instead.
         param: A parameter of the attack; may be repeated.
-        restarts: Independent runs per photograph.
+        restarts: Independent runs per sample.
     """
-    paths = inputs.photos(photos)
+    asked = samples(words, given)
     params = inputs.parameters(param or ())
     said = {"eps": eps, "norm": norm, "steps": steps, "restarts": restarts if restarts != 1 else None}
     _refuse_twice(params, [name for name, value in said.items() if value is not None])
@@ -58,24 +61,26 @@ def run(
         params["norm"] = norm
     _refuse_both(radii, eps, target)
     from abe.registry import updates
-    from abe.task.image import load_image
 
     updates.get(method)
     draw = radii is None or ready.drawing("matplotlib", optional=json)
-    pictures = _places(paths, out) if radii is None else [out / FIGURE] * draw
-    ready.place(out, pictures, photos=paths)
-    for path in paths:
-        load_image(path)  # an unreadable one is refused before the model is loaded
+    drawn = radii is None and all(one.kind == "photo" for one in asked)
+    pictures = [out / FIGURE] * draw if radii is not None else _places(asked, out) if drawn else []
+    ready.place(out, pictures, inputs=[one.path for one in asked if one.path is not None])
+    check(asked, model)
     task = inputs.task_of(model)
-    names = [str(path) for path in paths]
+    fit(task, asked, model)
+    data = batch(task, asked)
     settings: dict[str, Any] = {"steps": steps, "restarts": restarts, "seed": seed, **params}
     if radii is not None:
-        _evaluate(task, names, method, radii, settings, pictures, json=json)
+        _evaluate(task, data, method, radii, settings, pictures, json=json)
         return
     from abe.robustness import as_pictures, attack
 
-    found = attack(task, names, method, target=inputs.target_of(task, target), **settings)
-    images, result = as_pictures(task, found)
+    found = attack(task, data, method, target=inputs.target_of(task, target), **settings)
+    images, result = as_pictures(task, found) if drawn else ([], found)
+    if not drawn and len(result.names) == len(asked):
+        result.names = [inputs.short(readable(one.name)) for one in asked]
     pieces = exits.Pieces()
     if not json:
         with pieces.piece("standard output"):
@@ -133,7 +138,7 @@ def _refuse_twice(params: Mapping[str, Any], said: Sequence[str]) -> None:
 
 def _evaluate(
     task: Any,
-    names: list[str],
+    data: Any,
     method: str,
     radii: list[float],
     settings: dict[str, Any],
@@ -143,7 +148,7 @@ def _evaluate(
 ) -> None:
     from abe.robustness import evaluate_robustness
 
-    curve = evaluate_robustness(task, names, method, epsilons=radii, **settings)
+    curve = evaluate_robustness(task, data, method, epsilons=radii, **settings)
     pieces = exits.Pieces()
     written: list[Path] = []
     if not json:
@@ -165,10 +170,8 @@ def _evaluate(
     pieces.close()
 
 
-def _places(paths: Sequence[Path], out: Path) -> list[Path]:
-    from abe.report.view import stems
-
-    return [out / f"{stem}-adversarial.png" for stem in stems([path.name for path in paths])]
+def _places(asked: Sequence[Sample], out: Path) -> list[Path]:
+    return [out / f"{stem}-adversarial.png" for stem in stems(asked)]
 
 
 def _written(images: Sequence[Any], places: Sequence[Path], pieces: exits.Pieces) -> list[Path]:

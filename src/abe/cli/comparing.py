@@ -8,7 +8,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from abe.cli import exits, inputs, options, output, quick, ready
+from abe.cli.given import batch, check, fit, raw_of, samples, stems
 from abe.errors import Code, InputError
+from abe.terminal import readable
 
 PAGE = "comparison.html"
 DEMO: tuple[str, ...] = (
@@ -20,7 +22,7 @@ DEMO: tuple[str, ...] = (
 
 
 def run(
-    photos: options.Photos,
+    words: options.Inputs = None,
     /,
     *,
     methods: Annotated[options.Names, Parameter(show_default="one of every family")] = None,
@@ -38,42 +40,41 @@ def run(
     target: options.Target = None,
     objective: options.Objective = "logit",
     seed: options.Seed = 0,
+    given: options.InputOptions = options.DEFAULT_INPUT,
     model: options.ModelOptions = options.DEFAULT_MODEL,
     out: options.Out = Path("out"),
     json: options.Json = False,
 ) -> None:
-    """Explain photographs by several methods, score every map, and rank the methods.
+    """Explain photographs, texts or rows by several methods, score every map, and rank the methods.
 
     Says first how long it will take: by default about a minute for one photograph and a small network on
     two cores, for which one method of every family runs, two of them with fewer passes than their own
     defaults. --methods all runs every method. Results are told as they come; then come one ranked table,
-    a web page (comparison.html) and a picture per photograph.
+    a web page (comparison.html) and a picture of every sample.
 
     Args:
         fine: Run methods at their own defaults, measure everything that `abe.compare` measures, and take
             curves in steps of 1%, where nothing else is asked for.
     """
-    paths = inputs.photos(photos)
+    asked = samples(words, given)
     size = inputs.step_of(step)
     from abe.metrics.evaluation.batches import Samples
     from abe.metrics.evaluation.compare import plan_of
     from abe.metrics.evaluation.defaults import chosen_metrics, defaults_of
-    from abe.report.view import stems
-    from abe.task.image import load_image
 
     wanted, measured = inputs.methods(methods), inputs.metrics(metrics)
     if not fine:
         size, measured = size or quick.STEP, list(quick.METRICS) if measured is None else measured
     _check(wanted or (), measured, objective)
-    pictures = [out / f"{stem}.png" for stem in stems([path.name for path in paths])]
-    draw = _prepared(out, pictures, paths, json=json)
-    for path in paths:
-        load_image(path)  # an unreadable one is refused before the model is loaded
+    pictures = [out / f"{stem}.png" for stem in stems(asked)]
+    files = [one.path for one in asked if one.path is not None]
+    draw = _prepared(out, pictures, files, json=json)
+    check(asked, model)
     task = inputs.task_of(model)
+    fit(task, asked, model)
     chosen = inputs.target_of(task, target)
-    names = [str(path) for path in paths]
-    families = quick.one_of_each(task, names[0]) if wanted is None else []
-    thorough: Sequence[Any] = list(map(quick.own, families)) if wanted is None else wanted
+    families = quick.one_of_each(task, raw_of(task, asked[0])) if wanted is None else []
+    thorough: Sequence[Any] = [quick.own(task, one) for one in families] if wanted is None else wanted
     contenders: Sequence[Any] = families if wanted is None and not fine else thorough
     scores = chosen_metrics(measured, defaults_of(task, None, None, size), task)
     others: dict[str, quick.Plan] = {}
@@ -88,11 +89,13 @@ def run(
         )
     if wanted is None:
         output.remark(f"One method of every family: {', '.join(map(quick.called, contenders))}.")
-    output.remark(quick.estimate(task, names, contenders, scores, others))
+    output.remark(quick.estimate(task, [raw_of(task, one) for one in asked], contenders, scores, others))
     told = quick.Told(len(contenders))
     plan = plan_of(task, contenders, scores, objective=objective, seed=seed, tell=told)
-    samples = Samples(task=task, data=names, target=chosen)
-    comparison = plan.run(samples, defaults_of(task, None, None, size), None, True)
+    data = Samples(task=task, data=batch(task, asked), target=chosen)
+    comparison = plan.run(data, defaults_of(task, None, None, size), None, True)
+    if any(one.kind != "photo" for one in asked) and len(comparison.names) == len(asked):
+        comparison.names = [inputs.short(readable(one.name)) for one in asked]
     _finish(comparison, out, pictures if draw else None, json=json, title=None)
 
 
@@ -110,7 +113,7 @@ def _check(methods: Sequence[str], metrics: Sequence[str] | None, objective: str
             if truth in needs:
                 raise InputError(
                     code,
-                    f"The metric {metric.name!r} needs a true {truth} of every photograph",
+                    f"The metric {metric.name!r} needs a true {truth} of every sample",
                     fix="Save the maps by `abe explain --save`, and pass the truth to `abe evaluate`",
                 )
     as_objective(objective)
@@ -140,11 +143,11 @@ def demo(
     contenders = demo_methods(inputs.methods(methods) or DEMO)
     from abe import registry
     from abe.metrics.evaluation.compare import compare
-    from abe.report.view import stems
+    from abe.report import view
     from abe.task import zoo
 
     photos = zoo.photographs(inputs.names(photographs))
-    pictures = [out / f"{stem}.png" for stem in stems(list(photos))]
+    pictures = [out / f"{stem}.png" for stem in view.stems(list(photos))]
     draw = _prepared(out, pictures, (), json=json)
     task = zoo.efficientnet_lite0()
     output.remark(
@@ -167,17 +170,17 @@ def demo_methods(names: Sequence[str] = DEMO) -> list[tuple[str, Mapping[str, An
     return [(entry.name, dict(entry.card.example) if entry.required() else {}) for entry in entries]
 
 
-def _prepared(out: Path, pictures: Sequence[Path], photos: Sequence[Path], *, json: bool) -> bool:
+def _prepared(out: Path, pictures: Sequence[Path], files: Sequence[Path], *, json: bool) -> bool:
     """Whether the page and the pictures will be made; what would keep them from it is refused."""
     draw = ready.drawing("matplotlib", "jinja2", optional=json)
-    ready.place(out, [out / PAGE, *pictures] if draw else [], photos=photos)
+    ready.place(out, [out / PAGE, *pictures] if draw else [], inputs=files)
     return draw
 
 
 def _finish(
     comparison: Any, out: Path, pictures: Sequence[Path] | None, *, json: bool, title: str | None
 ) -> None:
-    """Print the table, write the page and one picture per photograph, or print JSON once they are written."""
+    """Print the table, write the page and one picture per sample, or print JSON once they are written."""
     pieces = exits.Pieces()
     written: list[Path] = []
     if not json:
@@ -214,7 +217,7 @@ def _write(
     shown = view.from_comparison(comparison, title=title)
     with pieces.piece(str(page)):
         written.append(write(page, render(shown).encode("utf-8")))
-    for photo, path in zip(shown.photos, pictures, strict=True):
+    for photo, path in zip(shown.samples, pictures, strict=True):
         with pieces.piece(str(path)):
             plot_photo(photo, path=path)
             written.append(path)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter, validators
 
 from abe.cli import exits, inputs, options, output, ready
+from abe.cli.given import batch, check, fit, samples, together
 from abe.errors import Code, InputError, SpecError, StorageError
 
 if TYPE_CHECKING:
@@ -27,7 +28,10 @@ def run(
     ],
     /,
     *,
-    photo: Annotated[list[str] | None, Parameter(alias="-f", show_default="those of the saved maps")] = None,
+    photo: Annotated[
+        list[str] | None,
+        Parameter(name=("--photo", "--input"), alias="-f", show_default="those of the saved maps"),
+    ] = None,
     metrics: options.Metrics = None,
     masks: Path | None = None,
     truth: str | None = None,
@@ -41,6 +45,7 @@ def run(
     ] = None,
     confidence: Annotated[float, Parameter(validator=validators.Number(gte=0.5, lte=0.9999))] = 0.95,
     seed: options.Seed = 0,
+    given: options.InputOptions = options.DEFAULT_INPUT,
     model: options.ModelOptions = options.DEFAULT_MODEL,
     out: options.Out = Path("out"),
     json: options.Json = False,
@@ -49,16 +54,16 @@ def run(
 
     Prints means with their intervals and says which maps do not differ; writes the scores
     (comparison.json, to load with abe.Comparison.load) and a picture of them (scores.png).
-    Fewer photographs than a test needs are said to be too few.
+    Fewer samples than a test needs are said to be too few.
 
     Args:
-        photo: The explained image file; may be repeated. Saved folders hold their own.
-        masks: True regions, for localisation: an array file of (photographs, height, width).
+        photo: What is explained: a photograph, text or file; may be repeated. Saved folders hold their own.
+        masks: True regions, for localisation: an array file of (samples, height, width).
         truth: True classes, for metrics that need them: names or numbers, separated by commas.
         confidence: Of intervals and tests.
     """
     size, measured = inputs.step_of(step), inputs.metrics(metrics)
-    paths = inputs.photos(photo or [])
+    asked = samples(photo, given) if photo or given.text else []
     draw = ready.drawing("matplotlib", optional=json)
     from abe import arrays
 
@@ -66,24 +71,34 @@ def run(
     groups = _loaded(folders)
     _refuse_namesakes(groups, files)
     regions = None if masks is None else arrays.read(masks)["maps"]
-    ready.place(out, [out / PICTURE] if draw else [], saved=[out], kind="comparison", photos=paths)
-    if not groups and not paths:
+    ready.place(
+        out,
+        [out / PICTURE] if draw else [],
+        saved=[out],
+        kind="comparison",
+        inputs=[one.path for one in asked if one.path],
+    )
+    if not groups and not asked:
         raise InputError(
             Code.EMPTY_BATCH,
-            "The explained photographs are not known",
+            "What is explained is not known",
             got="array files, which hold maps alone",
-            fix="Pass --photo once per photograph, in the order of the maps",
+            fix="Pass --photo (or --input) once per sample, in the order of the maps",
         )
+    if asked:
+        check(asked, model)
     task = inputs.task_of(model)
-    lifted = task.lift([str(path) for path in paths]) if paths else None
-    given: dict[str, Any] = {**_aligned(groups, lifted), **files}
+    fit(task, asked, model)
+    data = batch(task, asked) if asked else _shown(groups, task)
+    lifted = None if data is None else task.lift(data)
+    made: dict[str, Any] = {**_aligned(groups, lifted), **files}
     from abe.metrics.evaluation.evaluate import evaluate
 
     found = evaluate(
         task,
-        given,
+        made,
         measured,
-        data=[str(path) for path in paths] if paths else None,
+        data=data,
         target=inputs.target_of(task, target),
         labels=None if truth is None else _truth(task, truth),
         masks=regions,
@@ -182,6 +197,28 @@ def _loaded(folders: Sequence[tuple[str, Path]]) -> dict[str, list["Explanation"
     return found
 
 
+def _shown(groups: Mapping[str, list["Explanation"]], task: Any) -> Any:
+    """What saved maps say they explain, for a model that needs more than the features; None for photographs.
+
+    `_aligned` finds out whether it is the same.
+    """
+    from abe.explanation import PICTURES
+
+    if task.modality in PICTURES or not groups:
+        return None
+    first = next(iter(groups.values()))
+    if not all(len(one.shown) == 1 for one in first):
+        raise InputError(
+            Code.EMPTY_BATCH,
+            "What is explained is not known",
+            got="saved maps that do not hold it",
+            fix="Pass --input once per sample, in the order of the maps",
+        )
+    shown = [one.shown[0] for one in first]
+    pairs = [isinstance(one, list) and all(isinstance(text, str) for text in one) for one in shown]
+    return together([tuple(one) if pair else one for one, pair in zip(shown, pairs, strict=True)])
+
+
 def _aligned(groups: Mapping[str, list["Explanation"]], lifted: Any) -> dict[str, "Explanation"]:
     """One explanation per name, the samples in one order."""
     from abe.draws import sample_ids
@@ -198,11 +235,11 @@ def _aligned(groups: Mapping[str, list["Explanation"]], lifted: Any) -> dict[str
         if missing or len(parts) != len(order):
             raise InputError(
                 Code.SAMPLES,
-                f"The maps {name!r} are not of the photographs that are evaluated",
+                f"The maps {name!r} are not of the samples that are evaluated",
                 got=f"{len(parts)} maps ({', '.join(e.names[0] for e in parts[:4])}), "
                 f"{len(order) - len(missing)} of them of these",
-                expected=f"{len(order)} maps, one per photograph",
-                fix="Explain all photographs by every method, with the same model options",
+                expected=f"{len(order)} maps, one per sample",
+                fix="Explain all samples by every method, with the same model options",
             )
         found[name] = Explanation.join([by_id[i] for i in order])
     return found

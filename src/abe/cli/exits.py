@@ -6,7 +6,7 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from abe.errors import AbeError, Code, ModelError, PackageError, StorageError
+from abe.errors import AbeError, Code, ModelError, PackageError, SpecError, StorageError
 
 OK, UNEXPECTED, USAGE, INPUT, MODEL, STORAGE, PACKAGE = range(7)
 INTERRUPTED = 130
@@ -23,9 +23,13 @@ MEANING = {
 }
 
 
+class UsageError(SpecError):
+    """A command without what it needs to have anything to do."""
+
+
 def code_of(error: AbeError) -> int:
     """The exit code of an error: input, target and specification errors are one kind."""
-    kinds = ((ModelError, MODEL), (StorageError, STORAGE), (PackageError, PACKAGE))
+    kinds = ((UsageError, USAGE), (ModelError, MODEL), (StorageError, STORAGE), (PackageError, PACKAGE))
     return next((code for kind, code in kinds if isinstance(error, kind)), INPUT)
 
 

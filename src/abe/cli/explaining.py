@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from abe.cli import exits, inputs, options, output, ready
+from abe.cli.given import Sample, check, fit, raw_of, samples, stems
 from abe.errors import AbeError
+from abe.terminal import readable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    photos: options.Photos,
+    words: options.Inputs = None,
     /,
     *,
     method: Annotated[str, Parameter(alias="-k")] = "ig",
@@ -24,65 +26,65 @@ def run(
     target: options.Target = None,
     objective: options.Objective = "logit",
     seed: options.Seed = 0,
+    given: options.InputOptions = options.DEFAULT_INPUT,
     model: options.ModelOptions = options.DEFAULT_MODEL,
     out: options.Out = Path("out"),
     save: Annotated[bool, Parameter(group=options.OUTPUT, show_default=False)] = False,
     json: options.Json = False,
 ) -> None:
-    """Show which pixels of photographs drove the model's decision.
+    """Show which pixels, words or columns drove the model's decision.
 
-    Prints the prediction, what the map explains of it and what it cost, and writes one picture per
-    photograph: the photograph, the signed map, where its magnitude lies, and the top classes.
+    Prints the prediction, the words or columns with their shares, what the map explains of the prediction
+    and what it cost, and writes a picture of each: of a photograph itself, the signed map, where its
+    magnitude lies, and the top classes.
 
     Args:
         method: A name or alias from `abe methods`.
         param: A parameter of the method; may be repeated.
         save: Also save the maps, to load with abe.Explanation.load.
     """
-    paths = inputs.photos(photos)
+    asked = samples(words, given)
     settings = inputs.parameters(param or ())
     from abe.objectives import as_objective
     from abe.registry import methods
-    from abe.report.view import stems
-    from abe.task.image import load_image
 
     chosen = methods.build(method, **settings)
     as_objective(objective)
     draw = ready.drawing("matplotlib", optional=json or save)
     jobs = [
-        Job(path, out / f"{stem}-{chosen.name}", draw=draw, save=save)
-        for path, stem in zip(paths, stems([path.name for path in paths]), strict=True)
+        Job(one, out / f"{stem}-{chosen.name}", draw=draw, save=save)
+        for one, stem in zip(asked, stems(asked), strict=True)
     ]
     ready.place(
         out,
         [job.picture for job in jobs] if draw else [],
         saved=[job.folder for job in jobs] if save else [],
         kind="explanation",
-        photos=paths,
+        inputs=[one.path for one in asked if one.path is not None],
     )
-    for path in paths:
-        load_image(path)  # an unreadable one is refused before the model is loaded
+    check(asked, model)
     task = inputs.task_of(model)
+    fit(task, asked, model)
     wanted = inputs.target_of(task, target)
     results: list[dict[str, Any]] = []
     pieces = exits.Pieces()
     try:
         for job in jobs:
-            with pieces.piece(str(job.path)):
+            with pieces.piece(job.sample.name):
                 _explain(job, task, chosen, wanted, objective, seed, results, pieces, told=not json)
     finally:  # when interrupted, too
         if json and results:
-            lost = {str(job.path) for job in jobs} & set(pieces.failed)
-            output.emit(results + [_failure(path, pieces.failed[path]) for path in sorted(lost)])
+            lost = {job.sample.name: job.sample for job in jobs if job.sample.name in pieces.failed}
+            output.emit(results + [_failure(lost[name], pieces.failed[name]) for name in sorted(lost)])
         output.warn([w for result in results for w in result["warnings"]])
     pieces.close(alone=len(jobs) == 1)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One photograph, and where its results go without their suffix."""
+    """One sample, and where its results go without their suffix."""
 
-    path: Path
+    sample: Sample
     folder: Path
     draw: bool
     save: bool
@@ -105,14 +107,17 @@ def _explain(
     *,
     told: bool,
 ) -> None:
-    """Explain one photograph (sizes may differ), say what was found, then write what was asked for."""
+    """Explain one sample (sizes may differ), say what was found, then write what was asked for."""
     from abe.api import explain
 
-    explanation = explain(task, str(job.path), method, target=target, objective=objective, seed=seed)
-    result = as_dict(explanation, job.path)
+    raw = raw_of(task, job.sample)
+    explanation = explain(task, raw, method, target=target, objective=objective, seed=seed)
+    if job.sample.kind != "photo":
+        explanation.names = [readable(job.sample.name)]
+    result = as_dict(explanation, job.sample)
     results.append(result)
     if told:
-        _print(result)
+        _print(result, explanation)
     if job.save:
         with pieces.piece(str(job.folder)):
             result["saved"] = str(explanation.save(job.folder))
@@ -129,17 +134,24 @@ def _explain(
         output.console().print()
 
 
-def _failure(path: str, error: Exception) -> dict[str, Any]:
+def _failure(sample: Sample, error: Exception) -> dict[str, Any]:
     code = error.code.value if isinstance(error, AbeError) else type(error).__name__
-    return {"photo": path, "error": {"code": code, "message": str(error)}}
+    return {_key(sample): sample.name, "error": {"code": code, "message": str(error)}}
 
 
-def as_dict(explanation: "Explanation", path: Path) -> dict[str, Any]:
-    """Everything about one photograph's explanation except the map itself."""
+def _key(sample: Sample) -> str:
+    return "photo" if sample.kind == "photo" else "input"
+
+
+def as_dict(explanation: "Explanation", sample: Sample) -> dict[str, Any]:
+    """Everything about one sample's explanation except the map itself; of named units their shares."""
+    named = explanation.labels is not None
+    units = [{"name": name, "value": value} for name, value in explanation.by_unit()[0]] if named else None
     residual = explanation.residual
     cost = explanation.cost
     return {
-        "photo": str(path),
+        _key(sample): sample.name,
+        **({"unit": explanation.unit, "units": units} if units is not None else {}),
         "method": explanation.method,
         "spec": dict(explanation.spec),
         "objective": explanation.objective,
@@ -158,15 +170,17 @@ def as_dict(explanation: "Explanation", path: Path) -> dict[str, Any]:
     }
 
 
-def _print(result: dict[str, Any]) -> None:
-    """One photograph's result for a person."""
+def _print(result: dict[str, Any], explanation: "Explanation") -> None:
+    """One sample's result for a person."""
     from rich.text import Text
 
+    from abe.report.printed import body
     from abe.report.view import number, percent
-    from abe.terminal import NARROW, readable
+    from abe.terminal import NARROW
 
     screen = output.console()
-    head = Text(readable(Path(result["photo"]).name), style="bold")
+    name = Path(result["photo"]).name if "photo" in result else result["input"]
+    head = Text(inputs.short(readable(name)), style="bold")
     screen.print(
         head.append(f"   {result['method']} of {readable(result['target']['name'])}", style="default")
     )
@@ -179,6 +193,8 @@ def _print(result: dict[str, Any]) -> None:
         top.add_row("", name, percent(entry["probability"]), Text(bar, style="orange3"))
     if result["top"]:
         screen.print(top)
+    for drawn in body(explanation, 0, coloured=screen.is_terminal and not screen.no_color):
+        screen.print(drawn)
     cost = result["cost"]
     facts = _grid(False, True)
     facts.add_row("", Text("score", style="dim"), Text(f"{result['objective']} {number(result['score'])}"))

@@ -190,15 +190,24 @@ def _inside(task: Any, labels: list[str], text: str) -> int:
     return task.class_index(text)
 
 
-def photos(paths: Sequence[str]) -> list[Path]:
+def is_address(word: str) -> bool:
+    """Whether a word is the address of something elsewhere."""
+    return _ADDRESS.match(word) is not None
+
+
+def photos(paths: Sequence[str], advice: str = "Check the path") -> list[Path]:
     """Paths of readable files, each checked before anything heavy is loaded.
+
+    Args:
+        paths: as they were given.
+        advice: what to do where there is no file.
 
     Raises:
         InputError: a path is an address, a folder, a pipe, missing, or not to be read.
     """
     found = [Path(path) for path in paths]
     for text, path in zip(paths, found, strict=True):
-        problem, fix = ready.regular(path), "Check the path"
+        problem, fix = ready.regular(path), advice
         if _ADDRESS.match(text):
             problem, fix = "an address is not read", "Download the photograph, and name its file"
         elif os.path.isdir(path):

@@ -12,6 +12,7 @@ from cyclopts import Group, Parameter, validators
 
 MODEL = Group("Model", sort_key=1)
 OUTPUT = Group("Output", sort_key=2)
+INPUT = Group("Inputs that are no photographs", sort_key=0)
 SIGNED = Parameter(allow_leading_hyphen=True)
 """Of what may begin with a minus sign, such as a range from -1 to 1."""
 
@@ -23,6 +24,13 @@ def at_least(low: float, most: int = 10**9) -> Parameter:
 
 Text = Annotated[str | None, SIGNED]
 Photos = Annotated[list[str], Parameter(help="Image files.")]
+Inputs = Annotated[
+    list[str] | None,
+    Parameter(
+        help="Photographs; texts in quotation marks; .txt files with a text a line; .csv files with --row.",
+        show_default=False,
+    ),
+]
 Names = Annotated[
     str | None,
     Parameter(help="Names from `abe methods`, separated by commas; all runs every one."),
@@ -46,6 +54,22 @@ Json = Annotated[
     bool,
     Parameter(group=OUTPUT, help="Print JSON, and nothing else, on standard output.", show_default=False),
 ]
+
+
+@Parameter(name="*", group=INPUT)
+@dataclass(frozen=True, kw_only=True)
+class InputOptions:
+    """Inputs that a path alone does not name.
+
+    Attributes:
+        text: A text, where it has one word or ends like a file; may be repeated.
+        row: Rows of a .csv, .txt or .npy file, counted from 0 (below the head of a table): 3, 3,7 or 3:8.
+        without: Columns of a .csv file that the model is not given, separated by commas, such as the truth.
+    """
+
+    text: list[str] | None = None
+    row: Text = None
+    without: Text = None
 
 
 @Parameter(name="*", group=MODEL)
@@ -87,3 +111,4 @@ class ModelOptions:
 
 
 DEFAULT_MODEL = ModelOptions()
+DEFAULT_INPUT = InputOptions()

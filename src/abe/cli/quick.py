@@ -32,24 +32,39 @@ CELLS, SAMPLES = 8, 16
 """Rows that are timed: cells of a grid along each axis, removed one by one, and samples of gradients."""
 
 
-def one_of_each(task: Any, photo: Any) -> list[tuple[str, Mapping[str, Any]]]:
-    """The method of every family that has one for this network, with the parameters that keep it quick."""
+def one_of_each(task: Any, sample: Any) -> list[tuple[str, Mapping[str, Any]]]:
+    """The method of every family that has one for this network, with the parameters that keep it quick.
+
+    A family whose method needs of features what these do not have is left out.
+    """
     from abe.api import explain
+    from abe.registry import methods
 
     found: list[tuple[str, Mapping[str, Any]]] = []
     for family, (name, params) in ONE_OF_EACH.items():
         try:
+            if task.modality not in methods.get(name).card.modalities:
+                continue
             if family in OF_SOME:
-                explain(task, photo, name)
+                explain(task, sample, name)
         except AbeError:  # the network has nothing of the kind, or a fault that the comparison will tell
             continue
-        found.append((name, params))
+        found.append(
+            (name, params if is_picture(task) else {k: v for k, v in params.items() if k != "units"})
+        )
     return found
 
 
-def own(method: tuple[str, Mapping[str, Any]]) -> str:
+def is_picture(task: Any) -> bool:
+    """Whether a task reads photographs."""
+    from abe.explanation import PICTURES
+
+    return task.modality in PICTURES
+
+
+def own(task: Any, method: tuple[str, Mapping[str, Any]]) -> str:
     """A method of `one_of_each` at its own defaults."""
-    return OWN.get(method[0], method[0])
+    return OWN.get(method[0], method[0]) if is_picture(task) else method[0]
 
 
 def called(method: Any) -> str:
@@ -78,7 +93,7 @@ Plan = tuple[Sequence[Any], Sequence[Any]]
 
 def estimate(
     task: Any,
-    photos: Sequence[Any],
+    samples: Sequence[Any],
     methods: Sequence[Any],
     metrics: Sequence[Any],
     others: Mapping[str, Plan],
@@ -87,19 +102,20 @@ def estimate(
 
     Args:
         task: the model and how to read it.
-        photos: what is explained.
+        samples: what is explained.
         methods: names, or names with parameters.
         metrics: what is measured.
         others: what else could be asked for, by the option that asks for it, each told with its time.
     """
     from abe import registry
     from abe.metrics.evaluation.foresight import rows_of
+    from abe.report.looks import noun
 
-    n, s = len(photos), "" if len(photos) == 1 else "s"
+    n = len(samples)
     every = len(registry.methods.names())
-    what = f"{len(methods)} of {every} methods, {len(metrics)} metrics, {n} photograph{s}"
+    what = f"{len(methods)} of {every} methods, {len(metrics)} metrics, {n} {noun(task.modality, n)}"
     try:
-        shape, forward, gradient = pace(task, photos[0])
+        shape, forward, gradient = pace(task, samples[0])
     except AbeError:  # without a gradient, or for a reason that the comparison will tell
         return f"{what}; how long that takes is not known beforehand."
 
@@ -115,7 +131,7 @@ def estimate(
     return "; ".join([said, *more]) + "."
 
 
-def pace(task: Any, photo: Any) -> tuple[tuple[int, ...], float, float]:
+def pace(task: Any, sample: Any) -> tuple[tuple[int, ...], float, float]:
     """The shape of a sample, and seconds of a row that goes forward, and of one that goes backward too.
 
     What the planner times is what will be run: the rows that are timed here let it choose how to run them.
@@ -125,15 +141,15 @@ def pace(task: Any, photo: Any) -> tuple[tuple[int, ...], float, float]:
     """
     from abe.api import explain
 
-    explain(task, photo, "gradient", progress=False)  # the first call also finds out how to run the model
-    once = explain(task, photo, "gradient", progress=False)
+    explain(task, sample, "gradient", progress=False)  # the first call also finds out how to run the model
+    once = explain(task, sample, "gradient", progress=False)
     shape, gradient = tuple(once.x.shape[1:]), once.cost.model_seconds
     if gradient > SLOW:
         return shape, gradient / 3, gradient
-    grid = ("grid", {"n": CELLS})
-    cells = explain(task, photo, "occlusion", units=grid, progress=False).cost
+    cut: dict[str, Any] = {"units": ("grid", {"n": CELLS})} if is_picture(task) else {}
+    cells = explain(task, sample, "occlusion", progress=False, **cut).cost
     forward = cells.model_seconds / cells.forward_rows
-    noisy = explain(task, photo, "smoothgrad", samples=SAMPLES, progress=False).cost
+    noisy = explain(task, sample, "smoothgrad", samples=SAMPLES, progress=False).cost
     left = noisy.model_seconds - forward * (noisy.forward_rows - noisy.backward_rows)
     return shape, forward, max(left / noisy.backward_rows, forward)
 

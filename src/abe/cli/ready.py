@@ -60,7 +60,7 @@ def place(
     *,
     saved: Sequence[Path] = (),
     kind: str = "",
-    photos: Sequence[Path] = (),
+    inputs: Sequence[Path] = (),
 ) -> None:
     """Refuse an output folder that will not take the results. What is made to find out is taken away.
 
@@ -68,7 +68,7 @@ def place(
         folder: it is made and written for a moment.
         files: that will be written.
         saved: folders that will hold a manifest of ``kind``.
-        photos: inputs, which no result may replace.
+        inputs: files that no result may replace.
 
     Raises:
         StorageError: the folder cannot be written, a folder stands where a file goes, or the other way
@@ -79,7 +79,7 @@ def place(
     try:
         check_folder(folder)
         for path in files:
-            _free(path, photos)
+            _free(path, inputs)
         for path in saved:
             _ours(path, kind)
     except (OSError, ValueError) as error:
@@ -119,7 +119,7 @@ def check_folder(folder: Path, needed: int = 1 << 20) -> Path:
     return folder
 
 
-def _free(path: Path, photos: Sequence[Path]) -> None:
+def _free(path: Path, inputs: Sequence[Path]) -> None:
     try:
         os.lstat(path)
     except FileNotFoundError:
@@ -131,10 +131,10 @@ def _free(path: Path, photos: Sequence[Path]) -> None:
             got=str(path),
             fix="Move it away, or choose another folder with --out",
         )
-    if not path.is_symlink() and any(os.path.samefile(path, photo) for photo in photos):
+    if not path.is_symlink() and any(os.path.samefile(path, one) for one in inputs):
         raise SpecError(
             Code.BAD_PARAMETER,
-            "The result would replace the photograph",
+            "The result would replace the photograph or file that is explained",
             got=str(path),
             fix="Choose another folder with --out",
         )

@@ -7,6 +7,8 @@ magnitude; unimportant pixels stay clear, so the photograph shows through on a l
 noise to the eye; this reading shows which region the method looks at, and says nothing about signs.
 """
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -107,3 +109,36 @@ def grey(photo: NDArray[np.uint8], strength: float = 1.0) -> NDArray[np.uint8]:
     """The photograph in greys, faded towards white paper by 1 - strength; (h, w, 3)."""
     luma = photo @ np.array([0.299, 0.587, 0.114])
     return np.repeat((255 * (1 - strength) + strength * luma)[..., None], 3, axis=2).astype(np.uint8)
+
+
+TINT = 0.6
+"""Opacity of the ground of words at full strength: the text stays readable on it."""
+
+
+def tint(strength: float, most: float = TINT) -> tuple[float, float, float]:
+    """The colour of a value from -1 to 1 laid over white, as shares of red, green and blue."""
+    hue = SUPPORTS if strength >= 0 else OPPOSES
+    alpha = opacity(strength, most)
+    red, green, blue = (1 - alpha + alpha * part / 255 for part in hue)
+    return red, green, blue
+
+
+def opacity(strength: float, most: float = TINT) -> float:
+    """How much of the hue is seen of a value from -1 to 1."""
+    return most * min(1.0, abs(strength)) ** SIGNED_POWER if np.isfinite(strength) else 0.0
+
+
+def as_grey(values: Array) -> NDArray[np.uint8]:
+    """Numbers of any range as 8-bit greys, in three equal channels behind."""
+    finite = np.nan_to_num(values)
+    low, high = float(finite.min()), float(finite.max())
+    shown = np.rint(255 * (finite - low) / ((high - low) or 1.0)).astype(np.uint8)
+    return np.repeat(shown[..., None], 3, axis=-1)
+
+
+def largest(values: Array, most: int) -> Array:
+    """At most so many numbers: of neighbours the one of largest magnitude."""
+    if len(values) <= most:
+        return values
+    edges = np.linspace(0, len(values), most + 1).astype(int)
+    return np.array([values[a:b][np.abs(values[a:b]).argmax()] for a, b in itertools.pairwise(edges)])

@@ -2,39 +2,24 @@
 
 Signed maps are averaged over a small neighbourhood, as single pixels of a photograph's map are noise to the
 eye, and say so; ``smooth=0`` shows them as computed. The second reading, *where*, averages magnitudes.
+What is no photograph is drawn by `abe.report.drawn`.
 """
 
-import warnings
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from abe.errors import Code, PackageError, StorageError
-from abe.report import INSTALL, colour, view
+from abe.report import colour, looks, view
+from abe.report.canvas import ARROWS, INK, MUTED, RULE, blank, finish, plain, short
+from abe.report.canvas import save as save
+from abe.report.drawn import draw
+from abe.terminal import readable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK = "#1f2328"
-MUTED = "#6a737d"
-RULE = "#d0d7de"
-ARROWS = {"higher": "↑", "lower": "↓"}
-SCRIPTS = (
-    "CJK",
-    "WenQuanYi",
-    "PingFang",
-    "Hiragino",
-    "YaHei",
-    "Malgun",
-    "Gothic",
-    "Emoji",
-    "Arabic",
-    "Devanagari",
-)
-"""Parts of the names of fonts with letters that the usual one lacks."""
 MAPS_ABREAST = 8
 """Most maps side by side in a panel before the next line begins."""
 
@@ -42,16 +27,23 @@ MAPS_ABREAST = 8
 def plot_explanation(
     explanation: Any, *, path: str | Path | None = None, smooth: float | None = None
 ) -> "Figure":
-    """Photograph, signed map, where the magnitude lies, and the top classes; one line per sample.
+    """What is explained, the map over it, and the top classes.
+
+    Photographs are shown beside their map in two readings; words in colours that wrap; columns as a waterfall
+    from the reference's score to that of the sample, as a swarm from twelve rows on, and as bars where
+    the method claims no sum; lines with a strip beneath every channel; the slices of a volume that hold most
+    of the magnitude; points from two sides. Of several inputs each has its own part.
 
     Args:
-        explanation: an `abe.Explanation` of images.
+        explanation: an `abe.Explanation`.
         path: also write the figure there (the suffix chooses the format).
         smooth: standard deviation in pixels of an average over the signed map; by default .8 % of the longer
-            side; 0 shows it as computed.
+            side; 0 shows it as computed. Of photographs.
     """
     count = len(explanation.target)
-    photos = [view.photo_view(explanation, i, "") for i in range(count)]
+    photos = [view.sample_view(explanation, i, readable(explanation.names[i])) for i in range(count)]
+    if not looks.is_picture(explanation):
+        return draw(photos, path=path)
     figure = blank(11.0, 2.75 * count + 0.3)
     grid = figure.add_gridspec(count, 4, width_ratios=(1, 1, 1, 1.15))
     for row, photo in enumerate(photos):
@@ -65,16 +57,18 @@ def plot_explanation(
 
 
 def plot_photo(
-    photo: view.PhotoView, *, path: str | Path | None = None, smooth: float | None = None
+    photo: view.SampleView, *, path: str | Path | None = None, smooth: float | None = None
 ) -> "Figure":
-    """One photograph of a comparison: decision and curves above, all maps below in both readings.
+    """One sample of a comparison: decision and curves above, all maps below, of photographs in both readings.
 
     Args:
-        photo: one of the photographs of `abe.report.view.from_comparison`.
+        photo: one of the samples of `abe.report.view.from_comparison`.
         path: also write the figure there.
         smooth: standard deviation in pixels of an average over the signed maps; by default .8 % of the
             longer side; 0 shows them as computed.
     """
+    if photo.image is None:
+        return draw([photo], path=path)
     lines = max(1, -(-len(photo.maps) // MAPS_ABREAST))
     columns = max(4, -(-len(photo.maps) // lines))
     width = max(10.5, 1.72 * columns)
@@ -87,29 +81,29 @@ def plot_photo(
     for number, shown in enumerate(photo.maps):
         row, column = divmod(number, columns)
         facts = "   ".join(f"{label} {value}" for label, value in shown.facts[:2])
-        title = f"{_short(shown.title, 29)}\n{facts}"
+        title = f"{short(shown.title, 29)}\n{facts}"
         _signed(figure.add_subplot(tiles[2 * row, column]), photo, shown, title, smooth)
         _where(figure.add_subplot(tiles[2 * row + 1, column]), photo, shown, "")
     more = "; below each, where its magnitude lies, averaged over the neighbourhood"
-    _legend(figure, smooth, f"{more}\nexplained: {plain(_short(photo.target, 80))}")
+    _legend(figure, smooth, f"{more}\nexplained: {plain(short(photo.target, 80))}")
     return finish(figure, path)
 
 
 def plot_comparison(
     comparison: Any, *, folder: str | Path | None = None, smooth: float | None = None
 ) -> "list[Figure]":
-    """One panel per photograph of a comparison (see `plot_photo`).
+    """One panel per sample of a comparison (see `plot_photo`).
 
     Args:
         comparison: what `abe.compare` returns.
-        folder: also write ``<photograph>.png`` there.
+        folder: also write ``<sample>.png`` there.
         smooth: see `plot_photo`.
     """
     page = view.from_comparison(comparison)
-    stems = view.stems([photo.name for photo in page.photos])
+    stems = view.stems([photo.name for photo in page.samples])
     paths = [None if folder is None else Path(folder) / f"{stem}.png" for stem in stems]
     return [
-        plot_photo(photo, path=path, smooth=smooth) for photo, path in zip(page.photos, paths, strict=True)
+        plot_photo(photo, path=path, smooth=smooth) for photo, path in zip(page.samples, paths, strict=True)
     ]
 
 
@@ -133,7 +127,7 @@ def plot_scores(comparison: Any, *, path: str | Path | None = None) -> "Figure":
             _interval(axes, at, comparison.scores[name][metric.name], name in leaders)
         title = metric.name if metric.card is None else metric.card.title
         axes.set_title(plain(f"{title} {ARROWS[metric.direction]}"), fontsize=8, color=INK, pad=4)
-        axes.set_yticks(range(len(names)), [plain(_short(name)) for name in names])
+        axes.set_yticks(range(len(names)), [plain(short(name)) for name in names])
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.tick_params(labelsize=6.5, colors=MUTED, length=2)
         axes.locator_params(axis="x", nbins=4)
@@ -165,73 +159,6 @@ def _interval(axes: "Axes", at: int, score: Any, leads: bool) -> None:
     axes.plot([score.mean], [at], "o", markersize=4.5, markerfacecolor=face, markeredgecolor="#d54a00")
 
 
-def blank(width: float, height: float) -> "Figure":
-    """An empty figure of so many inches that belongs to nobody."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise PackageError(Code.MISSING_PACKAGE, "Figures need matplotlib", fix=f"Run: {INSTALL}") from error
-    figure = Figure(figsize=(width, height), dpi=130, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def finish(figure: "Figure", path: str | Path | None) -> "Figure":
-    """The figure, written to ``path`` where one is given."""
-    if path is not None:
-        save(figure, path)
-    return figure
-
-
-def save(figure: "Figure", path: str | Path) -> Path:
-    """Write a figure; a failed write leaves what was there before.
-
-    Raises:
-        StorageError: the file cannot be written, or its suffix names no known format.
-    """
-    from abe.storage import write
-
-    target, buffer = Path(path), BytesIO()
-    kind = target.suffix.lstrip(".").lower() or "png"
-    _speak_every_script(figure)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing from")  # where no installed font has it
-            figure.savefig(buffer, format=kind)
-    except ValueError as error:
-        raise StorageError(
-            Code.NOT_WRITTEN,
-            "The figure has an unknown format",
-            got=target.suffix,
-            expected=".png, .pdf or .svg",
-        ) from error
-    return write(target if target.suffix else target.with_suffix(".png"), _small(buffer, kind))
-
-
-def _small(drawn: BytesIO, kind: str) -> bytes:
-    """The file's bytes; a PNG in 64 levels per colour, which the eye does not miss, at half the size."""
-    if kind != "png":
-        return drawn.getvalue()
-    from PIL import Image
-
-    buffer = BytesIO()
-    with Image.open(drawn) as image:
-        levels = [min(255, round(value / 4) * 4) for value in range(256)]
-        image.convert("RGB").point(levels * 3).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def _speak_every_script(figure: "Figure") -> None:
-    """Let texts fall back to fonts of other scripts, where such are installed."""
-    from matplotlib.font_manager import get_font_names
-    from matplotlib.text import Text
-
-    known = [name for name in get_font_names() if any(part in name for part in SCRIPTS)]
-    for text in figure.findobj(Text):
-        text.set_fontfamily(["DejaVu Sans", *sorted(known)])
-
-
 def _tile(axes: "Axes", title: str) -> None:
     axes.set_anchor("N")
     axes.set_xticks([])
@@ -243,13 +170,12 @@ def _tile(axes: "Axes", title: str) -> None:
         axes.set_title(plain(title), fontsize=8, color=INK, pad=4)
 
 
-def plain(text: str) -> str:
-    """Text without mathtext: a dollar sign in a label or file name stays a dollar sign."""
-    return text.replace("$", r"\$")
+def _image(photo: view.SampleView) -> Any:
+    return photo.image
 
 
-def _photo(axes: "Axes", photo: view.PhotoView, title: str) -> None:
-    axes.imshow(photo.image, interpolation="antialiased")
+def _photo(axes: "Axes", photo: view.SampleView, title: str) -> None:
+    axes.imshow(_image(photo), interpolation="antialiased")
     _tile(axes, title)
 
 
@@ -258,24 +184,24 @@ def _sigma(shown: view.MapView, smooth: float | None) -> float:
 
 
 def _signed(
-    axes: "Axes", photo: view.PhotoView, shown: view.MapView, title: str, smooth: float | None
+    axes: "Axes", photo: view.SampleView, shown: view.MapView, title: str, smooth: float | None
 ) -> None:
     values = colour.average(shown.values, _sigma(shown, smooth))
     levels = colour.signed_levels(values, colour.limit(values))
-    ground = colour.grey(photo.image, 0.16)
+    ground = colour.grey(_image(photo), 0.16)
     axes.imshow(colour.over(levels, colour.signed_palette(), ground), interpolation="antialiased")
     _tile(axes, title)
 
 
-def _where(axes: "Axes", photo: view.PhotoView, shown: view.MapView, title: str) -> None:
+def _where(axes: "Axes", photo: view.SampleView, shown: view.MapView, title: str) -> None:
     levels = colour.where_levels(shown.values)
-    picture = colour.over(levels, colour.where_palette(), colour.grey(photo.image))
+    picture = colour.over(levels, colour.where_palette(), colour.grey(_image(photo)))
     axes.imshow(picture, interpolation="antialiased")
     _tile(axes, title)
 
 
-def _bars(axes: "Axes", photo: view.PhotoView) -> None:
-    names = [f"{view.percent(p)}  {_short(name, 28)}" for name, p in photo.top]
+def _bars(axes: "Axes", photo: view.SampleView) -> None:
+    names = [f"{view.percent(p)}  {short(name, 28)}" for name, p in photo.top]
     values = [p for _, p in photo.top]
     at = np.arange(len(names))
     colours = ["#d54a00" if name == photo.target else "#9aa4af" for name, _ in photo.top]
@@ -290,15 +216,11 @@ def _bars(axes: "Axes", photo: view.PhotoView) -> None:
     axes.set_title("what the model answers", fontsize=8, color=INK, pad=4)
 
 
-def _short(name: str, length: int = 32) -> str:
-    return name if len(name) <= length else name[: length - 1] + "…"
-
-
-def _head(figure: "Figure", cell: Any, photo: view.PhotoView) -> None:
+def _head(figure: "Figure", cell: Any, photo: view.SampleView) -> None:
     curves = photo.curves[:2]
     widths = (1, 1, *(1.35 for _ in curves), 0.9)
     parts = cell.subgridspec(1, len(widths), width_ratios=widths)
-    _photo(figure.add_subplot(parts[0, 0]), photo, _short(photo.name))
+    _photo(figure.add_subplot(parts[0, 0]), photo, short(photo.name))
     _bars(figure.add_subplot(parts[0, 1]), photo)
     drawn = [figure.add_subplot(parts[0, 2 + column]) for column in range(len(curves))]
     for axes, curve in zip(drawn, curves, strict=True):
@@ -318,7 +240,7 @@ def _curve(axes: "Axes", curve: view.CurveView) -> None:
     for index, (name, values) in enumerate(curve.lines):
         hue, dash = colour.line(index)
         style: Any = (0, dash) if dash else "-"
-        axes.plot(curve.x, values, color=hue, linestyle=style, linewidth=1.2, label=plain(_short(name)))
+        axes.plot(curve.x, values, color=hue, linestyle=style, linewidth=1.2, label=plain(short(name)))
     axes.set_title(plain(curve.title), fontsize=8, color=INK, pad=4)
     axes.set_xlabel("share of the image changed", fontsize=7, color=MUTED)
     axes.set_ylabel(curve.value, fontsize=7, color=MUTED)

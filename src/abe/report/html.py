@@ -11,6 +11,8 @@ from PIL import Image
 
 from abe.errors import Code, PackageError
 from abe.report import INSTALL, colour, view
+from abe.report.looks import CHANNELS, SLICES, Look
+from abe.report.numbers import signed
 from abe.storage import write
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -18,6 +20,10 @@ MAPS_ABREAST = 6, 4
 """Most maps side by side on a wide screen and on a middling one."""
 PLOT_WIDTH, PLOT_HEIGHT = 420, 200
 """Size of the plotting area of a curve, in the units of its drawing."""
+LINE_HEIGHT = 60
+"""Height of one channel's line in those units."""
+STRIP, POINTS = 800, 1500
+"""Most numbers of a line and most points that a page draws."""
 
 
 def page(comparison: Any, *, title: str | None = None) -> str:
@@ -57,7 +63,8 @@ def render(shown: view.PageView) -> str:
     environment.filters.update(percent=view.percent, slug=view.slug, arrow=_arrow, best_way=_best_way)
     return environment.get_template("comparison.html.j2").render(
         page=shown,
-        photos=[_photo(photo) for photo in shown.photos],
+        samples=[_sample(sample) for sample in shown.samples],
+        pictured=any(sample.image is not None for sample in shown.samples),
         percentile=colour.PERCENTILE,
         smooth=100 * colour.SMOOTH,
         incomplete=view.percent(view.INCOMPLETE),
@@ -67,16 +74,20 @@ def render(shown: view.PageView) -> str:
     )
 
 
-def _photo(photo: view.PhotoView) -> dict[str, Any]:
-    """What the template needs of one photograph, pictures already encoded."""
+def _sample(sample: view.SampleView) -> dict[str, Any]:
+    """What the template needs of one sample, pictures already encoded."""
+    found = {"view": sample, "curves": [_curve(curve) for curve in sample.curves]}
+    if sample.image is None:
+        return {**found, "image": None, "maps": [_reading(shown) for shown in sample.maps]}
     return {
-        "view": photo,
-        "uri": _jpeg(photo.image),
-        "width": photo.image.shape[1],
-        "height": photo.image.shape[0],
-        "maps": [_map(shown) for shown in photo.maps],
-        "curves": [_curve(curve) for curve in photo.curves],
-        "abreast": [_abreast(len(photo.maps), most) for most in MAPS_ABREAST],
+        **found,
+        "image": {
+            "uri": _jpeg(sample.image),
+            "width": sample.image.shape[1],
+            "height": sample.image.shape[0],
+        },
+        "maps": [_map(shown) for shown in sample.maps],
+        "abreast": [_abreast(len(sample.maps), most) for most in MAPS_ABREAST],
     }
 
 
@@ -95,6 +106,147 @@ def _map(shown: view.MapView) -> dict[str, Any]:
         ),
         "where": _png(colour.where_levels(shown.values), colour.where_palette()),
     }
+
+
+def _reading(shown: view.MapView) -> dict[str, Any]:
+    """A map over what is no photograph: everything that is looked at, and how the score is made up."""
+    said = [] if shown.account is None else shown.account.said()
+    return {"view": shown, "looks": [_look(look) for look in shown.looks], "said": said}
+
+
+def _look(look: Look) -> dict[str, Any]:
+    """One look with its drawing; the template lays words and bars itself."""
+    drawn = {"lines": _lines, "slices": _slices, "points": _points, "picture": _picture}.get(look.kind)
+    listed = [*look.entries, *([("fixed positions", "", look.fixed)] if look.fixed else [])]
+    most = max((abs(value) for *_, value in listed), default=0.0) or 1.0
+    entries = [
+        {
+            "name": name,
+            "there": there,
+            "value": signed(value),
+            "share": 100 * abs(value) / most,
+            "for": value >= 0,
+        }
+        for name, there, value in listed
+    ]
+    bound = look.bound
+    words = [
+        {
+            "text": text,
+            "ground": "" if word < 0 else _ground(float(look.values[word]) / bound),
+            "title": "" if word < 0 else signed(float(look.values[word])),
+        }
+        for text, word in look.pieces
+    ]
+    return {
+        "kind": look.kind,
+        "title": look.title,
+        "unit": look.unit,
+        "entries": entries,
+        "there": any(there for _, there, _ in look.entries),
+        "words": words,
+        "scale": signed(bound, plus=False),
+        "drawn": drawn(look, bound) if drawn else {},
+    }
+
+
+def _ground(strength: float) -> str:
+    """The colour under a word; it lets the page's own ground through, which is dark in the dark."""
+    hue = colour.SUPPORTS if strength >= 0 else colour.OPPOSES
+    alpha = colour.opacity(strength)
+    return f"rgb({hue[0]} {hue[1]} {hue[2]} / {alpha:.2f})" if alpha >= 0.02 else ""
+
+
+def _lines(look: Look, bound: float) -> dict[str, Any]:
+    """Every channel as a line, and its map as a strip of pixels that the page stretches."""
+    ground = np.nan_to_num(np.asarray(look.ground, np.float64))
+    own = len(look.values) == len(ground)
+    share = np.abs(look.values).sum(1) if own else np.ones(len(ground))
+    chosen = sorted(np.argsort(-share, kind="stable")[:CHANNELS].tolist())
+    strip = [
+        _png(colour.signed_levels(colour.largest(v, STRIP), bound)[None], colour.signed_palette())
+        for v in look.values
+    ]
+    lines = []
+    for channel in chosen:
+        values = colour.largest(ground[channel], STRIP)
+        low, high = float(values.min()), float(values.max())
+        step = PLOT_WIDTH / max(1, len(values))
+        points = " ".join(
+            f"{step * (n + 0.5):.1f},{LINE_HEIGHT * (0.95 - 0.9 * (v - low) / ((high - low) or 1)):.1f}"
+            for n, v in enumerate(values.tolist())
+        )
+        ends = [f"{end:.3g}".replace("-", "−") for end in (low, high)]
+        lines.append(
+            {
+                "channel": look.rows[channel],
+                "points": points,
+                "ends": ends,
+                "strip": strip[channel] if own else "",
+            }
+        )
+    if not own and lines:
+        lines[-1]["strip"] = strip[0]
+    return {
+        "lines": lines,
+        "w": PLOT_WIDTH,
+        "h": LINE_HEIGHT,
+        "last": ground.shape[1] - 1,
+        "all": len(ground),
+    }
+
+
+def _slices(look: Look, bound: float) -> dict[str, Any]:
+    """The slices that hold most of the magnitude, each over its own greys."""
+    share = np.abs(look.values).sum((1, 2))
+    chosen = sorted(np.argsort(-share, kind="stable")[:SLICES].tolist())
+    whole, grounds = float(share.sum()) or 1.0, colour.as_grey(np.asarray(look.ground))
+    tiles = [
+        _tile(
+            f"slice {n}: {100 * share[n] / whole:.0f} %", look.values[n], bound, colour.grey(grounds[n], 0.5)
+        )
+        for n in chosen
+    ]
+    return {"tiles": tiles, "of": len(share)}
+
+
+def _picture(look: Look, bound: float) -> dict[str, Any]:
+    """What lies as a picture, and the map over it."""
+    ground = np.asarray(look.ground)
+    empty = _tile("as the model sees it", np.zeros(ground.shape[:2]), 1.0, ground)
+    return {
+        "tiles": [empty, _tile("the map over it", look.values, bound, colour.grey(ground, 0.16))],
+        "of": 0,
+    }
+
+
+def _tile(name: str, values: NDArray[Any], bound: float, ground: NDArray[np.uint8]) -> dict[str, Any]:
+    laid = colour.over(colour.signed_levels(values, bound), colour.signed_palette(), ground)
+    buffer = BytesIO()
+    Image.fromarray(laid).save(buffer, "PNG", optimize=True)
+    uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return {"name": name, "uri": uri, "width": laid.shape[1], "height": laid.shape[0]}
+
+
+def _points(look: Look, bound: float) -> dict[str, Any]:
+    """Points from the front, and from the side where they have a depth; the strongest of many."""
+    places = np.nan_to_num(np.asarray(look.ground, np.float64))
+    order = np.argsort(np.abs(look.values), kind="stable")[-POINTS:]
+    low, high = places.min(1, keepdims=True), places.max(1, keepdims=True)
+    side = float((high - low).max()) or 1.0
+    laid = 0.5 + (places - (low + high) / 2) / side
+    found = []
+    for across, up in [(0, 1)] if len(places) < 3 else [(0, 1), (2, 1)]:
+        dots = [
+            {
+                "x": f"{10 + 180 * laid[across, n]:.1f}",
+                "y": f"{190 - 180 * laid[up, n]:.1f}",
+                "hue": _ground(float(look.values[n]) / bound) or "none",
+            }
+            for n in order.tolist()
+        ]
+        found.append({"name": f"coordinate {across} across, {up} up", "dots": dots})
+    return {"views": found, "shown": len(order), "of": places.shape[1]}
 
 
 def _png(levels: NDArray[np.uint8], palette: NDArray[np.uint8]) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from abe.report.figures import INK, MUTED, RULE, blank, finish
+from abe.report.canvas import INK, MUTED, RULE, blank, finish
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,24 +9,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abe.errors import Code, SpecError
+from abe.report import looks
+from abe.report.looks import Account, Look
+from abe.report.numbers import number as number
+from abe.report.numbers import percent as percent
+from abe.report.numbers import pixels as pixels
 from abe.terminal import readable
 
 
 @dataclass(frozen=True, kw_only=True)
 class MapView:
-    """One method's map of one photograph.
+    """One method's map of one sample.
 
     Attributes:
         method: registered name.
         title: human-readable name.
-        values: (h, w) attribution, summed over channels.
+        values: (h, w) attribution of a photograph, summed over channels.
         facts: (label, value) pairs shown below it, such as the residual.
+        looks: of what is no photograph, the map over everything that is looked at.
+        account: how the explained score is made up.
     """
 
     method: str
     title: str
-    values: NDArray[np.float64]
+    values: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
     facts: list[tuple[str, str]] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list[Look])
+    account: Account | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,19 +50,19 @@ class CurveView:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhotoView:
-    """One photograph with its decision, maps and curves.
+class SampleView:
+    """One sample with its decision, maps and curves.
 
     Attributes:
-        image: (h, w, 3) 8-bit pixels as the model saw them.
+        image: of a photograph, (h, w, 3) 8-bit pixels as the model saw them.
         top: (class name, probability), most probable first.
         target: name of the explained decision.
     """
 
     name: str
-    image: NDArray[np.uint8]
     target: str
     top: list[tuple[str, float]]
+    image: NDArray[np.uint8] | None = None
     maps: list[MapView] = field(default_factory=list)
     curves: list[CurveView] = field(default_factory=list)
 
@@ -100,33 +109,22 @@ class TableView:
 
 @dataclass(frozen=True, kw_only=True)
 class PageView:
-    """A whole comparison."""
+    """A whole comparison.
+
+    Attributes:
+        noun: what one sample is called, and several.
+        parts: what samples consist of.
+    """
 
     title: str
     asked: list[tuple[str, str]]
     table: TableView
-    photos: list[PhotoView]
+    samples: list[SampleView]
     settings: list[tuple[str, str]]
     versions: list[tuple[str, str]]
     notes: list[str]
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A number with a typographic minus, or a dash for none."""
-    if value is None or not np.isfinite(value):
-        return "–"
-    if value and (abs(value) < 0.5 * 10**-digits or abs(value) >= 1e5):
-        return f"{value:.1e}".replace("-", "−")
-    return f"{value:.{digits}f}".replace("-", "−")
-
-
-def percent(value: float | None) -> str:
-    """A share as percent with sensible digits, or a dash for none."""
-    if value is None or not np.isfinite(value):
-        return "–"
-    share = 100 * value
-    digits = 0 if abs(share) >= 10 else 1 if abs(share) >= 1 else 2
-    return f"{share:.{digits}f} %".replace("-", "−")
+    noun: tuple[str, str] = ("photograph", "photographs")
+    parts: str = "pixels"
 
 
 def method_title(name: str) -> str:
@@ -135,28 +133,6 @@ def method_title(name: str) -> str:
 
     card = methods.cards().get(name)
     return card.title if card is not None else name
-
-
-def pixels(x: Any) -> NDArray[np.uint8]:
-    """A (c, h, w) tensor as 8-bit RGB: in [0, 1] as it is, anything else stretched to its range.
-
-    One channel is grey; with two or more than three channels their mean is shown.
-    """
-    array = np.asarray(x.detach().float().cpu().numpy(), np.float64)
-    if array.ndim != 3:
-        raise SpecError(
-            Code.UNSUPPORTED,
-            "Only images can be drawn as a panel",
-            got=f"features of shape {tuple(array.shape)}",
-            expected="(channels, height, width)",
-        )
-    array = np.nan_to_num(array)
-    if array.shape[0] != 3:
-        array = np.repeat(array.mean(0, keepdims=True), 3, axis=0)
-    low, high = float(array.min()), float(array.max())
-    if low < 0 or high > 1:
-        array = (array - low) / ((high - low) or 1.0)
-    return np.rint(255 * array.transpose(1, 2, 0)).astype(np.uint8)
 
 
 def one(values: Any, index: int) -> float | None:
@@ -171,20 +147,24 @@ def map_view(explanation: Any, index: int, extra: Sequence[tuple[str, str]] = ()
     """The map of one sample of an explanation, with its residual below."""
     residual = one(explanation.residual, index)
     facts = [("residual", percent(residual))] if residual is not None else []
-    values = explanation.map()[index].detach().double().cpu().numpy()
+    shown: dict[str, Any] = {}
+    if looks.is_picture(explanation):
+        shown["values"] = explanation.map()[index].detach().double().cpu().numpy()
+    else:
+        shown |= {"looks": looks.looks(explanation, index), "account": looks.account(explanation, index)}
     return MapView(
         method=explanation.method,
         title=method_title(explanation.method),
-        values=values,
         facts=[*extra, *facts],
+        **shown,
     )
 
 
-def photo_view(explanation: Any, index: int, name: str) -> PhotoView:
-    """Photograph, decision and map of one sample of an explanation."""
-    return PhotoView(
+def sample_view(explanation: Any, index: int, name: str) -> SampleView:
+    """What is explained, the decision and the map of one sample of an explanation."""
+    return SampleView(
         name=name,
-        image=pixels(explanation.x[index]),
+        image=pixels(explanation.x[index]) if looks.is_picture(explanation) else None,
         target=readable(explanation.target_names[index]),
         top=_top(explanation, index),
         maps=[map_view(explanation, index)],
@@ -209,7 +189,7 @@ def slug(name: str) -> str:
 
 
 def stems(names: Sequence[str]) -> list[str]:
-    """File names without suffix from names of photographs, told apart by a number where they collide.
+    """File names without suffix from names of samples, told apart by a number where they collide.
 
     Names that differ in upper and lower case alone collide, for there are file systems to which they are one.
     """
@@ -252,7 +232,7 @@ def from_comparison(comparison: Any, *, title: str | None = None) -> PageView:
     if not comparison.explanations:
         raise SpecError(
             Code.UNSUPPORTED,
-            "Only a comparison that still holds its maps can be shown photograph by photograph",
+            "Only a comparison that still holds its maps can be shown sample by sample",
             got="scores alone, of a stream or from a file",
             fix="Show comparison.table() or comparison.plot()",
         )
@@ -262,21 +242,23 @@ def from_comparison(comparison: Any, *, title: str | None = None) -> PageView:
     methods = number_of.get(len(comparison.methods), f"{len(comparison.methods)} methods")
     names = _apart(comparison.names, "{} ({})")
     return PageView(
-        title=title or f"{methods} on {count} photograph{'s' if count > 1 else ''}",
-        asked=_asked(comparison),
-        table=_table(comparison),
-        photos=[_photo(comparison, index, name) for index, name in enumerate(names)],
+        title=title or f"{methods} on {count} {looks.noun(first.modality, count)}",
+        asked=_asked(comparison, first.modality),
+        table=_table(comparison, first.modality),
+        samples=[_sample(comparison, index, name) for index, name in enumerate(names)],
         settings=_settings(comparison, first),
         versions=[(str(name), str(version)) for name, version in first.versions.items()],
         notes=_notes(comparison),
+        noun=(looks.noun(first.modality), looks.noun(first.modality, 2)),
+        parts=looks.PARTS.get(first.modality, "positions"),
     )
 
 
-def _asked(comparison: Any) -> list[tuple[str, str]]:
-    count = len(comparison.names)
+def _asked(comparison: Any, modality: str) -> list[tuple[str, str]]:
+    parts = looks.PARTS.get(modality, "positions")
     return [
-        ("Question", "which pixels drove the decision, and which method says it best?"),
-        ("Photographs", str(count)),
+        ("Question", f"which {parts} drove the decision, and which method says it best?"),
+        (looks.noun(modality, 2).capitalize(), str(len(comparison.names))),
         ("Methods", str(len(comparison.scores) + len(comparison.failures))),
         ("Explained score", comparison.objective),
         ("Ranked by", ", ".join(_title(m) for m in comparison.metrics if m.name in comparison.rank_by)),
@@ -295,7 +277,7 @@ def title_of(score: Any) -> str:
     return score.name if card is None else card.title
 
 
-def _table(comparison: Any) -> TableView:
+def _table(comparison: Any, modality: str) -> TableView:
     about = "Mean rank over the metrics that rank"
     columns = [ColumnView(key="rank", title="Rank", direction="lower", about=about)]
     for metric in comparison.metrics:
@@ -303,7 +285,7 @@ def _table(comparison: Any) -> TableView:
         columns.append(
             ColumnView(key=metric.name, title=_title(metric), direction=metric.direction, about=about)
         )
-    doubt = _doubt(comparison)
+    doubt = _doubt(comparison, modality)
     shown = len(comparison) > 1 and not doubt
     best = {m.name: comparison.leaders(m.name) if shown else [] for m in comparison.metrics}
     rows = []
@@ -312,19 +294,20 @@ def _table(comparison: Any) -> TableView:
         first = shown and rank == min(comparison.ranks.values())
         cells = [CellView(text=f"{rank:.1f}", value=rank, best=first)]
         cells += [
-            _cell(comparison.scores[method][m.name], method in best[m.name]) for m in comparison.metrics
+            _cell(comparison.scores[method][m.name], method in best[m.name], looks.noun(modality))
+            for m in comparison.metrics
         ]
         rows.append((method, _label(method), cells))
     said = [comparison.caption] if doubt else [comparison.caption, *comparison.conclusions]
     return TableView(columns=columns, rows=rows, caption=" ".join(said), doubt=doubt)
 
 
-def _doubt(comparison: Any) -> str:
+def _doubt(comparison: Any, modality: str) -> str:
     """Why no method can be said to be better, where no test could have told."""
     if not comparison.undecided:
         return ""
     count = len(comparison.names)
-    return f"Too few photographs to tell methods apart: {count}, where {comparison.needs}."
+    return f"Too few {looks.noun(modality, 2)} to tell methods apart: {count}, where {comparison.needs}."
 
 
 def _label(method: str) -> str:
@@ -333,10 +316,10 @@ def _label(method: str) -> str:
     return f"{method_title(name)} ({rest}" if bracket else method_title(name)
 
 
-def _cell(score: Any, best: bool) -> CellView:
+def _cell(score: Any, best: bool, noun: str) -> CellView:
     mean = score.mean if np.isfinite(score.mean) else None
     values = [float(v) for v in score.values]
-    spread = "per photograph: " + ", ".join(number(v) for v in values) if len(values) > 1 else ""
+    spread = f"per {noun}: " + ", ".join(number(v) for v in values) if len(values) > 1 else ""
     if score.interval is not None:
         low, high = (figure(score.name, end) for end in score.interval)
         spread = f"interval of the mean {low} to {high}; {spread}"
@@ -358,7 +341,7 @@ SHOWN = ("insertion", "deletion", "kl_insertion", "kl_deletion", "f_insertion", 
 """Scores written below a map, where measured."""
 
 
-def _photo(comparison: Any, index: int, name: str) -> PhotoView:
+def _sample(comparison: Any, index: int, name: str) -> SampleView:
     first = next(iter(comparison.explanations.values()))
     maps = []
     for method in comparison.methods:
@@ -369,9 +352,9 @@ def _photo(comparison: Any, index: int, name: str) -> PhotoView:
             if m.name in SHOWN
         ]
         maps.append(replace(map_view(explanation, index, facts), method=method, title=_label(method)))
-    return PhotoView(
+    return SampleView(
         name=name,
-        image=pixels(first.x[index]),
+        image=pixels(first.x[index]) if looks.is_picture(first) else None,
         target=readable(comparison.target_names[index]),
         top=_top(first, index),
         maps=maps,

@@ -34,7 +34,7 @@
     const name = reading === "where" ? "--under-where" : "--under";
     document.documentElement.style.setProperty(name, strength[reading] / 100);
   }
-  under.addEventListener("input", function () { strength[reading] = under.value; show(); });
+  if (under) under.addEventListener("input", function () { strength[reading] = under.value; show(); });
   document.querySelectorAll("input[name=reading]").forEach(function (choice) {
     choice.addEventListener("change", function () { reading = choice.value; under.value = strength[reading]; show(); });
     if (choice.checked) { reading = choice.value; under.value = strength[reading]; show(); }
@@ -75,7 +75,7 @@
   });
 
   const large = document.getElementById("large");
-  document.querySelectorAll(".maps").forEach(function (maps) {
+  document.querySelectorAll(".maps:not(.readings)").forEach(function (maps) {
     const figures = Array.from(maps.querySelectorAll("figure"));
     figures.forEach(function (figure) {
       function enlarge() {
@@ -100,7 +100,7 @@
       document.querySelectorAll(".maps figure").forEach(function (figure) {
         if (figure.dataset.method === box.value) figure.hidden = !box.checked;
       });
-      document.querySelectorAll(".maps").forEach(function (maps) {  // the one stop is at a map that is there
+      document.querySelectorAll(".maps:not(.readings)").forEach(function (maps) {  // the one stop is at a map that is there
         const figures = Array.from(maps.querySelectorAll("figure"));
         if (figures.some(function (one) { return one.tabIndex === 0 && !one.hidden; })) return;
         const first = figures.find(function (one) { return !one.hidden; });

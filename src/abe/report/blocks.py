@@ -1,0 +1,163 @@
+"""Blocks of a figure, each of a known height in inches, and texts in them."""
+
+import unicodedata
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from abe.report import colour
+from abe.report.canvas import INK
+from abe.report.looks import Look
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH, MARGIN, ANSWERS = 10.0, 0.3, 2.3
+"""Inches of a figure, of its edges, and of the column that says what the model answers."""
+ROOM = WIDTH - 2 * MARGIN - ANSWERS - 0.35
+"""Inches across for the maps."""
+SIZE, LINE = 10.0, 0.27
+"""Points of words, and inches from one of their lines to the next."""
+ROW = 0.23
+"""Inches of one bar."""
+BARS = 12
+"""Most bars; the others are summed."""
+WORDS = 600
+"""Most pieces of a text that are drawn."""
+MANY = 12
+"""Samples from which on rows are drawn as one swarm."""
+SUPPORTS, OPPOSES = ("#{:02x}{:02x}{:02x}".format(*rgb) for rgb in (colour.SUPPORTS, colour.OPPOSES))
+
+
+@dataclass(frozen=True)
+class Block:
+    """Something of a known height; `paint` draws it with its upper left corner at a place in inches."""
+
+    height: float
+    paint: Callable[["Sheet", float, float], None]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A figure whose places are inches from its upper left corner."""
+
+    figure: "Figure"
+    width: float
+    height: float
+
+    def axes(self, left: float, top: float, width: float, height: float) -> "Axes":
+        """An empty panel."""
+        x, y = left / self.width, 1 - (top + height) / self.height
+        return self.figure.add_axes((x, y, width / self.width, height / self.height))
+
+    def write(
+        self, left: float, top: float, text: str, *, size: float = 8, ink: str = INK, **more: Any
+    ) -> None:
+        """Text whose upper left corner is there."""
+        place = left / self.width, 1 - top / self.height
+        self.figure.text(*place, text, fontsize=size, color=ink, va="top", parse_math=False, **more)
+
+
+def stacked(blocks: Sequence[Block]) -> Block:
+    """Blocks one under the other."""
+
+    def paint(sheet: Sheet, left: float, top: float) -> None:
+        for block in blocks:
+            block.paint(sheet, left, top)
+            top += block.height
+
+    return Block(sum(block.height for block in blocks), paint)
+
+
+def note(text: str, ink: str) -> Block:
+    """A sentence in small letters that wraps."""
+    lines = _folded(text, 7.5, ROOM)
+
+    def paint(sheet: Sheet, left: float, top: float) -> None:
+        for number, line in enumerate(lines):
+            sheet.write(left, top + 0.03 + 0.155 * number, line, size=7.5, ink=ink)
+
+    return Block(0.05 + 0.155 * len(lines), paint)
+
+
+def _folded(text: str, size: float, room: float) -> list[str]:
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and width_of(longer, size) > room:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+@cache
+def width_of(text: str, size: float) -> float:
+    """Inches that a line of text takes; letters that the font lacks count by their cells."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    if not text:
+        return 0.0
+    narrow = "".join("" if unicodedata.east_asian_width(c) in "WF" else c for c in text)
+    wide = (len(text) - len(narrow)) * size
+    known = FontProperties(family="DejaVu Sans", size=size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        measured = text_to_path.get_text_width_height_descent(narrow, known, ismath=False)[0] if narrow else 0
+    return (measured + wide) / 72
+
+
+def laid(pieces: Sequence[tuple[str, int]], room: float) -> list[list[tuple[float, float, str, int]]]:
+    """Pieces of a text in lines that wrap: (left, width, text, word or -1) of each."""
+    lines: list[list[tuple[float, float, str, int]]] = [[]]
+    at, blank_ = 0.0, width_of("a a", SIZE) - 2 * width_of("a", SIZE)
+    for text, number in pieces:
+        parts = [text] if number >= 0 else text.replace(" ", "\0 \0").split("\0")
+        for part in (chunk for whole in parts if whole for chunk in _chunks(whole, room)):
+            width = blank_ if part == " " else width_of(part, SIZE)
+            if at + width > room:
+                lines.append([])
+                at = 0.0
+            if part == " " and at == 0:
+                continue
+            lines[-1].append((at, width, part, number))
+            at += width
+    return lines
+
+
+def _chunks(part: str, room: float) -> list[str]:
+    """A word in pieces that fit a line."""
+    if len(part) < 20 or width_of(part, SIZE) <= room:
+        return [part]
+    half = len(part) // 2
+    return [*_chunks(part[:half], room), *_chunks(part[half:], room)]
+
+
+def words_of(look: Look) -> Block:
+    """A text whose words stand on grounds of the map's colours."""
+    from matplotlib.patches import Rectangle
+
+    shown, left_out = look.pieces[:WORDS], len(look.pieces) - WORDS
+    if left_out > 0:
+        shown = [*shown, (" … the rest is not drawn", -1)]
+    lines, bound = laid(shown, ROOM), look.bound
+    height = LINE * len(lines) + 0.08
+
+    def paint(sheet: Sheet, left: float, top: float) -> None:
+        axes = sheet.axes(left, top, ROOM, height)
+        axes.set(xlim=(0, ROOM), ylim=(height, 0))
+        axes.set_axis_off()
+        for number, line in enumerate(lines):
+            middle = LINE * (number + 0.5) + 0.04
+            for at, width, text, word in line:
+                if word >= 0:
+                    ground = colour.tint(float(look.values[word]) / bound)
+                    box = (at - 0.015, middle - 0.45 * LINE), width + 0.03, 0.9 * LINE
+                    axes.add_patch(Rectangle(*box, facecolor=ground, linewidth=0))
+                axes.text(at, middle, text, fontsize=SIZE, color=INK, va="center_baseline", parse_math=False)
+
+    return Block(height, paint)

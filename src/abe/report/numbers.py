@@ -1,0 +1,63 @@
+"""Numbers and pixels as people read them."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from abe.errors import Code, SpecError
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with a typographic minus, or a dash for none."""
+    if value is None or not np.isfinite(value):
+        return "–"
+    if value and (abs(value) < 0.5 * 10**-digits or abs(value) >= 1e5):
+        return f"{value:.1e}".replace("-", "−")
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def percent(value: float | None) -> str:
+    """A share as percent with sensible digits, or a dash for none."""
+    if value is None or not np.isfinite(value):
+        return "–"
+    share = 100 * value
+    digits = 0 if abs(share) >= 10 else 1 if abs(share) >= 1 else 2
+    text = f"{share:.{digits}f}"
+    return f"{text.removeprefix('-') if float(text) == 0 else text} %".replace("-", "−")
+
+
+def signed(value: float, *, plus: bool = True, space: bool = False) -> str:
+    """A number of three digits with its sign, a typographic one."""
+    if not np.isfinite(value):
+        return "–"
+    size = abs(value)
+    text = (
+        f"{size:.1e}" if size >= 1e5 or 0 < size < 5e-4 else f"{size:.3g}" if size >= 100 else f"{size:.2f}"
+    )
+    if 0 < size < 0.0995 and "e" not in text:
+        text = f"{size:.3f}"
+    sign = "−" if value < 0 and float(text) else "+" if plus or space else ""
+    return f"{sign} {text}" if space else f"{sign}{text}"
+
+
+def pixels(x: Any) -> NDArray[np.uint8]:
+    """A (c, h, w) tensor or array as 8-bit RGB: in [0, 1] as it is, anything else stretched to its range.
+
+    One channel is grey; with two or more than three channels their mean is shown.
+    """
+    array = np.asarray(x.detach().float().cpu().numpy() if hasattr(x, "detach") else x, np.float64)
+    if array.ndim != 3:
+        raise SpecError(
+            Code.UNSUPPORTED,
+            "Only images can be drawn as a panel",
+            got=f"features of shape {tuple(array.shape)}",
+            expected="(channels, height, width)",
+        )
+    array = np.nan_to_num(array)
+    if array.shape[0] != 3:
+        array = np.repeat(array.mean(0, keepdims=True), 3, axis=0)
+    low, high = float(array.min()), float(array.max())
+    if low < 0 or high > 1:
+        array = (array - low) / ((high - low) or 1.0)
+    return np.rint(255 * array.transpose(1, 2, 0)).astype(np.uint8)
