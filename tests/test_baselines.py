@@ -186,6 +186,8 @@ def test_names_and_specs():
         "background",
         "background_rows",
         "row",
+        "each_part",
+        "scaled_zero",
         "reference_token",
         "mask",
         "pad",

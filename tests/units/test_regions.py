@@ -185,9 +185,7 @@ def test_a_metric_finds_each_samples_own_regions_in_a_large_batch():
         torch.testing.assert_close(alone.scores["m"]["insertion"].values[0], whole[i])
 
 
-@pytest.mark.parametrize(
-    "unit", [5, 0.5, None, object(), Regions, {"regions": LABELS}, ("grid", 3)], ids=shown
-)
+@pytest.mark.parametrize("unit", [5, 0.5, object(), Regions, {"regions": LABELS}, ("grid", 3)], ids=shown)
 def test_what_is_no_unit_is_refused_by_metrics(unit):
     with pytest.raises(AbeError, match=r"(?i)unit|region"):
         abe.evaluate(task(), {"m": X}, ["insertion"], data=X, unit=unit, progress=False)

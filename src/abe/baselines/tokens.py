@@ -78,12 +78,12 @@ class ReferenceToken:
 def _special(name: str, title: str, said: str) -> Any:
     """A baseline of one token under its own name."""
 
-    @baselines.register(Card(name=name, title=title, source="sundararajan2017", features=("tokens",)))
     def made() -> ReferenceToken:
         return ReferenceToken(token=name.removesuffix("_embedding"))  # type: ignore[arg-type]
 
     made.__doc__ = said
-    return made
+    card = Card(name=name, title=title, source="sundararajan2017", features=("tokens",))
+    return baselines.register(card)(made)
 
 
 MASK = _special("mask", "Mask token", "The vector of the mask token at every position of a text.")

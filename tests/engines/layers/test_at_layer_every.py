@@ -11,8 +11,6 @@ from abe.engines.layers.at_layer import AtInput
 from abe.registry import methods
 
 X = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(2)).double()
-REFUSED = {"iba": "has a layer= of its own", "input_iba": "at a layer, use"}
-"""Methods that cannot be put at a layer, and what is said of it."""
 NO_ATTENTION = (
     *("raw_attention", "attention_rollout", "gradient_x_attention", "chefer_relevance", "chefer_bimodal"),
     "daam",
@@ -41,13 +39,23 @@ def asked(name: str) -> tuple[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("name", [n for n in methods.names() if n not in ("at_layer", "layer_conductance")])
 def test_a_map_or_a_sentence(name: str):
-    refused = "computes no attention" if name in NO_ATTENTION else REFUSED.get(name)
-    if refused is None:
+    if name not in NO_ATTENTION:
         found = explain(abe.at_layer(asked(name), "0"))
         assert found.shape == found.x.shape == (2, 4, 8, 8)
         return
-    with pytest.raises(abe.AbeError, match=refused):
+    with pytest.raises(abe.AbeError, match="computes no attention"):
         explain(abe.at_layer(asked(name), "0"))
+
+
+def test_a_bottleneck_at_a_layer_is_that_of_the_network_that_follows():
+    net, how = network(), {"steps": 3, "samples": 3}
+    found = explain(abe.at_layer(("iba", {"layer": "2", **how}), "0"))
+    rest = abe.image_task(net[1:], bounds=None)
+    with torch.no_grad():
+        x = net[0](X)
+    wanted = abe.explain(rest, x, "iba", layer="1", target=1, ids=[3, 4], progress=False, **how)
+    assert torch.allclose(found.attribution, wanted.attribution, atol=1e-9)
+    assert bool(found.attribution.any())
 
 
 LIFTED = {"eg": ("baseline", {"samples": 3}), "deepshap": ("background", {"samples": 3}),

@@ -164,8 +164,6 @@ def test_sage_at_a_layer() -> None:
         explain(net, x, abe.at_layer(("sage", {"data": images(5, side=6), **settings}), "first"))
 
 
-def test_methods_with_inputs_of_their_own_say_so() -> None:
-    with pytest.raises(SpecError, match=r"runs inputs of its own.*ABE-UNSUPPORTED"):
-        explain(Everything(), images(), abe.at_layer(("iba", {"layer": "glu"}), "conv"))
+def test_methods_that_need_bounds_say_so() -> None:
     with pytest.raises(SpecError, match=r"'uniform' needs a task with bounds.*ABE-UNSUPPORTED"):
         explain(Everything(), images(), abe.at_layer("ace", "conv"))
