@@ -50,10 +50,13 @@ def test_a_map_or_a_sentence(name: str):
 def test_a_bottleneck_at_a_layer_is_that_of_the_network_that_follows():
     net, how = network(), {"steps": 3, "samples": 3}
     found = explain(abe.at_layer(("iba", {"layer": "2", **how}), "0"))
-    rest = abe.image_task(net[1:], bounds=None)
+    follows = nn.Sequential()
+    for name, module in list(net.named_children())[1:]:
+        follows.add_module(name, module)  # draws go by the layer's name
+    rest = abe.image_task(follows, bounds=None)
     with torch.no_grad():
         x = net[0](X)
-    wanted = abe.explain(rest, x, "iba", layer="1", target=1, ids=[3, 4], progress=False, **how)
+    wanted = abe.explain(rest, x, "iba", layer="2", target=1, ids=[3, 4], progress=False, **how)
     assert torch.allclose(found.attribution, wanted.attribution, atol=1e-9)
     assert bool(found.attribution.any())
 
