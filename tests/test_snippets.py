@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-PAGES = ("index", "quickstart", "trust", "robustness", "combine")
+PAGES = ("index", "quickstart", "trust", "robustness", "combine", "texts")
 
 
 @pytest.mark.parametrize(
