@@ -1,10 +1,12 @@
 """One figure of a gallery: every photograph, and beside and below it every method's map."""
 
+import io
 import math
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from abe import Explanation
@@ -56,3 +58,13 @@ def _signed(photo: NDArray[np.uint8], values: NDArray[np.float64]) -> NDArray[np
 def _bright(photo: NDArray[np.uint8], values: NDArray[np.float64]) -> NDArray[np.uint8]:
     levels = np.rint(254 * np.clip(values / max(values.max(), 1e-12), 0, 1)).astype(np.uint8)
     return colour.over(levels, colour.where_palette(), colour.grey(photo))
+
+
+def show(figure: Figure) -> None:
+    """Put a finished figure on the page, which takes those of pyplot only."""
+    held = io.BytesIO()
+    figure.savefig(held, dpi=200)
+    held.seek(0)
+    axes = plt.figure(figsize=figure.get_size_inches()).add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.imshow(plt.imread(held))
+    axes.set_axis_off()
