@@ -10,6 +10,7 @@ from abe.errors import Code, InputError, PackageError
 from abe.report.frames import errors_of
 
 
+@pytest.mark.peers
 def test_a_line_per_sample_and_unit() -> None:
     pytest.importorskip("pandas")
     table = text(fixed=0.5).to_frame()
@@ -36,8 +37,15 @@ def test_standard_errors_are_told_where_they_are_known() -> None:
     assert first[0] == pytest.approx(0.2)
     assert first[1] != first[1]  # the errors of its numbers differ: nothing says how they go together
     assert list(second[:2]) == pytest.approx([0.0, 1.0])
+
+
+@pytest.mark.peers
+def test_a_table_has_a_column_of_standard_errors() -> None:
     pytest.importorskip("pandas")
-    assert "standard_error" in found.to_frame()
+    labels = torch.tensor([[[0, 0, 1, 1]]])
+    names, errors = [["one", "other"]], torch.full((1, 1, 4), 0.1)
+    how = {"labels": labels, "unit_names": names, "unit": "word", "standard_error": errors}
+    assert "standard_error" in made(torch.ones(1, 1, 4), torch.ones(1, 1, 4), "text", **how).to_frame()
 
 
 def test_without_pandas_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,6 +55,7 @@ def test_without_pandas_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
     assert told.value.code is Code.MISSING_PACKAGE
 
 
+@pytest.mark.peers
 def test_positions_without_names_have_no_table() -> None:
     pytest.importorskip("pandas")
     with pytest.raises(InputError, match="no names"):

@@ -350,6 +350,7 @@ def test_a_data_frame():
     refused(Code.LABELS, frame, "2 labels for 3 items", labels=[1, 2])
 
 
+@pytest.mark.peers
 def test_parquet(tmp_path: Path):
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")

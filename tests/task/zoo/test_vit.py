@@ -84,6 +84,7 @@ def test_cells_are_means_of_the_map() -> None:
     assert torch.allclose(cells[:, 16 * 2 + 5], whole[:, 0, 28:42, 70:84].mean((1, 2)), atol=1e-5)
 
 
+@pytest.mark.peers
 def test_the_map_is_the_one_that_onnxruntime_computes() -> None:
     """Numbers that onnxruntime 1.32.0 gave for the published file."""
     if not vit.WEIGHTS.package.installed:
