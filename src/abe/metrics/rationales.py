@@ -10,7 +10,7 @@ from abe.metrics.evaluation.truth import region
 from abe.registry import metrics
 from abe.spec import value
 from abe.types import Card, Passes
-from abe.units.arrival import numbered, sums_over
+from abe.units.arrival import check_map, numbered, rank, sums_over
 
 
 @value
@@ -34,38 +34,35 @@ class Rationale:
         labels = numbered(x.shape[2:] if x.ndim > 2 else x.shape[1:], x) if labels is None else labels
         places = labels.flatten(1) if x.ndim == 2 else labels[:, 0].flatten(1)
         found = []
-        for (own, _), where, mask in zip(
-            sums_over(labels, explanation.attribution), places, marked, strict=True
-        ):
+        maps = check_map(explanation.attribution, x)
+        sums = sums_over(labels, maps[:, 0] if x.ndim == 2 else maps)
+        for (own, _), where, mask, sample in zip(sums, places, marked, problem.ids, strict=True):
             truth = torch.zeros(len(own), dtype=torch.bool, device=mask.device)
             truth[where[mask & (where >= 0)].to(mask.device)] = True
             decided = bool(truth.any()) and not bool(truth.all())
-            found.append(self._number(own.to(mask.device), truth) if decided else float("nan"))
+            place = rank(own[None], draws=problem.draws, ids=[sample])[0].to(mask.device)
+            found.append(self._number(place, truth) if decided else float("nan"))
         return torch.tensor(found, dtype=torch.float64)
 
-    def _number(self, scores: Tensor, truth: Tensor) -> float:
+    def _number(self, place: Tensor, truth: Tensor) -> float:
+        """Of the places (u,) of units in the order of the map, 0 for the highest."""
         if self.what == "precision":
-            return average_precision(scores, truth)
+            return average_precision(place, truth)
         k = int(truth.sum())
-        least = scores.sort(descending=True).values[k - 1]
-        sure, tied = scores > least, scores == least
-        share = (k - int(sure.sum())) / int(tied.sum())  # what is tied at the edge is taken in equal parts
-        hits = float((truth & sure).sum()) + share * float((truth & tied).sum())
+        hits = int((truth & (place < k)).sum())
         return hits / k if self.what == "f1" else hits / (2 * k - hits)
 
 
-def average_precision(scores: Tensor, truth: Tensor) -> float:
-    """Σ (recall_k − recall_{k−1}) precision_k over falling thresholds k; equal scores share one.
+def average_precision(place: Tensor, truth: Tensor) -> float:
+    """The mean, over the units that are marked, of the precision down to each.
 
     Args:
-        scores: (u,).
+        place: (u,) of every unit in the order, 0 for the highest.
         truth: (u,) booleans, at least one of them true.
     """
-    thresholds = scores.unique().flip(0)
-    taken = scores[None] >= thresholds[:, None]
-    hits = (taken & truth).sum(1).double()
-    precision, recall = hits / taken.sum(1), hits / truth.sum()
-    return float((recall.diff(prepend=recall.new_zeros(1)) * precision).sum())
+    ordered = truth[place.argsort()]
+    precision = ordered.cumsum(0) / torch.arange(1, len(place) + 1, device=place.device)
+    return float(precision.double()[ordered].mean())
 
 
 _PASSES = Passes(forward="0", backward="0")
