@@ -35,9 +35,10 @@ def remarks(maps: Tensor, delta: Tensor, score: Tensor, parts: Sequence[Part] = 
         parts: where several inputs lie in the maps.
     """
     given = [part.of(maps) for part in parts] or [maps]
-    places = [one.double().sum(1) if one.ndim > 2 else one.double() for one in given]
-    amount = torch.stack([one.abs().flatten(1).sum(1) for one in places]).sum(0)
-    total = torch.stack([one.flatten(1).sum(1) for one in places]).sum(0)
+    summed = [one.double().sum(1) if one.ndim > 2 else one.double() for one in given]
+    places = [one.reshape(len(maps), -1) for one in summed]
+    amount = torch.stack([one.abs().sum(1) for one in places]).sum(0)
+    total = torch.stack([one.sum(1) for one in places]).sum(0)
     bound = max(CANCELLING, BY_CHANCE * math.sqrt(sum(one[0].numel() for one in places)))
     change, end = delta.to(total), score.to(total)
     size = end.abs() + (end - change).abs()
