@@ -171,7 +171,12 @@ def test_step_sizes():
 
 
 def test_names_and_specs():
-    assert units.names() == ["pixel", "union", "element", "patch", "grid", "regions", "superpixel"]
+    assert units.names() == [
+        *("pixel", "union", "element", "patch", "grid", "regions"),
+        *("natural", "word", "token", "clause", "sentence"),
+        *("frame", "point", "channel", "piece", "input", "column"),
+        *("window", "window_channel", "block", "tube", "superpixel"),
+    ]
     for unit in ALL:
         assert from_spec(to_spec(unit)) == unit
     assert units.resolve(("patch", {"size": 8})) == Patch(size=8)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from abe.checks import COUNT
+from abe.checks import COUNT, need_list, refused
 from abe.errors import Code, InputError, SpecError, note, suggest
 from abe.task.cells import SHOWN, Category, called, learnt
 from abe.task.rows import Background, Columns, Table, names_of, width_of
@@ -14,7 +14,10 @@ from abe.words import some
 
 def columns_of(raw: Any, columns: Any, categories: Any, groups: Any, *, coded: bool) -> Columns | None:
     """The columns of a task; None where nothing names or counts them yet."""
-    names = None if columns is None else tuple(columns)
+    said = "names, one per column"
+    names = None if columns is None else tuple(need_list("columns", columns, said))
+    if strange := [name for name in names or () if not isinstance(name, str | int | float | tuple)]:
+        raise refused("columns", f"are {said}", strange[0])
     if names is None and raw is not None:
         width = width_of(raw)
         names = names_of(raw) or (None if width is None else tuple(range(width)))

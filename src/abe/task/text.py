@@ -15,7 +15,7 @@ from abe.errors import Code, InputError, ModelError, SpecError, note
 from abe.task.base import Context, Lifted, Task
 from abe.task.embedding import Embedding, Signature, find_embedding, named_embedding
 from abe.task.lifted import LENGTH, Units, suits
-from abe.task.outputs import OutputKind, class_names
+from abe.task.outputs import OutputKind, check_kind, class_names
 from abe.task.tokens import MANY, Encoded, check_ids, encode, of_ids, token_id
 from abe.types import Part
 
@@ -77,6 +77,7 @@ def text_task(
         ['a', 'charming', 'journey']
     """
     check_choice("truncate", truncate, ("end", "start", None))
+    check_kind(output_kind)
     if embedding is not None and not isinstance(embedding, str):
         raise SpecError(
             Code.BAD_PARAMETER, "embedding= is the name of a module", got=type(embedding).__name__

@@ -88,6 +88,8 @@ def encode(tokenizer: Any, text: Text) -> Encoded:
     known = {"input_ids", *(name for pair in ENTRIES for name in pair)}
     further = {k: _flat(v) for k, v in found.items() if k not in known and _fits(v, len(ids))}
     tokens = token_names(tokenizer, ids)
+    if tokens == list(map(str, ids)) and second is None:
+        tokens = next((cut for cut in (first.split(), PIECES.findall(first)) if len(cut) == len(ids)), tokens)
     words, names = _words(found, tokens, outside, (first, second))
     return Encoded(ids, outside, words, names, tokens, further, [first, second] if pair else first)
 
