@@ -15,14 +15,13 @@ from abe.words import some
 def columns_of(raw: Any, columns: Any, categories: Any, groups: Any, *, coded: bool) -> Columns | None:
     """The columns of a task; None where nothing names or counts them yet."""
     said = "names, one per column"
-    names = None if columns is None else tuple(need_list("columns", columns, said))
-    if strange := [name for name in names or () if not isinstance(name, str | int | float | tuple)]:
-        raise refused("columns", f"are {said}", strange[0])
+    names = None if columns is None else tuple(_names("columns", columns, said))
+    listed = _asked(categories)
     if names is None and raw is not None:
         width = width_of(raw)
         names = names_of(raw) or (None if width is None else tuple(range(width)))
     if names is None or not names:
-        if categories and raw is None:
+        if listed and raw is None:
             raise SpecError(
                 Code.COLUMN,
                 "Where the categories lie is not known",
@@ -35,7 +34,7 @@ def columns_of(raw: Any, columns: Any, categories: Any, groups: Any, *, coded: b
             Code.COLUMN, f"Two columns are called {called(twice[0])!r}", expected="every name once"
         )
     bare = Columns(names, {})
-    asked = {_place(names, key, "categories"): given for key, given in _asked(categories).items()}
+    asked = {_place(names, key, "categories"): given for key, given in listed.items()}
     held: Callable[[int], Any] = _once_split(bare, raw)
     found = {place: _category(names[place], asked[place], held, place, coded) for place in sorted(asked)}
     return Columns(names, found, _groups(names, groups))
@@ -67,14 +66,23 @@ def _asked(categories: Any) -> dict[Any, Any]:
         return {categories: None}
     if isinstance(categories, Mapping):
         return dict(categories)
-    if isinstance(categories, Iterable):
-        return dict.fromkeys(categories)
-    raise SpecError(
-        Code.BAD_PARAMETER,
-        "categories= names columns",
-        got=type(categories).__name__,
-        expected='a dict {"column": [names]}, or a list of columns',
-    )
+    said = 'a dict {"column": [names]}, or a list of columns'
+    if not isinstance(categories, Iterable):
+        got = type(categories).__name__
+        raise SpecError(Code.BAD_PARAMETER, "categories= names columns", got=got, expected=said)
+    return dict.fromkeys(_names("categories", categories, said))
+
+
+def _names(parameter: str, given: Any, said: str) -> list[Any]:
+    """The items of a list of names.
+
+    Raises:
+        SpecError: it is no list, or holds what cannot name a column.
+    """
+    found = need_list(parameter, given, said)
+    if strange := [name for name in found if not isinstance(name, str | int | float | tuple)]:
+        raise refused(parameter, f"are {said}", strange[0])
+    return found
 
 
 def _category(name: Any, given: Any, held: Callable[[int], Any], place: int, coded: bool) -> Category:
@@ -138,6 +146,10 @@ def by_column(
     embeddings: Mapping[Any, str | Sequence[str]] | None, columns: Columns | None
 ) -> dict[Any, str | Sequence[str]]:
     """Named embeddings by the column's own name."""
+    if embeddings is None:
+        return {}
+    if not isinstance(embeddings, Mapping):
+        raise refused("embeddings", "is a dict {column: name of a module}", embeddings)
     if not embeddings:
         return {}
     if columns is None:
