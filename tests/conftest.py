@@ -6,6 +6,9 @@ has installed the check.
 
 import os
 import random
+import socket
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -29,6 +32,25 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
     if not torch.cuda.is_available():  # there, some backward passes have no deterministic form
         torch.use_deterministic_algorithms(True)
+
+
+NEAR = ("127.0.0.1", "::1", "localhost")
+"""Where a test may connect to: its own machine, such as a page that it serves."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_network() -> Iterator[None]:
+    """Nothing is downloaded: a connection to anywhere else fails the test that asks for it."""
+    connect = socket.socket.connect
+
+    def near(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and address[0] not in NEAR:
+            raise AssertionError(f"a test wanted to connect to {address}")
+        connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(socket.socket, "connect", near)
+        yield
 
 
 @pytest.fixture(autouse=True)
