@@ -75,21 +75,30 @@ class ReferenceToken:
         )
 
 
-def _special(name: str, title: str, said: str) -> Any:
-    """A baseline of one token under its own name."""
-
-    def made() -> ReferenceToken:
-        return ReferenceToken(token=name.removesuffix("_embedding"))  # type: ignore[arg-type]
-
-    made.__doc__ = said
-    card = Card(name=name, title=title, source="sundararajan2017", features=("tokens",))
-    return baselines.register(card)(made)
+@baselines.register(Card(name="mask", title="Mask token", source="sundararajan2017", features=("tokens",)))
+def mask() -> ReferenceToken:
+    """The vector of the mask token at every position of a text."""
+    return ReferenceToken(token="mask")
 
 
-MASK = _special("mask", "Mask token", "The vector of the mask token at every position of a text.")
-PAD = _special("pad", "Padding token", "The vector of the padding token at every position of a text.")
-UNK = _special("unk", "Unknown token", "The vector of the unknown token at every position of a text.")
-MEAN = _special("mean_embedding", "Mean embedding", "The mean vector of the vocabulary at every position.")
+@baselines.register(Card(name="pad", title="Padding token", source="sundararajan2017", features=("tokens",)))
+def pad() -> ReferenceToken:
+    """The vector of the padding token at every position of a text."""
+    return ReferenceToken(token="pad")
+
+
+@baselines.register(Card(name="unk", title="Unknown token", source="sundararajan2017", features=("tokens",)))
+def unk() -> ReferenceToken:
+    """The vector of the unknown token at every position of a text."""
+    return ReferenceToken(token="unk")
+
+
+@baselines.register(
+    Card(name="mean_embedding", title="Mean embedding", source="sundararajan2017", features=("tokens",))
+)
+def mean_embedding() -> ReferenceToken:
+    """The mean vector of the vocabulary at every position of a text."""
+    return ReferenceToken(token="mean")
 
 
 @baselines.register(
