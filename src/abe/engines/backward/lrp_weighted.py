@@ -326,7 +326,8 @@ class ZBox:
                 got="a task without bounds",
                 fix="Set bounds=(low, high) on the task, or use the w² rule",
             )
-        if bounds[0].ndim > x.ndim or bounds[0].numel() not in (1, x[0].numel(), *x.shape[1:2]):
+        fits = all(own in (1, size) for own, size in zip(bounds[0].shape[1:], x.shape[1:], strict=False))
+        if bounds[0].ndim not in (0, x.ndim) or not fits:
             raise ModelError(
                 Code.RULE,
                 "The zᴮ rule needs bounds of what the operation reads, and the task's are of several inputs",

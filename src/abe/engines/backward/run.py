@@ -413,8 +413,9 @@ def network_bounds(task: Task) -> tuple[Tensor, Tensor] | None:
         return None  # every input has its own, and an operation does not say which it reads
     mean, std = (along(task.parts, name, other).to(low) for name, other in (("mean", 0.0), ("std", 1.0)))
     low, high = ((end - mean) / std for end in (low, high))
-    channels = part.channels
-    return (low, high) if channels is None else (low.movedim(1, channels), high.movedim(1, channels))
+    if part.channels not in (1, None):  # a model may turn its axes before it reads: one box for all channels
+        return low.amin(), high.amax()
+    return low, high
 
 
 _MERGED: "WeakKeyDictionary[Task, tuple[tuple[Any, ...], nn.Module]]" = WeakKeyDictionary()

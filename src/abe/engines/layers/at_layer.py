@@ -16,7 +16,7 @@ from abe.engines.runtime.chunk_size import ChunkPlan
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.targets import Decision
-from abe.errors import Code, ModelError, SpecError
+from abe.errors import Code, InputError, ModelError, SpecError
 from abe.instrument.capture import layer_name
 from abe.objectives import Captured
 from abe.registry import baselines
@@ -78,7 +78,16 @@ def activations(
     reader = _Reader(layer)
     asked = problem.with_(objective=reader)
     chunks = asked.at_inputs("forward") if rows is None or owner is None else asked.forward(rows, owner)
-    return torch.cat([reader.seen for _ in chunks])
+    seen = [reader.seen for _ in chunks]
+    sizes = {tuple(one.shape[1:]) for one in seen}
+    if len(sizes) > 1:
+        raise InputError(
+            Code.SHAPE,
+            f"The layer {layer!r} gives outputs of different sizes for samples of different lengths",
+            got=", ".join(map(str, sorted(sizes))),
+            fix="Explain samples of one length in one call",
+        )
+    return torch.cat(seen)
 
 
 def derived(problem: Problem, task: Task, purpose: str) -> Evaluator:
