@@ -127,7 +127,9 @@ class Entry:
     """One registered name of a kind.
 
     Attributes:
-        kind, name, aliases: what it is called.
+        kind: of entry, such as ``"method"``.
+        name: what it is called.
+        aliases: what else it is called.
         factory: a function or class that makes it from parameters.
         own: the card it was registered with, with the docstring's sentence and formula.
     """
