@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.task.texts import MODELS, TEXTS, Bag, BiGRU, Encoder, TextCNN, Tokenizer, weights
+from tests.task.texts import MODELS, TEXTS, Bag, Encoder, TextCNN, Tokenizer, weights
 from torch import Tensor, nn
 
 import abe
@@ -395,4 +395,3 @@ def test_what_is_no_text_is_refused(bad: Any) -> None:
 
 def test_an_attention_that_the_model_does_not_take_cannot_end() -> None:
     refused(Code.UNSUPPORTED, task_of("BiGRU"), LONG, method="occlusion", removal="attention")
-    assert BiGRU

@@ -257,9 +257,7 @@ def transfer_matrix(
     title = ""
     for i, source in enumerate(names):
         settings: dict[str, Any] = {"early_stop": False, **how}
-        one = lifted[source]
-        plain = Lifted(one.x, one.context, one.names, one.parts)
-        found = attack(tasks[source], plain, method, label=judged[source][1], **settings)
+        found = attack(tasks[source], lifted[source].plain(), method, label=judged[source][1], **settings)
         title = found.attack
         for j, victim in enumerate(names):
             right, labels = judged[victim]
@@ -336,10 +334,8 @@ def _attack_rows(
             fix="Call abe.attack for each radius",
         )
     chosen = [ids[i] for i in rows.tolist()]
-    at = rows.to(lifted.x.device)
-    names = [lifted.names[i] for i in rows.tolist()]
-    part = Lifted(lifted.x[at], lifted.context.take(at), names, lifted.parts)
-    return attack(task, part, update, label=labels[at], ids=chosen, **how)
+    part = lifted.take(rows).plain()
+    return attack(task, part, update, label=labels[rows.to(labels.device)], ids=chosen, **how)
 
 
 def _check_alike(tasks: Mapping[str, Task], xs: Mapping[str, Tensor]) -> None:

@@ -46,22 +46,8 @@ def batch_of(task: Task, axes: Axes, raw: Any, channels: Sequence[str] | None = 
         InputError: nothing, no real numbers, or axes that are not those said.
     """
     blocks = [_block(task, axes, item, channels) for item in _items(raw)]
-    if not blocks or not sum(len(block.x) for block in blocks):
-        raise InputError(
-            Code.EMPTY_BATCH,
-            "There is nothing to explain",
-            got=f"an empty {type(raw).__name__}",
-            expected="at least one sample",
-        )
-    kinds = {f"{block.x.dtype} on {block.x.device}" for block in blocks}
-    if len(kinds) > 1:
-        raise InputError(
-            Code.DTYPE,
-            "Samples in one call must be numbers of one type",
-            got=", ".join(sorted(kinds)),
-            expected=str(task.dtype),
-            fix=f"Convert all with x.to({task.dtype})",
-        )
+    need_some(raw, sum(len(block.x) for block in blocks))
+    need_one_type(task, [block.x for block in blocks])
     if not all(block.x.numel() for block in blocks):
         empty = next(block.x for block in blocks if not block.x.numel())
         raise InputError(
@@ -92,7 +78,15 @@ def context_of(task: Task, item: Any, n: int, name: str | int) -> Tensor:
     tensor = item if isinstance(item, Tensor) else arrays.from_numpy(item, f"The input {name!r}")
     if not isinstance(item, Tensor) and tensor.is_floating_point():
         tensor = tensor.to(task.dtype)
-    tensor = tensor.to(task.device)
+    return one_each(tensor.to(task.device), n, name)
+
+
+def one_each(tensor: Tensor, n: int, name: str | int) -> Tensor:
+    """(n, …) a further input's entries, of which one may stand for all.
+
+    Raises:
+        InputError: another number of entries.
+    """
     if tensor.ndim == 0 or len(tensor) == 1:
         tensor = tensor.expand(n, *tensor.shape[1:])
     if len(tensor) != n:
@@ -104,6 +98,38 @@ def context_of(task: Task, item: Any, n: int, name: str | int) -> Tensor:
             fix="Give it a leading axis of length 1 where it is the same for all samples",
         )
     return tensor.detach()
+
+
+def need_some(raw: Any, samples: int) -> None:
+    """Refuse what holds no sample.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not samples:
+        raise InputError(
+            Code.EMPTY_BATCH,
+            "There is nothing to explain",
+            got=f"an empty {type(raw).__name__}",
+            expected="at least one sample",
+        )
+
+
+def need_one_type(task: Task, tensors: Sequence[Tensor]) -> None:
+    """Refuse samples of several types, or on several devices.
+
+    Raises:
+        InputError: they differ.
+    """
+    kinds = {f"{one.dtype} on {one.device}" for one in tensors}
+    if len(kinds) > 1:
+        raise InputError(
+            Code.DTYPE,
+            "Samples in one call must be numbers of one type",
+            got=", ".join(sorted(kinds)),
+            expected=str(task.dtype),
+            fix=f"Convert all with x.to({task.dtype})",
+        )
 
 
 def _items(raw: Any) -> list[Any]:

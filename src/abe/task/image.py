@@ -17,6 +17,7 @@ from abe.checks import COUNT, need_list, plain, refused, several
 from abe.errors import Code, InputError
 from abe.task.axes import USUAL, channels_first, known_channels
 from abe.task.base import Context, Lifted, Task
+from abe.task.batch import need_one_type, need_some, one_each
 from abe.task.channels import Numbers, limits, per_channel, scale
 from abe.task.lifted import pack
 from abe.task.outputs import OutputKind, class_names
@@ -156,13 +157,7 @@ class ImageLifter:
         for item in _items(raw):
             blocks.append(self._block(task, item, samples))
             samples += len(blocks[-1].x)
-        if not samples:
-            raise InputError(
-                Code.EMPTY_BATCH,
-                "There is nothing to explain",
-                got=f"an empty {type(raw).__name__}",
-                expected="at least one sample",
-            )
+        need_some(raw, samples)
         shapes = {tuple(block.x.shape[1:]) for block in blocks}
         if len(shapes) > 1:
             raise InputError(
@@ -171,15 +166,7 @@ class ImageLifter:
                 got=f"sizes {sorted(shapes)}",
                 fix="Pass size=(height, width) to image_task, or explain them one by one",
             )
-        kinds = {f"{block.x.dtype} on {block.x.device}" for block in blocks}
-        if len(kinds) > 1:
-            raise InputError(
-                Code.DTYPE,
-                "Samples in one call must be numbers of one type",
-                got=", ".join(sorted(kinds)),
-                expected=str(task.dtype),
-                fix=f"Convert all with x.to({task.dtype})",
-            )
+        need_one_type(task, [block.x for block in blocks])
         x = blocks[0].x if len(blocks) == 1 else torch.cat([block.x for block in blocks])
         names, notes = ([text for block in blocks for text in getattr(block, n)] for n in ("names", "notes"))
         return _Block(x, names, list(dict.fromkeys(notes)))
@@ -331,18 +318,7 @@ def _is_one(raw: Any) -> bool:
 
 def _context(task: Task, item: Any, n: int, name: str | int) -> Tensor:
     tensor = item if isinstance(item, Tensor) else arrays.from_numpy(item, f"The input {name!r}")
-    tensor = tensor.to(task.device)
-    if tensor.ndim == 0 or len(tensor) == 1:
-        tensor = tensor.expand(n, *tensor.shape[1:])
-    if len(tensor) != n:
-        raise InputError(
-            Code.SHAPE,
-            f"Input {name!r} needs one entry per sample",
-            got=f"shape {tuple(tensor.shape)}",
-            expected=f"{n} entries, or one for all",
-            fix="Give it a leading axis of length 1 where it is the same for all samples",
-        )
-    return tensor.detach()
+    return one_each(tensor.to(task.device), n, name)
 
 
 def _told(*numbers: Any) -> int | None:

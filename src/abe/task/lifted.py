@@ -116,6 +116,10 @@ class Lifted:
             about = {**self.context.about, **held}
             object.__setattr__(self, "context", replace(self.context, about=about))
 
+    def plain(self) -> "Lifted":
+        """The samples alone, of which nothing is asked and nothing more is to be said."""
+        return replace(self, notes=(), rows=0, target=None, objective=None)
+
     def take(self, rows: Tensor) -> "Lifted":
         """Some of the samples, with all that belongs to them."""
         at = rows.tolist()
