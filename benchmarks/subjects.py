@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from abe.task.base import Task
-from abe.task.image import image_task
+from abe.task.image.lifter import image_task
 from abe.task.zoo import efficientnet_lite0, photographs
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

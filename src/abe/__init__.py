@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from abe.metrics.trust import trust
     from abe.robustness import AdversarialResult, attack, chain, evaluate_robustness, transfer_matrix
     from abe.task import zoo
+    from abe.task.array.series import series_task
+    from abe.task.array.tensor import tensor_task
     from abe.task.base import Task
-    from abe.task.image import image_task, load_image
-    from abe.task.loaders import samples
-    from abe.task.segmentation import segmentation_task
-    from abe.task.series import series_task
+    from abe.task.data.loaders import samples
+    from abe.task.image.lifter import image_task, load_image
+    from abe.task.image.segmentation import segmentation_task
     from abe.task.several import columns, image, make_task, series, tensor
-    from abe.task.table import table_task
-    from abe.task.tensor import tensor_task
-    from abe.task.text import text_task
+    from abe.task.table.lifter import table_task
+    from abe.task.text.lifter import text_task
 
 check_torch()
 
@@ -65,22 +65,22 @@ _HOMES = {
     "evaluate": "abe.metrics.evaluation.evaluate",
     "Task": "abe.task.base",
     "trust": "abe.metrics.trust",
-    "image_task": "abe.task.image",
+    "image_task": "abe.task.image.lifter",
     "list_attacks": "abe.listing",
     "list_methods": "abe.listing",
     "list_metrics": "abe.listing",
-    "load_image": "abe.task.image",
-    "table_task": "abe.task.table",
-    "samples": "abe.task.loaders",
-    "segmentation_task": "abe.task.segmentation",
+    "load_image": "abe.task.image.lifter",
+    "table_task": "abe.task.table.lifter",
+    "samples": "abe.task.data.loaders",
+    "segmentation_task": "abe.task.image.segmentation",
     "columns": "abe.task.several",
     "image": "abe.task.several",
     "make_task": "abe.task.several",
     "series": "abe.task.several",
     "tensor": "abe.task.several",
-    "series_task": "abe.task.series",
-    "tensor_task": "abe.task.tensor",
-    "text_task": "abe.task.text",
+    "series_task": "abe.task.array.series",
+    "tensor_task": "abe.task.array.tensor",
+    "text_task": "abe.task.text.lifter",
 }
 """Public name -> module; loaded at first use, so that ``import abe`` is cheap."""
 

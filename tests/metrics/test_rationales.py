@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.task.texts import Bag, Tokenizer, weights
+from tests.task.text.texts import Bag, Tokenizer, weights
 
 import abe
 from abe.errors import Code

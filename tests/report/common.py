@@ -7,7 +7,7 @@ import torch
 from abe.metrics import Comparison, compare
 from abe.task import zoo
 from abe.task.base import Task
-from abe.task.image import image_task
+from abe.task.image.lifter import image_task
 
 NAMES = ['<script>alert("photo")</script>.png', "cost $5_x$ & more.png"]
 LABELS = ["<script>alert('label')</script>", "a $b_c$ <b>", "dog"]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.task.series_nets import seeded
+from tests.task.array.series_nets import seeded
 from torch import Tensor, nn
 
 import abe

@@ -302,7 +302,7 @@ def _settings(options: ModelOptions) -> dict[str, Any]:
 
 def _configured(model: Any, given: Mapping[str, Any], base: Any) -> Any:
     """An image task with the options set; what is not set comes from ``base`` where there is one."""
-    from abe.task.image import ImageLifter, image_task
+    from abe.task.image.lifter import ImageLifter, image_task
 
     settings: dict[str, Any] = {"bounds": (0.0, 1.0)}
     if base is not None:

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from abe import arrays
 from abe.checks import need_list
 from abe.errors import Code, InputError, SpecError, suggest
+from abe.task.array.series import series_task
+from abe.task.array.tensor import tensor_task
 from abe.task.base import Context, Lifted, Task
 from abe.task.batch import context_of
 from abe.task.channels import Numbers, limits, per_channel, scale
-from abe.task.image import image_task
+from abe.task.image.lifter import image_task
 from abe.task.lifted import LENGTH, Units, pack, suits
 from abe.task.outputs import OutputKind, class_names
-from abe.task.series import series_task
-from abe.task.tensor import tensor_task
 from abe.units.cuts import along, labels_of, names_of
 
 PIECE, INPUT = "piece", "input"

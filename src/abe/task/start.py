@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
-from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -16,9 +15,10 @@ from torch import Tensor, nn
 from abe.checks import checked_arguments
 from abe.errors import Code, InputError, ModelError, SpecError, note, suggest
 from abe.task.base import Task
-from abe.task.image import image_task
-from abe.task.items import PICTURES
-from abe.task.text import text_task
+from abe.task.data.items import PICTURES
+from abe.task.image.lifter import image_task
+from abe.task.table.lifter import table_task
+from abe.task.text.lifter import text_task
 
 if TYPE_CHECKING:
     Given = Any
@@ -137,8 +137,7 @@ def as_task(model: Any, raw: Any, **settings: Any) -> Task:
             fix="Estimators and functions of rows are explained by abe.table_task(model, background=…)",
         )
     if kind == TABLE:
-        made: Any = import_module("abe.task.table")
-        return made.table_task(model, **settings)
+        return table_task(model, **settings)
     return _image(model, raw)
 
 

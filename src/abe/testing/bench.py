@@ -13,7 +13,7 @@ from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.request import pose
 from abe.objectives import as_objective
 from abe.task.base import Context, Lifted, Task
-from abe.task.image import image_task
+from abe.task.image.lifter import image_task
 from abe.testing.nets import CHANNELS, SHAPE
 from abe.types import Draws
 

@@ -20,7 +20,7 @@ from abe.metrics.evaluation.reexplain import again, layers
 from abe.registry import metrics
 from abe.spec import from_spec
 from abe.task.base import Task
-from abe.task.image import image_task
+from abe.task.image.lifter import image_task
 from abe.testing import nets
 from abe.testing.bench import TARGET, samples
 from abe.testing.laws import Law, Laws, Numbers, Verdict, always, ensure, run

@@ -14,8 +14,8 @@ from abe.engines.runtime.problem import Problem
 from abe.errors import Code, InputError, SpecError
 from abe.registry import removals
 from abe.spec import value
-from abe.task.embedding import Signature
 from abe.task.lifted import LENGTH
+from abe.task.text.embedding import Signature
 from abe.types import Card, Fed
 
 

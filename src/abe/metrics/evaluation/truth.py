@@ -13,8 +13,8 @@ from abe.engines.runtime.problem import Problem
 from abe.errors import Code, InputError, SpecError
 from abe.imputation import positions
 from abe.metrics.evaluation.reexplain import method_of
+from abe.task.image.regions import as_region
 from abe.task.lifted import Lifted
-from abe.task.regions import as_region
 from abe.task.targets import labels_of
 from abe.types import Card
 from abe.units import check_map

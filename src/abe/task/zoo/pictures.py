@@ -98,7 +98,7 @@ def efficientnet_lite0(*, device: str | None = None) -> Any:
         PackageError: a package is missing or lacks its file.
         StorageError: the weights or the class names are other ones.
     """
-    from abe.task.image import image_task
+    from abe.task.image.lifter import image_task
 
     require((LITE0_CODE, LITE0_WEIGHTS.package, CLASS_NAMES.package), "EfficientNet-Lite0", DEMO)
     network = importlib.import_module(LITE0_CODE.module).EfficientNet.from_name("efficientnet-lite0")
@@ -126,7 +126,7 @@ def mobilenet_v2(*, device: str | None = None) -> Any:
         PackageError: a package is missing or lacks its file.
         StorageError: the weights or the class names are other ones.
     """
-    from abe.task.image import image_task
+    from abe.task.image.lifter import image_task
     from abe.task.zoo.networks import MobileNetV2
 
     require((MOBILENET_WEIGHTS.package, CLASS_NAMES.package), "MobileNetV2")

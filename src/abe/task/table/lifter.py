@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from abe.checks import COUNT
 from abe.errors import Code, InputError, SpecError, note
 from abe.task.base import Context, Lifted, Task
-from abe.task.black_box import BlackBox, Form, answers_of
-from abe.task.cells import SHOWN, called
-from abe.task.feeding import Feeding, OneRow, required, settle
 from abe.task.lifted import Units, suits
 from abe.task.outputs import OutputKind, class_names
-from abe.task.rows import Background, Columns, Table, no_rows
-from abe.task.settings import background_of, bounds_of, by_column, check_bounds, columns_of
+from abe.task.table.black_box import BlackBox, Form, answers_of
+from abe.task.table.cells import SHOWN, called
+from abe.task.table.feeding import Feeding, OneRow, required, settle
+from abe.task.table.rows import Background, Columns, Table, no_rows
+from abe.task.table.settings import background_of, bounds_of, by_column, check_bounds, columns_of
 from abe.words import some
 
 SUITS: dict[tuple[str, str | int | None], Any] = {

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from abe.arrays import from_numpy
 from abe.errors import Code, ModelError, SpecError
 from abe.task.outputs import OutputKind
-from abe.task.rows import Background, Columns, is_frame
+from abe.task.table.rows import Background, Columns, is_frame
 
 ASKED = ("predict_proba", "decision_function", "predict")
 """What an estimator is asked for, the first that it has."""

@@ -7,8 +7,8 @@ import numpy as np
 
 from abe.checks import COUNT, need_list, refused
 from abe.errors import Code, InputError, SpecError, note, suggest
-from abe.task.cells import SHOWN, Category, called, learnt
-from abe.task.rows import Background, Columns, Table, names_of, width_of
+from abe.task.table.cells import SHOWN, Category, called, learnt
+from abe.task.table.rows import Background, Columns, Table, names_of, width_of
 from abe.words import some
 
 

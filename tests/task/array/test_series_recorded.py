@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.task.series_nets import Cnn, Forecast, Lstm
+from tests.task.array.series_nets import Cnn, Forecast, Lstm
 from torch import Tensor, nn
 
 import abe

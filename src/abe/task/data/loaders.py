@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from abe.checks import Count, checked_arguments
 from abe.errors import Code, InputError, SpecError, note, suggest
-from abe.task.items import (
+from abe.task.data.items import (
     PICTURES,
     TABLES,
     TEXTS,

@@ -17,8 +17,8 @@ from abe.errors import AbeError, Code, ModelError, SpecError
 from abe.instrument.inspection import clean_name
 from abe.instrument.model_state import as_found
 from abe.task.base import Context, Task
-from abe.task.cells import called
-from abe.task.rows import Columns
+from abe.task.table.cells import called
+from abe.task.table.rows import Columns
 from abe.types import Numbers, Part
 from abe.words import some
 

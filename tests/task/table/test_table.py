@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.task.tables import (
+from tests.task.table.tables import (
     CATEGORIES,
     MIXED,
     MODELS,
@@ -335,7 +335,7 @@ def test_a_task_is_copied_and_stored_with_what_it_knows() -> None:
 
 
 def test_the_page_of_tables_runs_as_pasted() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "tables.md").read_text("utf-8")
+    text = (Path(__file__).parents[3] / "docs" / "tables.md").read_text("utf-8")
     names: dict[str, Any] = {"__name__": "page"}
     for block in re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
         exec(compile(block, "tables.md", "exec"), names)  # our own text

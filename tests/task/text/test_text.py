@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.task.texts import MODELS, TEXTS, Bag, Encoder, TextCNN, Tokenizer, weights
+from tests.task.text.texts import MODELS, TEXTS, Bag, Encoder, TextCNN, Tokenizer, weights
 from torch import Tensor, nn
 
 import abe

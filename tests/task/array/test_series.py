@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.task.series_nets import Active, Cnn, Forecast, Lstm, Turned, seeded
+from tests.task.array.series_nets import Active, Cnn, Forecast, Lstm, Turned, seeded
 from torch import Tensor, nn
 
 import abe
@@ -17,8 +17,8 @@ from abe.engines.removal.segments import segments_of
 from abe.engines.runtime.request import open_request
 from abe.errors import AbeError, Code
 from abe.registry import methods
+from abe.task.array.tensor import ArrayLifter
 from abe.task.letters import Axes
-from abe.task.tensor import ArrayLifter
 from abe.units import Pixel
 
 PAIRS = [(Lstm, "btc", "bct"), (Cnn, "bct", "btc")]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tests.task.tables import CATEGORIES, MIXED, Apart, seeded
+from tests.task.table.tables import CATEGORIES, MIXED, Apart, seeded
 
 import abe
 

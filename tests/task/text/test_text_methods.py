@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.task.texts import MODELS, Tokenizer, weights
+from tests.task.text.texts import MODELS, Tokenizer, weights
 
 import abe
 from abe.registry import methods

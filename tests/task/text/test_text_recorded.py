@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.task.bert import Bert
+from tests.task.text.bert import Bert
 from torch import Tensor, nn
 
 import abe

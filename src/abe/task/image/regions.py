@@ -12,7 +12,7 @@ from torch import Tensor
 
 from abe import arrays
 from abe.errors import Code, InputError
-from abe.task.pictures import load_image
+from abe.task.image.pictures import load_image
 
 
 def as_region(masks: Any, x: Tensor) -> Bool[Tensor, "b *space"]:

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from abe.errors import Code, InputError, suggest
-from abe.task.cells import (
+from abe.task.table.cells import (
     SHOWN,
     Category,
     called,

@@ -15,10 +15,10 @@ from abe.instrument.model_state import as_found
 from abe.instrument.modes import eager
 from abe.objectives import Margin
 from abe.task.base import Context, Lifted, Task
-from abe.task.image import ImageLifter, Numbers, image_task
+from abe.task.image.lifter import ImageLifter, Numbers, image_task
+from abe.task.image.pictures import Fit
+from abe.task.image.regions import as_region, connected
 from abe.task.outputs import SAY_KIND, OutputKind, predicted
-from abe.task.pictures import Fit
-from abe.task.regions import as_region, connected
 from abe.task.select import outline
 from abe.task.targets import fitted, numbers_of
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.task.series_nets import Cnn, Lstm, TurnedCnn, TurnedLstm, seeded
+from tests.task.array.series_nets import Cnn, Lstm, TurnedCnn, TurnedLstm, seeded
+from tests.task.array.test_tensors import Points, Volume
 from tests.task.test_several import given, task_of
-from tests.task.test_tensors import Points, Volume
 
 import abe
 from abe.registry import methods

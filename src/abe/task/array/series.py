@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from abe.errors import Code, InputError
+from abe.task.array.tensor import laid_task
 from abe.task.base import Task
 from abe.task.batch import batch_of
 from abe.task.channels import Numbers
 from abe.task.letters import Axes
 from abe.task.lifted import suits
 from abe.task.outputs import OutputKind
-from abe.task.tensor import laid_task
 
 LETTERS = "bct"
 """Letters of the axes of series."""

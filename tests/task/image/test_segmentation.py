@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import abe
 from abe.errors import AbeError, Code
-from abe.task.regions import connected
-from abe.task.segmentation import REGION
+from abe.task.image.regions import connected
+from abe.task.image.segmentation import REGION
 
 FILE = Path(__file__).parent / "recorded" / "segmentation.npz"
 QUIET: dict[str, Any] = {"progress": False}

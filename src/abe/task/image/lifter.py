@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from abe import arrays
 from abe.checks import COUNT, need_list, plain, refused, several
 from abe.errors import Code, InputError
-from abe.task.axes import USUAL, channels_first, known_channels
 from abe.task.base import Context, Lifted, Task
 from abe.task.batch import need_one_type, need_some, one_each
 from abe.task.channels import Numbers, limits, per_channel, scale
+from abe.task.image.axes import USUAL, channels_first, known_channels
+from abe.task.image.pictures import BYTE, MODES, WORD, Fit, Picture, coded, dark, load_image, picture, resized
 from abe.task.lifted import pack
 from abe.task.outputs import OutputKind, class_names
-from abe.task.pictures import BYTE, MODES, WORD, Fit, Picture, coded, dark, load_image, picture, resized
 
 __all__ = ["ImageLifter", "image_task", "load_image"]
 

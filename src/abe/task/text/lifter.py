@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from abe.checks import COUNT, check_choice, plain
 from abe.errors import Code, InputError, ModelError, SpecError, note
 from abe.task.base import Context, Lifted, Task
-from abe.task.embedding import Embedding, Signature, find_embedding, named_embedding
 from abe.task.lifted import LENGTH, Units, suits
 from abe.task.outputs import OutputKind, check_kind, class_names
-from abe.task.tokens import MANY, Encoded, check_ids, encode, of_ids, token_id
+from abe.task.text.embedding import Embedding, Signature, find_embedding, named_embedding
+from abe.task.text.tokens import MANY, Encoded, check_ids, encode, of_ids, token_id
 from abe.types import Part
 
 Truncate = Literal["end", "start"] | None
