@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from abe.task.array.tensor import tensor_task
     from abe.task.base import Task
     from abe.task.data.loaders import samples
-    from abe.task.image.lifter import image_task, load_image
+    from abe.task.image import image_task, load_image
     from abe.task.image.segmentation import segmentation_task
     from abe.task.several import columns, image, make_task, series, tensor
     from abe.task.table.lifter import table_task
@@ -65,11 +65,11 @@ _HOMES = {
     "evaluate": "abe.metrics.evaluation.evaluate",
     "Task": "abe.task.base",
     "trust": "abe.metrics.trust",
-    "image_task": "abe.task.image.lifter",
+    "image_task": "abe.task.image",
     "list_attacks": "abe.listing",
     "list_methods": "abe.listing",
     "list_metrics": "abe.listing",
-    "load_image": "abe.task.image.lifter",
+    "load_image": "abe.task.image",
     "table_task": "abe.task.table.lifter",
     "samples": "abe.task.data.loaders",
     "segmentation_task": "abe.task.image.segmentation",

@@ -105,7 +105,7 @@ def check(found: Sequence[Sample], model: ModelOptions) -> None:
     Raises:
         InputError: of these.
     """
-    from abe.task.image.lifter import load_image
+    from abe.task.image import load_image
 
     for one in found:
         if one.kind == "photo":

@@ -28,7 +28,7 @@ def run(
     """
     paths = inputs.photos(photos)
     from abe.metrics.trust import CONSTRUCTIONS, trust
-    from abe.task.image.lifter import load_image
+    from abe.task.image import load_image
 
     wanted = inputs.methods(methods)
     for path in paths:

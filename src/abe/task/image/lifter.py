@@ -19,11 +19,9 @@ from abe.task.base import Context, Lifted, Task
 from abe.task.batch import need_one_type, need_some, one_each
 from abe.task.channels import Numbers, limits, per_channel, scale
 from abe.task.image.axes import USUAL, channels_first, known_channels
-from abe.task.image.pictures import BYTE, MODES, WORD, Fit, Picture, coded, dark, load_image, picture, resized
+from abe.task.image.pictures import BYTE, MODES, WORD, Fit, Picture, coded, dark, picture, resized
 from abe.task.lifted import pack
 from abe.task.outputs import OutputKind, class_names
-
-__all__ = ["ImageLifter", "image_task", "load_image"]
 
 WHITE = {torch.bool: 1, torch.uint8: BYTE, torch.uint16: WORD}
 """The number that stands for the upper bound in arrays of these types."""
