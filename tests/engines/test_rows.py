@@ -10,6 +10,7 @@ from tests.engines.networks import network
 from torch import Tensor, nn
 
 import abe
+from abe.engines.runtime import layout
 from abe.engines.runtime.layout import DenseSlopes
 from abe.testing import nets
 from abe.testing.bench import samples, task_of
@@ -143,14 +144,14 @@ def test_torch_itself_is_wrong_about_one_row() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    "method", ["gradient", "guided_backprop", "ig", "deeplift", "guided_ig", "smoothgrad"]
+    "method", ["gradient", "guided_backprop", "grad_cam", "ig", "deeplift", "guided_ig", "smoothgrad"]
 )
 def test_the_slope_of_one_row_behind_a_batch_norm_is_right(method: str, dtype: torch.dtype) -> None:
     """torch's kernel mixes up positions and channels there."""
     torch.manual_seed(0)
     net, x = Turned().to(dtype).eval(), uniform(0)[..., :8, :8].to(dtype)
-    how = {} if method in ("gradient", "guided_backprop", "deeplift") else {"steps": 3}
-    how = {"samples": 3} if method == "smoothgrad" else how
+    how: dict[str, Any] = {"smoothgrad": {"samples": 3}, "grad_cam": {"layer": "stem"}}.get(method, {})
+    how = {"steps": 3} if method in ("ig", "guided_ig") else how
     whole = explained(net, x, method, **how).attribution
     close = 1e-5 if dtype == torch.float32 else 1e-12
     for other in (
@@ -162,6 +163,30 @@ def test_the_slope_of_one_row_behind_a_batch_norm_is_right(method: str, dtype: t
         leaf = x.double().requires_grad_(True)
         (right,) = torch.autograd.grad(net.double()(leaf)[:, 1].sum(), leaf)  # two rows or more are right
         assert float((whole - right).abs().max()) <= 1e-5 * float(right.abs().max())
+
+
+@pytest.mark.parametrize("method", ["gradient", "grad_cam", "guided_backprop", "deeplift"])
+def test_work_whose_slopes_were_in_order_is_not_watched_again(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Watching every operation of a pass takes as long as the passes of a small network."""
+    watched: list[Any] = []
+
+    class Counted(DenseSlopes):
+        def __init__(self, key: Any = None) -> None:
+            super().__init__(key)
+            watched.append(key)
+
+    monkeypatch.setattr(layout, "DenseSlopes", Counted)
+    x = uniform(0)[:1]
+    for net, again in ((chaotic(), False), (Turned().double().eval(), True)):
+        how = {"layer": "stem"} if method == "grad_cam" and again else {}
+        explained(net, x, method, **how)
+        first = len(watched)
+        explained(net, x, method, **how)
+        assert first > 0
+        assert (len(watched) > first) == again
+        watched.clear()
 
 
 def test_slopes_with_channels_last_are_read_right_behind_a_batch_norm() -> None:

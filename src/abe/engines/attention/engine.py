@@ -97,9 +97,8 @@ def run_attention(
 ) -> Result:
     """Capture chunk by chunk, read, enlarge, and share out over channels."""
     job = _Run(problem, layers, gradient, upsample, read)
-    for chunk in problem.at_inputs(
-        "inner" if gradient else "forward", around=job.around, purpose="attention"
-    ):
+    kind = "inner" if gradient else "forward"
+    for chunk in problem.at_inputs(kind, around=job.around, purpose="attention", engine=tuple(layers)):
         job.keep(chunk)
     return Result(over_channels(job.out, problem.x))
 

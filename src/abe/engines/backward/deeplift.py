@@ -93,7 +93,7 @@ class DeepLift:
     def _job(self, problem: Problem) -> "_Lift":
         job = _Lift(self, problem)
         if self.references == 1:
-            chunks = problem.at_inputs("gradient", around=job.around, purpose="deeplift")
+            chunks = problem.at_inputs("gradient", around=job.around, purpose="deeplift", engine=self)
         else:
             owner = problem.everyone.repeat_interleave(self.references)
             chunks = problem.gradient(

@@ -195,7 +195,7 @@ class _Run:
     def go(self) -> "_Run":
         """All samples; those whose books may have been mixed up with a neighbour's again, one by one."""
         problem, purpose = self.problem, self.spec.form
-        for chunk in problem.at_inputs("gradient", around=self.around, purpose=purpose):
+        for chunk in problem.at_inputs("gradient", around=self.around, purpose=purpose, engine=self.spec):
             self._keep(chunk)
         if self.again:
             again, self.again = torch.cat(self.again), []

@@ -112,7 +112,7 @@ class ChannelMap:
         """(b, …) the map without channels, and notes."""
         job = _Run(self, problem)
         kind = "inner" if self.weights.needs_gradient else "forward"
-        for chunk in problem.at_inputs(kind, around=job.around, purpose=job.layer):
+        for chunk in problem.at_inputs(kind, around=job.around, purpose=job.layer, engine=self):
             job.keep(chunk)
         return job.out, job.warnings
 

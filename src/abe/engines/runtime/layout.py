@@ -26,11 +26,13 @@ class DenseSlopes(TorchFunctionMode):
     result is wrong by as much as it is large. With two rows it is right.
 
     Attributes:
+        key: what the work is remembered by; None for work never to be remembered.
         met: whether a gradient had another order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, key: Any = None) -> None:
         super().__init__()
+        self.key = key
         self.met = False
 
     @calling
@@ -47,27 +49,29 @@ class DenseSlopes(TorchFunctionMode):
         return slope.contiguous()
 
 
-def dense_slopes(model: nn.Module, x: Tensor, work: Any) -> Any:
+def dense_slopes(model: nn.Module, runs: nn.Module, x: Tensor, work: Any) -> Any:
     """A mode for the forward pass of rows ``x`` that needs it, else a context that does nothing.
 
     Every operation takes longer under a mode, so a model whose slopes were all in order once runs the
     same work without it.
 
     Args:
-        model: what runs.
+        model: the model explained.
+        runs: what runs: the model, or a copy of it that follows from it and ``work``.
         x: (n, *f) the rows.
         work: tells work apart whose slopes can lie in different orders; None for work never to be remembered.
     """
     if len(x) != 1 or not torch.is_grad_enabled():
         return nullcontext()
     now = known_while_run(model)
-    if now is not None and work is not None and (*x.shape, x.dtype, work) in _ORDERLY.get(now, ()):
+    key = None if now is None or work is None else (x.shape, x.dtype, runs is model, work)
+    if key is not None and now is not None and key in _ORDERLY.get(now, ()):
         return nullcontext()
-    return nullcontext() if compiled(model) else DenseSlopes()
+    return nullcontext() if compiled(runs) else DenseSlopes(key)
 
 
-def remember(slopes: Any, model: nn.Module, x: Tensor, work: Any) -> None:
+def remember(slopes: Any, model: nn.Module) -> None:
     """Note after the backward pass of `dense_slopes` whether the same work needs the mode again."""
     now = known_while_run(model)
-    if now is not None and work is not None and isinstance(slopes, DenseSlopes) and not slopes.met:
-        _ORDERLY.setdefault(now, set()).add((*x.shape, x.dtype, work))
+    if now is not None and isinstance(slopes, DenseSlopes) and slopes.key is not None and not slopes.met:
+        _ORDERLY.setdefault(now, set()).add(slopes.key)

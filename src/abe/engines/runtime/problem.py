@@ -1,6 +1,6 @@
 """One explanation request: samples, the decision to explain, draws, and counted access to the model."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -189,22 +189,34 @@ class Problem:
         """
         return self._run("gradient", make, owner, heads=tuple(heads))
 
-    def inner(self, make: Make | Tensor, owner: Tensor, *, around: Around, purpose: str) -> Iterator[Chunk]:
+    def inner(
+        self,
+        make: Make | Tensor,
+        owner: Tensor,
+        *,
+        around: Around,
+        purpose: str,
+        engine: Hashable = None,
+    ) -> Iterator[Chunk]:
         """Run rows with autograd on, for gradients by tensors inside the model instead of the rows.
 
         ``around`` runs a chunk, takes these gradients and keeps what it needs; ``purpose`` names its
         kind of work, whose memory per row is of its own.
         """
-        return self._run("inner", make, owner, around=around, purpose=purpose)
+        return self._run("inner", make, owner, around=around, purpose=purpose, engine=engine)
 
-    def at_inputs(self, kind: Kind, *, around: Around | None = None, purpose: str = "") -> Iterator[Chunk]:
+    def at_inputs(
+        self, kind: Kind, *, around: Around | None = None, purpose: str = "", engine: Hashable = None
+    ) -> Iterator[Chunk]:
         """Run the samples themselves; the first such pass also settles which decision is explained.
 
         A method that reads the model at its inputs first pays one forward pass for prediction, target,
-        score and gradient together.
+        score and gradient together. ``engine`` is the value that ``around`` follows, with all its settings.
         """
         settle = None if self.decision.complete else self.decision.settler(self)
-        return self._run(kind, self.x, self.everyone, around=around, purpose=purpose, settle=settle)
+        return self._run(
+            kind, self.x, self.everyone, around=around, purpose=purpose, engine=engine, settle=settle
+        )
 
     def first(self) -> "Problem":
         """The first sample as a request of its own, whose decision is its own too."""
@@ -316,6 +328,7 @@ class Problem:
         heads: tuple[Head, ...] = (),
         around: Around | None = None,
         purpose: str = "",
+        engine: Hashable = None,
         alone: bool = False,
     ) -> Iterator[Chunk]:
         target = None
@@ -330,6 +343,7 @@ class Problem:
             objective=self.objective if scored else None,
             heads=heads,
             around=around,
+            engine=engine,
             settle=settle,
             purpose=purpose,
             alone=alone or self.alone,

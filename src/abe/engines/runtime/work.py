@@ -1,6 +1,6 @@
 """Rows that go through a model: what to run, what comes back, and how one chunk is run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -99,6 +99,7 @@ class Work:
         heads: scores with targets by row instead of ``objective``: one forward pass serves all.
         around: runs each chunk its own way; it always gets the model itself, never a copy.
         settle: decides the targets from the outputs, where the rows are the samples themselves.
+        engine: the value that ``around`` follows; what is learnt of its gradients is remembered by it.
         purpose: names work whose memory per row is of its own, so that it has its own plan.
         alone: rows run one by one and on the model itself, so that no digit hangs on what runs beside them.
     """
@@ -111,6 +112,7 @@ class Work:
     objective: Objective | None = None
     heads: tuple[Head, ...] = ()
     around: Around | None = None
+    engine: Hashable = None
     settle: Settle | None = None
     purpose: str = ""
     alone: bool = False
@@ -151,8 +153,10 @@ class Work:
 
     @property
     def sort(self) -> Any:
-        """Tells work apart whose gradients can lie differently in memory; None where engines run it."""
-        return None if self.around is not None or self.heads else (mark(self.objective), self.layers)
+        """Tells work apart whose gradients can lie differently in memory; None where nothing tells."""
+        if self.heads or (self.around is not None and not _hashable(self.engine)):
+            return None
+        return self.kind, self.purpose, self.engine, mark(self.objective), self.layers
 
     def spread(self, n: int) -> Tensor:
         """At most ``n`` row numbers spread over the whole: neighbours are too much alike."""
@@ -176,12 +180,13 @@ class Pass:
     reduced: bool = False
     forwarded: int = field(default=0, init=False)
     calls: int = field(default=0, init=False)
-    _slopes: Any = field(default=None, init=False)
+    _slopes: list[Any] = field(default_factory=list[Any], init=False)
 
     def run(self, model: nn.Module, rows: Tensor) -> Chunk:
         """One chunk through ``model``."""
         work, owner = self.work, self.work.owner[rows]
         self.forwarded = self.calls = 0
+        self._slopes.clear()
         made = work.rows(rows)
         x, context = made.x.detach(), work.context.take(owner).changed(made.changes, made.length)
         differentiate, graph = work.kind == "gradient", work.kind != "forward"
@@ -191,8 +196,9 @@ class Pass:
                 x.requires_grad_(True)
             outputs, scores = self._evaluate(model, x, rows, owner, context)
             gradients = self._gradients(scores, x) if differentiate else x.new_empty(0)
-        if differentiate:
-            remember(self._slopes, model, x, work.sort)
+        if graph:
+            for slopes in self._slopes:
+                remember(slopes, model)
         return Chunk(rows, owner, x.detach(), detach(outputs), scores.detach(), gradients)
 
     def _gradients(self, scores: Tensor, x: Tensor) -> Tensor:
@@ -209,7 +215,7 @@ class Pass:
         def forward(x: Tensor, other: nn.Module | None = None, context: Context = context) -> Any:
             self.forwarded, self.calls = self.forwarded + len(x), self.calls + 1
             with _blame_model():
-                return self._forward(model if other is None else other, x, context)
+                return self._forward(model, model if other is None else other, x, context)
 
         def first() -> Any:
             return forward(x[:1].detach(), None, self.work.context.take(owner[:1]))
@@ -232,13 +238,13 @@ class Pass:
             outputs, scores = self.work.around(Call(rows, owner, x, forward, score, settle, first))
         return plain_outputs(outputs), scores
 
-    def _forward(self, model: nn.Module, x: Tensor, context: Context) -> Any:
-        """The model's checked outputs, with the layers that the scores read."""
+    def _forward(self, model: nn.Module, runs: nn.Module, x: Tensor, context: Context) -> Any:
+        """Checked outputs of the model, or of a copy that ``runs`` for it, with layers that scores read."""
         layers = self.work.layers
         precision = torch.autocast(x.device.type, torch.bfloat16) if self.reduced else nullcontext()
-        self._slopes = dense_slopes(model, x, self.work.sort)
-        with _reading(model, layers) as captured, precision, self._slopes:
-            outputs = self.task().forward(x, context, model)
+        self._slopes.append(dense_slopes(model, runs, x, self.work.sort))
+        with _reading(runs, layers) as captured, precision, self._slopes[-1]:
+            outputs = self.task().forward(x, context, runs)
         if self.reduced and isinstance(outputs, Tensor):
             outputs = outputs.to(x.dtype)
         if isinstance(outputs, Tensor) and not finite(outputs):
@@ -348,6 +354,15 @@ def out_of_memory(problem: BaseException) -> bool:
         return True
     text = str(problem).lower()
     return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+
+
+def _hashable(value: Any) -> bool:
+    """Whether a value can be remembered by what it is; None says nothing of what runs."""
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return value is not None
 
 
 def detach(obj: Any) -> Any:
