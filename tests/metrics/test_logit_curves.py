@@ -52,6 +52,9 @@ def test_by_hand():
     torch.testing.assert_close(aopc.values, (line[:, :1] - line).mean(1))
     flips = score(explanation, given, metric=("pixel_flipping", {"curve": "logit", "step": 1}))
     torch.testing.assert_close(flips.curve, line[:, 1:])
+    for step, expected in ((8, line[:, 8:17:8].mean(1)), (16, line[:, 16])):  # two removals, and one
+        few = score(explanation, given, metric=("pixel_flipping", {"curve": "logit", "step": step}))
+        torch.testing.assert_close(few.values, expected)
     gap = score(explanation, given, metric=("gap", {"curve": "logit", "step": 1}))
     gained = score(explanation, given, metric=("insertion", {"curve": "logit", "step": 1}))
     torch.testing.assert_close(gap.values, gained.values - deletion.values)

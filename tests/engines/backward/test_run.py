@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.engines.networks import redraw
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -10,7 +11,7 @@ import abe
 from abe.engines.backward.lrp_other import lrp_book
 from abe.engines.backward.lrp_weighted import Epsilon, ZPlus
 from abe.engines.backward.rectifier_filters import AsItIs
-from abe.engines.backward.run import Backward, RuleBook
+from abe.engines.backward.run import Backward, RuleBook, network_bounds
 from abe.engines.backward.step import ACCOUNTS, Ledger, Step, transformed
 from abe.errors import InputError, ModelError, SpecError
 from abe.spec import value
@@ -473,3 +474,48 @@ def test_the_first_matching_entry_wins():
     net = nn.Sequential(nn.Conv2d(3, 2, 6).double(), nn.Flatten())
     found = abe.rule_coverage(task_of(net), images(1, 6), Backward(book=book, uncovered="gradient"))
     assert found[0].rule == "Halved()"
+
+
+class Turning(nn.Module):
+    """A convolution over time, or a dense layer over channels, whatever the axes it is given."""
+
+    def __init__(self, axes: str, dense: bool) -> None:
+        super().__init__()
+        self.turned, self.dense = (axes == "btc") != dense, dense
+        self.first = nn.Linear(3, 5) if dense else nn.Conv1d(3, 5, 3, padding=1)
+        self.last = nn.Linear(5, 2)
+        redraw(self, torch.Generator().manual_seed(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x.transpose(1, 2) if self.turned else x).relu()
+        return self.last(h.mean(1 if self.dense else 2))
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("axes", ["btc", "bct"])
+def test_box_rules_take_bounds_by_channel(axes: str, dense: bool) -> None:
+    """A convolution reads channels as features have them; for a dense layer one box holds them all."""
+    net = Turning(axes, dense).double().eval()
+    ends = ([-1.0, 0.0, -3.0], [2.0, 5.0, 1.0])
+    x = (
+        torch.rand(2, 4, 3, dtype=torch.float64)
+        if axes == "btc"
+        else torch.rand(2, 3, 4, dtype=torch.float64)
+    )
+    method = ("lrp_composite", {"composite": "epsilon_gamma_box"})
+
+    def found(bounds) -> Tensor:
+        task = abe.series_task(net, axes=axes, channels=["a", "b", "c"], bounds=bounds)
+        return abe.explain(task, x, method, target=0, progress=False).attribution
+
+    by_channel, whole = found(ends), found((-3.0, 5.0))
+    if dense or axes == "btc":  # its channels lie elsewhere than the convolution's: one box
+        torch.testing.assert_close(by_channel, whole)
+    else:
+        assert not torch.allclose(by_channel, whole)
+
+
+def test_the_one_box_holds_every_channel() -> None:
+    task = abe.series_task(nn.Flatten(), axes="btc", channels=["a", "b"], bounds=([-1.0, 0.0], [2.0, 5.0]))
+    low, high = network_bounds(task.reading(parts=task.lift(torch.rand(1, 4, 2)).parts)) or (None, None)
+    assert (float(low), float(high)) == (-1, 5)

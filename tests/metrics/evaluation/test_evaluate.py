@@ -17,7 +17,9 @@ from abe import Comparison, Explanation
 from abe.errors import AbeError, Code
 from abe.metrics import score
 from abe.metrics.evaluation.defaults import DEFAULT_METRICS
+from abe.metrics.evaluation.perturbation import PerturbationRun
 from abe.testing.nets import Watched
+from abe.units.arrival import Arrival
 
 CURVES = ("insertion", "deletion", "kl_insertion", "kl_deletion", "log_odds_insertion", "log_odds_deletion")
 
@@ -380,3 +382,19 @@ def test_the_objective_is_the_explanations_own():
     torch.testing.assert_close(got, wanted.scores["gradient_x_input"]["completeness_gap"].values)
     other = quick(task, made, ["completeness_gap"], objective="logit").scores["gradient_x_input"]
     assert not torch.allclose(other["completeness_gap"].values, got)
+
+
+def test_metrics_over_one_unit_share_the_order_of_arrival(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sorting the units of a large picture takes as long as some passes."""
+    sorted_by: list[str] = []
+    order = PerturbationRun.order
+
+    def counted(self: PerturbationRun, *args) -> Arrival:
+        sorted_by.append(f"{self.first} {self.direction}")
+        return order(self, *args)
+
+    monkeypatch.setattr(PerturbationRun, "order", counted)
+    task, x, _ = evidence(2)
+    exact = abe.explain(task, x, "gradient_x_input", target=1, progress=False, execution="model")
+    quick(task, {"true": exact}, metrics=("insertion", "deletion", "kl_insertion"))
+    assert len(sorted_by) == 1

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from abe.checks import NotNegative
 from abe.engines.backward.step import (
+    CONVOLUTIONS,
     Step,
     argument,
     depends,
@@ -326,12 +327,8 @@ class ZBox:
                 got="a task without bounds",
                 fix="Set bounds=(low, high) on the task, or use the w² rule",
             )
-        fits = all(own in (1, size) for own, size in zip(bounds[0].shape[1:], x.shape[1:], strict=False))
-        if bounds[0].ndim not in (0, x.ndim) or not fits:
-            raise ModelError(
-                Code.RULE,
-                "The zᴮ rule needs bounds of what the operation reads, and the task's are of several inputs",
-                fix="Use the w² rule, or give the rule low= and high=",
-            )
-        low, high = (bound.to(x).expand_as(x) for bound in bounds)
-        return low, high
+        low, high = (bound[None] if bound.ndim == x.ndim - 1 else bound for bound in bounds)
+        fits = all(own in (1, size) for own, size in zip(low.shape[1:], x.shape[1:], strict=False))
+        if low.ndim not in (0, x.ndim) or not fits or step.name not in CONVOLUTIONS:
+            low, high = low.amin(), high.amax()  # an operation on other axes: one box holds what it reads
+        return low.to(x).expand_as(x), high.to(x).expand_as(x)

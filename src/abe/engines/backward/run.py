@@ -406,13 +406,14 @@ def network_bounds(task: Task) -> tuple[Tensor, Tensor] | None:
         low, high = low - task.mean.to(low), high - task.mean.to(low)
     if task.std is not None:
         low, high = low / task.std.to(low), high / task.std.to(low)
-    if task.low is not None or not task.parts:
-        return low, high
-    *others, part = task.parts
+    *others, part = task.parts or (None,)
     if others:
         return None  # every input has its own, and an operation does not say which it reads
-    mean, std = (along(task.parts, name, other).to(low) for name, other in (("mean", 0.0), ("std", 1.0)))
-    low, high = ((end - mean) / std for end in (low, high))
+    if part is None:
+        return low, high
+    if task.low is None:
+        mean, std = (along(task.parts, name, other).to(low) for name, other in (("mean", 0.0), ("std", 1.0)))
+        low, high = ((end - mean) / std for end in (low, high))
     if part.channels not in (1, None):  # a model may turn its axes before it reads: one box for all channels
         return low.amin(), high.amax()
     return low, high
