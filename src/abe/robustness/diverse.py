@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from abe.checks import CountFrom0, Fraction, Norm, NotNegative, Variant, check_choice, check_count, published
+from abe.checks import Count, CountFrom0, Fraction, Norm, NotNegative, Variant, check_choice, published
 from abe.engines.path.steps.estimators import (
     LookAhead,
     Plain,
@@ -36,7 +36,7 @@ def dim(
     *,
     eps: float | None = None,
     alpha: float | None = None,
-    steps: int = 10,
+    steps: Count = 10,
     decay: float = 1.0,
     probability: float = 0.5,
     rate: float = 0.75,
@@ -73,7 +73,7 @@ def tim(
     *,
     eps: float | None = None,
     alpha: float | None = None,
-    steps: int = 10,
+    steps: Count = 10,
     decay: float = 1.0,
     size: int = 15,
     sigmas: float = 3.0,
@@ -104,7 +104,7 @@ def sinim(
     *,
     eps: float | None = None,
     alpha: float | None = None,
-    steps: int = 10,
+    steps: Count = 10,
     decay: NotNegative = 1.0,
     copies: int = 5,
     norm: Norm = "linf",
@@ -114,7 +114,6 @@ def sinim(
     Args:
         copies: scales 1, 1/2, …, 1/2^(copies − 1).
     """
-    check_count("steps", steps)
     _, length = sizes(eps, alpha, norm, TRANSFER, steps)
     ahead = LookAhead(inner=ScaleCopies(copies=copies), distance=decay * length)
     return transferable(ahead, eps=eps, alpha=alpha, decay=decay, norm=norm, steps=steps)
@@ -136,7 +135,7 @@ def ssa(
     *,
     eps: float | None = None,
     alpha: float | None = None,
-    steps: int = 10,
+    steps: Count = 10,
     decay: NotNegative | None = None,
     copies: int = 20,
     rho: float = 0.5,
@@ -154,7 +153,6 @@ def ssa(
         diversity: probability of input diversity (up to 1.15 times larger, resized back) on the copies.
         kernel: side of a translation kernel; 0 for none.
     """
-    check_count("steps", steps)
     radius, length = sizes(eps, alpha, norm, TRANSFER, steps)
     extra = (InputDiversity(probability=diversity, rate=1.15),) if diversity else ()
     estimator = Transformed(transforms=(Spectrum(sigma=sigma, rho=rho), *extra), copies=copies)
@@ -183,7 +181,7 @@ def sia(
     *,
     eps: float | None = None,
     alpha: float | None = None,
-    steps: int = 10,
+    steps: Count = 10,
     decay: float = 1.0,
     copies: int = 20,
     blocks: int = 3,

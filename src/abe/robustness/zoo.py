@@ -1,6 +1,6 @@
 """The attack zoo: published attacks as compositions, usable as attacks and as updates of paths."""
 
-from abe.checks import Count, Norm, Positive, Variant, check_positive, published
+from abe.checks import Count, Norm, Positive, Variant, published
 from abe.engines.path.steps.estimators import IntegratedGradient, Neighbourhood, Plain
 from abe.engines.path.steps.parts import Ball, DecayIndicator, UniformStart
 from abe.registry import updates
@@ -39,7 +39,7 @@ def fgsm(*, eps: float | None = None, norm: Norm = "linf") -> Chain:
     aliases=("ifgsm",),
 )
 def bim(
-    *, eps: float | None = None, alpha: float | None = None, steps: int = 10, norm: Norm = "linf"
+    *, eps: float | None = None, alpha: float | None = None, steps: Count = 10, norm: Norm = "linf"
 ) -> Chain:
     """Repeated sign steps, projected into the ball after each.
 
@@ -61,7 +61,7 @@ def bim(
     )
 )
 def pgd(
-    *, eps: float | None = None, alpha: float | None = None, steps: int = 10, norm: Norm = "linf"
+    *, eps: float | None = None, alpha: float | None = None, steps: Count = 10, norm: Norm = "linf"
 ) -> Chain:
     """BIM from a random point of the ball.
 
@@ -88,7 +88,7 @@ def mim(
     *,
     eps: float | None = None,
     alpha: float | None = None,
-    steps: int = 10,
+    steps: Count = 10,
     decay: float = 1.0,
     norm: Norm = "linf",
 ) -> Chain:
@@ -114,7 +114,7 @@ def mig(
     *,
     eps: float | None = None,
     alpha: float | None = None,
-    steps: int = 10,
+    steps: Count = 10,
     decay: float = 1.0,
     points: int = 20,
     norm: Norm = "linf",
@@ -142,7 +142,7 @@ def gra(
     *,
     eps: float | None = None,
     alpha: float | None = None,
-    steps: int = 10,
+    steps: Count = 10,
     decay: float = 1.0,
     beta: Positive = 3.5,
     neighbours: Count = 20,
@@ -156,7 +156,6 @@ def gra(
         neighbours: how many.
         indicator: factor of a step where the momentum changes its sign.
     """
-    check_positive(beta=beta)
     radius, _ = sizes(eps, alpha, norm, TRANSFER, 1)
     estimator = Neighbourhood(radius=beta * radius, copies=neighbours)
     shrink = (DecayIndicator(decay=indicator),)
