@@ -46,3 +46,12 @@ def test_a_classifier_learns_and_is_kept_as_it_was() -> None:
     assert not torch.equal(*weights)
     again.load_state_dict(found.model.state_dict())
     assert sentiment.answers(again, tokenizer, texts).tolist() == TARGET
+
+
+def test_what_is_learnt_starts_from_the_seed() -> None:
+    one, same, other = (
+        minilm.classifier(2, seed=seed)[0].state_dict()["classifier.weight"] for seed in (3, 3, 4)
+    )
+    assert torch.equal(one, same)
+    assert not torch.allclose(one, other)
+    assert 0.015 < float(one.std()) < 0.025
