@@ -53,31 +53,35 @@ def lime(
     evaluations: int = ROWS,
     width: float = 0.25,
     penalty: float = 1.0,
+    coalitions: Any = None,
     variant: Variant = "corrected",
 ) -> Coalitions:
     """The coefficients of a linear model fitted to the score on random coalitions near the input.
 
     Args:
+        coalitions: (m, u) what to fit to instead, 1 for every unit that is there: such as all coalitions, or
+            those that other code drew. Their values are computed here.
         variant: ``"published"`` takes the root of the kernel and lets every position carry its
             unit's whole coefficient.
 
     Shape:
-        (b, *f) in and out; standard errors (b, *f); diagnostics ``adherence`` (weighted R²),
-        ``coefficient_stability`` and ``variable_stability`` in per cent.
+        (b, *f) in and out; standard errors (b, *f); diagnostics ``unit_values`` (the coefficients),
+        ``intercept``, ``adherence`` (weighted R²), ``coefficient_stability`` and ``variable_stability`` in
+        per cent.
 
     Cost: At most ``evaluations`` forward rows.
 
     Example:
         >>> import abe
         >>> abe.method("lime", width=0.5).engine.summary
-        Ridge(width=0.5, penalty=1.0, root=False)
+        Ridge(width=0.5, penalty=1.0, root=False, given=None)
     """
     old = published(variant)
     return Coalitions(
         units=units,
         removal=as_removal(removal),
-        summary=Ridge(width=width, penalty=penalty, root=old),
-        evaluations=evaluations,
+        summary=Ridge(width=width, penalty=penalty, root=old, given=coalitions),
+        evaluations=evaluations if coalitions is None else None,
         spread="whole" if old else "share",
     )
 

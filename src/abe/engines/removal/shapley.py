@@ -14,6 +14,7 @@ from abe.engines.removal.summaries import (
     MOST_UNITS,
     SAMPLED,
     Exhaustible,
+    Orders,
     all_of,
     contributions,
     exhaustive,
@@ -21,6 +22,7 @@ from abe.engines.removal.summaries import (
     group_mean,
     mean_error,
     over_completions,
+    rows_of,
     together,
     walks,
 )
@@ -102,18 +104,24 @@ class PermutationShapley:
 
     Args:
         max_units: up to this many units all coalitions are evaluated instead, where the budget holds them.
+        orders: (n, u) orders in which the units come, walked as they are, instead of random ones.
     """
 
     max_units: Exhaustible = 1
+    orders: Orders = None
 
     @property
     def complete(self) -> bool:
         return True
 
     def needs(self, u: int) -> int:
+        if self.orders is not None:
+            return 1 + len(self.orders) * (u - 1)
         return 1 + 4 * (u - 1) if u > self.max_units else min(2**u - 1, 1 + 4 * (u - 1))
 
     def coalitions(self, u: int, budget: int | None, stream: Stream) -> Tensor:
+        if self.orders is not None:
+            return walks(rows_of(self.orders, u, "orders"))
         if fits(u, budget, self.max_units):
             return set_functions.coalitions(u)
         budget = SAMPLED if budget is None else budget
@@ -123,6 +131,9 @@ class PermutationShapley:
         return walks(orders)
 
     def summarise(self, evaluated: Evaluated) -> Summarised:
+        if self.orders is not None:
+            along = contributions(evaluated)
+            return Summarised(along.mean((0, 2)), together(mean_error(along.mean(2)), along.mean(0)))
         if exhaustive(evaluated):
             return over_completions(set_functions.shapley(evaluated.values))
         pairs = contributions(evaluated).unflatten(0, (-1, 2)).mean(1)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from abe.checks import COUNT, Probability
+from abe.checks import COUNT, Probability, refused
 from abe.engines.removal import set_functions
 from abe.engines.removal.game import Evaluated, Stream, Summarised
-from abe.errors import Code, SpecError
+from abe.errors import Code, InputError, SpecError
 from abe.registry import summaries
 from abe.spec import value
 from abe.types import Card
@@ -45,6 +46,61 @@ class _Exhaustible:
 Exhaustible = Annotated[int, _Exhaustible()]
 SAMPLED = 2000
 """Coalitions of a sampled summary where no budget is given."""
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of one number per unit, from nested lists, an array or a tensor.
+
+    Args:
+        of: what they are.
+        orders: whether each row holds every unit once, else zeros and ones.
+    """
+
+    of: str
+    orders: bool
+
+    def check(self, name: str, given: Any) -> tuple[tuple[int, ...], ...] | None:
+        """The rows as tuples of Python's own numbers, or a refusal."""
+        if given is None:
+            return None
+        try:
+            rows = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given)
+        except (TypeError, ValueError):
+            rows = np.empty(0)
+        fits = rows.ndim == 2 and rows.size > 0 and rows.dtype.kind in "biuf"
+        if fits and self.orders:
+            fits = bool((np.sort(rows, axis=1) == np.arange(rows.shape[1])).all())
+        elif fits:
+            fits = bool(np.isin(rows, (0, 1)).all())
+        if not fits:
+            raise refused(name, f"are {self.of}", given, "an array (rows, units)")
+        return tuple(tuple(int(one) for one in row) for row in rows.tolist())
+
+
+Orders = Annotated[
+    tuple[tuple[int, ...], ...] | None, _Rows("orders of units: in every row each number from 0 once", True)
+]
+Masks = Annotated[
+    tuple[tuple[int, ...], ...] | None, _Rows("coalitions: 1 for every unit that is there and 0 else", False)
+]
+
+
+def rows_of(given: tuple[tuple[int, ...], ...], u: int, what: str) -> Tensor:
+    """(n, u) given rows.
+
+    Raises:
+        InputError: they are of another number of units.
+    """
+    if len(given[0]) != u:
+        raise InputError(
+            Code.UNITS,
+            f"The given {what} are of other units than the sample has",
+            got=f"{len(given[0])} units",
+            expected=f"{u}",
+            fix="Choose other units=, or explain samples with as many units together",
+        )
+    return torch.tensor(given)
 
 
 @summaries.register(
