@@ -18,10 +18,10 @@ from abe.engines.removal.game import (
     Summarised,
 )
 from abe.engines.removal.least_squares import adherence, fit, least_angles
-from abe.engines.removal.summaries import Masks, over_completions, rows_of
+from abe.engines.removal.summaries import Table, coalitions_of, over_completions, rows_of
 from abe.errors import Code, note
 from abe.registry import summaries
-from abe.spec import value
+from abe.spec import resolved, value
 
 ROWS = 1000
 """Coalitions where no budget is given, as many as lime draws."""
@@ -67,7 +67,7 @@ class Ridge(_Local):
     width: Positive = 0.25
     penalty: NotNegative = 1.0
     root: bool = False
-    given: Masks = None
+    given: Table = resolved(converter=coalitions_of, default=None)
 
     def needs(self, u: int) -> int:
         return u + 2 if self.given is None else len(self.given)

@@ -14,13 +14,14 @@ from abe.engines.removal.summaries import (
     MOST_UNITS,
     SAMPLED,
     Exhaustible,
-    Orders,
+    Table,
     all_of,
     contributions,
     exhaustive,
     fits,
     group_mean,
     mean_error,
+    orders_of,
     over_completions,
     rows_of,
     together,
@@ -28,7 +29,7 @@ from abe.engines.removal.summaries import (
 )
 from abe.errors import Code, SpecError
 from abe.registry import summaries
-from abe.spec import value
+from abe.spec import resolved, value
 from abe.types import Card
 
 
@@ -108,7 +109,7 @@ class PermutationShapley:
     """
 
     max_units: Exhaustible = 1
-    orders: Orders = None
+    orders: Table = resolved(converter=orders_of, default=None)
 
     @property
     def complete(self) -> bool:

@@ -4,6 +4,7 @@ Each says which coalitions it has to know and turns their values into one number
 summaries carry standard errors: of the sampling, and of the completions where there are several.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
 from typing import Annotated, Any
@@ -48,55 +49,59 @@ SAMPLED = 2000
 """Coalitions of a sampled summary where no budget is given."""
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Rows of one number per unit, from nested lists, an array or a tensor.
+Table = tuple[tuple[int, ...], ...] | None
+"""Rows of one number per unit that somebody gave, or none."""
 
-    Args:
-        of: what they are.
-        orders: whether each row holds every unit once, else zeros and ones.
+
+def orders_of(given: Any) -> Table:
+    """Orders of units (n, u), from nested lists, an array or a tensor.
+
+    Raises:
+        SpecError: a row does not hold every unit once.
     """
-
-    of: str
-    orders: bool
-
-    def check(self, name: str, given: Any) -> tuple[tuple[int, ...], ...] | None:
-        """The rows as tuples of Python's own numbers, or a refusal."""
-        if given is None:
-            return None
-        try:
-            rows = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given)
-        except (TypeError, ValueError):
-            rows = np.empty(0)
-        fits = rows.ndim == 2 and rows.size > 0 and rows.dtype.kind in "biuf"
-        if fits and self.orders:
-            fits = bool((np.sort(rows, axis=1) == np.arange(rows.shape[1])).all())
-        elif fits:
-            fits = bool(np.isin(rows, (0, 1)).all())
-        if not fits:
-            raise refused(name, f"are {self.of}", given, "an array (rows, units)")
-        return tuple(tuple(int(one) for one in row) for row in rows.tolist())
+    return _table("orders", given, "hold every unit once in every row, by its number from 0", _is_order)
 
 
-Orders = Annotated[
-    tuple[tuple[int, ...], ...] | None, _Rows("orders of units: in every row each number from 0 once", True)
-]
-Masks = Annotated[
-    tuple[tuple[int, ...], ...] | None, _Rows("coalitions: 1 for every unit that is there and 0 else", False)
-]
+def coalitions_of(given: Any) -> Table:
+    """Coalitions (m, u), 1 where a unit is there, from nested lists, an array or a tensor.
+
+    Raises:
+        SpecError: they are no zeros and ones.
+    """
+    return _table("coalitions", given, "hold 1 for every unit that is there, else 0", _is_coalition)
 
 
-def rows_of(given: tuple[tuple[int, ...], ...], u: int, what: str) -> Tensor:
+def _table(name: str, given: Any, must: str, check: Callable[[np.ndarray], bool]) -> Table:
+    if given is None:
+        return None
+    try:
+        rows = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given)
+    except (TypeError, ValueError):
+        rows = np.empty(0)
+    if rows.ndim != 2 or not rows.size or rows.dtype.kind not in "biuf" or not check(rows):
+        raise refused(name, must, given, "an array (rows, units)")
+    return tuple(tuple(int(one) for one in row) for row in rows.tolist())
+
+
+def _is_order(rows: np.ndarray) -> bool:
+    return bool((np.sort(rows, axis=1) == np.arange(rows.shape[1])).all())
+
+
+def _is_coalition(rows: np.ndarray) -> bool:
+    return bool(np.isin(rows, (0, 1)).all())
+
+
+def rows_of(given: Table, u: int, what: str) -> Tensor:
     """(n, u) given rows.
 
     Raises:
         InputError: they are of another number of units.
     """
-    if len(given[0]) != u:
+    if given is None or len(given[0]) != u:
         raise InputError(
             Code.UNITS,
             f"The given {what} are of other units than the sample has",
-            got=f"{len(given[0])} units",
+            got=f"{len((given or ((),))[0])} units",
             expected=f"{u}",
             fix="Choose other units=, or explain samples with as many units together",
         )

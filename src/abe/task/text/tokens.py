@@ -75,10 +75,7 @@ def _sentence(words: Sequence[str]) -> str:
 
 
 def encode(tokenizer: Any, text: Text, fixed: Fixed = "special") -> Encoded:
-    """A text, or a pair of texts, by a tokenizer.
-
-    Args:
-        fixed: which tokens are in no unit.
+    """A text, or a pair of texts, by a tokenizer; ``fixed`` says which tokens are in no unit.
 
     Raises:
         SpecError: it cannot be called, takes no pairs, or gives no ids.
@@ -114,9 +111,7 @@ def of_ids(
     return Encoded(list(ids), outside, words, names, tokens, apart, {}, _sentence(names))
 
 
-def _outside(
-    special: Sequence[bool], seen: Sequence[int], fixed: Fixed
-) -> tuple[list[bool], list[bool]]:
+def _outside(special: Sequence[bool], seen: Sequence[int], fixed: Fixed) -> tuple[list[bool], list[bool]]:
     """(t,) which tokens are in no unit, and which are special or padding."""
     apart = [one or not here for one, here in zip(special, seen, strict=True)]
     return ([not here for here in seen] if fixed == "padding" else list(apart)), apart
