@@ -97,7 +97,7 @@ def shapley(
     )
 
 
-def _estimator(name: str, max_units: int, orders: Any) -> Summary:
+def _estimator(name: str, max_units: int, orders: Any = None) -> Summary:
     if orders is not None and name not in ("auto", "permutation"):
         raise SpecError(
             Code.BAD_PARAMETER,
@@ -342,7 +342,7 @@ def loss_shap(
     return Coalitions(
         units=units,
         removal=as_removal(removal),
-        summary=_estimator(estimator, max_units, orders),
+        summary=_estimator(estimator, max_units),
         evaluations=evaluations,
         behaviour="log_probability",
     )

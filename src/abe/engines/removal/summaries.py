@@ -80,7 +80,8 @@ def _table(name: str, given: Any, must: str, check: Callable[[np.ndarray], bool]
         rows = np.empty(0)
     if rows.ndim != 2 or not rows.size or rows.dtype.kind not in "biuf" or not check(rows):
         raise refused(name, must, given, "an array (rows, units)")
-    return tuple(tuple(int(one) for one in row) for row in rows.tolist())
+    listed: list[list[int]] = rows.astype(int).tolist()
+    return tuple(tuple(row) for row in listed)
 
 
 def _is_order(rows: np.ndarray) -> bool:
