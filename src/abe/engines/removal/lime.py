@@ -19,7 +19,7 @@ from abe.engines.removal.game import (
 )
 from abe.engines.removal.least_squares import adherence, fit, least_angles
 from abe.engines.removal.summaries import Table, coalitions_of, over_completions, rows_of
-from abe.errors import Code, note
+from abe.errors import Code, InputError, note
 from abe.registry import summaries
 from abe.spec import resolved, value
 
@@ -75,6 +75,13 @@ class Ridge(_Local):
     def coalitions(self, u: int, budget: int | None, stream: Stream) -> Tensor:
         if self.given is None:
             return neighbours(u, budget, stream)
+        if len(self.given) < u + 1:
+            raise InputError(
+                Code.EVALUATIONS,
+                f"The given coalitions cannot tell {u} units apart",
+                got=f"{len(self.given)} coalitions",
+                expected=f"at least {u + 1}",
+            )
         return rows_of(self.given, u, "coalitions").bool()
 
     def summarise(self, evaluated: Evaluated) -> Summarised:

@@ -132,6 +132,8 @@ class PermutationShapley:
         return walks(orders)
 
     def summarise(self, evaluated: Evaluated) -> Summarised:
+        if evaluated.coalitions.shape[1] == 1:
+            return over_completions((evaluated.full - evaluated.empty)[None])
         if self.orders is not None:
             along = contributions(evaluated)
             return Summarised(along.mean((0, 2)), together(mean_error(along.mean(2)), along.mean(0)))
