@@ -5,15 +5,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from abe.checks import CountFrom0
 from abe.engines.layers.at_layer import AtInput
 from abe.errors import Code, InputError, SpecError
 from abe.registry import baselines
 from abe.spec import value
 from abe.types import Card, Problem, RowIndex, Rows
 
-Token = Literal["auto", "mask", "pad", "unk", "mean"]
+Token = CountFrom0 | Literal["auto", "mask", "pad", "unk", "mean"]
 """Which vector: of a special token, or the mean over the vocabulary; ``"auto"`` takes the first there is of
-mask, pad and mean."""
+mask, pad and mean; a number is the id of a token."""
 NEXT = ("mask", "pad", "mean")
 
 
@@ -35,7 +36,8 @@ class ReferenceToken:
     """The vector of a token at every position; special tokens and padding stay.
 
     Args:
-        token: which; by default the mask token, else the padding token, else the mean of the vocabulary.
+        token: which; by default the mask token, else the padding token, else the mean of the vocabulary. A
+            number is the id of any token.
     """
 
     token: Token = "auto"

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from abe.baselines import Dataset, as_baseline
 from abe.engines.backward.deeplift import DeepLift
-from abe.engines.backward.deeplift_rescale import POOLS
+from abe.engines.backward.deeplift_rescale import POOLS, REDUCTIONS
 from abe.engines.backward.rectifier_filters import (
     AsItIs,
     Deconvolve,
@@ -119,9 +119,9 @@ LIFT_DIFFERS = (
     "rules for linear and element-wise operations only."
 )
 POOLED = (
-    "Max-pool gives its change to the maximum of whichever of input and reference has the larger one; "
-    "variant='published' passes plain gradients there, as recorded maps of published code do, which are "
-    "not complete."
+    "Max-pool, and a maximum over an axis, give their change to the maximum of whichever of input and "
+    "reference has the larger one; variant='published' passes plain gradients there, as recorded maps of "
+    "published code do, which are not complete."
 )
 
 
@@ -248,5 +248,5 @@ def deepshap(
 
 
 def _pairs(rules: Any, variant: Variant) -> tuple[tuple[str, Any], ...]:
-    pooling = tuple((name, AsItIs()) for name in POOLS) if published(variant) else ()
+    pooling = tuple((name, AsItIs()) for name in (*POOLS, *sorted(REDUCTIONS))) if published(variant) else ()
     return (*((str(key), rule) for key, rule in rules), *pooling)

@@ -191,7 +191,11 @@ def contrastive_excitation_backprop(
     aliases=("attnlrp", "attn_lrp"),
 )
 def attention_lrp(
-    *, epsilon: float = 1e-6, softmax: Softmax = "taylor", uncovered: Policy = "error"
+    *,
+    epsilon: float = 1e-6,
+    softmax: Softmax = "taylor",
+    rules: tuple[Any, ...] = (),
+    uncovered: Policy = "error",
 ) -> Backward:
     """LRP-ε for transformers, with a rule for the attention weights.
 
@@ -201,17 +205,19 @@ def attention_lrp(
     Args:
         softmax: ``"taylor"`` sends relevance through attention weights by their gradient, ``"constant"``
             takes them as given.
+        rules: pairs of an operation's name or kind and a rule, in front of these.
 
     Shape: (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
 
     Example:
         >>> import abe
         >>> print(abe.method("attention_lrp", softmax="constant"))
-        attention_lrp(epsilon=1e-06, softmax='constant', uncovered='error')
+        attention_lrp(epsilon=1e-06, softmax='constant', rules=(), uncovered='error')
     """
     return relevance(
         convolution=Epsilon(epsilon=epsilon),
         dense=Epsilon(epsilon=epsilon),
         softmax=softmax,
+        rules=rules,
         uncovered=uncovered,
     )

@@ -12,7 +12,7 @@ from abe.engines.removal.leave_out import LeaveOut
 from abe.engines.removal.patch_gaussian import PatchGaussian
 from abe.engines.removal.removals import Marginal, Removal, Replace
 from abe.engines.removal.rise import RandomMasks
-from abe.engines.removal.segments import Spread
+from abe.engines.removal.segments import Lengths, Spread
 from abe.methods.gradient import Variant, published
 from abe.methods.path import as_distribution
 from abe.registry import methods, removals
@@ -156,14 +156,18 @@ def occlusion(
 )
 def occlusion_patch(
     *,
-    size: int | None = None,
-    stride: int | None = None,
+    size: Lengths = None,
+    stride: Lengths = None,
+    per_channel: bool = False,
     removal: Any = "zero",
     evaluations: int | None = None,
 ) -> LeaveOut:
     """What the score loses when a sliding window is replaced, averaged where windows overlap.
 
     Args:
+        size: positions of a window along every axis, or one number for each axis, such as (height, width).
+        stride: how far windows are apart, in the same form.
+        per_channel: every channel has windows of its own; else they cover all channels.
         evaluations: most rows per sample; more windows than that are an error.
 
     Shape: (b, *f) in and out; standard errors where completions are drawn.
@@ -173,9 +177,15 @@ def occlusion_patch(
     Example:
         >>> import abe
         >>> print(abe.method("occlusion_patch", size=16, stride=8))
-        occlusion_patch(size=16, stride=8, removal='zero', evaluations=None)
+        occlusion_patch(size=16, stride=8, per_channel=False, removal='zero', evaluations=None)
     """
-    return LeaveOut(size=size, stride=stride, removal=as_removal(removal), evaluations=evaluations)
+    return LeaveOut(
+        size=size,
+        stride=stride,
+        per_channel=per_channel,
+        removal=as_removal(removal),
+        evaluations=evaluations,
+    )
 
 
 @methods.register(

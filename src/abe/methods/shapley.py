@@ -17,6 +17,7 @@ from abe.engines.removal.shapley import (
     ShapleyValue,
 )
 from abe.engines.removal.summaries import EXACT_UNITS
+from abe.errors import Code, SpecError
 from abe.methods.gradient import Variant, published
 from abe.methods.removal import FORWARD, WHOLE, as_removal
 from abe.registry import methods
@@ -65,6 +66,7 @@ def shapley(
     estimator: Estimator = "auto",
     evaluations: int | None = None,
     max_units: int = EXACT_UNITS,
+    orders: Any = None,
     variant: Variant = "corrected",
 ) -> Coalitions:
     """Each unit's contribution to the score, averaged over all orders in which units can come.
@@ -74,6 +76,8 @@ def shapley(
             ``"owen"`` (orders in which three groups of neighbours stay together: another value), or
             ``"auto"``: exact where it fits, else by orders.
         evaluations: most rows per sample; None is all coalitions, or 2,000 of them when sampled.
+        orders: (n, u) orders of one's own in which the units come, by number, averaged as they are, such as
+            those that other code drew.
 
     Shape: (b, *f) in and out; standard errors (b, *f) where anything is drawn.
 
@@ -87,17 +91,23 @@ def shapley(
     return Coalitions(
         units=units,
         removal=as_removal(removal),
-        summary=_estimator(estimator, max_units),
+        summary=_estimator(estimator, max_units, orders),
         evaluations=evaluations,
         spread="whole" if published(variant) else "share",
     )
 
 
-def _estimator(name: str, max_units: int) -> Summary:
+def _estimator(name: str, max_units: int, orders: Any = None) -> Summary:
+    if orders is not None and name not in ("auto", "permutation"):
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            f"The estimator {name!r} reads no orders",
+            fix='Leave orders= out, or choose estimator="permutation"',
+        )
     made: dict[str, Summary] = {
-        "auto": PermutationShapley(max_units=max_units),
+        "auto": PermutationShapley(max_units=max_units, orders=orders),
         "exact": ShapleyValue(max_units=max_units),
-        "permutation": PermutationShapley(),
+        "permutation": PermutationShapley(orders=orders),
         "kernel": KernelShapley(),
         "owen": OwenValue(),
     }

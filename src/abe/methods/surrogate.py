@@ -1,6 +1,6 @@
 """Local surrogates: the coefficients of a linear model fitted around the input."""
 
-from typing import Any
+from typing import Any, Literal
 
 from abe.checks import Share
 from abe.engines.removal.c_lime import ContinuousNeighbours
@@ -13,6 +13,8 @@ from abe.engines.removal.lime import (
     StableSelection,
 )
 from abe.engines.removal.removals import Removal
+from abe.engines.removal.table_lime import TableNeighbours
+from abe.errors import Code, SpecError
 from abe.methods.gradient import Variant, published
 from abe.methods.removal import FORWARD, as_removal
 from abe.registry import methods
@@ -23,6 +25,8 @@ UNITS = (
     "Units are the cells of a grid and absent ones show the sample's mean; published code takes superpixels "
     "and their own means (units='superpixel', removal='segment_mean')."
 )
+WIDTH = 0.25
+"""Of the kernel of LIME, in cosine distance."""
 READ_ADHERENCE = "Read diagnostics['adherence']: a fit that misses the model explains nothing."
 
 
@@ -42,6 +46,8 @@ READ_ADHERENCE = "Read diagnostics['adherence']: a fit that misses the model exp
             UNITS,
             "The kernel as printed; variant='published' takes its root, as the published code does.",
             "No selection of features: every unit gets its coefficient.",
+            "Numbers of neighbours='bins' are those of background rows; published code draws them from a "
+            "normal distribution cut to the quarter.",
         ),
         pitfalls=(READ_ADHERENCE, "Another seed, other coefficients: read the errors and stability indices."),
     ),
@@ -51,33 +57,70 @@ def lime(
     units: Any = ("grid", {"n": 7}),
     removal: Any = "mean",
     evaluations: int = ROWS,
-    width: float = 0.25,
+    width: float | None = None,
     penalty: float = 1.0,
+    coalitions: Any = None,
+    neighbours: Literal["coalitions", "rows", "bins"] = "coalitions",
+    rows: Any = None,
     variant: Variant = "corrected",
-) -> Coalitions:
+) -> Coalitions | TableNeighbours:
     """The coefficients of a linear model fitted to the score on random coalitions near the input.
 
     Args:
+        width: σ; by default ¼, for neighbours that are rows ¾ of the root of the number of columns.
+        coalitions: (m, u) what to fit to instead, 1 for every unit that is there: such as all coalitions, or
+            those that other code drew. Their values are computed here.
+        neighbours: of a table, ``"rows"`` fits to whole rows drawn from all background rows, column by column
+            (numbers from a normal distribution of their mean and deviation), which it sees in standard
+            deviations from the mean; ``"bins"`` sees of a number whether it lies in the own quarter of the
+            background's, and draws numbers of it. Of categories and groups either sees whether they are those
+            of the own row; distances are Euclidean. A coefficient is then a slope, not a share of the score;
+            ``units`` are columns, and ``removal`` plays no part.
+        rows: neighbours (n, columns) to take instead of drawn ones, in any form that the task reads.
         variant: ``"published"`` takes the root of the kernel and lets every position carry its
             unit's whole coefficient.
 
     Shape:
-        (b, *f) in and out; standard errors (b, *f); diagnostics ``adherence`` (weighted R²),
-        ``coefficient_stability`` and ``variable_stability`` in per cent.
+        (b, *f) in and out; standard errors (b, *f); diagnostics ``unit_values`` (the coefficients),
+        ``intercept``, ``adherence`` (weighted R²), ``coefficient_stability`` and ``variable_stability`` in
+        per cent.
 
     Cost: At most ``evaluations`` forward rows.
 
     Example:
         >>> import abe
         >>> abe.method("lime", width=0.5).engine.summary
-        Ridge(width=0.5, penalty=1.0, root=False)
+        Ridge(width=0.5, penalty=1.0, root=False, given=None)
     """
     old = published(variant)
+    if neighbours != "coalitions":
+        if coalitions is not None:
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "Neighbours that are rows are no coalitions",
+                fix='Pass rows=, or neighbours="coalitions"',
+            )
+        return TableNeighbours(
+            design=neighbours,
+            rows=rows,
+            width=width,
+            penalty=penalty,
+            root=old,
+            evaluations=evaluations,
+            spread="whole" if old else "share",
+        )
+    if rows is not None:
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            "rows= are neighbours in a table",
+            fix='Choose neighbours="rows" or "bins" too',
+        )
+    width = WIDTH if width is None else width
     return Coalitions(
         units=units,
         removal=as_removal(removal),
-        summary=Ridge(width=width, penalty=penalty, root=old),
-        evaluations=evaluations,
+        summary=Ridge(width=width, penalty=penalty, root=old, given=coalitions),
+        evaluations=evaluations if coalitions is None else None,
         spread="whole" if old else "share",
     )
 

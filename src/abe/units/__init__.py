@@ -27,6 +27,7 @@ from abe.units.arrival import (
     as_regions,
     axes_of,
     check_map,
+    freed_regions,
     numbered,
     placed,
     placed_regions,
@@ -223,7 +224,8 @@ class Regions:
     """Regions given as numbers per position or as a stack of masks; also what a bare array as a unit means.
 
     Positions of one number are one region; regions count in the order of their numbers, which may begin
-    anywhere and have gaps. Holds a tensor, so a specification only describes it.
+    anywhere and have gaps. Positions that never change, such as special tokens of a text, are in none,
+    whatever their number is. Holds a tensor, so a specification only describes it.
 
     Attributes:
         regions: a tensor, an array or nested lists: whole numbers (*space), (1 or c, *space), (b, *space) or
@@ -254,6 +256,13 @@ class Regions:
         """Regions from an array, a tensor or nested lists; anything else as it is."""
         listed = isinstance(obj, list | tuple) and len(obj) > 0 and not isinstance(obj[0], str)
         return cls(regions=obj) if listed or isinstance(obj, np.ndarray | Tensor) else obj
+
+    def bind(self, problem: Any) -> Any:
+        """The regions of a problem's samples, in none of which a position lies that never changes."""
+        x, fixed = problem.x, problem.fixed
+        if fixed is None or fixed.ndim != x.ndim or fixed.shape[2:] != x.shape[2:]:
+            return self
+        return Labelled(freed_regions(self.regions.to(x.device), fixed.to(x.device), x))
 
     def of(self, samples: Int[Tensor, "m"], x: Features) -> "Regions":
         """The regions of some of the samples ``x``, where each has its own."""

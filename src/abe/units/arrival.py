@@ -250,6 +250,27 @@ def placed_regions(regions: Tensor, shape: Sequence[int], b: int | None = None) 
     return torch.stack([torch.unique(own, return_inverse=True)[1] for own in rows])
 
 
+def freed_regions(regions: Tensor, fixed: Tensor, x: Tensor) -> Int[Tensor, "b *p"]:
+    """(b, 1 or c, *space) regions as `placed_regions` has them, but -1 at positions that never change.
+
+    Args:
+        regions: as of `placed_regions`; what stands at fixed positions does not matter.
+        fixed: (b, 1 or c, *space) true where positions never change.
+        x: (b, *f) the samples.
+    """
+    shape = tuple(x.shape[1:])
+    if regions.dtype == torch.bool and tuple(regions.shape) != axes_of(shape):
+        rows = placed_regions(regions, shape, len(x))
+    else:
+        rows = _batched(regions.long(), shape, len(x))
+    rows, fixed = torch.broadcast_tensors(rows, fixed)
+    placed_regions(rows.masked_fill(fixed, 0), shape, len(x))
+    found = torch.full_like(rows, -1)
+    for own, given, free in zip(found, rows, ~fixed, strict=True):
+        own[free] = torch.unique(given[free], return_inverse=True)[1]
+    return found
+
+
 def _batched(regions: Tensor, shape: tuple[int, ...], b: int | None) -> Tensor:
     """(1 or b, 1 or c, *space) the same numbers with the axes of samples and channels."""
     space, given = axes_of(shape), tuple(regions.shape)

@@ -200,5 +200,5 @@ class Tube(Sized):
 
 
 def settled(unit: Any, problem: Any) -> Any:
-    """The unit for the samples of a problem."""
-    return unit.bind(problem) if isinstance(unit, Known) else unit
+    """The unit for the samples of a problem: what has ``bind``, such as known units and given regions."""
+    return unit.bind(problem) if hasattr(unit, "bind") else unit

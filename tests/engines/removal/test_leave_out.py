@@ -279,3 +279,52 @@ def test_a_reference_for_every_sample_reaches_its_own_rows():
     torch.testing.assert_close(
         together, torch.cat([one.attribution for one in alone]), rtol=1e-10, atol=1e-12
     )
+
+
+def test_windows_of_unequal_sides():
+    """Equal to covering each window by hand and averaging what the score loses."""
+    net, x = nets.Smooth(), samples(2)
+    task, target = task_of(net), torch.tensor([0, 1])
+    how = {"target": target, "progress": False}
+    whole = abe.explain(task, x, "gradient", **how).score
+    for per_channel in (False, True):
+        total, times = torch.zeros_like(x), torch.zeros_like(x)
+        channels = [slice(c, c + 1) for c in range(x.shape[1])] if per_channel else [slice(None)]
+        for channel in channels:
+            for r in range(0, x.shape[2] - 3 + 2, 2)[: -(-(x.shape[2] - 3) // 2) + 1]:
+                for c in range(0, x.shape[3], 1)[: x.shape[3] - 2 + 1]:
+                    covered = x.clone()
+                    covered[:, channel, r : r + 3, c : c + 2] = 0
+                    lost = whole - abe.explain(task, covered, "gradient", **how).score
+                    total[:, channel, r : r + 3, c : c + 2] += lost[:, None, None, None].to(x)
+                    times[:, channel, r : r + 3, c : c + 2] += 1
+        found = abe.explain(
+            task,
+            x,
+            "occlusion_patch",
+            size=(3, 2),
+            stride=(2, 1),
+            removal="zero",
+            per_channel=per_channel,
+            **how,
+        )
+        torch.testing.assert_close(found.attribution, total / times, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "code"),
+    [
+        ((3, 2, 1), None, Code.UNITS),
+        ((3,), None, Code.UNITS),
+        ((2, 2), (1, 3), Code.UNITS),
+        ((2, 99), 1, Code.UNITS),
+        ((2, 0), 1, Code.BAD_PARAMETER),
+        ((2, 1.5), 1, Code.BAD_PARAMETER),
+    ],
+)
+def test_windows_of_other_axes_are_refused(size, stride, code):
+    with pytest.raises((AbeError, TypeError)) as caught:
+        abe.explain(
+            task_of(nets.Smooth()), samples(1), "occlusion_patch", size=size, stride=stride, progress=False
+        )
+    assert getattr(caught.value, "code", code) is code

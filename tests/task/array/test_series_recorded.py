@@ -4,7 +4,6 @@
 and occlusions, and exact Shapley values over windows for two removals. Inputs are stored once per network.
 """
 
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -111,25 +110,8 @@ def test_sliding_windows(net: str) -> None:
 
 @pytest.mark.parametrize("net", NETS)
 def test_sliding_windows_of_one_channel(net: str) -> None:
-    """Where the other channels are fixed, a window covers one."""
-    task = task_of(net)
-    lifted = task.lift(given(net, "x"))
-    maps = torch.empty_like(lifted.x)
-    for channel in range(3):
-        fixed = torch.ones_like(lifted.x, dtype=torch.bool)
-        fixed[:, channel] = False
-        found = abe.explain(
-            task,
-            replace(lifted, fixed=fixed),
-            "occlusion_patch",
-            size=5,
-            stride=3,
-            removal="zero",
-            target=given(net, "target"),
-            progress=False,
-        )
-        maps[:, channel] = found.attribution[:, channel]
-    close(laid(net, maps), recorded()[f"{net}_occlusion_one/out_formula"])
+    found = explained(net, "occlusion_patch", size=5, stride=3, per_channel=True, removal="zero")
+    close(laid(net, found.attribution), recorded()[f"{net}_occlusion_one/out_formula"])
 
 
 @pytest.mark.parametrize("removal", ["mean", "interpolate"])

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 import abe
 from abe.baselines import Background
 from abe.engines.removal import set_functions
-from abe.engines.removal.least_squares import fit
 
 FILE = Path(__file__).parent / "recorded" / "tables.npz"
 FLOAT64 = 1e-9
@@ -229,13 +228,48 @@ def test_dividends_of_columns() -> None:
         assert float((made.diagnostics["interactions"][b] - wanted).abs().max()) < FLOAT64 * 10
 
 
-@pytest.mark.parametrize("name", ["num_lime", "num_lime_binned", "mixed_lime"])
-def test_the_fit_of_lime(name: str) -> None:
-    """The ridge regression, of lime's own rows and weights; its rows come from the training data."""
-    found = case(name)
-    z, y, w = (found[k][0].double() for k in ("z", "y", "w"))
-    made = fit(z, y, w, 1.0)
-    assert miss(made.slope, found["out"][0]) < LIME
-    intercept = (w @ y - (w @ z) @ made.slope) / w.sum()
-    assert abs(float(intercept - found["intercept"][0])) < LIME
-    assert abs(float(made.adherence - found["score"][0])) < LIME
+LIMES = {"num_lime": "rows", "num_lime_binned": "bins", "mixed_lime": "rows"}
+
+
+def function_of(name: str) -> Any:
+    """The network as somebody's function of an array of rows."""
+
+    def answer(rows: np.ndarray) -> np.ndarray:
+        held = torch.from_numpy(rows.astype(np.float64))
+        out = net(name)(held[:, :3].long(), held[:, 3:]) if name == "mixed" else net(name)(held)
+        return out.softmax(1).detach().numpy()
+
+    return answer
+
+
+@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize("name", LIMES)
+def test_lime_of_recorded_rows(name: str, outside: bool) -> None:
+    """Published code takes the root of the kernel, and shows the coefficients themselves."""
+    found, which = case(name), name.partition("_")[0]
+    train = case("num_lime")["train"] if "train" not in found else found["train"]
+    settings: dict[str, Any] = {"background": train.numpy()}
+    if which == "mixed":
+        settings |= {"columns": NAMED, "categories": {f"cat{i}": n for i, (n, _) in enumerate(SIZES)}}
+    model: Any = function_of(which) if outside else net(which)
+    of = abe.table_task(model, output_kind="probabilities" if outside else "auto", **settings)
+    how: dict[str, Any] = {"neighbours": LIMES[name], "variant": "published", "objective": "probability"}
+    for row in range(2):
+        made = abe.explain(
+            of,
+            found["x"][row : row + 1],
+            "lime",
+            rows=found["rows"][row],
+            target=int(found["target"][row]),
+            progress=False,
+            **how,
+        )
+        assert miss(made.diagnostics["unit_values"][0], found["out"][row]) < LIME
+        assert abs(float(made.diagnostics["intercept"] - found["intercept"][row])) < LIME
+        assert abs(float(made.diagnostics["adherence"] - found["score"][row])) < LIME
+    drawn = abe.explain(
+        of, found["x"], "lime", target=found["target"], evaluations=2000, progress=False, **how
+    )
+    for row in range(2):  # 200 rows were drawn there, 2,000 here
+        pair = torch.stack([drawn.diagnostics["unit_values"][row], found["out"][row]])
+        assert float(torch.corrcoef(pair)[0, 1]) > 0.8

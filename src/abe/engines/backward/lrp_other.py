@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from abe.checks import NotNegative
 from abe.engines.backward.lrp_weighted import scaled
 from abe.engines.backward.run import RuleBook, registered_rules
 from abe.engines.backward.step import (
@@ -100,7 +101,13 @@ class Selected:
 
 @value
 class Identity:
-    """Element-wise functions keep relevance: c_in = c f(x) / x, the gradient where x is zero."""
+    """Element-wise functions keep relevance: c_in = c f(x) / x, the gradient where x is zero.
+
+    Args:
+        stabiliser: added to x below the line, as some published code does.
+    """
+
+    stabiliser: NotNegative = 0.0
 
     def __call__(self, step: Step) -> Any:
         """One ratio on the way back."""
@@ -113,12 +120,13 @@ class Identity:
         if held.shape != x.shape:
             raise step.error("This call is not element-wise", "Add a rule for it")
         near = close(x.detach(), zero) | (x.detach().abs() < 1e-12)
-        factor = held / torch.where(near, 1.0, x.detach())
+        factor = held / (torch.where(near, 1.0, x.detach()) + self.stabiliser)
         if bool(near.any()):
             factor = torch.where(near, self._slope(step, x), factor)
             # Where x is zero the function's value there is nobody's.
             return same_value(x * factor, held, step.booked(rest=self._at_zero(step, x) * near))
-        return same_value(x * factor, held)
+        taken = held - x.detach() * factor if self.stabiliser else None
+        return same_value(x * factor, held, None if taken is None else step.booked(stabiliser=taken))
 
     def _at_zero(self, step: Step, x: Tensor) -> Tensor:
         with torch.no_grad():

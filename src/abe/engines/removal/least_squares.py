@@ -16,11 +16,13 @@ class Fit:
         slope: (u,) coefficients.
         error: (u,) their standard errors, robust to unequal variances.
         adherence: weighted R².
+        intercept: () what the fit says where all columns are zero.
     """
 
     slope: Float[Tensor, "u"]
     error: Float[Tensor, "u"]
     adherence: Tensor
+    intercept: Tensor
 
 
 def fit(z: Tensor, y: Tensor, weight: Tensor, penalty: float) -> Fit:
@@ -33,7 +35,8 @@ def fit(z: Tensor, y: Tensor, weight: Tensor, penalty: float) -> Fit:
     residual = target - centred @ slope
     scale = len(z) / max(len(z) - z.shape[1] - 1, 1)
     spread = (inverse @ (weighted * residual)).square().sum(1) * scale
-    return Fit(slope, spread.sqrt(), adherence(residual, target, weight))
+    intercept = (weight @ y - (weight @ z) @ slope) / total
+    return Fit(slope, spread.sqrt(), adherence(residual, target, weight), intercept)
 
 
 def adherence(residual: Tensor, target: Tensor, weight: Tensor) -> Tensor:

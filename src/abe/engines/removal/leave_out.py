@@ -15,6 +15,7 @@ from abe.engines.removal.game import (
 )
 from abe.engines.removal.removals import Absent, BoundRemoval, Removal
 from abe.engines.removal.segments import (
+    Lengths,
     Segments,
     Spread,
     Windows,
@@ -36,8 +37,10 @@ class LeaveOut:
 
     Args:
         units: what is removed together: a unit or its name; None removes windows.
-        size: side of a window, in positions; None is a fourteenth of the input's shorter side.
+        size: side of a window, in positions, or one for each axis; None is a fourteenth of the input's
+            shorter side.
         stride: how far windows are apart; None is half of their size.
+        per_channel: every channel has windows of its own.
         removal: what replaces them: a removal or its name.
         behaviour: what is read of the model.
         evaluations: most rows per sample; None allows what is needed.
@@ -46,8 +49,9 @@ class LeaveOut:
     """
 
     units: Unit | None = resolved(converter=units.resolve, default=None)
-    size: Count | None = None
-    stride: Count | None = None
+    size: Lengths = None
+    stride: Lengths = None
+    per_channel: bool = False
     removal: Removal = resolved(converter=removals.resolve, default="replace")
     behaviour: Behaviour = "score"
     evaluations: Count | None = None
@@ -78,7 +82,7 @@ class LeaveOut:
 
     def _layout(self, problem: Problem) -> Segments | Windows:
         if self.units is None:
-            return windows_of(problem.x, self.size, self.stride)
+            return windows_of(problem.x, self.size, self.stride, per_channel=self.per_channel)
         return segments_of(settled(self.units, problem), problem.x)
 
     def _values(

@@ -18,10 +18,10 @@ from abe.engines.removal.game import (
     Summarised,
 )
 from abe.engines.removal.least_squares import adherence, fit, least_angles
-from abe.engines.removal.summaries import over_completions
-from abe.errors import Code, note
+from abe.engines.removal.summaries import Table, coalitions_of, over_completions, rows_of
+from abe.errors import Code, InputError, note
 from abe.registry import summaries
-from abe.spec import value
+from abe.spec import resolved, value
 
 ROWS = 1000
 """Coalitions where no budget is given, as many as lime draws."""
@@ -61,11 +61,28 @@ class Ridge(_Local):
     Args:
         width: of the kernel, in cosine distance.
         root: take the root of the kernel, as published code does.
+        given: (m, u) what to fit to, instead of random coalitions.
     """
 
     width: Positive = 0.25
     penalty: NotNegative = 1.0
     root: bool = False
+    given: Table = resolved(converter=coalitions_of, default=None)
+
+    def needs(self, u: int) -> int:
+        return u + 2 if self.given is None else len(self.given)
+
+    def coalitions(self, u: int, budget: int | None, stream: Stream) -> Tensor:
+        if self.given is None:
+            return neighbours(u, budget, stream)
+        if len(self.given) < u + 1:
+            raise InputError(
+                Code.EVALUATIONS,
+                f"The given coalitions cannot tell {u} units apart",
+                got=f"{len(self.given)} coalitions",
+                expected=f"at least {u + 1}",
+            )
+        return rows_of(self.given, u, "coalitions").bool()
 
     def summarise(self, evaluated: Evaluated) -> Summarised:
         return ridge(evaluated, self.width, self.penalty, root=self.root)
@@ -252,7 +269,11 @@ def ridge(evaluated: Evaluated, width: float, penalty: float, *, root: bool = Fa
     found = fit(z, y, weight, penalty)
     several = over_completions(_linear(z, evaluated.values, weight, penalty)).error
     error = found.error if several is None else (found.error**2 + several**2).sqrt()
-    extras = {"adherence": found.adherence.reshape(1), **stability(z, y, weight, penalty, evaluated.stream)}
+    extras = {
+        "adherence": found.adherence.reshape(1),
+        "intercept": found.intercept.reshape(1),
+        **stability(z, y, weight, penalty, evaluated.stream),
+    }
     return Summarised(found.slope, error, extras)
 
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from abe.checks import Count
 from abe.errors import Code, InputError, SpecError
 from abe.types import RowIndex
 from abe.units import Partition, Unit
@@ -89,7 +90,7 @@ class Windows:
         starts: (w, axes) first position of each.
         size: along every axis.
         space: number of positions along every axis.
-        flat: the input has no axis of channels.
+        flat: the input has no axis of channels, or channels have windows of their own.
     """
 
     starts: Tensor
@@ -126,26 +127,56 @@ class Windows:
         return mean if self.flat else mean[:, None].expand_as(like).clone()
 
 
-def windows_of(x: Tensor, size: int | None, stride: int | None) -> Windows:
+Lengths = Count | tuple[Count, ...] | None
+"""Positions along every axis: one number for all, or one for each."""
+
+
+def windows_of(x: Tensor, size: Lengths, stride: Lengths, *, per_channel: bool = False) -> Windows:
     """Windows over the positions of ``x``; by default a fourteenth of its side, half of that apart.
 
+    Args:
+        x: (b, *f) inputs.
+        size: of a window along every axis.
+        stride: how far they are apart along every axis.
+        per_channel: each channel has windows of its own.
+
     Raises:
-        InputError: they are larger than the input or leave positions out.
+        InputError: they are larger than the input, leave positions out or are of other axes.
     """
     flat = x.ndim == 2
     space = tuple(x.shape[1:]) if flat else tuple(x.shape[2:])
-    size = max(1, min(space) // 14) if size is None else size
-    stride = max(1, size // 2) if stride is None else stride
-    if size > min(space) or stride > size:
-        raise InputError(
-            Code.UNITS,
-            "The windows do not cover the input",
-            got=f"windows of {size} every {stride} positions on {' × '.join(map(str, space))}",
-            expected="windows no larger than the input and no further apart than their size",
-        )
-    axes = [torch.arange(max(0, -(-(n - size) // stride)) + 1) * stride for n in space]
+    sizes = _along(max(1, min(space) // 14) if size is None else size, space)
+    strides = _along(tuple(max(1, one // 2) for one in sizes) if stride is None else stride, space)
+    along = list(zip(sizes, strides, space, strict=True))
+    if any(one > n or step > one for one, step, n in along):
+        raise _uncovered(sizes, strides, space)
+    if per_channel and not flat:
+        flat, space = True, tuple(x.shape[1:])
+        along = [(1, 1, space[0]), *along]
+    axes = [torch.arange(max(0, -(-(n - one) // step)) + 1) * step for one, step, n in along]
     starts = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, len(space))
-    return Windows(starts, (size,) * len(space), space, flat)
+    return Windows(starts, tuple(one for one, _, _ in along), space, flat)
+
+
+def _along(length: int | tuple[int, ...], space: tuple[int, ...]) -> tuple[int, ...]:
+    """One length per axis."""
+    lengths = (length,) * len(space) if isinstance(length, int) else tuple(length)
+    if len(lengths) != len(space):
+        raise _uncovered(lengths, lengths, space)
+    return lengths
+
+
+def _uncovered(sizes: tuple[int, ...], strides: tuple[int, ...], space: tuple[int, ...]) -> InputError:
+    size, stride = (
+        str(one[0]) if len(set(one)) == 1 else " × ".join(map(str, one)) for one in (sizes, strides)
+    )
+    return InputError(
+        Code.UNITS,
+        "The windows do not cover the input",
+        got=f"windows of {size} every {stride} positions on {' × '.join(map(str, space))}",
+        expected="windows no larger than the input and no further apart than their size, a number or one for "
+        "each axis of positions",
+    )
 
 
 def segments_of(unit: Unit, x: Tensor) -> Segments:

@@ -14,19 +14,22 @@ from abe.engines.removal.summaries import (
     MOST_UNITS,
     SAMPLED,
     Exhaustible,
+    Table,
     all_of,
     contributions,
     exhaustive,
     fits,
     group_mean,
     mean_error,
+    orders_of,
     over_completions,
+    rows_of,
     together,
     walks,
 )
 from abe.errors import Code, SpecError
 from abe.registry import summaries
-from abe.spec import value
+from abe.spec import resolved, value
 from abe.types import Card
 
 
@@ -102,18 +105,24 @@ class PermutationShapley:
 
     Args:
         max_units: up to this many units all coalitions are evaluated instead, where the budget holds them.
+        orders: (n, u) orders in which the units come, walked as they are, instead of random ones.
     """
 
     max_units: Exhaustible = 1
+    orders: Table = resolved(converter=orders_of, default=None)
 
     @property
     def complete(self) -> bool:
         return True
 
     def needs(self, u: int) -> int:
+        if self.orders is not None:
+            return 1 + len(self.orders) * (u - 1)
         return 1 + 4 * (u - 1) if u > self.max_units else min(2**u - 1, 1 + 4 * (u - 1))
 
     def coalitions(self, u: int, budget: int | None, stream: Stream) -> Tensor:
+        if self.orders is not None:
+            return walks(rows_of(self.orders, u, "orders"))
         if fits(u, budget, self.max_units):
             return set_functions.coalitions(u)
         budget = SAMPLED if budget is None else budget
@@ -123,6 +132,11 @@ class PermutationShapley:
         return walks(orders)
 
     def summarise(self, evaluated: Evaluated) -> Summarised:
+        if evaluated.coalitions.shape[1] == 1:
+            return over_completions((evaluated.full - evaluated.empty)[None])
+        if self.orders is not None:
+            along = contributions(evaluated)
+            return Summarised(along.mean((0, 2)), together(mean_error(along.mean(2)), along.mean(0)))
         if exhaustive(evaluated):
             return over_completions(set_functions.shapley(evaluated.values))
         pairs = contributions(evaluated).unflatten(0, (-1, 2)).mean(1)

@@ -4,17 +4,19 @@ Each says which coalitions it has to know and turns their values into one number
 summaries carry standard errors: of the sampling, and of the completions where there are several.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from abe.checks import COUNT, Probability
+from abe.checks import COUNT, Probability, refused
 from abe.engines.removal import set_functions
 from abe.engines.removal.game import Evaluated, Stream, Summarised
-from abe.errors import Code, SpecError
+from abe.errors import Code, InputError, SpecError
 from abe.registry import summaries
 from abe.spec import value
 from abe.types import Card
@@ -45,6 +47,66 @@ class _Exhaustible:
 Exhaustible = Annotated[int, _Exhaustible()]
 SAMPLED = 2000
 """Coalitions of a sampled summary where no budget is given."""
+
+
+Table = tuple[tuple[int, ...], ...] | None
+"""Rows of one number per unit that somebody gave, or none."""
+
+
+def orders_of(given: Any) -> Table:
+    """Orders of units (n, u), from nested lists, an array or a tensor.
+
+    Raises:
+        SpecError: a row does not hold every unit once.
+    """
+    return _table("orders", given, "hold every unit once in every row, by its number from 0", _is_order)
+
+
+def coalitions_of(given: Any) -> Table:
+    """Coalitions (m, u), 1 where a unit is there, from nested lists, an array or a tensor.
+
+    Raises:
+        SpecError: they are no zeros and ones.
+    """
+    return _table("coalitions", given, "hold 1 for every unit that is there, else 0", _is_coalition)
+
+
+def _table(name: str, given: Any, must: str, check: Callable[[np.ndarray], bool]) -> Table:
+    if given is None:
+        return None
+    try:
+        rows = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given)
+    except (TypeError, ValueError):
+        rows = np.empty(0)
+    if rows.ndim != 2 or not rows.size or rows.dtype.kind not in "biuf" or not check(rows):
+        raise refused(name, must, given, "an array (rows, units)")
+    listed: list[list[int]] = rows.astype(int).tolist()
+    return tuple(tuple(row) for row in listed)
+
+
+def _is_order(rows: np.ndarray) -> bool:
+    return bool((np.sort(rows, axis=1) == np.arange(rows.shape[1])).all())
+
+
+def _is_coalition(rows: np.ndarray) -> bool:
+    return bool(np.isin(rows, (0, 1)).all())
+
+
+def rows_of(given: Table, u: int, what: str) -> Tensor:
+    """(n, u) given rows.
+
+    Raises:
+        InputError: they are of another number of units.
+    """
+    if given is None or len(given[0]) != u:
+        raise InputError(
+            Code.UNITS,
+            f"The given {what} are of other units than the sample has",
+            got=f"{len((given or ((),))[0])} units",
+            expected=f"{u}",
+            fix="Choose other units=, or explain samples with as many units together",
+        )
+    return torch.tensor(given)
 
 
 @summaries.register(

@@ -158,7 +158,7 @@ class GivenWords:
 
     def _vectors(self, problem: Problem, word: str, tokens: int) -> Tensor:
         vectors, encoded = problem.task.lifter.sequence(problem.task, self.instead[word])
-        inside = [place for place, out in enumerate(encoded.outside) if not out]
+        inside = [place for place, out in enumerate(encoded.special) if not out]
         if len(inside) != tokens:
             raise InputError(
                 Code.UNITS,

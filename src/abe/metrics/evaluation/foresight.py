@@ -142,6 +142,7 @@ def _windows(params: dict[str, Any], shape: Sequence[int]) -> float:
     """How many windows lie on the sample."""
     try:
         x = torch.zeros(1, *shape)
-        return float(len(windows_of(x, params.get("size"), params["stride"]).starts))
+        apart = bool(params.get("per_channel", False))
+        return float(len(windows_of(x, params.get("size"), params["stride"], per_channel=apart).starts))
     except AbeError:
         return GUESS

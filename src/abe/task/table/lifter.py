@@ -18,6 +18,7 @@ from abe.task.table.cells import SHOWN, called
 from abe.task.table.feeding import Feeding, OneRow, required, settle
 from abe.task.table.rows import Background, Columns, Table, no_rows
 from abe.task.table.settings import background_of, bounds_of, by_column, check_bounds, columns_of
+from abe.types import Fed
 from abe.words import some
 
 SUITS: dict[tuple[str, str | int | None], Any] = {
@@ -246,6 +247,12 @@ class TableLifter:
         rows = _on(task, _single(columns, raw))
         return self.feeding(task, columns, rows).features(rows)[0]
 
+    def fed(self, task: Task, rows: Tensor) -> Fed:
+        """Rows (n, columns) as the model is run on them."""
+        columns, _ = self._known()
+        feeding = self.feeding(task, columns, rows)
+        return Fed(feeding.features(rows), feeding.context(rows).values)
+
     def _known(self) -> tuple[Columns, Background]:
         if self.columns is None or self.background is None:
             raise SpecError(
@@ -300,6 +307,10 @@ class PresenceLifter:
     def reference(self, task: Task) -> Tensor:
         """(units,) what shows the typical row."""
         return torch.zeros(len(self.columns.units), dtype=task.dtype)
+
+    def fed(self, task: Task, rows: Tensor) -> Fed:
+        """Rows (n, columns), all columns of which are shown."""
+        return Fed(torch.ones((len(rows), len(self.columns.units)), dtype=task.dtype), {ROWS: rows})
 
     def row(self, task: Task, raw: Any) -> Tensor:
         """(units,) what shows a row of one's own, which is a row of the background.

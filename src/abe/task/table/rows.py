@@ -251,10 +251,11 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Background:
-    """Rows (m, columns) that stand in for absent columns, the typical row (columns,), and notes."""
+    """Rows (m, columns) that stand in for absent columns, the typical row (columns,), all rows, and notes."""
 
     rows: np.ndarray
     typical: np.ndarray
+    whole: np.ndarray
     notes: tuple[str, ...] = ()
 
 

@@ -187,10 +187,10 @@ def background_of(columns: Columns, raw: Any, most: int | None) -> Background:
     rows = columns.read(raw).rows
     typical, n = columns.typical(rows), len(rows)
     if most is None or n <= most:
-        return Background(rows, typical)
+        return Background(rows, typical, rows)
     said = f"{most} of {n} background rows, spread evenly, stand in for absent columns"
     told = note(Code.BACKGROUND, f"{said}; background_rows= takes more")
-    return Background(rows[np.linspace(0, n - 1, most).round().astype(int)], typical, (told,))
+    return Background(rows[np.linspace(0, n - 1, most).round().astype(int)], typical, rows, (told,))
 
 
 def check_bounds(bounds: tuple[Sequence[float], Sequence[float]], columns: Columns, table: Table) -> None:

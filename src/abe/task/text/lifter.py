@@ -16,7 +16,7 @@ from abe.task.base import Context, Lifted, Task
 from abe.task.lifted import LENGTH, Units, suits
 from abe.task.outputs import OutputKind, check_kind, class_names
 from abe.task.text.embedding import Embedding, Signature, find_embedding, named_embedding
-from abe.task.text.tokens import MANY, Encoded, check_ids, encode, of_ids, token_id
+from abe.task.text.tokens import MANY, Encoded, Fixed, check_ids, encode, of_ids, token_id
 from abe.types import Part
 
 Truncate = Literal["end", "start"] | None
@@ -35,6 +35,7 @@ def text_task(
     output_kind: OutputKind = "auto",
     max_length: int | None = None,
     truncate: Truncate = None,
+    fixed: Fixed = "special",
 ) -> Task:
     """A task for a model that reads text: a Hugging Face classifier, or a module of one's own.
 
@@ -52,11 +53,13 @@ def text_task(
         output_kind: what they are, as for `abe.image_task`.
         max_length: most tokens of a text; by default what model and tokenizer say.
         truncate: ``"end"`` or ``"start"`` cuts off what is too long, and says so; None refuses it.
+        fixed: which tokens never move and are in no unit: ``"special"`` ones, such as a class token and
+            separators, and padding; or ``"padding"`` alone, so that special tokens are units like others.
 
     Shape:
         a text, a pair ``(premise, hypothesis)``, a list of either, a ``Path`` of a file with a text per line,
         ids (b, t) or lists of them, or an encoding with ``input_ids``. Explained are vectors
-        (b, channels, t); padding and special tokens are fixed.
+        (b, channels, t); padding and, by default, special tokens are fixed.
 
     Raises:
         SpecError: unusable settings.
@@ -77,6 +80,7 @@ def text_task(
         ['a', 'charming', 'journey']
     """
     check_choice("truncate", truncate, ("end", "start", None))
+    check_choice("fixed", fixed, ("special", "padding"))
     check_kind(output_kind)
     if embedding is not None and not isinstance(embedding, str):
         raise SpecError(
@@ -90,6 +94,7 @@ def text_task(
         embedding=embedding,
         max_length=None if max_length is None else COUNT.check("max_length", max_length),
         truncate=truncate,
+        fixed=fixed,
     )
     return Task(
         model=model,
@@ -133,6 +138,7 @@ class TextLifter:
     embedding: str | None
     max_length: int | None
     truncate: Truncate
+    fixed: Fixed = "special"
     _found: dict[str, Embedding] = field(default_factory=dict[str, Embedding], repr=False, compare=False)
 
     def __call__(self, task: Task, raw: Any) -> Lifted:
@@ -172,13 +178,13 @@ class TextLifter:
             raw = raw.to_list()
         items = list(raw) if isinstance(raw, Sequence) or hasattr(raw, "__iter__") else [raw]
         if items and all(_is_number(one) for one in items):
-            return [of_ids(self.tokenizer, [int(plain(one)) for one in items])], None
+            return [self._of_ids([int(plain(one)) for one in items])], None
         found = list[Encoded]()
         for item in items:
             if isinstance(item, str) or _is_pair(item):
                 found.append(self._encoded(item))
             elif isinstance(item, list | tuple | Tensor | np.ndarray) and all(_is_number(i) for i in item):
-                found.append(of_ids(self.tokenizer, [int(plain(i)) for i in item]))
+                found.append(self._of_ids([int(plain(i)) for i in item]))
             else:
                 raise InputError(
                     Code.SHAPE,
@@ -201,7 +207,10 @@ class TextLifter:
             raise InputError(
                 Code.EMPTY_BATCH, "There is nothing to explain", got="an empty text", expected="a word"
             )
-        return encode(self.tokenizer, text)
+        return encode(self.tokenizer, text, self.fixed)
+
+    def _of_ids(self, ids: Sequence[int], seen: Sequence[int] | None = None) -> Encoded:
+        return of_ids(self.tokenizer, ids, seen, self.fixed)
 
     def _of_encoding(self, found: Mapping[str, Any]) -> tuple[list[Encoded], Mapping[str, Any] | None]:
         if "input_ids" not in found:
@@ -221,7 +230,7 @@ class TextLifter:
         if seen is not None:
             seen = torch.as_tensor(seen).reshape(ids.shape)
         texts = [
-            of_ids(self.tokenizer, own.tolist(), None if seen is None else seen[i].tolist())
+            self._of_ids(own.tolist(), None if seen is None else seen[i].tolist())
             for i, own in enumerate(ids)
         ]
         return texts, {**found, "input_ids": ids}
@@ -240,7 +249,7 @@ class TextLifter:
                 fix='Pass truncate="end" or "start" to text_task to cut it, or shorten it',
             )
         spare = len(text) - most
-        inside = [place for place, out in enumerate(text.outside) if not out]
+        inside = [place for place, out in enumerate(text.special) if not out]
         cut = set(inside[-spare:] if self.truncate == "end" else inside[:spare])
         kept = [place for place in range(len(text)) if place not in cut]
         notes.append(
@@ -345,7 +354,7 @@ class TextLifter:
         notes = list[str]()
         unknown = token_id(self.tokenizer, "unk")
         if unknown is not None:
-            ids = [one for text in texts for one, out in zip(text.ids, text.outside, strict=True) if not out]
+            ids = [one for text in texts for one, out in zip(text.ids, text.special, strict=True) if not out]
             strange = ids.count(unknown)
             if strange:
                 share = f"{strange} of {len(ids)} tokens are unknown to the tokenizer"
@@ -361,10 +370,13 @@ class TextLifter:
 
     # --- vectors that stand for a missing token -------------------------------------------------------
 
-    def vector(self, task: Task, token: str) -> Tensor | None:
-        """(channels,) the vector of a special token, or ``"mean"`` of the whole table; None without it.
+    def vector(self, task: Task, token: str | int) -> Tensor | None:
+        """(channels,) the vector of a special token or an id, or ``"mean"`` of the table; None without it.
 
         ``"auto"`` is the first there is of mask, padding and mean.
+
+        Raises:
+            SpecError: the embedding has no such id.
         """
         if token == "auto":
             found = (self.vector(task, name) for name in ("mask", "pad", "mean"))
@@ -375,9 +387,16 @@ class TextLifter:
         if token == "mean":
             table = embedding.survey()
             return None if table is None else table.mean
-        number = token_id(self.tokenizer, token)
+        number = token if isinstance(token, int) else token_id(self.tokenizer, token)
         if number is None:
             return None
+        if isinstance(token, int) and embedding.entries is not None and token >= embedding.entries:
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "The model's embedding has no such token",
+                got=f"id {token}",
+                expected=f"an id from 0 to {embedding.entries - 1}",
+            )
         return embedding.vectors(torch.tensor([[number]], device=task.device))[0, :, 0]
 
     def sequence(self, task: Task, text: Any) -> tuple[Tensor, Encoded]:
@@ -434,6 +453,7 @@ def _picked(text: Encoded, kept: Sequence[int]) -> Encoded:
         [number.get(word, -1) for word in words],
         [text.names[word] for word in left],
         [text.tokens[place] for place in kept],
+        [text.special[place] for place in kept],
         {k: [v[place] for place in kept] for k, v in text.further.items()},
         text.shown,
     )

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -22,6 +22,8 @@ ENTRIES = (
 MANY = 10**6
 """Tokenizers that know no longest text say a number above this."""
 Text = str | tuple[str, str]
+Fixed = Literal["special", "padding"]
+"""Which tokens never move and are in no unit: special ones and padding, or padding alone."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,11 @@ class Encoded:
 
     Attributes:
         ids: (t,) of the tokens.
-        outside: (t,) whether a token is special or padding.
+        outside: (t,) whether a token is in no unit: padding, and special ones where they are fixed.
         words: (t,) number of each token's word; -1 outside.
         names: of the words.
         tokens: (t,) what the tokens are called.
+        special: (t,) whether a token is special or padding.
         further: other entries of the encoding with one number per token, such as ``token_type_ids``.
         shown: the text, or both of a pair.
     """
@@ -43,6 +46,7 @@ class Encoded:
     words: list[int]
     names: list[str]
     tokens: list[str]
+    special: list[bool]
     further: Mapping[str, list[int]] = field(default_factory=dict[str, list[int]])
     shown: Any = ""
 
@@ -70,8 +74,8 @@ def _sentence(words: Sequence[str]) -> str:
     return said
 
 
-def encode(tokenizer: Any, text: Text) -> Encoded:
-    """A text, or a pair of texts, by a tokenizer.
+def encode(tokenizer: Any, text: Text, fixed: Fixed = "special") -> Encoded:
+    """A text, or a pair of texts, by a tokenizer; ``fixed`` says which tokens are in no unit.
 
     Raises:
         SpecError: it cannot be called, takes no pairs, or gives no ids.
@@ -82,26 +86,35 @@ def encode(tokenizer: Any, text: Text) -> Encoded:
     ids = _flat(found["input_ids"])
     special = _flat(found["special_tokens_mask"]) if "special_tokens_mask" in found else None
     kept = special_ids(tokenizer)
-    outside = [bool(s) for s in special] if special is not None else [i in kept for i in ids]
+    apart = [bool(s) for s in special] if special is not None else [i in kept for i in ids]
     masked = _flat(found["attention_mask"]) if "attention_mask" in found else [1] * len(ids)
-    outside = [out or not seen for out, seen in zip(outside, masked, strict=True)]
+    outside, apart = _outside(apart, masked, fixed)
     known = {"input_ids", *(name for pair in ENTRIES for name in pair)}
     further = {k: _flat(v) for k, v in found.items() if k not in known and _fits(v, len(ids))}
     tokens = token_names(tokenizer, ids)
     if tokens == list(map(str, ids)) and second is None:
         tokens = next((cut for cut in (first.split(), PIECES.findall(first)) if len(cut) == len(ids)), tokens)
-    words, names = _words(found, tokens, outside, (first, second))
-    return Encoded(ids, outside, words, names, tokens, further, [first, second] if pair else first)
+    words, names = _words(found, tokens, outside, apart, (first, second))
+    shown = [first, second] if pair else first
+    return Encoded(ids, outside, words, names, tokens, apart, further, shown)
 
 
-def of_ids(tokenizer: Any, ids: Sequence[int], seen: Sequence[int] | None = None) -> Encoded:
+def of_ids(
+    tokenizer: Any, ids: Sequence[int], seen: Sequence[int] | None = None, fixed: Fixed = "special"
+) -> Encoded:
     """Ids that were made before; ``seen`` (t,) is 0 for padding."""
     kept = special_ids(tokenizer)
     masked = [1] * len(ids) if seen is None else list(seen)
-    outside = [one in kept or not here for one, here in zip(ids, masked, strict=True)]
+    outside, apart = _outside([one in kept for one in ids], masked, fixed)
     tokens = token_names(tokenizer, ids)
-    words, names = _words({}, tokens, outside, ("", None))
-    return Encoded(list(ids), outside, words, names, tokens, {}, _sentence(names))
+    words, names = _words({}, tokens, outside, apart, ("", None))
+    return Encoded(list(ids), outside, words, names, tokens, apart, {}, _sentence(names))
+
+
+def _outside(special: Sequence[bool], seen: Sequence[int], fixed: Fixed) -> tuple[list[bool], list[bool]]:
+    """(t,) which tokens are in no unit, and which are special or padding."""
+    apart = [one or not here for one, here in zip(special, seen, strict=True)]
+    return ([not here for here in seen] if fixed == "padding" else list(apart)), apart
 
 
 def _called(tokenizer: Any, text: str, pair: str | None) -> dict[str, Any]:
@@ -232,21 +245,30 @@ def _looked_up(listed: Any, one: int) -> str:
 
 
 def _words(
-    found: Mapping[str, Any], tokens: Sequence[str], outside: Sequence[bool], texts: tuple[str, str | None]
+    found: Mapping[str, Any],
+    tokens: Sequence[str],
+    outside: Sequence[bool],
+    apart: Sequence[bool],
+    texts: tuple[str, str | None],
 ) -> tuple[list[int], list[str]]:
-    """(t,) the word of every token, and the words' names."""
+    """(t,) the word of every token, and the words' names; a special token that is in a unit is a word."""
     offsets = found.get("offset_mapping")
     if offsets is not None and len(offsets) == 1 and len(tokens) != 1:
         offsets = offsets[0]
     if offsets is None or len(offsets) != len(tokens):
-        return _by_marks(tokens, outside)
+        return _by_marks(tokens, outside, apart)
     sequences = found.get("sequence_ids") or [0] * len(tokens)
     said = found.get("word_ids") or [None] * len(tokens)
-    words, keys, spans = list[int](), list[Any](), list[list[int]]()
+    words, keys, spans = list[int](), list[Any](), list[Any]()
     pieces = [_starts(text or "") for text in texts]
     for place, (start, end) in enumerate((int(a), int(b)) for a, b in offsets):
         if outside[place]:
             words.append(-1)
+            continue
+        if apart[place]:
+            keys.append(tokens[place])
+            spans.append(place)
+            words.append(len(keys) - 1)
             continue
         which = sequences[place] or 0
         text = texts[which] or ""
@@ -255,10 +277,12 @@ def _words(
         key = (which, said[place], pieces[which][min(start, len(text))] if text else place)
         if not keys or keys[-1] != key:
             keys.append(key)
-            spans.append([which, start, end])
-        spans[-1][2] = max(spans[-1][2], end)
+            spans.append((which, start, end))
+        spans[-1] = (which, spans[-1][1], max(spans[-1][2], end))
         words.append(len(keys) - 1)
-    return words, [(texts[which] or "")[start:end] for which, start, end in spans]
+    return words, [
+        tokens[one] if isinstance(one, int) else (texts[one[0]] or "")[one[1] : one[2]] for one in spans
+    ]
 
 
 def _starts(text: str) -> list[int]:
@@ -270,17 +294,20 @@ def _starts(text: str) -> list[int]:
     return [*numbers, *[numbers[-1] if numbers else 0] * (len(text) - at + 1)]
 
 
-def _by_marks(tokens: Sequence[str], outside: Iterable[bool]) -> tuple[list[int], list[str]]:
+def _by_marks(
+    tokens: Sequence[str], outside: Iterable[bool], apart: Sequence[bool]
+) -> tuple[list[int], list[str]]:
     """Words by the marks that tokens carry: ``##ing``, ``▁well``, ``Ġwell``, ``well</w>``; else one each."""
     inside = [not out for out in outside]
-    shown = [token for token, here in zip(tokens, inside, strict=True) if here]
+    shown = [token for token, out in zip(tokens, apart, strict=True) if not out]
     begins = any(token[:1] in ("▁", "Ġ") for token in shown)
     ends = any(token.endswith("</w>") for token in shown)
     goes_on = any(token.startswith("##") for token in shown)
     words, names, closed = list[int](), list[str](), True
-    for token, here in zip(tokens, inside, strict=True):
-        if not here:
-            words.append(-1)
+    for token, here, alone in zip(tokens, inside, apart, strict=True):
+        if not here or alone:
+            words.append(len(names) if here else -1)
+            names += [token] if here else []
             closed = True
             continue
         if begins:
