@@ -174,6 +174,7 @@ TASKS = {
         "{n} held-out rows of each table",
         24,
         {f"MLP, {name}": partial(_table, name) for name in ("titanic", "german-credit", "breast-cancer")},
+        settings={"kernel_shap": {"evaluations": 5000}},  # every coalition is 50 rows
     ),
     "series": Series(
         "{n} held-out series of each set",
