@@ -100,7 +100,8 @@ def outcome(samples: str, found: Sequence[Found]) -> Outcome:
         tests = one.tests()
         tables.append(_table(one, tests))
         findings += _sentences(one, tests)
-    tables.append(_not_run(found))
+    if (rest := _not_run(found)).rows:
+        tables.append(rest)
     values = {
         one.model: {
             "about": one.about,
