@@ -21,7 +21,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "sphinxcontrib.bibtex",
 ]
-exclude_patterns = ["_build", "generated/parts", "generated/studies", "decisions/template.md"]
+exclude_patterns = ["_build", "generated/parts", "generated/studies", "results/*.md", "decisions/template.md"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 nitpicky = True
 

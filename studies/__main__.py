@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from studies import charts, subjects
+from studies import benches, charts, subjects, tasks
 from studies.outcome import Outcome, record, show
 from studies.records import Records
 from studies.settings import Size
@@ -64,6 +64,9 @@ DEMONSTRATIONS = {
 
 def main(words: list[str] | None = None) -> Outcome | None:
     """Run a study and write what it found, or list the studies."""
+    words = sys.argv[1:] if words is None else words
+    if words[:1] == ["tasks"]:
+        return tasks.main(words[1:])
     parser = _parser()
     options = parser.parse_args(words)
     console = Console()
@@ -112,6 +115,7 @@ def _listing() -> Table:
     )
     for name, study in {**STUDIES, **DEMONSTRATIONS}.items():
         table.add_row(name, study.asks, study.cost)
+    table.add_row("tasks TASK", f"All methods by INS, DEL, IPS: {', '.join(benches.TASKS)}", "minutes")
     return table
 
 

@@ -52,15 +52,17 @@ class Records:
                 if name not in self.found:
                     self._taken_over()
                 if name not in self.found:
-                    self._keep(name, compute())
+                    self.keep(name, compute())
                     if not console.is_terminal:
                         print(f"{title}: {name}", file=sys.stderr, flush=True)
                 bar.advance(task)
 
-    def _keep(self, name: str, record: Any) -> None:
-        self.found[name] = record
+    def keep(self, name: str, record: Any) -> None:
+        """Keep a record in place of what was kept under its name."""
         with _coded(self.path), alone(self.path.parent):
-            if not self._taken_over():
+            whole = self._taken_over()
+            self.found[name] = record
+            if not whole:
                 self._rewrite()
                 return
             with self.path.open("ab") as file:

@@ -146,7 +146,7 @@ def test_two_with_other_settings_never_mix_their_records(tmp_path: Path) -> None
 def _kept(path: Path, who: int) -> None:
     records = Records(path, {"size": 1})
     for number in range(20):
-        records._keep(f"{who} {number}", [who] * 500)
+        records.keep(f"{who} {number}", [who] * 500)
 
 
 def test_processes_that_share_a_file_lose_no_record(tmp_path: Path) -> None:
