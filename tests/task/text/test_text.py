@@ -34,21 +34,6 @@ def refused(code: Code, *args: Any, **how: Any) -> str:
 # --- known answers ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["gradient_x_input", "ig", "shapley", "occlusion", "deeplift"])
-def test_the_share_of_a_word_in_a_bag_is_its_weight(method: str) -> None:
-    model, tokenizer = weights(Bag()), Tokenizer(special=False)
-    task = abe.text_task(model, tokenizer)
-    found = abe.explain(task, LONG, method, target=1, progress=False)
-    vector = model.embed.weight
-    if method != "gradient_x_input":
-        vector = vector - vector[tokenizer.vocab["[MASK]"]]
-    share = dict(zip(tokenizer.vocab, (vector @ model.head.weight[1]).tolist(), strict=True))
-    pieces = {"charming": ("charm", "##ing"), "affecting": ("affect", "##ing")}
-    wanted = [(w, sum(share[p] for p in pieces.get(w, (w,)))) for w in LONG.split()]
-    assert [name for name, _ in found.by_unit()[0]] == [name for name, _ in wanted]
-    assert [v for _, v in found.by_unit()[0]] == pytest.approx([v for _, v in wanted], abs=1e-9)
-
-
 def test_a_word_has_the_same_share_when_it_is_cut_into_pieces_of_the_same_sum() -> None:
     model, whole, cut = weights(Bag()), Tokenizer(special=False), Tokenizer(special=False)
     whole.pieces = {}
@@ -151,17 +136,6 @@ def test_a_batch_gives_what_each_text_gives_alone(name: str, method: str) -> Non
         assert [n for n, _ in together.by_unit()[place]] == [n for n, _ in alone.by_unit()[0]]
         values, wanted = ([v for _, v in one] for one in (together.by_unit()[place], alone.by_unit()[0]))
         assert values == pytest.approx(wanted, abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    "method", ["ig", "shapley", "occlusion", "lime", "kernel_shap", "guided_ig", "mfaba", "agi"]
-)
-def test_special_tokens_and_padding_get_exactly_nothing(method: str) -> None:
-    found = abe.explain(task_of(), list(TEXTS), method, progress=False)
-    assert found.labels is not None
-    outside = (found.labels < 0).expand_as(found.attribution)
-    assert bool((found.attribution[outside] == 0).all())
-    assert all(name != "(fixed)" for own in found.by_unit() for name, _ in own)
 
 
 def test_what_gradients_give_to_special_tokens_is_shown_apart() -> None:
