@@ -390,7 +390,7 @@ def test_encodings_without_padding_are_each_a_text() -> None:
         ({"input_ids": [[2, 8, 3]], "attention_mask": [[1, 1]]}, Code.SHAPE, "attention mask"),
         ({"input_ids": [[2, 8, 3]], "attention_mask": [[0, 0, 0]]}, Code.EMPTY_BATCH, "text 0"),
         ({"input_ids": [[2, -1, 3]]}, Code.TOKENIZER, "id -1"),
-        ({"input_ids": [[2, 99, 3], [2, 3]]}, Code.TOKENIZER, "id 99"),
+        ({"input_ids": [[2, 99, 3], [2, 8, 8, 3]]}, Code.TOKENIZER, "id 99"),
         ({"ids": [[2, 8, 3]]}, Code.SHAPE, "input_ids"),
         ({"input_ids": []}, Code.SHAPE, "Ids of tokens"),
     ],
@@ -451,4 +451,12 @@ def test_packed_sequences_keep_their_order(method: str, how: dict[str, Any]) -> 
     for place, text in enumerate(texts):
         alone = abe.explain(task, text, method, target=1, progress=False, **how).by_unit()[0]
         assert [v for _, v in together.by_unit()[place]] == pytest.approx([v for _, v in alone], abs=1e-9)
+    if how.get("removal") == "delete":
+        ids = Tokenizer()("slow")["input_ids"]
+        whole, less = (task.model(torch.tensor([i]), torch.tensor([len(i)]))[0, 1] for i in (ids, [2, 3]))
+        assert together.by_unit()[0][0][1] == pytest.approx(float(whole - less), abs=1e-9)
+        padded = {"input_ids": torch.tensor([[*ids, 0, 0]]), "lengths": torch.tensor([3])}
+        seen = {"attention_mask": torch.tensor([[1, 1, 1, 0, 0]])}
+        found = abe.explain(task, padded | seen, method, target=1, progress=False, **how)
+        assert found.by_unit()[0][0][1] == pytest.approx(float(whole - less), abs=1e-9)
     assert "_pack_padded_sequence" in refused(Code.RULE, task, texts, method="lrp_epsilon")

@@ -323,8 +323,10 @@ class TextLifter:
             )
         x = embedding.vectors(ids.to(device))
         about = {}
-        if signature.attention is None and padded is None and "lengths" not in values:
-            about[LENGTH] = torch.tensor([len(text) for text in texts], device=device)
+        taken = [values[k] for k in ("lengths", "length") if k in values]
+        if signature.attention is None and (padded is None or taken):
+            each = taken[0] if taken else torch.tensor([len(text) for text in texts])
+            about[LENGTH] = each.to(device=device, dtype=torch.long).reshape(b)
         return Lifted(
             x=x,
             context=Context(values, about),
