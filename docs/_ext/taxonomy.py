@@ -35,6 +35,7 @@ AXIOMS: Mapping[Axiom, str] = {
     "symmetry": "S",
     "implementation_invariance": "I",
     "sensitivity": "Se",
+    "additivity": "A",
 }
 INFORMATION = {
     "gradient": "gradients",

@@ -41,7 +41,15 @@ Make = Callable[[Tensor], Tensor | Fed]
 """(m,) row numbers to (m, *f) rows."""
 
 Direction = Literal["higher", "lower"]
-Axiom = Literal["completeness", "linearity", "dummy", "symmetry", "implementation_invariance", "sensitivity"]
+Axiom = Literal[
+    "completeness",
+    "linearity",
+    "dummy",
+    "symmetry",
+    "implementation_invariance",
+    "sensitivity",
+    "additivity",
+]
 
 
 Numbers = tuple[float, ...]

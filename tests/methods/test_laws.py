@@ -9,6 +9,7 @@ import abe
 from abe import registry
 from abe.testing import (
     KNOWN,
+    TASK_LAWS,
     Known,
     check_objective,
     check_path,
@@ -18,7 +19,7 @@ from abe.testing import (
     samples,
     task_of,
 )
-from abe.testing.methods import METHOD_LAWS, check_method
+from abe.testing.methods import METHOD_LAWS, check_method, method_case
 from abe.testing.metrics import METRIC_LAWS, check_metric, metric_case
 from abe.types import Card
 
@@ -28,14 +29,22 @@ ONE_BY_ONE = frozenset(
 """Their thousands of rows one at a time take ten seconds; others of their engines show the same sooner."""
 
 
+OTHER_KINDS = frozenset(one for one in TASK_LAWS if one.startswith("on_")) - {"on_text"}
+"""Laws that an engine meets or breaks; those of texts, where most is to be kept to, are for every method."""
+
+
 def methods_and_laws() -> list[Any]:
-    """Every law of every method."""
-    return [
-        pytest.param(n, one.name, id=f"{n}-{one.name}", marks=[pytest.mark.slow] * takes_long)
-        for n in registry.methods.names()
-        for one in laws(n)
-        for takes_long in [one.name == "chunk" and n in ONE_BY_ONE]
-    ]
+    """Every law of every method; what one has shown of other kinds is slow for the rest of its engine."""
+    seen, params = set[type](), []
+    for name in registry.methods.names():
+        engine = type(method_case(name).method.engine)
+        for one in laws(name):
+            takes_long = one.name == "chunk" and name in ONE_BY_ONE
+            again = one.name in OTHER_KINDS and engine in seen
+            marks = [pytest.mark.slow] * (takes_long or again)
+            params.append(pytest.param(name, one.name, id=f"{name}-{one.name}", marks=marks))
+        seen.add(engine)
+    return params
 
 
 METHODS = methods_and_laws()
@@ -132,7 +141,7 @@ def test_other_settings(setting: str) -> None:
     name, params = SETTINGS[setting]
     if params.get("path") == "ease":
         params = {**params, "path": ease_in}
-    depends = {"completeness", "linearity", "sensitivity", "symmetry"}
+    depends = {"completeness", "linearity", "sensitivity", "symmetry", *TASK_LAWS}
     always = [n for n in METHOD_LAWS.names() if n not in depends]
     check_method(name, only=always, **{**params, **({"tolerance": 0.05} if "tolerance" in params else {})})
 

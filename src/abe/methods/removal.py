@@ -48,7 +48,7 @@ def as_removal(obj: Any) -> Removal:
         formula="A = ψ(μ(F(x_S)) for S in the coalitions that ψ reads)",
         family="perturbation",
         reformulations=("feature removal",),
-        guarantees=("implementation_invariance",),
+        guarantees=("implementation_invariance", "additivity"),
         passes=FORWARD,
         example={"summary": "include_individual"},
     ),
@@ -97,7 +97,7 @@ def removal(
         formula="a_i = s(x) − s(x with unit i replaced), averaged over completions where there are several",
         family="perturbation",
         reformulations=("feature removal", "Taylor interaction"),
-        guarantees=("linearity", "dummy", "implementation_invariance", "sensitivity"),
+        guarantees=("linearity", "dummy", "implementation_invariance", "sensitivity", "additivity"),
         passes=FORWARD,
         differs=(WHOLE,),
         pitfalls=(

@@ -270,26 +270,6 @@ def test_windows_tile_a_series(t: int, c: int, size: int) -> None:
 
 # --- known answers ------------------------------------------------------------------------------------
 
-COMPLETE = ["ig", "shapley", "occlusion", "deeplift", "gradient_x_input", "lrp_epsilon", "kernel_shap"]
-
-
-@pytest.mark.parametrize("method", COMPLETE)
-def test_only_the_active_window_has_a_share(method: str) -> None:
-    task = abe.series_task(Active(), "btc", window=4)
-    x = rows(3, 24, 3, dtype=torch.float32).abs() + 0.1
-    how: dict[str, Any] = {"units": "window"} if method in ("shapley", "kernel_shap") else {}
-    if method == "deeplift":
-        how["uncovered"] = "gradient"
-    if method == "lrp_epsilon":
-        how["uncovered"] = "gradient"
-    found = explained(task, x, method, target=0, **how)
-    shares = found.attribution.abs()
-    inside = shares[:, :, 8:12] if how.get("units") else shares[:, 1:2, 8:12]
-    assert float((shares.sum((1, 2)) - inside.sum((1, 2))).abs().max()) < 1e-5 * float(shares.sum())
-    named = found.by_unit()[0]
-    assert max(named, key=lambda one: abs(one[1]))[0].endswith("t 8–11")
-
-
 DUMMY = [e.name for e in methods.entries() if not e.required() and "dummy" in e.card.guarantees]
 NOT = {"expected_gradients": "bounds", "deepshap": "bounds", "occlusion_patch": "windows of all channels"}
 """Methods that ask for what the task has not, or share out what they find over channels."""

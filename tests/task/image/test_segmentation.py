@@ -202,18 +202,6 @@ def test_a_target_beside_the_region_of_another_class_is_said():
 # --- what is read ------------------------------------------------------------------------------------
 
 
-def test_the_mean_of_a_box_is_its_own_explanation():
-    """The score is the mean green over the box, so each of its pixels has value / 12, exactly."""
-    x = picture()
-    box = torch.zeros(8, 8)
-    box[1:4, 2:6] = 1
-    for method in ("ig", "gradient_x_input", "occlusion", "lrp_epsilon", "deeplift"):
-        found = abe.explain(colours(), x, method, region=box, label="grass", **QUIET)
-        share = found.attribution.sum(1)
-        torch.testing.assert_close(share, x[:, 1] * box / 12, atol=1e-6, rtol=0)
-    assert found.score.item() == pytest.approx(float((x[0, 1] * box).sum() / 12))
-
-
 def test_the_region_stays_while_the_photograph_changes():
     """A path to black ends where nothing is predicted as before; the sum is that of the fixed region."""
     found = abe.explain(lraspp(), torch.rand(2, 3, 16, 16), "ig", tolerance=0.01, **QUIET)

@@ -195,6 +195,17 @@ def test_ways_to_give_a_row(way: int) -> None:
     assert (found.unit, found.unit_names) == ("column", [NUMBERS])
 
 
+def test_half_precision_is_read_as_it_is() -> None:
+    exact = {"age": 30.0, "income": 2.0, "score": 0.25}
+    wanted = explain(numbers_task(), exact).attribution
+    for kind in (torch.bfloat16, torch.float16):
+        assert torch.equal(
+            explain(numbers_task(), torch.tensor([[30.0, 2, 0.25]], dtype=kind)).attribution, wanted
+        )
+        columns = {name: torch.tensor([value], dtype=kind) for name, value in exact.items()}
+        assert torch.equal(explain(numbers_task(), columns).attribution, wanted)
+
+
 @pytest.mark.parametrize("colour", ["blue", 2, 2.0, np.float32(2), torch.tensor(2)])
 def test_a_category_is_a_name_or_a_code(colour: Any) -> None:
     found = explain(mixed_task(), {"colour": colour, "age": 1, "size": "l", "income": True})
@@ -639,3 +650,86 @@ def test_functions_that_are_refused(which: int) -> None:
         explain(abe.table_task(model, background=background), ROWS)
     assert caught.value.code == code
     assert said in str(caught.value)
+
+
+# --- files ------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_read_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("income,score,age\n2,0.2,30\n1.5,0.5,41\n", encoding="utf-8")
+    task = numbers_task()
+    found = explain(task, file)
+    wanted = explain(task, {"age": [30, 41], "income": [2, 1.5], "score": [0.2, 0.5]})
+    assert torch.equal(found.attribution, wanted.attribution)
+    assert found.names == ["row 0", "row 1"]
+    file.with_suffix(".tsv").write_text(file.read_text().replace(",", "\t"), encoding="utf-8")
+    assert torch.equal(explain(task, file.with_suffix(".tsv")).attribution, wanted.attribution)
+    mixed = tmp_path / "mixed.csv"
+    mixed.write_text("colour,age,size,income\nred,20,s,1\nblue,30,l,2\n", encoding="utf-8")
+    assert explain(mixed_task(), mixed).shown[1] == {
+        "colour": "blue",
+        "age": 30.0,
+        "size": "l",
+        "income": 2.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "code", "said"),
+    [
+        ("rows.csv", "age,income,score\n1,2,3\n4,,6\n", Code.LOADING, "Row 1 of the table"),
+        ("rows.csv", "age,income,score\n1,2\n", Code.LOADING, "2 cells for 3 columns"),
+        ("rows.csv", "age,income,score\n1,two,3\n", Code.COLUMN, "'income'"),
+        ("rows.csv", "age,income\n1,2\n", Code.COLUMN, "no column 'score'"),
+        ("rows.csv", "age,age,score\n1,2,3\n", Code.DUPLICATE_NAME, "'age'"),
+        ("rows.csv", "age;income;score\n1;2;3\n", Code.BAD_PARAMETER, "delimiter="),
+        ("rows.csv", "age,income,score\n", Code.EMPTY_BATCH, "nothing to explain"),
+        ("rows.csv", "", Code.EMPTY_BATCH, "empty"),
+        ("rows.xlsx", "?", Code.LOADING, ".parquet"),
+        ("rows.csv", None, Code.LOADING, "no such file"),
+    ],
+)
+def test_files_that_are_refused(tmp_path: Path, name: str, text: str | None, code: Code, said: str) -> None:
+    file = tmp_path / name
+    if text is not None:
+        file.write_text(text, encoding="utf-8")
+    with pytest.raises(abe.AbeError) as caught:
+        explain(numbers_task(), file)
+    assert caught.value.code == code, caught.value
+    assert said in str(caught.value)
+
+
+def test_a_background_is_read_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "background.csv"
+    lines = [",".join(ROWS), *(",".join(map(str, row)) for row in zip(*ROWS.values(), strict=True))]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    net = nn.Linear(3, 2).double()
+    found, wanted = (explain(abe.table_task(net, background=one), ROWS) for one in (str(file), ROWS))
+    assert torch.equal(found.attribution, wanted.attribution)
+
+
+@pytest.mark.parametrize("background", [3, "all", object(), Path("/nowhere/rows.csv")])
+def test_what_holds_no_rows_is_no_background(background: Any) -> None:
+    with pytest.raises(abe.AbeError) as caught:
+        abe.table_task(nn.Linear(3, 2), background=background)
+    assert caught.value.code in (Code.SHAPE, Code.LOADING)
+
+
+def test_columns_in_another_order_are_said() -> None:
+    task = numbers_task()
+    rows = {"age": [30], "income": [2], "score": [0.2]}
+    for model in (task, abe.table_task(Estimator(), background=ROWS)):
+        moved = explain(model, Frame({name: rows[name] for name in ("income", "score", "age")}))
+        assert any(Code.COLUMN in text for text in moved.warnings)
+        same = explain(model, Frame(rows))
+        assert not any(Code.COLUMN in text for text in same.warnings)
+        assert torch.equal(moved.attribution, same.attribution)
+
+
+def test_a_column_that_never_changes_is_worth_nothing() -> None:
+    background = ROWS | {"score": [0.2] * 4}
+    task = abe.table_task(nn.Linear(3, 2).double(), background=background)
+    for method in ("shapley", "ig", "occlusion"):
+        values = explain(task, {"age": 30, "income": 2, "score": 0.2}, method).by_unit()[0]
+        assert abs(values[2][1]) < 1e-12, method

@@ -34,21 +34,6 @@ def refused(code: Code, *args: Any, **how: Any) -> str:
 # --- known answers ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["gradient_x_input", "ig", "shapley", "occlusion", "deeplift"])
-def test_the_share_of_a_word_in_a_bag_is_its_weight(method: str) -> None:
-    model, tokenizer = weights(Bag()), Tokenizer(special=False)
-    task = abe.text_task(model, tokenizer)
-    found = abe.explain(task, LONG, method, target=1, progress=False)
-    vector = model.embed.weight
-    if method != "gradient_x_input":
-        vector = vector - vector[tokenizer.vocab["[MASK]"]]
-    share = dict(zip(tokenizer.vocab, (vector @ model.head.weight[1]).tolist(), strict=True))
-    pieces = {"charming": ("charm", "##ing"), "affecting": ("affect", "##ing")}
-    wanted = [(w, sum(share[p] for p in pieces.get(w, (w,)))) for w in LONG.split()]
-    assert [name for name, _ in found.by_unit()[0]] == [name for name, _ in wanted]
-    assert [v for _, v in found.by_unit()[0]] == pytest.approx([v for _, v in wanted], abs=1e-9)
-
-
 def test_a_word_has_the_same_share_when_it_is_cut_into_pieces_of_the_same_sum() -> None:
     model, whole, cut = weights(Bag()), Tokenizer(special=False), Tokenizer(special=False)
     whole.pieces = {}
@@ -151,17 +136,6 @@ def test_a_batch_gives_what_each_text_gives_alone(name: str, method: str) -> Non
         assert [n for n, _ in together.by_unit()[place]] == [n for n, _ in alone.by_unit()[0]]
         values, wanted = ([v for _, v in one] for one in (together.by_unit()[place], alone.by_unit()[0]))
         assert values == pytest.approx(wanted, abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    "method", ["ig", "shapley", "occlusion", "lime", "kernel_shap", "guided_ig", "mfaba", "agi"]
-)
-def test_special_tokens_and_padding_get_exactly_nothing(method: str) -> None:
-    found = abe.explain(task_of(), list(TEXTS), method, progress=False)
-    assert found.labels is not None
-    outside = (found.labels < 0).expand_as(found.attribution)
-    assert bool((found.attribution[outside] == 0).all())
-    assert all(name != "(fixed)" for own in found.by_unit() for name, _ in own)
 
 
 def test_what_gradients_give_to_special_tokens_is_shown_apart() -> None:
@@ -395,3 +369,94 @@ def test_what_is_no_text_is_refused(bad: Any) -> None:
 
 def test_an_attention_that_the_model_does_not_take_cannot_end() -> None:
     refused(Code.UNSUPPORTED, task_of("BiGRU"), LONG, method="occlusion", removal="attention")
+
+
+def test_encodings_without_padding_are_each_a_text() -> None:
+    """What a tokenizer gives for a list of texts, where nobody asks for tensors."""
+    tokenizer = Tokenizer()
+    made = [tokenizer(text) for text in TEXTS]
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    ragged = {name: [one[name] for one in made] for name in names}
+    for given in (ragged, {"input_ids": ragged["input_ids"]}):
+        found = abe.explain(task_of(tokenizer=tokenizer), given, "ig", target=0, progress=False)
+        wanted = abe.explain(task_of(tokenizer=tokenizer), list(TEXTS), "ig", target=0, progress=False)
+        assert torch.equal(found.attribution, wanted.attribution)
+        assert [own[0] for own in found.unit_names] == ["a", "not", "slow"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "code", "said"),
+    [
+        ({"input_ids": [[2, 8, 3]], "attention_mask": [[1, 1]]}, Code.SHAPE, "attention mask"),
+        ({"input_ids": [[2, 8, 3]], "attention_mask": [[0, 0, 0]]}, Code.EMPTY_BATCH, "text 0"),
+        ({"input_ids": [[2, -1, 3]]}, Code.TOKENIZER, "id -1"),
+        ({"input_ids": [[2, 99, 3], [2, 8, 8, 3]]}, Code.TOKENIZER, "id 99"),
+        ({"ids": [[2, 8, 3]]}, Code.SHAPE, "input_ids"),
+        ({"input_ids": []}, Code.SHAPE, "Ids of tokens"),
+    ],
+)
+def test_encodings_that_are_refused(encoding: Any, code: Code, said: str) -> None:
+    assert said in refused(code, task_of(), encoding)
+
+
+@pytest.mark.parametrize("layer", ["head", "norm", "q.0"])
+def test_a_named_module_that_looks_nothing_up_is_refused(layer: str) -> None:
+    says = refused(Code.EMBEDDING, task_of(embedding=layer), LONG, method="ig")
+    assert repr(layer) in says
+
+
+@pytest.mark.parametrize("layer", ["nope", "places", "types"])
+def test_another_table_than_the_tokens_is_refused(layer: str) -> None:
+    with pytest.raises(abe.AbeError):
+        abe.explain(task_of(embedding=layer), LONG, "ig", progress=False)
+
+
+def test_a_tokenizer_that_fails_is_named_with_the_text() -> None:
+    words = {"slow": 11}
+    task = abe.text_task(weights(Bag()), lambda text: [words[word] for word in text.split()])
+    says = refused(Code.TOKENIZER, task, "slow film")
+    assert "'slow film'" in says
+    assert "KeyError" in says
+
+
+def test_one_word_is_an_answer() -> None:
+    task = task_of()
+    values = [abe.explain(task, "dull", method, progress=False).by_unit() for method in ("ig", "shapley")]
+    assert [len(own[0]) for own in values] == [1, 1]
+    assert values[0][0][0][1] == pytest.approx(values[1][0][0][1], rel=1e-6)
+
+
+class Packed(nn.Module):
+    """A recurrent net that packs what it reads, so that no step sees padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.rnn = nn.Embedding(20, 6), nn.GRU(6, 5, batch_first=True)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(
+            self.embed(ids), lengths.cpu(), batch_first=True, enforce_sorted=False
+        )
+        return self.head(self.rnn(packed)[1][0])
+
+
+@pytest.mark.parametrize(
+    ("method", "how"), [("ig", {}), ("shapley", {"removal": "mask"}), ("shapley", {"removal": "delete"})]
+)
+def test_packed_sequences_keep_their_order(method: str, how: dict[str, Any]) -> None:
+    task = abe.text_task(weights(Packed()), Tokenizer())
+    texts = ["slow", *TEXTS]  # the shortest first: packing sorts them, and puts them back
+    together = abe.explain(task, texts, method, target=1, progress=False, **how)
+    for place, text in enumerate(texts):
+        alone = abe.explain(task, text, method, target=1, progress=False, **how).by_unit()[0]
+        assert [v for _, v in together.by_unit()[place]] == pytest.approx([v for _, v in alone], abs=1e-9)
+    if how.get("removal") == "delete":
+        ids = Tokenizer()("slow")["input_ids"]
+        whole, less = (task.model(torch.tensor([i]), torch.tensor([len(i)]))[0, 1] for i in (ids, [2, 3]))
+        assert together.by_unit()[0][0][1] == pytest.approx(float(whole - less), abs=1e-9)
+        padded = {"input_ids": torch.tensor([[*ids, 0, 0]]), "lengths": torch.tensor([3])}
+        seen = {"attention_mask": torch.tensor([[1, 1, 1, 0, 0]])}
+        found = abe.explain(task, padded | seen, method, target=1, progress=False, **how)
+        assert found.by_unit()[0][0][1] == pytest.approx(float(whole - less), abs=1e-9)
+    assert "_pack_padded_sequence" in refused(Code.RULE, task, texts, method="lrp_epsilon")

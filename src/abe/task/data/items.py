@@ -161,6 +161,38 @@ def of_csv(path: Path, columns: Columns, labels: Sequence[Any] | None, *, delimi
         _check_number(labels, read)
 
 
+def rows_of(path: Path) -> list[Mapping[str, Any]]:
+    """All rows of a file ``.csv``, ``.tsv`` or ``.parquet``, by column.
+
+    Raises:
+        InputError: LOADING for no such file, another kind of file, or a row that cannot be read.
+        PackageError: ``.parquet`` without pyarrow.
+    """
+    end = path.suffix.lower()
+    if end not in TABLES or not path.is_file():
+        raise InputError(
+            Code.LOADING,
+            "Rows are not read from such a file" if path.is_file() else "There is no such file",
+            got=readable(str(path)),
+            expected=f"a file {', '.join(TABLES)}",
+        )
+    every = Columns(None, tuple(header(path, end, None)), None)
+    sign = "\t" if end == ".tsv" else ","
+    items = of_parquet(path, every, None) if end == ".parquet" else of_csv(path, every, None, delimiter=sign)
+    found = list[Mapping[str, Any]]()
+    for item in items:
+        try:
+            found.append(item.read()[0])
+        except InputError as problem:
+            raise InputError(
+                Code.LOADING,
+                f"{item.name.capitalize()} of the table cannot be read",
+                got=f"{readable(path.name)}: {reason_of(problem)}",
+                fix="Mend it, or leave it out by abe.samples(path)",
+            ) from problem
+    return found
+
+
 def _of_cells(names: Sequence[str], cells: Sequence[str], columns: Columns, label: Any) -> tuple[Any, Any]:
     _need(len(cells) == len(names), f"{len(cells)} cells for {len(names)} columns")
     return columns.of(dict(zip(names, cells, strict=True)), label)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from abe.errors import Code, InputError, SpecError, suggest
@@ -190,10 +191,16 @@ def is_column(value: Any) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
 
 
+def array_of(tensor: Tensor) -> np.ndarray:
+    """A tensor's numbers; NumPy has no bfloat16."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
+
+
 def settled(value: Any) -> Any:
     """A tensor as an array; anything else as it is."""
     if isinstance(value, Tensor):
-        value = value.detach().cpu().numpy()
+        value = array_of(value)
     return value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
 
 

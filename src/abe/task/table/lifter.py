@@ -16,7 +16,7 @@ from abe.task.outputs import OutputKind, class_names
 from abe.task.table.black_box import BlackBox, Form, answers_of
 from abe.task.table.cells import SHOWN, called
 from abe.task.table.feeding import Feeding, OneRow, required, settle
-from abe.task.table.rows import Background, Columns, Table, no_rows
+from abe.task.table.rows import Background, Columns, Table, no_rows, opened
 from abe.task.table.settings import background_of, bounds_of, by_column, check_bounds, columns_of
 from abe.types import Fed
 from abe.words import some
@@ -83,7 +83,8 @@ def table_task(
 
     Shape:
         a DataFrame with the same columns in any order, an array (b, columns), a dict of columns, one row (a
-        Series, a dict of values, an array (columns,)), or a list of rows.
+        Series, a dict of values, an array (columns,)), a list of rows, or the path of a file ``.csv``,
+        ``.tsv`` or ``.parquet``; the background too.
 
     Raises:
         SpecError: unusable settings, or unknown columns.
@@ -99,6 +100,7 @@ def table_task(
         ['age', 'income']
     """
     module = isinstance(model, nn.Module)
+    background = opened(background)
     known = columns_of(background, columns, categories, groups, coded=module)
     if known is None and not module:
         raise SpecError(
@@ -106,6 +108,8 @@ def table_task(
             "A function of rows is explained by showing columns of other rows, and there are none",
             fix="Pass background=, rows the model is used on",
         )
+    if known is None and background is not None:
+        raise no_rows(background)
     most = None if background_rows is None else COUNT.check("background_rows", background_rows)
     held = None if known is None or background is None else background_of(known, background, most)
     if not module and bounds is not None:
@@ -197,7 +201,7 @@ class TableLifter:
         unit_of = columns.unit_of()
         labels = torch.tensor([unit_of[place] for place in feeding.places(rows)], device=x.device)
         lifted = _lifted(
-            columns, table, x, labels, feeding.context(rows), feeding.parts(rows), self._notes(columns)
+            columns, table, x, labels, feeding.context(rows), feeding.parts(rows), self._notes(columns, raw)
         )
         return lifted if before else replace(lifted, rows=feeding.rows)
 
@@ -273,9 +277,9 @@ class TableLifter:
             self._named.append(known)
         return self._named[0]
 
-    def _notes(self, columns: Columns) -> tuple[str, ...]:
+    def _notes(self, columns: Columns, raw: Any) -> tuple[str, ...]:
         learnt_ones = [one for one in columns.categories.values() if one.learnt]
-        told = () if self.background is None else self.background.notes
+        told = (() if self.background is None else self.background.notes) + columns.told(raw)
         return told + tuple(
             note(
                 Code.CATEGORY,
@@ -297,7 +301,8 @@ class PresenceLifter:
         table = self.columns.read(raw)
         x = torch.ones((len(table.rows), len(self.columns.units)), dtype=task.dtype)
         context = Context({ROWS: torch.from_numpy(table.rows)})
-        return _lifted(self.columns, table, x, torch.arange(x.shape[1]), context, (), self.background.notes)
+        told = self.background.notes + self.columns.told(raw)
+        return _lifted(self.columns, table, x, torch.arange(x.shape[1]), context, (), told)
 
     def references(self, task: Task) -> Tensor:
         """(m, units) what shows every column of one background row."""

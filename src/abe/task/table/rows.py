@@ -1,16 +1,20 @@
 """Rows of a table, whatever holds them, as one array of numbers: values, and codes of categories."""
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from abe.errors import Code, InputError, suggest
+from abe.errors import Code, InputError, note, suggest
+from abe.task.data.items import TABLES, rows_of
 from abe.task.table.cells import (
     SHOWN,
     Category,
+    array_of,
     called,
     check_once,
     codes_in,
@@ -62,6 +66,13 @@ class Columns:
                 found[place] = number
         return found
 
+    def told(self, raw: Any) -> tuple[str, ...]:
+        """What is said of a table whose columns lie in another order."""
+        if not is_frame(raw) or [plain_cell(name) for name in raw.columns] == list(self.names):
+            return ()
+        order = some(self.names, SHOWN)
+        return (note(Code.COLUMN, f"The table's columns were put in the model's order by name: {order}"),)
+
     # --- reading --------------------------------------------------------------------------------------
 
     def read(self, raw: Any) -> "Table":
@@ -100,8 +111,9 @@ class Columns:
 
     def split(self, raw: Any) -> tuple[list[Any], list[str]]:
         """Values of every column, in order, and names of the rows."""
+        raw = opened(raw)
         if isinstance(raw, Tensor | np.ndarray):
-            return self._of_array(raw.detach().cpu().numpy() if isinstance(raw, Tensor) else raw)
+            return self._of_array(array_of(raw) if isinstance(raw, Tensor) else raw)
         if is_frame(raw):
             listed = self._by_name(list(raw.columns), "table")
             index = getattr(raw, "index", None)
@@ -269,6 +281,12 @@ def is_frame(raw: Any) -> bool:
     return hasattr(raw, "columns") and hasattr(raw, "__getitem__") and not isinstance(raw, type)
 
 
+def opened(raw: Any) -> Any:
+    """The rows of a file, where its path is given; else what was given."""
+    named = isinstance(raw, str) and Path(raw).suffix.lower() in TABLES
+    return rows_of(Path(raw)) if named or isinstance(raw, os.PathLike) else raw
+
+
 def no_rows(raw: Any) -> InputError:
     """The error for what holds no rows."""
     shape = f" of shape {tuple(raw.shape)}" if hasattr(raw, "shape") else ""
@@ -276,7 +294,8 @@ def no_rows(raw: Any) -> InputError:
         Code.SHAPE,
         "This is no row of a table",
         got=f"{type(raw).__name__}{shape}",
-        expected="a DataFrame, an array (rows, columns), or a dict of columns or of one row's values",
+        expected="a DataFrame, an array (rows, columns), a dict of columns or of one row's values, or the "
+        "path of a .csv, .tsv or .parquet file",
     )
 
 

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -47,16 +47,36 @@ class Embedding:
         layer: its name, with the number of the call where it is called several times.
         module: it.
         entries: rows of its table, or None where it does not say.
+        elsewhere: where else its table is looked up, by other ids made of these, as a decoder does; or "".
     """
 
     layer: str
     module: nn.Module
     entries: int | None
+    elsewhere: str = ""
 
     def vectors(self, ids: Tensor) -> Tensor:
-        """(b, channels, t) the vectors of ids (b, t)."""
-        with torch.no_grad():
-            return self.module(ids).detach().movedim(-1, 1).contiguous()
+        """(b, channels, t) the vectors of ids (b, t).
+
+        Raises:
+            ModelError: the module that was named looks up no vectors.
+        """
+        try:
+            with torch.no_grad():
+                found = self.module(ids)
+        except Exception as problem:
+            raise self._is_none(f"{type(problem).__name__}: {problem}"[:160]) from problem
+        if not isinstance(found, Tensor) or found.shape[:-1] != ids.shape:
+            raise self._is_none(f"{type(found).__name__} of shape {tuple(getattr(found, 'shape', ()))}")
+        return found.detach().movedim(-1, 1).contiguous()
+
+    def _is_none(self, got: str) -> ModelError:
+        return ModelError(
+            Code.EMBEDDING,
+            f"The module {self.layer!r} is no embedding: called with ids, it gives no vector for each",
+            got=got,
+            fix="Name the module that looks the tokens up, or leave embedding= out",
+        )
 
     def survey(self) -> "Survey | None":
         """What all vectors of the table have together, as it is now; None where it has no table."""
@@ -89,6 +109,7 @@ def find_embedding(model: nn.Module, ids: Tensor, run: Callable[[], Any]) -> Emb
         ModelError: there is none, or several; what was found is named.
     """
     seen = list[tuple[str, int, nn.Module]]()
+    others = list[tuple[str, nn.Module]]()
     calls = dict[int, int]()
     names = {id(module): clean_name(name) for name, module in model.named_modules()}
 
@@ -98,9 +119,12 @@ def find_embedding(model: nn.Module, ids: Tensor, run: Callable[[], Any]) -> Emb
         if not isinstance(output, Tensor) or not output.is_floating_point() or output.ndim != 3:
             return
         for given in (*args, *kwargs.values()):
-            same = isinstance(given, Tensor) and not given.is_floating_point() and given.shape == ids.shape
-            if same and output.shape[:2] == ids.shape and torch.equal(given.to(ids), ids):
+            if not isinstance(given, Tensor) or given.is_floating_point():
+                continue
+            if output.shape[:2] == ids.shape == given.shape and torch.equal(given.to(ids), ids):
                 seen.append((names[id(module)], number, module))
+            else:
+                others.append((names[id(module)] + (f"#{number}" if number else ""), module))
 
     leaves = [module for module in model.modules() if not any(True for _ in module.children())]
     with as_found(model), torch.no_grad():
@@ -120,7 +144,16 @@ def find_embedding(model: nn.Module, ids: Tensor, run: Callable[[], Any]) -> Emb
             fix='Name it, for example text_task(model, tokenizer, embedding="encoder.embed")',
         )
     ((name, number, module),) = seen
-    return _made(f"{name}#{number}" if calls[id(module)] > 1 else name, module)
+    weight = getattr(module, "weight", None)
+    shared = [called for called, other in others if other is module or _shares(other, weight)]
+    return replace(
+        _made(f"{name}#{number}" if calls[id(module)] > 1 else name, module),
+        elsewhere=", ".join(map(repr, shared)),
+    )
+
+
+def _shares(module: nn.Module, weight: Any) -> bool:
+    return isinstance(weight, Tensor) and getattr(module, "weight", None) is weight
 
 
 def named_embedding(model: nn.Module, layer: str) -> Embedding:

@@ -16,7 +16,18 @@ from abe.task.base import Context, Lifted, Task
 from abe.task.lifted import LENGTH, Units, suits
 from abe.task.outputs import OutputKind, check_kind, class_names
 from abe.task.text.embedding import Embedding, Signature, find_embedding, named_embedding
-from abe.task.text.tokens import MANY, Encoded, Fixed, check_ids, encode, of_ids, token_id
+from abe.task.text.tokens import (
+    MANY,
+    Encoded,
+    Fixed,
+    check_ids,
+    encode,
+    is_number,
+    is_ragged,
+    of_ids,
+    of_row,
+    token_id,
+)
 from abe.types import Part
 
 Truncate = Literal["end", "start"] | None
@@ -177,13 +188,13 @@ class TextLifter:
         if hasattr(raw, "to_list"):  # a column of a table
             raw = raw.to_list()
         items = list(raw) if isinstance(raw, Sequence) or hasattr(raw, "__iter__") else [raw]
-        if items and all(_is_number(one) for one in items):
+        if items and all(is_number(one) for one in items):
             return [self._of_ids([int(plain(one)) for one in items])], None
         found = list[Encoded]()
         for item in items:
             if isinstance(item, str) or _is_pair(item):
                 found.append(self._encoded(item))
-            elif isinstance(item, list | tuple | Tensor | np.ndarray) and all(_is_number(i) for i in item):
+            elif isinstance(item, list | tuple | Tensor | np.ndarray) and all(is_number(i) for i in item):
                 found.append(self._of_ids([int(plain(i)) for i in item]))
             else:
                 raise InputError(
@@ -217,6 +228,10 @@ class TextLifter:
             raise InputError(
                 Code.SHAPE, "An encoding holds input_ids", got=f"entries {', '.join(map(str, found))}"
             )
+        if is_ragged(found["input_ids"]):
+            return [
+                of_row(self.tokenizer, found, row, self.fixed) for row in range(len(found["input_ids"]))
+            ], None
         ids = torch.as_tensor(found["input_ids"])
         ids = ids[None] if ids.ndim == 1 else ids
         if ids.ndim != 2 or ids.is_floating_point():
@@ -228,7 +243,14 @@ class TextLifter:
             )
         seen = found.get("attention_mask")
         if seen is not None:
-            seen = torch.as_tensor(seen).reshape(ids.shape)
+            seen = torch.as_tensor(seen)
+            if seen.numel() != ids.numel():
+                raise InputError(
+                    Code.SHAPE,
+                    "An attention mask has a number for every token",
+                    got=f"a mask of shape {tuple(seen.shape)} for ids of shape {tuple(ids.shape)}",
+                )
+            seen = seen.reshape(ids.shape)
         texts = [
             self._of_ids(own.tolist(), None if seen is None else seen[i].tolist())
             for i, own in enumerate(ids)
@@ -303,10 +325,20 @@ class TextLifter:
             if embedding.entries is not None:
                 check_ids(text, embedding.entries)
         notes += self._remarks(texts, signature, padded, mask)
+        if embedding.elsewhere:
+            notes.append(
+                note(
+                    Code.EMBEDDING,
+                    f"The words are also looked up by {embedding.elsewhere}, as by a decoder that is given "
+                    "the text once more; that stays as it is, whatever is removed or moved",
+                )
+            )
         x = embedding.vectors(ids.to(device))
         about = {}
-        if signature.attention is None and padded is None and "lengths" not in values:
-            about[LENGTH] = torch.tensor([len(text) for text in texts], device=device)
+        taken = [values[k] for k in ("lengths", "length") if k in values]
+        if signature.attention is None and (padded is None or taken):
+            each = taken[0] if taken else torch.tensor([len(text) for text in texts])
+            about[LENGTH] = each.to(device=device, dtype=torch.long).reshape(b)
         return Lifted(
             x=x,
             context=Context(values, about),
@@ -487,9 +519,3 @@ def _lines(path: Path) -> list[str]:
 
 def _is_pair(raw: Any) -> bool:
     return isinstance(raw, tuple) and len(raw) == 2 and all(isinstance(one, str) for one in raw)
-
-
-def _is_number(one: Any) -> bool:
-    number = plain(one)
-    number = number.item() if isinstance(number, Tensor) and number.ndim == 0 else number
-    return isinstance(number, int) and not isinstance(number, bool)

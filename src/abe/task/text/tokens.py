@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
+from abe.checks import plain
 from abe.errors import Code, InputError, SpecError
 
 PIECES = re.compile(r"\w+(?:['’‑-]\w+)*|[^\w\s]")
@@ -117,6 +118,29 @@ def _outside(special: Sequence[bool], seen: Sequence[int], fixed: Fixed) -> tupl
     return ([not here for here in seen] if fixed == "padding" else list(apart)), apart
 
 
+def of_row(tokenizer: Any, found: Mapping[str, Any], row: int, fixed: Fixed = "special") -> Encoded:
+    """One text of an encoding without padding, whose entries are lists of different lengths."""
+    ids = [int(plain(one)) for one in found["input_ids"][row]]
+    listed = {k: v[row] for k, v in found.items() if isinstance(v, list | tuple) and len(v) > row}
+    own = {k: list(v) for k, v in listed.items() if isinstance(v, list | tuple) and len(v) == len(ids)}
+    own = {k: v for k, v in own.items() if k != "input_ids" and all(map(is_number, v))}
+    seen = own.pop("attention_mask", None)
+    return replace(of_ids(tokenizer, ids, seen, fixed), further=own)
+
+
+def is_ragged(ids: Any) -> bool:
+    """Whether these are lists of ids of different lengths, as tokenizers give them without padding."""
+    rows = isinstance(ids, list | tuple) and all(isinstance(one, list | tuple) for one in ids)
+    return rows and len({len(one) for one in ids}) > 1
+
+
+def is_number(one: Any) -> bool:
+    """Whether this is an id."""
+    number = plain(one)
+    number = number.item() if isinstance(number, Tensor) and number.ndim == 0 else number
+    return isinstance(number, int) and not isinstance(number, bool)
+
+
 def _called(tokenizer: Any, text: str, pair: str | None) -> dict[str, Any]:
     """The entries of what a tokenizer makes of a text."""
     if hasattr(tokenizer, "convert_ids_to_tokens") and hasattr(tokenizer, "is_fast"):
@@ -136,14 +160,19 @@ def _called(tokenizer: Any, text: str, pair: str | None) -> dict[str, Any]:
         )
     try:
         made = run(text) if pair is None else run(text, pair)
-    except TypeError as problem:
-        if pair is None:
-            raise
-        raise SpecError(
-            Code.BAD_PARAMETER,
-            "The tokenizer takes no pairs of texts",
+    except Exception as problem:
+        if isinstance(problem, TypeError) and pair is not None:
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "The tokenizer takes no pairs of texts",
+                got=f"{type(problem).__name__}: {problem}",
+                fix="Pass one text, or ids that hold both",
+            ) from problem
+        raise InputError(
+            Code.TOKENIZER,
+            f"The tokenizer raised an exception on {text[:60]!r}",
             got=f"{type(problem).__name__}: {problem}",
-            fix="Pass one text, or ids that hold both",
+            fix="Give it an entry for words that it does not know",
         ) from problem
     if isinstance(made, Mapping):
         found = {("offset_mapping" if k == "offsets" else str(k)): v for k, v in made.items()}
