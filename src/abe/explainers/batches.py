@@ -1,6 +1,6 @@
 """Batches as users hand them to their own functions, read as features and context."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,12 @@ from torch import Tensor
 
 from abe import arrays
 from abe.errors import Code, InputError
-from abe.explainers.rows import Batch, Leaf, like
+from abe.explainers.rows import Batch, Leaf, rebuilt
 from abe.task.base import Context, Lifted
+from abe.task.lifted import pack
 from abe.types import Part
 
 Name = str | int
-_ENTRY = "entry "
-"""Begins the keywords of entries that are passed along."""
 EXPECTED = "[x (b, *f), y (b,), …], or a dict of such entries"
 
 
@@ -25,48 +24,32 @@ class Layout:
     """How a batch is built, and which of its entries are explained.
 
     Attributes:
-        tree: lists, tuples and dicts, with a `Leaf` in the place of every entry.
-        explained: leaves that are explained.
-        names: what these are called in a result.
-        shapes: of one sample of them, as the user has them.
+        tree: as in `Batch`.
+        explained: leaf -> what it is called in a result; numbers are places.
         objects: leaves that are lists with one object per sample.
         last: whether the channels of the explained entry are its last axis.
     """
 
     tree: Any
-    explained: tuple[str, ...]
-    names: tuple[Name, ...]
-    shapes: tuple[tuple[int, ...], ...]
+    explained: Mapping[str, Name]
     objects: frozenset[str]
     last: bool
 
-    @property
-    def kind(self) -> tuple[Any, ...]:
-        """What tells layouts apart whose batches run alike."""
-        return repr(self.tree), self.explained, self.objects, tuple(map(len, self.shapes))
+    def batch(self, args: Sequence[Tensor], kwargs: Mapping[str, Tensor], objects: Mapping[int, Any]) -> Batch:
+        """The user's batch from what a task passes to its model, and numbered objects."""
+        numbers = sorted(name for name in self.explained.values() if isinstance(name, int))
+        given = {**dict(zip(numbers, args, strict=True)), **kwargs}
+        leaves: dict[str, Any] = {}
 
-    def batch(self, held: Any, args: Sequence[Tensor], kwargs: Mapping[str, Tensor]) -> Batch:
-        """The user's batch from what a task passes to its model.
+        def fill(path: str, one: Any) -> Any:
+            if isinstance(one, Leaf):
+                leaves[one] = given.get(self.explained.get(one, str(one)))
+                if one in self.objects and leaves[one] is not None:
+                    leaves[one] = [objects[number] for number in leaves[one].tolist()]
+            return one
 
-        Args:
-            held: where the objects are kept.
-            args: explained inputs whose names are numbers, or the only one.
-            kwargs: the others by name, and what is passed along.
-        """
-        given: dict[Name, Tensor] = {}
-        given.update(zip(sorted(n for n in self.names if isinstance(n, int)), args, strict=True))
-        given |= {name: kwargs[name] for name in self.names if isinstance(name, str)}
-        if self.last:
-            given = {name: one.movedim(1, -1) for name, one in given.items()}
-        leaves: dict[str, Any] = {
-            leaf: given[name] for leaf, name in zip(self.explained, self.names, strict=True)
-        }
-        for key, value in kwargs.items():
-            if not key.startswith(_ENTRY):
-                continue
-            leaf = key.removeprefix(_ENTRY)
-            leaves[leaf] = [held.objects[i] for i in value.tolist()] if leaf in self.objects else value
-        missing = [leaf for leaf in _leaves_of(self.tree) if leaf not in leaves]
+        rebuilt(self.tree, fill)
+        missing = [leaf for leaf, one in leaves.items() if one is None]
         if missing:
             raise InputError(
                 Code.SHAPE,
@@ -76,33 +59,39 @@ class Layout:
             )
         return Batch(self.tree, leaves, len(next(iter(given.values()))))
 
-    def _parts(self, shape: tuple[int, ...]) -> tuple[Part, ...]:
-        """The only explained entry, where it has a name, as something that methods can be told about."""
-        (name,) = self.names
-        return (Part(name, 0, shape[0], shape),) if isinstance(name, str) else ()
+    def lifted(self, batch: Batch, held: Any, device: torch.device) -> Lifted:
+        """A batch as a task takes it: explained entries packed, the others along with them.
 
-    def shown(self) -> tuple[Part, ...]:
-        """`_parts` with the axes of the user's batch."""
-        return self._parts(self.shapes[0]) if len(self.names) == 1 else ()
+        Args:
+            batch: of this layout.
+            held: gives numbers to objects.
+            device: of the model.
+        """
+        blocks = {name: batch.leaves[leaf].detach() for leaf, name in self.explained.items()}
+        settings: dict[Name, dict[str, Any]] = {}
+        if self.last:
+            blocks = {name: block.movedim(-1, 1) for name, block in blocks.items()}
+            settings = {name: {"channels": -1} for name in blocks}
+        x, parts = pack(blocks, settings)
+        if not self.last and all(isinstance(name, int) for name in blocks) and len(blocks) == 1:  # has no name
+            parts = ()
+        values: dict[Name, Tensor] = {}
+        for leaf, one in batch.leaves.items():
+            if leaf not in self.explained:
+                values[leaf] = held.keep(one) if leaf in self.objects else one.detach().to(device)
+        return Lifted(x.contiguous(), Context(values), [f"sample {i}" for i in range(batch.n)], parts)
 
-    def features(self, leaves: Mapping[str, Any]) -> tuple[Tensor, tuple[Part, ...]]:
-        """(b, *f) the explained entries as features: channels first; several of them flat, side by side."""
-        given = [leaves[name].detach() for name in self.explained]
-        if len(given) == 1:
-            placed = given[0].movedim(-1, 1) if self.last else given[0]
-            return placed.clone(memory_format=torch.contiguous_format), self._parts(tuple(placed.shape[1:]))
-        parts, start = list[Part](), 0
-        for name, one, shape in zip(self.names, given, self.shapes, strict=True):
-            size = one[0].numel()
-            parts.append(Part(name, start, start + size, shape))
-            start += size
-        return torch.cat([one.flatten(1) for one in given], 1), tuple(parts)
+
+def turned(parts: Sequence[Part], shape: tuple[int, ...]) -> tuple[Part, ...]:
+    """The only part of features whose channels come last in a result of this shape."""
+    (part,) = parts
+    return (Part(part.name, 0, shape[0], shape),)
 
 
 def read(
     raw: Any, explained: Sequence[Name] | None, *, last: bool, several: bool
-) -> tuple[Layout, dict[str, Any], int]:
-    """The layout of a batch, its entries by name, and the number of samples.
+) -> tuple[Layout, Batch]:
+    """The layout of a batch, and its entries.
 
     Args:
         raw: a list or tuple ``[x, y, …]``, or a dict.
@@ -119,68 +108,39 @@ def read(
         raise InputError(
             Code.SHAPE,
             "Give a batch [x, y, …] that starts with a tensor",
-            got=type(raw).__name__
-            if raw is None or not isinstance(raw, Mapping | list | tuple)
-            else "nothing",
+            got=type(raw).__name__,
             expected=EXPECTED,
         )
     leaves: dict[str, Any] = {}
-    tree = _parsed(raw, "", leaves)
-    chosen = _chosen(tree, leaves, explained, several)
-    for name in chosen:
-        _check_features(name, leaves[name])
-    n = len(leaves[chosen[0]])
+
+    def entry(path: str, one: Any) -> Any:
+        inside = isinstance(one, Mapping) or (isinstance(one, tuple) and not _numbers(one))
+        if one is None or not path or inside:
+            return one
+        leaves[path] = _entry(one, path)
+        return Leaf(path)
+
+    tree = rebuilt(raw, entry)
+    names = _chosen(tree, leaves, explained, several)
+    for leaf in names:
+        _check_features(leaf, leaves[leaf])
+    n = len(leaves[next(iter(names))])
     for name, one in leaves.items():
-        if (isinstance(one, Tensor) and one.ndim == 0) or len(one) != n:
-            shape = tuple(one.shape) if isinstance(one, Tensor) else f"a list of {len(one)}"
+        shape = tuple(one.shape) if isinstance(one, Tensor) else (len(one),)
+        if shape[:1] != (n,):
             raise InputError(
                 Code.SHAPE,
                 f"Entry {name} of the batch needs one value per sample",
-                got=str(shape),
+                got=f"{type(one).__name__} of shape {shape}",
                 expected=f"({n}, …)",
             )
-    shapes = tuple(tuple(leaves[name].shape[1:]) for name in chosen)
     objects = frozenset(name for name, one in leaves.items() if isinstance(one, list))
-    moved = last and len(chosen) == 1 and len(shapes[0]) > 1
-    return Layout(tree, chosen, _names(chosen), shapes, objects, moved), leaves, n
+    moved = last and len(names) == 1 and all(leaves[leaf].ndim > 2 for leaf in names)
+    return Layout(tree, names, objects, moved), Batch(tree, leaves, n)
 
 
-def context_of(layout: Layout, leaves: Mapping[str, Any], held: Any, device: torch.device) -> Context:
-    """What is passed along, one entry per sample; objects by their numbers."""
-    rest = {name: one for name, one in leaves.items() if name not in layout.explained}
-    found: dict[Name, Tensor] = {
-        _ENTRY + name: torch.tensor(list(held.keep(one)))
-        if isinstance(one, list)
-        else one.detach().to(device)
-        for name, one in rest.items()
-    }
-    return Context(found)
-
-
-def lifted(layout: Layout, leaves: Mapping[str, Any], held: Any, notes: Sequence[str] = ()) -> Lifted:
-    """A batch as a task takes it."""
-    x, parts = layout.features(leaves)
-    names = [f"sample {i}" for i in range(len(x))]
-    return Lifted(x, context_of(layout, leaves, held, x.device), names, parts, tuple(notes))
-
-
-def _parsed(given: Any, path: str, leaves: dict[str, Any]) -> Any:
-    """The tree of a batch; its entries are put into ``leaves``."""
-    top = not path
-    if given is None:
-        return None
-    if (
-        isinstance(given, tuple)
-        and not top
-        and all(isinstance(one, int | float | np.number) for one in given)
-    ):
-        given = list(given)
-    if isinstance(given, Mapping | tuple) or (top and isinstance(given, list)):
-        keyed = given.items() if isinstance(given, Mapping) else enumerate(given)
-        inner = {key: _parsed(one, f"{path}.{key}" if path else str(key), leaves) for key, one in keyed}
-        return inner if isinstance(given, Mapping) else like(given, list(inner.values()))
-    leaves[path] = _entry(given, path)
-    return Leaf(path)
+def _numbers(given: Sequence[Any]) -> bool:
+    return all(isinstance(one, int | float | np.number) for one in given)
 
 
 def _entry(given: Any, path: str) -> Any:
@@ -189,9 +149,8 @@ def _entry(given: Any, path: str) -> Any:
         return given
     if isinstance(given, np.ndarray) or hasattr(given, "__array__"):
         return arrays.from_numpy(np.asarray(given), f"Entry {path} of the batch")
-    if isinstance(given, list):
-        numbers = all(isinstance(one, int | float | np.number) for one in given)
-        return torch.as_tensor(given) if numbers else given
+    if isinstance(given, list | tuple):
+        return torch.as_tensor(given) if _numbers(given) else given
     if isinstance(given, int | float):
         return torch.as_tensor(given)
     raise InputError(
@@ -202,83 +161,63 @@ def _entry(given: Any, path: str) -> Any:
     )
 
 
-def _leaves_of(tree: Any) -> Iterator[str]:
-    if isinstance(tree, Leaf):
-        yield tree.name
-    elif tree is not None:
-        for one in tree.values() if isinstance(tree, dict) else tree:
-            yield from _leaves_of(one)
-
-
 def _chosen(
     tree: Any, leaves: Mapping[str, Any], explained: Sequence[Name] | None, several: bool
-) -> tuple[str, ...]:
-    """The leaves that are explained."""
-    fit = [name for name, one in leaves.items() if isinstance(one, Tensor) and one.is_floating_point()]
-    fit = [name for name in fit if leaves[name].ndim > 1]
+) -> dict[str, Name]:
+    """The leaves that are explained, with their names: the ends of theirs where these differ."""
+    fit = [
+        name
+        for name, one in leaves.items()
+        if isinstance(one, Tensor) and one.is_floating_point() and one.ndim > 1
+    ]
     if explained is not None:
-        return tuple(_named(name, leaves) for name in explained)
-    if not isinstance(tree, dict):
-        inside = list(_leaves_of(tree[0]))
-        if isinstance(tree[0], Leaf) and not (several and len(fit) > 1):
-            return (inside[0],)
-        found = [name for name in inside if name in fit]
-        if found and not isinstance(tree[0], Leaf):
-            return tuple(found)
-    elif len(fit) == 1:
-        return (fit[0],)
-    raise InputError(
-        Code.SHAPE,
-        "It is not clear which entries of the batch to explain",
-        got=f"entries {', '.join(leaves)}, of which {', '.join(fit) or 'none'} can be",
-        fix="Pass explained=… to ExplanationTask, keys or positions of the entries",
-    )
+        found = [_named(name, leaves) for name in explained]
+    elif isinstance(tree, Mapping):
+        found = fit if len(fit) == 1 else []
+    elif isinstance(tree[0], Leaf):
+        found = [] if several and len(fit) > 1 else [tree[0]]
+    else:
+        found = [name for name in fit if name.startswith("0.")]
+    if not found:
+        raise InputError(
+            Code.SHAPE,
+            "It is not clear which entries of the batch to explain",
+            got=f"entries {', '.join(leaves)}, of which {', '.join(fit) or 'none'} can be",
+            fix="Pass explained=… to ExplanationTask, keys or positions of the entries",
+        )
+    ends = [name.rpartition(".")[2] for name in found]
+    taken = [end for leaf, end in zip(found, ends, strict=True) if end in leaves and end != leaf]
+    if len(set(ends)) < len(ends) or not all(end.isdigit() for end in taken):
+        ends = found
+    return {leaf: int(end) if end.isdigit() else end for leaf, end in zip(found, ends, strict=True)}
 
 
 def _named(name: Name, leaves: Mapping[str, Any]) -> str:
     """The leaf that a user means: at the top, or inside one entry."""
-    found = [leaf for leaf in leaves if leaf == str(name)] or [
-        leaf for leaf in leaves if leaf.endswith(f".{name}")
-    ]
+    found = [leaf for leaf in leaves if leaf == str(name)]
+    found = found or [leaf for leaf in leaves if leaf.endswith(f".{name}")]
     if len(found) == 1:
         return found[0]
     raise InputError(
         Code.SHAPE,
-        f"The entry to explain, {name!r}, is not there"
-        if not found
-        else f"Several entries are called {name!r}",
+        f"Several entries are called {name!r}" if found else f"The entry to explain, {name!r}, is not there",
         got=f"entries {', '.join(leaves)}",
         fix="Pass explained=… with keys or positions of entries of the batch",
     )
 
 
-def _names(chosen: tuple[str, ...]) -> tuple[Name, ...]:
-    """The ends of the leaves' names, numbers as numbers; whole names where the ends are the same."""
-    ends = [name.rpartition(".")[2] for name in chosen]
-    if len(set(ends)) < len(ends):
-        return chosen
-    return tuple(int(end) if end.isdigit() else end for end in ends)
-
-
 def _check_features(name: str, given: Any) -> None:
-    if not isinstance(given, Tensor):
-        raise InputError(
-            Code.SHAPE,
-            f"Entry {name} of the batch is to be explained, so it must be a tensor",
-            got=f"a list of {type(given[0]).__name__}" if given else "an empty list",
-            expected=EXPECTED,
-            fix="Stack the samples to one tensor (b, *f)",
-        )
-    if given.ndim and len(given) == 0:
-        raise InputError(Code.EMPTY_BATCH, "There is nothing to explain", got=f"shape {tuple(given.shape)}")
-    if given.ndim < 2:
+    """What `Task.check` refuses of features in words that fit entries of a batch."""
+    axes = given.ndim if isinstance(given, Tensor) else 0
+    if axes < 2:
         raise InputError(
             Code.SHAPE,
             f"Entry {name} of the batch is to be explained, so it needs a batch axis and features",
-            got=f"shape {tuple(given.shape)}",
+            got=f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__,
             expected=EXPECTED,
+            fix=None if isinstance(given, Tensor) else "Stack the samples to one tensor (b, *f)",
         )
-    if not given.is_floating_point():
+    if len(given) and not given.is_floating_point():
         raise InputError(
             Code.DTYPE,
             "Whole numbers such as tokens cannot be moved a little, so they cannot be explained themselves",

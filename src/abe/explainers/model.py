@@ -1,24 +1,22 @@
 """Two functions of a batch as one module whose output is the classes, and a score that reads the loss.
 
-Which way of running is right is settled on two rows before anything is explained: every row is run alone,
-as the functions are, and the first of four ways that gives the same numbers is taken.
+Which way of running is right is settled on two rows before anything is explained (`abe.explainers.settling`):
 
 ==========================  ===========================  ==================================================
 modules run                 the loss reads               where
 ==========================  ===========================  ==================================================
 once on all rows            what forward_fn's modules    both functions call the model alike
                             returned
-once, and once more for     what its own modules         the loss runs the model in its own way
-the loss                    returned
+once, and once more for     what its own modules         the loss runs the model in its own way, or
+the loss                    returned                     forward_fn gives no classes
 once per row                as the first, as the second  outputs belong to several rows, as similarities of
                                                          all images with all texts
 ==========================  ===========================  ==================================================
 """
 
-from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import torch
@@ -26,8 +24,9 @@ from torch import Tensor, nn
 
 from abe.engines.runtime.work import out_of_memory
 from abe.errors import AbeError, Code, ModelError
+from abe.explainers.batches import Layout
 from abe.explainers.found import free_name
-from abe.explainers.rows import Batch, NoMatchError, Record, Recorder, called, intercepting
+from abe.explainers.rows import Batch, Record, called, recording
 from abe.instrument.whose import calling
 from abe.objectives import Captured
 from abe.task.base import Task
@@ -42,58 +41,37 @@ MOST_OBJECTS = 100_000
 """Entries of batches that are no tensors which are kept."""
 
 
-@dataclass
-class Way:
-    """How the functions are run.
-
-    Attributes:
-        apart: rows one by one.
-        own: the loss runs its modules itself, beside those of forward_fn.
-        scored: the output is the score itself, because forward_fn gives no tensor.
-    """
-
-    apart: bool = False
-    own: bool = False
-    scored: bool = False
-
-
+@dataclass(slots=True, eq=False)
 class Held:
     """The functions, the modules they mean, and what was settled about them.
 
     It is one thing for whatever looks into modules or copies them: a copy of the model has the same.
+
+    Attributes:
+        loss, forward: the user's functions.
+        means: the modules that they refer to, by name.
+        named: the same by the names that they have as parts of `Functions`.
+        classes: whether forward_fn gives a tensor; else the output is the score itself.
+        apart: rows are run one by one.
+        own: the loss runs its modules itself, beside those of forward_fn.
+        trial: what tells whether the loss is a class score.
+        known: the class score that it is for the samples at hand.
     """
 
-    __slots__ = (
-        "forward",
-        "known",
-        "layout",
-        "ledger",
-        "loss",
-        "means",
-        "named",
-        "objects",
-        "serial",
-        "task",
-        "trial",
-        "way",
-    )
-
-    def __init__(
-        self,
-        loss: Callable[[Any], Any],
-        forward: Callable[[Any], Any] | None,
-        means: dict[str, nn.Module],
-    ) -> None:
-        self.loss, self.forward, self.means, self.named = loss, forward, means, means
-        self.way = Way()
-        self.known: str | None = None
-        """The class score that the loss is the negative of."""
-        self.trial: Any = None
-        self.layout: Any = None
-        self.task: Callable[[], Task] = _no_task
-        self.ledger: deque[tuple[int, list[Record], Functions]] = deque(maxlen=KEPT)
-        self.objects: OrderedDict[int, Any] = OrderedDict()
-        self.serial = 0
+    loss: Callable[[Any], Any]
+    forward: Callable[[Any], Any] | None
+    means: dict[str, nn.Module]
+    pick: Callable[[Any, int], Any]
+    named: dict[str, nn.Module] = field(default_factory=dict[str, nn.Module])
+    classes: bool = False
+    apart: bool = False
+    own: bool = False
+    trial: Any = None
+    known: str | None = None
+    layout: Layout | None = None
+    ledger: dict[int, Any] = field(default_factory=dict[int, Any])
+    objects: dict[int, Any] = field(default_factory=dict[int, Any])
+    serial: int = 0
 
     def __deepcopy__(self, memo: Any) -> "Held":
         return self
@@ -101,39 +79,39 @@ class Held:
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("functions of a batch are not copied")
 
-    def keep(self, objects: Sequence[Any]) -> range:
-        """Numbers by which entries that are no tensors are found again."""
-        first = self.serial
-        self.serial += len(objects)
-        self.objects.update(zip(range(first, self.serial), objects, strict=True))
-        while len(self.objects) > MOST_OBJECTS:
-            self.objects.popitem(last=False)
+    def put(self, store: dict[int, Any], things: Sequence[Any], most: int) -> range:
+        """Numbers by which things are found again in a store of the last ``most`` of them."""
+        first, self.serial = self.serial, self.serial + len(things)
+        store.update(zip(range(first, self.serial), things, strict=True))
+        while len(store) > most:
+            del store[next(iter(store))]
         return range(first, self.serial)
+
+    def keep(self, objects: Sequence[Any]) -> Tensor:
+        """(n,) numbers by which entries that are no tensors are found again."""
+        return torch.tensor(self.put(self.objects, objects, MOST_OBJECTS))
 
     def modules(self) -> list[nn.Module]:
         """All modules of the functions."""
         return [part for module in self.means.values() for part in module.modules()]
 
-    def record(self, batch: Batch, way: Way) -> list[Record]:
-        """Run the functions on a batch, by a way of running."""
-        found: list[Record] = []
-        modules = self.modules()
-        for rows in batch.rows() if way.apart else [batch]:
-            recorder, answer = Recorder(), None
-            if self.forward is not None and not (way.scored and way.own):
-                with intercepting(modules, recorder):
-                    raw = called(self.forward, rows)
-                answer = None if way.scored else self.task().pick(raw, rows.n)
-            if way.own:
-                recorder = Recorder()
-                with intercepting(modules, recorder):
+    def run(self, batch: Batch) -> list[Record]:
+        """Run the functions on a batch, in the way that was settled."""
+        found, modules = list[Record](), self.modules()
+        for rows in batch.rows() if self.apart else [batch]:
+            record = Record(rows, [])
+            if self.forward is not None and self.classes:
+                with recording(modules) as record.calls:
+                    record.answer = self.pick(called(self.forward, rows), rows.n)
+            if self.own:
+                with recording(modules) as record.calls:
                     called(self.loss, rows)
-            found.append(Record(rows, recorder.calls, answer, modules, self.loss))
+            found.append(record)
         return found
 
-
-def _no_task() -> Task:
-    raise RuntimeError("the functions have no task yet")
+    def scores(self, record: Record, outputs: Tensor | None = None) -> Tensor:
+        """(n,) −loss of each row of a record on its own, of other outputs where these are given."""
+        return record.scores(self.loss, self.modules(), outputs)
 
 
 class Functions(nn.Module):
@@ -174,17 +152,18 @@ class Functions(nn.Module):
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Any:
         """What forward_fn gives; (n, 1) −loss where that is no tensor."""
         held = self.held
-        batch: Batch = held.layout.batch(held, args, kwargs)
+        if held.layout is None:
+            raise RuntimeError("no batch was read yet")
+        batch = held.layout.batch(args, kwargs, held.objects)
         with meant(self):
-            if held.known is not None and held.forward is not None and not held.way.apart:
+            if held.known is not None and held.forward is not None and not held.apart:
                 return called(held.forward, batch)
-            records = held.record(batch, held.way)
-            if held.way.scored:
-                return torch.cat([one.scores() for one in records])[:, None]
+            records = held.run(batch)
+            if not held.classes:
+                return torch.cat([held.scores(one) for one in records])[:, None]
         with torch._C.DisableTorchFunction():
-            held.serial += 1
-            ticket = torch.full((batch.n,), held.serial)
-        held.ledger.append((held.serial, records, self))
+            (number,) = held.put(held.ledger, [(records, self)], KEPT)
+            ticket = torch.full((batch.n,), number)
         self.get_submodule(TICKET)(ticket)
         answers = [one.answer for one in records if one.answer is not None]
         return answers[0] if len(answers) == 1 else torch.cat(answers)
@@ -192,14 +171,13 @@ class Functions(nn.Module):
 
 def _apart(means: dict[str, nn.Module]) -> dict[str, nn.Module]:
     """The modules, a single one with weights as `ONLY` and the others called unlike its parts."""
-    keeping = [name for name, module in means.items() if keeps(module)]
-    if len(keeping) != 1:
+    weighty = [module for module in means.values() if keeps(module)]
+    if len(weighty) != 1:
         return means
-    only = means[keeping[0]]
-    found = {ONLY: only}
+    found = {ONLY: weighty[0]}
     for name, module in means.items():
-        if module is not only:
-            found[free_name(name, {**found, **only._modules})] = module
+        if module is not weighty[0]:
+            found[free_name(name, {**found, **weighty[0]._modules})] = module
     return found
 
 
@@ -235,41 +213,33 @@ class LossScore:
     def __call__(self, outputs: Captured, target: Tensor) -> Tensor:
         """(n,) −loss."""
         with torch._C.DisableTorchFunction():
-            serial = int(outputs.layers[TICKET][0])
-        kept = [(records, functions) for number, records, functions in self._held.ledger if number == serial]
-        if not kept:
-            raise RuntimeError("the rows of these outputs are not kept any more")
-        records, functions = kept[0]
-        parts = list(outputs.outputs.split([one.batch.n for one in records]))
-        try:
-            with meant(functions):
-                return torch.cat([one.scores(part) for one, part in zip(records, parts, strict=True)])
-        except AbeError:
-            raise
-        except NoMatchError as problem:
-            raise ModelError(
-                Code.MODEL_FAILED,
-                "loss_fn calls the model in another way for one row than for the rows it was tried on",
-                got=str(problem),
-                fix="Let loss_fn call its modules alike for every batch",
-            ) from problem
-        except Exception as problem:
-            if out_of_memory(problem):
-                raise
-            raise failed("loss_fn", problem) from problem
+            number = int(outputs.layers[TICKET][0])
+        records, functions = self._held.ledger[number]
+        parts = outputs.outputs.split([one.batch.n for one in records])
+        with naming("loss_fn"), meant(functions):
+            scores = [self._held.scores(one, part) for one, part in zip(records, parts, strict=True)]
+        return torch.cat(scores)
 
     def __repr__(self) -> str:
         return f"LossScore({getattr(self._held.loss, '__qualname__', type(self._held.loss).__name__)})"
 
 
-def failed(name: str, problem: Exception) -> ModelError:
-    """The error about a function of the user's that raised one."""
-    return ModelError(
-        Code.MODEL_FAILED,
-        f"{name} raised an exception",
-        got=f"{type(problem).__name__}: {problem}",
-        expected=f"{name}(batch) that works on a batch of one sample, built like the one you pass",
-    )
+@contextmanager
+def naming(name: str) -> Generator[None]:
+    """Errors that a function of the user's raises say which function it was; ours, and of memory, stay."""
+    try:
+        yield
+    except AbeError:
+        raise
+    except Exception as problem:
+        if out_of_memory(problem):
+            raise
+        raise ModelError(
+            Code.MODEL_FAILED,
+            f"{name} raised an exception",
+            got=f"{type(problem).__name__}: {problem}",
+            expected=f"{name}(batch) that works on a batch of one sample, built like the one you pass",
+        ) from problem
 
 
 def keeps(module: nn.Module) -> bool:
