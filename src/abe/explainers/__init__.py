@@ -45,7 +45,6 @@ __all__ = [
 ]
 
 
-
 def _bound(name: str, method: str, doc: str) -> type[Explainer]:
     """A class of explainers by one registered method."""
     return type(name, (Explainer,), {"__doc__": doc, "__module__": __name__, "of": method})

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from abe import arrays
+from abe.checks import outline
 from abe.errors import Code, InputError
-from abe.explainers.rows import Batch, Leaf, rebuilt
+from abe.explainers.rows import Batch, Leaf
 from abe.task.base import Context, Lifted
 from abe.task.lifted import pack
-from abe.types import Part
+from abe.task.select import rebuilt
 
 Name = str | int
 EXPECTED = "[x (b, *f), y (b,), …], or a dict of such entries"
@@ -25,31 +26,29 @@ class Layout:
 
     Attributes:
         tree: as in `Batch`.
-        explained: leaf -> what it is called in a result; numbers are places.
+        names: leaf -> what a task calls it; explained ones as they are called in a result, numbers are places.
+        explained: leaves that are explained.
         objects: leaves that are lists with one object per sample.
         last: whether the channels of the explained entry are its last axis.
     """
 
     tree: Any
-    explained: Mapping[str, Name]
+    names: Mapping[str, Name]
+    explained: tuple[str, ...]
     objects: frozenset[str]
     last: bool
 
-    def batch(self, args: Sequence[Tensor], kwargs: Mapping[str, Tensor], objects: Mapping[int, Any]) -> Batch:
-        """The user's batch from what a task passes to its model, and numbered objects."""
-        numbers = sorted(name for name in self.explained.values() if isinstance(name, int))
-        given = {**dict(zip(numbers, args, strict=True)), **kwargs}
-        leaves: dict[str, Any] = {}
+    def batch(
+        self, args: Sequence[Tensor], kwargs: Mapping[str, Tensor], objects: Mapping[int, Any]
+    ) -> Batch:
+        """The user's batch from what a task passes to its model, and numbered objects.
 
-        def fill(path: str, one: Any) -> Any:
-            if isinstance(one, Leaf):
-                leaves[one] = given.get(self.explained.get(one, str(one)))
-                if one in self.objects and leaves[one] is not None:
-                    leaves[one] = [objects[number] for number in leaves[one].tolist()]
-            return one
-
-        rebuilt(self.tree, fill)
-        missing = [leaf for leaf, one in leaves.items() if one is None]
+        Raises:
+            InputError: SHAPE where an entry is not among them.
+        """
+        places = sorted(name for name in self.names.values() if isinstance(name, int))
+        given = {**dict(zip(places, args, strict=True)), **kwargs}
+        missing = [leaf for leaf, name in self.names.items() if name not in given]
         if missing:
             raise InputError(
                 Code.SHAPE,
@@ -57,7 +56,11 @@ class Layout:
                 got=f"no {', '.join(missing)}",
                 fix="Pass the whole batch, as a list or dict, or what ExplanationTask.prepare gives",
             )
-        return Batch(self.tree, leaves, len(next(iter(given.values()))))
+        leaves: dict[str, Any] = {leaf: given[name] for leaf, name in self.names.items()}
+        return Batch(
+            self.tree,
+            leaves | {leaf: [objects[i] for i in leaves[leaf].tolist()] for leaf in self.objects},
+        )
 
     def lifted(self, batch: Batch, held: Any, device: torch.device) -> Lifted:
         """A batch as a task takes it: explained entries packed, the others along with them.
@@ -67,30 +70,20 @@ class Layout:
             held: gives numbers to objects.
             device: of the model.
         """
-        blocks = {name: batch.leaves[leaf].detach() for leaf, name in self.explained.items()}
-        settings: dict[Name, dict[str, Any]] = {}
-        if self.last:
-            blocks = {name: block.movedim(-1, 1) for name, block in blocks.items()}
-            settings = {name: {"channels": -1} for name in blocks}
-        x, parts = pack(blocks, settings)
-        if not self.last and all(isinstance(name, int) for name in blocks) and len(blocks) == 1:  # has no name
-            parts = ()
-        values: dict[Name, Tensor] = {}
-        for leaf, one in batch.leaves.items():
-            if leaf not in self.explained:
-                values[leaf] = held.keep(one) if leaf in self.objects else one.detach().to(device)
-        return Lifted(x.contiguous(), Context(values), [f"sample {i}" for i in range(batch.n)], parts)
+        blocks, values = dict[Name, Tensor](), dict[Name, Tensor]()
+        for leaf, name in self.names.items():
+            one = batch.leaves[leaf]
+            if leaf in self.explained:
+                blocks[name] = one.detach().movedim(-1, 1) if self.last else one.detach()
+            else:
+                values[name] = held.keep(one) if leaf in self.objects else one.detach().to(device)
+        x, parts = pack(blocks, {name: {"channels": -1} for name in blocks if self.last})
+        unnamed = len(parts) == 1 and isinstance(parts[0].name, int) and not self.last
+        names = [f"sample {i}" for i in range(len(x))]
+        return Lifted(x.contiguous(), Context(values), names, () if unnamed else parts)
 
 
-def turned(parts: Sequence[Part], shape: tuple[int, ...]) -> tuple[Part, ...]:
-    """The only part of features whose channels come last in a result of this shape."""
-    (part,) = parts
-    return (Part(part.name, 0, shape[0], shape),)
-
-
-def read(
-    raw: Any, explained: Sequence[Name] | None, *, last: bool, several: bool
-) -> tuple[Layout, Batch]:
+def read(raw: Any, explained: Sequence[Name] | None, *, last: bool, several: bool) -> tuple[Layout, Batch]:
     """The layout of a batch, and its entries.
 
     Args:
@@ -102,94 +95,65 @@ def read(
 
     Raises:
         InputError: SHAPE for entries that are not one per sample, or where it is not clear what to explain;
-            EMPTY_BATCH; DTYPE for whole numbers.
+            DTYPE for whole numbers.
     """
     if not isinstance(raw, Mapping | list | tuple) or not raw:
-        raise InputError(
-            Code.SHAPE,
-            "Give a batch [x, y, …] that starts with a tensor",
-            got=type(raw).__name__,
-            expected=EXPECTED,
-        )
+        raise _refused("Give a batch [x, y, …] that starts with a tensor", type(raw).__name__, EXPECTED)
     leaves: dict[str, Any] = {}
 
     def entry(path: str, one: Any) -> Any:
-        inside = isinstance(one, Mapping) or (isinstance(one, tuple) and not _numbers(one))
-        if one is None or not path or inside:
+        listed = isinstance(one, list | tuple)
+        numbers = listed and all(isinstance(item, int | float | np.number) for item in one)
+        if one is None or not path or isinstance(one, Mapping) or (isinstance(one, tuple) and not numbers):
             return one
-        leaves[path] = _entry(one, path)
+        if numbers or isinstance(one, int | float):
+            one = torch.as_tensor(one)
+        elif hasattr(one, "__array__") and not isinstance(one, Tensor):
+            one = arrays.from_numpy(np.asarray(one), f"Entry {path} of the batch")
+        leaves[path] = one
         return Leaf(path)
 
     tree = rebuilt(raw, entry)
-    names = _chosen(tree, leaves, explained, several)
-    for leaf in names:
+    chosen = _chosen(tree, leaves, explained, several)
+    for leaf in chosen:
         _check_features(leaf, leaves[leaf])
-    n = len(leaves[next(iter(names))])
+    n, objects = len(leaves[chosen[0]]), {name for name, one in leaves.items() if isinstance(one, list)}
     for name, one in leaves.items():
-        shape = tuple(one.shape) if isinstance(one, Tensor) else (len(one),)
-        if shape[:1] != (n,):
-            raise InputError(
-                Code.SHAPE,
-                f"Entry {name} of the batch needs one value per sample",
-                got=f"{type(one).__name__} of shape {shape}",
-                expected=f"({n}, …)",
-            )
-    objects = frozenset(name for name, one in leaves.items() if isinstance(one, list))
-    moved = last and len(names) == 1 and all(leaves[leaf].ndim > 2 for leaf in names)
-    return Layout(tree, names, objects, moved), Batch(tree, leaves, n)
-
-
-def _numbers(given: Sequence[Any]) -> bool:
-    return all(isinstance(one, int | float | np.number) for one in given)
-
-
-def _entry(given: Any, path: str) -> Any:
-    """An entry as a tensor, or as a list of one object per sample."""
-    if isinstance(given, Tensor):
-        return given
-    if isinstance(given, np.ndarray) or hasattr(given, "__array__"):
-        return arrays.from_numpy(np.asarray(given), f"Entry {path} of the batch")
-    if isinstance(given, list | tuple):
-        return torch.as_tensor(given) if _numbers(given) else given
-    if isinstance(given, int | float):
-        return torch.as_tensor(given)
-    raise InputError(
-        Code.SHAPE,
-        f"Entry {path} of the batch needs one value per sample",
-        got=type(given).__name__,
-        expected="a tensor or array, or a list of one object per sample",
-    )
+        if name not in objects and not (isinstance(one, Tensor) and one.ndim) or len(one) != n:
+            got = f"a list of {len(one)}" if name in objects else outline(one)
+            expected = f"{n} of them in a tensor or array, or a list of {n} objects"
+            raise _refused(f"Entry {name} of the batch needs one value per sample", got, expected)
+    ends = [leaf.rpartition(".")[2] for leaf in chosen]
+    taken = [end for end, leaf in zip(ends, chosen, strict=True) if end in leaves and end != leaf]
+    if len(set(ends)) < len(ends) or not all(map(str.isdigit, taken)):
+        ends = chosen
+    called = {leaf: int(end) if end.isdigit() else end for leaf, end in zip(chosen, ends, strict=True)}
+    moved = last and len(chosen) == 1 and leaves[chosen[0]].ndim > 2
+    names = {leaf: called.get(leaf, leaf) for leaf in leaves}
+    return Layout(tree, names, tuple(chosen), frozenset(objects), moved), Batch(tree, leaves)
 
 
 def _chosen(
     tree: Any, leaves: Mapping[str, Any], explained: Sequence[Name] | None, several: bool
-) -> dict[str, Name]:
-    """The leaves that are explained, with their names: the ends of theirs where these differ."""
-    fit = [
-        name
-        for name, one in leaves.items()
-        if isinstance(one, Tensor) and one.is_floating_point() and one.ndim > 1
-    ]
+) -> list[str]:
+    """The leaves that are explained."""
+    fit = [k for k, one in leaves.items() if isinstance(one, Tensor) and one.is_floating_point()]
+    fit = [k for k in fit if leaves[k].ndim > 1]
     if explained is not None:
         found = [_named(name, leaves) for name in explained]
     elif isinstance(tree, Mapping):
         found = fit if len(fit) == 1 else []
     elif isinstance(tree[0], Leaf):
-        found = [] if several and len(fit) > 1 else [tree[0]]
+        found = [] if several and len(fit) > 1 else [str(tree[0])]
     else:
         found = [name for name in fit if name.startswith("0.")]
-    if not found:
-        raise InputError(
-            Code.SHAPE,
-            "It is not clear which entries of the batch to explain",
-            got=f"entries {', '.join(leaves)}, of which {', '.join(fit) or 'none'} can be",
-            fix="Pass explained=… to ExplanationTask, keys or positions of the entries",
-        )
-    ends = [name.rpartition(".")[2] for name in found]
-    taken = [end for leaf, end in zip(found, ends, strict=True) if end in leaves and end != leaf]
-    if len(set(ends)) < len(ends) or not all(end.isdigit() for end in taken):
-        ends = found
-    return {leaf: int(end) if end.isdigit() else end for leaf, end in zip(found, ends, strict=True)}
+    if found:
+        return found
+    raise _refused(
+        "It is not clear which entries of the batch to explain",
+        f"entries {', '.join(leaves)}, of which {', '.join(fit) or 'none'} can be",
+        fix="Pass explained=… to ExplanationTask, keys or positions of the entries",
+    )
 
 
 def _named(name: Name, leaves: Mapping[str, Any]) -> str:
@@ -198,25 +162,18 @@ def _named(name: Name, leaves: Mapping[str, Any]) -> str:
     found = found or [leaf for leaf in leaves if leaf.endswith(f".{name}")]
     if len(found) == 1:
         return found[0]
-    raise InputError(
-        Code.SHAPE,
+    raise _refused(
         f"Several entries are called {name!r}" if found else f"The entry to explain, {name!r}, is not there",
-        got=f"entries {', '.join(leaves)}",
+        f"entries {', '.join(leaves)}",
         fix="Pass explained=… with keys or positions of entries of the batch",
     )
 
 
 def _check_features(name: str, given: Any) -> None:
-    """What `Task.check` refuses of features in words that fit entries of a batch."""
-    axes = given.ndim if isinstance(given, Tensor) else 0
-    if axes < 2:
-        raise InputError(
-            Code.SHAPE,
-            f"Entry {name} of the batch is to be explained, so it needs a batch axis and features",
-            got=f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__,
-            expected=EXPECTED,
-            fix=None if isinstance(given, Tensor) else "Stack the samples to one tensor (b, *f)",
-        )
+    """What `Task.check` refuses of features, in words that fit entries of a batch."""
+    if not isinstance(given, Tensor) or given.ndim < 2:
+        what = f"Entry {name} of the batch is to be explained, so it needs a batch axis and features"
+        raise _refused(what, outline(given), EXPECTED, "Stack the samples to one tensor (b, *f)")
     if len(given) and not given.is_floating_point():
         raise InputError(
             Code.DTYPE,
@@ -226,3 +183,7 @@ def _check_features(name: str, given: Any) -> None:
             fix="Pass their embeddings, such as model.embedding(ids), to functions that go on from there; of "
             "pictures pass x.float() / 255",
         )
+
+
+def _refused(what: str, got: str, expected: str | None = None, fix: str | None = None) -> InputError:
+    return InputError(Code.SHAPE, what, got=got, expected=expected, fix=fix)

@@ -26,7 +26,7 @@ from abe.engines.runtime.work import out_of_memory
 from abe.errors import AbeError, Code, ModelError
 from abe.explainers.batches import Layout
 from abe.explainers.found import free_name
-from abe.explainers.rows import Batch, Record, called, recording
+from abe.explainers.rows import Batch, Calls, Record, called, recorded
 from abe.instrument.whose import calling
 from abe.objectives import Captured
 from abe.task.base import Task
@@ -49,13 +49,14 @@ class Held:
 
     Attributes:
         loss, forward: the user's functions.
-        means: the modules that they refer to, by name.
-        named: the same by the names that they have as parts of `Functions`.
-        classes: whether forward_fn gives a tensor; else the output is the score itself.
+        means, named: the modules that they refer to, by name, and by the names they have in `Functions`.
+        pick: finds the output tensor in what forward_fn gives for so many rows.
+        classes: whether there is one; else the output is the score itself.
         apart: rows are run one by one.
         own: the loss runs its modules itself, beside those of forward_fn.
         trial: what tells whether the loss is a class score.
         known: the class score that it is for the samples at hand.
+        ledger, objects: by number, chunks that ran, and entries of batches that are no tensors.
     """
 
     loss: Callable[[Any], Any]
@@ -79,17 +80,17 @@ class Held:
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("functions of a batch are not copied")
 
-    def put(self, store: dict[int, Any], things: Sequence[Any], most: int) -> range:
-        """Numbers by which things are found again in a store of the last ``most`` of them."""
+    def put(self, store: dict[int, Any], things: Sequence[Any], most: int) -> Tensor:
+        """(n,) numbers by which things are found again in a store of the last ``most`` of them."""
         first, self.serial = self.serial, self.serial + len(things)
         store.update(zip(range(first, self.serial), things, strict=True))
         while len(store) > most:
             del store[next(iter(store))]
-        return range(first, self.serial)
+        return torch.arange(first, self.serial)
 
     def keep(self, objects: Sequence[Any]) -> Tensor:
-        """(n,) numbers by which entries that are no tensors are found again."""
-        return torch.tensor(self.put(self.objects, objects, MOST_OBJECTS))
+        """(n,) numbers of entries that are no tensors."""
+        return self.put(self.objects, objects, MOST_OBJECTS)
 
     def modules(self) -> list[nn.Module]:
         """All modules of the functions."""
@@ -99,19 +100,19 @@ class Held:
         """Run the functions on a batch, in the way that was settled."""
         found, modules = list[Record](), self.modules()
         for rows in batch.rows() if self.apart else [batch]:
-            record = Record(rows, [])
+            answer, calls = None, Calls()
             if self.forward is not None and self.classes:
-                with recording(modules) as record.calls:
-                    record.answer = self.pick(called(self.forward, rows), rows.n)
+                answer, calls = recorded(self.forward, rows, modules)
+                answer = self.pick(answer, len(rows))
             if self.own:
-                with recording(modules) as record.calls:
-                    called(self.loss, rows)
-            found.append(record)
+                calls = recorded(self.loss, rows, modules)[1]
+            found.append(Record(rows, calls, answer))
         return found
 
-    def scores(self, record: Record, outputs: Tensor | None = None) -> Tensor:
-        """(n,) −loss of each row of a record on its own, of other outputs where these are given."""
-        return record.scores(self.loss, self.modules(), outputs)
+    def scores(self, records: Sequence[Record]) -> Tensor:
+        """(n,) −loss of each row of some records on its own."""
+        modules = self.modules()
+        return torch.cat([one.scores(self.loss, modules) for one in records])
 
 
 class Functions(nn.Module):
@@ -151,19 +152,18 @@ class Functions(nn.Module):
     @calling
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Any:
         """What forward_fn gives; (n, 1) −loss where that is no tensor."""
-        held = self.held
-        if held.layout is None:
+        held, layout = self.held, self.held.layout
+        if layout is None:
             raise RuntimeError("no batch was read yet")
-        batch = held.layout.batch(args, kwargs, held.objects)
+        batch = layout.batch(args, kwargs, held.objects)
         with meant(self):
             if held.known is not None and held.forward is not None and not held.apart:
                 return called(held.forward, batch)
             records = held.run(batch)
             if not held.classes:
-                return torch.cat([held.scores(one) for one in records])[:, None]
+                return held.scores(records)[:, None]
         with torch._C.DisableTorchFunction():
-            (number,) = held.put(held.ledger, [(records, self)], KEPT)
-            ticket = torch.full((batch.n,), number)
+            ticket = held.put(held.ledger, [(records, self)], KEPT).expand(len(batch))
         self.get_submodule(TICKET)(ticket)
         answers = [one.answer for one in records if one.answer is not None]
         return answers[0] if len(answers) == 1 else torch.cat(answers)
@@ -213,12 +213,11 @@ class LossScore:
     def __call__(self, outputs: Captured, target: Tensor) -> Tensor:
         """(n,) −loss."""
         with torch._C.DisableTorchFunction():
-            number = int(outputs.layers[TICKET][0])
-        records, functions = self._held.ledger[number]
-        parts = outputs.outputs.split([one.batch.n for one in records])
+            records, functions = self._held.ledger[int(outputs.layers[TICKET][0])]
+        parts, modules = outputs.outputs.split([len(one.batch) for one in records]), self._held.modules()
         with naming("loss_fn"), meant(functions):
-            scores = [self._held.scores(one, part) for one, part in zip(records, parts, strict=True)]
-        return torch.cat(scores)
+            pairs = zip(records, parts, strict=True)
+            return torch.cat([one.scores(self._held.loss, modules, part) for one, part in pairs])
 
     def __repr__(self) -> str:
         return f"LossScore({getattr(self._held.loss, '__qualname__', type(self._held.loss).__name__)})"

@@ -5,11 +5,9 @@ that row alone, and where it calls one of these modules again it is given the ro
 returned. So sums, means and blocks inside the loss cannot mix samples, and no module runs twice.
 """
 
-import copy
-from collections import Counter
-from collections.abc import Callable, Generator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 from abe.checks import outline
 from abe.errors import Code, ModelError
 from abe.instrument.whose import calling
+from abe.task.select import rebuilt
 
 _CALL = "_compiled_call_impl"
 """What ``nn.Module.__call__`` looks for first: what stands there runs in place of forward and hooks."""
@@ -38,51 +37,24 @@ class NoMatchError(ModelError):
         )
 
 
-def rebuilt(given: Any, change: Callable[[str, Any], Any], path: str = "") -> Any:
-    """A copy of dicts, lists, tuples and dataclasses inside each other.
-
-    Args:
-        given: the outermost.
-        change: ``(path, what is there) -> what takes its place``; what it gives back is gone through itself.
-        path: of what is given, as in ``"0.image"``.
-    """
-    made = change(path, given)
-    if made is not given:
-        return made
-    if isinstance(given, list | tuple):
-        items = [rebuilt(one, change, f"{path}.{i}" if path else str(i)) for i, one in enumerate(given)]
-        kind: Any = type(given)
-        return kind(*items) if hasattr(given, "_fields") else kind(items)
-    if isinstance(given, Mapping):
-        twin: Any = copy.copy(given) if isinstance(given, MutableMapping) else dict(given)
-        for key, one in given.items():
-            twin[key] = rebuilt(one, change, f"{path}.{key}" if path else str(key))
-        return twin
-    if is_dataclass(given) and not isinstance(given, type):
-        twin = copy.copy(given)
-        for field in fields(given):
-            object.__setattr__(twin, field.name, rebuilt(getattr(given, field.name), change, field.name))
-        return twin
-    return given
-
-
 class Leaf(str):
     """The place of one tensor, or of one list with an object per sample, in a batch."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Batch:
     """A batch as the user's functions take it.
 
     Attributes:
         tree: lists, tuples and dicts as in the user's batch, with a `Leaf` in the place of every entry.
         leaves: name -> (n, …) tensor, or a list of n objects.
-        n: samples.
     """
 
     tree: Any
     leaves: Mapping[str, Any]
-    n: int
+
+    def __len__(self) -> int:
+        return len(next(iter(self.leaves.values())))
 
     def whole(self) -> Any:
         """The user's batch, in memory of its own: a function may write into it."""
@@ -91,10 +63,8 @@ class Batch:
 
     def rows(self) -> list["Batch"]:
         """Every sample as a batch of its own."""
-        return [
-            Batch(self.tree, {name: one[i : i + 1] for name, one in self.leaves.items()}, 1)
-            for i in range(self.n)
-        ]
+        cuts = (slice(i, i + 1) for i in range(len(self)))
+        return [Batch(self.tree, {name: one[cut] for name, one in self.leaves.items()}) for cut in cuts]
 
 
 @calling
@@ -106,39 +76,36 @@ def called(function: Callable[[Any], Any], batch: Batch) -> Any:
 @contextmanager
 def _intercepting(modules: Sequence[nn.Module], handler: Callable[..., Any]) -> Generator[None]:
     """Calls of modules go to ``handler(module, call, *args, **kwargs)``; modules are as found afterwards."""
-    tables = [(module, vars(module), vars(module).get(_CALL)) for module in modules]
+    tables = [(vars(module), vars(module).get(_CALL), module) for module in modules]
     try:
-        for module, table, was in tables:
+        for table, was, module in tables:
             table[_CALL] = partial(handler, module, was or module._call_impl)
         yield
     finally:
-        for _, table, was in tables:
+        for table, was, _ in tables:
+            table[_CALL] = was
             if was is None:
-                table.pop(_CALL, None)
-            else:
-                table[_CALL] = was
+                del table[_CALL]
 
 
-@contextmanager
-def recording(modules: Sequence[nn.Module]) -> Generator[Calls]:
-    """What the outermost of these modules return inside the ``with`` block."""
-    calls, inside = Calls(), False
+def recorded(function: Callable[[Any], Any], batch: Batch, modules: Sequence[nn.Module]) -> tuple[Any, Calls]:
+    """What a function gives for a batch, and what the outermost of these modules returned in it."""
+    calls, inside = Calls(), 0
 
     @calling
     def run(module: nn.Module, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         nonlocal inside
-        if inside:
-            return call(*args, **kwargs)
-        inside = True
+        inside += 1
         try:
             output = call(*args, **kwargs)
         finally:
-            inside = False
-        calls.append((module, output))
+            inside -= 1
+        if not inside:
+            calls.append((module, output))
         return output
 
     with _intercepting(modules, run):
-        yield calls
+        return called(function, batch), calls
 
 
 @dataclass
@@ -153,7 +120,7 @@ class Record:
 
     batch: Batch
     calls: Calls
-    answer: Tensor | None = None
+    answer: Tensor | None
 
     def scores(
         self, loss: Callable[[Any], Any], modules: Sequence[nn.Module], outputs: Tensor | None = None
@@ -168,40 +135,37 @@ class Record:
         Raises:
             NoMatchError: the loss calls modules in another way than they were called.
         """
-        held, at = dict[int, list[Any]](), Counter[int]()
-        same = outputs is not None and self.answer is not None and outputs.numel() == self.answer.numel()
-        for module, output in self.calls:
-            held.setdefault(id(module), []).append(output)
         weights = {id(one) for module, _ in self.calls for one in module.parameters()}
-        row, parts = 0, 0
+        left, row, parts = dict[int, list[Any]](), 0, 0
 
         def cut(path: str, one: Any) -> Any:
             """The row's part of what has an entry per row; detectors return a list of such."""
             nonlocal parts
-            if outputs is not None and same and one is self.answer:
+            if outputs is not None and one is self.answer and outputs.numel() == one.numel():
                 one = outputs.reshape(one.shape)
             listed = type(one) is list and not any(isinstance(item, Tensor) for item in one)
-            if not (listed or (isinstance(one, Tensor) and one.ndim)) or len(one) != self.batch.n:
+            if not (listed or (isinstance(one, Tensor) and one.ndim)) or len(one) != len(self.batch):
                 return one
             parts += 1
             return one[row : row + 1]
 
         @calling
         def play(module: nn.Module, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            if id(module) not in held:
-                if any(id(one) in weights for one in module.parameters()):
-                    raise NoMatchError("a part of a module was called that ran whole, or the other way round")
-                return call(*args, **kwargs)
-            at[id(module)] += 1
-            if at[id(module)] > len(held[id(module)]):
-                raise NoMatchError("a module was called more often")
-            before, part = parts, rebuilt(held[id(module)][at[id(module)] - 1], cut)
-            return part if parts > before else call(*args, **kwargs)
+            if id(module) in left:
+                if not left[id(module)]:
+                    raise NoMatchError("a module was called more often")
+                before, part = parts, rebuilt(left[id(module)].pop(0), cut)
+                return part if parts > before else call(*args, **kwargs)
+            if any(id(one) in weights for one in module.parameters()):
+                raise NoMatchError("a part of a module was called that ran whole, or the other way round")
+            return call(*args, **kwargs)
 
         losses = list[Tensor]()
         with _intercepting(modules, play):
             for row, one in enumerate(self.batch.rows()):
-                at.clear()
+                left.clear()
+                for module, output in self.calls:
+                    left.setdefault(id(module), []).append(output)
                 losses.append(one_number(called(loss, one)))
         return -torch.stack(losses)
 
@@ -215,8 +179,5 @@ def one_number(loss: Any) -> Tensor:
     if isinstance(loss, Tensor) and loss.numel() == 1:
         return loss.reshape(())
     raise ModelError(
-        Code.OUTPUT_SHAPE,
-        "loss_fn must return one number",
-        got=outline(loss),
-        expected="a scalar tensor",
+        Code.OUTPUT_SHAPE, "loss_fn must return one number", got=outline(loss), expected="a scalar tensor"
     )

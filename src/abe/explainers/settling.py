@@ -65,13 +65,13 @@ def settle(held: Held, batch: Batch) -> Tensor | None:
     """
     losses, answers = list[Tensor](), list[Tensor]()
     with _refusing_unknown(held):
-        for row in batch.rows():
-            answer = None if held.forward is None else _answer(held, row)
-            answers += [] if answer is None else [answer]
+        for row in batch.rows() if held.forward is not None else ():
+            with naming("forward_fn"):
+                answers += _tensor_in(held, called(held.forward, row))
         for row in batch.rows():
             with naming("loss_fn"):
                 losses.append(one_number(called(held.loss, row)))
-    held.classes = len(answers) == batch.n
+    held.classes = len(answers) == len(losses)
     outputs = torch.cat(answers) if held.classes else None
     for held.apart, held.own in WAYS:
         if (held.own or held.classes) and _gives(held, batch, outputs, -torch.stack(losses)):
@@ -79,37 +79,36 @@ def settle(held: Held, batch: Batch) -> Tensor | None:
     return outputs
 
 
-def _answer(held: Held, row: Batch) -> Tensor | None:
-    """What forward_fn gives for one row, as the task reads it; None where that is no tensor."""
-    with naming("forward_fn"):
-        raw = None if held.forward is None else called(held.forward, row)
+def _tensor_in(held: Held, raw: Any) -> list[Tensor]:
+    """The output for one row, as the task reads it; nothing where there is no tensor."""
     try:
         found = held.pick(raw, 1)
     except ModelError as problem:
         if problem.code is not Code.OUTPUT_TYPE:
             raise
-        return None
-    return found if isinstance(found, Tensor) else None
+        return []
+    return [found] if isinstance(found, Tensor) else []
 
 
 def _gives(held: Held, batch: Batch, outputs: Tensor | None, scores: Tensor) -> bool:
     """Whether the functions, run as they are now, give these outputs and scores."""
     try:
         records = held.run(batch)
-        found = torch.cat([held.scores(one) for one in records])
         answers = [one.answer for one in records if one.answer is not None]
-        return _alike(found, scores) and (outputs is None or _alike(torch.cat(answers), outputs))
+        pairs = [
+            (held.scores(records), scores),
+            *([] if outputs is None else [(torch.cat(answers), outputs)]),
+        ]
     except Exception as problem:  # what works for one row alone may fail for two
         if out_of_memory(problem):
             raise
         return False
-
-
-def _alike(one: Tensor, other: Tensor) -> bool:
-    limit = max(ALIKE.get(other.dtype, 1e-2), 1e-3 if other.is_cuda else 0)
-    one, other = one.double(), other.double()
-    same = one.shape == other.shape
-    return same and bool((one - other).abs().max() <= limit * other.abs().max().clamp(min=1e-6))
+    limit = max(ALIKE.get(scores.dtype, 1e-2), 1e-3 if scores.is_cuda else 0)
+    return all(
+        one.shape == other.shape
+        and bool((one - other).abs().max() <= limit * other.abs().max().clamp(min=1e-6))
+        for one, other in ((one.double(), other.double()) for one, other in pairs)
+    )
 
 
 @contextmanager
@@ -128,7 +127,57 @@ def _refusing_unknown(held: Held) -> Generator[None]:
         handle.remove()
 
 
-def recognised(held: Held, row: Batch, outputs: Tensor, classes: str | None) -> "Trial | None":
+@dataclass(frozen=True)
+class Trial:
+    """A sample on which a loss is compared with class scores.
+
+    Attributes:
+        held: the functions.
+        record: of the sample.
+        outputs: (1, C) of the sample.
+        classes: name of the entry with the class; None where the output is a single one.
+        names: of the class scores that the loss agreed with.
+    """
+
+    held: Held
+    record: Record
+    outputs: Tensor
+    classes: str | None
+    names: Sequence[str]
+
+    def agreeing(self, row: Batch, target: int, number: int) -> Sequence[str]:
+        """Those of the class scores that say the same as the loss of a sample, for another output.
+
+        Args:
+            row: the sample.
+            target: the class that the loss is asked for.
+            number: of the output, which is random.
+        """
+        draws = torch.Generator().manual_seed(number)
+        made = torch.randn(self.outputs.shape, generator=draws, dtype=torch.float64).to(self.outputs)
+        made, asked = made * SCALES[number % len(SCALES)], torch.tensor([target], device=made.device)
+        leaves = dict(row.leaves)
+        if self.classes is not None:
+            leaves[self.classes] = torch.full_like(leaves[self.classes], target)
+        record = replace(self.record, batch=replace(row, leaves=leaves))
+        try:
+            found = record.scores(self.held.loss, self.held.modules(), made)
+        except Exception:  # a loss may insist on some classes; it is called as it is, then
+            return ()
+        scores: dict[str, Any] = {name: as_objective(name)(made, asked) for name in self.names}
+        return [name for name in self.names if torch.allclose(found, scores[name], rtol=1e-5, atol=1e-6)]
+
+    def score_of(self, batch: Batch) -> str | None:
+        """The class score that the loss is the negative of for every sample with its own entries."""
+        most = self.outputs.shape[1] - 1
+        for number, row in enumerate(batch.rows()):
+            given = 0 if self.classes is None else int(row.leaves[self.classes].reshape(()))
+            if not self.agreeing(row, min(max(given, 0), most), number):
+                return None
+        return self.names[0]
+
+
+def recognised(held: Held, row: Batch, outputs: Tensor, classes: str | None) -> Trial | None:
     """The class score that the loss is the negative of, whatever the outputs and classes; None for none.
 
     Compared for every class on random outputs of several sizes. A single output is its own score.
@@ -142,61 +191,9 @@ def recognised(held: Held, row: Batch, outputs: Tensor, classes: str | None) -> 
     count = outputs.shape[1] if outputs.ndim == 2 else 0
     if held.own or not 1 <= count <= MOST_CLASSES or (count > 1 and (held.apart or classes is None)):
         return None
-    (record,) = held.run(row)
-    trial = Trial(held, record, outputs, classes if count > 1 else None)
-    names = KNOWN[: None if count > 1 else 1]
+    trial = Trial(held, *held.run(row), outputs, *((None, KNOWN[:1]) if count == 1 else (classes, KNOWN)))
     for number in range(max(count, 2 * len(SCALES))):
-        names = trial.agreeing(row, number % count, number, names)
-    return replace(trial, name=names[0]) if names else None
-
-
-@dataclass
-class Trial:
-    """A sample on which a loss is compared with class scores.
-
-    Attributes:
-        held: the functions.
-        record: of the sample.
-        outputs: (1, C) of the sample.
-        classes: name of the entry with the class; None where the output is a single one.
-        name: the class score that the loss agreed with.
-    """
-
-    held: Held
-    record: Record
-    outputs: Tensor
-    classes: str | None
-    name: str = ""
-
-    def agreeing(self, row: Batch, target: int, number: int, names: Sequence[str]) -> Sequence[str]:
-        """Those of the class scores that say the same as the loss of a sample, for another output.
-
-        Args:
-            row: the sample.
-            target: the class that the loss is asked for.
-            number: of the output, which is random.
-            names: of the scores.
-        """
-        if not names:
-            return names
-        draws = torch.Generator().manual_seed(number)
-        made = torch.randn(self.outputs.shape, generator=draws, dtype=torch.float64).to(self.outputs)
-        made = made * SCALES[number % len(SCALES)]
-        leaves, asked = dict(row.leaves), torch.tensor([target], device=made.device)
-        if self.classes is not None:
-            leaves[self.classes] = torch.full_like(leaves[self.classes], target)
-        try:
-            found = self.held.scores(replace(self.record, batch=replace(row, leaves=leaves)), made)
-        except Exception:  # a loss may insist on some classes; it is called as it is, then
-            return ()
-        scores: dict[str, Any] = {name: as_objective(name)(made, asked) for name in names}
-        return [name for name in names if torch.allclose(found, scores[name], rtol=1e-5, atol=1e-6)]
-
-    def holds(self, batch: Batch) -> bool:
-        """Whether the loss is the negative of this class score for every sample with its own entries."""
-        most = self.outputs.shape[1] - 1
-        for number, row in enumerate(batch.rows()):
-            given = 0 if self.classes is None else int(row.leaves[self.classes].reshape(()))
-            if not self.agreeing(row, min(max(given, 0), most), number, (self.name,)):
-                return False
-        return True
+        trial = replace(trial, names=trial.agreeing(row, number % count, number))
+        if not trial.names:
+            return None
+    return trial

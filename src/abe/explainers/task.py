@@ -13,7 +13,7 @@ from abe.checks import no_such
 from abe.engines.path.dynamic import UpdatePath
 from abe.engines.path.steps.estimators import Shown
 from abe.errors import Code, SpecError, note
-from abe.explainers.batches import Name, read, turned
+from abe.explainers.batches import Layout, Name, read
 from abe.explainers.found import modules_of
 from abe.explainers.model import Functions, Held, LossScore
 from abe.explainers.rows import Batch
@@ -168,36 +168,35 @@ class ExplanationTask:
 
     def _lift(self, task: Task, raw: Any) -> Lifted:
         held, several = self._held, self.model_type is ModelType.MULTIMODAL
-        held.layout, batch = read(raw, self.explained, last=self.channels == -1, several=several)
-        found = held.layout.lifted(batch, held, task.device)
+        layout, batch = read(raw, self.explained, last=self.channels == -1, several=several)
+        found = layout.lifted(batch, held, task.device)
         task.check(found.x)
         on = {k: v.detach().to(task.device) if isinstance(v, Tensor) else v for k, v in batch.leaves.items()}
-        batch = replace(batch, leaves=on)
-        form = repr(batch.tree), held.layout.objects, tuple(len(part.shape) for part in found.parts)
+        batch, held.layout = replace(batch, leaves=on), layout
+        form = repr(batch.tree), layout.objects, [batch.leaves[leaf].ndim for leaf in layout.explained]
         if self._settled != form:
-            self._settle(task, batch)
+            self._settle(task, batch, layout)
             self._settled = form
         with torch.no_grad():
-            held.known = held.trial.name if held.trial is not None and held.trial.holds(batch) else None
+            held.known = None if held.trial is None else held.trial.score_of(batch)
         for one in (task, task.origin, self.task):
-            known = "logits" if held.known else self._kind
-            one.output_kind = known if held.classes else "regression"
+            one.output_kind = "regression" if not held.classes else "logits" if held.known else self._kind
         notes = [note(Code.COUPLED_ROWS, ALONE)] if held.apart else []
         if self.forward_fn is not None and not held.classes:
             notes.append(note(Code.OUTPUT_TYPE, UNREAD))
         return replace(found, notes=tuple(notes))
 
-    def _settle(self, task: Task, batch: Batch) -> None:
+    def _settle(self, task: Task, batch: Batch, layout: Layout) -> None:
         """Find out on two rows how the functions run, and what the loss is."""
         held, model, kind = self._held, task.model, self._kind
         held.known = held.trial = None
-        self._classes = _classes(batch, held.layout.explained if held.layout else {})
-        rows = replace(batch, leaves={name: _mirrored(one) for name, one in batch.leaves.items()}, n=2)
+        self._classes = _classes(batch, layout.explained)
+        rows = replace(batch, leaves={name: _mirrored(one) for name, one in batch.leaves.items()})
         with holding(model):
             check_model(model)
             with as_found(model), eager(model), torch.no_grad():
                 outputs = settle(held, rows)
-                if kind == "auto" and outputs is not None:
+                if kind == "auto":
                     kind = kind_of(outputs, None) or kind
                 if outputs is not None and kind == "logits":
                     held.trial = recognised(held, rows.rows()[0], outputs[:1], self._classes)
@@ -238,11 +237,12 @@ class ExplanationTask:
 
     def shown(self, explanation: Explanation) -> Explanation:
         """The result with its axes as the user's batch has them."""
-        if all(part.channels == 1 for part in explanation.parts):
+        if self._held.layout is None or not self._held.layout.last:
             return explanation
         maps = {name: getattr(explanation, name) for name in ("attribution", "x", "standard_error")}
         back = {k: None if one is None else one.movedim(1, -1).contiguous() for k, one in maps.items()}
-        parts = turned(explanation.parts, tuple(back["x"].shape[1:]))
+        shape = tuple(back["x"].shape[1:])
+        parts = tuple(replace(p, stop=shape[0], shape=shape, channels=1) for p in explanation.parts)
         return replace(explanation, **back, parts=parts, channels=-1)
 
     def release(self) -> None:
@@ -250,7 +250,7 @@ class ExplanationTask:
         self._held.ledger.clear()
 
 
-def _classes(batch: Batch, explained: Mapping[str, Name]) -> str | None:
+def _classes(batch: Batch, explained: Sequence[str]) -> str | None:
     """The second entry of a batch, or the one called y or target, where it has a whole number per sample."""
     names = CALLED if isinstance(batch.tree, Mapping) else ("1",)
     named = [name for name in names if name in batch.leaves]
