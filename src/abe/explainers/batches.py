@@ -26,7 +26,7 @@ class Layout:
 
     Attributes:
         tree: as in `Batch`.
-        names: leaf -> what a task calls it; explained ones as they are called in a result, numbers are places.
+        names: leaf -> what a task calls it; explained ones as results call them, numbers are places.
         explained: leaves that are explained.
         objects: leaves that are lists with one object per sample.
         last: whether the channels of the explained entry are its last axis.
@@ -38,9 +38,7 @@ class Layout:
     objects: frozenset[str]
     last: bool
 
-    def batch(
-        self, args: Sequence[Tensor], kwargs: Mapping[str, Tensor], objects: Mapping[int, Any]
-    ) -> Batch:
+    def batch(self, args: Sequence[Tensor], kwargs: dict[str, Tensor], objects: dict[int, Any]) -> Batch:
         """The user's batch from what a task passes to its model, and numbered objects.
 
         Raises:
@@ -57,10 +55,9 @@ class Layout:
                 fix="Pass the whole batch, as a list or dict, or what ExplanationTask.prepare gives",
             )
         leaves: dict[str, Any] = {leaf: given[name] for leaf, name in self.names.items()}
-        return Batch(
-            self.tree,
-            leaves | {leaf: [objects[i] for i in leaves[leaf].tolist()] for leaf in self.objects},
-        )
+        for leaf in self.objects:
+            leaves[leaf] = [objects[number] for number in leaves[leaf].tolist()]
+        return Batch(self.tree, leaves)
 
     def lifted(self, batch: Batch, held: Any, device: torch.device) -> Lifted:
         """A batch as a task takes it: explained entries packed, the others along with them.
@@ -119,7 +116,7 @@ def read(raw: Any, explained: Sequence[Name] | None, *, last: bool, several: boo
         _check_features(leaf, leaves[leaf])
     n, objects = len(leaves[chosen[0]]), {name for name, one in leaves.items() if isinstance(one, list)}
     for name, one in leaves.items():
-        if name not in objects and not (isinstance(one, Tensor) and one.ndim) or len(one) != n:
+        if not (name in objects or (isinstance(one, Tensor) and one.ndim)) or len(one) != n:
             got = f"a list of {len(one)}" if name in objects else outline(one)
             expected = f"{n} of them in a tensor or array, or a list of {n} objects"
             raise _refused(f"Entry {name} of the batch needs one value per sample", got, expected)

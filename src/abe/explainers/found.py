@@ -58,18 +58,18 @@ def _held(name: str, obj: Any) -> Iterable[tuple[str, Any]]:
     if isinstance(obj, FunctionType):
         return _of_function(inspect.unwrap(obj))
     if isinstance(obj, MethodType):
-        return (name, obj.__self__), (name, obj.__func__)
+        return [(name, obj.__self__), (name, obj.__func__)]
     if isinstance(obj, partial):
-        return *((name, one) for one in (obj.func, *obj.args)), *obj.keywords.items()
+        return [*((name, one) for one in (obj.func, *obj.args)), *obj.keywords.items()]
     if isinstance(obj, Mapping):
         return [(str(key), one) for key, one in obj.items()]
     if isinstance(obj, list | tuple | set | frozenset):
         return [(name, one) for one in obj]
     shut = isinstance(obj, type | Tensor) or inspect.ismodule(obj) or type(obj).__module__.startswith(_CLOSED)
     if shut or not hasattr(obj, "__dict__"):
-        return ()
-    calls = [vars(kind)["__call__"] for kind in type(obj).__mro__ if "__call__" in vars(kind)]
-    return *vars(obj).items(), *((name, one) for one in calls)
+        return []
+    calls = [vars(kind)["__call__"] for kind in inspect.getmro(type(obj)) if "__call__" in vars(kind)]
+    return [*vars(obj).items(), *((name, one) for one in calls)]
 
 
 def _of_function(function: Any) -> Iterator[tuple[str, Any]]:

@@ -29,7 +29,6 @@ from abe.explainers.found import free_name
 from abe.explainers.rows import Batch, Calls, Record, called, recorded
 from abe.instrument.whose import calling
 from abe.objectives import Captured
-from abe.task.base import Task
 
 ONLY = "_only"
 """The name of a single module with weights, whose parts are called as if it stood for all."""
@@ -54,8 +53,9 @@ class Held:
         classes: whether there is one; else the output is the score itself.
         apart: rows are run one by one.
         own: the loss runs its modules itself, beside those of forward_fn.
-        trial: what tells whether the loss is a class score.
-        known: the class score that it is for the samples at hand.
+        target: the entry of a batch with a class per sample, if any.
+        sample: on which the loss is compared with class scores.
+        known: the one that the loss is for the samples at hand.
         ledger, objects: by number, chunks that ran, and entries of batches that are no tensors.
     """
 
@@ -67,7 +67,8 @@ class Held:
     classes: bool = False
     apart: bool = False
     own: bool = False
-    trial: Any = None
+    target: str | None = None
+    sample: Record | None = None
     known: str | None = None
     layout: Layout | None = None
     ledger: dict[int, Any] = field(default_factory=dict[int, Any])

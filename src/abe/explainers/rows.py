@@ -162,7 +162,7 @@ class Record:
 
         losses = list[Tensor]()
         with _intercepting(modules, play):
-            for row, one in enumerate(self.batch.rows()):
+            for row, one in enumerate(self.batch.rows()):  # noqa: B007 - `cut` reads it
                 left.clear()
                 for module, output in self.calls:
                     left.setdefault(id(module), []).append(output)

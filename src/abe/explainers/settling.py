@@ -5,7 +5,7 @@ Every row is run alone, as the functions are, and the first way that gives the s
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from threading import get_ident
 from typing import Any
 
@@ -15,9 +15,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from abe.engines.runtime.work import out_of_memory
 from abe.errors import Code, ModelError
-from abe.explainers.found import free_name
 from abe.explainers.model import Held, keeps, naming
-from abe.explainers.rows import Batch, Record, called, one_number
+from abe.explainers.rows import Batch, called, one_number
 from abe.objectives import as_objective
 
 ALIKE = {torch.float64: 1e-7, torch.float32: 1e-4}
@@ -44,12 +43,6 @@ class UnknownModuleError(ModelError):
             fix="Let the functions refer to it by a name of their own, and make it outside them",
         )
         self.module = module
-
-    def beside(self, means: dict[str, nn.Module]) -> dict[str, nn.Module]:
-        """The modules with this one more, named after its class; what is part of it is left out."""
-        parts = {id(part) for part in self.module.modules()}
-        kept = {name: one for name, one in means.items() if id(one) not in parts}
-        return {**kept, free_name(type(self.module).__name__.lower(), kept): self.module}
 
 
 def settle(held: Held, batch: Batch) -> Tensor | None:
@@ -127,73 +120,43 @@ def _refusing_unknown(held: Held) -> Generator[None]:
         handle.remove()
 
 
-@dataclass(frozen=True)
-class Trial:
-    """A sample on which a loss is compared with class scores.
-
-    Attributes:
-        held: the functions.
-        record: of the sample.
-        outputs: (1, C) of the sample.
-        classes: name of the entry with the class; None where the output is a single one.
-        names: of the class scores that the loss agreed with.
-    """
-
-    held: Held
-    record: Record
-    outputs: Tensor
-    classes: str | None
-    names: Sequence[str]
-
-    def agreeing(self, row: Batch, target: int, number: int) -> Sequence[str]:
-        """Those of the class scores that say the same as the loss of a sample, for another output.
-
-        Args:
-            row: the sample.
-            target: the class that the loss is asked for.
-            number: of the output, which is random.
-        """
-        draws = torch.Generator().manual_seed(number)
-        made = torch.randn(self.outputs.shape, generator=draws, dtype=torch.float64).to(self.outputs)
-        made, asked = made * SCALES[number % len(SCALES)], torch.tensor([target], device=made.device)
-        leaves = dict(row.leaves)
-        if self.classes is not None:
-            leaves[self.classes] = torch.full_like(leaves[self.classes], target)
-        record = replace(self.record, batch=replace(row, leaves=leaves))
-        try:
-            found = record.scores(self.held.loss, self.held.modules(), made)
-        except Exception:  # a loss may insist on some classes; it is called as it is, then
-            return ()
-        scores: dict[str, Any] = {name: as_objective(name)(made, asked) for name in self.names}
-        return [name for name in self.names if torch.allclose(found, scores[name], rtol=1e-5, atol=1e-6)]
-
-    def score_of(self, batch: Batch) -> str | None:
-        """The class score that the loss is the negative of for every sample with its own entries."""
-        most = self.outputs.shape[1] - 1
-        for number, row in enumerate(batch.rows()):
-            given = 0 if self.classes is None else int(row.leaves[self.classes].reshape(()))
-            if not self.agreeing(row, min(max(given, 0), most), number):
-                return None
-        return self.names[0]
-
-
-def recognised(held: Held, row: Batch, outputs: Tensor, classes: str | None) -> Trial | None:
-    """The class score that the loss is the negative of, whatever the outputs and classes; None for none.
-
-    Compared for every class on random outputs of several sizes. A single output is its own score.
+def recognised(held: Held, row: Batch, outputs: Tensor) -> Sequence[str]:
+    """The class scores that the loss is the negative of, whatever the outputs and the class.
 
     Args:
-        held: the functions, settled.
-        row: one sample.
-        outputs: (1, C) of the sample.
-        classes: name of the entry of the batch with a class per sample.
+        held: the functions, settled; they keep the sample on which losses are compared.
+        row: that sample, which is asked for every class.
+        outputs: (1, C) of the sample; a single one is its own score.
     """
     count = outputs.shape[1] if outputs.ndim == 2 else 0
-    if held.own or not 1 <= count <= MOST_CLASSES or (count > 1 and (held.apart or classes is None)):
-        return None
-    trial = Trial(held, *held.run(row), outputs, *((None, KNOWN[:1]) if count == 1 else (classes, KNOWN)))
+    if held.own or not 1 <= count <= MOST_CLASSES or (count > 1 and (held.apart or held.target is None)):
+        return ()
+    (held.sample,) = held.run(row)
+    entries, rows = dict(row.leaves), list[Batch]()
     for number in range(max(count, 2 * len(SCALES))):
-        trial = replace(trial, names=trial.agreeing(row, number % count, number))
-        if not trial.names:
-            return None
-    return trial
+        if count > 1 and held.target is not None:
+            entries[held.target] = torch.full_like(entries[held.target], number % count)
+        rows.append(Batch(row.tree, dict(entries)))
+    return agreeing(held, rows, KNOWN if count > 1 else KNOWN[:1])
+
+
+def agreeing(held: Held, rows: Sequence[Batch], names: Sequence[str]) -> Sequence[str]:
+    """Those of the class scores that say the same as the loss of every sample, on random outputs."""
+    for number, row in enumerate(rows):
+        answer = None if held.sample is None else held.sample.answer
+        if not names or held.sample is None or answer is None:
+            return ()
+        draws, leaves = torch.Generator().manual_seed(number), dict(row.leaves)
+        made = torch.randn(answer.shape, generator=draws, dtype=torch.float64).to(answer)
+        made, asked = made * SCALES[number % len(SCALES)], torch.zeros(1, dtype=torch.long).to(answer.device)
+        if held.target is not None and answer.shape[1] > 1:
+            leaves[held.target] = leaves[held.target].clamp(0, answer.shape[1] - 1)
+            asked = leaves[held.target].reshape(1).long()
+        record = replace(held.sample, batch=Batch(row.tree, leaves))
+        try:
+            found = record.scores(held.loss, held.modules(), made)
+        except Exception:  # a loss may insist on some classes; it is called as it is, then
+            return ()
+        scores: dict[str, Any] = {name: as_objective(name)(made, asked) for name in names}
+        names = [name for name in names if torch.allclose(found, scores[name], rtol=1e-5, atol=1e-6)]
+    return names

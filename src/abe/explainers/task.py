@@ -17,7 +17,7 @@ from abe.explainers.batches import Layout, Name, read
 from abe.explainers.found import modules_of
 from abe.explainers.model import Functions, Held, LossScore
 from abe.explainers.rows import Batch
-from abe.explainers.settling import UnknownModuleError, recognised, settle
+from abe.explainers.settling import UnknownModuleError, agreeing, recognised, settle
 from abe.explanation import Explanation
 from abe.instrument.model_check import check_model, holding
 from abe.instrument.model_state import as_found
@@ -26,7 +26,7 @@ from abe.registry import Method, methods
 from abe.robustness.chain import Chain
 from abe.task.base import Lifted, Task
 from abe.task.channels import limits
-from abe.task.outputs import OutputKind, kind_of
+from abe.task.outputs import OutputKind, kind_of, told_apart
 from abe.task.targets import column
 
 MOST_UNKNOWN = 8
@@ -117,11 +117,12 @@ class ExplanationTask:
         low, high = limits(((0.0, 1.0) if image else None) if bounds == "auto" else bounds)
         self._kind: OutputKind = output_kind
         self._settled: Any = None
-        self._count, self._classes = 0, None
-        self._seen = modules_of(loss_fn, forward_fn)
-        self._held = Held(loss_fn, forward_fn, self._seen, lambda raw, n: self.task.pick(raw, n))
+        self._count, self._more = 0, list[nn.Module]()
+        self._agreed: Sequence[str] = ()
+        means = modules_of(loss_fn, forward_fn)
+        self._held = Held(loss_fn, forward_fn, means, lambda raw, n: Task.pick(self.task, raw, n))
         self._score = LossScore(self._held)
-        self.task = Task(
+        self.task: Task = Task(
             model=Functions(self._held),
             modality=self.model_type.value,
             lifter=self._lift,
@@ -147,24 +148,19 @@ class ExplanationTask:
         Raises:
             AbeError: the batch or the functions cannot be used.
         """
-        now = modules_of(self.loss_fn, self.forward_fn)
-        if now != self._seen:  # a variable may hold another model by now
-            self._seen = now
-            self._own(now)
         for left in reversed(range(MOST_UNKNOWN)):
+            means = modules_of(self.loss_fn, self.forward_fn, *self._more)
+            if means != self._held.means:  # a variable may hold another model by now
+                self._held.means, self._settled = means, None
+                self.task = replace(self.task, model=Functions(self._held))
             try:
                 found = self.task.lift(batch)
                 return found, self._target(found)
             except UnknownModuleError as problem:
+                self._more.append(problem.module)
                 if not left:
                     raise
-                self._own(problem.beside(self._held.means))
         raise RuntimeError("the loop returns or raises")
-
-    def _own(self, means: dict[str, nn.Module]) -> None:
-        """From now on these are the modules of the functions."""
-        self._held.means, self._settled = means, None
-        self.task = replace(self.task, model=Functions(self._held))
 
     def _lift(self, task: Task, raw: Any) -> Lifted:
         held, several = self._held, self.model_type is ModelType.MULTIMODAL
@@ -178,7 +174,7 @@ class ExplanationTask:
             self._settle(task, batch, layout)
             self._settled = form
         with torch.no_grad():
-            held.known = None if held.trial is None else held.trial.score_of(batch)
+            held.known = next(iter(agreeing(held, batch.rows(), self._agreed)), None)
         for one in (task, task.origin, self.task):
             one.output_kind = "regression" if not held.classes else "logits" if held.known else self._kind
         notes = [note(Code.COUPLED_ROWS, ALONE)] if held.apart else []
@@ -189,23 +185,20 @@ class ExplanationTask:
     def _settle(self, task: Task, batch: Batch, layout: Layout) -> None:
         """Find out on two rows how the functions run, and what the loss is."""
         held, model, kind = self._held, task.model, self._kind
-        held.known = held.trial = None
-        self._classes = _classes(batch, layout.explained)
+        held.known, held.target, self._agreed = None, _classes(batch, layout.explained), ()
         rows = replace(batch, leaves={name: _mirrored(one) for name, one in batch.leaves.items()})
         with holding(model):
             check_model(model)
             with as_found(model), eager(model), torch.no_grad():
                 outputs = settle(held, rows)
-                if kind == "auto":
-                    kind = kind_of(outputs, None) or kind
+                kind = kind_of(outputs, None) or kind if kind == "auto" else kind
                 if outputs is not None and kind == "logits":
-                    held.trial = recognised(held, rows.rows()[0], outputs[:1], self._classes)
-        flat = outputs is not None and outputs.ndim == 2
-        self._count = task.reading(output_kind=kind).classes(outputs) if flat else 0
+                    self._agreed = recognised(held, rows.rows()[0], outputs[:1])
+        self._count = told_apart(kind, outputs) if outputs is not None and outputs.ndim == 2 else 0
 
     def _target(self, found: Lifted) -> Tensor | None:
         """The entry with a class per sample, where it names classes of the output."""
-        given = None if self._classes is None else found.context.values.get(self._classes)
+        given = None if self._held.target is None else found.context.values.get(self._held.target)
         if given is None or not self._count:
             return None
         fits = bool(((given >= 0) & (given < self._count)).all())
@@ -241,7 +234,7 @@ class ExplanationTask:
             return explanation
         maps = {name: getattr(explanation, name) for name in ("attribution", "x", "standard_error")}
         back = {k: None if one is None else one.movedim(1, -1).contiguous() for k, one in maps.items()}
-        shape = tuple(back["x"].shape[1:])
+        shape = (*explanation.x.shape[2:], explanation.x.shape[1])
         parts = tuple(replace(p, stop=shape[0], shape=shape, channels=1) for p in explanation.parts)
         return replace(explanation, **back, parts=parts, channels=-1)
 
