@@ -1,17 +1,9 @@
 """Two functions of a batch as one module whose output is the classes, and a score that reads the loss.
 
-Which way of running is right is settled on two rows before anything is explained (`abe.explainers.settling`):
-
-==========================  ===========================  ==================================================
-modules run                 the loss reads               where
-==========================  ===========================  ==================================================
-once on all rows            what forward_fn's modules    both functions call the model alike
-                            returned
-once, and once more for     what its own modules         the loss runs the model in its own way, or
-the loss                    returned                     forward_fn gives no classes
-once per row                as the first, as the second  outputs belong to several rows, as similarities of
-                                                         all images with all texts
-==========================  ===========================  ==================================================
+Modules run once on all rows, and the loss reads what forward_fn's modules returned; or once more for a loss
+that runs the model in its own way, or where forward_fn gives no classes. Both happen row by row where outputs
+belong to several rows, as similarities of all images with all texts do. Which of these ways is right is
+settled on two rows before anything is explained (`abe.explainers.settling`).
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -132,9 +124,8 @@ class Functions(nn.Module):
         self._bare = ONLY if ONLY in held.named else ""
         for name, module in held.named.items():
             self.add_module(name, module)
-        ticket = nn.Identity()
-        self.add_module(TICKET, ticket)
-        self.training = ticket.training = False  # a note about training mode is about the user's modules
+        self.add_module(TICKET, nn.Identity().eval())
+        self.training = False  # a note about training mode is about the user's modules
         self.held = held
 
     def named_modules(

@@ -87,21 +87,22 @@ def _gives(held: Held, batch: Batch, outputs: Tensor | None, scores: Tensor) -> 
     """Whether the functions, run as they are now, give these outputs and scores."""
     try:
         records = held.run(batch)
-        answers = [one.answer for one in records if one.answer is not None]
-        pairs = [
-            (held.scores(records), scores),
-            *([] if outputs is None else [(torch.cat(answers), outputs)]),
-        ]
+        pairs = [(held.scores(records), scores)]
+        if outputs is not None:
+            answers = [one.answer for one in records if one.answer is not None]
+            pairs.append((torch.cat(answers), outputs))
     except Exception as problem:  # what works for one row alone may fail for two
         if out_of_memory(problem):
             raise
         return False
     limit = max(ALIKE.get(scores.dtype, 1e-2), 1e-3 if scores.is_cuda else 0)
-    return all(
-        one.shape == other.shape
-        and bool((one - other).abs().max() <= limit * other.abs().max().clamp(min=1e-6))
-        for one, other in ((one.double(), other.double()) for one, other in pairs)
-    )
+    for one, other in pairs:
+        if one.shape != other.shape:
+            return False
+        most = limit * other.double().abs().max().clamp(min=1e-6)
+        if not bool((one.double() - other.double()).abs().max() <= most):
+            return False
+    return True
 
 
 @contextmanager

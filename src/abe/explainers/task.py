@@ -103,18 +103,19 @@ class ExplanationTask:
         output_kind: OutputKind = "auto",
         labels: Any = None,
     ) -> None:
-        kinds = {one: one for one in ModelType} | {one.value: one for one in ModelType}
-        if model_type not in kinds:
+        kind = next((one for one in ModelType if model_type in (one, one.value)), None)
+        if kind is None:
             raise no_such("kind of model", model_type, [f"ModelType.{one.name}" for one in ModelType])
-        self.loss_fn, self.forward_fn, self.model_type = loss_fn, forward_fn, kinds[model_type]
+        self.loss_fn, self.forward_fn, self.model_type = loss_fn, forward_fn, kind
         self.explained = (explained,) if isinstance(explained, str | int) else explained
-        text, image = (self.model_type is ModelType(one) for one in ("text", "image"))
-        self.channels = (-1 if text else 1) if channels is None else channels
+        usual = -1 if kind is ModelType.NLPCLASSIFICATION else 1
+        self.channels = usual if channels is None else channels
         if self.channels not in (1, -1):
             raise SpecError(
                 Code.BAD_PARAMETER, "channels= is the axis of the channels", got=channels, expected="1 or -1"
             )
-        low, high = limits(((0.0, 1.0) if image else None) if bounds == "auto" else bounds)
+        unit = (0.0, 1.0) if kind is ModelType.IMAGECLASSIFICATION else None
+        low, high = limits(unit if isinstance(bounds, str) and bounds == "auto" else bounds)
         self._kind: OutputKind = output_kind
         self._settled: Any = None
         self._count, self._more = 0, list[nn.Module]()
@@ -124,7 +125,7 @@ class ExplanationTask:
         self._score = LossScore(self._held)
         self.task: Task = Task(
             model=Functions(self._held),
-            modality=self.model_type.value,
+            modality=kind.value,
             lifter=self._lift,
             low=low,
             high=high,

@@ -85,55 +85,17 @@ def tensor_task(
         (torch.Size([2, 3, 5]), ['point 0', 'point 1'])
     """
     laid = Axes.read(axes)
-    return laid_task(
-        model,
-        laid,
-        "tensor",
-        absent="mean" if bounds is None else "zero",
-        bounds=bounds,
-        mean=mean,
-        std=std,
-        channels=channels,
-        rate=rate,
-        window=window,
-        labels=labels,
-        output=output,
-        output_kind=output_kind,
-        explained=explained,
-        input_name=input_name,
-    )
-
-
-def laid_task(
-    model: nn.Module,
-    axes: Axes,
-    modality: str,
-    *,
-    absent: Any,
-    bounds: tuple[Numbers, Numbers] | None,
-    mean: Numbers | None,
-    std: Numbers | None,
-    channels: Sequence[str] | None,
-    rate: float | None,
-    window: int | None,
-    labels: Any,
-    output: Any,
-    output_kind: OutputKind,
-    explained: str | int | None,
-    input_name: str | None,
-) -> Task:
-    """A task of arrays whose axes are named; ``absent`` is its default reference."""
-    low, high = limits(bounds, len(axes.positions))
+    low, high = limits(bounds, len(laid.positions))
     names = None if channels is None else [str(one) for one in need_list("channels", channels, "names")]
-    if names is not None and axes.channels is None:
+    if names is not None and laid.channels is None:
         raise SpecError(
             Code.BAD_PARAMETER,
             "channels= names channels, and the axes have none",
-            got=f"axes {axes.words}",
+            got=f"axes {laid.words}",
             fix="Add the letter 'c' to axes=, or leave channels= out",
         )
     lifter = ArrayLifter(
-        axes=axes,
+        axes=laid,
         channels=None if names is None else tuple(names),
         rate=None if rate is None else float(POSITIVE.check("rate", rate)),
         window=None if window is None else COUNT.check("window", window),
@@ -142,16 +104,16 @@ def laid_task(
     )
     return Task(
         model=model,
-        modality=modality,
+        modality="tensor",
         lifter=lifter,
-        mean=per_channel("mean", mean, len(axes.positions)),
-        std=scale("std", std, len(axes.positions)),
+        mean=per_channel("mean", mean, len(laid.positions)),
+        std=scale("std", std, len(laid.positions)),
         low=low,
         high=high,
         labels=class_names(labels),
         output=output,
         output_kind=output_kind,
-        suits=suits(baseline=absent),
+        suits=suits(baseline="mean" if bounds is None else "zero"),
     )
 
 
