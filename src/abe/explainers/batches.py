@@ -4,17 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from abe import arrays
 from abe.checks import outline
 from abe.errors import Code, InputError
-from abe.explainers.rows import Batch, Leaf
 from abe.task.base import Context, Lifted
+from abe.task.entries import Entries, Leaf
 from abe.task.lifted import pack
-from abe.task.select import rebuilt
 
 Name = str | int
 EXPECTED = "[x (b, *f), y (b,), …], or a dict of such entries"
@@ -25,7 +22,7 @@ class Layout:
     """How a batch is built, and which of its entries are explained.
 
     Attributes:
-        tree: as in `Batch`.
+        tree: as in `Entries`.
         names: leaf -> what a task calls it; explained ones as results call them, numbers are places.
         explained: leaves that are explained.
         objects: leaves that are lists with one object per sample.
@@ -38,7 +35,7 @@ class Layout:
     objects: frozenset[str]
     last: bool
 
-    def batch(self, args: Sequence[Tensor], kwargs: dict[str, Tensor], objects: dict[int, Any]) -> Batch:
+    def batch(self, args: Sequence[Tensor], kwargs: dict[str, Tensor], objects: dict[int, Any]) -> Entries:
         """The user's batch from what a task passes to its model, and numbered objects.
 
         Raises:
@@ -57,9 +54,9 @@ class Layout:
         leaves: dict[str, Any] = {leaf: given[name] for leaf, name in self.names.items()}
         for leaf in self.objects:
             leaves[leaf] = [objects[number] for number in leaves[leaf].tolist()]
-        return Batch(self.tree, leaves)
+        return Entries(self.tree, leaves)
 
-    def lifted(self, batch: Batch, held: Any, device: torch.device) -> Lifted:
+    def lifted(self, batch: Entries, held: Any, device: torch.device) -> Lifted:
         """A batch as a task takes it: explained entries packed, the others along with them.
 
         Args:
@@ -80,7 +77,7 @@ class Layout:
         return Lifted(x.contiguous(), Context(values), names, () if unnamed else parts)
 
 
-def read(raw: Any, explained: Sequence[Name] | None, *, last: bool, several: bool) -> tuple[Layout, Batch]:
+def read(raw: Any, explained: Sequence[Name] | None, *, last: bool, several: bool) -> tuple[Layout, Entries]:
     """The layout of a batch, and its entries.
 
     Args:
@@ -96,22 +93,8 @@ def read(raw: Any, explained: Sequence[Name] | None, *, last: bool, several: boo
     """
     if not isinstance(raw, Mapping | list | tuple) or not raw:
         raise _refused("Give a batch [x, y, …] that starts with a tensor", type(raw).__name__, EXPECTED)
-    leaves: dict[str, Any] = {}
-
-    def entry(path: str, one: Any) -> Any:
-        listed = isinstance(one, list | tuple)
-        numbers = listed and all(isinstance(item, int | float | np.number) for item in one)
-        if one is None or not path or isinstance(one, Mapping) or (isinstance(one, tuple) and not numbers):
-            return one
-        if numbers or isinstance(one, int | float):
-            one = torch.as_tensor(one)
-        elif hasattr(one, "__array__") and not isinstance(one, Tensor):
-            one = arrays.from_numpy(np.asarray(one), f"Entry {path} of the batch")
-        leaves[path] = one
-        return Leaf(path)
-
-    tree = rebuilt(raw, entry)
-    chosen = _chosen(tree, leaves, explained, several)
+    batch = Entries.read(raw)
+    leaves, chosen = batch.leaves, _chosen(batch, explained, several)
     for leaf in chosen:
         _check_features(leaf, leaves[leaf])
     n, objects = len(leaves[chosen[0]]), {name for name, one in leaves.items() if isinstance(one, list)}
@@ -127,17 +110,16 @@ def read(raw: Any, explained: Sequence[Name] | None, *, last: bool, several: boo
     called = {leaf: int(end) if end.isdigit() else end for leaf, end in zip(chosen, ends, strict=True)}
     moved = last and len(chosen) == 1 and leaves[chosen[0]].ndim > 2
     names = {leaf: called.get(leaf, leaf) for leaf in leaves}
-    return Layout(tree, names, tuple(chosen), frozenset(objects), moved), Batch(tree, leaves)
+    return Layout(batch.tree, names, tuple(chosen), frozenset(objects), moved), batch
 
 
-def _chosen(
-    tree: Any, leaves: Mapping[str, Any], explained: Sequence[Name] | None, several: bool
-) -> list[str]:
+def _chosen(batch: Entries, explained: Sequence[Name] | None, several: bool) -> Sequence[str]:
     """The leaves that are explained."""
+    leaves, tree = batch.leaves, batch.tree
     fit = [k for k, one in leaves.items() if isinstance(one, Tensor) and one.is_floating_point()]
     fit = [k for k in fit if leaves[k].ndim > 1]
     if explained is not None:
-        found = [_named(name, leaves) for name in explained]
+        found = [batch.named(name) for name in explained]
     elif isinstance(tree, Mapping):
         found = fit if len(fit) == 1 else []
     elif isinstance(tree[0], Leaf):
@@ -150,19 +132,6 @@ def _chosen(
         "It is not clear which entries of the batch to explain",
         f"entries {', '.join(leaves)}, of which {', '.join(fit) or 'none'} can be",
         fix="Pass explained=… to ExplanationTask, keys or positions of the entries",
-    )
-
-
-def _named(name: Name, leaves: Mapping[str, Any]) -> str:
-    """The leaf that a user means: at the top, or inside one entry."""
-    found = [leaf for leaf in leaves if leaf == str(name)]
-    found = found or [leaf for leaf in leaves if leaf.endswith(f".{name}")]
-    if len(found) == 1:
-        return found[0]
-    raise _refused(
-        f"Several entries are called {name!r}" if found else f"The entry to explain, {name!r}, is not there",
-        f"entries {', '.join(leaves)}",
-        fix="Pass explained=… with keys or positions of entries of the batch",
     )
 
 

@@ -18,9 +18,10 @@ from abe.engines.runtime.work import out_of_memory
 from abe.errors import AbeError, Code, ModelError
 from abe.explainers.batches import Layout
 from abe.explainers.found import free_name
-from abe.explainers.rows import Batch, Calls, Record, called, recorded
+from abe.explainers.rows import Calls, Record, called, recorded
 from abe.instrument.whose import calling
 from abe.objectives import Captured
+from abe.task.entries import Entries
 
 ONLY = "_only"
 """The name of a single module with weights, whose parts are called as if it stood for all."""
@@ -89,7 +90,7 @@ class Held:
         """All modules of the functions."""
         return [part for module in self.means.values() for part in module.modules()]
 
-    def run(self, batch: Batch) -> list[Record]:
+    def run(self, batch: Entries) -> list[Record]:
         """Run the functions on a batch, in the way that was settled."""
         found, modules = list[Record](), self.modules()
         for rows in batch.rows() if self.apart else [batch]:

@@ -5,7 +5,7 @@ that row alone, and where it calls one of these modules again it is given the ro
 returned. So sums, means and blocks inside the loss cannot mix samples, and no module runs twice.
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from abe.checks import outline
 from abe.errors import Code, ModelError
 from abe.instrument.whose import calling
-from abe.task.select import rebuilt
+from abe.task.entries import Entries, rebuilt
 
 _CALL = "_compiled_call_impl"
 """What ``nn.Module.__call__`` looks for first: what stands there runs in place of forward and hooks."""
@@ -37,38 +37,8 @@ class NoMatchError(ModelError):
         )
 
 
-class Leaf(str):
-    """The place of one tensor, or of one list with an object per sample, in a batch."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A batch as the user's functions take it.
-
-    Attributes:
-        tree: lists, tuples and dicts as in the user's batch, with a `Leaf` in the place of every entry.
-        leaves: name -> (n, …) tensor, or a list of n objects.
-    """
-
-    tree: Any
-    leaves: Mapping[str, Any]
-
-    def __len__(self) -> int:
-        return len(next(iter(self.leaves.values())))
-
-    def whole(self) -> Any:
-        """The user's batch, in memory of its own: a function may write into it."""
-        own = {name: one.clone() if isinstance(one, Tensor) else one for name, one in self.leaves.items()}
-        return rebuilt(self.tree, lambda path, one: own[one] if isinstance(one, Leaf) else one)
-
-    def rows(self) -> list["Batch"]:
-        """Every sample as a batch of its own."""
-        cuts = (slice(i, i + 1) for i in range(len(self)))
-        return [Batch(self.tree, {name: one[cut] for name, one in self.leaves.items()}) for cut in cuts]
-
-
 @calling
-def called(function: Callable[[Any], Any], batch: Batch) -> Any:
+def called(function: Callable[[Any], Any], batch: Entries) -> Any:
     """What the user's function gives for a batch."""
     return function(batch.whole())
 
@@ -88,7 +58,9 @@ def _intercepting(modules: Sequence[nn.Module], handler: Callable[..., Any]) -> 
                 del table[_CALL]
 
 
-def recorded(function: Callable[[Any], Any], batch: Batch, modules: Sequence[nn.Module]) -> tuple[Any, Calls]:
+def recorded(
+    function: Callable[[Any], Any], batch: Entries, modules: Sequence[nn.Module]
+) -> tuple[Any, Calls]:
     """What a function gives for a batch, and what the outermost of these modules returned in it."""
     calls, inside = Calls(), 0
 
@@ -118,7 +90,7 @@ class Record:
         answer: the tensor that stands for the model's output; None where there is none.
     """
 
-    batch: Batch
+    batch: Entries
     calls: Calls
     answer: Tensor | None
 

@@ -16,8 +16,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from abe.engines.runtime.work import out_of_memory
 from abe.errors import Code, ModelError
 from abe.explainers.model import Held, keeps, naming
-from abe.explainers.rows import Batch, called, one_number
+from abe.explainers.rows import called, one_number
 from abe.objectives import as_objective
+from abe.task.entries import Entries
 
 ALIKE = {torch.float64: 1e-7, torch.float32: 1e-4}
 """Share of the largest number up to which rows run together and alone are the same; a hundredth for less
@@ -45,7 +46,7 @@ class UnknownModuleError(ModelError):
         self.module = module
 
 
-def settle(held: Held, batch: Batch) -> Tensor | None:
+def settle(held: Held, batch: Entries) -> Tensor | None:
     """Settle the way of running that gives what each row gives alone; the outputs for the rows, if any.
 
     Args:
@@ -83,7 +84,7 @@ def _tensor_in(held: Held, raw: Any) -> list[Tensor]:
     return [found] if isinstance(found, Tensor) else []
 
 
-def _gives(held: Held, batch: Batch, outputs: Tensor | None, scores: Tensor) -> bool:
+def _gives(held: Held, batch: Entries, outputs: Tensor | None, scores: Tensor) -> bool:
     """Whether the functions, run as they are now, give these outputs and scores."""
     try:
         records = held.run(batch)
@@ -121,7 +122,7 @@ def _refusing_unknown(held: Held) -> Generator[None]:
         handle.remove()
 
 
-def recognised(held: Held, row: Batch, outputs: Tensor) -> Sequence[str]:
+def recognised(held: Held, row: Entries, outputs: Tensor) -> Sequence[str]:
     """The class scores that the loss is the negative of, whatever the outputs and the class.
 
     Args:
@@ -133,15 +134,15 @@ def recognised(held: Held, row: Batch, outputs: Tensor) -> Sequence[str]:
     if held.own or not 1 <= count <= MOST_CLASSES or (count > 1 and (held.apart or held.target is None)):
         return ()
     (held.sample,) = held.run(row)
-    entries, rows = dict(row.leaves), list[Batch]()
+    entries, rows = dict(row.leaves), list[Entries]()
     for number in range(max(count, 2 * len(SCALES))):
         if count > 1 and held.target is not None:
             entries[held.target] = torch.full_like(entries[held.target], number % count)
-        rows.append(Batch(row.tree, dict(entries)))
+        rows.append(Entries(row.tree, dict(entries)))
     return agreeing(held, rows, KNOWN if count > 1 else KNOWN[:1])
 
 
-def agreeing(held: Held, rows: Sequence[Batch], names: Sequence[str]) -> Sequence[str]:
+def agreeing(held: Held, rows: Sequence[Entries], names: Sequence[str]) -> Sequence[str]:
     """Those of the class scores that say the same as the loss of every sample, on random outputs."""
     for number, row in enumerate(rows):
         answer = None if held.sample is None else held.sample.answer
@@ -153,7 +154,7 @@ def agreeing(held: Held, rows: Sequence[Batch], names: Sequence[str]) -> Sequenc
         if held.target is not None and answer.shape[1] > 1:
             leaves[held.target] = leaves[held.target].clamp(0, answer.shape[1] - 1)
             asked = leaves[held.target].reshape(1).long()
-        record = replace(held.sample, batch=Batch(row.tree, leaves))
+        record = replace(held.sample, batch=Entries(row.tree, leaves))
         try:
             found = record.scores(held.loss, held.modules(), made)
         except Exception:  # a loss may insist on some classes; it is called as it is, then

@@ -16,7 +16,6 @@ from abe.errors import Code, SpecError, note
 from abe.explainers.batches import Layout, Name, read
 from abe.explainers.found import modules_of
 from abe.explainers.model import Functions, Held, LossScore
-from abe.explainers.rows import Batch
 from abe.explainers.settling import UnknownModuleError, agreeing, recognised, settle
 from abe.explanation import Explanation
 from abe.instrument.model_check import check_model, holding
@@ -26,6 +25,7 @@ from abe.registry import Method, methods
 from abe.robustness.chain import Chain
 from abe.task.base import Lifted, Task
 from abe.task.channels import limits
+from abe.task.entries import Entries
 from abe.task.outputs import OutputKind, kind_of, told_apart
 from abe.task.targets import column
 
@@ -183,7 +183,7 @@ class ExplanationTask:
             notes.append(note(Code.OUTPUT_TYPE, UNREAD))
         return replace(found, notes=tuple(notes))
 
-    def _settle(self, task: Task, batch: Batch, layout: Layout) -> None:
+    def _settle(self, task: Task, batch: Entries, layout: Layout) -> None:
         """Find out on two rows how the functions run, and what the loss is."""
         held, model, kind = self._held, task.model, self._kind
         held.known, held.target, self._agreed = None, _classes(batch, layout.explained), ()
@@ -244,7 +244,7 @@ class ExplanationTask:
         self._held.ledger.clear()
 
 
-def _classes(batch: Batch, explained: Sequence[str]) -> str | None:
+def _classes(batch: Entries, explained: Sequence[str]) -> str | None:
     """The second entry of a batch, or the one called y or target, where it has a whole number per sample."""
     names = CALLED if isinstance(batch.tree, Mapping) else ("1",)
     named = [name for name in names if name in batch.leaves]

@@ -1,7 +1,6 @@
-"""Where the output to explain is, in what a model returns, and copies of such nests."""
+"""Where the output to explain is, in what a model returns."""
 
-import copy
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -77,32 +76,3 @@ def outline(raw: Any) -> str:
     entries = _entries(raw)
     inner = ", ".join(f"{k}: {type(v).__name__}" for k, v in list(entries.items())[:6])
     return f"{type(raw).__name__}({inner})" if inner else type(raw).__name__
-
-
-def rebuilt(given: Any, change: Callable[[str, Any], Any], path: str = "") -> Any:
-    """A copy of dicts, lists, tuples and dataclasses inside each other.
-
-    Args:
-        given: the outermost.
-        change: ``(path, what is there) -> what takes its place``; what it gives back is gone through itself.
-        path: of what is given, as in ``"0.image"``.
-    """
-    made = change(path, given)
-    if made is not given:
-        return made
-    at = f"{path}." if path else ""
-    if isinstance(given, list | tuple):
-        items = [rebuilt(one, change, f"{at}{i}") for i, one in enumerate(given)]
-        kind: Any = type(given)
-        return kind(*items) if hasattr(given, "_fields") else kind(items)
-    if isinstance(given, Mapping):
-        twin: Any = copy.copy(given) if isinstance(given, MutableMapping) else dict(given)
-        for key, one in given.items():
-            twin[key] = rebuilt(one, change, f"{at}{key}")
-        return twin
-    if is_dataclass(given) and not isinstance(given, type):
-        twin = copy.copy(given)
-        for name in (field.name for field in fields(given)):
-            object.__setattr__(twin, name, rebuilt(getattr(given, name), change, f"{at}{name}"))
-        return twin
-    return given

@@ -14,6 +14,7 @@ from abe.instrument.model_state import as_found
 from abe.task.base import Context, Lifted, Task
 from abe.task.batch import Batch, batch_of, context_of
 from abe.task.channels import Numbers, limits, per_channel, scale
+from abe.task.entries import explained_of, inputs_of
 from abe.task.letters import Axes
 from abe.task.lifted import LENGTH, Units, suits
 from abe.task.outputs import OutputKind, class_names
@@ -160,26 +161,8 @@ class ArrayLifter:
         """What is explained, what is passed along, and where the model takes the first."""
         if not isinstance(raw, Mapping) and not (isinstance(raw, tuple) and self.explained is not None):
             return raw, {}, self.name
-        pairs = raw.items() if isinstance(raw, Mapping) else enumerate(raw)
-        items: dict[str | int, Any] = dict(pairs)
-        name = self.explained
-        if name is None:
-            fit = [key for key, item in items.items() if self._fits(item)]
-            if len(fit) != 1:
-                raise InputError(
-                    Code.SHAPE,
-                    "It is not clear which input to explain",
-                    got=f"inputs {list(items)}",
-                    fix="Pass explained=… to the task, a key",
-                )
-            (name,) = fit
-        if name not in items:
-            raise InputError(
-                Code.SHAPE,
-                f"The input to explain, {name!r}, was not given",
-                got=f"inputs {list(items)}",
-                fix="Pass a dict that holds it",
-            )
+        items = inputs_of(raw)
+        (name,) = explained_of(items, () if self.explained is None else (self.explained,), self._fits)
         return items.pop(name), items, name
 
     def _fits(self, item: Any) -> bool:
