@@ -140,7 +140,7 @@ def _check_features(name: str, given: Any) -> None:
     if not isinstance(given, Tensor) or given.ndim < 2:
         what = f"Entry {name} of the batch is to be explained, so it needs a batch axis and features"
         raise _refused(what, outline(given), EXPECTED, "Stack the samples to one tensor (b, *f)")
-    if len(given) and not given.is_floating_point():
+    if len(given) and not (given.is_floating_point() or given.is_complex()):
         raise InputError(
             Code.DTYPE,
             "Whole numbers such as tokens cannot be moved a little, so they cannot be explained themselves",
