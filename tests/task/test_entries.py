@@ -1,9 +1,9 @@
 """Batches of entries in each other: read, cut into samples and built again, whatever holds them."""
 
 import types
-from collections import OrderedDict, UserDict, namedtuple
+from collections import OrderedDict, UserDict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,8 +13,12 @@ from torch import Tensor
 import abe
 from abe.task.entries import Entries, explained_of, inputs_of, rebuilt
 
-Pair = namedtuple("Pair", "x y")
 x, y = torch.rand(3, 2), torch.tensor([0, 2, 1])
+
+
+class Pair(NamedTuple):
+    x: Tensor
+    y: Tensor
 
 
 @dataclass
