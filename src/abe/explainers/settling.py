@@ -96,12 +96,10 @@ def _gives(held: Held, batch: Entries, outputs: Tensor | None, scores: Tensor) -
         if out_of_memory(problem):
             raise
         return False
-    limit = max(ALIKE.get(scores.dtype, 1e-2), 1e-3 if scores.is_cuda else 0)
     for one, other in pairs:
-        if one.shape != other.shape:
-            return False
+        limit = max(ALIKE.get(other.dtype, 1e-2), 1e-3 if other.is_cuda else 0)
         most = limit * other.double().abs().max().clamp(min=1e-6)
-        if not bool((one.double() - other.double()).abs().max() <= most):
+        if one.shape != other.shape or not bool((one.double() - other.double()).abs().max() <= most):
             return False
     return True
 
@@ -160,5 +158,5 @@ def agreeing(held: Held, rows: Sequence[Entries], names: Sequence[str]) -> Seque
         except Exception:  # a loss may insist on some classes; it is called as it is, then
             return ()
         scores: dict[str, Any] = {name: as_objective(name)(made, asked) for name in names}
-        names = [name for name in names if torch.allclose(found, scores[name], rtol=1e-5, atol=1e-6)]
+        names = [one for one in names if torch.allclose(found, scores[one].to(found), rtol=1e-5, atol=1e-6)]
     return names
