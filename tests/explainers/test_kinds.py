@@ -212,6 +212,25 @@ def test_bits_of_both_towers() -> None:
     assert bool((made["text"].abs().flatten(1).sum(1) > 0).all())
 
 
+def test_entries_with_the_same_places_lie_along_channels() -> None:
+    """So that methods over places see both at once."""
+    network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(200, 1)).eval()
+    task = ExplanationTask(
+        lambda batch: -(network(batch[0]) + 2 * network(batch[1])).sum(),
+        lambda batch: network(batch[0]) + 2 * network(batch[1]),
+        ModelType.MULTIMODAL,
+        explained=(0, 1),
+    )
+    pair = [torch.rand(2, 3, 12, 12), torch.rand(2, 3, 12, 12)]
+    made = SM(task)(pair, progress=False).unpack()
+    for place, one in enumerate(pair):
+        leaf = one.clone().requires_grad_(True)
+        (expected,) = torch.autograd.grad((1 + place) * network(leaf).sum(), leaf)
+        np.testing.assert_allclose(made[place], expected, atol=1e-6)
+    shown = RISE(task, evaluations=8, cells=3)(pair, progress=False).unpack()
+    assert torch.equal(shown[0], shown[1])
+
+
 def test_two_candidates_are_not_chosen_between() -> None:
     _, task = pair_case(None)
     for batch in ([image, text], {"image": image, "text": text}):

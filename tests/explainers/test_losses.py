@@ -214,3 +214,15 @@ def test_a_loss_that_keeps_count_sees_one_row_at_a_time() -> None:
 
     SM(ExplanationTask(loss, lambda batch: model(batch[0])))([x, y], progress=False)
     assert set(sizes) == {1}
+
+
+def test_a_loss_may_be_more_precise_than_the_model() -> None:
+    half = nn.Sequential(nn.Flatten(), nn.Linear(192, 5)).bfloat16()
+    task = ExplanationTask(
+        lambda batch: F.cross_entropy(half(batch[0]).float(), batch[1]), lambda batch: half(batch[0])
+    )
+    made = SM(task)([x.bfloat16(), y], progress=False)
+    assert not task.alone
+    leaf = x.bfloat16().requires_grad_(True)
+    (expected,) = torch.autograd.grad(-F.cross_entropy(half(leaf).float(), y, reduction="sum"), leaf)
+    np.testing.assert_allclose(made.attribution.float(), expected.float(), atol=1e-2)

@@ -2,7 +2,7 @@
 
 import inspect
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from types import CodeType, FunctionType, MethodType
 from typing import Any
@@ -37,11 +37,6 @@ def modules_of(*functions: Any) -> dict[str, nn.Module]:
             found.append((name, obj))
         else:
             waiting.extend(_held(name, obj))
-    return outermost(found)
-
-
-def outermost(found: list[tuple[str, nn.Module]]) -> dict[str, nn.Module]:
-    """Modules that are part of none of the others, under names of their own."""
     inside = {id(part) for _, module in found for part in list(module.modules())[1:]}
     kept = dict[str, nn.Module]()
     for name, module in found:
@@ -58,22 +53,23 @@ def free_name(name: str, taken: Mapping[str, Any]) -> str:
     return plain
 
 
-def _held(name: str, obj: Any) -> Iterator[tuple[str, Any]]:
+def _held(name: str, obj: Any) -> Iterable[tuple[str, Any]]:
     """What an object refers to, by name."""
     if isinstance(obj, FunctionType):
-        yield from _of_function(inspect.unwrap(obj))
-    elif isinstance(obj, MethodType):
-        yield from ((name, obj.__self__), (name, obj.__func__))
-    elif isinstance(obj, partial):
-        yield from ((name, one) for one in (obj.func, *obj.args))
-        yield from obj.keywords.items()
-    elif isinstance(obj, Mapping):
-        yield from ((str(key), one) for key, one in obj.items())
-    elif isinstance(obj, list | tuple | set | frozenset):
-        yield from ((name, one) for one in obj)
-    elif _open(obj):
-        yield from vars(obj).items()
-        yield from ((name, vars(kind)["__call__"]) for kind in type(obj).__mro__ if "__call__" in vars(kind))
+        return _of_function(inspect.unwrap(obj))
+    if isinstance(obj, MethodType):
+        return [(name, obj.__self__), (name, obj.__func__)]
+    if isinstance(obj, partial):
+        return [*((name, one) for one in (obj.func, *obj.args)), *obj.keywords.items()]
+    if isinstance(obj, Mapping):
+        return [(str(key), one) for key, one in obj.items()]
+    if isinstance(obj, list | tuple | set | frozenset):
+        return [(name, one) for one in obj]
+    shut = isinstance(obj, type | Tensor) or inspect.ismodule(obj) or type(obj).__module__.startswith(_CLOSED)
+    if shut or not hasattr(obj, "__dict__"):
+        return []
+    calls = [vars(kind)["__call__"] for kind in inspect.getmro(type(obj)) if "__call__" in vars(kind)]
+    return [*vars(obj).items(), *((name, one) for one in calls)]
 
 
 def _of_function(function: Any) -> Iterator[tuple[str, Any]]:
@@ -85,9 +81,7 @@ def _of_function(function: Any) -> Iterator[tuple[str, Any]]:
             yield name, cell.cell_contents
         except ValueError:
             continue  # a name that is not bound yet
-    for name in _names(function.__code__):
-        if name in function.__globals__:
-            yield name, function.__globals__[name]
+    yield from ((name, function.__globals__.get(name)) for name in _names(function.__code__))
     yield from (("model", one) for one in function.__defaults__ or ())
     yield from (function.__kwdefaults__ or {}).items()
 
@@ -98,10 +92,3 @@ def _names(code: CodeType) -> Iterator[str]:
     for one in code.co_consts:
         if isinstance(one, CodeType):
             yield from _names(one)
-
-
-def _open(obj: Any) -> bool:
-    """Whether an object's attributes may hold a model."""
-    if isinstance(obj, type | Tensor) or inspect.ismodule(obj) or not hasattr(obj, "__dict__"):
-        return False
-    return not type(obj).__module__.startswith(_CLOSED)

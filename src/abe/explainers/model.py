@@ -1,24 +1,14 @@
 """Two functions of a batch as one module whose output is the classes, and a score that reads the loss.
 
-Which way of running is right is settled on two rows before anything is explained: every row is run alone,
-as the functions are, and the first of four ways that gives the same numbers is taken.
-
-==========================  ===========================  ==================================================
-modules run                 the loss reads               where
-==========================  ===========================  ==================================================
-once on all rows            what forward_fn's modules    both functions call the model alike
-                            returned
-once, and once more for     what its own modules         the loss runs the model in its own way
-the loss                    returned
-once per row                as the first, as the second  outputs belong to several rows, as similarities of
-                                                         all images with all texts
-==========================  ===========================  ==================================================
+Modules run once on all rows, and the loss reads what forward_fn's modules returned; or once more for a loss
+that runs the model in its own way, or where forward_fn gives no classes. Both happen row by row where outputs
+belong to several rows, as similarities of all images with all texts do. Which of these ways is right is
+settled on two rows before anything is explained (`abe.explainers.settling`).
 """
 
-from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import torch
@@ -26,11 +16,12 @@ from torch import Tensor, nn
 
 from abe.engines.runtime.work import out_of_memory
 from abe.errors import AbeError, Code, ModelError
+from abe.explainers.batches import Layout
 from abe.explainers.found import free_name
-from abe.explainers.rows import Batch, NoMatchError, Record, Recorder, called, intercepting
+from abe.explainers.rows import Calls, Record, called, recorded
 from abe.instrument.whose import calling
 from abe.objectives import Captured
-from abe.task.base import Task
+from abe.task.entries import Entries
 
 ONLY = "_only"
 """The name of a single module with weights, whose parts are called as if it stood for all."""
@@ -42,58 +33,40 @@ MOST_OBJECTS = 100_000
 """Entries of batches that are no tensors which are kept."""
 
 
-@dataclass
-class Way:
-    """How the functions are run.
-
-    Attributes:
-        apart: rows one by one.
-        own: the loss runs its modules itself, beside those of forward_fn.
-        scored: the output is the score itself, because forward_fn gives no tensor.
-    """
-
-    apart: bool = False
-    own: bool = False
-    scored: bool = False
-
-
+@dataclass(slots=True, eq=False)
 class Held:
     """The functions, the modules they mean, and what was settled about them.
 
     It is one thing for whatever looks into modules or copies them: a copy of the model has the same.
+
+    Attributes:
+        loss, forward: the user's functions.
+        means, named: the modules that they refer to, by name, and by the names they have in `Functions`.
+        pick: finds the output tensor in what forward_fn gives for so many rows.
+        classes: whether there is one; else the output is the score itself.
+        apart: rows are run one by one.
+        own: the loss runs its modules itself, beside those of forward_fn.
+        target: the entry of a batch with a class per sample, if any.
+        sample: on which the loss is compared with class scores.
+        known: the one that the loss is for the samples at hand.
+        ledger, objects: by number, chunks that ran, and entries of batches that are no tensors.
     """
 
-    __slots__ = (
-        "forward",
-        "known",
-        "layout",
-        "ledger",
-        "loss",
-        "means",
-        "named",
-        "objects",
-        "serial",
-        "task",
-        "trial",
-        "way",
-    )
-
-    def __init__(
-        self,
-        loss: Callable[[Any], Any],
-        forward: Callable[[Any], Any] | None,
-        means: dict[str, nn.Module],
-    ) -> None:
-        self.loss, self.forward, self.means, self.named = loss, forward, means, means
-        self.way = Way()
-        self.known: str | None = None
-        """The class score that the loss is the negative of."""
-        self.trial: Any = None
-        self.layout: Any = None
-        self.task: Callable[[], Task] = _no_task
-        self.ledger: deque[tuple[int, list[Record], Functions]] = deque(maxlen=KEPT)
-        self.objects: OrderedDict[int, Any] = OrderedDict()
-        self.serial = 0
+    loss: Callable[[Any], Any]
+    forward: Callable[[Any], Any] | None
+    means: dict[str, nn.Module]
+    pick: Callable[[Any, int], Any]
+    named: dict[str, nn.Module] = field(default_factory=dict[str, nn.Module])
+    classes: bool = False
+    apart: bool = False
+    own: bool = False
+    target: str | None = None
+    sample: Record | None = None
+    known: str | None = None
+    layout: Layout | None = None
+    ledger: dict[int, Any] = field(default_factory=dict[int, Any])
+    objects: dict[int, Any] = field(default_factory=dict[int, Any])
+    serial: int = 0
 
     def __deepcopy__(self, memo: Any) -> "Held":
         return self
@@ -101,39 +74,39 @@ class Held:
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("functions of a batch are not copied")
 
-    def keep(self, objects: Sequence[Any]) -> range:
-        """Numbers by which entries that are no tensors are found again."""
-        first = self.serial
-        self.serial += len(objects)
-        self.objects.update(zip(range(first, self.serial), objects, strict=True))
-        while len(self.objects) > MOST_OBJECTS:
-            self.objects.popitem(last=False)
-        return range(first, self.serial)
+    def put(self, store: dict[int, Any], things: Sequence[Any], most: int) -> Tensor:
+        """(n,) numbers by which things are found again in a store of the last ``most`` of them."""
+        first, self.serial = self.serial, self.serial + len(things)
+        store.update(zip(range(first, self.serial), things, strict=True))
+        while len(store) > most:
+            del store[next(iter(store))]
+        return torch.arange(first, self.serial)
+
+    def keep(self, objects: Sequence[Any]) -> Tensor:
+        """(n,) numbers of entries that are no tensors."""
+        return self.put(self.objects, objects, MOST_OBJECTS)
 
     def modules(self) -> list[nn.Module]:
         """All modules of the functions."""
         return [part for module in self.means.values() for part in module.modules()]
 
-    def record(self, batch: Batch, way: Way) -> list[Record]:
-        """Run the functions on a batch, by a way of running."""
-        found: list[Record] = []
-        modules = self.modules()
-        for rows in batch.rows() if way.apart else [batch]:
-            recorder, answer = Recorder(), None
-            if self.forward is not None and not (way.scored and way.own):
-                with intercepting(modules, recorder):
-                    raw = called(self.forward, rows)
-                answer = None if way.scored else self.task().pick(raw, rows.n)
-            if way.own:
-                recorder = Recorder()
-                with intercepting(modules, recorder):
-                    called(self.loss, rows)
-            found.append(Record(rows, recorder.calls, answer, modules, self.loss))
+    def run(self, batch: Entries) -> list[Record]:
+        """Run the functions on a batch, in the way that was settled."""
+        found, modules = list[Record](), self.modules()
+        for rows in batch.rows() if self.apart else [batch]:
+            answer, calls = None, Calls()
+            if self.forward is not None and self.classes:
+                answer, calls = recorded(self.forward, rows, modules)
+                answer = self.pick(answer, len(rows))
+            if self.own:
+                calls = recorded(self.loss, rows, modules)[1]
+            found.append(Record(rows, calls, answer))
         return found
 
-
-def _no_task() -> Task:
-    raise RuntimeError("the functions have no task yet")
+    def scores(self, records: Sequence[Record]) -> Tensor:
+        """(n,) −loss of each row of some records on its own."""
+        modules = self.modules()
+        return torch.cat([one.scores(self.loss, modules) for one in records])
 
 
 class Functions(nn.Module):
@@ -152,9 +125,8 @@ class Functions(nn.Module):
         self._bare = ONLY if ONLY in held.named else ""
         for name, module in held.named.items():
             self.add_module(name, module)
-        ticket = nn.Identity()
-        self.add_module(TICKET, ticket)
-        self.training = ticket.training = False  # a note about training mode is about the user's modules
+        self.add_module(TICKET, nn.Identity().eval())
+        self.training = False  # a note about training mode is about the user's modules
         self.held = held
 
     def named_modules(
@@ -173,18 +145,18 @@ class Functions(nn.Module):
     @calling
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Any:
         """What forward_fn gives; (n, 1) −loss where that is no tensor."""
-        held = self.held
-        batch: Batch = held.layout.batch(held, args, kwargs)
+        held, layout = self.held, self.held.layout
+        if layout is None:
+            raise RuntimeError("no batch was read yet")
+        batch = layout.batch(args, kwargs, held.objects)
         with meant(self):
-            if held.known is not None and held.forward is not None and not held.way.apart:
+            if held.known is not None and held.forward is not None and not held.apart:
                 return called(held.forward, batch)
-            records = held.record(batch, held.way)
-            if held.way.scored:
-                return torch.cat([one.scores() for one in records])[:, None]
+            records = held.run(batch)
+            if not held.classes:
+                return held.scores(records)[:, None]
         with torch._C.DisableTorchFunction():
-            held.serial += 1
-            ticket = torch.full((batch.n,), held.serial)
-        held.ledger.append((held.serial, records, self))
+            ticket = held.put(held.ledger, [(records, self)], KEPT).expand(len(batch))
         self.get_submodule(TICKET)(ticket)
         answers = [one.answer for one in records if one.answer is not None]
         return answers[0] if len(answers) == 1 else torch.cat(answers)
@@ -192,14 +164,13 @@ class Functions(nn.Module):
 
 def _apart(means: dict[str, nn.Module]) -> dict[str, nn.Module]:
     """The modules, a single one with weights as `ONLY` and the others called unlike its parts."""
-    keeping = [name for name, module in means.items() if keeps(module)]
-    if len(keeping) != 1:
+    weighty = [module for module in means.values() if keeps(module)]
+    if len(weighty) != 1:
         return means
-    only = means[keeping[0]]
-    found = {ONLY: only}
+    found = {ONLY: weighty[0]}
     for name, module in means.items():
-        if module is not only:
-            found[free_name(name, {**found, **only._modules})] = module
+        if module is not weighty[0]:
+            found[free_name(name, {**found, **weighty[0]._modules})] = module
     return found
 
 
@@ -235,41 +206,32 @@ class LossScore:
     def __call__(self, outputs: Captured, target: Tensor) -> Tensor:
         """(n,) −loss."""
         with torch._C.DisableTorchFunction():
-            serial = int(outputs.layers[TICKET][0])
-        kept = [(records, functions) for number, records, functions in self._held.ledger if number == serial]
-        if not kept:
-            raise RuntimeError("the rows of these outputs are not kept any more")
-        records, functions = kept[0]
-        parts = list(outputs.outputs.split([one.batch.n for one in records]))
-        try:
-            with meant(functions):
-                return torch.cat([one.scores(part) for one, part in zip(records, parts, strict=True)])
-        except AbeError:
-            raise
-        except NoMatchError as problem:
-            raise ModelError(
-                Code.MODEL_FAILED,
-                "loss_fn calls the model in another way for one row than for the rows it was tried on",
-                got=str(problem),
-                fix="Let loss_fn call its modules alike for every batch",
-            ) from problem
-        except Exception as problem:
-            if out_of_memory(problem):
-                raise
-            raise failed("loss_fn", problem) from problem
+            records, functions = self._held.ledger[int(outputs.layers[TICKET][0])]
+        parts, modules = outputs.outputs.split([len(one.batch) for one in records]), self._held.modules()
+        with naming("loss_fn"), meant(functions):
+            pairs = zip(records, parts, strict=True)
+            return torch.cat([one.scores(self._held.loss, modules, part) for one, part in pairs])
 
     def __repr__(self) -> str:
         return f"LossScore({getattr(self._held.loss, '__qualname__', type(self._held.loss).__name__)})"
 
 
-def failed(name: str, problem: Exception) -> ModelError:
-    """The error about a function of the user's that raised one."""
-    return ModelError(
-        Code.MODEL_FAILED,
-        f"{name} raised an exception",
-        got=f"{type(problem).__name__}: {problem}",
-        expected=f"{name}(batch) that works on a batch of one sample, built like the one you pass",
-    )
+@contextmanager
+def naming(name: str) -> Generator[None]:
+    """Errors that a function of the user's raises say which function it was; ours, and of memory, stay."""
+    try:
+        yield
+    except AbeError:
+        raise
+    except Exception as problem:
+        if out_of_memory(problem):
+            raise
+        raise ModelError(
+            Code.MODEL_FAILED,
+            f"{name} raised an exception",
+            got=f"{type(problem).__name__}: {problem}",
+            expected=f"{name}(batch) that works on a batch of one sample, built like the one you pass",
+        ) from problem
 
 
 def keeps(module: nn.Module) -> bool:

@@ -9,22 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from abe.api import explain
-from abe.checks import FINITE, plain, refused, several
+from abe.checks import no_such
 from abe.engines.path.dynamic import UpdatePath
 from abe.engines.path.steps.estimators import Shown
 from abe.errors import Code, SpecError, note
-from abe.explainers.batches import Layout, Name, lifted, read
+from abe.explainers.batches import Layout, Name, read
 from abe.explainers.found import modules_of
 from abe.explainers.model import Functions, Held, LossScore
-from abe.explainers.rows import Batch
-from abe.explainers.settling import (
-    UnknownModuleError,
-    holds,
-    mirrored,
-    recognised,
-    settle,
-    with_module,
-)
+from abe.explainers.settling import UnknownModuleError, agreeing, recognised, settle
 from abe.explanation import Explanation
 from abe.instrument.model_check import check_model, holding
 from abe.instrument.model_state import as_found
@@ -32,7 +24,10 @@ from abe.instrument.modes import eager
 from abe.registry import Method, methods
 from abe.robustness.chain import Chain
 from abe.task.base import Lifted, Task
-from abe.task.outputs import OutputKind, kind_of
+from abe.task.channels import limits
+from abe.task.entries import Entries
+from abe.task.outputs import OutputKind, kind_of, told_apart
+from abe.task.targets import column
 
 MOST_UNKNOWN = 8
 """Modules that may turn out to be run before that is given up."""
@@ -41,6 +36,8 @@ UNREAD = (
     "forward_fn gives no tensor with a row per sample, so the score itself is taken for the output, and "
     "there are no classes"
 )
+CALLED = ("y", "target", "targets", "label", "labels")
+"""What the entry with the classes is called in a dict."""
 
 
 class ModelType(Enum):
@@ -106,30 +103,29 @@ class ExplanationTask:
         output_kind: OutputKind = "auto",
         labels: Any = None,
     ) -> None:
-        self.loss_fn = loss_fn
-        self.forward_fn = forward_fn
-        self.model_type = _kind_of_model(model_type)
+        kind = next((one for one in ModelType if model_type in (one, one.value)), None)
+        if kind is None:
+            raise no_such("kind of model", model_type, [f"ModelType.{one.name}" for one in ModelType])
+        self.loss_fn, self.forward_fn, self.model_type = loss_fn, forward_fn, kind
         self.explained = (explained,) if isinstance(explained, str | int) else explained
-        text = self.model_type is ModelType.NLPCLASSIFICATION
-        self.channels = (-1 if text else 1) if channels is None else channels
+        usual = -1 if kind is ModelType.NLPCLASSIFICATION else 1
+        self.channels = usual if channels is None else channels
         if self.channels not in (1, -1):
             raise SpecError(
                 Code.BAD_PARAMETER, "channels= is the axis of the channels", got=channels, expected="1 or -1"
             )
-        low, high = _edges(bounds, image=self.model_type is ModelType.IMAGECLASSIFICATION)
+        unit = (0.0, 1.0) if kind is ModelType.IMAGECLASSIFICATION else None
+        low, high = limits(unit if isinstance(bounds, str) and bounds == "auto" else bounds)
         self._kind: OutputKind = output_kind
         self._settled: Any = None
-        self._found: str | None = None
-        self._count, self._classes = 0, None
-        self._notes: tuple[str, ...] = ()
-        self._seen = modules_of(loss_fn, forward_fn)
-        self._held = Held(loss_fn, forward_fn, self._seen)
-        self._held.task = lambda: self.task
+        self._count, self._more = 0, list[nn.Module]()
+        self._agreed: Sequence[str] = ()
+        means = modules_of(loss_fn, forward_fn)
+        self._held = Held(loss_fn, forward_fn, means, lambda raw, n: Task.pick(self.task, raw, n))
         self._score = LossScore(self._held)
-        self._functions = Functions(self._held)
-        self.task = Task(
-            model=self._functions,
-            modality=self.model_type.value,
+        self.task: Task = Task(
+            model=Functions(self._held),
+            modality=kind.value,
             lifter=self._lift,
             low=low,
             high=high,
@@ -140,14 +136,12 @@ class ExplanationTask:
     @property
     def objective(self) -> Any:
         """The explained score as `abe.explain` takes it with ``task``; settled by the first batch."""
-        if self._held.way.scored or self.forward_fn is None:
-            return "logit"
-        return self._held.known or self._score
+        return (self._held.known or self._score) if self._held.classes else "logit"
 
     @property
     def alone(self) -> bool:
         """Whether every sample runs alone, because outputs of the functions belong to several rows."""
-        return self._held.way.apart
+        return self._held.apart
 
     def prepare(self, batch: Any) -> tuple[Lifted, Tensor | None]:
         """A batch as ``task`` takes it, and its targets where ``y`` are classes.
@@ -155,88 +149,61 @@ class ExplanationTask:
         Raises:
             AbeError: the batch or the functions cannot be used.
         """
-        now = modules_of(self.loss_fn, self.forward_fn)
-        if now != self._seen:  # a variable may hold another model by now
-            self._seen = now
-            self._own(now)
         for left in reversed(range(MOST_UNKNOWN)):
+            means = modules_of(self.loss_fn, self.forward_fn, *self._more)
+            if means != self._held.means:  # a variable may hold another model by now
+                self._held.means, self._settled = means, None
+                self.task = replace(self.task, model=Functions(self._held))
             try:
-                found = self._lift(self.task, batch)
+                found = self.task.lift(batch)
                 return found, self._target(found)
             except UnknownModuleError as problem:
+                self._more.append(problem.module)
                 if not left:
                     raise
-                self._own(with_module(self._held.means, problem.module))
         raise RuntimeError("the loop returns or raises")
 
-    def _own(self, means: dict[str, nn.Module]) -> None:
-        """From now on these are the modules of the functions."""
-        self._held.means, self._settled = means, None
-        self._functions = Functions(self._held)
-        self.task = replace(self.task, model=self._functions)
-
     def _lift(self, task: Task, raw: Any) -> Lifted:
-        if isinstance(raw, Lifted):
-            return raw
-        layout, leaves, _ = read(
-            raw,
-            self.explained,
-            last=self.channels == -1,
-            several=self.model_type is ModelType.MULTIMODAL,
-        )
-        self._held.layout = layout
-        found = lifted(layout, leaves, self._held)
+        held, several = self._held, self.model_type is ModelType.MULTIMODAL
+        layout, batch = read(raw, self.explained, last=self.channels == -1, several=several)
+        found = layout.lifted(batch, held, task.device)
         task.check(found.x)
-        if self._settled != layout.kind:
-            self._settle(task, layout, leaves)
-            self._settled = layout.kind
-        self._recognise(task, layout, leaves)
-        return replace(found, notes=self._notes)
-
-    def _recognise(self, task: Task, layout: Layout, leaves: Mapping[str, Any]) -> None:
-        """Whether the score is that of a class for these samples too."""
-        held = self._held
-        if self._found is not None:
-            n = len(leaves[layout.explained[0]])
-            batch = Batch(layout.tree, {name: _on(one, task.device) for name, one in leaves.items()}, n)
-            with torch.no_grad():
-                held.known = self._found if holds(held, self._found, batch) else None
-        scored = held.way.scored or self.forward_fn is None
+        on = {k: v.detach().to(task.device) if isinstance(v, Tensor) else v for k, v in batch.leaves.items()}
+        batch, held.layout = replace(batch, leaves=on), layout
+        form = repr(batch.tree), layout.objects, [batch.leaves[leaf].ndim for leaf in layout.explained]
+        if self._settled != form:
+            self._settle(task, batch, layout)
+            self._settled = form
+        with torch.no_grad():
+            held.known = next(iter(agreeing(held, batch.rows(), self._agreed)), None)
         for one in (task, task.origin, self.task):
-            one.output_kind = "regression" if scored else "logits" if held.known else self._kind
+            one.output_kind = "regression" if not held.classes else "logits" if held.known else self._kind
+        notes = [note(Code.COUPLED_ROWS, ALONE)] if held.apart else []
+        if self.forward_fn is not None and not held.classes:
+            notes.append(note(Code.OUTPUT_TYPE, UNREAD))
+        return replace(found, notes=tuple(notes))
 
-    def _settle(self, task: Task, layout: Layout, leaves: Mapping[str, Any]) -> None:
+    def _settle(self, task: Task, batch: Entries, layout: Layout) -> None:
         """Find out on two rows how the functions run, and what the loss is."""
-        held, model = self._held, self._functions
-        held.known = held.trial = self._found = None
-        pairs = [name for name, one in leaves.items() if isinstance(one, Tensor)]
-        rows: dict[str, Any] = {name: [one[0], one[0]] for name, one in leaves.items() if name not in pairs}
-        made = mirrored(_on(leaves[name], task.device) for name in pairs)
-        batch = Batch(layout.tree, {**rows, **dict(zip(pairs, made, strict=True))}, 2)
+        held, model, kind = self._held, task.model, self._kind
+        held.known, held.target, self._agreed = None, _classes(batch, layout.explained), ()
+        rows = replace(batch, leaves={name: _mirrored(one) for name, one in batch.leaves.items()})
         with holding(model):
             check_model(model)
             with as_found(model), eager(model), torch.no_grad():
-                held.way, outputs = settle(model, batch)
-                kind = self._kind
-                if kind == "auto" and outputs is not None:
-                    kind = kind_of(outputs, None) or "auto"
-                self._classes = _classes(layout, leaves)
+                outputs = settle(held, rows)
+                kind = kind_of(outputs, None) or kind if kind == "auto" else kind
                 if outputs is not None and kind == "logits":
-                    self._found = recognised(held, batch.row(0), outputs[:1], self._classes)
-        scored = held.way.scored or outputs is None
-        flat = outputs is not None and outputs.ndim == 2
-        self._count = task.reading(output_kind=kind).classes(outputs) if flat else 0
-        self._notes = (note(Code.COUPLED_ROWS, ALONE),) if held.way.apart else ()
-        if scored and self.forward_fn is not None:
-            self._notes += (note(Code.OUTPUT_TYPE, UNREAD),)
+                    self._agreed = recognised(held, rows.rows()[0], outputs[:1])
+        self._count = told_apart(kind, outputs) if outputs is not None and outputs.ndim == 2 else 0
 
     def _target(self, found: Lifted) -> Tensor | None:
         """The entry with a class per sample, where it names classes of the output."""
-        given = None if self._classes is None else found.context.values.get("entry " + self._classes)
+        given = None if self._held.target is None else found.context.values.get(self._held.target)
         if given is None or not self._count:
             return None
         fits = bool(((given >= 0) & (given < self._count)).all())
-        return given.reshape(-1).long() if fits or self._held.known else None
+        return column(given).long() if fits or self._held.known else None
 
     def check(self, method: Method) -> None:
         """Refuse a method that would misread the kind of data.
@@ -264,72 +231,37 @@ class ExplanationTask:
 
     def shown(self, explanation: Explanation) -> Explanation:
         """The result with its axes as the user's batch has them."""
-        if not self._held.layout.last:
+        if self._held.layout is None or not self._held.layout.last:
             return explanation
-
-        def back(one: Tensor | None) -> Tensor | None:
-            return None if one is None else one.movedim(1, -1).contiguous()
-
-        return replace(
-            explanation,
-            **{name: back(getattr(explanation, name)) for name in ("attribution", "x", "standard_error")},
-            parts=self._held.layout.shown(),
-            channels=-1,
-        )
+        maps = {name: getattr(explanation, name) for name in ("attribution", "x", "standard_error")}
+        back = {k: None if one is None else one.movedim(1, -1).contiguous() for k, one in maps.items()}
+        shape = (*explanation.x.shape[2:], explanation.x.shape[1])
+        parts = tuple(replace(p, stop=shape[0], shape=shape, channels=1) for p in explanation.parts)
+        return replace(explanation, **back, parts=parts, channels=-1)
 
     def release(self) -> None:
         """Let go of the rows that were run last."""
         self._held.ledger.clear()
 
 
-def _edges(bounds: Any, *, image: bool) -> tuple[Tensor | None, Tensor | None]:
-    """The lowest and the highest valid input.
-
-    Raises:
-        SpecError: no two numbers, or not in order.
-    """
-    given = ((0.0, 1.0) if image else None) if bounds == "auto" else bounds
-    if given is None:
-        return None, None
-    edges = [FINITE.check("bounds", edge) for edge in several(plain(given))]
-    if len(edges) != 2 or edges[0] >= edges[1]:
-        raise refused("bounds", "is (low, high) with low below high, or None", bounds)
-    return torch.tensor(float(edges[0])), torch.tensor(float(edges[1]))
-
-
-def _kind_of_model(given: Any) -> ModelType:
-    """A kind of model from itself or its value.
-
-    Raises:
-        SpecError: there is no such kind.
-    """
-    try:
-        return ModelType(given)
-    except ValueError:
-        raise SpecError(
-            Code.BAD_PARAMETER,
-            "There is no such kind of model",
-            got=repr(given),
-            expected=", ".join(f"ModelType.{one.name}" for one in ModelType),
-        ) from None
-
-
-def _on(given: Any, device: torch.device) -> Any:
-    return given.detach().to(device) if isinstance(given, Tensor) else given
-
-
-def _classes(layout: Layout, leaves: Mapping[str, Any]) -> str | None:
+def _classes(batch: Entries, explained: Sequence[str]) -> str | None:
     """The second entry of a batch, or the one called y or target, where it has a whole number per sample."""
-    if isinstance(layout.tree, dict):
-        named = [name for name in ("y", "target", "targets", "label", "labels") if name in leaves]
-    else:
-        named = [name for name in ("1",) if name in leaves]
-    if len(named) != 1 or named[0] in layout.explained:
+    names = CALLED if isinstance(batch.tree, Mapping) else ("1",)
+    named = [name for name in names if name in batch.leaves]
+    if len(named) != 1 or named[0] in explained:
         return None
-    given = leaves[named[0]]
-    whole = isinstance(given, Tensor) and not given.is_floating_point() and not given.is_complex()
-    each = whole and given.dtype != torch.bool and (given.ndim == 1 or tuple(given.shape[1:]) == (1,))
-    return named[0] if each else None
+    given = batch.leaves[named[0]]
+    whole = isinstance(given, Tensor) and not (given.is_floating_point() or given.is_complex())
+    return named[0] if whole and given.dtype != torch.bool and column(given).ndim == 1 else None
+
+
+def _mirrored(given: Any) -> Any:
+    """Of an entry, the first sample, and itself back to front: two rows of valid numbers that differ."""
+    if not isinstance(given, Tensor):
+        return [given[0], given[0]]
+    first = given[:1]
+    turns = first.is_floating_point() and first.ndim > 1
+    return torch.cat([first, first.flatten(1).flip(1).view_as(first) if turns else first])
 
 
 class Explainer:

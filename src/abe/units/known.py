@@ -16,6 +16,7 @@ from abe.draws import Draws
 from abe.errors import Code, InputError
 from abe.registry import units
 from abe.spec import value
+from abe.task.lifted import LENGTH
 from abe.types import Card, Features
 from abe.units.arrival import Arrival, Map, axes_of, ranked_regions, size_of
 
@@ -142,7 +143,7 @@ class Sized(Known):
         lifter = problem.task.lifter
         if problem.labels(self.kind) is None or not hasattr(lifter, "axes"):
             raise _no_such(self.kind, problem)
-        lengths = problem.context.about.get("length")
+        lengths = problem.context.about.get(LENGTH)
         labels = lifter.labels(self.kind, tuple(problem.x.shape[1:]), lengths, size)
         return Labelled(labels.expand(len(problem.x), *labels.shape[1:]))
 

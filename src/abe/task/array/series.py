@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from abe.errors import Code, InputError
-from abe.task.array.tensor import laid_task
+from abe.task.array.tensor import tensor_task
 from abe.task.base import Task
 from abe.task.batch import batch_of
 from abe.task.channels import Numbers
@@ -84,11 +84,10 @@ def series_task(
         >>> found.shape, [name for name, share in found.by_unit()[0]][:3]
         (torch.Size([1, 2, 24]), ['load t 0–1', 'heat t 0–1', 'load t 2–3'])
     """
-    task = laid_task(
+    Axes.read(axes, known=LETTERS, needs="bt")
+    arrays = tensor_task(
         model,
-        Axes.read(axes, known=LETTERS, needs="bt"),
-        "series",
-        absent="mean",
+        axes,
         bounds=bounds,
         mean=mean,
         std=std,
@@ -101,6 +100,7 @@ def series_task(
         explained=explained,
         input_name=input_name,
     )
+    task = replace(arrays, modality="series", suits=suits(baseline="mean"))
     return task if background is None else with_background(task, background)
 
 

@@ -14,6 +14,7 @@ from abe.instrument.model_state import as_found
 from abe.task.base import Context, Lifted, Task
 from abe.task.batch import Batch, batch_of, context_of
 from abe.task.channels import Numbers, limits, per_channel, scale
+from abe.task.entries import explained_of, inputs_of
 from abe.task.letters import Axes
 from abe.task.lifted import LENGTH, Units, suits
 from abe.task.outputs import OutputKind, class_names
@@ -85,55 +86,17 @@ def tensor_task(
         (torch.Size([2, 3, 5]), ['point 0', 'point 1'])
     """
     laid = Axes.read(axes)
-    return laid_task(
-        model,
-        laid,
-        "tensor",
-        absent="mean" if bounds is None else "zero",
-        bounds=bounds,
-        mean=mean,
-        std=std,
-        channels=channels,
-        rate=rate,
-        window=window,
-        labels=labels,
-        output=output,
-        output_kind=output_kind,
-        explained=explained,
-        input_name=input_name,
-    )
-
-
-def laid_task(
-    model: nn.Module,
-    axes: Axes,
-    modality: str,
-    *,
-    absent: Any,
-    bounds: tuple[Numbers, Numbers] | None,
-    mean: Numbers | None,
-    std: Numbers | None,
-    channels: Sequence[str] | None,
-    rate: float | None,
-    window: int | None,
-    labels: Any,
-    output: Any,
-    output_kind: OutputKind,
-    explained: str | int | None,
-    input_name: str | None,
-) -> Task:
-    """A task of arrays whose axes are named; ``absent`` is its default reference."""
-    low, high = limits(bounds, len(axes.positions))
+    low, high = limits(bounds, len(laid.positions))
     names = None if channels is None else [str(one) for one in need_list("channels", channels, "names")]
-    if names is not None and axes.channels is None:
+    if names is not None and laid.channels is None:
         raise SpecError(
             Code.BAD_PARAMETER,
             "channels= names channels, and the axes have none",
-            got=f"axes {axes.words}",
+            got=f"axes {laid.words}",
             fix="Add the letter 'c' to axes=, or leave channels= out",
         )
     lifter = ArrayLifter(
-        axes=axes,
+        axes=laid,
         channels=None if names is None else tuple(names),
         rate=None if rate is None else float(POSITIVE.check("rate", rate)),
         window=None if window is None else COUNT.check("window", window),
@@ -142,16 +105,16 @@ def laid_task(
     )
     return Task(
         model=model,
-        modality=modality,
+        modality="tensor",
         lifter=lifter,
-        mean=per_channel("mean", mean, len(axes.positions)),
-        std=scale("std", std, len(axes.positions)),
+        mean=per_channel("mean", mean, len(laid.positions)),
+        std=scale("std", std, len(laid.positions)),
         low=low,
         high=high,
         labels=class_names(labels),
         output=output,
         output_kind=output_kind,
-        suits=suits(baseline=absent),
+        suits=suits(baseline="mean" if bounds is None else "zero"),
     )
 
 
@@ -198,26 +161,8 @@ class ArrayLifter:
         """What is explained, what is passed along, and where the model takes the first."""
         if not isinstance(raw, Mapping) and not (isinstance(raw, tuple) and self.explained is not None):
             return raw, {}, self.name
-        pairs = raw.items() if isinstance(raw, Mapping) else enumerate(raw)
-        items: dict[str | int, Any] = dict(pairs)
-        name = self.explained
-        if name is None:
-            fit = [key for key, item in items.items() if self._fits(item)]
-            if len(fit) != 1:
-                raise InputError(
-                    Code.SHAPE,
-                    "It is not clear which input to explain",
-                    got=f"inputs {list(items)}",
-                    fix="Pass explained=… to the task, a key",
-                )
-            (name,) = fit
-        if name not in items:
-            raise InputError(
-                Code.SHAPE,
-                f"The input to explain, {name!r}, was not given",
-                got=f"inputs {list(items)}",
-                fix="Pass a dict that holds it",
-            )
+        items = inputs_of(raw)
+        (name,) = explained_of(items, () if self.explained is None else (self.explained,), self._fits)
         return items.pop(name), items, name
 
     def _fits(self, item: Any) -> bool:

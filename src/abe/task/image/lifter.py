@@ -18,6 +18,7 @@ from abe.errors import Code, InputError
 from abe.task.base import Context, Lifted, Task
 from abe.task.batch import need_one_type, need_some, one_each
 from abe.task.channels import Numbers, limits, per_channel, scale
+from abe.task.entries import explained_of, inputs_of
 from abe.task.image.axes import USUAL, channels_first, known_channels
 from abe.task.image.pictures import BYTE, MODES, WORD, Fit, Picture, coded, dark, picture, resized
 from abe.task.lifted import pack
@@ -110,35 +111,14 @@ class ImageLifter:
         return Lifted(found.x, Context(), found.names, notes=tuple(found.notes))
 
     def _lift_several(self, task: Task, raw: Mapping[Any, Any] | tuple[Any, ...]) -> Lifted:
-        pairs = raw.items() if isinstance(raw, Mapping) else enumerate(raw)
-        items: dict[str | int, Any] = dict(pairs)
-        chosen = self.explained or self._only_image(items)
-        missing = [name for name in chosen if name not in items]
-        if missing:
-            raise InputError(
-                Code.SHAPE,
-                f"The input to explain, {missing[0]!r}, was not given",
-                got=f"inputs {list(items)}",
-                fix="Pass a dict or tuple that holds it",
-            )
+        items = inputs_of(raw)
+        chosen = explained_of(items, self.explained, lambda one: _is_float(one) and one.ndim == 4)
         lifted = {name: self._part(task, items[name]) for name in chosen}
         names = next(iter(lifted.values())).names
         x, parts = pack({name: block.x for name, block in lifted.items()})
         rest = {k: _context(task, v, len(x), k) for k, v in items.items() if k not in chosen}
         notes = tuple(text for block in lifted.values() for text in block.notes)
         return Lifted(x, Context(rest), names, parts, notes)
-
-    def _only_image(self, items: Mapping[str | int, Any]) -> tuple[str | int, ...]:
-        """The single floating-point (b, c, h, w) entry, when nobody said which one to explain."""
-        found = [k for k, v in items.items() if _is_float(v) and v.ndim == 4]
-        if len(found) == 1:
-            return (found[0],)
-        raise InputError(
-            Code.SHAPE,
-            "It is not clear which input to explain",
-            got=f"inputs {list(items)}",
-            fix="Pass explained=… to image_task, a key or several",
-        )
 
     def _part(self, task: Task, raw: Any) -> "_Block":
         """One of several explained inputs: photographs, or numbers of any shape (b, …)."""
