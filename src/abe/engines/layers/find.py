@@ -9,6 +9,7 @@ from abe.engines.layers.at_layer import activations as activations_of
 from abe.engines.layers.at_layer import at_layer
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, ModelError, note
+from abe.instrument.capture import look
 from abe.instrument.inspection import clean_name
 from abe.instrument.modes import refuse_opaque
 from abe.instrument.operations import tensors
@@ -54,7 +55,7 @@ def called_layers(problem: Problem) -> list[Layer]:
     refuse_opaque(problem.task.model)
     seen: dict[str, list[tuple[int, ...]]] = {}
     order: list[str] = []
-    handles = []
+    removes = []
     for name, module in problem.task.model.named_modules():
         if isinstance(module, nn.Identity):
             continue
@@ -66,12 +67,12 @@ def called_layers(problem: Problem) -> list[Layer]:
             seen.setdefault(name, []).append(shape)
             order.append(name)
 
-        handles.append(module.register_forward_hook(hook))
+        removes.append(look(module, hook))
     try:
         problem.outputs(problem.x, problem.everyone[:1])
     finally:
-        for handle in handles:
-            handle.remove()
+        for remove in removes:
+            remove()
     return [Layer(name, seen[name][0]) for name in order if name and len(seen[name]) == 1 and seen[name][0]]
 
 
