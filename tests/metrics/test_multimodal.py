@@ -183,7 +183,7 @@ REMOVALS = [None, "attention", "delete", "reference_token"]
 @pytest.mark.parametrize("net", ["Encoder", "TextCNN", "Bag"])
 @pytest.mark.parametrize("removal", REMOVALS)
 def test_text_confidence_of_a_text_task_is_that_of_its_reduced_text(net: str, removal: str | None) -> None:
-    """Against rows made by hand: the lower half of the tokens goes, special tokens stay, texts run as if alone."""
+    """Against rows made by hand: the lower half goes, special tokens stay, texts run as if alone."""
     task = abe.text_task(weights(MODELS[net]()), Tokenizer())
     texts = ["a charming film", "not dull"]
     found = abe.explain(task, texts, "gradient_x_input", target=1, progress=False)

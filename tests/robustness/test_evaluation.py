@@ -74,12 +74,13 @@ def several_inputs(draws: torch.Generator) -> dict[str, torch.Tensor]:
 def test_what_belongs_to_samples_goes_with_them(kind: str) -> None:
     """The curve of all samples is that of each alone, and every radius is that of an attack by itself."""
     task, raw = kinds()[kind]
-    radii, how = (0.05, 0.5, 20.0), {"steps": 5, "progress": False}
+    radii, how = (0.05, 0.5, 2.0), {"steps": 5, "progress": False}
     curve = abe.evaluate_robustness(task, raw, "bim", epsilons=radii, **how)
-    assert bool(curve.broken_at.isfinite().any())
+    assert kind != "masked texts" or bool(curve.broken_at.isfinite().any())
     for place, one in enumerate(raw):
         alone = abe.evaluate_robustness(task, [one], "bim", epsilons=radii, **how)
         assert alone.broken_at[0] == curve.broken_at[place]
+        assert alone.queries[0] == curve.queries[place]
         assert float(alone.distance[0]) == pytest.approx(float(curve.distance[place]), abs=1e-9)
     for eps in radii:
         found = abe.attack(task, raw, "bim", eps=eps, **how)

@@ -216,9 +216,9 @@ def text_confidence_drop(
     Args:
         attention: the model's input that says which tokens are attended.
         special: an input that marks further tokens which always stay; those that the task holds fixed do.
-        removal: what removed tokens become: ``"attention"``, ``"delete"``, ``"reference_token"``, a reference, for
-            the published form the embedding of token 0; None ends their attention, or where the model takes
-            no mask is what the task has for a missing token.
+        removal: what removed tokens become: ``"attention"``, ``"delete"``, ``"reference_token"``, a
+            reference, for the published form the embedding of token 0; None ends their attention, or where
+            the model takes no mask is what the task has for a missing token.
     """
     return _text("drop", attention, special, removal)
 
@@ -248,9 +248,9 @@ def text_confidence_increase(
     Args:
         attention: the model's input that says which tokens are attended.
         special: an input that marks further tokens which always stay; those that the task holds fixed do.
-        removal: what removed tokens become: ``"attention"``, ``"delete"``, ``"reference_token"``, a reference, for
-            the published form the embedding of token 0; None ends their attention, or where the model takes
-            no mask is what the task has for a missing token.
+        removal: what removed tokens become: ``"attention"``, ``"delete"``, ``"reference_token"``, a
+            reference, for the published form the embedding of token 0; None ends their attention, or where
+            the model takes no mask is what the task has for a missing token.
     """
     return _text("increase", attention, special, removal)
 

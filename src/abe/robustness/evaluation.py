@@ -345,7 +345,7 @@ def _check_alike(tasks: Mapping[str, Task], xs: Mapping[str, Tensor]) -> None:
         ):
             raise InputError(
                 Code.SHAPE,
-                "What an attack changes inside one model means nothing to another, whose layer gives other numbers",
+                "What an attack changes inside one model means nothing to another with another layer",
                 got=f"other vectors in {first} and {other} for the same input",
                 fix="Compare models that share the layer, such as an embedding that was not trained further",
             )

@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from jaxtyping import config
+from tests.task.text.texts import Tokenizer, weights
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from tests.task.text.texts import Tokenizer, weights
 
 import abe
 from abe.engines.layers.grid import LayerGrid, grid_of

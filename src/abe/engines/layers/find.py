@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from abe.engines.layers.at_layer import activations as activations_of
 from abe.engines.layers.at_layer import at_layer
+from abe.engines.layers.grid import grid_of, layout_of, run_extent
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, ModelError, note
 from abe.instrument.capture import look
@@ -81,14 +82,18 @@ def find_layer(problem: Problem) -> str | None:
 
     Where no such layer has the resolution, the finest after it. None where no layer has positions.
     """
-    space = problem.x.shape[2:]
-    if len(space) not in (1, 2):
+    if problem.x.ndim not in (3, 4) or len(problem.task.parts) > 1:
         return None
-    called = called_layers(problem)
-    spatial = [one for one in called if len(one.shape) == len(space) + 1 and _size(one.shape[1:]) > 1]
+    space = run_extent(problem, problem.everyone[:1])
+    grids = {
+        one: grid_of((1, *one.shape), space, layout_of(problem.task, one.name))
+        for one in called_layers(problem)
+        if len(one.shape) == len(space) + 1
+    }
+    spatial = {one: _size(grid.size) for one, grid in grids.items() if grid is not None}
     least = _size(space) / 8 ** len(space)
-    fine = [one for one in spatial if _size(one.shape[1:]) >= least]
-    coarse = [one for one in spatial if _size(one.shape[1:]) < least]
+    fine = [one for one, size in spatial.items() if size >= least]
+    coarse = [one for one, size in spatial.items() if size < least]
     for layer in [*reversed(fine), *coarse][:TRIED]:
         if not bypassed(problem, layer.name):
             return layer.name

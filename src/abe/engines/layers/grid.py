@@ -176,7 +176,7 @@ def extent_of(problem: Problem) -> tuple[int, ...]:
 
 
 def run_extent(problem: Problem, owner: Tensor) -> tuple[int, ...]:
-    """The axes with places that the model is given of samples which run together, as long as they are alone."""
+    """The axes with places of samples that run together, as long as each is alone."""
     lengths = problem.context.about.get(LENGTH)
     extent = extent_of(problem)
     return extent if lengths is None else (int(lengths[owner[0]]), *extent[1:])
