@@ -155,8 +155,11 @@ def test_a_batch_gives_what_each_text_gives_alone(name: str, method: str) -> Non
 
 WHOLE: dict[str, dict[str, Any]] = {
     **{one: {} for one in ("grad_cam", "hires_cam", "eigen_cam", "score_cam", "ablation_cam")},
-    **{"guided_grad_cam": {}, "iba": {"steps": 2}, "input_iba": {"steps": 2}},
-    **{"meaningful_perturbation": {"steps": 3}, "extremal_perturbation": {"steps": 3}},
+    "guided_grad_cam": {},
+    "iba": {"steps": 2},
+    "input_iba": {"steps": 2},
+    "meaningful_perturbation": {"steps": 3},
+    "extremal_perturbation": {"steps": 3},
 }
 """Methods that look at a text as a whole."""
 
