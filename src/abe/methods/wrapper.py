@@ -116,7 +116,9 @@ def postprocess_method(*, base: Any, steps: tuple[Step, ...]) -> Postprocess:
         pitfalls=("As many runs of the method as references.",),
     )
 )
-def over_references(*, base: Any, baseline: Any = "uniform", references: Count | None = None) -> OverReferences:
+def over_references(
+    *, base: Any, baseline: Any = "uniform", references: Count | None = None
+) -> OverReferences:
     """Any method that starts from one reference, averaged over several, such as every row of a background.
 
     A method that is complete is complete against the mean score of the references.

@@ -176,7 +176,11 @@ def test_integrated_gradients_averaged_over_the_background(name: str, settings: 
     mean = made.attribution.view(b, m, -1).mean(1)
     assert miss(mean, found["out_formula"]) < FLOAT64
     once = abe.explain(
-        of, found["x"], ("over_references", {"base": ("ig", settings)}), target=found["target"], progress=False
+        of,
+        found["x"],
+        ("over_references", {"base": ("ig", settings)}),
+        target=found["target"],
+        progress=False,
     )
     assert miss(once.attribution, found["out_formula"]) < FLOAT64
     scores = of.reading(parts=of.lift(found["x"]).parts).forward(of.lifter.references(of)).detach()
