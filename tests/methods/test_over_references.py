@@ -14,7 +14,9 @@ BACKGROUND = torch.rand(5, 3, 6, 6, generator=torch.Generator().manual_seed(4), 
 
 
 def explained(method: Any, **how: Any) -> abe.Explanation:
-    return abe.explain(task_of(nets.Convolutional()), samples(2), method, progress=False, ids=[0, 1], **how)
+    return abe.explain(
+        task_of(nets.Convolutional().double()), samples(2), method, progress=False, ids=[0, 1], **how
+    )
 
 
 @pytest.mark.parametrize("base", ["ig", "deeplift", ("ig", {"tolerance": 0.01}), ("guided_ig", {"steps": 5})])
@@ -38,7 +40,7 @@ def test_deeplift_over_a_background_is_deepshap() -> None:
 
 def test_draws_do_not_depend_on_neighbours_and_come_again() -> None:
     both = explained("over_references", base="ig", references=3)
-    task, x = task_of(nets.Convolutional()), samples(2)
+    task, x = task_of(nets.Convolutional().double()), samples(2)
     alone = abe.explain(task, x[1:], "over_references", base="ig", references=3, progress=False, ids=[1])
     torch.testing.assert_close(alone.attribution[0], both.attribution[1])
     assert bool((both.standard_error > 0).any())

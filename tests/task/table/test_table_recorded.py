@@ -183,7 +183,8 @@ def test_integrated_gradients_averaged_over_the_background(name: str, settings: 
         progress=False,
     )
     assert miss(once.attribution, found["out_formula"]) < FLOAT64
-    scores = of.reading(parts=of.lift(found["x"]).parts).forward(of.lifter.references(of)).detach()
+    rows = of.lift(found["background"])
+    scores = of.reading(parts=rows.parts).forward(rows.x, rows.context).detach()
     start = scores[:, found["target"]].mean(0)
     torch.testing.assert_close(once.score - start.to(once.score), once.delta)
     columns = (

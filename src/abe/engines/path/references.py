@@ -1,13 +1,11 @@
 """A method with one reference, averaged over several: every background row, or draws of a distribution."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from abe.baselines import Dataset
-from abe.baselines.background import BackgroundRows, lifter_of
-from abe.baselines.fitting import fit
 from abe.checks import Count
 from abe.engines.runtime.moments import Moments
 from abe.engines.runtime.problem import Problem
@@ -24,7 +22,8 @@ class InTurn:
     """One of several references at a time; which one, a request over all of them says.
 
     Args:
-        baseline: where they come from; a `Dataset` is taken in its order where it is taken whole.
+        baseline: where they come from. One of a set has ``count(problem)``, and ``ordered`` where draw k
+            is not number k of it.
         whole: whether all are used.
     """
 
@@ -38,9 +37,9 @@ class InTurn:
     def rows(self, problem: Problem, owner: Tensor, draw: Tensor) -> Tensor:
         turn = problem.context.about.get(TURN)
         draw = draw if turn is None else turn[owner.to(turn.device)]
-        if self.whole and isinstance(self.baseline, Dataset):
-            samples = self.baseline.samples
-            return fit(samples[draw.to(samples.device) % len(samples)], problem.x[owner])
+        ordered: Any = getattr(self.baseline, "ordered", None)
+        if self.whole and ordered is not None:
+            return ordered(problem, owner, draw)
         return self.baseline.rows(problem, owner, draw)
 
     def count(self, problem: Problem) -> int:
@@ -51,10 +50,9 @@ class InTurn:
         """
         if not self.baseline.stochastic:
             return 1
-        if isinstance(self.baseline, Dataset):
-            return len(self.baseline.samples)
-        if isinstance(self.baseline, BackgroundRows):
-            return len(lifter_of(problem).references(problem.task.beneath or problem.task))
+        count: Any = getattr(self.baseline, "count", None)
+        if count is not None:
+            return count(problem)
         raise SpecError(
             Code.BAD_PARAMETER,
             "A distribution has no last reference",
