@@ -240,7 +240,7 @@ def replacing(model: nn.Module, layer: str, activation: Float[Tensor, "n *f"]) -
     looking = [number for number, hook in hooks.items() if isinstance(hook, _Look)]
     remove = look(tap.module, tap)
     for number in looking:  # what looks, or replaces this in turn, comes after; hooks of the model's before
-        hooks.move_to_end(number)
+        hooks[number] = hooks.pop(number)
     try:
         with eager(model):
             yield
