@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from abe.task.data.loaders import samples
     from abe.task.image import image_task, load_image
     from abe.task.image.segmentation import segmentation_task
-    from abe.task.several import columns, image, make_task, series, tensor
+    from abe.task.several import columns, image, make_task, series, tensor, text
     from abe.task.table.lifter import table_task
     from abe.task.text.lifter import text_task
 
@@ -78,6 +78,7 @@ _HOMES = {
     "make_task": "abe.task.several",
     "series": "abe.task.several",
     "tensor": "abe.task.several",
+    "text": "abe.task.several",
     "series_task": "abe.task.array.series",
     "tensor_task": "abe.task.array.tensor",
     "text_task": "abe.task.text.lifter",
@@ -139,6 +140,7 @@ __all__ = [
     "table_task",
     "tensor",
     "tensor_task",
+    "text",
     "text_task",
     "transfer_matrix",
     "trust",

@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 from tests.metrics.common import mapped
+from tests.task.text.texts import MODELS, Tokenizer, weights
 from torch import Tensor, nn
 
+import abe
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.request import pose
@@ -35,7 +37,7 @@ class TwoTowers(nn.Module):
         return torch.cosine_similarity(seen, read, dim=1)[:, None]
 
     def forward(self, x: Tensor, other: Tensor, attention_mask: Tensor, special: Tensor) -> Tensor:
-        image, text = (x, other) if self.explained == "image" else (other, x)
+        image, text = (x, other) if self.explained == "image" else (other, x.transpose(1, 2))
         return self.similarity(image, text, attention_mask)
 
 
@@ -60,6 +62,7 @@ def given(explained: str, rows: slice = slice(0, 4), **how) -> Problem:
     model = TwoTowers(explained)
     task = Task(model=model, modality=explained, lifter=None, mean=mean, output_kind="regression")
     x, other = all_data[explained], all_data["text" if explained == "image" else "image"]
+    x = x.transpose(1, 2) if explained == "text" else x  # features have their channels first
     values = {"other": other, "attention_mask": all_data["attention_mask"], "special": all_data["special"]}
     evaluator = Evaluator(task, execution="model", **how)
     made = pose(evaluator, Lifted(x, Context(values), []))
@@ -117,8 +120,8 @@ def test_half_of_the_words_lose_their_attention_or_become_a_token(form, special)
     else:
         kept = net.similarity(image, torch.where(gone[:, :, None], token, text), attended)[:, 0]
     drops, rises = by_hand(whole, kept)
-    params = {"special": "special" if special else None, "removal": token if form == "token" else None}
-    found = measure(problem, mapped(maps), [as_metric(("tcd", params)), as_metric(("tci", params))])
+    params = {"special": "special" if special else None, "removal": token.mT if form == "token" else None}
+    found = measure(problem, mapped(maps.mT), [as_metric(("tcd", params)), as_metric(("tci", params))])
     assert found["text_confidence_drop"].values.tolist() == pytest.approx(drops, abs=1e-9)
     assert found["text_confidence_increase"].values.tolist() == rises
     assert problem.evaluator.cost.forward_rows == 8
@@ -126,7 +129,7 @@ def test_half_of_the_words_lose_their_attention_or_become_a_token(form, special)
 
 @pytest.mark.parametrize("explained", ["image", "text"])
 def test_a_row_does_not_depend_on_its_neighbours(explained):
-    shape = (4, 3, 5, 5) if explained == "image" else (4, TOKENS, SIZE)
+    shape = (4, 3, 5, 5) if explained == "image" else (4, SIZE, TOKENS)
     maps = torch.randn(shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     maps[2] = 1.0  # ties: their order is drawn
     name = "icd" if explained == "image" else "tcd"
@@ -144,22 +147,22 @@ def test_the_words_that_matter_beat_random_beat_the_rest(name, sign):
     problem = given("text")
     seen = data(4)["image"].mean((2, 3)) @ problem.task.model.head.T.detach()
     direction = seen / seen.norm(dim=1, keepdim=True)
-    problem.x = torch.stack([direction, direction, direction, -direction, -direction, -direction], 1)
-    problem.x = problem.x * torch.tensor([3.0, 2.5, 2.0, 0.3, 0.2, 0.1]).view(1, -1, 1)
-    problem.x = problem.x + 0.5 * data(4)["text"]
-    true = (problem.x * direction[:, None]).double()
+    problem.x = torch.stack([direction, direction, direction, -direction, -direction, -direction], 2)
+    problem.x = problem.x * torch.tensor([3.0, 2.5, 2.0, 0.3, 0.2, 0.1]).view(1, 1, -1)
+    problem.x = problem.x + 0.5 * data(4)["text"].mT
+    true = (problem.x * direction[:, :, None]).double()
     scores = []
     generators = [torch.Generator().manual_seed(s) for s in range(50)]
     orders = [torch.arange(TOKENS), *(torch.randperm(TOKENS, generator=g) for g in generators)]
     for order in orders:
-        scores.append(sign * as_metric(name).value.measure(problem, mapped(true[:, order])).mean().item())
+        scores.append(sign * as_metric(name).value.measure(problem, mapped(true[:, :, order])).mean().item())
     inverted = sign * as_metric(name).value.measure(problem, mapped(-true)).mean().item()
     assert scores[0] > sum(scores[1:]) / 50 > inverted
 
 
 def test_bad_requests_are_refused_before_computing():
     problem = given("text")
-    maps = torch.ones(4, TOKENS, SIZE, dtype=torch.float64)
+    maps = torch.ones(4, SIZE, TOKENS, dtype=torch.float64)
     for name, params, code in (
         ("tcd", {"attention": "mask"}, Code.MASK),
         ("tcd", {"special": "sep"}, Code.MASK),
@@ -172,3 +175,47 @@ def test_bad_requests_are_refused_before_computing():
         measure(problem, mapped(maps * math.nan), [as_metric("tcd")])
     assert caught.value.code is Code.MAP_NOT_FINITE
     assert problem.evaluator.cost.forward_rows == 0
+
+
+REMOVALS = [None, "attention", "delete", "reference_token"]
+
+
+@pytest.mark.parametrize("net", ["Encoder", "TextCNN", "Bag"])
+@pytest.mark.parametrize("removal", REMOVALS)
+def test_text_confidence_of_a_text_task_is_that_of_its_reduced_text(net: str, removal: str | None) -> None:
+    """Against rows made by hand: the lower half goes, special tokens stay, texts run as if alone."""
+    task = abe.text_task(weights(MODELS[net]()), Tokenizer())
+    texts = ["a charming film", "not dull"]
+    found = abe.explain(task, texts, "gradient_x_input", target=1, progress=False)
+    how = {"removal": removal}
+    if removal == "attention" and net != "Encoder":
+        with pytest.raises(AbeError, match="attention mask"):
+            abe.evaluate(task, found, [("tcd", how)], data=texts, progress=False)
+        return
+    both = abe.evaluate(task, found, [("tcd", how), ("tci", how)], data=texts, progress=False)
+    drops, rises = [], []
+    for place, text in enumerate(texts):
+        lifted = task.lift(text)
+        t = lifted.x.shape[2]
+        labels = lifted.units[0].labels[0, 0]
+        score = found.attribution[place, :, :t].sum(0)
+        words = (labels >= 0).nonzero().flatten()
+        ordered = words[score[words].argsort(descending=True)]
+        gone = ordered[len(ordered) // 2 :]
+        x, values = lifted.x.clone(), dict(lifted.context.values)
+        task.parts = lifted.parts
+        kept = [i for i in range(t) if i not in gone.tolist()]
+        if removal == "delete":
+            x, values = x[:, :, kept], {k: v[:, kept] for k, v in values.items()}
+        elif removal == "attention" or (removal is None and net == "Encoder"):
+            values["attention_mask"] = values["attention_mask"].clone()
+            values["attention_mask"][0, gone] = 0
+        else:
+            x[:, :, gone] = task.lifter.vector(task, "mask")[None, :, None]
+        whole = task.forward(lifted.x, lifted.context)[0, 1].detach()
+        changed = task.forward(x, Context(values))[0, 1].detach()
+        drops.append(100 * max(0.0, float(whole - changed)))
+        rises.append(100.0 if changed > whole else 0.0)
+    (scores,) = both.scores.values()
+    assert scores["text_confidence_drop"].values.tolist() == pytest.approx(drops, abs=1e-9)
+    assert scores["text_confidence_increase"].values.tolist() == rises

@@ -272,7 +272,16 @@ class Dataset:
     def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
         keys = problem.keys(owner, draw)
         chosen = problem.draws.integers("baseline.dataset", keys, len(self.samples), (1,))[:, 0]
-        return fit(self.samples[chosen.to(self.samples.device)], problem.x[owner])
+        return self.ordered(problem, owner, chosen)
+
+    def ordered(self, problem: Problem, owner: RowIndex, number: RowIndex) -> Rows:
+        """(n, *f) samples by their number, from the first again behind the last."""
+        chosen = number.to(self.samples.device) % len(self.samples)
+        return fit(self.samples[chosen], problem.x[owner])
+
+    def count(self, problem: Problem) -> int:
+        """How many samples there are."""
+        return len(self.samples)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

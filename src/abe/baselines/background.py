@@ -68,8 +68,17 @@ class BackgroundRows:
     def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
         if problem.task.beneath is not None:
             return AtInput(baseline=self).rows(problem, owner, draw)
-        rows: Tensor = lifter_of(problem).references(problem.task)
+        rows = self._all(problem)
         return rows.to(problem.x)[draw.to(rows.device) % len(rows)].to(problem.x)
+
+    def count(self, problem: Any) -> int:
+        """How many rows there are."""
+        return len(self._all(problem))
+
+    def _all(self, problem: Any) -> Tensor:
+        task = problem.task if problem.task.beneath is None else problem.task.beneath
+        rows: Tensor = lifter_of(problem).references(task)
+        return rows
 
 
 @baselines.register(

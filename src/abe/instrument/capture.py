@@ -4,6 +4,7 @@ import copy
 import difflib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
@@ -54,7 +55,7 @@ def capturing(
         stack.enter_context(eager(model))
         for tap in taps:
             tap.captured = captured
-            stack.callback(tap.module.register_forward_hook(tap).remove)
+            stack.callback(look(tap.module, tap))
         yield captured
     for tap in taps:
         tap.settle()
@@ -106,6 +107,28 @@ def find_layer(modules: Mapping[str, nn.Module], layer: str) -> tuple[nn.Module,
             fix=f"Did you mean {' or '.join(map(repr, near))}?" if near else None,
         )
     return modules[name], int(call) if call else None
+
+
+Hook = Callable[[nn.Module, Any, Any], Any]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A forward hook of this library's, which runs after those that put something else there."""
+
+    hook: Hook
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        return self.hook(module, args, output)
+
+
+def look(module: nn.Module, hook: Hook) -> Callable[[], None]:
+    """Call ``hook`` with what the rest of the model reads of a module, `replacing` within included.
+
+    Returns:
+        what removes the hook.
+    """
+    return module.register_forward_hook(_Look(hook)).remove
 
 
 class _Tap:
@@ -213,10 +236,14 @@ def replacing(model: nn.Module, layer: str, activation: Float[Tensor, "n *f"]) -
     modules = {clean_name(name): module for name, module in model.named_modules()}
     tap = _Tap(layer, *find_layer(modules, layer_name(model, layer)))
     tap.replacement = activation
-    handle = tap.module.register_forward_hook(tap)
+    hooks = tap.module._forward_hooks
+    looking = [number for number, hook in hooks.items() if isinstance(hook, _Look)]
+    remove = look(tap.module, tap)
+    for number in looking:  # what looks, or replaces this in turn, comes after; hooks of the model's before
+        hooks[number] = hooks.pop(number)
     try:
         with eager(model):
             yield
     finally:
-        handle.remove()
+        remove()
     tap.settle()

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from abe.checks import Count
+from abe.engines.path.references import InTurn, OverReferences
 from abe.engines.wrappers import Ensemble, Postprocess, Reduce, Smooth, Step
 from abe.errors import Code, SpecError
-from abe.registry import Method, methods
+from abe.methods.path import as_distribution
+from abe.registry import Method, is_pair, methods
 from abe.types import Card
 
 
@@ -99,6 +102,62 @@ def postprocess_method(*, base: Any, steps: tuple[Step, ...]) -> Postprocess:
         postprocess(base='gradient', steps=('absolute',))
     """
     return Postprocess(engine=methods.resolve(base).engine, steps=steps)
+
+
+@methods.register(
+    Card(
+        name="over_references",
+        title="Mean over references",
+        source="erion2021, Eq. 4",
+        formula="A = (1/m) Σ_k M(x, x′_k), ΣA = s(x) − mean s(x′_k)",
+        family="wrapper",
+        needs=("baseline", "draws"),
+        example={"base": "deeplift", "references": 4},
+        pitfalls=("As many runs of the method as references.",),
+    )
+)
+def over_references(
+    *, base: Any, baseline: Any = "uniform", references: Count | None = None
+) -> OverReferences:
+    """Any method that starts from one reference, averaged over several, such as every row of a background.
+
+    A method that is complete is complete against the mean score of the references.
+
+    Args:
+        base: a method with ``baseline=``, such as ``"ig"`` or ``("ig", {"steps": 100})``.
+        baseline: where references come from: a tensor (m, *f) or `Dataset`, the background of a table (its
+            default), or a distribution.
+        references: how many; None takes every row of a background.
+
+    Shape: (b, *f) in and out; standard errors (b, *f).
+
+    Cost: ``references`` times the base's.
+
+    Example:
+        >>> import abe
+        >>> abe.method("over_references", base="ig", baseline="noise", references=4).name
+        'over_references'
+    """
+    base = (base, {}) if isinstance(base, str) else base
+    if isinstance(base, Method):
+        base = base.name, {key: kept for key, kept in base.params if key in base.given}
+    if not is_pair(base) or "baseline" not in methods.get(base[0]).parameters():
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            "base= is a method that starts from a reference, by its name",
+            got=repr(base[0] if is_pair(base) else base),
+            expected='one with baseline=, such as "ig" or ("ig", {"steps": 100})',
+        )
+    if "baseline" in base[1]:
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            "The references are said beside the method",
+            got="baseline= of the base",
+            fix="Pass baseline= to over_references",
+        )
+    turn = InTurn(baseline=as_distribution(baseline), whole=references is None)
+    made = methods.build(base[0], **{**base[1], "baseline": turn})
+    return OverReferences(engine=made.engine, turn=turn, references=references)
 
 
 def smooth(base: Any, *, sigma: float = 0.15, samples: int = 50, reduce: Reduce = "mean") -> Method:

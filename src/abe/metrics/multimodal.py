@@ -5,25 +5,23 @@ embeddings. An image is multiplied by its map in the model's space, so that what
 mean colour; of a text the tokens above the median of their attributions are kept.
 """
 
-from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from abe.baselines import as_baseline
+from abe.engines.removal.removals import Absent, Removal
 from abe.engines.runtime.problem import Problem
-from abe.engines.runtime.targets import Decision
 from abe.errors import Code, InputError, SpecError
 from abe.imputation import without
+from abe.metrics.evaluation.perturbation import as_absent, bound_removal
 from abe.metrics.evaluation.rows import remembered
 from abe.metrics.evaluation.truth import soft_mask
 from abe.registry import metrics
 from abe.spec import value
-from abe.task.base import Context
-from abe.types import Baseline, Card, Passes
-from abe.units import check_map, rank
+from abe.types import Baseline, Card, Fed, Passes
+from abe.units import Pixel, check_map, rank
 
 Change = Literal["drop", "increase"]
 
@@ -64,14 +62,16 @@ class TextConfidence:
     Args:
         what: ``"drop"`` or ``"increase"``.
         attention: name of the context input (b, t) that says which tokens are attended.
-        special: name of the context input (b, t) that marks tokens which always stay, or None.
-        removal: what removed tokens become while they stay attended; None to end their attention instead.
+        special: name of the context input (b, t) that marks tokens which always stay, beside those that the
+            task holds fixed; or None.
+        removal: what removed tokens become. None ends their attention; where the model takes no mask they
+            become what the task has for a missing token.
     """
 
     what: Change
     attention: str
     special: str | None
-    removal: Baseline | None
+    removal: Baseline | Removal | None
     removes: ClassVar[bool] = True
 
     def measure(self, problem: Problem, explanation: Any) -> Tensor:
@@ -82,17 +82,23 @@ class TextConfidence:
     def _shown(self, problem: Problem, explanation: Any) -> Float[Tensor, "b"]:
         """(b,) the score of the tokens that are kept."""
         removed = self.removed(problem, explanation)
-        if self.removal is not None:
-            everyone = problem.everyone
-            rows = without(problem, self.removal, everyone, torch.zeros_like(everyone), removed[:, :, None])
-            return problem.scores(rows, everyone).double()
-        values = dict(problem.context.values)
-        attended = values[self.attention]
-        values[self.attention] = torch.where(
-            removed.to(attended.device), torch.zeros_like(attended), attended
-        )
-        shorter = replace(problem, context=Context(values), decision=Decision(problem.target))
-        return shorter.scores(problem.x, problem.everyone).double()
+        removal, everyone = self.removal, problem.everyone
+        attended = problem.context.values.get(self.attention)
+        if removal is None and attended is None:
+            removal = as_absent(problem.task.suits.get(("removal", "zero"), "zero"))
+        bound = bound_removal(removal, problem, Pixel()) if isinstance(removal, Removal) else None
+
+        def make(rows: Tensor) -> Tensor | Fed:
+            owner, gone = everyone[rows], removed[rows][:, None]
+            if bound is not None:
+                return bound.rows(Absent(owner, torch.zeros_like(owner), ~gone))
+            if removal is not None and not isinstance(removal, Removal):
+                return without(problem, removal, owner, torch.zeros_like(owner), gone)
+            mask = self._flags(problem, self.attention)
+            mask = mask[owner.to(mask.device)]
+            return Fed(problem.x[owner], {self.attention: mask.masked_fill(gone[:, 0].to(mask.device), 0)})
+
+        return problem.scores(make, everyone).double()
 
     def removed(self, problem: Problem, explanation: Any) -> Bool[Tensor, "b t"]:
         """(b, t) the lower half of each sample's words, the middle one of an odd number among them."""
@@ -102,26 +108,31 @@ class TextConfidence:
                 Code.UNSUPPORTED,
                 "Text confidence reads embeddings of tokens",
                 got=f"inputs of shape {tuple(x.shape[1:])}",
-                expected="(tokens, embedding)",
+                expected="(embedding, tokens)",
             )
-        score = check_map(explanation.attribution, x).double().sum(2)
-        words = self._flags(problem, self.attention)
+        score = check_map(explanation.attribution, x).expand_as(x).double().sum(1)
+        words = torch.ones_like(score, dtype=torch.bool)
+        if problem.fixed is not None:
+            words = ~problem.fixed.expand_as(x).all(1)
+        if problem.fixed is None or self.attention in problem.context.values:
+            words = words & self._flags(problem, self.attention).to(x.device).bool()
         if self.special is not None:
-            words = words & ~self._flags(problem, self.special)
+            words = words & ~self._flags(problem, self.special).to(x.device).bool()
         order = rank(torch.where(words, score, -torch.inf), draws=problem.draws, ids=problem.ids)
         return words & (order >= words.sum(1, keepdim=True) // 2)
 
-    def _flags(self, problem: Problem, name: str) -> Bool[Tensor, "b t"]:
-        found = problem.context.values.get(name)
-        if found is None or tuple(found.shape) != tuple(problem.x.shape[:2]):
+    def _flags(self, problem: Problem, name: str) -> Tensor:
+        """(b, t) a further input of the model that says something of every token."""
+        found, expected = problem.context.values.get(name), (len(problem.x), problem.x.shape[2])
+        if found is None or tuple(found.shape) != expected:
             raise InputError(
                 Code.MASK,
                 f"Text confidence needs the input {name!r} beside the embeddings",
                 got="nothing" if found is None else f"shape {tuple(found.shape)}",
-                expected=f"{tuple(problem.x.shape[:2])}",
+                expected=f"{expected}",
                 fix="Pass raw= with every input of the model, or name the right one",
             )
-        return found.to(problem.x.device).bool()
+        return found
 
 
 _PASSES = Passes(forward="2 * b", backward="0")
@@ -203,8 +214,11 @@ def text_confidence_drop(
     The image stays whole.
 
     Args:
-        removal: what removed tokens become while they stay attended, for the published form the embedding
-            of token 0; None to end their attention instead.
+        attention: the model's input that says which tokens are attended.
+        special: an input that marks further tokens which always stay; those that the task holds fixed do.
+        removal: what removed tokens become: ``"attention"``, ``"delete"``, ``"reference_token"``, a
+            reference, for the published form the embedding of token 0; None ends their attention, or where
+            the model takes no mask is what the task has for a missing token.
     """
     return _text("drop", attention, special, removal)
 
@@ -232,12 +246,15 @@ def text_confidence_increase(
     The image stays whole.
 
     Args:
-        removal: what removed tokens become while they stay attended, for the published form the embedding
-            of token 0; None to end their attention instead.
+        attention: the model's input that says which tokens are attended.
+        special: an input that marks further tokens which always stay; those that the task holds fixed do.
+        removal: what removed tokens become: ``"attention"``, ``"delete"``, ``"reference_token"``, a
+            reference, for the published form the embedding of token 0; None ends their attention, or where
+            the model takes no mask is what the task has for a missing token.
     """
     return _text("increase", attention, special, removal)
 
 
 def _text(what: Change, attention: str, special: str | None, removal: Any) -> TextConfidence:
-    chosen = None if removal is None else as_baseline(removal)
+    chosen = None if removal is None else as_absent(removal)
     return TextConfidence(what=what, attention=attention, special=special, removal=chosen)

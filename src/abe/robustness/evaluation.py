@@ -188,13 +188,14 @@ def evaluate_robustness(
         >>> curve.robust_accuracy[0] >= curve.robust_accuracy[1]
         True
     """
-    radii = _radii(epsilons, task.limits)
-    make, name, norm = _by_radius(method, how, task.limits)
     asked, how = task.asked(how)
     if "label" in task.asks and label is not None:
         asked, label = {**asked, "label": label}, None
     lifted = task.lift(raw, **asked)
+    task = task.reading(parts=lifted.parts)
     task.check(lifted.x)
+    radii = _radii(epsilons, task.limits)
+    make, name, norm = _by_radius(method, how, task.limits)
     right, labels = _judge(task, lifted, label)
     b = len(lifted.x)
     broken = torch.full((b,), torch.inf, dtype=torch.float64)
@@ -250,6 +251,7 @@ def transfer_matrix(
     first = next(iter(tasks.values()))
     asked, how = first.asked(how)
     lifted = {name: task.lift(raw, **asked) for name, task in tasks.items()}
+    tasks = {name: one.reading(parts=lifted[name].parts) for name, one in tasks.items()}
     _check_alike(tasks, {name: one.x for name, one in lifted.items()})
     judged = {n: _judge(tasks[n], lifted[n], label) for n in names}
     rates = torch.full((len(names), len(names)), torch.nan, dtype=torch.float64)
@@ -326,13 +328,7 @@ def _judge(task: Task, lifted: Lifted, label: Any) -> tuple[Tensor, Tensor]:
 def _attack_rows(
     task: Task, lifted: Lifted, rows: Tensor, update: Any, labels: Tensor, ids: list[int], how: dict[str, Any]
 ) -> Any:
-    """The attack on some of the samples; a task with other inputs attacks all of them."""
-    if lifted.context.values:
-        raise SpecError(
-            Code.UNSUPPORTED,
-            "An evaluation over radii takes models with one input",
-            fix="Call abe.attack for each radius",
-        )
+    """The attack on some of the samples, each with what belongs to it."""
     chosen = [ids[i] for i in rows.tolist()]
     part = lifted.take(rows).plain()
     return attack(task, part, update, label=labels[rows.to(labels.device)], ids=chosen, **how)
@@ -341,6 +337,18 @@ def _attack_rows(
 def _check_alike(tasks: Mapping[str, Task], xs: Mapping[str, Tensor]) -> None:
     first, *others = list(tasks)
     for other in others:
+        inside = tasks[first].at_layers or tasks[other].at_layers
+        if (
+            inside
+            and xs[first].shape == xs[other].shape
+            and not torch.equal(xs[first].cpu(), xs[other].cpu())
+        ):
+            raise InputError(
+                Code.SHAPE,
+                "What an attack changes inside one model means nothing to another with another layer",
+                got=f"other vectors in {first} and {other} for the same input",
+                fix="Compare models that share the layer, such as an embedding that was not trained further",
+            )
         one, two = tasks[first].bounds, tasks[other].bounds
         same = (one is None) == (two is None) and xs[first].shape == xs[other].shape
         if same and one is not None and two is not None:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from abe import arrays
 from abe.checks import need_list
-from abe.errors import Code, InputError, SpecError, suggest
+from abe.errors import Code, InputError, ModelError, SpecError, suggest
 from abe.task.array.series import series_task
 from abe.task.array.tensor import tensor_task
 from abe.task.base import Context, Lifted, Task
@@ -19,6 +19,7 @@ from abe.task.channels import Numbers, limits, per_channel, scale
 from abe.task.image.lifter import image_task
 from abe.task.lifted import LENGTH, Units, pack, suits
 from abe.task.outputs import OutputKind, class_names
+from abe.task.text.lifter import TextLifter, text_task
 from abe.units.cuts import along, labels_of, names_of
 
 PIECE, INPUT = "piece", "input"
@@ -27,7 +28,7 @@ PIECE, INPUT = "piece", "input"
 
 @dataclass(frozen=True)
 class Reading:
-    """How one of several inputs is read; made by `image`, `columns`, `series` and `tensor`.
+    """How one of several inputs is read; made by `image`, `columns`, `series`, `tensor` and `text`.
 
     Attributes:
         kind: ``"image"``, …
@@ -87,6 +88,27 @@ def tensor(axes: str, **settings: Any) -> Reading:
     return Reading("tensor", tensor_task, {"axes": axes, **settings})
 
 
+def text(tokenizer: Any, **settings: Any) -> Reading:
+    """A text among the inputs of `make_task`; what is explained is the output of its embedding.
+
+    Special tokens and padding are fixed; absent words show the mask token. The model takes the ids by the
+    input's name, and what goes with them, such as ``attention_mask``, by its own.
+
+    Args:
+        tokenizer: as for `abe.text_task`.
+        **settings: ``embedding``, ``max_length`` and ``truncate`` of `abe.text_task`.
+    """
+    strange = [key for key in settings if key not in ("embedding", "max_length", "truncate")]
+    if strange:
+        raise SpecError(
+            Code.UNKNOWN_PARAMETER,
+            f"A text among several inputs has no {strange[0]}=",
+            expected="embedding, max_length or truncate",
+            fix="What the outputs are is said to make_task",
+        )
+    return Reading("text", text_task, {"tokenizer": tokenizer, **settings})
+
+
 def columns(
     names: Sequence[str] | None = None,
     *,
@@ -121,7 +143,7 @@ def make_task(
     Args:
         model: takes its inputs by keyword or position.
         inputs: by keyword or place of the model's call, how each explained input is read: `abe.image`,
-            `abe.columns`, `abe.series` or `abe.tensor`.
+            `abe.columns`, `abe.series`, `abe.tensor` or `abe.text`.
         labels: class names, as for `abe.image_task`.
         output: where the class scores are, as for `abe.image_task`.
         output_kind: what they are, as for `abe.image_task`.
@@ -161,9 +183,13 @@ def make_task(
                 Code.BAD_PARAMETER,
                 f"The input {name!r} has no reading",
                 got=type(reading).__name__,
-                expected="abe.image(…), abe.columns(…), abe.series(…) or abe.tensor(…), by keyword or place",
+                expected="abe.image(…), abe.columns(…), abe.series(…), abe.tensor(…) or abe.text(…), "
+                "by keyword or place",
             )
     tasks = {name: reading.task(model) for name, reading in inputs.items()} if _is_module(model) else {}
+    for name, one in tasks.items():
+        if isinstance(one.lifter, TextLifter):
+            one.lifter = replace(one.lifter, ids=name)
     return Task(
         model=model,
         modality="several",
@@ -191,13 +217,8 @@ class SeveralLifter:
 
     def __call__(self, task: Task, raw: Any) -> Lifted:
         given = self._named(raw)
-        own = {name: one.lift(given[name]) for name, one in self.tasks.items()}
-        for name, lifted in own.items():
-            self._check(name, lifted)
-        x, parts = pack({k: one.x for k, one in own.items()}, {k: self._settings(k, own[k]) for k in own})
-        n = len(x)
-        known = _parameters(task.model)
         rest = {k: v for k, v in given.items() if k not in self.tasks}
+        known = _parameters(task.model)
         for name in rest:
             if isinstance(name, str) and known is not None and name not in known:
                 raise InputError(
@@ -206,9 +227,26 @@ class SeveralLifter:
                     expected=", ".join(map(repr, known)),
                     fix=suggest(name, known) or None,
                 )
-        values: dict[str | int, Tensor] = {
-            key: value for one in own.values() for key, value in one.context.values.items()
-        }
+        texts = {name: one for name, one in self.tasks.items() if isinstance(one.lifter, TextLifter)}
+        plain = {name: one.lift(given[name]) for name, one in self.tasks.items() if name not in texts}
+        for name, lifted in plain.items():
+            self._check(name, lifted)
+        read = {name: self._read(task, one, given[name], plain, rest) for name, one in texts.items()}
+        own = {name: read[name] if name in texts else plain[name] for name in self.tasks}
+        for name, lifted in read.items():
+            self._check(name, lifted)
+        x, parts = pack({k: one.x for k, one in own.items()}, {k: self._settings(k, own[k]) for k in own})
+        n = len(x)
+        values = dict[str | int, Tensor]()
+        for name, one in own.items():
+            if shared := [key for key in one.context.values if key in values]:
+                raise InputError(
+                    Code.SHAPE,
+                    f"The model takes one {shared[0]!r} for several inputs",
+                    got=f"another one for {name!r}",
+                    fix="Wrap the model so that each text has a mask of its own",
+                )
+            values |= one.context.values
         values |= {key: context_of(task, item, n, key) for key, item in rest.items()}
         first = next(iter(own.values()))
         return Lifted(
@@ -218,7 +256,52 @@ class SeveralLifter:
             parts=parts,
             notes=tuple(dict.fromkeys(text for one in own.values() for text in one.notes)),
             units=self._units(own, x),
+            rows=sum(one.rows for one in own.values()),
         )
+
+    def _read(
+        self,
+        task: Task,
+        one: Task,
+        raw: Any,
+        plain: Mapping[str | int, Lifted],
+        rest: Mapping[str | int, Any],
+    ) -> Lifted:
+        """A text; its embedding is found by a run with the other inputs of the first sample.
+
+        Raises:
+            ModelError: there are several texts, none of which can be run without the others.
+        """
+        lifter: TextLifter = one.lifter
+        texts = [name for name, other in self.tasks.items() if isinstance(other.lifter, TextLifter)]
+        if len(texts) > 1 and any(self.tasks[name].lifter.embedding is None for name in texts):
+            raise ModelError(
+                Code.EMBEDDING,
+                "With several texts it is not clear which module looks the tokens of each up",
+                got=f"the texts {', '.join(map(repr, texts))}",
+                fix='Name them: abe.text(tokenizer, embedding="encoder.embed") for each',
+            )
+        try:
+            if lifter.embedding is None:
+                lifter.beside.update(self._others(task, plain, rest))
+            return one.lift(raw)
+        finally:
+            lifter.beside.clear()
+
+    def _others(
+        self, task: Task, plain: Mapping[str | int, Lifted], rest: Mapping[str | int, Any]
+    ) -> dict[str | int, Tensor]:
+        """Everything but texts of the first sample, as the model takes it."""
+        found = dict[str | int, Tensor]()
+        for name, lifted in plain.items():
+            first = lifted.x[:1]
+            (part,) = pack({name: first}, {name: self._settings(name, lifted)})[1]
+            found[name] = part.restored(first)
+            found |= {key: values[:1] for key, values in lifted.context.values.items()}
+        for name, item in rest.items():
+            n = next((len(one.x) for one in plain.values()), len(item) if hasattr(item, "__len__") else 1)
+            found[name] = context_of(task, item, n, name)[:1]
+        return found
 
     def absent(self, name: str | int) -> Any:
         """The reference of an input where none is said."""
@@ -249,7 +332,8 @@ class SeveralLifter:
 
     def _check(self, name: str | int, lifted: Lifted) -> None:
         """Refuse one input that is unusable, in its own terms."""
-        if LENGTH in lifted.context.about:
+        lengths = lifted.context.about.get(LENGTH)
+        if lengths is not None and bool((lengths != lengths[0]).any()):
             raise InputError(
                 Code.SHAPE,
                 f"Samples of the input {name!r} differ in length",
@@ -267,6 +351,9 @@ class SeveralLifter:
         """What the packed part of an input says beside its place."""
         task = self.tasks[name]
         found: dict[str, Any] = {"channels": lifted.parts[0].channels if lifted.parts else 1}
+        if lifted.parts and lifted.parts[0].layer is not None:
+            part = lifted.parts[0]
+            return {**found, "layer": part.layer, "low": part.low, "high": part.high}
         for key in ("low", "high", "mean", "std"):
             numbers: Tensor | None = getattr(task, key)
             if numbers is not None:
@@ -280,9 +367,10 @@ class SeveralLifter:
             labels, called = _pieces(self.tasks[name], lifted)
             begun = torch.tensor([len(one) for one in names], device=x.device)
             start = begun.view(-1, *[1] * (labels.ndim - 1))
-            labels = (labels.to(x.device) + start).expand_as(lifted.x)
+            labels = labels.to(x.device)
+            labels = torch.where(labels < 0, labels, labels + start).expand_as(lifted.x)
             pieces.append(labels if x.ndim == lifted.x.ndim else labels.flatten(1))
-            wholes.append(torch.full_like(pieces[-1], number))
+            wholes.append(torch.full_like(pieces[-1], number).masked_fill(pieces[-1] < 0, -1))
             names = [
                 [*mine, *(f"{name} {one}" for one in more)] for mine, more in zip(names, called, strict=True)
             ]

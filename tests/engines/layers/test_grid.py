@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from jaxtyping import config
+from tests.task.text.texts import Tokenizer, weights
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -14,6 +15,7 @@ import abe
 from abe.engines.layers.grid import LayerGrid, grid_of
 from abe.engines.layers.locate import located
 from abe.engines.runtime.shapes import unit_range, upsampled
+from abe.instrument.capture import capturing, replacing
 from abe.testing import nets, samples, task_of
 from abe.testing.bench import problem_of
 
@@ -43,6 +45,72 @@ SHAPES = {
 def test_grids(case: str) -> None:
     shape, extent, right = SHAPES[case]
     assert grid_of(shape, extent) == right
+
+
+SEQUENCES = {
+    "as long as the series": ((2, 25, 16), (25,), None, LayerGrid("channels_last", (25,))),
+    "said so, with few channels": ((2, 25, 25), (25,), "channels_last", LayerGrid("channels_last", (25,))),
+    "strided, with as many channels": (
+        (2, 25, 12),
+        (25,),
+        "channels_first",
+        LayerGrid("channels_first", (12,)),
+    ),
+    "longer than the series": ((2, 30, 16), (25,), "channels_last", None),
+}
+
+
+@pytest.mark.parametrize("case", SEQUENCES)
+def test_along_a_series_the_kind_of_layer_tells_the_channels(case: str) -> None:
+    shape, extent, layout, right = SEQUENCES[case]
+    assert grid_of(shape, extent, layout) == right
+
+
+class Recurrent(nn.Module):
+    """A series or a text through a recurrent layer, read in one of several ways."""
+
+    def __init__(self, kind: type[nn.RNNBase], read: str, entries: int | None = None) -> None:
+        super().__init__()
+        self.embed = None if entries is None else nn.Embedding(entries, 5)
+        self.rnn = kind(5, 5, batch_first=True)
+        self.head, self.read = nn.Linear(5, 2), read
+
+    def forward(self, x: Tensor) -> Tensor:
+        states, _ = self.rnn(x if self.embed is None else self.embed(x))
+        return self.head(states.mean(1) if self.read == "mean" else states[:, -1])
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_states_that_are_all_read_have_places(kind: type[nn.RNNBase]) -> None:
+    """With as many channels as steps: HiResCAM times the head is gradient × activation of every step."""
+    net = weights(Recurrent(kind, "mean"))
+    x = torch.randn(2, 5, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    task = abe.series_task(net, axes="btc")
+    found = abe.explain(task, x, ("hires_cam", {"relu": False}), target=1, progress=False)
+    states = net.rnn(x)[0].detach()
+    right = (states * net.head.weight[1].detach() / 5).sum(2)
+    torch.testing.assert_close(found.attribution.sum(1), right)
+    assert any("'rnn'" in text for text in found.warnings)
+
+
+def test_a_last_state_stands_for_all_so_the_embedding_is_looked_at() -> None:
+    """Its output as the model reads it: the gradient there is that of the explained features."""
+    task = abe.text_task(weights(Recurrent(nn.GRU, "last", 20)), Tokenizer())
+    found = abe.explain(task, "not dull film", ("hires_cam", {"relu": False}), target=1, progress=False)
+    right = abe.explain(task, "not dull film", "gradient_x_input", target=1, progress=False)
+    torch.testing.assert_close(found.attribution.sum(1), right.attribution.sum(1))
+    assert any("'embed'" in text for text in found.warnings)
+
+
+def test_hooks_of_the_model_come_before_what_is_put_in_their_place() -> None:
+    layer = nn.Linear(2, 2)
+    layer.register_forward_hook(lambda module, args, output: output + 1)
+    net, x = nn.Sequential(layer), torch.rand(3, 2)
+    with capturing(net, ["0"]) as seen, replacing(net, "0", x), replacing(net, "0", x * 2):
+        out = net(x)  # the outer replacement goes over the inner one, and is what is captured
+    assert torch.equal(out, x)
+    assert torch.equal(seen["0"], x)
+    assert len(layer._forward_hooks) == 1
 
 
 def test_places_come_out_in_order_and_channels_are_removed_there_only() -> None:

@@ -174,6 +174,18 @@ def test_integrated_gradients_averaged_over_the_background(name: str, settings: 
     )
     mean = made.attribution.view(b, m, -1).mean(1)
     assert miss(mean, found["out_formula"]) < FLOAT64
+    once = abe.explain(
+        of,
+        found["x"],
+        ("over_references", {"base": ("ig", settings)}),
+        target=found["target"],
+        progress=False,
+    )
+    assert miss(once.attribution, found["out_formula"]) < FLOAT64
+    rows = of.lift(found["background"])
+    scores = of.reading(parts=rows.parts).forward(rows.x, rows.context).detach()
+    start = scores[:, found["target"]].mean(0)
+    torch.testing.assert_close(once.score - start.to(once.score), once.delta)
     columns = (
         torch.stack([part.sum(1) for part in mean.split([3, 2, 3, 1, 1, 1, 1, 1], 1)], 1)
         if mean.shape[1] == 13

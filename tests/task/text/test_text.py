@@ -138,6 +138,31 @@ def test_a_batch_gives_what_each_text_gives_alone(name: str, method: str) -> Non
         assert values == pytest.approx(wanted, abs=1e-9)
 
 
+WHOLE: dict[str, dict[str, Any]] = {
+    **{one: {} for one in ("grad_cam", "hires_cam", "eigen_cam", "score_cam", "ablation_cam")},
+    "guided_grad_cam": {},
+    "iba": {"steps": 2},
+    "input_iba": {"steps": 2},
+    "meaningful_perturbation": {"steps": 3},
+    "extremal_perturbation": {"steps": 3},
+}
+"""Methods that look at a text as a whole."""
+
+
+@pytest.mark.parametrize("name", ["Bag", "TextCNN", "BiGRU"])
+@pytest.mark.parametrize("method", WHOLE)
+def test_a_map_ends_where_its_text_ends(name: str, method: str) -> None:
+    task = task_of(name)
+    together = abe.explain(
+        task, list(TEXTS), method, ids=[0, 1, 2], progress=False, **WHOLE[method]
+    ).attribution
+    for place, text in enumerate(TEXTS):
+        alone = abe.explain(task, text, method, ids=[place], progress=False, **WHOLE[method]).attribution[0]
+        t = alone.shape[1]
+        torch.testing.assert_close(together[place, :, :t], alone)
+        assert not together[place, :, t:].any()
+
+
 def test_what_gradients_give_to_special_tokens_is_shown_apart() -> None:
     found = abe.explain(task_of(), LONG, "gradient_x_input", progress=False)
     *words, (name, rest) = found.by_unit()[0]

@@ -123,6 +123,13 @@ def at_layer(problem: Problem, layer: str, x: Tensor | None = None, *, channels:
             fix="Write '#0', '#1' …",
         )
     features = activations(problem, layer) if x is None else x
+    if not -features.ndim <= channels < features.ndim:
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            f"The layer {layer!r} has no axis {channels}",
+            got=f"outputs of shape {tuple(features.shape)}",
+            expected="the axis of its channels, counted with the batch",
+        )
     features = features.movedim(channels, 1).contiguous() if x is None else features
     decision = problem.predicted().decision
     task = layer_task(problem.task, layer, tuple(features.shape[1:]), channels)

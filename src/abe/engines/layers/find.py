@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from abe.engines.layers.at_layer import activations as activations_of
 from abe.engines.layers.at_layer import at_layer
+from abe.engines.layers.grid import grid_of, layout_of, run_extent
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, ModelError, note
+from abe.instrument.capture import look
 from abe.instrument.inspection import clean_name
 from abe.instrument.modes import refuse_opaque
 from abe.instrument.operations import tensors
@@ -54,7 +56,7 @@ def called_layers(problem: Problem) -> list[Layer]:
     refuse_opaque(problem.task.model)
     seen: dict[str, list[tuple[int, ...]]] = {}
     order: list[str] = []
-    handles = []
+    removes = []
     for name, module in problem.task.model.named_modules():
         if isinstance(module, nn.Identity):
             continue
@@ -66,12 +68,12 @@ def called_layers(problem: Problem) -> list[Layer]:
             seen.setdefault(name, []).append(shape)
             order.append(name)
 
-        handles.append(module.register_forward_hook(hook))
+        removes.append(look(module, hook))
     try:
         problem.outputs(problem.x, problem.everyone[:1])
     finally:
-        for handle in handles:
-            handle.remove()
+        for remove in removes:
+            remove()
     return [Layer(name, seen[name][0]) for name in order if name and len(seen[name]) == 1 and seen[name][0]]
 
 
@@ -80,14 +82,18 @@ def find_layer(problem: Problem) -> str | None:
 
     Where no such layer has the resolution, the finest after it. None where no layer has positions.
     """
-    space = problem.x.shape[2:]
-    if len(space) not in (1, 2):
+    if problem.x.ndim not in (3, 4) or len(problem.task.parts) > 1:
         return None
-    called = called_layers(problem)
-    spatial = [one for one in called if len(one.shape) == len(space) + 1 and _size(one.shape[1:]) > 1]
+    space = run_extent(problem, problem.everyone[:1])
+    grids = {
+        one: grid_of((1, *one.shape), space, layout_of(problem.task, one.name))
+        for one in called_layers(problem)
+        if len(one.shape) == len(space) + 1
+    }
+    spatial = {one: _size(grid.size) for one, grid in grids.items() if grid is not None}
     least = _size(space) / 8 ** len(space)
-    fine = [one for one in spatial if _size(one.shape[1:]) >= least]
-    coarse = [one for one in spatial if _size(one.shape[1:]) < least]
+    fine = [one for one, size in spatial.items() if size >= least]
+    coarse = [one for one, size in spatial.items() if size < least]
     for layer in [*reversed(fine), *coarse][:TRIED]:
         if not bypassed(problem, layer.name):
             return layer.name

@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.work import slopes
 from abe.errors import Code, InputError, ModelError, SpecError
-from abe.instrument.capture import find_layer, with_first
+from abe.instrument.capture import find_layer, look, with_first
 from abe.instrument.inspection import clean_name
 from abe.instrument.modes import (
     eager,
 )
 from abe.instrument.operations import tensors
 from abe.instrument.transforms import refuse_layer_inside
+from abe.task.base import Task
+from abe.task.lifted import LENGTH
 
 Layout = Literal["channels_first", "channels_last", "tokens"]
 LOOSE = 0.5
@@ -73,13 +75,18 @@ class LayerGrid:
         return kept
 
 
-def grid_of(shape: Sequence[int], extent: Sequence[int]) -> LayerGrid | None:
+def grid_of(shape: Sequence[int], extent: Sequence[int], layout: Layout | None = None) -> LayerGrid | None:
     """How an output of this shape lies over inputs of ``extent``; None where it has no places.
 
     The axes of the places are those whose strides over the input agree; tokens are the whole grid
-    with the input's aspect, after as few other tokens as possible.
+    with the input's aspect, after as few other tokens as possible. Along a series any one axis would do, so
+    there ``layout`` decides, what the layer is known to give.
     """
     rank = len(extent)
+    if rank == 1 and len(shape) == 3:
+        layout = layout or ("channels_last" if shape[1] == extent[0] != shape[2] else None)
+        if layout == "channels_last":
+            return None if math.isinf(_mismatch(shape[1:2], extent)) else LayerGrid(layout, (shape[1],))
     if len(shape) == rank + 2:
         first, last = _mismatch(shape[2:], extent), _mismatch(shape[1:-1], extent)
         if min(first, last) > LOOSE:
@@ -88,6 +95,40 @@ def grid_of(shape: Sequence[int], extent: Sequence[int]) -> LayerGrid | None:
             return LayerGrid("channels_first", tuple(shape[2:]))
         return LayerGrid("channels_last", tuple(shape[1:-1]))
     return token_grid(shape[1], extent) if len(shape) == 3 and rank == 2 else None
+
+
+def layout_of(task: Task, layer: str) -> Layout | None:
+    """Where a layer of that name has its channels, by its kind or by the part that stands in for it."""
+    for part in task.parts:
+        if part.layer == layer and part.channels is not None:
+            return "channels_last" if part.channels != 1 else "channels_first"
+    modules = {clean_name(name): module for name, module in task.model.named_modules()}
+    return _layout(find_layer(modules, layer)[0])
+
+
+def _layout(module: nn.Module) -> Layout | None:
+    if isinstance(module, _CHANNELS_LAST):
+        return "channels_last"
+    if isinstance(module, _CHANNELS_FIRST):
+        return "channels_first"
+    if isinstance(module, nn.Sequential):
+        return next((known for one in reversed(module) if (known := _layout(one)) is not None), None)
+    return None
+
+
+_CHANNELS_LAST = (
+    *(nn.Embedding, nn.RNNBase, nn.LayerNorm, nn.MultiheadAttention),
+    *(nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.TransformerDecoderLayer, nn.TransformerDecoder),
+)
+_CHANNELS_FIRST = (
+    nn.Conv1d,
+    nn.ConvTranspose1d,
+    nn.BatchNorm1d,
+    nn.InstanceNorm1d,
+    nn.MaxPool1d,
+    nn.AvgPool1d,
+)
+"""Of a series; not `nn.Linear`, which may act on channels or along time."""
 
 
 def token_grid(tokens: int, extent: Sequence[int]) -> LayerGrid | None:
@@ -132,6 +173,19 @@ def extent_of(problem: Problem) -> tuple[int, ...]:
             expected="(b, c, h, w) images, (b, c, t) series or (b, c, d, h, w) volumes",
         )
     return tuple(problem.x.shape[2:])
+
+
+def run_extent(problem: Problem, owner: Tensor) -> tuple[int, ...]:
+    """The axes with places of samples that run together, as long as each is alone."""
+    lengths = problem.context.about.get(LENGTH)
+    extent = extent_of(problem)
+    return extent if lengths is None else (int(lengths[owner[0]]), *extent[1:])
+
+
+def filled(maps: Tensor, extent: Sequence[int]) -> Tensor:
+    """(n, *extent) maps (n, …) that are shorter, with zeros behind them."""
+    more = extent[0] - maps.shape[1]
+    return maps if more == 0 else torch.cat([maps, maps.new_zeros(len(maps), more, *maps.shape[2:])], 1)
 
 
 # --- gradients inside the model ----------------------------------------------------------------------
@@ -188,12 +242,12 @@ def altered(model: nn.Module, layer: str, change: Callable[[Tensor], Tensor]) ->
         refuse_layer_inside(layer)
         return with_first(output, change(next(tensors(output))))[0]
 
-    handle = module.register_forward_hook(hook)
+    remove = look(module, hook)
     try:
         with eager(model):
             yield
     finally:
-        handle.remove()
+        remove()
 
 
 # --- finding the layer -------------------------------------------------------------------------------

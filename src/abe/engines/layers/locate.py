@@ -10,11 +10,11 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 from abe.engines.layers.find import bypass_note
-from abe.engines.layers.grid import LayerGrid, extent_of, grid_of
+from abe.engines.layers.grid import LayerGrid, extent_of, grid_of, layout_of, run_extent
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.work import Call, slopes
 from abe.errors import Code, ModelError, note
-from abe.instrument.capture import layer_name, with_first
+from abe.instrument.capture import layer_name, look, with_first
 from abe.instrument.inspection import clean_name, path_name
 from abe.instrument.model_check import Known, known
 from abe.instrument.modes import Instrument, Seen, refuse_opaque
@@ -71,6 +71,7 @@ class _Site:
         output: what the rest of the model reads.
         grid: how it lies over the input.
         seen: whether it depends on the explained input.
+        ends: whether its first and last places stand for all: of a recurrent layer.
         live: whether the score depends on its places; None where no gradient reaches it.
     """
 
@@ -79,6 +80,7 @@ class _Site:
     output: Tensor
     grid: LayerGrid | None
     seen: bool
+    ends: bool = False
     live: bool | None = None
 
 
@@ -86,8 +88,9 @@ class _Survey:
     """One observed run: every module's output, its grid, and whether the score depends on its places."""
 
     def __init__(self, problem: Problem) -> None:
-        self.model = problem.task.model
-        self.extent = extent_of(problem)
+        self.task, self.model = problem.task, problem.task.model
+        extent_of(problem)  # refuses what has no places
+        self.extent = run_extent(problem, problem.everyone[:1])
         self.bypassed = False
         self._begin()
 
@@ -110,7 +113,7 @@ class _Survey:
         with ExitStack() as stack:
             for name, module in self.model.named_modules():
                 hook = self._hook(clean_name(name))
-                stack.callback(module.register_forward_hook(hook).remove)
+                stack.callback(look(module, hook))
             stack.enter_context(Instrument(self.model, observe=self._observe))
             self._dependent.add(id(call.x))
             outputs = call.forward(call.x)
@@ -177,18 +180,22 @@ class _Survey:
                 return None
             if any(found is given for given in tensors(args)) and id(found) not in self._known:
                 return None  # the model's own input, handed on
-            return with_first(output, self._new(name, call, found))[0]
+            return with_first(output, self._new(name, call, found, recurrent=isinstance(module, nn.RNNBase)))[
+                0
+            ]
 
         return hook
 
-    def _new(self, name: str, call: int, found: Tensor) -> Tensor:
+    def _new(self, name: str, call: int, found: Tensor, *, recurrent: bool) -> Tensor:
         """Note an output and return what the model goes on with, so that writing into it does no harm."""
         seen = id(found) in self._dependent
         read = found.clone()
         if not read.requires_grad:
             read = read.detach().requires_grad_()
-        grid = grid_of(read.shape, self.extent) if len(read) == 1 else None
-        site = _Site(name, call, read, grid, seen)
+        layout = layout_of(self.task, name) if read.ndim == 3 else None
+        grid = grid_of(read.shape, self.extent, layout) if len(read) == 1 else None
+        ends = recurrent and grid is not None and grid.size[0] > 2
+        site = _Site(name, call, read, grid, seen, ends)
         self.sites.append(site)
         handed = read.clone()
         self._handed[_mark(handed)] = site
@@ -207,7 +214,8 @@ class _Survey:
                 gradients = slopes(scores, inside)
         for site, gradient in zip(self.sites, gradients, strict=True):
             if gradient is not None and site.grid is not None:
-                site.live = bool((site.grid.places(gradient) != 0).any())
+                read = (site.grid.places(gradient) != 0).any(1)
+                site.live = bool(read[:, 1:-1].any() if site.ends else read.any())
         last = self._live()[-1]
         others = [site.output.grad_fn for site in self.sites if site.live and site.seen and site is not last]
         self.bypassed = bool(last.live) and _reaches(scores.grad_fn, last.output.grad_fn, others)

@@ -8,6 +8,7 @@ there, so the map is in bits and says how much the decision needs at most.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import torch
@@ -21,6 +22,7 @@ from abe.engines.layers.find import (
     bypassed,
     find_layer,
 )
+from abe.engines.layers.grid import grid_of, layout_of
 from abe.engines.mask.noise import (
     ActivationNoise,
     LayerStatistics,
@@ -28,6 +30,7 @@ from abe.engines.mask.noise import (
 )
 from abe.engines.mask.optimise import At, BoundPenalty, MaskOptimisation
 from abe.engines.mask.optimisers import AdamStep
+from abe.engines.runtime.lengths import behind, by_length
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import rows_at_once, spread, stretch
 from abe.engines.runtime.stored import Weights
@@ -203,15 +206,16 @@ class Bottleneck:
         """The bits of every sample, at the layer, brought to the input's resolution."""
         layer, warnings = self.place(problem)
         out, bits, score = torch.zeros_like(problem.x), problem.x.new_zeros(len(problem.x)), []
-        for block in problem.everyone.split(max(1, rows_at_once(problem.x) // 64)):
-            part = problem.with_(x=problem.x[block], owner=block)
-            inside = part if layer == INPUT else at_layer(part, layer)
+        for block, part in _blocks(problem):
+            inside = part if layer == INPUT else _inside(part, layer)
             gate, last = self.gate(inside, layer)
             found = self.bits(inside, gate, layer)
             bits[block] = found.flatten(1).sum(1).to(bits)
-            out[block] = readout(found, part.x, layer)
-            score.append(last)
-        return Result(out, warnings=warnings, diagnostics={"bits": bits, "last_score": torch.cat(score)})
+            out[block] = shown(readout(found, part.x, layer), problem.x)
+            score.append((block, last))
+        order = torch.cat([block for block, _ in score]).argsort()
+        last = torch.cat([last for _, last in score])[order]
+        return Result(out, warnings=warnings, diagnostics={"bits": bits, "last_score": last})
 
     def place(self, problem: Problem) -> tuple[str, list[str]]:
         """Where the bottleneck goes, and what is to be said about that."""
@@ -241,6 +245,32 @@ class Bottleneck:
         """(b, *h) information in bits."""
         mean, std, active = self.statistics.of(inside, layer)
         return capacity(gate, (inside.x - mean) / std) * active / math.log(2)
+
+
+def _blocks(problem: Problem) -> Iterator[tuple[Tensor, Problem]]:
+    """(rows, request) of samples that are looked at together, as long as they are."""
+    for rows, part in by_length(problem):
+        for block in part.everyone.split(max(1, rows_at_once(part.x) // 64)):
+            yield rows[block], part.with_(x=part.x[block], owner=block)
+
+
+def shown(found: Tensor, x: Tensor) -> Tensor:
+    """What was found of shorter samples at the places of x."""
+    return found if x.ndim < 3 else behind(found, x.shape[2])
+
+
+def _inside(part: Problem, layer: str) -> Problem:
+    """The request at a layer, its channels first wherever it has them."""
+    h = activations(part, layer)
+    channels = _channels(part, layer, h)
+    return at_layer(part, layer, h.movedim(channels, 1).contiguous(), channels=channels)
+
+
+def _channels(part: Problem, layer: str, h: Tensor) -> int:
+    if part.x.ndim < 3 or len(part.task.parts) > 1:
+        return 1
+    grid = grid_of(h.shape, tuple(part.x.shape[2:]), layout_of(part.task, layer))
+    return -1 if grid is not None and grid.layout == "channels_last" else 1
 
 
 OWN = "The noise has each sample's own mean and deviation per channel; abe.fit learns them from data"
@@ -313,29 +343,29 @@ class InputBottleneck:
     def run(self, problem: Problem) -> Result:
         """λ at the input, per element."""
         layer, warnings = self.inner.place(problem)
-        own, parts, bits = OwnStatistics(), [], []
-        for block in problem.everyone.split(max(1, rows_at_once(problem.x) // 64)):
-            part = problem.with_(x=problem.x[block], owner=block)
+        own = OwnStatistics()
+        out, bits = torch.zeros_like(problem.x), problem.x.new_zeros(len(problem.x))
+        for block, part in _blocks(problem):
             prior = self._prior(part, layer)
             cost = Information(statistics=own, weight=self.beta, prior=Weights({"prior": prior}))
             gate = self._optimise(part, self.steps, (cost,))
             mean, std, _ = own.of(part, INPUT)
-            bits.append(
-                capacity(gate, (part.x - mean) / std, prior.to(part.x)).flatten(1).sum(1) / math.log(2)
-            )
-            parts.append(gate)
-        return Result(torch.cat(parts), warnings=warnings, diagnostics={"bits": torch.cat(bits)})
+            nats = capacity(gate, (part.x - mean) / std, prior.to(part.x))
+            bits[block] = (nats.flatten(1).sum(1) / math.log(2)).to(bits)
+            out[block] = shown(gate, problem.x)
+        return Result(out, warnings=warnings, diagnostics={"bits": bits})
 
     def _prior(self, part: Problem, layer: str) -> Tensor:
         """(b, *f) Λ; nothing is known beforehand where the bottleneck is at the input itself."""
         if layer == INPUT:
             return torch.zeros_like(part.x)
-        h = activations(part, layer)
-        inside = at_layer(part, layer, h)
+        inside = _inside(part, layer)
         gate, _ = self.inner.gate(inside, layer)
         mean, std, active = self.inner.statistics.of(inside, layer)
-        goal = (gate * h + (1 - gate) * mean) * active
-        match = _Match(layer, goal, std.expand_as(goal))
+        goal = (gate * inside.x + (1 - gate) * mean) * active
+        channels = inside.task.parts[0].channels or 1
+        goal, std = (one.movedim(1, channels) for one in (goal, std.expand_as(goal)))
+        match = _Match(layer, goal, std)
         return self._optimise(part.with_(objective=match, target=part.everyone), self.prior_steps, ())
 
     def _optimise(self, part: Problem, steps: int, penalties: tuple[Any, ...]) -> Tensor:

@@ -101,7 +101,9 @@ class LayerStatistics:
                 expected=repr(layer),
                 fix=f"Explain with layer={self.layer!r}, or fit them again",
             )
-        mean, std, active = (self.weights[k].to(problem.x)[None] for k in ("mean", "std", "active"))
+        axis = next((one.channels for one in problem.task.parts if one.layer == layer), 1) or 1
+        learned = (self.weights[k].to(problem.x)[None] for k in ("mean", "std", "active"))
+        mean, std, active = (one.movedim(axis, 1) for one in learned)
         check_shape(f"The noise of layer {layer!r}", tuple(mean.shape[1:]), tuple(problem.x.shape[1:]))
         return ActivationNoise(mean, std.clamp_min(MIN_STD), (active > self.least_active).to(mean))
 

@@ -150,6 +150,12 @@ class TextLifter:
     max_length: int | None
     truncate: Truncate
     fixed: Fixed = "special"
+    ids: str | int | None = None
+    """What the model calls the ids, where it takes other inputs too."""
+    beside: dict[str | int, Tensor] = field(
+        default_factory=dict[str | int, Tensor], repr=False, compare=False
+    )
+    """Those inputs for one sample, with which the model is run to find its embedding."""
     _found: dict[str, Embedding] = field(default_factory=dict[str, Embedding], repr=False, compare=False)
 
     def __call__(self, task: Task, raw: Any) -> Lifted:
@@ -302,7 +308,8 @@ class TextLifter:
         for row, text in enumerate(texts):
             ids[row, : len(text)] = torch.tensor(text.ids)
             mask[row, : len(text)] = 1
-        values: dict[str | int, Tensor] = {signature.ids: ids}
+        called = signature.ids if self.ids is None else self.ids
+        values: dict[str | int, Tensor] = {called: ids}
         if padded is not None:
             given = {k: torch.as_tensor(v) for k, v in padded.items() if k != "input_ids"}
             values |= {k: v.reshape(b, *v.shape[1:] if v.ndim > 1 else v.shape) for k, v in given.items()}
@@ -318,7 +325,7 @@ class TextLifter:
         for length in ("lengths", "length"):
             if length in signature.takes and length not in values:
                 values[length] = mask.sum(1)
-        values = {k: v.to(device) for k, v in values.items() if isinstance(k, int) or k in signature.takes}
+        values = {k: v.to(device) for k, v in values.items() if k == called or k in signature.takes}
         known = len(self._found)
         embedding = self.found(task, values, ids.to(device), texts)
         for text in texts:
@@ -359,7 +366,7 @@ class TextLifter:
         if self.embedding is not None:
             self._found[""] = named_embedding(task.model, self.embedding)
             return self._found[""]
-        first = {k: v[:1] for k, v in values.items()}
+        first = {**self.beside, **{k: v[:1] for k, v in values.items()}}
         tables = [m for m in task.model.modules() if isinstance(m, nn.Embedding)]
         if tables:  # ids that no table has would be an error of the model's
             check_ids(texts[0], max(table.num_embeddings for table in tables))
