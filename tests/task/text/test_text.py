@@ -402,6 +402,8 @@ def test_encodings_without_padding_are_each_a_text() -> None:
     made = [tokenizer(text) for text in TEXTS]
     names = ("input_ids", "attention_mask", "token_type_ids")
     ragged = {name: [one[name] for one in made] for name in names}
+    one = {"input_ids": [8], "attention_mask": [1], "token_type_ids": [0]}
+    assert abe.explain(task_of(tokenizer=tokenizer), one, "ig", progress=False).unit_names == [["often"]]
     for given in (ragged, {"input_ids": ragged["input_ids"]}):
         found = abe.explain(task_of(tokenizer=tokenizer), given, "ig", target=0, progress=False)
         wanted = abe.explain(task_of(tokenizer=tokenizer), list(TEXTS), "ig", target=0, progress=False)
@@ -416,6 +418,7 @@ def test_encodings_without_padding_are_each_a_text() -> None:
         ({"input_ids": [[2, 8, 3]], "attention_mask": [[0, 0, 0]]}, Code.EMPTY_BATCH, "text 0"),
         ({"input_ids": [[2, -1, 3]]}, Code.TOKENIZER, "id -1"),
         ({"input_ids": [[2, 99, 3], [2, 8, 8, 3]]}, Code.TOKENIZER, "id 99"),
+        ({"input_ids": [[2, 8, 3]] * 2, "token_type_ids": [0, 0, 0]}, Code.SHAPE, "token_type_ids"),
         ({"ids": [[2, 8, 3]]}, Code.SHAPE, "input_ids"),
         ({"input_ids": []}, Code.SHAPE, "Ids of tokens"),
     ],
@@ -478,7 +481,8 @@ def test_packed_sequences_keep_their_order(method: str, how: dict[str, Any]) -> 
         assert [v for _, v in together.by_unit()[place]] == pytest.approx([v for _, v in alone], abs=1e-9)
     if how.get("removal") == "delete":
         ids = Tokenizer()("slow")["input_ids"]
-        whole, less = (task.model(torch.tensor([i]), torch.tensor([len(i)]))[0, 1] for i in (ids, [2, 3]))
+        with torch.no_grad():
+            whole, less = (task.model(torch.tensor([i]), torch.tensor([len(i)]))[0, 1] for i in (ids, [2, 3]))
         assert together.by_unit()[0][0][1] == pytest.approx(float(whole - less), abs=1e-9)
         padded = {"input_ids": torch.tensor([[*ids, 0, 0]]), "lengths": torch.tensor([3])}
         seen = {"attention_mask": torch.tensor([[1, 1, 1, 0, 0]])}

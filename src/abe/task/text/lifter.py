@@ -24,6 +24,7 @@ from abe.task.text.tokens import (
     encode,
     is_number,
     is_ragged,
+    of_all,
     of_ids,
     of_row,
     token_id,
@@ -311,8 +312,7 @@ class TextLifter:
         called = signature.ids if self.ids is None else self.ids
         values: dict[str | int, Tensor] = {called: ids}
         if padded is not None:
-            given = {k: torch.as_tensor(v) for k, v in padded.items() if k != "input_ids"}
-            values |= {k: v.reshape(b, *v.shape[1:] if v.ndim > 1 else v.shape) for k, v in given.items()}
+            values |= {k: of_all(k, v, ids.shape) for k, v in padded.items() if k != "input_ids"}
             mask = values.get("attention_mask", mask)
         else:
             shared = [k for k in texts[0].further if all(k in text.further for text in texts)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from abe.checks import plain
@@ -126,6 +127,25 @@ def of_row(tokenizer: Any, found: Mapping[str, Any], row: int, fixed: Fixed = "s
     own = {k: v for k, v in own.items() if k != "input_ids" and all(map(is_number, v))}
     seen = own.pop("attention_mask", None)
     return replace(of_ids(tokenizer, ids, seen, fixed), further=own)
+
+
+def of_all(name: str, given: Any, shape: Sequence[int]) -> Tensor:
+    """(b, …) a further entry of an encoding whose ids are (b, t).
+
+    Raises:
+        InputError: it is not one of every text.
+    """
+    found = torch.as_tensor(given)
+    of_tokens = found.ndim == 1 and len(found) == shape[1] and name not in ("lengths", "length")
+    if shape[0] == 1 and of_tokens:
+        found = found[None]  # of one text, whose ids may also come without the axis of texts
+    if not found.ndim or len(found) != shape[0]:
+        raise InputError(
+            Code.SHAPE,
+            f"The entry {name!r} of the encoding does not fit its ids",
+            got=f"shape {tuple(found.shape)} for ids of shape {tuple(shape)}",
+        )
+    return found
 
 
 def is_ragged(ids: Any) -> bool:
