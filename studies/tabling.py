@@ -140,7 +140,7 @@ def _table(one: Found, tests: Mapping[tuple[str, str], tuple[float, str]]) -> Ta
         ]
         cells += [_rate(one.n / kept["seconds"]), f"{kept['passes']:.0f}"]
         cells += [_p(tests.get((name, metric))) for metric in METRICS]
-        rows.append((name, *cells, one.given.get(name, "")))
+        rows.append((name, *cells, one.given.get(name, ""), ", ".join(kept.get("notes", []))))
     head = (
         "method",
         "INS ↑",
@@ -150,6 +150,7 @@ def _table(one: Found, tests: Mapping[tuple[str, str], tuple[float, str]]) -> Ta
         "INS against random",
         "DEL against random",
         "set to",
+        "notes",
     )
     count = len(tests)
     note = (
