@@ -30,7 +30,7 @@ def run(
     *,
     photo: Annotated[
         list[str] | None,
-        Parameter(name=("--photo", "--input"), alias="-f", show_default="those of the saved maps"),
+        Parameter(name="--photo", alias="-f", show_default="those of the saved maps"),
     ] = None,
     metrics: options.Metrics = None,
     masks: Path | None = None,
@@ -46,6 +46,7 @@ def run(
     confidence: Annotated[float, Parameter(validator=validators.Number(gte=0.5, lte=0.9999))] = 0.95,
     seed: options.Seed = 0,
     given: options.InputOptions = options.DEFAULT_INPUT,
+    question: options.QuestionOptions = options.DEFAULT_QUESTION,
     model: options.ModelOptions = options.DEFAULT_MODEL,
     out: options.Out = Path("out"),
     json: options.Json = False,
@@ -63,7 +64,7 @@ def run(
         confidence: Of intervals and tests.
     """
     size, measured = inputs.step_of(step), inputs.metrics(metrics)
-    asked = samples(photo, given) if photo or given.text else []
+    asked = samples(photo, given) if photo or given.text or given.input else []
     draw = ready.drawing("matplotlib", optional=json)
     from abe import arrays
 
@@ -87,7 +88,7 @@ def run(
         )
     if asked:
         check(asked, model)
-    task = inputs.task_of(model)
+    task = inputs.task_of(model, asked, without=given.without, question=question)
     fit(task, asked, model)
     data = batch(task, asked) if asked else _shown(groups, task)
     lifted = None if data is None else task.lift(data)
@@ -105,6 +106,7 @@ def run(
         step=size,
         confidence=confidence,
         seed=seed,
+        **inputs.asked_of(task, question),
     )
     _finish(found, out, draw=draw, json=json)
 
