@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter, validators
 
 from abe.cli import exits, inputs, options, output, ready
-from abe.cli.given import batch, check, fit, samples, together
+from abe.cli.given import batch, check, fit, samples
 from abe.errors import Code, InputError, SpecError, StorageError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def run(
         check(asked, model)
     task = inputs.task_of(model, asked, without=given.without, question=question)
     fit(task, asked, model)
-    data = batch(task, asked) if asked else _shown(groups, task)
+    data = batch(task, asked) if asked else None
     lifted = None if data is None else task.lift(data)
     made: dict[str, Any] = {**_aligned(groups, lifted), **files}
     from abe.metrics.evaluation.evaluate import evaluate
@@ -197,28 +197,6 @@ def _loaded(folders: Sequence[tuple[str, Path]]) -> dict[str, list["Explanation"
                     fix="Name them: NAME=FOLDER",
                 )
     return found
-
-
-def _shown(groups: Mapping[str, list["Explanation"]], task: Any) -> Any:
-    """What saved maps say they explain, for a model that needs more than the features; None for photographs.
-
-    `_aligned` finds out whether it is the same.
-    """
-    from abe.explanation import PICTURES
-
-    if task.modality in PICTURES or not groups:
-        return None
-    first = next(iter(groups.values()))
-    if not all(len(one.shown) == 1 for one in first):
-        raise InputError(
-            Code.EMPTY_BATCH,
-            "What is explained is not known",
-            got="saved maps that do not hold it",
-            fix="Pass --input once per sample, in the order of the maps",
-        )
-    shown = [one.shown[0] for one in first]
-    pairs = [isinstance(one, list) and all(isinstance(text, str) for text in one) for one in shown]
-    return together([tuple(one) if pair else one for one, pair in zip(shown, pairs, strict=True)])
 
 
 def _aligned(groups: Mapping[str, list["Explanation"]], lifted: Any) -> dict[str, "Explanation"]:

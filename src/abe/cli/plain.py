@@ -59,9 +59,9 @@ def made(
             got=f"{options.model} without a task",
             fix="Let the factory return abe.make_task(model, {name: abe.image(…), …})",
         )
-    if "text" in kinds:
+    if "text" in kinds or (not kinds and options.tokenizer is not None):
         return _noted(_text(model, options, _fitting("text", settings)), "texts", "--tokenizer")
-    if "array" in kinds or (kinds and options.axes is not None):
+    if "array" in kinds or options.axes is not None:
         lines = found[0].raw if found and found[0].kind == "lines" else None
         names = None if lines is None or "c" not in (options.axes or "") else list(lines[0])
         told = _array(
