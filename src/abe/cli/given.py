@@ -193,7 +193,9 @@ def _misfit(one: Sample, model: str, modality: str) -> InputError:
         "row": ", or a module with --background",
         "array": ", or a module with --axes",
     }.get(one.kind, "")
-    if one.kind == "lines":
+    if modality == "several":
+        fix = "Give every input by its name: --input NAME=FILE"
+    elif one.kind == "lines":
         fix = "Name rows with --row, counted from 0 below the head" + (
             "" if modality == "tabular" else f". {fix}"
         )
