@@ -49,6 +49,10 @@ def whole(b: int = B, **changes: Any) -> Explanation:
         .view(1, 1, *maps.shape[2:])
         .expand(len(maps), 1, *maps.shape[2:]),
         "unit_names": [[f"{row}: {n}" for n in range(maps[0, :1].numel())] for row in range(len(maps))],
+        "token_labels": torch.arange(maps[0, :1].numel())
+        .view(1, 1, *maps.shape[2:])
+        .expand(len(maps), 1, *maps.shape[2:]),
+        "token_names": [[f"{row}; {n}" for n in range(maps[0, :1].numel())] for row in range(len(maps))],
         "shown": [f"sample {row}" for row in range(len(maps))],
         "top": [[(f"class {i}", 0.5)] for i in range(b)],
         "cost": Cost(forward_rows=7),

@@ -303,6 +303,9 @@ def _named(problem: Problem) -> dict[str, Any]:
     if lifted.units:
         natural = lifted.units[0]
         found |= {"unit": natural.kind, "labels": natural.labels, "unit_names": list(natural.names)}
+    for one in lifted.units:
+        if one.kind == "token":
+            found |= {"token_labels": one.labels, "token_names": list(one.names)}
     return found
 
 

@@ -15,7 +15,7 @@ from abe import arrays, schema, storage, words
 from abe._version import __version__
 from abe.checks import finite
 from abe.errors import Code, InputError
-from abe.per_sample import follow, joined, picked
+from abe.per_sample import follow, joined, numbered_anew, picked
 from abe.stored_maps import DIAGNOSTIC, check_stored
 from abe.task.targets import fitted, numbers_of
 from abe.types import Cost, Features, Part, PerSample
@@ -23,8 +23,8 @@ from abe.units.arrival import sums_over
 
 KIND = "explanation"
 WRITTEN = (
-    *("method", "spec", "objective", "warnings", "seed", "ids", "versions", "modality", "cost", "parts"),
-    *("names", "target_names", "top", "unit", "unit_names", "shown", "channels"),
+    *("method", "spec", "objective", "cost", "warnings", "seed", "versions", "modality", "parts", "unit"),
+    *("channels", "names", "target_names", "top", "unit_names", "token_names", "shown", "ids"),
 )
 """Fields that a saved manifest holds; the others are tensors."""
 Maps = Float[Tensor, "b *m"]
@@ -50,6 +50,8 @@ PER_SAMPLE = (
         "ids",
         "labels",
         "unit_names",
+        "token_labels",
+        "token_names",
         "shown",
     ),
     "diagnostics",
@@ -85,8 +87,11 @@ class Explanation:
         unit: what the natural units are called, such as ``"word"``; nothing where positions have no names.
         labels: (b, 1 or c, *positions) the unit of every position, -1 for what is fixed; or None.
         unit_names: per sample, the names of its units.
+        token_labels: of texts, like ``labels`` the token of every position, -1 for special ones; or None.
+        token_names: of texts, per sample what its tokens are called.
         shown: per sample, what a person sees instead of ``x``, such as the text.
-        channels: axis of what belongs together at a position; −1 for tokens (b, t, d).
+        channels: axis of what belongs together at a position: 1, as in all features; −1 where the numbers
+            were given back in the axes of a batch (b, t, d), as by `abe.ExplanationTask`.
     """
 
     attribution: Maps
@@ -112,6 +117,8 @@ class Explanation:
     unit: str = ""
     labels: Tensor | None = None
     unit_names: list[list[str]] = field(default_factory=list[list[str]])
+    token_labels: Tensor | None = None
+    token_names: list[list[str]] = field(default_factory=list[list[str]])
     shown: list[Any] = field(default_factory=list[Any])
     channels: Literal[1, -1] = 1
 
@@ -154,9 +161,33 @@ class Explanation:
                 got=f"inputs of the modality {self.modality!r}",
                 fix="Use map(), one number per position, or a method with units=",
             )
-        sums = sums_over(self.labels, self.attribution)
+        return self._told(self.labels, self.unit_names)
+
+    @property
+    def tokens(self) -> list[list[tuple[str, float]]]:
+        """Per text, every token with the sum of the map over its vector, in order; words are in `by_unit`.
+
+        What a method gives to special tokens and padding comes last as ``"(fixed)"`` where it is not 0.
+
+        Raises:
+            InputError: nothing of these inputs is a text.
+        """
+        if self.token_labels is None:
+            raise InputError(
+                Code.UNITS,
+                "These inputs have no tokens",
+                got=f"inputs of the modality {self.modality!r}",
+                expected="a text",
+                fix="Use by_unit(), or map(), one number per position"
+                if self.labels is None
+                else "Use by_unit()",
+            )
+        return self._told(self.token_labels, self.token_names)
+
+    def _told(self, labels: Tensor, called: list[list[str]]) -> list[list[tuple[str, float]]]:
+        """Per sample, names with the sums over what is labelled so, and the rest as `OUTSIDE`."""
         found: list[list[tuple[str, float]]] = []
-        for names, (own, rest) in zip(self.unit_names, sums, strict=True):
+        for names, (own, rest) in zip(called, sums_over(labels, self.attribution), strict=True):
             listed = list(zip(names, own.tolist(), strict=True))
             found.append([*listed, (OUTSIDE, rest)] if rest else listed)
         return found
@@ -176,9 +207,37 @@ class Explanation:
             )
         return blocks[name]
 
-    def unpack(self) -> dict[str | int, Tensor]:
-        """(b, *shape) the attribution of every explained input by its name; 0 names the only one."""
-        return {part.name: part.of(self.attribution) for part in self.parts} or {0: self.attribution}
+    def only(self, name: str | int) -> "Explanation":
+        """The explanation of one of several explained inputs, to print, plot and ask for its units.
+
+        It holds that input's part of the map and claims no sum, as the score's change is that of all inputs.
+
+        Raises:
+            InputError: there is no such input.
+        """
+        own: dict[str, Any] = {"attribution": self.part(name)}
+        if not self.parts:
+            return self[:]
+        for field_ in ("x", "standard_error"):
+            packed = getattr(self, field_)
+            own[field_] = None if packed is None else self.unpack(packed)[name]
+        for labels, names in (("labels", "unit_names"), ("token_labels", "token_names")):
+            packed = getattr(self, labels)
+            if packed is not None:
+                block = self.unpack(packed.expand(len(self), self.x.shape[1], *packed.shape[2:]))[name]
+                own[labels], own[names] = numbered_anew(block, getattr(self, names), f"{name} ")
+        shown = [one.get(name, one.get(str(name))) if isinstance(one, Mapping) else one for one in self.shown]
+        own["shown"] = [] if None in shown else shown
+        return replace(self, **own, delta=None, parts=(), warnings=list(self.warnings))
+
+    def unpack(self, packed: Tensor | None = None) -> dict[str | int, Tensor]:
+        """(b, *shape) the attribution of every explained input by its name; 0 names the only one.
+
+        Args:
+            packed: what else lies as the attribution does, such as ``x``.
+        """
+        whole = self.attribution if packed is None else packed
+        return {part.name: part.of(whole) for part in self.parts} or {0: whole}
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         """The attribution as a NumPy array, so that ``np.asarray(explanation)`` works."""
@@ -377,36 +436,17 @@ class Explanation:
             "delta": self.delta,
             "standard_error": self.standard_error,
             "labels": self.labels,
+            "token_labels": self.token_labels,
         }
         found |= {DIAGNOSTIC + k: v for k, v in self.diagnostics.items()}
         return {k: v for k, v in found.items() if v is not None}
 
-    def _shared(self) -> dict[str, Any]:
-        return {
-            "method": self.method,
-            "spec": self.spec,
-            "objective": self.objective,
-            "cost": self.cost,
-            "warnings": list(self.warnings),
-            "seed": self.seed,
-            "versions": dict(self.versions),
-            "modality": self.modality,
-            "parts": self.parts,
-            "unit": self.unit,
-            "channels": self.channels,
-        }
-
     def _stored(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         residual = self.residual
         manifest = {
-            **self._shared(),
+            **{name: getattr(self, name) for name in WRITTEN if self.token_names or name != "token_names"},
             "cost": asdict(self.cost),
             "parts": [asdict(part) for part in self.parts],
-            "names": self.names,
-            "target_names": self.target_names,
-            "top": self.top,
-            "unit_names": self.unit_names,
-            "shown": self.shown,
             "ids": list(self.ids),
             "residual": None if residual is None else [_json_number(r) for r in residual.tolist()],
         }

@@ -1,6 +1,6 @@
 """What is held once for every sample: some of it picked by an index, or that of several joined."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,21 @@ def joined(held: list[Any], sizes: list[int]) -> Any:
         return [item for one in held for item in one] if complete else []
     same = len({one.shape[1:] for one in held}) == 1 and not any(map(_is_scalar, held))
     return torch.cat([one.to(held[0]) for one in held]) if complete and same else None
+
+
+def numbered_anew(
+    labels: Tensor, names: Sequence[Sequence[str]], prefix: str
+) -> tuple[Tensor, list[list[str]]]:
+    """Labels (b, *f) of some of the units, counted from 0, and their names without a prefix all have."""
+    found, called = torch.full_like(labels, -1), list[list[str]]()
+    for row, (own, told) in enumerate(zip(labels, names, strict=True)):
+        kept: list[int] = own[own >= 0].unique().tolist()
+        for number, unit in enumerate(kept):
+            found[row][own == unit] = number
+        mine = [told[unit] for unit in kept]
+        bare = all(name.startswith(prefix) for name in mine)
+        called.append([name.removeprefix(prefix) for name in mine] if bare else mine)
+    return found, called
 
 
 def _is_scalar(one: Any) -> bool:

@@ -1,7 +1,7 @@
 """What the tensors and the manifest of a saved explanation must have in common."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,9 @@ from torch import Tensor
 from abe import schema
 from abe.checks import finite
 
-TENSORS = ("attribution", "x", "target", "score", "delta", "standard_error", "labels")
+NAMED = {"labels": "unit_names", "token_labels": "token_names"}
+"""Labels of positions, and the names of what they number."""
+TENSORS = ("attribution", "x", "target", "score", "delta", "standard_error", *NAMED)
 DIAGNOSTIC = "diagnostic."
 """Begins the names of saved diagnostics."""
 
@@ -43,24 +45,31 @@ def check_stored(tensors: Mapping[str, Tensor], held: Mapping[str, Any]) -> None
             schema.need_tensor(name, tensor, (b,), bounded=False)
         elif name == "standard_error":
             schema.need_tensor(name, tensor, shape, bounded=False)
-        elif name == "labels":
-            schema.need_tensor(name, tensor, None, whole=True)
-            fits = len(tensor) == b and tensor.ndim == x.ndim and tuple(tensor.shape[2:]) == of[2:]
-            schema.need(fits, f"labels are {tuple(tensor.shape)} of inputs {of}")
-            counts = [int(own.max()) + 1 if own.numel() else 0 for own in tensor]
-            named = [len(names) for names in held["unit_names"]]
-            schema.need(named == counts, f"{named} names of {counts} units")
+        elif name in NAMED:
+            _check_labels(name, tensor, x, held.get(NAMED[name], []))
         elif name.startswith(DIAGNOSTIC):
             schema.need(tensor.ndim > 0 and len(tensor) == b, f"{name} is {tuple(tensor.shape)}")
         else:
             schema.need(name in TENSORS, f"{name!r} is no part of an explanation")
+    for name, names in NAMED.items():
+        schema.need(name in tensors or not held.get(names), f"{names} without {name}")
     schema.need("score" in tensors, "score is missing")
-    for name in ("names", "target_names", "top", "ids", "unit_names", "shown"):
+    for name in ("names", "target_names", "top", "ids", "unit_names", "token_names", "shown"):
         lengths = (b,) if name in ("names", "target_names") else (b, 0)
-        schema.need(len(held[name]) in lengths, f"{len(held[name])} {name} for {b} samples")
+        count = len(held.get(name, []))
+        schema.need(count in lengths, f"{count} {name} for {b} samples")
     params = held["spec"].get("params", {})
     schema.need(isinstance(params, Mapping), f"spec.params is {params!r:.40}")
     for part in held["parts"]:
         room = 0 <= part.start <= part.stop <= math.prod(shape[1:2])
         size = (part.stop - part.start) * math.prod(shape[2:])
         schema.need(room and math.prod(part.shape) == size, f"{part} is no part of a map {shape}")
+
+
+def _check_labels(name: str, labels: Tensor, x: Tensor, names: Sequence[Sequence[str]]) -> None:
+    schema.need_tensor(name, labels, None, whole=True)
+    fits = len(labels) == len(x) and labels.ndim == x.ndim and labels.shape[2:] == x.shape[2:]
+    schema.need(fits, f"{name} are {tuple(labels.shape)} of inputs {tuple(x.shape)}")
+    counts = [int(own.max()) + 1 if own.numel() else 0 for own in labels]
+    named = list(map(len, names))
+    schema.need(named == counts, f"{NAMED[name]}: {named} of {counts} {name}")

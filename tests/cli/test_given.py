@@ -164,7 +164,7 @@ REFUSED = {
         ("-m", "own_texts:table"),
         "age",
     ),
-    "several inputs": (("a charming journey",), ("-m", "own_texts:pair"), "abe.explain in Python"),
+    "several inputs": (("a charming journey",), ("-m", "own_texts:pair"), "--input NAME=FILE"),
     "options of images": (("a charming journey", "--size", "8"), MODEL, "Only a task of images"),
 }
 

@@ -42,7 +42,8 @@ def test_no_word_is_parted_from_its_number_and_no_line_is_too_long() -> None:
     )
     lines = str(found).splitlines()
     assert max(map(len, lines)) <= PLAIN
-    assert all(line.endswith(")") for line in lines[2:-2])
+    assert all(line.endswith(")") for line in lines[2:-3])
+    assert lines[-3] == "  the strongest 80 of 300 words, in their order"
 
 
 def test_colours_are_those_of_maps_and_their_meaning_is_said() -> None:

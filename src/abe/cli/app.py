@@ -2,8 +2,10 @@
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from inspect import cleandoc
+from textwrap import fill
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -23,7 +25,12 @@ EXAMPLES = {
         "explain cat.jpg",
         "explain cat.jpg -k smoothgrad -p samples=25 -t 'tabby cat'",
         "explain 'a charming journey' -m mycode:text_task",
-        "explain rows.csv --row 3 -m mycode:table_task -k shapley",
+        "explain 'a charming journey' -m mycode:network --tokenizer mycode:tokenizer",
+        "explain rows.csv --row 3 -m mycode:network --background rows.csv -k shapley",
+        "explain trace.csv -m mycode:network --axes btc",
+        "explain scans.npy --row 0 -m mycode:network --axes bcdhw",
+        "explain street.jpg -m mycode:segmentation --at 120,260",
+        "explain --input image=dog.jpg --input meta=rows.csv --row 3 -m mycode:task",
         "explain cat.jpg -m mycode:network --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --size 224",
         "explain cat.jpg -m mycode:resnet --model-arg depth=18 --weights resnet18.safetensors",
         "explain *.jpg --json > maps.json",
@@ -37,6 +44,8 @@ EXAMPLES = {
         "compare cat.jpg --methods ig,gradient,smoothgrad --metrics insertion,deletion --step 5%",
         "compare cat.jpg --methods all --step 5%",
         "compare reviews.txt -m mycode:text_task --methods ig,occlusion",
+        "compare rows.csv --row 0:20 -m mycode:table_task",
+        "compare traces.npy --row 0:8 -m mycode:series_task --methods ig,occlusion",
         "compare *.jpg --json > scores.json",
     ),
     "evaluate": (
@@ -45,11 +54,13 @@ EXAMPLES = {
         "evaluate maps/*-integrated_gradients maps/*-gradient",
         "evaluate captum=a.npy quantus=b.npz -f cat.jpg -f dog.jpg --metrics insertion,deletion",
         "evaluate maps/*-ig --metrics relevance_mass --masks masks.npy --json",
+        "evaluate maps/*-ig maps/*-shapley -m mycode:table_task",
     ),
     "attack": (
         "attack cat.jpg",
         "attack cat.jpg -k mim --eps 4/255 -t 'tabby cat'",
         "attack 'a charming journey' -m mycode:text_task --eps 0.5",
+        "attack rows.csv --row 3 -m mycode:table_task --eps 0.1",
         "attack *.jpg --epsilons 1/255,2/255,4/255,8/255 --json > robustness.json",
     ),
     "methods": ("methods", "methods ig", "methods --json"),
@@ -107,7 +118,7 @@ def app(words: Sequence[str] | None = None) -> None:
         "demo": comparing.demo,
     }
     for order, (name, body) in enumerate(bodies.items()):
-        commands.command(body, name=name, sort_key=order, help_epilogue=_epilogue(name))
+        commands.command(body, name=name, sort_key=order, help=_said(body), help_epilogue=_epilogue(name))
     zoo = App(name="zoo", help=ZOO, help_epilogue=_epilogue("zoo"), version_flags=(), sort_key=len(bodies))
     zoo.default(zooing.listed)
     for name, body in ZOO_COMMANDS.items():
@@ -134,7 +145,14 @@ def app(words: Sequence[str] | None = None) -> None:
 
 
 def _epilogue(command: str) -> str:
-    return "\n".join(["Examples:", *(f"  abe {example}" for example in EXAMPLES[command]), "", EXITS])
+    examples = (fill(f"  abe {one}", 80, subsequent_indent="    ") for one in EXAMPLES[command])
+    return "\n".join(["Examples:", *examples, "", EXITS])
+
+
+def _said(body: Callable[..., Any]) -> str:
+    """What a command does, a line for every paragraph, so that it wraps where the terminal ends."""
+    parts = cleandoc(body.__doc__ or "").split("\nArgs:")[0].split("\n\n")
+    return "\n\n".join(" ".join(part.split()) for part in parts if part.strip())
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ def run(
     restarts: Annotated[int, options.at_least(1)] = 1,
     seed: options.Seed = 0,
     given: options.InputOptions = options.DEFAULT_INPUT,
+    question: options.QuestionOptions = options.DEFAULT_QUESTION,
     model: options.ModelOptions = options.DEFAULT_MODEL,
     out: options.Out = Path("out"),
     json: options.Json = False,
@@ -54,11 +55,9 @@ def run(
     params = inputs.parameters(param or ())
     said = {"eps": eps, "norm": norm, "steps": steps, "restarts": restarts if restarts != 1 else None}
     _refuse_twice(params, [name for name, value in said.items() if value is not None])
+    params |= {} if eps is None else {"eps": number("eps", eps)}
+    params |= {} if norm is None else {"norm": norm}
     radii = None if epsilons is None else [number("epsilons", part) for part in epsilons.split(",")]
-    if eps is not None:
-        params["eps"] = number("eps", eps)
-    if norm is not None:
-        params["norm"] = norm
     _refuse_both(radii, eps, target)
     from abe.registry import updates
 
@@ -68,10 +67,11 @@ def run(
     pictures = [out / FIGURE] * draw if radii is not None else _places(asked, out) if drawn else []
     ready.place(out, pictures, inputs=[one.path for one in asked if one.path is not None])
     check(asked, model)
-    task = inputs.task_of(model)
+    task = inputs.task_of(model, asked, without=given.without, question=question)
     fit(task, asked, model)
     data = batch(task, asked)
     settings: dict[str, Any] = {"steps": steps, "restarts": restarts, "seed": seed, **params}
+    settings |= inputs.asked_of(task, question)
     if radii is not None:
         _evaluate(task, data, method, radii, settings, pictures, json=json)
         return

@@ -41,6 +41,7 @@ def run(
     objective: options.Objective = "logit",
     seed: options.Seed = 0,
     given: options.InputOptions = options.DEFAULT_INPUT,
+    question: options.QuestionOptions = options.DEFAULT_QUESTION,
     model: options.ModelOptions = options.DEFAULT_MODEL,
     out: options.Out = Path("out"),
     json: options.Json = False,
@@ -70,9 +71,9 @@ def run(
     files = [one.path for one in asked if one.path is not None]
     draw = _prepared(out, pictures, files, json=json)
     check(asked, model)
-    task = inputs.task_of(model)
+    task = inputs.task_of(model, asked, without=given.without, question=question)
     fit(task, asked, model)
-    chosen = inputs.target_of(task, target)
+    chosen, further = inputs.target_of(task, target), inputs.asked_of(task, question)
     families = quick.one_of_each(task, raw_of(task, asked[0])) if wanted is None else []
     thorough: Sequence[Any] = [quick.own(task, one) for one in families] if wanted is None else wanted
     contenders: Sequence[Any] = families if wanted is None and not fine else thorough
@@ -92,7 +93,7 @@ def run(
     output.remark(quick.estimate(task, [raw_of(task, one) for one in asked], contenders, scores, others))
     told = quick.Told(len(contenders))
     plan = plan_of(task, contenders, scores, objective=objective, seed=seed, tell=told)
-    data = Samples(task=task, data=batch(task, asked), target=chosen)
+    data = Samples(task=task, data=batch(task, asked), target=chosen, asked=further)
     comparison = plan.run(data, defaults_of(task, None, None, size), None, True)
     if any(one.kind != "photo" for one in asked) and len(comparison.names) == len(asked):
         comparison.names = [inputs.short(readable(one.name)) for one in asked]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter, validators
 
 from abe.cli import exits, inputs, options, output, ready
-from abe.cli.given import batch, check, fit, samples, together
+from abe.cli.given import batch, check, fit, samples
 from abe.errors import Code, InputError, SpecError, StorageError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def run(
     *,
     photo: Annotated[
         list[str] | None,
-        Parameter(name=("--photo", "--input"), alias="-f", show_default="those of the saved maps"),
+        Parameter(name="--photo", alias="-f", show_default="those of the saved maps"),
     ] = None,
     metrics: options.Metrics = None,
     masks: Path | None = None,
@@ -46,6 +46,7 @@ def run(
     confidence: Annotated[float, Parameter(validator=validators.Number(gte=0.5, lte=0.9999))] = 0.95,
     seed: options.Seed = 0,
     given: options.InputOptions = options.DEFAULT_INPUT,
+    question: options.QuestionOptions = options.DEFAULT_QUESTION,
     model: options.ModelOptions = options.DEFAULT_MODEL,
     out: options.Out = Path("out"),
     json: options.Json = False,
@@ -63,7 +64,7 @@ def run(
         confidence: Of intervals and tests.
     """
     size, measured = inputs.step_of(step), inputs.metrics(metrics)
-    asked = samples(photo, given) if photo or given.text else []
+    asked = samples(photo, given) if photo or given.text or given.input else []
     draw = ready.drawing("matplotlib", optional=json)
     from abe import arrays
 
@@ -87,9 +88,9 @@ def run(
         )
     if asked:
         check(asked, model)
-    task = inputs.task_of(model)
+    task = inputs.task_of(model, asked, without=given.without, question=question)
     fit(task, asked, model)
-    data = batch(task, asked) if asked else _shown(groups, task)
+    data = batch(task, asked) if asked else None
     lifted = None if data is None else task.lift(data)
     made: dict[str, Any] = {**_aligned(groups, lifted), **files}
     from abe.metrics.evaluation.evaluate import evaluate
@@ -105,6 +106,7 @@ def run(
         step=size,
         confidence=confidence,
         seed=seed,
+        **inputs.asked_of(task, question),
     )
     _finish(found, out, draw=draw, json=json)
 
@@ -195,28 +197,6 @@ def _loaded(folders: Sequence[tuple[str, Path]]) -> dict[str, list["Explanation"
                     fix="Name them: NAME=FOLDER",
                 )
     return found
-
-
-def _shown(groups: Mapping[str, list["Explanation"]], task: Any) -> Any:
-    """What saved maps say they explain, for a model that needs more than the features; None for photographs.
-
-    `_aligned` finds out whether it is the same.
-    """
-    from abe.explanation import PICTURES
-
-    if task.modality in PICTURES or not groups:
-        return None
-    first = next(iter(groups.values()))
-    if not all(len(one.shown) == 1 for one in first):
-        raise InputError(
-            Code.EMPTY_BATCH,
-            "What is explained is not known",
-            got="saved maps that do not hold it",
-            fix="Pass --input once per sample, in the order of the maps",
-        )
-    shown = [one.shown[0] for one in first]
-    pairs = [isinstance(one, list) and all(isinstance(text, str) for text in one) for one in shown]
-    return together([tuple(one) if pair else one for one, pair in zip(shown, pairs, strict=True)])
 
 
 def _aligned(groups: Mapping[str, list["Explanation"]], lifted: Any) -> dict[str, "Explanation"]:

@@ -1,5 +1,6 @@
 """``abe explain``."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +28,7 @@ def run(
     objective: options.Objective = "logit",
     seed: options.Seed = 0,
     given: options.InputOptions = options.DEFAULT_INPUT,
+    question: options.QuestionOptions = options.DEFAULT_QUESTION,
     model: options.ModelOptions = options.DEFAULT_MODEL,
     out: options.Out = Path("out"),
     save: Annotated[bool, Parameter(group=options.OUTPUT, show_default=False)] = False,
@@ -63,15 +65,16 @@ def run(
         inputs=[one.path for one in asked if one.path is not None],
     )
     check(asked, model)
-    task = inputs.task_of(model)
+    task = inputs.task_of(model, asked, without=given.without, question=question)
     fit(task, asked, model)
-    wanted = inputs.target_of(task, target)
+    wanted, further = inputs.target_of(task, target), inputs.asked_of(task, question)
     results: list[dict[str, Any]] = []
     pieces = exits.Pieces()
     try:
         for job in jobs:
             with pieces.piece(job.sample.name):
-                _explain(job, task, chosen, wanted, objective, seed, results, pieces, told=not json)
+                how = {"target": wanted, "objective": objective, "seed": seed, **further}
+                _explain(job, task, chosen, how, results, pieces, told=not json)
     finally:  # when interrupted, too
         if json and results:
             lost = {job.sample.name: job.sample for job in jobs if job.sample.name in pieces.failed}
@@ -99,9 +102,7 @@ def _explain(
     job: Job,
     task: Any,
     method: Any,
-    target: int | None,
-    objective: str,
-    seed: int,
+    how: Mapping[str, Any],
     results: list[dict[str, Any]],
     pieces: exits.Pieces,
     *,
@@ -111,7 +112,7 @@ def _explain(
     from abe.api import explain
 
     raw = raw_of(task, job.sample)
-    explanation = explain(task, raw, method, target=target, objective=objective, seed=seed)
+    explanation = explain(task, raw, method, **how)
     if job.sample.kind != "photo":
         explanation.names = [readable(job.sample.name)]
     result = as_dict(explanation, job.sample)
@@ -174,6 +175,7 @@ def _print(result: dict[str, Any], explanation: "Explanation") -> None:
     """One sample's result for a person."""
     from rich.text import Text
 
+    from abe.report.looks import decision
     from abe.report.printed import body
     from abe.report.view import number, percent
     from abe.terminal import NARROW
@@ -181,9 +183,8 @@ def _print(result: dict[str, Any], explanation: "Explanation") -> None:
     screen = output.console()
     name = Path(result["photo"]).name if "photo" in result else result["input"]
     head = Text(inputs.short(readable(name)), style="bold")
-    screen.print(
-        head.append(f"   {result['method']} of {readable(result['target']['name'])}", style="default")
-    )
+    of = decision(readable(result["target"]["name"]), classes=bool(result["top"]))
+    screen.print(head.append(f"   {result['method']} of {of}", style="default"))
     top = _grid(True, False, False)
     longest = 24 if screen.width >= NARROW else 8
     for entry in result["top"]:

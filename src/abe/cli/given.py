@@ -3,64 +3,51 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from abe.cli import exits, inputs, output, ready
+from abe.cli import exits, inputs, ready
 from abe.cli.options import DEFAULT_MODEL, InputOptions, ModelOptions
+from abe.cli.reading import TABLES, Kind, Sample, names_of, numbers_of, rows_of, samples_of, series, texts_of
 from abe.errors import Code, InputError, SpecError
 
-Kind = Literal["photo", "text", "row", "lines", "array"]
-TABLES = {".csv": ",", ".tsv": "\t"}
-"""Suffixes of tables, and what stands between their cells."""
 FILES = re.compile(
     r"\.(jpe?g|png|gif|bmp|webp|tiff?|heic|ppm|pgm|csv|tsv|txt|json|np[yz]|parquet|xlsx?|safetensors|pth?|py)$",
     re.IGNORECASE,
 )
 """Ends of words that name a file."""
-NAMED = {"photo": "a photograph", "text": "a text", "row": "a table", "lines": "a table", "array": "an array"}
+NAMED = {
+    "photo": "a photograph",
+    "text": "a text",
+    "row": "a table",
+    "lines": "a table",
+    "array": "an array",
+    "several": "several inputs by name",
+}
+PART = re.compile(r"([A-Za-z_]\w*|[0-9])=(.+)", re.DOTALL)
+"""One of several inputs: its keyword or place, and what it is."""
 READS: Mapping[str, tuple[tuple[Kind, ...], str]] = {
     "image": (("photo",), "photographs"),
     "segmentation": (("photo",), "photographs"),
     "text": (("text",), "texts: a text with a blank in it, --text, or a .txt file with one a line"),
-    "tabular": (("row",), "rows of a .csv file, which --row names"),
+    "tabular": (("row", "array"), "rows of a .csv or .npy file, which --row names"),
     "series": (
         ("row", "lines", "array"),
         "a .csv file with a line per time and a column per channel, or --row of a .csv or .npy file",
     ),
     "tensor": (("array",), "samples of a .npy array, which --row names"),
+    "several": (("several",), "several inputs, each by --input NAME=FILE"),
 }
 """What tasks of a modality are given, and in words."""
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One thing to explain.
-
-    Attributes:
-        kind: what it is.
-        name: what people call it.
-        raw: what the task is given.
-        path: its file, if it has one.
-    """
-
-    kind: Kind
-    name: str
-    raw: Any
-    path: Path | None = None
-
-    @property
-    def stem(self) -> str:
-        """What its files are called, without suffix."""
-        from abe.report.view import slug
-
-        if self.kind == "photo":
-            return self.name
-        return slug(self.name[:48].replace(".", "-").replace("/", "-"))
-
-
-MAKERS = {"text": "text_task", "row": "table_task", "lines": "table_task", "array": "tensor_task"}
+MAKERS = {
+    "text": "text_task",
+    "row": "table_task",
+    "lines": "table_task",
+    "array": "tensor_task",
+    "several": "make_task",
+}
 """What makes a task that reads a kind."""
 
 
@@ -73,22 +60,24 @@ def samples(words: Sequence[str] | None, options: InputOptions) -> list[Sample]:
             that may be a text or a file that is not there.
         SpecError: rows of what has none.
     """
-    if not words and not options.text:
+    if not words and not options.text and not options.input:
         raise exits.UsageError(
             Code.EMPTY_BATCH,
             "There is nothing to explain",
             fix="Name photographs, a text in quotation marks, a .txt file, or a .csv file with --row",
         )
     found: list[Sample] = []
-    rows = None if options.row is None else _rows(options.row)
-    for word in words or ():
-        found += _of(word, rows, _left_out(options.without))
+    rows = None if options.row is None else numbers_of(options.row)
+    parts, others = _parts(options.input or ())
+    for word in [*(words or ()), *others]:
+        found += _of(word, rows, names_of(options.without))
+    found += _several(parts, rows, names_of(options.without))
     for text in options.text or ():
         if not text.strip():
             raise InputError(Code.EMPTY_BATCH, "There is nothing to explain", got="an empty --text")
         found.append(Sample("text", text, text))
     if rows is not None and all(
-        (one.kind in ("photo", "text") and one.path is None) or one.kind == "photo" for one in found
+        (one.kind in ("photo", "text") and one.path is None) or one.kind == "photo" for one in _pieces(found)
     ):
         raise SpecError(
             Code.BAD_PARAMETER,
@@ -99,6 +88,52 @@ def samples(words: Sequence[str] | None, options: InputOptions) -> list[Sample]:
     return found
 
 
+def _parts(said: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Of ``--input``, what is named by NAME=, by that name, and the rest."""
+    parts: dict[str, list[str]] = {}
+    others: list[str] = []
+    for one in said:
+        match = None if os.path.exists(one) else PART.fullmatch(one)
+        if match is None:
+            others.append(one)
+        else:
+            parts.setdefault(match[1], []).append(match[2])
+    return parts, others
+
+
+def _several(
+    parts: Mapping[str, Sequence[str]], rows: list[int] | None, without: Sequence[str]
+) -> list[Sample]:
+    """Samples of several inputs, each of which has as many.
+
+    Raises:
+        InputError: they have not.
+    """
+    read = {
+        name: [one for word in words for one in _of(word, rows, without)] for name, words in parts.items()
+    }
+    counts = {name: len(own) for name, own in read.items()}
+    if len(set(counts.values())) > 1:
+        raise InputError(
+            Code.SHAPE,
+            "The inputs disagree on the number of samples",
+            got=", ".join(f"{count} of {name!r}" for name, count in counts.items()),
+            fix="Name as many of each, rows by --row",
+        )
+    found: list[Sample] = []
+    for number in range(next(iter(counts.values()), 0)):
+        own = {name: listed[number] for name, listed in read.items()}
+        path = next((one.path for one in own.values() if one.path is not None), None)
+        said = ", ".join(Path(one.name).name if one.kind == "photo" else one.name for one in own.values())
+        found.append(Sample("several", said, own, path))
+    return found
+
+
+def _pieces(found: Sequence[Sample]) -> list[Sample]:
+    """Every single thing that was read."""
+    return [one for own in found for one in (own.raw.values() if own.kind == "several" else [own])]
+
+
 def check(found: Sequence[Sample], model: ModelOptions) -> None:
     """Refuse what needs no model to be refused: an unreadable photograph, a text for the default model.
 
@@ -107,10 +142,13 @@ def check(found: Sequence[Sample], model: ModelOptions) -> None:
     """
     from abe.task.image import load_image
 
-    for one in found:
+    for one in _pieces(found):
         if one.kind == "photo":
             load_image(one.raw)
-        elif model.model == DEFAULT_MODEL.model:
+    for one in found:
+        if one.kind == "photo":
+            continue
+        if model.model == DEFAULT_MODEL.model:
             raise _misfit(one, model.model, "image")
 
 
@@ -125,17 +163,39 @@ def fit(task: Any, found: Sequence[Sample], model: ModelOptions) -> None:
             Code.UNSUPPORTED,
             f"Models of the modality {task.modality!r} are not run from the command line",
             got=model.model,
-            fix="Call abe.explain in Python, where several inputs can be given",
+            fix="Call abe.explain in Python",
         )
     for one in found:
         if one.kind not in READS[task.modality][0]:
             raise _misfit(one, model.model, task.modality)
+        for name, part in one.raw.items() if one.kind == "several" else ():
+            inner = _inner(task, name)
+            if inner is not None and part.kind not in READS.get(inner.modality, ((), ""))[0]:
+                raise _misfit(part, f"{model.model}, input {name!r},", inner.modality)
+
+
+def _inner(task: Any, name: str) -> Any:
+    """The task of one of several inputs, by its keyword or place; None of what is passed along."""
+    tasks = getattr(task.lifter, "tasks", {})
+    return tasks.get(name, tasks.get(int(name)) if name.isdecimal() else None)
+
+
+def _named(task: Any, name: str) -> str | int:
+    """The keyword or place of an input."""
+    return int(name) if name.isdecimal() and int(name) in getattr(task.lifter, "tasks", {}) else name
 
 
 def _misfit(one: Sample, model: str, modality: str) -> InputError:
     makes = MAKERS.get(one.kind, "image_task")
     fix = f"Name one with --model module:function, where the function returns abe.{makes}(…)"
-    if one.kind == "lines":
+    fix += {
+        "text": ", or a module with --tokenizer",
+        "row": ", or a module with --background",
+        "array": ", or a module with --axes",
+    }.get(one.kind, "")
+    if modality == "several":
+        fix = "Give every input by its name: --input NAME=FILE"
+    elif one.kind == "lines":
         fix = "Name rows with --row, counted from 0 below the head" + (
             "" if modality == "tabular" else f". {fix}"
         )
@@ -150,14 +210,31 @@ def _misfit(one: Sample, model: str, modality: str) -> InputError:
 
 def raw_of(task: Any, one: Sample) -> Any:
     """What the task is given for one of them."""
+    if one.kind == "several":
+        return {_named(task, name): _raw_part(_inner(task, name), part) for name, part in one.raw.items()}
     if task.modality != "series" or one.kind not in ("row", "lines"):
         return one.raw
     letters = getattr(getattr(task.lifter, "axes", None), "letters", "btc")
     return series(one, letters)
 
 
+def _raw_part(inner: Any, one: Sample) -> Any:
+    """One of several inputs; numbers where it is passed along."""
+    if inner is not None:
+        return {name: [value] for name, value in one.raw.items()} if one.kind == "row" else raw_of(inner, one)
+    if one.kind in ("row", "lines"):
+        laid = series(one)
+        return laid.T if one.kind == "row" else laid[None]
+    return one.raw
+
+
 def batch(task: Any, found: Sequence[Sample]) -> Any:
     """What the task is given for all of them."""
+    if found[0].kind == "several":
+        return {
+            _named(task, name): _batch_part(_inner(task, name), [one.raw[name] for one in found])
+            for name in found[0].raw
+        }
     raws = [raw_of(task, one) for one in found]
     if all(one.kind == "array" for one in found):
         import numpy as np
@@ -165,6 +242,15 @@ def batch(task: Any, found: Sequence[Sample]) -> Any:
         if len({raw.shape[1:] for raw in raws}) == 1:
             return np.concatenate(raws)
     return raws[0] if len(raws) == 1 and found[0].kind in ("lines", "array") else together(raws)
+
+
+def _batch_part(inner: Any, found: Sequence[Sample]) -> Any:
+    """One of several inputs, of all samples."""
+    if inner is not None:
+        return batch(inner, found)
+    import numpy as np
+
+    return np.concatenate([np.asarray(_raw_part(None, one)) for one in found])
 
 
 def together(raws: Sequence[Any]) -> Any:
@@ -180,10 +266,6 @@ def stems(found: Sequence[Sample]) -> list[str]:
     from abe.report.view import stems as apart
 
     return apart([one.path.name if one.kind == "photo" and one.path else one.stem for one in found])
-
-
-def _left_out(names: str | None) -> list[str]:
-    return [] if names is None else [name.strip() for name in names.split(",") if name.strip()]
 
 
 def _of(word: str, rows: list[int] | None, without: Sequence[str]) -> list[Sample]:
@@ -210,11 +292,11 @@ def _of(word: str, rows: list[int] | None, without: Sequence[str]) -> list[Sampl
                 Code.UNREADABLE_TEXT, f"The file cannot be read: {problem}", got=inputs.short(word)
             )
         return (
-            _array(path, rows)
+            samples_of(path, rows)
             if suffix == ".npy"
-            else _table(path, rows, without)
+            else rows_of(path, rows, without)
             if suffix in TABLES
-            else _lines(path, rows)
+            else texts_of(path, rows)
         )
     return [_photo(word, "Check the path")]
 
@@ -227,180 +309,3 @@ def _is_text(word: str) -> bool:
 def _photo(word: str, fix: str) -> Sample:
     (path,) = inputs.photos([word], fix)
     return Sample("photo", str(path), str(path), path)
-
-
-def _lines(path: Path, rows: list[int] | None) -> list[Sample]:
-    """A text per line."""
-    lines = [(n, line) for n, line in enumerate(_read(path).splitlines()) if line.strip()]
-    if not lines:
-        raise InputError(Code.EMPTY_BATCH, "There is nothing to explain", got=f"no text in {path.name}")
-    if rows is None:
-        output.remark(f"{path.name}: {len(lines)} texts, one a line")
-        chosen = lines
-    else:
-        chosen = [lines[row] for row in _there(rows, len(lines), path, "texts")]
-    return [Sample("text", f"{path.name} line {n + 1}", line, path) for n, line in chosen]
-
-
-def _table(path: Path, rows: list[int] | None, without: Sequence[str]) -> list[Sample]:
-    """Rows of a table without some of its columns; all rows where none is named."""
-    import csv
-
-    lines = list(csv.reader(_read(path).splitlines(), delimiter=TABLES[path.suffix.lower()]))
-    lines = [(n, line) for n, line in enumerate(lines) if line]
-    if len(lines) < 2:
-        raise InputError(
-            Code.EMPTY_BATCH,
-            "There is no row in the table",
-            got=path.name,
-            expected="a head, and rows below it",
-        )
-    head = [name.strip() for name in lines[0][1]]
-    if len(set(head)) < len(head) or (len(head) == 1 and ";" in head[0]):
-        twice = next((name for name in head if head.count(name) > 1), "")
-        raise InputError(
-            Code.UNREADABLE_TEXT,
-            "The head of the table cannot be used",
-            got=f"two columns called {twice!r}" if twice else f"one column, {inputs.short(head[0])!r}",
-            expected="a name for every column, commas between them (tabs in a .tsv)",
-            fix="Save the table with commas" if not twice else "Rename one of them",
-        )
-    for n, line in lines[1:]:
-        if len(line) != len(head):
-            raise InputError(
-                Code.UNREADABLE_TEXT,
-                f"Line {n + 1} of {path.name} has another number of cells than the head",
-                got=str(len(line)),
-                expected=str(len(head)),
-                fix="Put quotation marks around cells that hold a comma",
-            )
-    for name in without:
-        if name not in head:
-            raise InputError(
-                Code.UNREADABLE_TEXT,
-                f"There is no column {name!r} in {path.name} to leave out",
-                expected=", ".join(head[:12]) + (", …" if len(head) > 12 else ""),
-            )
-    body = [
-        {name: _value(cell) for name, cell in zip(head, line, strict=True) if name not in without}
-        for _, line in lines[1:]
-    ]
-    if rows is None:
-        return [Sample("lines", path.name, body, path)]
-    return [
-        Sample("row", f"{path.name} row {row}", body[row], path)
-        for row in _there(rows, len(body), path, "rows")
-    ]
-
-
-def _value(cell: str) -> Any:
-    """A number where the cell holds one, NaN where it holds nothing, else its text."""
-    text = cell.strip()
-    try:
-        return float(text) if text else float("nan")
-    except ValueError:
-        return text
-
-
-def series(one: Sample, letters: str = "btc") -> Any:
-    """Numbers of a table whose columns are channels, or of one line of it, as one series.
-
-    Args:
-        one: the table or line.
-        letters: how a task's series lie: ``"btc"``, ``"bct"``, or ``"bt"`` where there is one channel.
-
-    Raises:
-        InputError: a cell that is no number.
-    """
-    import numpy as np
-
-    lines = one.raw if one.kind == "lines" else [one.raw]
-    for number, line in enumerate(lines):
-        for name, value in line.items():
-            if isinstance(value, str):
-                raise InputError(
-                    Code.UNREADABLE_TEXT,
-                    "A series holds numbers",
-                    got=f"{inputs.short(value)!r} in column {name!r}, row {number}",
-                    fix="Leave that column out of the file",
-                )
-    numbers = np.array([list(line.values()) for line in lines], np.float32)
-    laid = numbers if one.kind == "lines" else numbers.T
-    if "c" not in letters:
-        return laid[:, 0] if laid.shape[1] == 1 else laid
-    return laid.T if letters.find("c") < letters.find("t") else laid
-
-
-def _array(path: Path, rows: list[int] | None) -> list[Sample]:
-    """Samples of an array, each with its batch axis; nothing is unpickled."""
-    import numpy as np
-
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as problem:
-        raise InputError(
-            Code.UNREADABLE_TEXT,
-            "The array cannot be read",
-            got=f"{path.name}: {problem}",
-            expected="what numpy.save wrote of numbers",
-        ) from problem
-    if rows is None:
-        raise InputError(
-            Code.SAMPLES,
-            "Which samples of the array are meant is not said",
-            got=f"{path.name} of shape {array.shape}",
-            fix="Name them with --row, counted from 0 along its first axis: --row 0:4",
-        )
-    count = len(array) if array.ndim > 1 else 0
-    return [
-        Sample("array", f"{path.name} row {n}", array[n : n + 1], path)
-        for n in _there(rows, count, path, "samples")
-    ]
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise InputError(
-            Code.UNREADABLE_TEXT,
-            "The file cannot be read as text",
-            got=f"{path.name}: {problem}",
-            expected="a file in UTF-8",
-        ) from problem
-
-
-def _rows(text: str) -> list[int]:
-    """``3``, ``3,7`` or ``3:8`` as numbers."""
-    found: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*([0-9]{1,9})(?::([0-9]{1,9}))?\s*", part, re.ASCII)
-        low, high = (int(match[1]), int(match[2] or int(match[1]) + 1)) if match else (0, 0)
-        if high <= low or high - low > 100_000:
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "--row takes numbers of rows, counted from 0",
-                got=repr(inputs.short(text)),
-                expected="3, or several: 3,7 or 3:8 for 3 to 7",
-            )
-        found += range(low, high)
-    return list(dict.fromkeys(found))
-
-
-def _there(rows: Sequence[int], count: int, path: Path, what: str) -> Sequence[int]:
-    """The rows, all of which exist.
-
-    Raises:
-        InputError: one does not.
-    """
-    for row in rows:
-        if row >= count:
-            raise InputError(
-                Code.SAMPLES,
-                f"There is no row {row} in {path.name}",
-                expected=f"0 to {count - 1}" if count else f"a file with {what}",
-                fix=f"It has {count} {what}, counted from 0 below its head"
-                if path.suffix.lower() in TABLES
-                else None,
-            )
-    return rows

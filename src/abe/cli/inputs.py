@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from abe.cli import ready, weights
-from abe.cli.options import ModelOptions
+from abe.cli.options import DEFAULT_QUESTION, ModelOptions, QuestionOptions
+from abe.cli.output import short as short
 from abe.errors import AbeError, Code, InputError, SpecError, TargetError
 
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
@@ -52,11 +53,6 @@ def value_of(text: str) -> Any:
             expected=f"a number, at most {float(LARGEST):.2g}",
         )
     return found
-
-
-def short(text: str) -> str:
-    """Enough of a text to recognise it."""
-    return text if len(text) <= 80 else f"{text[:77]}…"
 
 
 def parameters(items: Sequence[str]) -> dict[str, Any]:
@@ -190,6 +186,42 @@ def _inside(task: Any, labels: list[str], text: str) -> int:
     return task.class_index(text)
 
 
+def asked_of(task: Any, question: QuestionOptions) -> dict[str, Any]:
+    """What is asked of a segmentation, as `abe.explain` takes it.
+
+    Raises:
+        SpecError: the model is asked nothing of the kind, or a pixel is not two numbers.
+    """
+    from abe import arrays
+
+    found: dict[str, Any] = {}
+    if question.at is not None:
+        places = question.at.split(",")
+        if len(places) != 2 or not all(re.fullmatch(" *[0-9]{1,9} *", one) for one in places):
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "--at takes a pixel",
+                got=repr(short(question.at)),
+                expected="ROW,COLUMN: 40,60",
+            )
+        found["at"] = int(places[0]), int(places[1])
+    for name, text in (("label", question.label), ("against", question.against)):
+        if text is not None:
+            found[name] = int(text) if re.fullmatch("[0-9]{1,9}", text) else text
+    strange = [name for name in [*found, *(["region"] if question.region else [])] if name not in task.asks]
+    if strange:
+        raise SpecError(
+            Code.UNSUPPORTED,
+            f"Only a segmentation is asked about --{strange[0]}",
+            got=f"a model of the modality {task.modality!r}",
+            fix="Leave it out, or let the factory return abe.segmentation_task(…)",
+        )
+    if question.region is not None:
+        region = arrays.read(question.region)["maps"]
+        found["region"] = region.squeeze() if region.ndim > 2 else region
+    return found
+
+
 def is_address(word: str) -> bool:
     """Whether a word is the address of something elsewhere."""
     return _ADDRESS.match(word) is not None
@@ -221,14 +253,29 @@ def photos(paths: Sequence[str], advice: str = "Check the path") -> list[Path]:
     return found
 
 
-def task_of(options: ModelOptions) -> Any:
-    """The task of ``--model``: from the zoo, or from an importable factory with the options given."""
+def task_of(
+    options: ModelOptions,
+    found: Sequence[Any] = (),
+    *,
+    without: str | None = None,
+    question: QuestionOptions = DEFAULT_QUESTION,
+) -> Any:
+    """The task of ``--model``: from the zoo, or from an importable factory with the options given.
+
+    Args:
+        options: of the command line.
+        found: what it is to be run on, for a module that comes without a task; photographs by default.
+        without: columns that the model is not given.
+        question: what is asked of a segmentation.
+    """
+    from abe.cli import plain
     from abe.task import zoo
     from abe.task.base import Task
 
     settings, arguments = _settings(options), parameters(options.model_arg or ())
     if options.weights is not None:
         weights.check(options.weights)
+    rows = None if options.background is None else plain.columns(options.background, without)
     if ":" in options.model:
         if "" not in sys.path and os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
@@ -249,7 +296,18 @@ def task_of(options: ModelOptions) -> Any:
     network: Any = made if base is None else base.model
     if options.weights is not None:
         weights.load_into(network, options.weights)
-    return base if base is not None and not settings else _configured(network, settings, base)
+    if base is not None and plain.said(options):
+        raise SpecError(
+            Code.UNSUPPORTED,
+            f"{options.model} is a task, which knows how its inputs are read",
+            got=", ".join(plain.said(options)),
+            fix="Leave them out, or let the factory return the module",
+        )
+    if base is not None:
+        return _configured(network, settings, base) if settings else base
+    if all(one.kind == "photo" for one in found) and not plain.said(options):
+        return plain.photographs(_configured(network, settings, None), settings, question)
+    return plain.made(network, found, options, settings, background=rows)
 
 
 def _made(model: str, arguments: Mapping[str, Any]) -> Any:

@@ -13,6 +13,7 @@ from cyclopts import Group, Parameter, validators
 MODEL = Group("Model", sort_key=1)
 OUTPUT = Group("Output", sort_key=2)
 INPUT = Group("Inputs that are no photographs", sort_key=0)
+QUESTION = Group("Of a segmentation", sort_key=0)
 SIGNED = Parameter(allow_leading_hyphen=True)
 """Of what may begin with a minus sign, such as a range from -1 to 1."""
 
@@ -27,7 +28,8 @@ Photos = Annotated[list[str], Parameter(help="Image files.")]
 Inputs = Annotated[
     list[str] | None,
     Parameter(
-        help="Photographs; texts in quotation marks; .txt files with a text a line; .csv files with --row.",
+        help="Photographs; texts in quotation marks; .txt files with a text a line; .csv and .npy files, "
+        "with --row for rows.",
         show_default=False,
     ),
 ]
@@ -62,11 +64,13 @@ class InputOptions:
     """Inputs that a path alone does not name.
 
     Attributes:
+        input: An input of a model with several, NAME=FILE or NAME=TEXT; once for each of them.
         text: A text, where it has one word or ends like a file; may be repeated.
         row: Rows of a .csv, .txt or .npy file, counted from 0 (below the head of a table): 3, 3,7 or 3:8.
         without: Columns of a .csv file that the model is not given, separated by commas, such as the truth.
     """
 
+    input: list[str] | None = None
     text: list[str] | None = None
     row: Text = None
     without: Text = None
@@ -87,6 +91,9 @@ class ModelOptions:
         size: Photographs are brought to this many pixels: 224 or 224x320.
         labels: Class names: a text file, one a line, or a JSON list or dict.
         output_kind: What outputs are: logits, probabilities, sigmoid, multilabel or regression.
+        tokenizer: Of a module without a task that reads texts: package.module:factory.
+        background: Of one that reads rows: a .csv file of rows that it is used on.
+        axes: Of one that reads series or arrays, a letter for each: btc, bct, bcdhw.
     """
 
     model: Annotated[
@@ -108,7 +115,29 @@ class ModelOptions:
     size: Text = None
     labels: Path | None = None
     output_kind: Text = None
+    tokenizer: str | None = None
+    background: Path | None = None
+    axes: str | None = None
 
 
+@Parameter(name="*", group=QUESTION)
+@dataclass(frozen=True, kw_only=True)
+class QuestionOptions:
+    """What is asked of a segmentation; by default the predicted class that covers most.
+
+    Attributes:
+        at: The connected zone under a pixel: ROW,COLUMN.
+        label: All pixels that are predicted as this class, or with --region this class over it.
+        region: A file of a mask (h, w): .npy, .npz or .safetensors.
+        against: The class minus this one.
+    """
+
+    at: Text = None
+    label: Text = None
+    region: Path | None = None
+    against: Text = None
+
+
+DEFAULT_QUESTION = QuestionOptions()
 DEFAULT_MODEL = ModelOptions()
 DEFAULT_INPUT = InputOptions()

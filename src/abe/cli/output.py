@@ -164,6 +164,11 @@ def emit(data: Any) -> None:
     stream.flush()
 
 
+def short(text: str) -> str:
+    """Enough of a text to recognise it."""
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
 def plain(data: Any) -> Any:
     """Data with only what JSON has: tensors as lists, non-finite numbers as null, the rest as text."""
     if data is None or isinstance(data, str | bool | int):

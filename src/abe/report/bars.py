@@ -16,9 +16,9 @@ from abe.report.blocks import (
     WIDTH,
     Block,
     Sheet,
+    fitted,
     note,
     stacked,
-    width_of,
 )
 from abe.report.canvas import INK, MUTED
 from abe.report.looks import EXACT, Account, Look, strongest
@@ -49,7 +49,8 @@ def columns(look: Look, account: Account | None) -> Block:
             at.append(at[-1] + value if starts else 0.0)
         ends = at if starts else [0.0, *(value for _, value in rows)]
         low, high = min(ends), max(ends)
-        room = 0.24 * ((high - low) or 1.0)
+        reach = (high - low) or 1.0
+        room = 0.24 * reach
         above = 1 if starts else 0
         for number, (name, value) in enumerate(rows):
             y, begin = number + above, at[number] if starts else 0.0
@@ -57,7 +58,7 @@ def columns(look: Look, account: Account | None) -> Block:
             axes.barh(y, value, left=begin, height=0.62, color=hue, alpha=0.85)
             side, where = (1, max(begin, begin + value)) if value >= 0 else (-1, min(begin, begin + value))
             axes.text(
-                where + side * 0.02 * (high - low),
+                where + side * 0.02 * reach,
                 y,
                 signed(value),
                 fontsize=7.5,
@@ -78,7 +79,7 @@ def columns(look: Look, account: Account | None) -> Block:
                 axes.plot([value], [y], "o", markersize=4, color=INK)
                 side = -1 if value > (low + high) / 2 else 1
                 axes.text(
-                    value + side * 0.025 * ((high - low) or 1),
+                    value + side * 0.025 * reach,
                     y,
                     signed(value, plus=False),
                     fontsize=7.5,
@@ -97,9 +98,7 @@ def columns(look: Look, account: Account | None) -> Block:
 
 def _label(axes: "Axes", y: float, name: str, room: float) -> None:
     """A name to the left of the bars, cut where it is too long."""
-    text = name
-    while width_of(text, 8) > room - 0.15:
-        text = text[: max(1, len(text) - 2)].rstrip("…") + "…"
+    text = fitted(name, 8, room - 0.15)
     place = axes.get_yaxis_transform()
     axes.text(
         -0.01, y, text, fontsize=8, color=INK, ha="right", va="center", transform=place, parse_math=False
@@ -118,6 +117,8 @@ def swarm(samples: Sequence[Any]) -> Block | None:
     order = np.argsort(-np.abs(values).mean(0), kind="stable")[:BARS]
     told = [[look.entries[column][1] for look in shown] for column in order]
     height = 0.32 * len(order) + 0.5
+    title, account = samples[0].maps[0].title, samples[0].maps[0].account
+    unit = account.objective.lower() if account is not None and account.objective else "score"
     left_out = len(names) - len(order)
     of_all = (
         f"{len(samples)} rows, the {len(order)} columns of largest mean magnitude"
@@ -126,7 +127,8 @@ def swarm(samples: Sequence[Any]) -> Block | None:
     )
 
     def paint(sheet: Sheet, left: float, top: float) -> None:
-        sheet.write(left, top, f"{of_all}; every dot is a row, further right supports the decision", size=9)
+        said = f"{title}, {of_all}; every dot is a row, further right supports the decision"
+        sheet.write(left, top, said, size=9)
         wide = WIDTH - 2 * MARGIN - 2.6 - 0.9
         axes = sheet.axes(left + 2.6, top + 0.3, wide, height - 0.3)
         reach = float(np.abs(values[:, order]).max()) or 1.0
@@ -138,6 +140,7 @@ def swarm(samples: Sequence[Any]) -> Block | None:
         axes.axvline(0, color=MUTED, linewidth=0.7, zorder=0)
         axes.set(xlim=(-1.08 * reach, 1.08 * reach), ylim=(len(order) - 0.5, -0.5), yticks=[])
         axes.tick_params(labelsize=7, colors=MUTED, length=2)
+        axes.set_xlabel(f"share of the {unit}", fontsize=7, color=MUTED, labelpad=1)
         axes.spines[["left", "right", "top"]].set_visible(False)
         bar = sheet.axes(left + 2.6 + wide + 0.2, top + 0.45, 0.1, height - 0.75)
         bar.imshow(np.linspace(1, 0, 64)[:, None], aspect="auto", cmap="viridis")
@@ -147,7 +150,7 @@ def swarm(samples: Sequence[Any]) -> Block | None:
         bar.tick_params(length=0)
 
     footer = note("colour: the column's value among these rows, by rank; grey where it is no number", MUTED)
-    return stacked([Block(height + 0.3, paint), footer])
+    return stacked([Block(height + 0.5, paint), footer])
 
 
 def _ranks(told: Sequence[str]) -> Any:

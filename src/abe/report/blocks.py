@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from abe.report import colour
@@ -111,6 +112,55 @@ def width_of(text: str, size: float) -> float:
     return (measured + wide) / 72
 
 
+def fitted(text: str, size: float, room: float) -> str:
+    """A line of text, cut where it is too long."""
+    while len(text) > 1 and width_of(text, size) > room:
+        text = text[: max(1, len(text) - 2)].rstrip("…") + "…"
+    return text
+
+
+def _goes(text: str) -> str:
+    """Which way letters run: ``"R"`` to the left, ``"L"`` to the right, nothing where there are none."""
+    for letter in text:
+        way = unicodedata.bidirectional(letter)
+        if way in ("R", "AL"):
+            return "R"
+        if way == "L":
+            return "L"
+    return ""
+
+
+def turned(
+    line: Sequence[tuple[float, float, str, int]], whole: str, room: float
+) -> list[tuple[float, float, str, int]]:
+    """A line of `laid` with its pieces in the order of their script: words run to the left in some.
+
+    Runs of words of one direction keep together; where the text itself begins so, it stands on the right.
+
+    Args:
+        line: pieces in the order in which they are read.
+        whole: which way the text goes, of `_goes`.
+        room: inches across.
+    """
+    ways = [_goes(text) for _, _, text, _ in line]
+    if whole != "R" and "R" not in ways:
+        return list(line)
+    for place, way in enumerate(ways):
+        after = next((one for one in ways[place:] if one), "")
+        before = next((one for one in reversed(ways[:place]) if one), "")
+        ways[place] = way or (before if before == after else whole or "L")
+    runs = [list(own) for _, own in groupby(zip(ways, line, strict=True), key=lambda one: one[0])]
+    ordered = [list(reversed(run)) if run[0][0] == "R" else run for run in runs]
+    ordered = list(reversed(ordered)) if whole == "R" else ordered
+    flat = [piece for run in ordered for _, piece in run]
+    at = room - sum(width for _, width, _, _ in flat) if whole == "R" else 0.0
+    found: list[tuple[float, float, str, int]] = []
+    for _, width, text, word in flat:
+        found.append((at, width, text, word))
+        at += width
+    return found
+
+
 def laid(pieces: Sequence[tuple[str, int]], room: float) -> list[list[tuple[float, float, str, int]]]:
     """Pieces of a text in lines that wrap: (left, width, text, word or -1) of each."""
     lines: list[list[tuple[float, float, str, int]]] = [[]]
@@ -144,7 +194,8 @@ def words_of(look: Look) -> Block:
     shown, left_out = look.pieces[:WORDS], len(look.pieces) - WORDS
     if left_out > 0:
         shown = [*shown, (" … the rest is not drawn", -1)]
-    lines, bound = laid(shown, ROOM), look.bound
+    whole = _goes("".join(text for text, _ in shown))
+    lines, bound = [turned(line, whole, ROOM) for line in laid(shown, ROOM)], look.bound
     height = LINE * len(lines) + 0.08
 
     def paint(sheet: Sheet, left: float, top: float) -> None:

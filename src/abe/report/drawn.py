@@ -65,9 +65,11 @@ def _beside(block: Block, answers: Block) -> Block:
 
 def _title(sample: Any, several: bool) -> Block:
     name = f"{short(sample.name, 60)}: " if several and sample.name else ""
+    told = short(sample.decision, 60)
+    by = f" by {sample.maps[0].title}" if len(sample.maps) == 1 else ""
 
     def paint(sheet: Sheet, left: float, top: float) -> None:
-        sheet.write(left, top, f"{name}explained is {short(sample.target, 60)}", size=10, weight="bold")
+        sheet.write(left, top, f"{name}explained is {told}{by}", size=10, weight="bold")
 
     return Block(0.3, paint)
 
@@ -96,7 +98,7 @@ def _map(shown: Any, named: bool) -> list[Block]:
     blocks = [_heading(shown)] if named else []
     for look in shown.looks:
         if look.title:
-            blocks.append(note(look.title, INK))
+            blocks.append(note(look.heading, INK))
         blocks.append(_look(look, shown.account if len(shown.looks) == 1 else None))
         blocks.append(note(scale(look), MUTED))
     if shown.account is not None:

@@ -48,7 +48,7 @@ def plot_explanation(
     grid = figure.add_gridspec(count, 4, width_ratios=(1, 1, 1, 1.15))
     for row, photo in enumerate(photos):
         shown = photo.maps[0]
-        _photo(figure.add_subplot(grid[row, 0]), photo, photo.target)
+        _photo(figure.add_subplot(grid[row, 0]), photo, photo.explained)
         _signed(figure.add_subplot(grid[row, 1]), photo, shown, shown.title, smooth)
         _where(figure.add_subplot(grid[row, 2]), photo, shown, "where (average of magnitude)")
         _bars(figure.add_subplot(grid[row, 3]), photo)
@@ -85,7 +85,7 @@ def plot_photo(
         _signed(figure.add_subplot(tiles[2 * row, column]), photo, shown, title, smooth)
         _where(figure.add_subplot(tiles[2 * row + 1, column]), photo, shown, "")
     more = "; below each, where its magnitude lies, averaged over the neighbourhood"
-    _legend(figure, smooth, f"{more}\nexplained: {plain(short(photo.target, 80))}")
+    _legend(figure, smooth, f"{more}\nexplained: {plain(short(photo.explained, 80))}")
     return finish(figure, path)
 
 

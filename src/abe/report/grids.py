@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from abe.report import colour
-from abe.report.blocks import ROOM, Block, Sheet
-from abe.report.canvas import INK, MUTED, RULE, short
+from abe.report.blocks import ROOM, Block, Sheet, fitted
+from abe.report.canvas import INK, MUTED, RULE
 from abe.report.looks import CHANNELS, SLICES, Look
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def lines(look: Look) -> Block:
     own = len(values) == len(ground)
     share = np.abs(values).sum(1) if own else np.ones(len(ground))
     chosen = sorted(np.argsort(-share, kind="stable")[:CHANNELS].tolist())
-    tall, strip, names, gap = 0.62, 0.16, 0.9, 0.1
+    tall, strip, names, gap = 0.62, 0.16, 1.15, 0.1
     height = sum(tall + gap for _ in chosen) + strip * (len(chosen) if own else 1) + 0.22
     cut = (
         f"{len(chosen)} of {len(ground)} channels, those with the largest share"
@@ -51,7 +51,7 @@ def lines(look: Look) -> Block:
             sheet.write(
                 left,
                 top + tall / 2 - 0.06,
-                short(look.rows[channel], 14) if len(ground) > 1 else "",
+                fitted(look.rows[channel], 7.5, names - 0.36) if len(ground) > 1 else "",
                 size=7.5,
             )
             top += tall
@@ -64,7 +64,10 @@ def lines(look: Look) -> Block:
         last.set(xlim=(-0.5, t - 0.5), yticks=[])
         last.spines[["left", "right", "top", "bottom"]].set_visible(False)
         last.tick_params(labelsize=6.5, colors=MUTED, length=2)
-        last.locator_params(axis="x", nbins=8, integer=True)
+        if t > 8:
+            last.locator_params(axis="x", nbins=8, integer=True)
+        else:
+            last.set_xticks(range(t))
         if cut:
             sheet.write(left, top + 0.14, cut, size=7, ink=MUTED)
 
@@ -99,12 +102,15 @@ def slices(look: Look) -> Block:
     def paint(sheet: Sheet, left: float, top: float) -> None:
         for place, number in enumerate(chosen):
             at = left + place * (side + 0.1)
-            sheet.write(at, top, f"slice {number}: {100 * share[number] / whole:.0f} %", size=7.5)
+            sheet.write(at, top, f"{look.unit} {number}: {100 * share[number] / whole:.0f} %", size=7.5)
             axes = sheet.axes(at, top + 0.18, side, tall)
             _overlaid(axes, look.values[number], look.bound, colour.grey(grounds[number], 0.5))
         rest = 100 * (1 - share[chosen].sum() / whole)
-        said = f"{len(chosen)} of {len(share)} slices; the others hold {rest:.0f} % of the magnitude"
-        sheet.write(left, top + tall + 0.22, said, size=7, ink=MUTED)
+        if len(chosen) < len(share):
+            said = (
+                f"{len(chosen)} of {len(share)} {look.unit}s; the others hold {rest:.0f} % of the magnitude"
+            )
+            sheet.write(left, top + tall + 0.22, said, size=7, ink=MUTED)
 
     return Block(tall + 0.4, paint)
 

@@ -140,7 +140,7 @@ def _look(look: Look) -> dict[str, Any]:
     ]
     return {
         "kind": look.kind,
-        "title": look.title,
+        "title": look.heading,
         "unit": look.unit,
         "entries": entries,
         "there": any(there for _, there, _ in look.entries),
@@ -203,7 +203,10 @@ def _slices(look: Look, bound: float) -> dict[str, Any]:
     whole, grounds = float(share.sum()) or 1.0, colour.as_grey(np.asarray(look.ground))
     tiles = [
         _tile(
-            f"slice {n}: {100 * share[n] / whole:.0f} %", look.values[n], bound, colour.grey(grounds[n], 0.5)
+            f"{look.unit} {n}: {100 * share[n] / whole:.0f} %",
+            look.values[n],
+            bound,
+            colour.grey(grounds[n], 0.5),
         )
         for n in chosen
     ]

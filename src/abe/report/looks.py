@@ -54,6 +54,7 @@ class Look:
         entries: (name, what is there, share of the map) of every word, column, stretch, slice or point.
         fixed: what the map gives to positions that are in no unit.
         unit: what the entries are called, one of them.
+        total: sum of the map over this input, where a sample has several.
     """
 
     kind: Kind
@@ -65,6 +66,13 @@ class Look:
     entries: list[tuple[str, str, float]] = field(default_factory=list[tuple[str, str, float]])
     fixed: float = 0.0
     unit: str = ""
+    total: float | None = None
+
+    @property
+    def heading(self) -> str:
+        """The input's name with its sum; nothing where a sample has one input."""
+        told = "" if self.total is None else f": {signed(self.total)} in all"
+        return f"{self.title}{told}" if self.title else ""
 
     @property
     def bound(self) -> float:
@@ -118,6 +126,12 @@ def noun(modality: str, count: int = 1) -> str:
     return NOUNS.get(modality, ("sample", "samples"))[count != 1]
 
 
+def decision(target: str, *, classes: bool) -> str:
+    """The explained output as people call it: a number alone is said to be that of a class or an output."""
+    bare = all(part.strip().isdigit() for part in target.strip("()").split(",") if part.strip())
+    return f"{'class' if classes else 'output'} {target}" if bare and target else target
+
+
 def is_picture(explanation: Any) -> bool:
     """Whether the samples are photographs, or activations that lie as one."""
     return explanation.modality in PICTURES
@@ -131,6 +145,8 @@ def looks(explanation: Any, index: int) -> list[Look]:
     """
     values = _numbers(explanation.attribution[index])
     x = _numbers(explanation.x[index])
+    if explanation.channels == -1:
+        values, x = np.moveaxis(values, -1, 0), np.moveaxis(x, -1, 0)
     shown = explanation.shown[index] if explanation.shown else None
     labels = None if explanation.labels is None else _whole(explanation.labels[index])
     names = [readable(name) for name in explanation.unit_names[index]] if labels is not None else []
@@ -150,7 +166,8 @@ def looks(explanation: Any, index: int) -> list[Look]:
         own = shown.get(part.name, shown.get(str(part.name))) if isinstance(shown, Mapping) else None
         mine = values if values.shape[0] == 1 and x.shape[0] > 1 else block(values)
         called = [name.removeprefix(f"{part.name} ") for name in names]
-        found.append(_look(explanation, mine, block(x), own, block(labels), called, str(part.name)))
+        look = _look(explanation, mine, block(x), own, block(labels), called, str(part.name))
+        found.append(replace(look, total=float(mine.sum())))
     return found
 
 
@@ -166,11 +183,11 @@ def _look(
     elif kind == "columns":
         found = _columns(values, x, shown, told, sums, labels is not None)
     elif kind == "picture":
-        found = Look(kind=kind, values=_positions(values, x), ground=pixels(x))
+        found = Look(kind=kind, values=_positions(values, x), ground=pixels(x), entries=told)
     elif kind == "points":
         found = _points(values, x, own, sums)
     elif kind == "slices":
-        found = _slices(values, x)
+        found = _slices(values, x, "frame" if explanation.unit == "frame" else "slice")
     else:
         lines = values.reshape(len(values), -1)
         unit = "" if told else "stretch"
@@ -248,6 +265,8 @@ def _columns(
         entries = [(str(n), held[n], value) for n, value in enumerate(flat.tolist())]
         return Look(kind="columns", values=flat, entries=entries)
     row = {readable(str(k)): v for k, v in shown.items()} if isinstance(shown, Mapping) else {}
+    if not row and x.ndim == 1 and len(told) == len(x):
+        row = {name: x[place] for place, (name, *_) in enumerate(told)}
     entries = [(name, _cell(row[name]) if name in row else "", value) for name, _, value in told]
     return Look(kind="columns", values=sums, entries=entries)
 
@@ -269,7 +288,7 @@ def _points(values: Array, x: Array, names: Sequence[str], sums: Array) -> Look:
     return Look(kind="points", values=each, ground=x[:3], entries=entries, unit="point")
 
 
-def _slices(values: Array, x: Array) -> Look:
+def _slices(values: Array, x: Array, unit: str) -> Look:
     """A volume or video as slices along its first axis of positions."""
     summed, ground = _positions(values, x), x.mean(0)
     summed, ground = (one.reshape(-1, *one.shape[-2:]) for one in (summed, ground))
@@ -277,10 +296,10 @@ def _slices(values: Array, x: Array) -> Look:
     order = sorted(np.argsort(-share, kind="stable")[:LISTED].tolist())
     whole = float(share.sum()) or 1.0
     entries = [
-        (f"slice {n}", f"{100 * share[n] / whole:.0f} % of the magnitude", float(summed[n].sum()))
+        (f"{unit} {n}", f"{100 * share[n] / whole:.0f} % of the magnitude", float(summed[n].sum()))
         for n in order
     ]
-    return Look(kind="slices", values=summed, ground=ground, entries=entries, unit="slice")
+    return Look(kind="slices", values=summed, ground=ground, entries=entries, unit=unit)
 
 
 def _stretches(lines: Array) -> list[tuple[str, str, float]]:
@@ -329,8 +348,10 @@ def account(explanation: Any, index: int) -> Account:
     score = float(explanation.score[index])
     delta = None if explanation.delta is None else float(explanation.delta[index])
     claimed = delta is not None and np.isfinite(delta)
+    classes = bool(explanation.top and explanation.top[index])
+    plain = explanation.objective == "Logit" and not classes  # no class has it
     return Account(
-        objective=readable(explanation.objective),
+        objective="Output" if plain else readable(explanation.objective),
         score=score,
         reference=score - delta if claimed and delta is not None else None,
         total=total,

@@ -21,7 +21,9 @@ BARS = 12
 NAMED = 5
 """Words whose numbers stand beneath a text in colours."""
 MOST = 400
-"""Most words of a text."""
+"""Most words of a text in colours."""
+LISTED = 80
+"""Most words that are listed with their numbers; of a longer text the strongest."""
 LIGHT = 0.75
 """Opacity of the ground of words: a terminal may be dark, so the text on it is set black or white."""
 PLAIN = 100
@@ -61,7 +63,8 @@ def told(explanation: Any, *, coloured: bool) -> Group:
 def sample(explanation: Any, index: int, *, coloured: bool) -> list[Any]:
     """What is printed of one sample."""
     name, target = readable(explanation.names[index]), readable(explanation.target_names[index])
-    found: list[Any] = [Text(f"{name}: explained is {target}"), *body(explanation, index, coloured=coloured)]
+    told = looks.decision(target, classes=bool(explanation.top and explanation.top[index]))
+    found: list[Any] = [Text(f"{name}: explained is {told}"), *body(explanation, index, coloured=coloured)]
     return [*found, *(Text(f"  {line}", style="dim") for line in looks.account(explanation, index).said())]
 
 
@@ -69,7 +72,7 @@ def body(explanation: Any, index: int, *, coloured: bool) -> list[Any]:
     """The words or bars of one sample; nothing of a photograph."""
     found: list[Any] = []
     for look in [] if looks.is_picture(explanation) else looks.looks(explanation, index):
-        found += [Text(f"  {look.title}")] if look.title else []
+        found += [Text(f"  {look.heading}")] if look.title else []
         found += list(_look(look, coloured=coloured))
     return found
 
@@ -79,9 +82,15 @@ def _look(look: Look, *, coloured: bool) -> Iterator[Any]:
         yield _indented(painted(look))
         yield Text(f"  orange supports, blue opposes; strongest: {_strongest(look)}", style="dim")
     elif look.kind == "words":
-        shown = [f"{name} ({signed(value)})" for name, _, value in look.entries[:MOST]]
-        more = len(look.entries) - MOST
-        yield Listed([*shown, *([f"… and {more} more"] if more > 0 else [])])
+        least = sorted((abs(value) for *_, value in look.entries), reverse=True)[:LISTED][-1:]
+        shown = [f"{name} ({signed(value)})" for name, _, value in look.entries if [abs(value)] >= least][
+            :LISTED
+        ]
+        yield Listed(shown)
+        if len(shown) < len(look.entries):
+            yield Text(
+                f"  the strongest {len(shown)} of {len(look.entries)} words, in their order", style="dim"
+            )
     elif look.entries:
         yield _bars(look)
     else:

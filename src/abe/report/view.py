@@ -12,6 +12,7 @@ from abe.errors import Code, SpecError
 from abe.report import looks
 from abe.report.looks import Account, Look
 from abe.report.numbers import number as number
+from abe.report.numbers import outlined
 from abe.report.numbers import percent as percent
 from abe.report.numbers import pixels as pixels
 from abe.terminal import readable
@@ -54,7 +55,7 @@ class SampleView:
     """One sample with its decision, maps and curves.
 
     Attributes:
-        image: of a photograph, (h, w, 3) 8-bit pixels as the model saw them.
+        image: of a photograph, (h, w, 3) 8-bit pixels as the model saw them; an explained region is outlined.
         top: (class name, probability), most probable first.
         target: name of the explained decision.
     """
@@ -63,8 +64,19 @@ class SampleView:
     target: str
     top: list[tuple[str, float]]
     image: NDArray[np.uint8] | None = None
+    outlined: bool = False
     maps: list[MapView] = field(default_factory=list)
     curves: list[CurveView] = field(default_factory=list)
+
+    @property
+    def decision(self) -> str:
+        """The target as people call it."""
+        return looks.decision(self.target, classes=bool(self.top))
+
+    @property
+    def explained(self) -> str:
+        """The decision, and that a region of it is outlined in the photograph."""
+        return f"{self.decision}, outlined" if self.outlined else self.decision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,11 +176,22 @@ def sample_view(explanation: Any, index: int, name: str) -> SampleView:
     """What is explained, the decision and the map of one sample of an explanation."""
     return SampleView(
         name=name,
-        image=pixels(explanation.x[index]) if looks.is_picture(explanation) else None,
+        **_pictured(explanation, index),
         target=readable(explanation.target_names[index]),
         top=_top(explanation, index),
         maps=[map_view(explanation, index)],
     )
+
+
+def _pictured(explanation: Any, index: int) -> dict[str, Any]:
+    """The photograph, with the region outlined that its score is read over."""
+    if not looks.is_picture(explanation):
+        return {}
+    image, regions = pixels(explanation.x[index]), explanation.diagnostics.get("region")
+    if regions is None or tuple(regions.shape[1:]) != image.shape[:2]:
+        return {"image": image}
+    region = np.asarray(regions[index].detach().cpu()) > 0
+    return {"image": outlined(image, region), "outlined": bool(region.any() and not region.all())}
 
 
 def _top(explanation: Any, index: int) -> list[tuple[str, float]]:
@@ -354,7 +377,7 @@ def _sample(comparison: Any, index: int, name: str) -> SampleView:
         maps.append(replace(map_view(explanation, index, facts), method=method, title=_label(method)))
     return SampleView(
         name=name,
-        image=pixels(first.x[index]) if looks.is_picture(first) else None,
+        **_pictured(first, index),
         target=readable(comparison.target_names[index]),
         top=_top(first, index),
         maps=maps,

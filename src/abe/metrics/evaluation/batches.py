@@ -17,10 +17,13 @@ from abe.errors import Code, InputError, SpecError
 from abe.explanation import Explanation
 from abe.metrics.evaluation.truth import region_of
 from abe.task.base import Context, Lifted, Task
+from abe.task.lifted import Units
 from abe.task.targets import labels_of
 
 KEYS = ("inputs", "labels", "masks", "targets")
 """What a batch of a loader may hold when it is a mapping; as a tuple it is in this order."""
+SHOWN = ("text", "tabular")
+"""Modalities whose explanations show what the task is given, which needs more than features to run."""
 BESIDE = ("names", "notes")
 """What such a mapping may say of its samples and of how they were read."""
 
@@ -142,8 +145,20 @@ class Samples:
                 got=f"{next(iter(self.asked))}= beside explanations without data",
                 fix="Leave it out, or pass data= with the raw inputs",
             )
+        if self.task.modality in SHOWN and len(first.shown) == len(first):
+            lifted = self.task.lift(_raw(first.shown))
+            if lifted.x.shape == first.x.shape and torch.allclose(lifted.x, first.x.to(lifted.x), atol=1e-5):
+                return replace(lifted.plain(), names=list(first.names))
+            _ask_for_data("what they show is not what they explain")
+        units: tuple[Units, ...] = ()
+        if first.labels is not None:
+            if bool((first.labels < 0).any()):
+                _ask_for_data("samples of which a part was padding")
+            units = (Units(first.unit, first.labels.to(self.task.device), list(first.unit_names)),)
         about = {name: first.diagnostics[name] for name in self.task.keeps if name in first.diagnostics}
-        return Lifted(first.x.to(self.task.device), Context(about=about), list(first.names), first.parts)
+        return Lifted(
+            first.x.to(self.task.device), Context(about=about), list(first.names), first.parts, units=units
+        )
 
     def _streamed(self) -> Iterator[Batch]:
         start = 0
@@ -168,6 +183,22 @@ class Samples:
         truth = None if labels is None else labels_of(labels, len(lifted.x), self.task.class_index)
         region = None if masks is None else region_of(masks, lifted)
         return Batch(lifted, 0, ids, target, truth, region)
+
+
+def _raw(shown: Sequence[Any]) -> Any:
+    """What explanations show of texts or rows, as a task takes it."""
+    if all(isinstance(one, Mapping) for one in shown):
+        return {name: [row[name] for row in shown] for name in shown[0]}
+    return [tuple(one) if isinstance(one, list) else one for one in shown]
+
+
+def _ask_for_data(got: str) -> None:
+    raise InputError(
+        Code.SAMPLES,
+        "The explanations do not hold all that the model was given",
+        got=got,
+        fix="Pass data= with the raw inputs",
+    )
 
 
 def _one_batch(data: Any) -> bool:

@@ -13,7 +13,7 @@ from abe.errors import Code, SpecError, suggest
 from abe.task.zoo import sentiment
 from abe.task.zoo.cache import cache_folder
 from abe.task.zoo.entries import ENTRIES, ZooEntry
-from abe.task.zoo.factories import load_factory
+from abe.task.zoo.factories import load_factory, load_object
 from abe.task.zoo.factories import passed as passed
 from abe.task.zoo.factories import place as place
 from abe.task.zoo.files import is_installed as is_installed
@@ -49,6 +49,7 @@ __all__ = [
     "imagenet_labels",
     "load",
     "load_factory",
+    "load_object",
     "mobilenet_v2",
     "model_names",
     "photographs",

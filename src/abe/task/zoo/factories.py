@@ -24,17 +24,7 @@ def load_factory(reference: str, arguments: Mapping[str, Any] | None = None) -> 
         SpecError: no such module, factory or argument.
         ModelError: the module or the factory fails, which is told with file and line, or makes no model.
     """
-    module_name, _, attribute = reference.partition(":")
-    words = [*module_name.split("."), *attribute.split(".")]
-    if not all(word.replace("-", "_").isidentifier() for word in words) or module_name.endswith(".py"):
-        raise SpecError(
-            Code.BAD_PARAMETER,
-            "The model is not named as package.module:factory",
-            got=repr(reference),
-            expected="the module's name as in an import, without folder and suffix, and a function inside it",
-            fix="Go to the folder of the file net.py and write net:make for its function make",
-        )
-    made = _call(_find(module_name, attribute), reference, arguments or {})
+    made = _call(_found(reference), reference, arguments or {})
     if not _is_ready(made):
         raise ModelError(
             Code.NOT_A_MODULE,
@@ -43,6 +33,38 @@ def load_factory(reference: str, arguments: Mapping[str, Any] | None = None) -> 
             expected="an nn.Module or a task of abe.image_task",
         )
     return made
+
+
+def load_object(reference: str) -> Any:
+    """What ``package.module:name`` is, or makes where it is a class or a function that needs nothing.
+
+    Raises:
+        SpecError: no such module or name.
+        ModelError: the module or the factory fails.
+    """
+    found = _found(reference)
+    makes = isinstance(found, type) or inspect.isfunction(found)
+    needed = (
+        [one for one in inspect.signature(found).parameters.values() if one.default is one.empty]
+        if makes
+        else []
+    )
+    return _call(found, reference, {}) if makes and not needed else found
+
+
+def _found(reference: str) -> Any:
+    """What a reference names."""
+    module_name, _, attribute = reference.partition(":")
+    words = [*module_name.split("."), *attribute.split(".")]
+    if not all(word.replace("-", "_").isidentifier() for word in words) or module_name.endswith(".py"):
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            "What is meant is not named as package.module:factory",
+            got=repr(reference),
+            expected="the module's name as in an import, without folder and suffix, and a function inside it",
+            fix="Go to the folder of the file net.py and write net:make for its function make",
+        )
+    return _find(module_name, attribute)
 
 
 def _find(module_name: str, attribute: str) -> Any:
