@@ -15,7 +15,6 @@ from abe.registry import methods
 from abe.types import Card, Passes
 
 PLACES = ("positions",)
-LENGTHS = "the tokens of a text among longer ones are stretched over its padding"
 ONE_LOOK = Passes(forward="b", backward="0")
 NO_CLASS = "Not about the class: every decision gets the same map."
 GLOBAL = "Attention within windows (Swin, MaxViT) is refused: its tokens are others in every layer."
@@ -28,7 +27,6 @@ GLOBAL = "Attention within windows (Swin, MaxViT) is refused: its tokens are oth
         source="vaswani2017",
         formula="A = up(row of mean_heads A_L)",
         family="attention",
-        expected_failures={"lengths": LENGTHS},
         needs=("attention",),
         features=PLACES,
         passes=ONE_LOOK,
@@ -66,7 +64,6 @@ def raw_attention(
         source="abnar2020",
         formula="A = up(row of Π_l (½ A_l + ½ I)), rows of each factor summing to 1",
         family="attention",
-        expected_failures={"lengths": LENGTHS},
         needs=("attention",),
         features=PLACES,
         passes=ONE_LOOK,
@@ -104,7 +101,6 @@ def attention_rollout(
         source="chefer2021, Eq. 5",
         formula="A = up(row of mean_heads (∂s/∂A_L ⊙ A_L)⁺)",
         family="attention",
-        expected_failures={"lengths": LENGTHS},
         needs=("gradient", "attention"),
         features=PLACES,
         passes=ONE_GRADIENT,
@@ -134,7 +130,6 @@ def gradient_x_attention(
         source="chefer2021, Eqs. 5 and 6",
         formula="A = up(row of R), R ← R + mean_heads (∂s/∂A_l ⊙ A_l)⁺ R, from R = I",
         family="attention",
-        expected_failures={"lengths": LENGTHS},
         needs=("gradient", "attention"),
         features=PLACES,
         passes=ONE_GRADIENT,
@@ -166,7 +161,6 @@ def chefer_relevance(
         "R_ss ← R_ss + Ā R_ss and R_sq ← R_sq + Ā R_sq where s attends to itself; "
         "Ā = mean_heads (∂s/∂A ⊙ A)⁺",
         family="attention",
-        expected_failures={"lengths": LENGTHS},
         needs=("gradient", "cross_attention"),
         features=PLACES,
         passes=ONE_GRADIENT,
@@ -201,7 +195,6 @@ def chefer_bimodal(
         source="tang2023",
         formula="A = mean over layers, calls and heads of up(A[:, token]), summed over the given tokens",
         family="attention",
-        expected_failures={"lengths": LENGTHS},
         needs=("cross_attention",),
         features=PLACES,
         passes=ONE_LOOK,

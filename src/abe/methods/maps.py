@@ -16,7 +16,6 @@ from abe.types import Card, Passes
 
 PLACES = ("positions",)
 CAM_GRADIENT = Passes(forward="b + 1", backward="b + 1", at_most=True)
-LENGTHS = "the layer's map of a text among longer ones is stretched over its padding"
 """Why maps of samples of different lengths are not those of each alone."""
 COARSE = "As coarse as the layer: enlarging a 7 × 7 map draws smooth blobs, not borders."
 
@@ -29,7 +28,6 @@ COARSE = "As coarse as the layer: enlarging a 7 × 7 map draws smooth blobs, not
         formula="A = up(ReLU Σ_k w_k A_k), w_k = Σ_ij ∂s/∂A_kij, which is the head's weight",
         family="gradient × input",
         reformulations=("modified gradient × input", "Taylor interaction"),
-        expected_failures={"lengths": LENGTHS},
         needs=("gradient", "layer"),
         features=PLACES,
         passes=CAM_GRADIENT,
@@ -68,7 +66,6 @@ def cam(
         formula="A = up(ReLU Σ_k w_k A_k), w_k = mean_ij ∂s/∂A_kij",
         family="gradient × input",
         reformulations=("modified gradient × input", "Taylor interaction"),
-        expected_failures={"lengths": LENGTHS},
         needs=("gradient", "layer"),
         features=PLACES,
         passes=CAM_GRADIENT,
@@ -104,7 +101,6 @@ def grad_cam(
         formula="A = up(ReLU Σ_k w_k A_k), w_k = Σ_ij α max(g, 0), α = g² / (2 g² + g³ Σ_ab A_kab), "
         "g = ∂s/∂A",
         family="gradient × input",
-        expected_failures={"lengths": LENGTHS},
         needs=("gradient", "layer"),
         features=PLACES,
         passes=CAM_GRADIENT,
@@ -152,7 +148,6 @@ def grad_cam_plus_plus(
         formula="A = up(ReLU Σ_k ∂s/∂A_k ⊙ A_k)",
         family="gradient × input",
         reformulations=("modified gradient × input", "Taylor interaction"),
-        expected_failures={"lengths": LENGTHS},
         needs=("gradient", "layer"),
         features=PLACES,
         passes=CAM_GRADIENT,
@@ -185,7 +180,6 @@ def hires_cam(
         source="fu2020, Eq. 8",
         formula="A = up(ReLU Σ_k w_k A_k), w_k = Σ_ij A_kij g_kij / Σ_ij A_kij, g = ∂s/∂A",
         family="gradient × input",
-        expected_failures={"lengths": LENGTHS},
         needs=("gradient", "layer"),
         features=PLACES,
         passes=CAM_GRADIENT,
@@ -232,7 +226,6 @@ def xgrad_cam(
         source="jiang2021, Eq. 5",
         formula="A = up(ReLU Σ_k max(∂s/∂A_k, 0) ⊙ A_k)",
         family="gradient × input",
-        expected_failures={"lengths": LENGTHS},
         needs=("gradient", "layer"),
         features=PLACES,
         passes=CAM_GRADIENT,

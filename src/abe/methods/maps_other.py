@@ -14,7 +14,7 @@ from abe.engines.runtime.shapes import Upsample
 from abe.errors import Code, SpecError
 from abe.methods.backward import guided_backprop
 from abe.methods.gradient import Variant, published
-from abe.methods.maps import COARSE, LENGTHS, PLACES
+from abe.methods.maps import COARSE, PLACES
 from abe.registry import channel_weights, methods
 from abe.types import Card, Passes
 
@@ -26,7 +26,6 @@ from abe.types import Card, Passes
         source="muhammad2020",
         formula="A = up(ReLU A v₁), v₁ the first right singular vector of A as a matrix (places, channels)",
         family="outside the survey",
-        expected_failures={"lengths": LENGTHS},
         needs=("layer",),
         features=PLACES,
         passes=Passes(forward="b + 1", backward="1", at_most=True),
@@ -72,7 +71,6 @@ def eigen_cam(
         formula="A = up(ReLU Σ_k w_k A_k), w = softmax_k s(x′ + unit(up A_k) ⊙ (x − x′))",
         family="perturbation",
         reformulations=("feature removal",),
-        expected_failures={"lengths": LENGTHS},
         needs=("layer", "baseline"),
         features=PLACES,
         passes=None,
@@ -126,7 +124,6 @@ def score_cam(
         formula="A = up(ReLU Σ_k w_k A_k), w_k = s − s(without channel k)",
         family="perturbation",
         reformulations=("feature removal",),
-        expected_failures={"lengths": LENGTHS},
         needs=("layer",),
         features=PLACES,
         passes=None,
@@ -166,7 +163,6 @@ def ablation_cam(
         source="selvaraju2017, Sec. 3.2",
         formula="A = GBP ⊙ up(ReLU Σ_k w_k A_k), w_k = mean_ij ∂s/∂A_kij",
         family="modified gradient",
-        expected_failures={"lengths": LENGTHS},
         needs=("gradient", "layer"),
         features=PLACES,
         passes=Passes(forward="2 * b + 1", backward="2 * b + 1", at_most=True),
@@ -204,7 +200,6 @@ def guided_grad_cam(
         source="selvaraju2017",
         formula="A = up(ReLU Σ_k w_k A_k)",
         family="gradient × input",
-        expected_failures={"lengths": LENGTHS},
         needs=("layer",),
         features=PLACES,
         passes=None,

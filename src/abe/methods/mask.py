@@ -101,7 +101,6 @@ def meaningful_perturbation(
         "m(u) = smax_v k(‖u − v‖) p(v), λ_t = weight · growth^(t / steps)",
         family="influential subset",
         reformulations=("feature removal",),
-        expected_failures={"lengths": "the area of the mask is a share of the longest sample"},
         needs=("gradient", "optimisation"),
         features=("positions",),
         passes=None,

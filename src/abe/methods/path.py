@@ -169,7 +169,6 @@ def guided_ig(
         needs=("gradient",),
         expected_failures={
             "fixed": "special tokens are blurred with their neighbours",
-            "lengths": "a short text is blurred with its padding",
         },
         features=("positions",),
         passes=INTEGRAL,

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from abe.checks import NotNegative, shown
-from abe.draws import as_ids
 from abe.engines.path.steps.parts import Ball
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.request import pose, running
@@ -19,6 +18,7 @@ from abe.robustness.attack import attack, resolve
 from abe.robustness.chain import Chain, resized
 from abe.sizes import Limits, OfRange, plain, span
 from abe.task.base import Lifted, Task
+from abe.task.lifted import identities
 from abe.task.start import Given, as_task, entrance
 from abe.task.targets import fitted, numbers_of
 
@@ -200,7 +200,7 @@ def evaluate_robustness(
     b = len(lifted.x)
     broken = torch.full((b,), torch.inf, dtype=torch.float64)
     distance, queries = broken.clone(), torch.ones(b, dtype=torch.long)
-    numbers = as_ids(ids, lifted.x)
+    numbers = identities(ids, lifted)
     aims = None if how.get("target") is None else fitted(numbers_of(how["target"], task.class_index), b)
     for eps in filter(None, radii):
         rows = (right.cpu() & broken.isinf()).nonzero().flatten()

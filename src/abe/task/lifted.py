@@ -1,12 +1,13 @@
 """What lifting makes of raw inputs: features, what belongs to samples beside them, and names of units."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from abe.draws import as_ids, sample_ids
 from abe.errors import Code, InputError, SpecError
 from abe.types import Part
 
@@ -25,6 +26,11 @@ class Context:
     values: Mapping[str | int, Tensor] = field(default_factory=dict)
     about: Mapping[str, Tensor] = field(default_factory=dict)
     beneath: "tuple[Tensor, Context] | None" = None
+
+    @property
+    def lengths(self) -> Tensor | None:
+        """(b,) how many positions each sample has without padding, where that is known."""
+        return self.about.get(LENGTH, self.about.get(OWN))
 
     def take(self, owner: Tensor) -> "Context":
         """The context of the given samples, one per row."""
@@ -56,6 +62,8 @@ UNITS = "units: "
 """Begins keys of `Context.about`, before the name of units: their labels (b, 1 or c, *positions)."""
 LENGTH = "length"
 """Key of `Context.about`: (b,) how many positions a row has, where the model is given no others."""
+OWN = "own length"
+"""Key of `Context.about`: (b,) positions of a row before its padding, where the model is told of it."""
 FIXED = "fixed"
 """Key of `Context.about`: (b, 1 or c, *positions), true where a reference equals the input."""
 
@@ -196,3 +204,16 @@ def pack(
         parts.append(Part(name, start, start + entries.shape[1], tuple(block.shape[1:]), **more))
         start += entries.shape[1]
     return torch.cat(laid, dim=1), tuple(parts)
+
+
+def identities(ids: Sequence[int | str] | None, lifted: Lifted) -> list[int]:
+    """What draws go by: given identities, or the content of each sample without the padding behind it.
+
+    Raises:
+        InputError: not one identity per sample.
+    """
+    lengths = lifted.context.lengths
+    if ids is not None or lengths is None or lifted.x.ndim < 3:
+        return as_ids(ids, lifted.x)
+    seen, ends = dict[int, int](), lengths.tolist()
+    return [one for x, end in zip(lifted.x, ends, strict=True) for one in sample_ids(x[None, :, :end], seen)]

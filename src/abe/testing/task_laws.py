@@ -11,7 +11,6 @@ from abe.api import explain
 from abe.errors import AbeError
 from abe.explanation import Explanation
 from abe.registry import Method, methods
-from abe.testing.draws import RecordedDraws
 from abe.testing.known_tasks import KNOWN_TASKS, TARGET, KnownTask
 from abe.testing.laws import Numbers, declared_failure, ensure
 from abe.testing.methods import COMPLETE, FEW, FINER, METHOD_LAWS, ROW, SOME, TIGHT, MethodCase
@@ -180,17 +179,12 @@ def fixed(case: MethodCase) -> Numbers:
     return ensure(largest == 0, largest, largest=largest)
 
 
-def _settled(case: MethodCase) -> str:
-    return "it draws" if "draws" in case.card.needs else _runs_on(*LENGTHS)(case)
-
-
 @METHOD_LAWS.add(
     "lengths",
     "The numbers are the largest difference of a short sample alone and among longer ones, by kind, as a "
     f"share of its maximum; {ROW:g} is allowed. `text_padding` and `series_padding` are the largest "
-    "attribution behind its end, which must be 0. Methods that draw are not asked: what is drawn goes by the "
-    "shape of the batch.",
-    when=_settled,
+    "attribution behind its end, which must be 0.",
+    when=_runs_on(*LENGTHS),
 )
 def lengths(case: MethodCase) -> Numbers:
     """A text or series among longer ones gets what it gets alone, and nothing behind its end."""
@@ -198,14 +192,11 @@ def lengths(case: MethodCase) -> Numbers:
     worst = 0.0
     for kind in LENGTHS:
         known, method = KNOWN_TASKS[kind], _counting(case.method)
-        net, recorder = _net(known, case.card), RecordedDraws()
+        net = _net(known, case.card)
         try:
-            found = _explained(known, net, method, known.raw, recorder).attribution[-1]
+            found = _explained(known, net, method, known.raw).attribution[-1]
         except AbeError as problem:
             numbers[kind] = f"refused: {problem.code}"
-            continue
-        if recorder.recorded:
-            numbers[kind] = "draws"
             continue
         alone = _explained(known, net, method, known.raw[-1:]).attribution
         numbers[kind] = _gap(found, alone)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from abe.draws import SeededDraws, as_draws, as_ids, check_ids
+from abe.draws import SeededDraws, as_draws, check_ids
 from abe.engines.runtime.evaluator import Evaluator, Execution
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.targets import Decision
@@ -20,6 +20,7 @@ from abe.instrument.modes import eager
 from abe.objectives import Logit, UserObjective, as_objective, objective_name
 from abe.progress import Progress
 from abe.task.base import Lifted, Task
+from abe.task.lifted import identities
 from abe.types import Cost, Draws, Objective
 
 Advance = bool | Callable[[int], None]
@@ -146,7 +147,7 @@ def pose(
         decision=Decision(asked=target),
         objective=objective or Logit(),
         draws=draws or SeededDraws(seed=0),
-        identify=cache(partial(as_ids, ids, lifted.x)),
+        identify=cache(partial(identities, ids, lifted)),
         warnings=warnings,
         names=lifted.names,
         lifted=lifted,

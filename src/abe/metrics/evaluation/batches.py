@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from abe import arrays
-from abe.draws import as_ids, sample_ids
+from abe.draws import sample_ids
 from abe.errors import Code, InputError, SpecError
 from abe.explanation import Explanation
 from abe.metrics.evaluation.truth import region_of
 from abe.task.base import Context, Lifted, Task
-from abe.task.lifted import Units
+from abe.task.lifted import Units, identities
 from abe.task.targets import labels_of
 
 KEYS = ("inputs", "labels", "masks", "targets")
@@ -134,7 +134,7 @@ class Samples:
             first = self.explanations[0]
             lifted = self._again(first)
             ids = first.ids or None if self.ids is None else self.ids
-        return self._lot(lifted, self.target, self.labels, self.masks, as_ids(ids, lifted.x))
+        return self._lot(lifted, self.target, self.labels, self.masks, identities(ids, lifted))
 
     def _again(self, first: Explanation) -> Lifted:
         """The samples of an explanation, with what it holds of what was asked about them."""

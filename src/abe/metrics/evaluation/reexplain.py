@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from abe.engines.runtime import lengths
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.targets import Decision
@@ -42,7 +43,8 @@ def objective_of(explanation: Any) -> Objective:
 
 def again(problem: Problem, explanation: Any) -> Tensor:
     """(b, *f) the map of the explanation's method for another problem."""
-    return method_of(explanation).engine.run(problem).attribution.detach()
+    method = method_of(explanation)
+    return lengths.run(method.engine, problem, dict(method.params)).attribution.detach()
 
 
 def elsewhere(problem: Problem, task: Task, x: Tensor | None = None) -> Problem:

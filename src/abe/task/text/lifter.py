@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from abe.checks import COUNT, check_choice, plain
 from abe.errors import Code, InputError, ModelError, SpecError, note
 from abe.task.base import Context, Lifted, Task
-from abe.task.lifted import LENGTH, Units, suits
+from abe.task.lifted import LENGTH, OWN, Units, suits
 from abe.task.outputs import OutputKind, check_kind, class_names
+from abe.task.text.configured import kind_of, labels_of, longest
 from abe.task.text.embedding import Embedding, Signature, find_embedding, named_embedding
 from abe.task.text.tokens import (
-    MANY,
     Encoded,
     Fixed,
     check_ids,
@@ -27,6 +27,7 @@ from abe.task.text.tokens import (
     of_all,
     of_ids,
     of_row,
+    picked,
     token_id,
 )
 from abe.types import Part
@@ -100,7 +101,7 @@ def text_task(
         )
     configuration = getattr(model, "config", None)
     if labels is None:
-        labels = _labels_of(configuration)
+        labels = labels_of(configuration)
     lifter = TextLifter(
         tokenizer=tokenizer,
         embedding=embedding,
@@ -114,7 +115,7 @@ def text_task(
         lifter=lifter,
         labels=class_names(labels),
         output=output,
-        output_kind=_kind_of(configuration) if output_kind == "auto" else output_kind,
+        output_kind=kind_of(configuration) if output_kind == "auto" else output_kind,
         suits={**suits(baseline="reference_token"), **_read_row(tokenizer)},
     )
 
@@ -122,24 +123,6 @@ def text_task(
 def _read_row(tokenizer: Any) -> dict[tuple[str, str | int | None], Any]:
     """Attention is read where the model reads the text: at the class token, where there is one."""
     return {} if tokenizer is None or token_id(tokenizer, "cls") is None else {("query", None): 0}
-
-
-def _labels_of(configuration: Any) -> list[str] | None:
-    """Names of classes that somebody chose, of a Hugging Face configuration."""
-    found = getattr(configuration, "id2label", None)
-    if not isinstance(found, Mapping) or not found:
-        return None
-    names = [str(found[key]) for key in sorted(found, key=int)]
-    return None if all(name == f"LABEL_{i}" for i, name in enumerate(names)) else names
-
-
-def _kind_of(configuration: Any) -> OutputKind:
-    kinds: dict[Any, OutputKind] = {
-        "regression": "regression",
-        "multi_label_classification": "multilabel",
-        "single_label_classification": "logits",
-    }
-    return kinds.get(getattr(configuration, "problem_type", None), "auto")
 
 
 @dataclass(frozen=True)
@@ -266,7 +249,7 @@ class TextLifter:
 
     def _fitting(self, task: Task, text: Encoded, name: str, notes: list[str]) -> Encoded:
         """The text, cut to what the model takes."""
-        most = self.max_length or _longest(task.model, self.tokenizer)
+        most = self.max_length or longest(task.model, self.tokenizer)
         if most is None or len(text) <= most:
             return text
         if self.truncate is None:
@@ -287,7 +270,7 @@ class TextLifter:
                 f"{name.capitalize()} was cut from {len(text)} to {most} tokens at its {self.truncate}",
             )
         )
-        return _picked(text, kept)
+        return picked(text, kept)
 
     # --- what is made of it ---------------------------------------------------------------------------
 
@@ -341,14 +324,10 @@ class TextLifter:
                 )
             )
         x = embedding.vectors(ids.to(device))
-        about = {}
-        taken = [values[k] for k in ("lengths", "length") if k in values]
-        if signature.attention is None and (padded is None or taken):
-            each = taken[0] if taken else torch.tensor([len(text) for text in texts])
-            about[LENGTH] = each.to(device=device, dtype=torch.long).reshape(b)
+        ends = _ends(texts, values, mask, signature, padded is None)
         return Lifted(
             x=x,
-            context=Context(values, about),
+            context=Context(values, {k: v.to(device) for k, v in ends.items()}),
             names=names,
             parts=(_part(embedding, x),),
             notes=tuple(dict.fromkeys(notes)),
@@ -481,34 +460,22 @@ def _numbers(text: Encoded, kind: str) -> tuple[list[int], list[str]]:
     return text.larger(kind)
 
 
-def _picked(text: Encoded, kept: Sequence[int]) -> Encoded:
-    """Some of a text's tokens."""
-    words = [text.words[place] for place in kept]
-    left = sorted({word for word in words if word >= 0})
-    number = {word: i for i, word in enumerate(left)}
-    return Encoded(
-        [text.ids[place] for place in kept],
-        [text.outside[place] for place in kept],
-        [number.get(word, -1) for word in words],
-        [text.names[word] for word in left],
-        [text.tokens[place] for place in kept],
-        [text.special[place] for place in kept],
-        {k: [v[place] for place in kept] for k, v in text.further.items()},
-        text.shown,
-    )
-
-
-def _longest(model: nn.Module, tokenizer: Any) -> int | None:
-    """Most tokens that model or tokenizer say they take."""
-    configuration = getattr(model, "config", None)
-    said = [getattr(configuration, name, None) for name in ("max_position_embeddings", "n_positions")]
-    if getattr(configuration, "model_type", "") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
-        said = [
-            one - 2 if isinstance(one, int) else one for one in said
-        ]  # positions begin behind the padding's
-    said.append(getattr(tokenizer, "model_max_length", None))
-    known = [one for one in said if isinstance(one, int) and 0 < one < MANY]
-    return min(known, default=None)
+def _ends(
+    texts: Sequence[Encoded],
+    values: Mapping[str | int, Tensor],
+    mask: Tensor,
+    signature: Signature,
+    free: bool,
+) -> dict[str, Tensor]:
+    """Where texts end: the model is given no padding, or a mask says where it begins."""
+    if signature.attention is None:
+        said = [values[name] for name in ("lengths", "length") if name in values]
+        if not (free or said):
+            return {}
+        each = said[0] if said else torch.tensor([len(text) for text in texts])
+        return {LENGTH: each.long().reshape(len(texts))}
+    behind = mask.ndim == 2 and bool((mask[:, 1:] <= mask[:, :-1]).all())
+    return {OWN: mask.sum(1).long()} if behind else {}
 
 
 def _lines(path: Path) -> list[str]:

@@ -388,3 +388,20 @@ def check_ids(encoded: Encoded, entries: int) -> None:
                 expected=f"ids from 0 to {entries - 1}, the rows of the model's embedding",
                 fix="Use the tokenizer that the model was trained with",
             )
+
+
+def picked(text: Encoded, kept: Sequence[int]) -> Encoded:
+    """Some of a text's tokens."""
+    words = [text.words[place] for place in kept]
+    left = sorted({word for word in words if word >= 0})
+    number = {word: i for i, word in enumerate(left)}
+    return Encoded(
+        [text.ids[place] for place in kept],
+        [text.outside[place] for place in kept],
+        [number.get(word, -1) for word in words],
+        [text.names[word] for word in left],
+        [text.tokens[place] for place in kept],
+        [text.special[place] for place in kept],
+        {k: [v[place] for place in kept] for k, v in text.further.items()},
+        text.shown,
+    )
