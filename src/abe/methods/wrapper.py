@@ -111,9 +111,10 @@ def postprocess_method(*, base: Any, steps: tuple[Step, ...]) -> Postprocess:
         source="erion2021, Eq. 4",
         formula="A = (1/m) Σ_k M(x, x′_k), ΣA = s(x) − mean s(x′_k)",
         family="wrapper",
+        guarantees=("completeness",),
         needs=("baseline", "draws"),
         example={"base": "deeplift", "references": 4},
-        pitfalls=("As many runs of the method as references.",),
+        pitfalls=("As many runs of the method as references.", "Complete where its base is."),
     )
 )
 def over_references(
