@@ -47,7 +47,7 @@ REASONS = {
         ("path_integral", "path_attribution", "removal", "channel_map"),
         "a family whose parts are given; members of it are rows",
     ),
-    **dict.fromkeys(("smooth", "ensemble", "postprocess"), "a wrapper of other methods"),
+    **dict.fromkeys(("smooth", "ensemble", "postprocess", "over_references"), "a wrapper of other methods"),
     **dict.fromkeys(
         ("at_layer", "layer_conductance"), "explains a layer's output, and the curves change inputs"
     ),

@@ -139,7 +139,14 @@ def test_seconds_are_those_of_the_call():
 
 
 @pytest.mark.parametrize(
-    "first", ["import abe.api", "import abe.testing", "from abe.registry import methods"]
+    "first",
+    [
+        "import abe.testing",
+        *(
+            pytest.param(n, marks=pytest.mark.slow)
+            for n in ("import abe.api", "from abe.registry import methods")
+        ),
+    ],
 )
 def test_function_stays_a_function_whatever_is_imported_first(first):
     code = f"{first}\nimport abe, inspect\nassert inspect.isfunction(abe.explain), abe.explain"

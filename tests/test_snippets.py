@@ -8,11 +8,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-PAGES = ("index", "quickstart", "trust", "robustness", "combine", "texts")
+PAGES = ("quickstart", "trust", "robustness", "combine", "texts")
+LONG = ("README.md", "docs/index.md")
+"""What they show, quickstart shows too."""
 
 
 @pytest.mark.parametrize(
-    "page", [*(f"docs/{name}.md" for name in PAGES), pytest.param("README.md", marks=pytest.mark.slow)]
+    "page", [*(f"docs/{n}.md" for n in PAGES), *(pytest.param(n, marks=pytest.mark.slow) for n in LONG)]
 )
 def test_a_page_runs_as_pasted(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -38,8 +38,8 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return made
 
 
-LONG = ("completeness",)
-"""A third of the time of all studies together; the others hold the same in the fast suite."""
+LONG = ("completeness", "published", "orientation", "agi")
+"""Most of the time of all studies together; the others hold the same in the fast suite."""
 
 
 @pytest.mark.parametrize(

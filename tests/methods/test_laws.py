@@ -50,6 +50,8 @@ def methods_and_laws() -> list[Any]:
 METHODS = methods_and_laws()
 OF_EACH = ("ranking", "constant", "spec", "docstring", "cost")
 """Laws of what a metric means; the others are about how its kind computes."""
+LONG = ("road_lerf",)
+"""Metrics that take seconds for what another of their kind, run the other way round, shows too."""
 
 
 def kinds() -> dict[str, tuple[Any, ...]]:
@@ -67,7 +69,7 @@ def metrics_and_laws() -> list[Any]:
     seen, params = set(), []
     for name, kind in kinds().items():
         for one in metric_laws(name):
-            again = kind in seen and one.name not in OF_EACH
+            again = kind in seen and (one.name not in OF_EACH or name in LONG)
             marks = [pytest.mark.slow] if again else []
             params.append(pytest.param(name, one.name, id=f"{name}-{one.name}", marks=marks))
         seen.add(kind)

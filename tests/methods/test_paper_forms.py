@@ -200,6 +200,7 @@ def test_blur_of_the_path_is_a_gaussian_with_reflecting_border():
     torch.testing.assert_close(_blurred(x, sigma), slow, rtol=0, atol=1e-5)  # the sampled kernel aliases
 
 
+@pytest.mark.slow
 def test_blur_ig_by_dense_finite_differences():
     net, x = _net(), _x()
     largest, k = 4.0, 4000

@@ -93,6 +93,7 @@ def test_relevance_is_accounted_for(case: Case) -> None:
         assert float(books["bias_relevance"].abs().max()) > 1e-3, method
 
 
+@pytest.mark.slow
 def test_relevance_that_reaches_zeros_is_accounted_for(case: Case) -> None:
     for method, params in RELEVANCE.items():
         found = case.explain(method, **params)

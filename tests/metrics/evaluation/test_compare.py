@@ -77,6 +77,7 @@ def quick(*args, **how):
     return compare(*args, **{"step": 0.1, "progress": False, "execution": "model", **how})
 
 
+@pytest.mark.slow
 def test_default_is_every_method_that_needs_nothing_more():
     found = quick(task(), images(1), metrics=["gap"], step=0.5)
     entries = abe.registry.methods.entries()
