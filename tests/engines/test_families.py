@@ -122,6 +122,8 @@ def make(package: str, name: str, how: dict[str, Any]) -> nn.Module:
         return timm.create_model(name, pretrained=False, **how)
     from torchvision import models
 
+    if name in ("googlenet", "inception_v3"):  # else they warn, and draw for minutes
+        how = {"init_weights": False, **how}
     return models.get_model(name, weights=None, **how)
 
 
@@ -138,6 +140,10 @@ def smallest(package: str, family: str) -> str:
         return word, digits[0] if digits else 0, name
 
     def weights(name: str) -> int:
+        if package == "torchvision":
+            from torchvision import models
+
+            return models.get_model_weights(name).DEFAULT.meta["num_params"]
         with torch.device("meta"):
             return sum(p.numel() for p in make(package, name, {}).parameters())
 
@@ -188,6 +194,13 @@ def gap(net: nn.Module, x: Tensor, method: str, target: int) -> float | None:
     return float((missed / size.clamp_min(torch.finfo(x.dtype).tiny)).max())
 
 
+def noted(net: nn.Module, x: Tensor, method: str, target: int) -> bool:
+    """Whether a method says that its map is made of terms that cancel."""
+    task = abe.image_task(net, mean=MEAN, std=STD, output_kind="logits")
+    said = abe.explain(task, x, method, target=target, progress=False, **METHODS[method]).warnings
+    return any("ABE-CANCELLATION" in one for one in said)
+
+
 @pytest.mark.parametrize(("package", "family"), families())
 def test_a_row_alone_is_the_row_in_a_batch(package: str, family: str) -> None:
     key = f"{package} {family}"
@@ -211,5 +224,7 @@ def test_a_row_alone_is_the_row_in_a_batch(package: str, family: str) -> None:
     double = {method: gap(net, x.double(), method, target) for method in apart}
     worst = max(answered, key=lambda m: answered[m])
     print(f"\n| {key} | {worst} | {answered[worst]:.0e} | {max(double.values(), default=0):.0e} |", end="")
-    assert answered[worst] <= ROUNDED, single
+    for method, found in answered.items():  # of terms that cancel float32 holds no digit, and a note says so
+        assert found <= ROUNDED or noted(net.float(), x, method, target), single
+    net.double()
     assert all(found is not None and found <= DOUBLE for found in double.values()), (single, double)

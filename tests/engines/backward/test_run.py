@@ -519,3 +519,15 @@ def test_the_one_box_holds_every_channel() -> None:
     task = abe.series_task(nn.Flatten(), axes="btc", channels=["a", "b"], bounds=([-1.0, 0.0], [2.0, 5.0]))
     low, high = network_bounds(task.reading(parts=task.lift(torch.rand(1, 4, 2)).parts)) or (None, None)
     assert (float(low), float(high)) == (-1, 5)
+
+
+def test_rescale_makes_no_slope_of_rounding() -> None:
+    """Near one half a sigmoid's changes are rounding in float32, and divided by 1e-9 a slope of 30."""
+    x = torch.linspace(-2e-3, 2e-3, 64).reshape(1, 1, 8, 8)
+    far = x + 10.0 ** torch.linspace(-9, -4, 64).reshape(1, 1, 8, 8)
+    net = nn.Sequential(nn.Sigmoid(), nn.Flatten(), nn.Linear(64, 1, bias=False))
+    nn.init.ones_(net[2].weight)
+    task = abe.image_task(net, output_kind="regression", channels=1, bounds=None)
+    found = abe.explain(task, x, "deeplift", baseline=far, target=0, progress=False)
+    slope = found.attribution / (x - far)
+    assert float((slope - 0.25).abs().max()) < 1e-3

@@ -228,11 +228,15 @@ def partner(step: Step, tensor: Tensor) -> Tensor:
     raise step.error("An argument has no counterpart in the reference pass", "Use Rescale's rules")
 
 
+SURE = 1e3
+"""Changes are this many times the rounding of the value, as of a sigmoid near ½ whose input is near 0."""
+
+
 def ratio(
     out: Tensor, out_reference: Tensor, x: Tensor, other: Tensor, slope: Callable[[], Tensor]
 ) -> Tensor:
-    """Δout/Δx, and the gradient where Δx is rounding."""
-    near = close(x, other)
+    """Δout/Δx, and the gradient where Δx is rounding, or makes of the rounding of values a slope."""
+    near = close(x, other) | ((x - other).abs() <= SURE * torch.finfo(out.dtype).eps * out.abs())
     multiplier = (out - out_reference) / torch.where(near, 1.0, x - other)
     return torch.where(near, slope(), multiplier) if bool(near.any()) else multiplier
 
