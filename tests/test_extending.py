@@ -156,6 +156,7 @@ def test_its_own_test_suite_passes(installed: Path) -> None:
     assert " passed" in out
 
 
+@pytest.mark.slow
 def test_the_command_line_lists_it(installed: Path) -> None:
     assert "halfway" in run(installed, "-m", "abe.cli", "methods")
     assert "early_drop" in run(installed, "-m", "abe.cli", "metrics")

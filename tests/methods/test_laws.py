@@ -29,8 +29,8 @@ ONE_BY_ONE = frozenset(
 """Their thousands of rows one at a time take ten seconds; others of their engines show the same sooner."""
 
 
-OTHER_KINDS = frozenset(one for one in TASK_LAWS if one.startswith("on_")) - {"on_text"}
-"""Laws that an engine meets or breaks; those of texts, where most is to be kept to, are for every method."""
+OTHER_KINDS = frozenset(one for one in TASK_LAWS if one.startswith("on_"))
+"""Laws that an engine meets or breaks; every method runs on texts and series under "lengths"."""
 
 
 def methods_and_laws() -> list[Any]:
@@ -185,7 +185,13 @@ UPDATES = [e.name for e in registry.updates.entries() if set(e.required()) <= se
 """A trained generator (AdvGAN) meets its laws in tests/robustness."""
 
 
-@pytest.mark.parametrize("name", UPDATES)
+SECONDS = ("sia",)
+"""The longest of all updates; recorded numbers hold it too."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SECONDS else n for n in UPDATES]
+)
 def test_update(name: str) -> None:
     check_update(name)
 

@@ -60,6 +60,7 @@ def test_a_choice_is_even_over_the_rooms_and_the_same_again(seed: int) -> None:
         assert [i for i, (a, b) in enumerate(lines, 1) if a != b] == [one.line]
 
 
+@pytest.mark.slow
 def test_the_tests_of_a_module_are_its_mirror_its_names_and_its_room() -> None:
     stages = Tree(ROOT).stages("src/abe/engines/path/dynamic.py")
     assert stages["mirror"].paths == ("tests/engines/path/test_dynamic.py",)
