@@ -24,7 +24,9 @@ def test_frames_are_read_by_name_and_type() -> None:
     found = abe.explain(task, turned, "shapley", progress=False)
     assert torch.equal(found.attribution, wanted.attribution)
     assert found.names == [f"row {label}" for label in "abcde"]
-    assert found.warnings == []  # the order of the categories is the column's own
+    (said,) = found.warnings  # and nothing of the order of the categories, which is the column's own
+    assert "in the model's order by name: colour, age, size, income" in said
+    assert abe.explain(task, typed, "shapley", progress=False).warnings == []
     one = abe.explain(task, frame.iloc[1], "shapley", progress=False)
     assert torch.allclose(one.attribution[0], wanted.attribution[1])
     gap = pandas.array([1, None, 3, 4, 5], dtype="Int64")
