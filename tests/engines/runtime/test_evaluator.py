@@ -327,3 +327,23 @@ def test_context_follows_its_sample() -> None:
     work = Work("forward", lambda i: x[owner[i]], owner, Context({1: gain}))
     rows = [chunk.outputs for chunk in evaluator.run(work)]
     torch.testing.assert_close(torch.cat(rows).detach(), x.flatten(1)[owner, :3] * gain[owner, None])
+
+
+def test_work_between_two_chunks_does_not_change_what_runs() -> None:
+    """Score-CAM asks for rows of its own after every chunk, and they may run a copy."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 6, 3, padding=1),
+        torch.nn.BatchNorm2d(6),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(6, 4, 1),
+    )
+    task = abe.image_task(torch.nn.Sequential(net, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval())
+    x = torch.rand(4, 3, 16, 16)
+    for _ in range(12):  # enough rows for a copy
+        abe.explain(task, x, "occlusion", units="grid", progress=False)
+    for method in ("score_cam", "ablation_cam"):
+        together = abe.explain(task, x, method, layer="0.2", progress=False)
+        apart = abe.explain(task, x, method, layer="0.2", chunk=1, progress=False)
+        assert together.attribution.any()
+        torch.testing.assert_close(apart.attribution, together.attribution)

@@ -109,7 +109,6 @@ class Evaluator:
         self.cost = Cost()
         self.warnings: list[str] | None = None
         self._state = state_of(task)
-        self._model = task.model
         self._fingerprint: tuple[Any, ...] | None = None
         self._width: int | None = None
 
@@ -130,7 +129,8 @@ class Evaluator:
         n, done = len(work), 0
         if n == 0:
             return
-        job = Pass(work, lambda: self.task, reduced=self.execution == "bfloat16" and work.around is None)
+        reduced = self.execution == "bfloat16" and work.around is None
+        job = Pass(work, lambda: self.task, self.task.model, reduced=reduced)
         plan = self._plan(job)
         steady = None if self.warnings is None else Watch(self.task.model)
         while done < n:
@@ -165,7 +165,7 @@ class Evaluator:
         if n == width == self._width > 1 and width not in self._state.widths:
             if not last:
                 return
-            width = width if _has_head(self._model, width) else self._alone(work, chunk)
+            width = width if _has_head(self.task.model, width) else self._alone(work, chunk)
         if width != self._width:
             raise follows_rows(self._width, width)
         self._state.widths.add(width)
@@ -218,7 +218,7 @@ class Evaluator:
 
     def _choose_model(self, job: Pass) -> None:
         """What this job runs: the model, or a verified copy once there is enough work to pay for it."""
-        self._model, self.cost.execution = self._chosen(job.work)
+        job.model, self.cost.execution = self._chosen(job.work)
         if job.reduced:
             self.cost.execution += "+bfloat16"
 
@@ -246,7 +246,7 @@ class Evaluator:
         """Run one chunk; halve the plan and return None where it does not fit into memory."""
         began = time.perf_counter()
         try:
-            chunk = job.run(self._model, rows) if plan.measured else self._first(job, rows, plan)
+            chunk = job.run(job.model, rows) if plan.measured else self._first(job, rows, plan)
         except (MemoryError, torch.OutOfMemoryError, RuntimeError) as problem:
             if isinstance(problem, AbeError) or not out_of_memory(problem):
                 raise
@@ -269,14 +269,14 @@ class Evaluator:
     def _first(self, job: Pass, rows: Tensor, plan: ChunkPlan) -> Chunk:
         """A chunk that tells what a row keeps; where the model forbids to look, it is taken as without."""
         try:
-            with Saved((*self._model.parameters(), *self._model.buffers())) as saved:
-                chunk = job.run(self._model, rows)
+            with Saved((*job.model.parameters(), *job.model.buffers())) as saved:
+                chunk = job.run(job.model, rows)
             plan.fit(saved.bytes // len(rows))
             return chunk
         except RuntimeError as problem:
             if not forbids_hooks(problem):
                 raise
-        chunk = job.run(self._model, rows)
+        chunk = job.run(job.model, rows)
         plan.fit(FORWARD_COPIES * chunk.x[0].numel() * chunk.x.element_size())
         return chunk
 

@@ -171,12 +171,14 @@ class Pass:
     Attributes:
         work: what to run.
         task: reads the outputs; asked for at every chunk, as the first may settle what they mean.
+        model: what runs: the model or a copy, whatever other work runs between two chunks of this.
         reduced: run the model in bfloat16.
         forwarded, calls: rows and calls of the last chunk.
     """
 
     work: Work
     task: Callable[[], Task]
+    model: nn.Module
     reduced: bool = False
     forwarded: int = field(default=0, init=False)
     calls: int = field(default=0, init=False)
