@@ -17,10 +17,8 @@ from abe.engines.layers.grid import (
     LayerGrid,
     differentiate,
     extent_of,
-    filled,
     grid_of,
     layout_of,
-    run_extent,
 )
 from abe.engines.layers.locate import located
 from abe.engines.runtime.problem import Problem
@@ -139,8 +137,7 @@ class _Run:
                 stack.enter_context(Instrument(model, observe=_Linear(captured)))
             outputs = call.forward(call.x)
         activation = captured[self.layer]
-        extent = run_extent(self.problem, call.owner)
-        grid = self._places(activation, len(call.x), extent)
+        grid = self._places(activation, len(call.x))
         scores = call.score(outputs)
         places = grid.places(activation.detach())
         gradient = places.new_empty(0)
@@ -159,19 +156,18 @@ class _Run:
         maps = self.spec.weights(view)
         if self.spec.relu:
             maps = maps.clamp(min=0)
-        maps = upsampled(maps, run_extent(self.problem, chunk.owner), self.spec.upsample)
-        maps = unit_range(maps) if self.spec.normalise else maps
-        self.out[chunk.rows] = filled(maps, self.extent).to(self.out)
+        maps = upsampled(maps, self.extent, self.spec.upsample)
+        self.out[chunk.rows] = (unit_range(maps) if self.spec.normalise else maps).to(self.out)
 
-    def _places(self, activation: Tensor, n: int, extent: tuple[int, ...]) -> LayerGrid:
+    def _places(self, activation: Tensor, n: int) -> LayerGrid:
         layout = layout_of(self.problem.task, self.layer)
-        grid = grid_of(activation.shape, extent, layout) if len(activation) == n else None
+        grid = grid_of(activation.shape, self.extent, layout) if len(activation) == n else None
         if grid is not None:
             return grid
         raise ModelError(
             Code.NO_SPATIAL_LAYER,
             f"The output of layer {self.layer!r} has no places",
-            got=f"shape {tuple(activation.shape)} for {n} inputs of {' × '.join(map(str, extent))}",
+            got=f"shape {tuple(activation.shape)} for {n} inputs of {' × '.join(map(str, self.extent))}",
             expected="(b, c, h, w), (b, h, w, c) or (b, tokens, c) with the input's aspect",
             fix="Name another layer; without layer= the last suitable one is taken",
         )

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from abe.checks import NotNegative
 from abe.engines.cam.channel_map import View, no_linear_head
-from abe.engines.layers.grid import altered, filled, run_extent
+from abe.engines.layers.grid import altered
 from abe.engines.runtime.shapes import unit_range, upsampled
 from abe.engines.runtime.work import Call
 from abe.registry import channel_weights
@@ -173,14 +173,14 @@ class MaskedScore:
     def __call__(self, view: View) -> Tensor:
         """The map; one forward row per channel, made chunk by chunk."""
         c, x = view.channels, view.problem.x
-        extent = run_extent(view.problem, view.owner)
+        extent = tuple(x.shape[2:])
 
         def make(rows: Tensor) -> Tensor:
             which, channel = rows // c, rows % c
             owner = view.owner[which]
             channels = view.activation[which, channel]
             mask = upsampled(channels, extent, "bilinear", align_corners=self.align_corners)
-            mask = filled(unit_range(mask, self.epsilon), x.shape[2:])[:, None].to(x)
+            mask = unit_range(mask, self.epsilon)[:, None].to(x)
             hidden = view.problem.reference(self.baseline, owner, torch.zeros_like(owner)).to(x)
             return hidden + mask * (x[owner] - hidden)
 

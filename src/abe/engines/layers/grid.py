@@ -182,12 +182,6 @@ def run_extent(problem: Problem, owner: Tensor) -> tuple[int, ...]:
     return extent if lengths is None else (int(lengths[owner[0]]), *extent[1:])
 
 
-def filled(maps: Tensor, extent: Sequence[int]) -> Tensor:
-    """(n, *extent) maps (n, …) that are shorter, with zeros behind them."""
-    more = extent[0] - maps.shape[1]
-    return maps if more == 0 else torch.cat([maps, maps.new_zeros(len(maps), more, *maps.shape[2:])], 1)
-
-
 # --- gradients inside the model ----------------------------------------------------------------------
 
 

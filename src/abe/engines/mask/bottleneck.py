@@ -30,7 +30,6 @@ from abe.engines.mask.noise import (
 )
 from abe.engines.mask.optimise import At, BoundPenalty, MaskOptimisation
 from abe.engines.mask.optimisers import AdamStep
-from abe.engines.runtime.lengths import behind, by_length
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import rows_at_once, spread, stretch
 from abe.engines.runtime.stored import Weights
@@ -211,11 +210,9 @@ class Bottleneck:
             gate, last = self.gate(inside, layer)
             found = self.bits(inside, gate, layer)
             bits[block] = found.flatten(1).sum(1).to(bits)
-            out[block] = shown(readout(found, part.x, layer), problem.x)
-            score.append((block, last))
-        order = torch.cat([block for block, _ in score]).argsort()
-        last = torch.cat([last for _, last in score])[order]
-        return Result(out, warnings=warnings, diagnostics={"bits": bits, "last_score": last})
+            out[block] = readout(found, part.x, layer)
+            score.append(last)
+        return Result(out, warnings=warnings, diagnostics={"bits": bits, "last_score": torch.cat(score)})
 
     def place(self, problem: Problem) -> tuple[str, list[str]]:
         """Where the bottleneck goes, and what is to be said about that."""
@@ -248,15 +245,9 @@ class Bottleneck:
 
 
 def _blocks(problem: Problem) -> Iterator[tuple[Tensor, Problem]]:
-    """(rows, request) of samples that are looked at together, as long as they are."""
-    for rows, part in by_length(problem):
-        for block in part.everyone.split(max(1, rows_at_once(part.x) // 64)):
-            yield rows[block], part.with_(x=part.x[block], owner=block)
-
-
-def shown(found: Tensor, x: Tensor) -> Tensor:
-    """What was found of shorter samples at the places of x."""
-    return found if x.ndim < 3 else behind(found, x.shape[2])
+    """(rows, request) of samples that are looked at together."""
+    for block in problem.everyone.split(max(1, rows_at_once(problem.x) // 64)):
+        yield block, problem.with_(x=problem.x[block], owner=block)
 
 
 def _inside(part: Problem, layer: str) -> Problem:
@@ -352,7 +343,7 @@ class InputBottleneck:
             mean, std, _ = own.of(part, INPUT)
             nats = capacity(gate, (part.x - mean) / std, prior.to(part.x))
             bits[block] = (nats.flatten(1).sum(1) / math.log(2)).to(bits)
-            out[block] = shown(gate, problem.x)
+            out[block] = gate
         return Result(out, warnings=warnings, diagnostics={"bits": bits})
 
     def _prior(self, part: Problem, layer: str) -> Tensor:

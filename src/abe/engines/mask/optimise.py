@@ -18,7 +18,6 @@ from torch import Tensor
 
 from abe.checks import Count, Tolerance, listed
 from abe.engines.path.active import Active
-from abe.engines.runtime.lengths import behind, by_length
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import along, spread
 from abe.errors import Code, note
@@ -157,18 +156,14 @@ class MaskOptimisation:
 
     def run(self, problem: Problem) -> Result:
         """The mean of a sample's masks, what they keep where `keep`, else what they remove."""
-        alone = [part for one in problem.apart() for _, part in by_length(one)]
-        parts = [self.optimise(one, one.score if self.share else None) for one in alone]
-        masks = [p.mask.mean(1) for p in parts]
-        maps = [mask if self.keep else 1 - mask for mask in masks]
-        if problem.x.ndim > 2:
-            maps = [behind(one, problem.x.shape[2]) for one in maps]
+        parts = [self.optimise(one, one.score if self.share else None) for one in problem.apart()]
+        mask = torch.cat([p.mask.mean(1) for p in parts])
         diagnostics = {
             "steps": torch.cat([p.steps for p in parts]),
-            "kept": torch.cat([mask.flatten(1).mean(1) for mask in masks]),
+            "kept": mask.flatten(1).mean(1),
             "last_score": torch.cat([p.score for p in parts]),
         }
-        shown = spread(torch.cat(maps), problem.x)
+        shown = spread(mask if self.keep else 1 - mask, problem.x)
         still = torch.cat([p.still for p in parts]).nonzero().flatten().tolist()
         return Result(shown, warnings=_still(still), diagnostics=diagnostics)
 

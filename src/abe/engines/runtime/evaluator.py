@@ -246,7 +246,7 @@ class Evaluator:
         """Run one chunk; halve the plan and return None where it does not fit into memory."""
         began = time.perf_counter()
         try:
-            chunk = job.run(job.model, rows) if plan.measured else self._first(job, rows, plan)
+            chunk = job.run(rows) if plan.measured else self._first(job, rows, plan)
         except (MemoryError, torch.OutOfMemoryError, RuntimeError) as problem:
             if isinstance(problem, AbeError) or not out_of_memory(problem):
                 raise
@@ -270,13 +270,13 @@ class Evaluator:
         """A chunk that tells what a row keeps; where the model forbids to look, it is taken as without."""
         try:
             with Saved((*job.model.parameters(), *job.model.buffers())) as saved:
-                chunk = job.run(job.model, rows)
+                chunk = job.run(rows)
             plan.fit(saved.bytes // len(rows))
             return chunk
         except RuntimeError as problem:
             if not forbids_hooks(problem):
                 raise
-        chunk = job.run(job.model, rows)
+        chunk = job.run(rows)
         plan.fit(FORWARD_COPIES * chunk.x[0].numel() * chunk.x.element_size())
         return chunk
 

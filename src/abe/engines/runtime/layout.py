@@ -59,12 +59,14 @@ def dense_slopes(model: nn.Module, runs: nn.Module, x: Tensor, work: Any) -> Any
         model: the model explained.
         runs: what runs: the model, or a copy of it that follows from it and ``work``.
         x: (n, *f) the rows.
-        work: tells work apart whose slopes can lie in different orders; None for work never to be remembered.
+        work: its ``sort`` tells work apart whose slopes can lie in different orders; None of work never to
+            be remembered.
     """
     if len(x) != 1 or not torch.is_grad_enabled():
         return nullcontext()
     now = known_while_run(model)
-    key = None if now is None or work is None else (x.shape, x.dtype, runs is model, work)
+    sort = work.sort
+    key = None if now is None or sort is None else (x.shape, x.dtype, runs is model, sort)
     if key is not None and now is not None and key in _ORDERLY.get(now, ()):
         return nullcontext()
     return nullcontext() if compiled(runs) else DenseSlopes(key)

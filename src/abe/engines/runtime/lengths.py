@@ -1,6 +1,6 @@
 """Samples of different lengths, each as it is alone: without the padding behind it."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,26 +22,14 @@ def run(engine: Engine, problem: Problem, params: Mapping[str, Any]) -> Result:
         problem: samples of different lengths, or of one.
         params: parameters of the method.
     """
-    parts = [] if _holds(params, _positions(problem)) else list(by_length(problem))
-    if not parts or parts[0][1] is problem:
+    full, lengths = _positions(problem), problem.context.lengths
+    if lengths is None or not full or bool((lengths == full).all()):
         return engine.run(problem)
-    return _together(problem, [(rows, engine.run(part)) for rows, part in parts])
-
-
-def by_length(problem: Problem) -> Iterator[tuple[Tensor, Problem]]:
-    """(rows, request) of the samples of every length, for engines that look at a sample as a whole.
-
-    A request about samples that need no padding is given back as it is.
-    """
-    full = _positions(problem)
-    lengths = problem.context.lengths
-    if lengths is None or not full or bool((lengths == full).all()) or not _along(problem, full):
-        yield problem.everyone, problem
-        return
+    if not _along(problem, full) or _holds(params, full):
+        return engine.run(problem)
     problem = problem.predicted()
-    for length in lengths.unique().tolist():
-        rows = (lengths == length).nonzero().flatten().to(problem.x.device)
-        yield rows, _cut(problem, rows, length, full)
+    parts = [((lengths == n).nonzero().flatten().to(problem.x.device), n) for n in lengths.unique().tolist()]
+    return _together(problem, [(rows, engine.run(_cut(problem, rows, n, full))) for rows, n in parts])
 
 
 def _positions(problem: Problem) -> int:
@@ -86,28 +74,30 @@ def _together(problem: Problem, found: Sequence[tuple[Tensor, Result]]) -> Resul
     results = [one for _, one in found]
     rows = [rows for rows, _ in found]
 
-    def laid(values: Iterable[Tensor | None], fill: float = 0.0) -> Tensor | None:
+    def laid(values: Iterable[Tensor | None]) -> Tensor | None:
         kept = [one for one in values if one is not None]
-        return _laid(rows, kept, fill) if len(kept) == len(rows) else None
+        return _laid(rows, kept, 0.0) if len(kept) == len(rows) else None
 
     attribution = _laid(rows, [one.attribution for one in results], 0.0)
     names = [n for n in results[0].diagnostics if all(n in one.diagnostics for one in results)]
-    diagnostics = {n: laid((one.diagnostics[n] for one in results), torch.nan) for n in names}
     return Result(
         _behind(attribution, problem.x),
         laid(one.delta for one in results),
         standard_error=laid(one.standard_error for one in results),
         warnings=list(dict.fromkeys(note for one in results for note in one.warnings)),
-        diagnostics={n: one for n, one in diagnostics.items() if one is not None},
+        diagnostics={n: _laid(rows, [one.diagnostics[n] for one in results], torch.nan) for n in names},
         objective=results[0].objective,
         features=laid(one.features for one in results),
     )
 
 
 def _laid(rows: Sequence[Tensor], values: Sequence[Tensor], fill: float) -> Tensor:
-    """(b, …) values of the samples in ``rows``, as large as the largest along each axis."""
+    """(b, …) values of the samples in ``rows``, as large as the largest along each axis.
+
+    Where a sample has less stands ``fill``; -1 in whole numbers.
+    """
     sizes = [max(one.shape[axis] for one in values) for axis in range(1, values[0].ndim)]
-    filler = fill if values[0].is_floating_point() else -1 if fill else 0
+    filler = fill if values[0].is_floating_point() else -1
     out = values[0].new_full((sum(len(one) for one in rows), *sizes), filler)
     for own, one in zip(rows, values, strict=True):
         out[(own.to(out.device), *(slice(size) for size in one.shape[1:]))] = one
@@ -116,13 +106,7 @@ def _laid(rows: Sequence[Tensor], values: Sequence[Tensor], fill: float) -> Tens
 
 def _behind(found: Tensor, x: Tensor) -> Tensor:
     """Maps of inputs as long as the inputs are; those of a layer have a length of their own."""
-    of_inputs = found.shape[3:] == x.shape[3:] and found.shape[2] <= x.shape[2]
-    return behind(found, x.shape[2]) if of_inputs else found
-
-
-def behind(found: Tensor, full: int) -> Tensor:
-    """(n, c, full, …) what was found of samples that are shorter, with zeros behind it."""
-    more = full - found.shape[2]
-    if more == 0:
+    more = x.shape[2] - found.shape[2]
+    if more <= 0 or found.shape[3:] != x.shape[3:]:
         return found
     return torch.cat([found, found.new_zeros(*found.shape[:2], more, *found.shape[3:])], 2)

@@ -184,9 +184,9 @@ class Pass:
     calls: int = field(default=0, init=False)
     _slopes: list[Any] = field(default_factory=list[Any], init=False)
 
-    def run(self, model: nn.Module, rows: Tensor) -> Chunk:
-        """One chunk through ``model``."""
-        work, owner = self.work, self.work.owner[rows]
+    def run(self, rows: Tensor) -> Chunk:
+        """One chunk through `model`."""
+        work, model, owner = self.work, self.model, self.work.owner[rows]
         self.forwarded = self.calls = 0
         self._slopes.clear()
         made = work.rows(rows)
@@ -244,7 +244,7 @@ class Pass:
         """Checked outputs of the model, or of a copy that ``runs`` for it, with layers that scores read."""
         layers = self.work.layers
         precision = torch.autocast(x.device.type, torch.bfloat16) if self.reduced else nullcontext()
-        self._slopes.append(dense_slopes(model, runs, x, self.work.sort))
+        self._slopes.append(dense_slopes(model, runs, x, self.work))
         with _reading(runs, layers) as captured, precision, self._slopes[-1]:
             outputs = self.task().forward(x, context, runs)
         if self.reduced and isinstance(outputs, Tensor):

@@ -33,9 +33,8 @@ def longest(model: nn.Module, tokenizer: Any) -> int | None:
     configuration = getattr(model, "config", None)
     said = [getattr(configuration, name, None) for name in ("max_position_embeddings", "n_positions")]
     if getattr(configuration, "model_type", "") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
-        said = [
-            one - 2 if isinstance(one, int) else one for one in said
-        ]  # positions begin behind the padding's
+        # positions begin behind the padding's
+        said = [one - 2 if isinstance(one, int) else one for one in said]
     said.append(getattr(tokenizer, "model_max_length", None))
     known = [one for one in said if isinstance(one, int) and 0 < one < MANY]
     return min(known, default=None)
