@@ -206,15 +206,15 @@ def t_quantile(q: float, df: int) -> float:
         z = NormalDist().inv_cdf(q)
         return z + (z**3 + z) / (4 * df)
     low, high = 0.0, 1.0
-    while _t_within(high, df) < 2 * q - 1:
+    while t_within(high, df) < 2 * q - 1:
         high *= 2
     for _ in range(80):
         middle = (low + high) / 2
-        low, high = (middle, high) if _t_within(middle, df) < 2 * q - 1 else (low, middle)
+        low, high = (middle, high) if t_within(middle, df) < 2 * q - 1 else (low, middle)
     return (low + high) / 2
 
 
-def _t_within(t: float, df: int) -> float:
+def t_within(t: float, df: int) -> float:
     """P(|T| <= t) (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
     angle = math.atan(t / math.sqrt(df))
     square, odd = math.cos(angle) ** 2, df % 2
