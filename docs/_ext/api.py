@@ -26,6 +26,7 @@ MODULES = {
     "abe.task.zoo": "Models and data that work offline.",
     "abe.methods": "The attribution methods, by file; each has a page of its own.",
     "abe.metrics": "The metrics, what scores hold, agreement and trust.",
+    "abe.theory": "Which method to believe.",
     "abe.robustness": "Attacks, their parts, and how robust a model is.",
     "abe.objectives": "What is explained.",
     "abe.baselines": "Reference inputs.",

@@ -63,6 +63,8 @@ _HOMES = {
     "Comparison": "abe.metrics.evaluation.comparison",
     "compare": "abe.metrics.evaluation.compare",
     "evaluate": "abe.metrics.evaluation.evaluate",
+    "Recommendation": "abe.theory.recommendation",
+    "recommend": "abe.theory.recommend",
     "Task": "abe.task.base",
     "trust": "abe.metrics.trust",
     "image_task": "abe.task.image",
@@ -98,7 +100,17 @@ FILLED_BY.update(
     removal="abe.engines.removal.tokens",
     summary="abe.engines.removal.lime",
 )
-_ROOMS = ("baselines", "methods", "metrics", "objectives", "registry", "robustness", "testing", "units")
+_ROOMS = (
+    "baselines",
+    "methods",
+    "metrics",
+    "objectives",
+    "registry",
+    "robustness",
+    "testing",
+    "theory",
+    "units",
+)
 """Modules that are reached as attributes."""
 _NEAR = {"zoo": "abe.task.zoo"}
 """The same, under a shorter name."""
@@ -108,6 +120,7 @@ __all__ = [
     "AdversarialResult",
     "Comparison",
     "Explanation",
+    "Recommendation",
     "Task",
     "__version__",
     "at_layer",
@@ -131,6 +144,7 @@ __all__ = [
     "make_task",
     "method",
     "postprocess",
+    "recommend",
     "rule_coverage",
     "samples",
     "segmentation_task",

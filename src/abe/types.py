@@ -170,6 +170,7 @@ class Card:
         expected_failures: law -> reason, for laws that cannot hold.
         example: parameters that make a runnable instance where some are required.
         part_of: for a value that one method owns, its name; `Registry.part` fills it.
+        optimises: metrics that the method maximises itself, so that they say little of it.
     """
 
     name: str
@@ -190,6 +191,7 @@ class Card:
     expected_failures: Mapping[str, str] = field(default_factory=dict)
     example: Mapping[str, Any] = field(default_factory=dict)
     part_of: str = ""
+    optimises: tuple[str, ...] = ()
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -10,7 +10,18 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from abe._version import __version__
-from abe.cli import attacking, comparing, evaluating, exits, explaining, options, output, trusting, zooing
+from abe.cli import (
+    attacking,
+    comparing,
+    evaluating,
+    exits,
+    explaining,
+    options,
+    output,
+    recommending,
+    trusting,
+    zooing,
+)
 from abe.errors import Code
 
 EXITS = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in exits.MEANING.items()) + "."
@@ -47,6 +58,12 @@ EXAMPLES = {
         "compare rows.csv --row 0:20 -m mycode:table_task",
         "compare traces.npy --row 0:8 -m mycode:series_task --methods ig,occlusion",
         "compare *.jpg --json > scores.json",
+    ),
+    "recommend": (
+        "recommend *.jpg",
+        "recommend *.jpg --methods ig,smoothgrad,shapley --criteria gap,seconds --budget 5min",
+        "recommend reviews.txt -m mycode:text_task --criteria realtime",
+        "recommend *.jpg --json > recommendation.json",
     ),
     "evaluate": (
         "explain *.jpg -k ig --save --out maps",
@@ -113,6 +130,7 @@ def app(words: Sequence[str] | None = None) -> None:
         "trust": trusting.run,
         "compare": comparing.run,
         "evaluate": evaluating.run,
+        "recommend": recommending.run,
         "attack": attacking.run,
         **{body.__name__: body for body in (methods, metrics, attacks)},
         "demo": comparing.demo,

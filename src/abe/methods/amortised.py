@@ -118,6 +118,7 @@ def _checked(factory: Callable[..., Any], settings: dict[str, Any], own: tuple[s
         formula="min E λ₁ TV(M) + λ₂ mean M − log p_c(Φ(x; M)) + λ₃ p_c(Φ(x; 1 − M))^λ₄, A = M(x, c)",
         family="influential subset",
         reformulations=("feature removal",),
+        optimises=("insertion", "deletion"),
         needs=("training",),
         passes=PREDICTION,
         differs=(
@@ -155,6 +156,7 @@ def rtis(*, fitted: Any) -> Engine:
         formula="max E Σ_y p(y|x) log q(y | x ⊙ V), V = max of k relaxed draws, A_u = softmax(scores(x))_u",
         family="influential subset",
         reformulations=("feature removal",),
+        optimises=("insertion",),
         needs=("training",),
         passes=PREDICTION,
         differs=("The map is the chance of a unit at one draw; the paper lists the k most likely units.",),

@@ -34,6 +34,7 @@ from abe.types import Card, Passes
         "Φ = m x + (1 − m) x′",
         family="influential subset",
         reformulations=("feature removal",),
+        optimises=("deletion",),
         needs=("gradient", "baseline", "draws", "optimisation"),
         passes=Passes(forward="b * (steps + 2)", backward="b * steps"),
         differs=(
@@ -101,6 +102,7 @@ def meaningful_perturbation(
         "m(u) = smax_v k(‖u − v‖) p(v), λ_t = weight · growth^(t / steps)",
         family="influential subset",
         reformulations=("feature removal",),
+        optimises=("insertion",),
         needs=("gradient", "optimisation"),
         features=("positions",),
         passes=None,

@@ -320,6 +320,49 @@ def against_best(
     return best, ts, ps, steps
 
 
+def joint_p(tables: Sequence[Float[Tensor, "g k"]], place: int, flips: Flips) -> float:
+    """p that no method is better than one in any of several settings, all flipped together.
+
+    The largest Student's t over methods and settings is held against that of flipped signs, which needs no
+    correction for the dependence of settings on the same samples (Girardi et al. 2024).
+
+    Args:
+        tables: scores of the same units under every setting, larger ones better.
+        place: of the method.
+        flips: patterns of signs.
+    """
+    columns = steady(torch.cat([one - one[:, [place]] for one in tables], 1))
+    seen = student(columns.sum(0).max()[None], len(columns))
+    limit = _limit(seen, len(columns))
+    return flips.p(sum(int((sums.amax(1) >= limit).sum()) for sums in flips.sums(columns)))
+
+
+def behind(
+    units: Float[Tensor, "g k"], place: int, flips: Flips, *, level: float
+) -> list[tuple[float, float]]:
+    """Simultaneous intervals of how far every method lies behind one, per unit.
+
+    All intervals hold together: their half-width is the same multiple of each difference's standard error,
+    which the largest of the centred, flipped differences exceeds in a share ``level`` of the patterns.
+
+    Args:
+        units: scores, larger ones better.
+        place: of the method that the others are held against.
+        flips: patterns of signs.
+        level: chance that any interval misses.
+    """
+    n, columns = len(units), units[:, [place]] - units
+    means = columns.mean(0)
+    centred = columns - means
+    spread = steady(centred)
+    largest = torch.cat([sums.abs().amax(1) for sums in flips.sums(spread)])
+    r = torch.quantile(largest, 1 - level, interpolation="higher")
+    error = centred.square().sum(0).div(max(n - 1, 1) * n).sqrt()
+    half = student(r[None], n)[0] * error if n > 1 else torch.full_like(means, math.inf)
+    half[place] = 0.0
+    return list(zip((means - half).tolist(), (means + half).tolist(), strict=True))
+
+
 # --- pairs and ranks --------------------------------------------------------------------------------------
 
 

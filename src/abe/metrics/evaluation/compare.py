@@ -121,7 +121,7 @@ def plan_of(
         objective: the explained score.
         **settings: of `Evaluation`.
     """
-    sources = {name: MethodMaps(method) for name, method in _methods(methods, task).items()}
+    sources = {name: MethodMaps(method) for name, method in methods_of(methods, task).items()}
     return Evaluation(
         task=task,
         sources=sources,
@@ -202,8 +202,13 @@ def score(
     return found
 
 
-def _methods(given: Sequence[Any] | None, task: Task) -> dict[str, Method]:
-    """Methods by a label that tells equal names apart."""
+def methods_of(given: Sequence[Any] | None, task: Task) -> dict[str, Method]:
+    """Methods by a label that tells equal names apart.
+
+    Args:
+        given: as for `compare`.
+        task: what they explain.
+    """
     if given is None:
         entries = [e for e in methods.entries() if not e.required() and task.modality in e.card.modalities]
         given = [e.name for e in entries if not PARTS_OF_SOME.intersection(e.card.needs)]
