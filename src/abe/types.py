@@ -117,6 +117,7 @@ OFFERS: Mapping[str, tuple[str, ...]] = {
     "image": ("positions", "image"),
     "segmentation": ("positions", "image"),
     "text": ("positions", "tokens"),
+    "language": ("positions", "tokens"),
     "series": ("positions",),
     "tensor": ("positions",),
     "tabular": ("columns",),
