@@ -3,6 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from abe.checks import Count
 from abe.draws import Ids, Source
 from abe.engines.backward.run import Covered, HasRules, coverage_of
@@ -307,9 +310,13 @@ def _together(error: Tensor | None) -> Tensor | None:
 
 
 def _kept(problem: Problem) -> dict[str, Any]:
-    """What the task keeps of what was asked about the samples."""
-    about = problem.context.about
-    return {name: about[name].detach() for name in problem.task.keeps if name in about}
+    """What the task keeps of what was asked about the samples, and tells of their outputs."""
+    about, reads = problem.context.about, problem.task.reads
+    found = {name: about[name].detach() for name in problem.task.keeps if name in about}
+    told: Any = getattr(reads, "told", None)
+    if told is not None and isinstance(problem.known_outputs, Tensor):
+        found |= told(problem.task, problem.known_outputs, problem.target)
+    return found
 
 
 def _named(problem: Problem) -> dict[str, Any]:

@@ -71,6 +71,7 @@ class Part:
             where it has no such axis.
         low, high: bounds of valid numbers before normalisation, or None.
         mean, std: normalisation of this part, or None.
+        places: where it lies along the positions, (first, end), where parts lie behind each other there.
     """
 
     name: str | int
@@ -83,6 +84,7 @@ class Part:
     high: Numbers | None = None
     mean: Numbers | None = None
     std: Numbers | None = None
+    places: tuple[int, int] | None = None
 
     @classmethod
     def read(cls, saved: Mapping[str, Any]) -> "Part":
@@ -93,6 +95,8 @@ class Part:
     def of(self, packed: Tensor) -> Tensor:
         """(n, *shape) this input's block of packed features or attributions."""
         block = packed[:, self.start : self.stop]
+        if self.places is not None:
+            return block[:, :, self.places[0] : self.places[1]]
         flat = packed.ndim - 1 != len(self.shape)  # else the block may be shorter than most are
         return block.reshape(len(packed), *self.shape) if flat else block
 

@@ -117,6 +117,12 @@ class Task:
             return self.low, self.high
         if not self.parts or any(part.low is None or part.high is None for part in self.parts):
             return None
+        if self.parts[0].places is not None:  # behind each other: the widest that all of them allow
+            lows, highs = along(self.parts[:1], "low"), along(self.parts[:1], "high")
+            for part in self.parts[1:]:
+                lows = torch.minimum(lows, along((part,), "low"))
+                highs = torch.maximum(highs, along((part,), "high"))
+            return lows, highs
         return along(self.parts, "low"), along(self.parts, "high")
 
     @property

@@ -71,6 +71,8 @@ Such samples have the same features and draw alike, so that their rows are often
 """
 SPAN = "span"
 """Key of `Context.about`: (b,) how many positions a sample's score depends on, where it is not on all."""
+HEAD = "head"
+"""Key of `Context.about`: (b,) how many first positions are a prompt, of which something has to stay."""
 FIXED = "fixed"
 """Key of `Context.about`: (b, 1 or c, *positions), true where a reference equals the input."""
 

@@ -28,12 +28,14 @@ class Asked:
     Attributes:
         prompt: its tokens, without one that would end it.
         answer: the tokens of the answer; None where the model is to go on by itself.
-        shown: what a person wrote.
+        shown: what a person reads of the prompt.
+        text: the prompt as it was given, which tells how an answer joins it.
     """
 
     prompt: Encoded
     answer: list[int] | None
     shown: str
+    text: Any = None
 
 
 def read(tokenizer: Any, raw: Any, fixed: Fixed, *, pair: bool) -> list[Asked]:
@@ -93,7 +95,7 @@ def _asked(tokenizer: Any, one: Any, fixed: Fixed, *, pair: bool) -> Asked:
             )
         return _with_answer(tokenizer, one[0], one[1], fixed, pair=pair)
     prompt, shown = _prompt(tokenizer, one, fixed, pair=pair)
-    return Asked(prompt, None, shown)
+    return Asked(prompt, None, shown, one)
 
 
 def _prompt(tokenizer: Any, one: Any, fixed: Fixed, *, pair: bool) -> tuple[Encoded, str]:
@@ -129,8 +131,7 @@ def _open(found: Encoded, tokenizer: Any) -> Encoded:
 def _with_answer(tokenizer: Any, prompt: Any, answer: Any, fixed: Fixed, *, pair: bool) -> Asked:
     encoded, shown = _prompt(tokenizer, prompt, fixed, pair=pair)
     ids = answer_ids(tokenizer, encoded, prompt, answer, pair=pair)
-    said = answer if isinstance(answer, str) else spelled(tokenizer, ids)
-    return Asked(encoded, ids, shown + said if not pair else shown)
+    return Asked(encoded, ids, shown, prompt)
 
 
 def answer_ids(tokenizer: Any, encoded: Encoded, prompt: Any, answer: Any, *, pair: bool) -> list[int]:

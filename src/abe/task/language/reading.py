@@ -22,6 +22,10 @@ AGAINST = "against"
 """Key of `Context.about`: (b, m) the tokens of the other answer, or -1."""
 
 
+PROBABILITY, ENTROPY = "step_probability", "step_entropy"
+"""Diagnostics of every step."""
+
+
 @objectives.register(
     Card(
         name="sequence",
@@ -69,6 +73,27 @@ class WholeAnswer:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """How much more a model says of the answer's token than of another at the same step.
+
+    Args:
+        of: ``"log_probability"`` or ``"logit"``, whose difference is the same, or ``"probability"``.
+    """
+
+    of: str = "log_probability"
+    reads_logits = False
+    needs_classes = False
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """None: both are read from the output."""
+        return ()
+
+    def __call__(self, outputs: Any, target: Tensor) -> Tensor:
+        return outputs[:, 0]
+
+
+@dataclass(frozen=True)
 class Steps:
     """(n, vocabulary) the scores at each sample's step."""
 
@@ -84,16 +109,24 @@ class Steps:
         _check_places(place)
         return outputs[serves.to(outputs.device), place]
 
+    def told(self, task: Any, outputs: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """The probability of every target, and the entropy of its step in nats."""
+        log_p = task.log_probabilities(outputs)
+        entropy = -(log_p.exp() * log_p).sum(1)
+        return {PROBABILITY: log_p.gather(1, target[:, None])[:, 0].exp(), ENTROPY: entropy}
+
 
 @dataclass(frozen=True)
 class Against:
-    """(n, 1) how much more the model says of the answer's token than of another at the same step.
+    """(n, 3) how much more the model says of the answer's token than of another at the same step.
+
+    Behind that stand the log-probability of the answer's token and the entropy of the step, which are told.
 
     Args:
-        kind: of the difference: of logits, which is that of log-probabilities, or of probabilities.
+        name: of the score: of logits, whose difference is that of log-probabilities, or of probabilities.
     """
 
-    kind: type[Any]
+    name: str
 
     def __call__(self, outputs: Any, context: Context) -> Tensor:
         _check(outputs)
@@ -101,10 +134,16 @@ class Against:
 
     def shared(self, outputs: Any, context: Context, serves: Tensor) -> Tensor:
         """The same of outputs that serve several samples each."""
-        scores = Steps().shared(outputs, context, serves)
-        scores = torch.softmax(scores, 1) if self.kind is Probability else scores
+        logits = Steps().shared(outputs, context, serves)
+        scores = torch.softmax(logits, 1) if self.name == "probability" else logits
         own, other = (context.about[key].to(scores.device) for key in (ANSWER, AGAINST))
-        return scores.gather(1, own) - scores.gather(1, other)
+        log_p = torch.log_softmax(logits.detach(), 1)
+        entropy = -(log_p.exp() * log_p).sum(1, keepdim=True)
+        return torch.cat([scores.gather(1, own) - scores.gather(1, other), log_p.gather(1, own), entropy], 1)
+
+    def told(self, task: Any, outputs: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """The probability of every answer's token, and the entropy of its step in nats."""
+        return {PROBABILITY: outputs[:, 1].exp(), ENTROPY: outputs[:, 2]}
 
 
 @dataclass(frozen=True)
@@ -144,8 +183,9 @@ def contrast_of(objective: Any) -> Against:
     Raises:
         SpecError: it compares none.
     """
-    if isinstance(objective, Logit | LogProbability | Probability):
-        return Against(type(objective))
+    for kind, name in ((Logit, "logit"), (LogProbability, "log_probability"), (Probability, "probability")):
+        if isinstance(objective, kind):
+            return Against(name)
     raise SpecError(
         Code.OBJECTIVE,
         "against= compares two answers by a score of their own",
