@@ -219,7 +219,7 @@ class Task:
         if context is not None and serves is not None:
             rows = context.take(first_of(serves)[0])
         if self.feeds is not None and context is not None and rows is not None and self.beneath is None:
-            further = dict(self.feeds(context))
+            further = dict(self.feeds(rows))
             shorter: Any = getattr(self.feeds, "shorter", None)
             if plain and shorter is not None:
                 x, rows, known = shorter(x, rows, runs)

@@ -14,7 +14,7 @@ from abe.engines.runtime.problem import Problem
 from abe.errors import Code, InputError, SpecError
 from abe.registry import removals
 from abe.spec import value
-from abe.task.lifted import LENGTH
+from abe.task.lifted import HEAD, LENGTH
 from abe.task.text.embedding import Signature
 from abe.types import Card, Fed
 
@@ -70,7 +70,8 @@ class _Attention:
 class Deletion:
     """Absent tokens are deleted and the others move up, vectors and all; nothing is tokenised again.
 
-    A text of which nothing is left is one padding token (of the reference where there is none).
+    A text of which nothing is left, or a prompt before its answer, is one padding token (of the reference where
+    there is none).
     """
 
     def bind(self, problem: Problem, layout: Layout) -> BoundRemoval:
@@ -87,6 +88,8 @@ class _Deleted:
         pad = lifter.vector(task, "pad")
         self._empty = lifter.vector(task, "auto") if pad is None else pad
         known = problem.context.about.get(LENGTH)
+        head = problem.context.about.get(HEAD)
+        self._head = None if head is None else head.to(problem.x.device)
         full = torch.full((len(problem.x),), problem.x.shape[2], device=problem.x.device)
         self._lengths = full if known is None else known.to(problem.x.device)
         mask = _signature(problem).attention
@@ -100,12 +103,13 @@ class _Deleted:
         if self._mask is not None:
             there = there & self._mask[owner.to(self._mask.device)].bool().to(x.device)
         keep = _positions(absent.keep, problem.x) & there
+        head = self._lengths if self._head is None else self._head
+        nothing = ~(keep & (places < head[owner][:, None])).any(1)
+        keep = torch.where((places == 0) & nothing[:, None], True, keep)
         order = (~keep).to(torch.int8).argsort(dim=1, stable=True)
         rows = x.gather(2, order[:, None].expand_as(x))
         length = keep.sum(1)
-        nothing = (length == 0).nonzero().flatten()
         rows[nothing, :, 0] = self._empty.to(rows)
-        length[nothing] = 1
         changes = dict[str | int, Tensor]()
         for name, values in problem.context.values.items():
             own = values[owner.to(values.device)]
@@ -191,7 +195,7 @@ def _signature(problem: Problem) -> Signature:
         SpecError: the task is about no text.
     """
     task: Any = problem.task
-    if task.modality != "text" or task.beneath is not None:
+    if task.modality not in ("text", "language") or task.beneath is not None:
         raise SpecError(
             Code.UNSUPPORTED,
             "Only texts have tokens that can be removed so",
