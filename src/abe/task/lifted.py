@@ -44,7 +44,9 @@ class Context:
         """The same with other values for some inputs, and with other lengths of the rows."""
         if not values and length is None:
             return self
-        about = self.about if length is None else {**self.about, LENGTH: length}
+        about: Mapping[str, Tensor] = self.about
+        if length is not None:  # positions are others, so nothing tells which of them matter
+            about = {k: v for k, v in about.items() if k != SPAN} | {LENGTH: length}
         return replace(self, values={**self.values, **values}, about=about)
 
     def cut(self, length: int, full: int) -> "Context":

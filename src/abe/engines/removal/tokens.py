@@ -14,7 +14,7 @@ from abe.engines.runtime.problem import Problem
 from abe.errors import Code, InputError, SpecError
 from abe.registry import removals
 from abe.spec import value
-from abe.task.lifted import HEAD, LENGTH
+from abe.task.lifted import HEAD, LENGTH, SAME
 from abe.task.text.embedding import Signature
 from abe.types import Card, Fed
 
@@ -171,6 +171,59 @@ class GivenWords:
                 fix="Choose a word with as many tokens",
             )
         return vectors[:, torch.tensor(inside, device=vectors.device)]
+
+
+@removals.register(
+    Card(
+        name="alternatives",
+        title="Alternatives of a template",
+        source="miglani2023",
+        features=("tokens",),
+        pitfalls=("A prompt with other words may have other tokens where nothing was exchanged.",),
+    )
+)
+@value
+class FilledOtherwise:
+    """Absent slots of a template hold their alternatives; the prompt is tokenised anew, as long as it then is."""
+
+    def bind(self, problem: Problem, layout: Layout) -> BoundRemoval:
+        alternatives = getattr(problem.task.feeds, "alternatives", None)
+        if alternatives is None:
+            raise SpecError(
+                Code.UNSUPPORTED,
+                "Nothing says what may stand in the place of units",
+                fix='Pass a prompt with {} and slots=[("Sarah", "John"), …] to abe.explain',
+            )
+        return _Filled(problem, alternatives)
+
+
+class _Filled:
+    draws = 1
+
+    def __init__(self, problem: Problem, alternatives: Any) -> None:
+        self._problem, self._alternatives = problem, alternatives
+        self._signature = _signature(problem)
+
+    def rows(self, absent: Absent) -> Fed:
+        if absent.coalition is None:
+            raise SpecError(
+                Code.UNSUPPORTED, "Slots are filled otherwise as a whole", got="windows", fix='Use units="span"'
+            )
+        problem, device = self._problem, self._problem.x.device
+        numbers = problem.context.about[SAME].to(device)[absent.owner].tolist()
+        listed = [
+            self._alternatives.ids(number, present)
+            for number, present in zip(numbers, absent.coalition.tolist(), strict=True)
+        ]
+        length = torch.tensor([len(ids) for ids in listed], device=device)
+        ids = torch.zeros((len(listed), int(length.max())), dtype=torch.long, device=device)
+        for row, own in zip(ids, listed, strict=True):
+            row[: len(own)] = torch.tensor(own, device=device)
+        changes: dict[str | int, Tensor] = {self._signature.ids: ids}
+        if self._signature.attention is not None:
+            changes[self._signature.attention] = torch.ones_like(ids)
+        vectors = problem.task.lifter.found().vectors(ids).to(problem.x)
+        return Fed(vectors, changes, length)
 
 
 class _Exchanged:

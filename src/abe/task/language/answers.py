@@ -37,6 +37,7 @@ class Answered:
         names: (m,) what the answer's tokens are called.
         against: ids of the other answer, or None.
         shown: prompt and answer as a person reads them.
+        spans: of the prompt's tokens, the unit that a person named and -1, and the names of these; or None.
     """
 
     number: int
@@ -46,6 +47,7 @@ class Answered:
     names: list[str]
     against: list[int] | None
     shown: Any
+    spans: tuple[list[int], list[str]] | None = None
 
     @classmethod
     def of(
@@ -57,6 +59,7 @@ class Answered:
         against: list[int] | None,
         fixed: Fixed,
         voice: Voice,
+        spans: tuple[list[int], list[str]] | None = None,
     ) -> "Answered":
         """The answer to a prompt.
 
@@ -76,7 +79,7 @@ class Answered:
         names = [readable(token) for token in whole.tokens[len(begin) :]]
         text = spelled(tokenizer, answer)
         shown = [asked.shown, text.strip()] if voice.pair else asked.shown + text
-        return cls(number, asked.prompt, answer, said, names, against, shown)
+        return cls(number, asked.prompt, answer, said, names, against, shown, spans)
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.said)
@@ -198,6 +201,8 @@ def _block(
     inside = places < seen[:, None]
     outside = _padded(torch.tensor(text.outside, device=device), t, True)
     kept = outside | (places >= border) if not prefix else outside
+    if one.spans is not None:  # what nobody named stays
+        kept = _padded(torch.tensor(one.spans[0], device=device) < 0, t, True)
     about = {
         SAME: torch.full_like(steps, one.number),
         PROMPT: torch.full_like(steps, one.number),
@@ -225,12 +230,21 @@ def _block(
         x=_padded(x, t, 0.0).expand(count, -1, -1),
         context=Context(values, about),
         names=names,
-        units=tuple(_units(kind, text, inside, t) for kind in KINDS),
+        units=(*_named(one, t, count, device), *(_units(kind, text, inside, t) for kind in KINDS)),
         fixed=kept.expand(count, 1, t),
         shown=[one.shown] * count,
         target=answer[0] if not whole else None,
         called=[" ".join(one.names)] if whole else list(one.names),
     )
+
+
+def _named(one: Answered, t: int, count: int, device: torch.device) -> tuple[Units, ...]:
+    """Units that a person named, which then are the natural ones."""
+    if one.spans is None:
+        return ()
+    own, called = one.spans
+    labels = _padded(torch.tensor(own, device=device), t, -1).expand(count, 1, t)
+    return (Units("span", labels, [called] * count),)
 
 
 def _padded(values: Tensor, t: int, fill: Any) -> Tensor:

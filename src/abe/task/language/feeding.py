@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from abe.task.language.generating import Voice
+from abe.task.language.spans import Alternatives
 from abe.task.lifted import SAME, Context
 
 DECODED = "decoded"
@@ -26,6 +27,7 @@ class Feeding:
         last: how many of the last positions are read.
         prompts: by number, the ids (1, t) of every prompt with its answer, and their vectors (1, d, t).
         remembers: whether beginnings are computed once.
+        alternatives: of templates, what may stand in their slots; or None.
         saved: positions that were left out so far, less those that were computed to be kept.
         forwarded: rows that were computed to be kept.
     """
@@ -34,6 +36,7 @@ class Feeding:
     last: int
     prompts: Mapping[int, tuple[Tensor, Tensor]] = field(default_factory=dict[int, tuple[Tensor, Tensor]])
     remembers: bool = False
+    alternatives: Alternatives | None = None
     saved: int = 0
     forwarded: int = 0
     _kept: dict[int, Any] = field(default_factory=dict[int, Any], repr=False)

@@ -18,13 +18,14 @@ from abe.task.language.feeding import Feeding
 from abe.task.language.generating import Voice, greedy
 from abe.task.language.prompts import Asked, Spelling, answer_ids, read
 from abe.task.language.reading import Answer, Contrast, Steps, WholeAnswer, contrast_of
+from abe.task.language.spans import Alternatives, named
 from abe.task.lifted import suits
 from abe.task.outputs import OutputKind
 from abe.task.text.configured import longest
 from abe.task.text.embedding import Embedding, Signature, find_embedding, named_embedding, vector_of
 from abe.task.text.tokens import Encoded, Fixed, check_ids, encode, token_id
 
-ASKS = ("generate", "against", "prefix", "objective")
+ASKS = ("generate", "against", "prefix", "spans", "slots", "objective")
 
 
 def language_task(
@@ -65,6 +66,10 @@ def language_task(
                               at the same step, behind the same tokens; one text, or one each
     ``prefix=False``          explained is the prompt alone, and earlier tokens of the answer are fixed; so it
                               is by default of whole answers and of a model with an encoder
+    ``spans=["Sarah", …]``    units are these stretches of the prompt: texts that it holds once, places
+                              ``(begin, end)`` in its letters, or lists of them that go together; all else stays
+    ``slots=[("a", "b"), …]`` the prompt is a template with ``{}`` for each: what stands there, and what may
+                              stand there instead, which ``removal="alternatives"`` puts there
     ``objective="sequence"``  the whole answer is one sample: the sum of its tokens' log-probabilities
     ========================  ============================================================================
 
@@ -150,11 +155,14 @@ class LanguageLifter:
         generate: Any = None,
         against: Any = None,
         prefix: Any = None,
+        spans: Any = None,
+        slots: Any = None,
         objective: Any = None,
     ) -> Lifted:
         objective = LogProbability() if objective is None else objective
         whole = isinstance(objective, WholeAnswer)
         voice = self.voice(task.model)
+        raw, stretches = named(raw, spans, slots)
         asked = read(self.tokenizer, raw, self.fixed, pair=voice.pair)
         most = self._most(generate, asked)
         notes, rows = list[str](), int(not self._found and self.embedding is None)
@@ -172,12 +180,20 @@ class LanguageLifter:
                     notes.append(note(Code.ANSWER_ENDED, said))
             elif not voice.pair:
                 rows += self._check_causal(task, voice, one.prompt.ids, answer)
+            own = None
+            if stretches is not None:
+                own = stretches.labels(self.tokenizer, one.prompt), list(stretches.names)
             answered.append(
-                Answered.of(self.tokenizer, number, one, answer, given[number], self.fixed, voice)
+                Answered.of(self.tokenizer, number, one, answer, given[number], self.fixed, voice, own)
             )
-        keep = (not whole and not voice.pair) if prefix is None else bool(prefix)
+        alone = whole or voice.pair or stretches is not None
+        keep = not alone if prefix is None else bool(prefix)
         self._check_ids(task, answered)
         feeding = Feeding(voice, max(len(one.answer) for one in answered), remembers=self.remember and not voice.pair)
+        if stretches is not None and stretches.instead is not None:
+            said = {one.number: one.said.ids for one in answered if not voice.pair}
+            texts = dict.fromkeys(range(len(answered)), stretches)
+            feeding.alternatives = Alternatives(self.tokenizer, texts, said, self.fixed)
         lifted = laid(self, task, answered, voice, feeding, whole=whole, prefix=keep)
         return self._settled(lifted, objective, feeding, answered, tuple(notes), rows)
 

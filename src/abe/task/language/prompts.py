@@ -111,7 +111,7 @@ def _prompt(tokenizer: Any, one: Any, fixed: Fixed, *, pair: bool) -> tuple[Enco
             Code.EMPTY_BATCH, "There is nothing to explain", got="an empty prompt", expected="a word"
         )
     found = encode(tokenizer, one, fixed)
-    return _filled(found if pair else _open(found, tokenizer)), one
+    return _filled(found if pair else open_end(found, tokenizer)), one
 
 
 def _filled(found: Encoded) -> Encoded:
@@ -120,7 +120,7 @@ def _filled(found: Encoded) -> Encoded:
     return found
 
 
-def _open(found: Encoded, tokenizer: Any) -> Encoded:
+def open_end(found: Encoded, tokenizer: Any) -> Encoded:
     """The tokens without special ones at the end, behind which nothing would follow."""
     kept, special = len(found), special_ids(tokenizer)
     while kept > 1 and found.ids[kept - 1] in special and found.special[kept - 1]:
@@ -159,7 +159,7 @@ def _joined(tokenizer: Any, encoded: Encoded, prompt: Any, answer: str) -> list[
     if not isinstance(prompt, str):  # ids and chats end at a token
         alone = encode(tokenizer, answer)
         return [i for i, out in zip(alone.ids, alone.special, strict=True) if not out]
-    whole = _open(encode(tokenizer, prompt + answer), tokenizer) if answer else encoded
+    whole = open_end(encode(tokenizer, prompt + answer), tokenizer) if answer else encoded
     n = len(encoded)
     if whole.ids[:n] == encoded.ids:
         return whole.ids[n:]
