@@ -213,6 +213,8 @@ class Cost:
         model_seconds: the part of it spent inside the network.
         chunk: largest number of rows run at once.
         execution: what was run: ``"model"``, or a verified copy of it.
+        positions_saved: positions of rows that were not run because what the model computes there was known,
+            less those that were run to be known.
     """
 
     forward_rows: int = 0
@@ -223,6 +225,7 @@ class Cost:
     model_seconds: float = 0.0
     chunk: int | None = None
     execution: str = "model"
+    positions_saved: int = 0
 
     @property
     def passes(self) -> int:
@@ -237,6 +240,7 @@ class Cost:
         self.backward_calls += more.backward_calls
         self.seconds += more.seconds
         self.model_seconds += more.model_seconds
+        self.positions_saved += more.positions_saved
         self.chunk, self.execution = more.chunk, more.execution
 
 

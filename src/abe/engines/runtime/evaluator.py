@@ -8,7 +8,7 @@ memory does not grow with steps, draws or masks.
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, get_args
 from weakref import WeakKeyDictionary
@@ -339,6 +339,9 @@ class Evaluator:
         self.cost.chunk = max(job.forwarded if job.work.shares else rows, self.cost.chunk or 0)
         self.cost.backward_rows += rows * backwards
         self.cost.backward_calls += job.backwards if backwards else 0
+        spent: Any = getattr(self.task.feeds, "spent", None)
+        if spent is not None:
+            self.cost.add(replace(spent(), chunk=self.cost.chunk, execution=self.cost.execution))
 
 
 def _has_head(model: nn.Module, width: int) -> bool:

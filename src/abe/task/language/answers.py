@@ -15,7 +15,7 @@ from abe.task.language.prompts import Asked, readable, spelled
 from abe.task.language.reading import AGAINST, ANSWER, STEP
 from abe.task.lifted import HEAD, LENGTH, SAME, SPAN, Units
 from abe.task.text.embedding import Embedding
-from abe.task.text.tokens import Encoded, Fixed, of_ids
+from abe.task.text.tokens import Encoded, Fixed, of_ids, picked
 from abe.types import Part
 
 PROMPT, PLACE, END = "prompt", "step_number", "prompt_end"
@@ -112,6 +112,7 @@ def laid(
     *,
     whole: bool,
     prefix: bool,
+    by: str,
 ) -> Lifted:
     """Every step of every answer as a sample, or every answer as one.
 
@@ -127,7 +128,7 @@ def laid(
     for one, length in zip(answered, lengths, strict=True):
         x, ids = _vectors(lifter, task, one, voice, behind=behind)
         feeding.prompts = {**feeding.prompts, one.number: (ids, x)}
-        blocks.append(_block(one, x, ids, length, t, voice, whole=whole, prefix=prefix))
+        blocks.append(_block(one, x, ids, length, t, voice, whole=whole, prefix=prefix, by=by))
         parts = _parts(embedding, x, t, lifter, one, voice, behind=behind)
     return _together(blocks, tuple(parts), task.device)
 
@@ -188,7 +189,7 @@ def _part(name: str, embedding: Embedding, shape: tuple[int, int], places: tuple
 
 
 def _block(
-    one: Answered, x: Tensor, ids: Tensor, length: int, t: int, voice: Voice, *, whole: bool, prefix: bool
+    one: Answered, x: Tensor, ids: Tensor, length: int, t: int, voice: Voice, *, whole: bool, prefix: bool, by: str
 ) -> Lifted:
     """The samples of one prompt."""
     m, border, device = len(one.answer), len(one.prompt), x.device
@@ -230,7 +231,10 @@ def _block(
         x=_padded(x, t, 0.0).expand(count, -1, -1),
         context=Context(values, about),
         names=names,
-        units=(*_named(one, t, count, device), *(_units(kind, text, inside, t) for kind in KINDS)),
+        units=(
+            *_named(one, t, count, device),
+            *(_units(kind, text, border, inside, t) for kind in sorted(KINDS, key=lambda kind: kind != by)),
+        ),
         fixed=kept.expand(count, 1, t),
         shown=[one.shown] * count,
         target=answer[0] if not whole else None,
@@ -253,7 +257,7 @@ def _padded(values: Tensor, t: int, fill: Any) -> Tensor:
     return torch.nn.functional.pad(values, (0, more), value=fill) if more else values
 
 
-def _units(kind: str, text: Encoded, inside: Tensor, t: int) -> Units:
+def _units(kind: str, text: Encoded, border: int, inside: Tensor, t: int) -> Units:
     """Units of the tokens that each sample has seen, over all positions."""
     if kind == "word":
         own, called = text.words, text.names
@@ -263,11 +267,20 @@ def _units(kind: str, text: Encoded, inside: Tensor, t: int) -> Units:
         own = [number.get(place, -1) for place in range(len(text))]
         called = [text.tokens[place] for place in free]
     else:
-        own, called = text.larger(kind)
+        own, called = _larger(kind, text, border)
     row = _padded(torch.tensor(own, device=inside.device), t, -1)
     labels = torch.where(inside, row, -1)[:, None]
     counts = labels.flatten(1).amax(1) + 1
     return Units(kind, labels, [called[:count] for count in counts.tolist()])
+
+
+def _larger(kind: str, text: Encoded, border: int) -> tuple[list[int], list[str]]:
+    """(t,) the clause or sentence of every token, none of which crosses the border of prompt and answer."""
+    first, called = picked(text, range(border)).larger(kind)
+    if border == len(text):
+        return first, called
+    second, more = picked(text, range(border, len(text))).larger(kind)
+    return [*first, *(-1 if one < 0 else one + len(called) for one in second)], [*called, *more]
 
 
 def _together(blocks: Sequence[Lifted], parts: tuple[Part, ...], device: torch.device) -> Lifted:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from abe.task.language.generating import Voice
 from abe.task.language.spans import Alternatives
 from abe.task.lifted import SAME, Context
+from abe.types import Cost
 
 DECODED = "decoded"
 """Key of `Context.about`: (b, m) what a decoder is given: its first token and the answer."""
@@ -28,8 +29,7 @@ class Feeding:
         prompts: by number, the ids (1, t) of every prompt with its answer, and their vectors (1, d, t).
         remembers: whether beginnings are computed once.
         alternatives: of templates, what may stand in their slots; or None.
-        saved: positions that were left out so far, less those that were computed to be kept.
-        forwarded: rows that were computed to be kept.
+        cost: of what was left out, and computed to be kept, since somebody asked.
     """
 
     voice: Voice
@@ -37,8 +37,7 @@ class Feeding:
     prompts: Mapping[int, tuple[Tensor, Tensor]] = field(default_factory=dict[int, tuple[Tensor, Tensor]])
     remembers: bool = False
     alternatives: Alternatives | None = None
-    saved: int = 0
-    forwarded: int = 0
+    cost: Cost = field(default_factory=Cost)
     _kept: dict[int, Any] = field(default_factory=dict[int, Any], repr=False)
 
     def __call__(self, context: Context) -> dict[str, Any]:
@@ -59,27 +58,32 @@ class Feeding:
         """
         whole = x, context, dict[str, Any]()
         same = context.about.get(SAME)
-        if not self.remembers or same is None or len(x) < 2 or len(same.unique()) > 1:
+        if not self.remembers or self.voice.caches is None or same is None or len(x) < 2 or len(same.unique()) > 1:
             return whole
         number = int(same[0])
         if number not in self.prompts:
             return whole
         ids, vectors = self.prompts[number]
-        start = min(self._alike(x, context, vectors), x.shape[2] - self.last)
+        start = min(self._alike(x, context, vectors), x.shape[2] - self.last, ids.shape[1] - 1)
         if start < LEAST:
             return whole
         past = self._past(number, ids, model, start, len(x))
         if past is None:
             return whole
         t = x.shape[2]
-        self.saved += start * len(x)
+        self.cost.positions_saved += start * len(x)
         mask = self.voice.attention
         values = {
             key: value if key == mask or value.ndim < 2 or value.shape[1] != t else value[:, start:]
             for key, value in context.values.items()
         }
         cut = Context(values, context.about, context.beneath)
-        return x[:, :, start:], cut, {"past_key_values": past}
+        return x[:, :, start:], cut, {self.voice.caches or "": past}
+
+    def spent(self) -> Cost:
+        """What was left out, and computed to be kept, since this was asked last."""
+        found, self.cost = self.cost, Cost()
+        return found
 
     def _alike(self, x: Tensor, context: Context, vectors: Tensor) -> int:
         """How many first positions of all rows are those of the prompt, and attended to."""
@@ -97,13 +101,14 @@ class Feeding:
             with torch.no_grad():
                 further = {"use_cache": True, **({"logits_to_keep": 1} if self.voice.keeps else {})}
                 returned = self.voice.call(model, ids, further)
-            self._kept[number] = _usable(getattr(returned, "past_key_values", None))
-            self.saved -= ids.shape[1]
-            self.forwarded += 1
+            self._kept[number] = _usable(self.voice.known(returned))
+            self.cost.positions_saved -= ids.shape[1]
+            self.cost.forward_rows += 1
+            self.cost.forward_calls += 1
         if self._kept[number] is None:
             return None
         past = deepcopy(self._kept[number])
-        past.crop(start)
+        past.crop(start - ids.shape[1])  # negative: how many to leave out
         past.batch_repeat_interleave(n)
         return past
 

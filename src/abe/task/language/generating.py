@@ -20,7 +20,7 @@ class Voice:
     Attributes:
         ids: keyword or place of the ids.
         attention: keyword of the mask that ends attention to a token; None where it takes none.
-        caches: whether it takes what it computed for earlier positions.
+        caches: keyword of what it computed for earlier positions, which it also gives back; None without.
         keeps: whether it can be asked for the scores of the last positions only.
         pair: whether it has an encoder and a decoder.
         begins: of such, the id that a decoder begins with.
@@ -30,7 +30,7 @@ class Voice:
 
     ids: str | int
     attention: str | None
-    caches: bool
+    caches: str | None
     keeps: bool
     pair: bool
     begins: int | None
@@ -50,6 +50,10 @@ class Voice:
             raise
         except Exception as problem:
             raise failed(problem) from problem
+
+    def known(self, returned: Any) -> Any:
+        """What it computed for all positions so far, to go on from; None where it keeps nothing."""
+        return None if self.caches is None else getattr(returned, self.caches, None)
 
     def logits(self, returned: Any) -> Tensor:
         """(n, t, vocabulary) of what it returned, checked."""
@@ -106,24 +110,18 @@ def _causal(model: nn.Module, voice: Voice, prompt: Tensor) -> Callable[[list[in
         further: dict[str, Any] = {"use_cache": True} if voice.caches else {}
         if voice.attention is not None:
             further[voice.attention] = torch.ones_like(whole)
-        if past is not None:
-            further["past_key_values"] = past
+        if past is not None and voice.caches is not None:
+            further[voice.caches] = past
         returned = voice.call(model, whole[:, -1:] if past is not None else whole, further)
-        past = getattr(returned, "past_key_values", None) if voice.caches else None
+        past = voice.known(returned)
         return int(voice.logits(returned)[0, -1].argmax())
 
     return step
 
 
 def _decoder(model: nn.Module, voice: Voice, source: Tensor) -> Callable[[list[int]], int]:
-    encoded: Any = None
-
     def step(found: list[int]) -> int:
-        nonlocal encoded
-        further: dict[str, Any] = {"decoder_input_ids": source.new_tensor([[voice.begins, *found]])}
-        if encoded is not None:
-            further["encoder_outputs"] = encoded
-        returned = voice.call(model, source, further)
-        return int(voice.logits(returned)[0, -1].argmax())
+        further = {"decoder_input_ids": source.new_tensor([[voice.begins, *found]])}
+        return int(voice.logits(voice.call(model, source, further))[0, -1].argmax())
 
     return step

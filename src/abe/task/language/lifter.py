@@ -25,7 +25,11 @@ from abe.task.text.configured import longest
 from abe.task.text.embedding import Embedding, Signature, find_embedding, named_embedding, vector_of
 from abe.task.text.tokens import Encoded, Fixed, check_ids, encode, token_id
 
-ASKS = ("generate", "against", "prefix", "spans", "slots", "objective")
+CACHES = ("past_key_values", "cache")
+"""Keywords of what models computed for earlier positions."""
+BY = ("word", "token", "clause", "sentence")
+"""What can be the natural unit."""
+ASKS = ("generate", "against", "prefix", "by", "spans", "slots", "objective")
 
 
 def language_task(
@@ -55,7 +59,7 @@ def language_task(
         fixed: as for `abe.text_task`: tokens that begin a text or stand for its layout never move; with
             ``"padding"`` they are units like others.
         remember: whether the unchanged beginning of a prompt is computed once for rows without gradients,
-            where the model can go on from what it computed (``past_key_values``).
+            where the model can go on from what it computed (its cache).
 
     Keywords of `abe.explain`, `abe.compare`, `abe.evaluate`, `abe.attack` and their kin say what is asked:
 
@@ -66,6 +70,8 @@ def language_task(
                               at the same step, behind the same tokens; one text, or one each
     ``prefix=False``          explained is the prompt alone, and earlier tokens of the answer are fixed; so it
                               is by default of whole answers and of a model with an encoder
+    ``by="sentence"``         what units are by themselves, and in results: ``"word"`` (by default), ``"token"``,
+                              ``"clause"`` or ``"sentence"``
     ``spans=["Sarah", …]``    units are these stretches of the prompt: texts that it holds once, places
                               ``(begin, end)`` in its letters, or lists of them that go together; all else stays
     ``slots=[("a", "b"), …]`` the prompt is a template with ``{}`` for each: what stands there, and what may
@@ -155,12 +161,14 @@ class LanguageLifter:
         generate: Any = None,
         against: Any = None,
         prefix: Any = None,
+        by: Any = "word",
         spans: Any = None,
         slots: Any = None,
         objective: Any = None,
     ) -> Lifted:
         objective = LogProbability() if objective is None else objective
         whole = isinstance(objective, WholeAnswer)
+        check_choice("by", by, BY)
         voice = self.voice(task.model)
         raw, stretches = named(raw, spans, slots)
         asked = read(self.tokenizer, raw, self.fixed, pair=voice.pair)
@@ -194,7 +202,7 @@ class LanguageLifter:
             said = {one.number: one.said.ids for one in answered if not voice.pair}
             texts = dict.fromkeys(range(len(answered)), stretches)
             feeding.alternatives = Alternatives(self.tokenizer, texts, said, self.fixed)
-        lifted = laid(self, task, answered, voice, feeding, whole=whole, prefix=keep)
+        lifted = laid(self, task, answered, voice, feeding, whole=whole, prefix=keep, by=by)
         return self._settled(lifted, objective, feeding, answered, tuple(notes), rows)
 
     def _settled(
@@ -325,7 +333,9 @@ class LanguageLifter:
         return Voice(
             ids=signature.ids,
             attention=signature.attention,
-            caches={"past_key_values", "use_cache"} <= signature.takes and not pair,
+            caches=next((name for name in CACHES if "use_cache" in signature.takes and name in signature.takes), None)
+            if not pair
+            else None,
             keeps="logits_to_keep" in signature.takes and not pair,
             pair=pair,
             begins=begins,
