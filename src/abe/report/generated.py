@@ -89,7 +89,7 @@ class Generated:
 
     def head(self, column: int) -> str:
         """What a column is called; the last token of the prompt is marked."""
-        return f"{self.columns[column]}{' ◂' if column == self.last else ''}"
+        return f"{self.columns[column]}{' *' if column == self.last else ''}"
 
     def __str__(self) -> str:
         from abe.report.printed import told_of_table
@@ -203,7 +203,7 @@ def _page(table: Generated) -> Iterator[str]:
     yield '<div class="scroll"><table><thead><tr><th class="flat">token</th>'
     for column, name in enumerate(table.columns):
         classes = _classes(table, column)
-        yield f"<th scope=\"col\"{classes}>{escape(name)}</th>"
+        yield f'<th scope="col"{classes}>{escape(name)}</th>'
     yield '<th class="flat" scope="col">score</th><th class="flat" scope="col">probability</th></tr></thead><tbody>'
     for row, name in enumerate(table.rows):
         yield f'<tr><th scope="row">{escape(name)}</th>'

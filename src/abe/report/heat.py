@@ -31,7 +31,7 @@ def draw(tables: Sequence[Generated], *, path: str | Path | None = None) -> "Fig
     for number, (table, columns) in enumerate(zip(tables, shown, strict=True)):
         _heat(figure.add_subplot(grid[number, 0]), table, columns)
     figure.supxlabel(
-        "orange supports a generated token, blue opposes it; ◂ the last token of the prompt, where the first "
+        "orange supports a generated token, blue opposes it; * holds the last token of the prompt, where the first "
         "is read;\nright of the line what was generated before",
         fontsize=7,
         color=MUTED,
@@ -61,7 +61,10 @@ def _heat(axes: "Axes", table: Generated, columns: Sequence[int]) -> None:
     told = table.probability
     right.set_yticks(
         range(len(table.rows)),
-        [f"{table.score[row]:.2f}" + ("" if told is None else f"  p {percent(told[row])}") for row in range(len(table.rows))],
+        [
+            f"{table.score[row]:.2f}" + ("" if told is None else f"  p {percent(told[row])}")
+            for row in range(len(table.rows))
+        ],
     )
     right.tick_params(labelsize=7, colors=MUTED, length=0)
     for spine in (*axes.spines.values(), *right.spines.values()):

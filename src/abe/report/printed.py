@@ -136,7 +136,8 @@ def generated(table: Generated, *, coloured: bool) -> list[Any]:
     screen = Console(highlight=False)
     room = (screen.width if screen.is_terminal else PLAIN) - 32
     widths = [
-        2 + max([cell_len(short(table.head(c), NAMED)), *(len(signed(v)) for v in table.values[:, c].tolist())])
+        2
+        + max([cell_len(short(table.head(c), NAMED)), *(len(signed(v)) for v in table.values[:, c].tolist())])
         for c in range(len(table.columns))
     ]
     shown = strongest_columns(table, max(1, room // LEAST))
@@ -155,7 +156,9 @@ def generated(table: Generated, *, coloured: bool) -> list[Any]:
     if len(shown) < len(table.columns):
         lines.append(Text(f"  the strongest {len(shown)} of {len(table.columns)} columns; table() has all"))
     if table.last is not None:
-        lines.append(Text("  ◂ holds the last token of the prompt, where the first token is read", style="dim"))
+        lines.append(
+            Text("  * holds the last token of the prompt, where the first token is read", style="dim")
+        )
     return lines
 
 

@@ -207,7 +207,10 @@ class _Filled:
     def rows(self, absent: Absent) -> Fed:
         if absent.coalition is None:
             raise SpecError(
-                Code.UNSUPPORTED, "Slots are filled otherwise as a whole", got="windows", fix='Use units="span"'
+                Code.UNSUPPORTED,
+                "Slots are filled otherwise as a whole",
+                got="windows",
+                fix='Use units="span"',
             )
         problem, device = self._problem, self._problem.x.device
         numbers = problem.context.about[SAME].to(device)[absent.owner].tolist()

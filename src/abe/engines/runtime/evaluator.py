@@ -155,9 +155,7 @@ class Evaluator:
             if self.advance is not None:
                 self.advance(size * (1 + work.backwards))
 
-    def _in_groups(
-        self, job: Pass, plan: ChunkPlan, order: Order, steady: Watch | None
-    ) -> Iterator[Chunk]:
+    def _in_groups(self, job: Pass, plan: ChunkPlan, order: Order, steady: Watch | None) -> Iterator[Chunk]:
         """Rows of samples that ask about one input, side by side: equal ones are run once."""
         work, done = job.work, 0
         whole = order

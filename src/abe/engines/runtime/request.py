@@ -30,6 +30,8 @@ REPLACED = (
     "label= of a segmentation asks about a class over its own region"
 )
 
+ASKED_OTHERWISE = "target= replaces what the question is about; the rest of the question stays"
+
 
 @contextmanager
 def running(task: Task) -> Generator[None]:
@@ -121,7 +123,10 @@ def pose(
     check_ids(ids, len(lifted.x))
     notes = list(lifted.notes)
     if lifted.target is not None and target is not None:
-        notes.append(note(Code.OTHER_TARGET, REPLACED))
+        notes.append(
+            note(Code.OTHER_TARGET, REPLACED if "region" in evaluator.task.asks else ASKED_OTHERWISE)
+        )
+        lifted = replace(lifted, called=[])
     target = lifted.target if target is None else target
     if lifted.objective is not None:
         told = "objective" in evaluator.task.asks

@@ -75,7 +75,9 @@ class Answered:
             )
         begin = [voice.begins] if voice.pair and voice.begins is not None else []
         whole = of_ids(tokenizer, [*begin, *answer], fixed=fixed)
-        said = of_ids(tokenizer, [*begin, *answer[:-1]], fixed=fixed) if len(answer) > 1 or begin else _nothing()
+        said = (
+            of_ids(tokenizer, [*begin, *answer[:-1]], fixed=fixed) if len(answer) > 1 or begin else _nothing()
+        )
         names = [readable(token) for token in whole.tokens[len(begin) :]]
         text = spelled(tokenizer, answer)
         shown = [asked.shown, text.strip()] if voice.pair else asked.shown + text
@@ -144,9 +146,7 @@ def _check_alike(answered: Sequence[Answered], voice: Voice) -> None:
         )
 
 
-def _vectors(
-    lifter: Any, task: Task, one: Answered, voice: Voice, *, behind: bool
-) -> tuple[Tensor, Tensor]:
+def _vectors(lifter: Any, task: Task, one: Answered, voice: Voice, *, behind: bool) -> tuple[Tensor, Tensor]:
     """(1, channels, t) the vectors of one prompt with its answer, and the ids (1, t) that the model is given."""
     device = task.device
     prompt = torch.tensor([one.prompt.ids], device=device)
@@ -189,7 +189,16 @@ def _part(name: str, embedding: Embedding, shape: tuple[int, int], places: tuple
 
 
 def _block(
-    one: Answered, x: Tensor, ids: Tensor, length: int, t: int, voice: Voice, *, whole: bool, prefix: bool, by: str
+    one: Answered,
+    x: Tensor,
+    ids: Tensor,
+    length: int,
+    t: int,
+    voice: Voice,
+    *,
+    whole: bool,
+    prefix: bool,
+    by: str,
 ) -> Lifted:
     """The samples of one prompt."""
     m, border, device = len(one.answer), len(one.prompt), x.device
@@ -223,7 +232,9 @@ def _block(
         about[AGAINST] = other if whole else other[0, :, None]
     if voice.pair:
         about[DECODED] = torch.tensor([one.said.ids], device=device).expand(count, -1)
-    values: dict[str | int, Tensor] = {voice.ids: _padded(ids[0], ids.shape[1] if voice.pair else t, 0).expand(count, -1)}
+    values: dict[str | int, Tensor] = {
+        voice.ids: _padded(ids[0], ids.shape[1] if voice.pair else t, 0).expand(count, -1)
+    }
     if voice.attention is not None:
         values[voice.attention] = torch.ones_like(values[voice.ids])
     names = [f"prompt {one.number}"] if whole else [f"{name} ({step})" for step, name in enumerate(one.names)]
@@ -288,12 +299,23 @@ def _together(blocks: Sequence[Lifted], parts: tuple[Part, ...], device: torch.d
     if len(blocks) == 1:
         (only,) = blocks
         return Lifted(
-            only.x, only.context, only.names, parts, units=only.units, fixed=only.fixed, shown=only.shown,
-            target=only.target, called=only.called,
+            only.x,
+            only.context,
+            only.names,
+            parts,
+            units=only.units,
+            fixed=only.fixed,
+            shown=only.shown,
+            target=only.target,
+            called=only.called,
         )
     about = {k: _stacked([one.context.about[k] for one in blocks]) for k in blocks[0].context.about}
     values = {k: torch.cat([one.context.values[k] for one in blocks]) for k in blocks[0].context.values}
-    names = [f"prompt {int(n)}: {name}" for one in blocks for n, name in zip(one.context.about[PROMPT], one.names, strict=True)]
+    names = [
+        f"prompt {int(n)}: {name}"
+        for one in blocks
+        for n, name in zip(one.context.about[PROMPT], one.names, strict=True)
+    ]
     targets = [one.target for one in blocks if one.target is not None]
     fixed = [one.fixed for one in blocks if one.fixed is not None]
     units = tuple(

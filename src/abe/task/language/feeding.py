@@ -58,7 +58,13 @@ class Feeding:
         """
         whole = x, context, dict[str, Any]()
         same = context.about.get(SAME)
-        if not self.remembers or self.voice.caches is None or same is None or len(x) < 2 or len(same.unique()) > 1:
+        if (
+            not self.remembers
+            or self.voice.caches is None
+            or same is None
+            or len(x) < 2
+            or len(same.unique()) > 1
+        ):
             return whole
         number = int(same[0])
         if number not in self.prompts:

@@ -11,6 +11,7 @@ from abe.errors import AbeError, Code, ModelError
 from abe.instrument.model_state import as_found
 from abe.instrument.modes import eager
 from abe.task.select import select
+from abe.task.text.tokens import LOAD_FIRST, fetches
 
 
 @dataclass(frozen=True)
@@ -70,18 +71,14 @@ class Voice:
 
 def failed(problem: Exception) -> ModelError:
     """What the model raised, with what to do where it tried to fetch something."""
-    text = f"{type(problem).__name__}: {problem}"
-    words = ("connection", "resolve host", "offline", "couldn't connect", "max retries", "huggingface.co")
-    network = any(word in text.lower() for word in words)
+    away = fetches(problem)
     return ModelError(
         Code.MODEL_FAILED,
         "The model tried to fetch something over the network"
-        if network
+        if away
         else "The model's forward raised an exception on the prompt",
-        got=text[:240],
-        fix="Load everything that model and tokenizer need before explaining"
-        if network
-        else "Check that the model takes what the tokenizer gives",
+        got=f"{type(problem).__name__}: {problem}"[:240],
+        fix=LOAD_FIRST if away else "Check that the model takes what the tokenizer gives",
     )
 
 

@@ -197,7 +197,9 @@ class LanguageLifter:
         alone = whole or voice.pair or stretches is not None
         keep = not alone if prefix is None else bool(prefix)
         self._check_ids(task, answered)
-        feeding = Feeding(voice, max(len(one.answer) for one in answered), remembers=self.remember and not voice.pair)
+        feeding = Feeding(
+            voice, max(len(one.answer) for one in answered), remembers=self.remember and not voice.pair
+        )
         if stretches is not None and stretches.instead is not None:
             said = {one.number: one.said.ids for one in answered if not voice.pair}
             texts = dict.fromkeys(range(len(answered)), stretches)
@@ -230,7 +232,9 @@ class LanguageLifter:
             settles["labels"] = None if entries is None else Spelling(self.tokenizer, entries)
         else:
             settles |= {"output_kind": "regression", "labels": None}
-            lifted = replace(lifted, target=torch.zeros(len(lifted.x), dtype=torch.long, device=lifted.x.device))
+            lifted = replace(
+                lifted, target=torch.zeros(len(lifted.x), dtype=torch.long, device=lifted.x.device)
+            )
         return replace(
             lifted,
             notes=(*lifted.notes, *notes),
@@ -259,7 +263,12 @@ class LanguageLifter:
             return [None] * len(asked)
         alone = isinstance(against, str) or not isinstance(against, list) or len(asked) == 1
         each = [against] * len(asked) if alone else list(against)
-        if len(asked) == 1 and isinstance(against, list) and len(against) == 1 and isinstance(against[0], str):
+        if (
+            len(asked) == 1
+            and isinstance(against, list)
+            and len(against) == 1
+            and isinstance(against[0], str)
+        ):
             each = against
         if len(each) != len(asked):
             raise InputError(
@@ -323,7 +332,11 @@ class LanguageLifter:
         )
         begins = getattr(configuration, "decoder_start_token_id", None)
         if pair and begins is None:
-            begins = token_id(self.tokenizer, "pad") if token_id(self.tokenizer, "bos") is None else token_id(self.tokenizer, "bos")
+            begins = (
+                token_id(self.tokenizer, "pad")
+                if token_id(self.tokenizer, "bos") is None
+                else token_id(self.tokenizer, "bos")
+            )
         if pair and begins is None:
             raise SpecError(
                 Code.TOKENIZER,
@@ -333,7 +346,9 @@ class LanguageLifter:
         return Voice(
             ids=signature.ids,
             attention=signature.attention,
-            caches=next((name for name in CACHES if "use_cache" in signature.takes and name in signature.takes), None)
+            caches=next(
+                (name for name in CACHES if "use_cache" in signature.takes and name in signature.takes), None
+            )
             if not pair
             else None,
             keeps="logits_to_keep" in signature.takes and not pair,
@@ -348,7 +363,9 @@ class LanguageLifter:
         holders = (getattr(model, "generation_config", None), getattr(model, "config", None))
         for holder in holders:
             said = getattr(holder, "eos_token_id", None)
-            found |= set(said) if isinstance(said, list | tuple) else {said} if isinstance(said, int) else set()
+            found |= (
+                set(said) if isinstance(said, list | tuple) else {said} if isinstance(said, int) else set()
+            )
         end = token_id(self.tokenizer, "eos")
         return frozenset(found if end is None else {*found, end})
 

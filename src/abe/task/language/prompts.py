@@ -81,7 +81,9 @@ def _of_encoding(found: Mapping[str, Any]) -> list[Any]:
         return rows
     mask = mask.tolist() if isinstance(mask, Tensor | np.ndarray) else list(mask)
     mask = [mask] if mask and not isinstance(mask[0], list | tuple) else mask
-    return [[i for i, here in zip(ids, seen, strict=True) if here] for ids, seen in zip(rows, mask, strict=True)]
+    return [
+        [i for i, here in zip(ids, seen, strict=True) if here] for ids, seen in zip(rows, mask, strict=True)
+    ]
 
 
 def _asked(tokenizer: Any, one: Any, fixed: Fixed, *, pair: bool) -> Asked:
@@ -275,7 +277,9 @@ def spelled(tokenizer: Any, ids: Sequence[int]) -> str:
     """Tokens as one text."""
     names = token_names(tokenizer, ids)
     marked = any(name[:1] in ("Ġ", "▁") for name in names)
-    plain_names = [n.replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\n").removesuffix("</w>") for n in names]
+    plain_names = [
+        n.replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\n").removesuffix("</w>") for n in names
+    ]
     return "".join(plain_names) if marked else "".join(f" {name}" for name in plain_names)
 
 

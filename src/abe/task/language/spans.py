@@ -160,7 +160,9 @@ def spans_of(text: Any, spans: Any) -> Stretches:
     _check_text(text)
     if not isinstance(spans, Sequence) or isinstance(spans, str) or not len(spans):
         raise _bad("spans=", spans)
-    units = [[_range(text, one) for one in each] if _is_group(each) else [_range(text, each)] for each in spans]
+    units = [
+        [_range(text, one) for one in each] if _is_group(each) else [_range(text, each)] for each in spans
+    ]
     names = [" … ".join(text[a:b] for a, b in each) for each in units]
     return Stretches(text, tuple(tuple(each) for each in units), tuple(names))
 
@@ -184,7 +186,9 @@ def _range(text: str, one: Any) -> Range:
     if count != 1:
         raise InputError(
             Code.UNITS,
-            f"The prompt holds {one[:40]!r} {count} times" if count else f"The prompt does not hold {one[:40]!r}",
+            f"The prompt holds {one[:40]!r} {count} times"
+            if count
+            else f"The prompt does not hold {one[:40]!r}",
             expected="once",
             fix="Give the place of the one that is meant, (begin, end) in letters"
             if count
@@ -275,7 +279,9 @@ def _bad(name: str, one: Any) -> SpecError:
         if name == "spans="
         else 'what stands there and what may instead, such as slots=[("Sarah", "John"), ("in Oslo", "")]'
     )
-    return SpecError(Code.BAD_PARAMETER, f"{name} names units of a prompt", got=repr(one)[:60], expected=expected)
+    return SpecError(
+        Code.BAD_PARAMETER, f"{name} names units of a prompt", got=repr(one)[:60], expected=expected
+    )
 
 
 @dataclass(frozen=True)
@@ -305,7 +311,10 @@ class Alternatives:
         text = self.stretches[number].written(present)
         if not text.strip():
             raise InputError(
-                Code.EMPTY_BATCH, "Nothing is left of the prompt", got=repr(text), fix="Keep a word outside of slots"
+                Code.EMPTY_BATCH,
+                "Nothing is left of the prompt",
+                got=repr(text),
+                fix="Keep a word outside of slots",
             )
         encoded = open_end(encode(self.tokenizer, text, self.fixed), self.tokenizer)
         return [*encoded.ids, *self.answers[number]]

@@ -211,7 +211,9 @@ class Signature:
         return cls(ids, frozenset(named), masks[0] if masks else None)
 
 
-def vector_of(embedding: Embedding | None, tokenizer: Any, device: torch.device, token: str | int) -> Tensor | None:
+def vector_of(
+    embedding: Embedding | None, tokenizer: Any, device: torch.device, token: str | int
+) -> Tensor | None:
     """(channels,) the vector of a special token or an id, or ``"mean"`` of the table; None without it.
 
     ``"auto"`` is the first there is of mask, padding and mean.
