@@ -1,6 +1,5 @@
 """The one result type: maps with everything needed to trust, repeat and store them."""
 
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -12,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from abe import arrays, schema, storage, words
-from abe._version import __version__
-from abe.checks import finite
 from abe.errors import Code, InputError
 from abe.per_sample import follow, joined, numbered_anew, picked
+from abe.provenance import check_map as check_map
+from abe.provenance import versions as versions
 from abe.stored_maps import DIAGNOSTIC, check_stored
 from abe.task.targets import fitted, numbers_of
 from abe.types import Cost, Features, Part, PerSample
@@ -325,7 +324,7 @@ class Explanation:
 
     @property
     def steps(self) -> dict[str, Tensor]:
-        """Of a language model: (b,) ``"probability"`` of every generated token, ``"entropy"`` of its step in nats.
+        """Of a language model: (b,) ``"probability"`` of every generated token, ``"entropy"`` in nats.
 
         Raises:
             InputError: nothing was generated.
@@ -490,28 +489,6 @@ class Explanation:
 
 def _axes(tensor: Tensor) -> tuple[int, ...]:
     return tuple(tensor.shape[1:])
-
-
-def versions() -> dict[str, str]:
-    """Versions that a result depends on."""
-    return {"abe": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
-
-
-def check_map(attribution: Tensor, x: Tensor) -> None:
-    """Refuse a map that is not of these inputs or not finite.
-
-    Raises:
-        InputError: another shape, NaN or infinity.
-    """
-    if attribution.shape != x.shape:
-        raise InputError(
-            Code.MAP_SHAPE,
-            "The method returned a map of another shape",
-            got=str(tuple(attribution.shape)),
-            expected=str(tuple(x.shape)),
-        )
-    if not finite(attribution):
-        raise InputError(Code.MAP_NOT_FINITE, "The method returned NaN or infinity")
 
 
 def _json_number(number: float) -> float | str:

@@ -328,7 +328,7 @@ def baylime(
         passes=FORWARD,
         differs=(
             UNITS,
-            "The explained score is followed as it is; the paper follows the log-odds of an answer's probability.",
+            "The explained score is followed as it is; the paper follows the log-odds of an answer.",
             "λ is a share of the smallest one that leaves no unit; published code takes .01 for all.",
         ),
         pitfalls=(

@@ -67,7 +67,7 @@ class Generated:
                 fix="Use by_unit(); abe.language_task explains generated tokens",
             )
         numbers: list[int] = sorted(set(asked.tolist()))
-        if prompt is None and len(numbers) > 1 or prompt is not None and prompt not in numbers:
+        if (prompt is None and len(numbers) > 1) or (prompt is not None and prompt not in numbers):
             raise InputError(
                 Code.SAMPLES,
                 "Say of which prompt" if prompt is None else f"There is no prompt {prompt}",
@@ -190,7 +190,8 @@ th { font-weight: 600; padding: .25rem .4rem; text-align: right; white-space: no
 thead th { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left; }
 thead th.flat { writing-mode: initial; transform: none; vertical-align: bottom; }
 td { padding: .25rem .4rem; text-align: right; font-variant-numeric: tabular-nums; min-width: 3.2em; }
-td:hover { outline: 2px solid currentColor; } .answer { border-left: 2px solid #8888; } .read { text-decoration: underline; }
+td:hover { outline: 2px solid currentColor; } .answer { border-left: 2px solid #8888; }
+.read { text-decoration: underline; }
 """
 
 
@@ -198,13 +199,14 @@ def _page(table: Generated) -> Iterator[str]:
     title = escape(table.title)
     yield f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
     yield f'<link rel="icon" href="data:,"><style>{STYLE}</style></head><body><h1>{title}</h1>'
-    yield "<p>Each row is a generated token, each column what it may rest on; orange supports it, blue opposes it."
-    yield " Underlined is the last token of the prompt, where the first token is read.</p>"
+    yield "<p>Each row is a generated token, each column what it may rest on; orange supports it, "
+    yield "blue opposes it. Underlined is the last token of the prompt, where the first token is read.</p>"
     yield '<div class="scroll"><table><thead><tr><th class="flat">token</th>'
     for column, name in enumerate(table.columns):
         classes = _classes(table, column)
         yield f'<th scope="col"{classes}>{escape(name)}</th>'
-    yield '<th class="flat" scope="col">score</th><th class="flat" scope="col">probability</th></tr></thead><tbody>'
+    yield '<th class="flat" scope="col">score</th><th class="flat" scope="col">probability</th>'
+    yield "</tr></thead><tbody>"
     for row, name in enumerate(table.rows):
         yield f'<tr><th scope="row">{escape(name)}</th>'
         for column, value in enumerate(table.values[row].tolist()):

@@ -31,8 +31,8 @@ def draw(tables: Sequence[Generated], *, path: str | Path | None = None) -> "Fig
     for number, (table, columns) in enumerate(zip(tables, shown, strict=True)):
         _heat(figure.add_subplot(grid[number, 0]), table, columns)
     figure.supxlabel(
-        "orange supports a generated token, blue opposes it; * holds the last token of the prompt, where the first "
-        "is read;\nright of the line what was generated before",
+        "orange supports a generated token, blue opposes it; * holds the last token of the prompt,\n"
+        "where the first is read; right of the line what was generated before",
         fontsize=7,
         color=MUTED,
     )

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from abe.report import colour, looks
 from abe.report.canvas import short
-from abe.report.generated import LEAST, NAMED, Generated, tables
+from abe.report.generated import LEAST, Generated, tables
+from abe.report.generated import NAMED as LETTERS
 from abe.report.generated import strongest as strongest_columns
 from abe.report.looks import Look, strongest
 from abe.report.numbers import number, percent, signed
@@ -135,23 +136,23 @@ def generated(table: Generated, *, coloured: bool) -> list[Any]:
     """Generated tokens by the units that they rest on, as many of them as there is room for."""
     screen = Console(highlight=False)
     room = (screen.width if screen.is_terminal else PLAIN) - 32
-    widths = [
-        2
-        + max([cell_len(short(table.head(c), NAMED)), *(len(signed(v)) for v in table.values[:, c].tolist())])
-        for c in range(len(table.columns))
-    ]
+    heads = [cell_len(short(table.head(c), LETTERS)) for c in range(len(table.columns))]
+    cells = [max(len(signed(v)) for v in values) for values in table.values.T.tolist()]
+    widths = [2 + max(both) for both in zip(heads, cells, strict=True)]
     shown = strongest_columns(table, max(1, room // LEAST))
     while len(shown) > 1 and sum(widths[c] for c in shown) > room:
         shown = strongest_columns(table, len(shown) - 1)
     grid = Table.grid(padding=(0, 2))
     for _ in range(len(shown) + 3):
         grid.add_column(no_wrap=True, justify="right")
-    heads = [short(table.head(c), NAMED) for c in shown]
-    grid.add_row("", *(Text(name, style="bold") for name in heads), "score", "p")
+    names = [Text(short(table.head(c), LETTERS), style="bold") for c in shown]
+    grid.add_row("", *names, "score", "p")
     for row, name in enumerate(table.rows):
-        cells = [_share(float(table.values[row, c]), table.bound, coloured=coloured) for c in shown]
+        shares = [_share(float(table.values[row, c]), table.bound, coloured=coloured) for c in shown]
         known = "" if table.probability is None else percent(float(table.probability[row]))
-        grid.add_row(Text(short(name, NAMED), style="bold"), *cells, number(float(table.score[row])), known)
+        grid.add_row(
+            Text(short(name, LETTERS), style="bold"), *shares, number(float(table.score[row])), known
+        )
     lines: list[Any] = [_indented(grid)]
     if len(shown) < len(table.columns):
         lines.append(Text(f"  the strongest {len(shown)} of {len(table.columns)} columns; table() has all"))
@@ -168,7 +169,7 @@ def _share(value: float, bound: float, *, coloured: bool) -> Text:
     return Text(signed(value), style=_ground(value / bound) if coloured else "")
 
 
-def _indented(text: Text) -> Any:
+def _indented(text: Any) -> Any:
     from rich.padding import Padding
 
     return Padding(text, (0, 0, 0, 2))

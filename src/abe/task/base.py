@@ -4,15 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from copy import copy
 from dataclasses import dataclass, field, replace
-from math import inf, isfinite
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from abe.errors import Code, InputError, ModelError, TargetError, note, suggest
+from abe.errors import Code, ModelError, TargetError, note, suggest
 from abe.instrument.capture import replacing
 from abe.task import outputs as reading_of
+from abe.task.features import check_features, first_tensor
 from abe.task.lifted import LENGTH, below, first_of, taken
 from abe.task.lifted import Context as Context
 from abe.task.lifted import Lifted as Lifted
@@ -40,8 +41,8 @@ class Task:
         parts: what the features hold, where that is not the model's single input.
         suits: what stands for a default that is made for images: of a parameter's default, such as
             ``("baseline", "zero")``, the one that is used instead; see `abe.task.lifted.suits`.
-        reads: ``(outputs, context) -> outputs`` of a task that reads outputs with what it knows of samples. It
-            may have ``shared(outputs, context, serves)``, which reads outputs that serve several samples each.
+        reads: ``(outputs, context) -> outputs`` of a task that reads outputs with what it knows of samples.
+            It may have ``shared(outputs, context, serves)``, of outputs that serve several samples.
         feeds: ``(context) -> keywords`` of the model's call that follow from what is known of samples. It may
             have ``shorter(x, context, model)``, which leaves out what of the call is known already.
         beneath: at a layer, the task of the model's own inputs.
@@ -101,7 +102,7 @@ class Task:
         parts: tuple[Part, ...] | None = None,
         settles: Mapping[str, Any] | None = None,
     ) -> "Task":
-        """The same task with outputs read as ``output_kind``, inputs that lie as ``parts``, fields settled."""
+        """The same task with outputs read as ``output_kind``, inputs as ``parts``, and fields settled."""
         other = copy(self)
         for name, value in (settles or {}).items():
             setattr(other, name, value)
@@ -145,13 +146,13 @@ class Task:
     @property
     def device(self) -> torch.device:
         """Where the model lives."""
-        tensor = _first_tensor(self.model)
+        tensor = first_tensor(self.model)
         return torch.device("cpu") if tensor is None else tensor.device
 
     @property
     def dtype(self) -> torch.dtype:
         """Floating-point type of the model's parameters (float32 for a model without any)."""
-        tensor = _first_tensor(self.model)
+        tensor = first_tensor(self.model)
         return torch.float32 if tensor is None else tensor.dtype
 
     def lift(self, raw: Any, **asked: Any) -> Lifted:
@@ -400,69 +401,7 @@ class Task:
         Raises:
             InputError: empty, wrong type or device, not finite, or outside the bounds.
         """
-        if x.ndim < 2 or len(x) == 0:
-            raise InputError(
-                Code.EMPTY_BATCH if x.ndim and len(x) == 0 else Code.SHAPE,
-                "There is nothing to explain",
-                got=f"shape {tuple(x.shape)}",
-                expected="at least one sample, batch first",
-            )
-        _check_type(x, _first_tensor(self.model))
-        smallest, largest = (float(edge) for edge in torch.aminmax(x))  # NaN where one value is
-        if not isfinite(largest - smallest):
-            bad = torch.nonzero(~torch.isfinite(x).flatten(1).all(1)).flatten().tolist()
-            raise InputError(
-                Code.NOT_FINITE_INPUT,
-                "The input holds NaN or infinity",
-                got=f"in sample {bad[0]}" + (f" and {len(bad) - 1} more" if len(bad) > 1 else ""),
-                fix="Clean the data first; ABE does not guess missing values",
-            )
-        self._check_channels(x)
-        self._check_bounds(x, smallest, largest)
-
-    def _check_channels(self, x: Tensor) -> None:
-        """Numbers per channel must be as many as there are channels."""
-        for name, given in (
-            ("bounds", self.low),
-            ("bounds", self.high),
-            ("mean", self.mean),
-            ("std", self.std),
-        ):
-            if (
-                given is not None
-                and given.numel() > 1
-                and (x.ndim < given.ndim or given.numel() != x.shape[1])
-            ):
-                raise InputError(
-                    Code.SHAPE,
-                    f"The input and {name}= differ in the number of channels",
-                    got=f"an input of shape {tuple(x.shape)}, {given.numel()} numbers",
-                    fix=f"Give {name}= one number, or one per channel",
-                )
-
-    def _check_bounds(self, x: Tensor, least: float, most: float) -> None:
-        bounds = self.bounds
-        if bounds is None:
-            return
-        if bounds[0].numel() == bounds[1].numel() == 1:
-            floor, roof = float(bounds[0]), float(bounds[1])
-            slack = 1e-6 * (roof - floor)
-            if least >= floor - slack and most <= roof + slack:
-                return
-        channels = max(end.numel() for end in bounds)
-        low, high = (end.to(x).flatten().expand(x.shape[1]) for end in bounds)
-        smallest, largest = (f(x.movedim(1, 0).flatten(1), 1) for f in (torch.amin, torch.amax))
-        outside = (smallest < low - 1e-6 * (high - low)) | (largest > high + 1e-6 * (high - low))
-        if bool(outside.any()):
-            worst = int(torch.maximum(low - smallest, largest - high).div(high - low).argmax())
-            raise InputError(
-                Code.OUT_OF_BOUNDS,
-                "The input leaves the task's bounds",
-                got=f"values from {float(smallest[worst]):.4g} to {float(largest[worst]):.4g}"
-                + (f" in channel {worst}" if channels > 1 else ""),
-                expected=f"{float(low[worst]):.4g} to {float(high[worst]):.4g}, before normalisation",
-                fix="Pass un-normalised inputs and give mean= and std= to the task, or set bounds=",
-            )
+        check_features(self, x)
 
     def _call(self, x: Tensor, context: Context | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         others = {} if context is None else {name: _own(values) for name, values in context.values.items()}
@@ -515,40 +454,3 @@ def _own(given: Tensor) -> Tensor:
         copied = given.clone()
     setattr(copied, ORIGINAL, given)
     return copied
-
-
-def _check_type(x: Tensor, model: Tensor | None) -> None:
-    dtype, device = (torch.float32, torch.device("cpu")) if model is None else (model.dtype, model.device)
-    if not x.is_floating_point():
-        raise InputError(
-            Code.DTYPE,
-            "Inputs must be floating-point numbers",
-            got=str(x.dtype),
-            expected=str(dtype),
-            fix="Scale to the task's bounds first, for example x.float() / 255",
-        )
-    if x.dtype != dtype:
-        raise InputError(
-            Code.DTYPE,
-            "Input and model differ in floating-point type",
-            got=str(x.dtype),
-            expected=str(dtype),
-            fix=f"Convert with x.to({dtype})",
-        )
-    if x.device != device:
-        raise InputError(
-            Code.DEVICE,
-            "Input and model are on different devices",
-            got=str(x.device),
-            expected=str(device),
-            fix=f"Move it with x.to({str(device)!r})",
-        )
-
-
-def _first_tensor(model: nn.Module) -> Tensor | None:
-    for tables in ("_parameters", "_buffers"):
-        for module in model.modules():
-            for tensor in getattr(module, tables).values():
-                if tensor is not None and tensor.is_floating_point():
-                    return tensor
-    return None

@@ -248,7 +248,7 @@ def _contents(lifted: Lifted) -> list[int]:
 
 
 def first_of(numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """(m,) where each of m different numbers comes first, smallest number first, and (n,) which one each is."""
+    """(m,) where each of m different numbers comes first, the smallest first, and (n,) which it is."""
     _, which = numbers.unique(return_inverse=True)
     places = torch.arange(len(numbers), device=numbers.device)
     m = int(which.max()) + 1 if len(which) else 0

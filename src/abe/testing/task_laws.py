@@ -1,4 +1,4 @@
-"""Laws of attribution methods on tasks of every kind: texts, prompts, tables, series, points, segmentations."""
+"""Laws of attribution methods on tasks of every kind: texts, prompts, tables, series, points, regions."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -95,7 +95,7 @@ def _equiangular_step(x: Tensor, correlation: Tensor, chosen: list[int], signs: 
 
 
 SWEEPS, SETTLED = 1000, 1e-10
-"""Most rounds of coordinate descent, and the change of a coefficient, as a share of the largest, that ends it."""
+"""Most rounds of coordinate descent, and the change, as a share of the largest coefficient, that ends it."""
 
 
 def lasso(z: Tensor, y: Tensor, penalty: float) -> tuple[Tensor, Tensor, Tensor]:

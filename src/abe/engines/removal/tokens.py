@@ -70,8 +70,8 @@ class _Attention:
 class Deletion:
     """Absent tokens are deleted and the others move up, vectors and all; nothing is tokenised again.
 
-    A text of which nothing is left, or a prompt before its answer, is one padding token (of the reference where
-    there is none).
+    A text of which nothing is left, or a prompt before its answer, is one padding token (of the reference
+    where there is none).
     """
 
     def bind(self, problem: Problem, layout: Layout) -> BoundRemoval:
@@ -184,7 +184,7 @@ class GivenWords:
 )
 @value
 class FilledOtherwise:
-    """Absent slots of a template hold their alternatives; the prompt is tokenised anew, as long as it then is."""
+    """Absent slots of a template hold their alternatives; the prompt is tokenised anew, at any length."""
 
     def bind(self, problem: Problem, layout: Layout) -> BoundRemoval:
         alternatives = getattr(problem.task.feeds, "alternatives", None)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from abe.checks import finite
 from abe.engines.runtime.layout import dense_slopes, remember
+from abe.engines.runtime.sharing import Unequal, merged, within
 from abe.errors import AbeError, Code, InputError, ModelError
 from abe.instrument.capture import capturing
 from abe.instrument.per_model import mark
@@ -17,7 +18,6 @@ from abe.instrument.recurrent import differentiable
 from abe.instrument.whose import not_the_models
 from abe.objectives import Captured, objective_name
 from abe.task.base import Context, Task
-from abe.engines.runtime.sharing import Unequal, merged, within
 from abe.task.lifted import LENGTH
 from abe.types import Fed, Make, Objective
 

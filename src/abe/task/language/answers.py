@@ -19,7 +19,7 @@ from abe.task.text.tokens import Encoded, Fixed, of_ids, picked
 from abe.types import Part
 
 PROMPT, PLACE, END = "prompt", "step_number", "prompt_end"
-"""Diagnostics: (b,) the number of the prompt, that of the step in its answer, and the place of its last token."""
+"""Diagnostics: (b,) the numbers of the prompt and of the step in its answer, the place of its last token."""
 NUMBER = (PROMPT, PLACE, END)
 KINDS = ("word", "token", "clause", "sentence")
 TOKENS = "tokens"
@@ -147,7 +147,7 @@ def _check_alike(answered: Sequence[Answered], voice: Voice) -> None:
 
 
 def _vectors(lifter: Any, task: Task, one: Answered, voice: Voice, *, behind: bool) -> tuple[Tensor, Tensor]:
-    """(1, channels, t) the vectors of one prompt with its answer, and the ids (1, t) that the model is given."""
+    """(1, channels, t) the vectors of one prompt with its answer, and the ids (1, t) that it is given."""
     device = task.device
     prompt = torch.tensor([one.prompt.ids], device=device)
     if not voice.pair:

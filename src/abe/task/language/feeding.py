@@ -102,7 +102,7 @@ class Feeding:
         return int(found[0]) if len(found) else t
 
     def _past(self, number: int, ids: Tensor, model: nn.Module, start: int, n: int) -> Any:
-        """What the model knows of the first positions, once for each of n rows; None where it keeps nothing."""
+        """What the model knows of the first positions, for each of n rows; None where it keeps nothing."""
         if number not in self._kept:
             with torch.no_grad():
                 further = {"use_cache": True, **({"logits_to_keep": 1} if self.voice.keeps else {})}

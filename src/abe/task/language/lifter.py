@@ -1,6 +1,6 @@
 """Language tasks: a prompt becomes one sample for every generated token, or one for a whole answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from abe.errors import Code, InputError, ModelError, SpecError, note
 from abe.instrument.model_state import as_found
 from abe.instrument.modes import eager
 from abe.objectives import LogProbability
-from abe.task.base import Context, Lifted, Task
+from abe.task.base import Lifted, Task
 from abe.task.language.answers import NUMBER, Answered, laid
 from abe.task.language.feeding import Feeding
 from abe.task.language.generating import Voice, greedy
@@ -70,10 +70,10 @@ def language_task(
                               at the same step, behind the same tokens; one text, or one each
     ``prefix=False``          explained is the prompt alone, and earlier tokens of the answer are fixed; so it
                               is by default of whole answers and of a model with an encoder
-    ``by="sentence"``         what units are by themselves, and in results: ``"word"`` (by default), ``"token"``,
-                              ``"clause"`` or ``"sentence"``
+    ``by="sentence"``         what units are by themselves, and in results: ``"word"``, as by default,
+                              ``"token"``, ``"clause"`` or ``"sentence"``
     ``spans=["Sarah", …]``    units are these stretches of the prompt: texts that it holds once, places
-                              ``(begin, end)`` in its letters, or lists of them that go together; all else stays
+                              ``(begin, end)`` in its letters, or lists of them that go together
     ``slots=[("a", "b"), …]`` the prompt is a template with ``{}`` for each: what stands there, and what may
                               stand there instead, which ``removal="alternatives"`` puts there
     ``objective="sequence"``  the whole answer is one sample: the sum of its tokens' log-probabilities
@@ -307,7 +307,7 @@ class LanguageLifter:
         if float((pair[0] - pair[1]).abs().max()) > 1e-2 * scale:
             raise ModelError(
                 Code.UNSUPPORTED,
-                "The model's scores at a token depend on the tokens behind it, so it is no causal language model",
+                "The model's scores at a token depend on those behind it, so it is no causal language model",
                 got=type(task.model).__name__,
                 fix="Use abe.text_task for a model that reads a text as a whole; explain one token at a time "
                 "where the answer is one token",

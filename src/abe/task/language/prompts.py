@@ -39,7 +39,7 @@ class Asked:
 
 
 def read(tokenizer: Any, raw: Any, fixed: Fixed, *, pair: bool) -> list[Asked]:
-    """Every prompt of what was given; ``pair`` says that prompt and answer have a tokenizer's ends of their own.
+    """Every prompt of what was given; ``pair`` says that prompt and answer have ends of their own.
 
     Raises:
         InputError: nothing, an empty prompt, or what is no prompt.
@@ -64,8 +64,9 @@ def _listed(raw: Any) -> list[Any]:
         return list(raw)
     if isinstance(raw, Tensor | np.ndarray) or (isinstance(raw, list) and raw and all(map(is_number, raw))):
         return [raw]
-    if hasattr(raw, "to_list"):
-        raw = raw.to_list()
+    column: Any = getattr(raw, "to_list", None)  # of a table
+    if column is not None:
+        return list(column())
     if isinstance(raw, Sequence):
         return list(raw)
     raise _no_prompt(raw)
@@ -173,7 +174,7 @@ def _joined(tokenizer: Any, encoded: Encoded, prompt: Any, answer: str) -> list[
         got=f"token {place} is {whole.tokens[place]!r} when they are written together, and "
         f"{encoded.tokens[min(place, n - 1)]!r} in the prompt alone, at {prompt[-16:] + '|' + answer[:16]!r}",
         expected="the tokens of the prompt, then those of the answer",
-        fix="Begin the answer with the blank that the prompt ends in, or the other way round; or give both as ids",
+        fix="Begin the answer with the blank that the prompt ends in, or the other way round; or give ids",
     )
 
 
