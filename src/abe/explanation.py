@@ -21,7 +21,7 @@ from abe.types import Cost, Features, Part, PerSample
 from abe.units.arrival import sums_over
 
 if TYPE_CHECKING:
-    from abe.report.generated import Generated
+    from abe.generated import Generated
 
 KIND = "explanation"
 WRITTEN = (
@@ -318,7 +318,7 @@ class Explanation:
         Raises:
             InputError: nothing was generated, or it is not clear of which prompt.
         """
-        from abe.report.generated import Generated
+        from abe.generated import Generated
 
         return Generated.of(self, prompt)
 
@@ -329,7 +329,7 @@ class Explanation:
         Raises:
             InputError: nothing was generated.
         """
-        from abe.report.generated import steps
+        from abe.generated import steps
 
         return steps(self)
 

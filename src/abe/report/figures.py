@@ -42,9 +42,10 @@ def plot_explanation(
     """
     count = len(explanation.target)
     if explanation.modality == "language" and count > 1 and "prompt" in explanation.diagnostics:
-        from abe.report import generated, heat
+        from abe.generated import tables
+        from abe.report.heat import draw as draw_heat
 
-        return heat.draw(generated.tables(explanation), path=path)
+        return draw_heat(tables(explanation), path=path)
     photos = [view.sample_view(explanation, i, readable(explanation.names[i])) for i in range(count)]
     if not looks.is_picture(explanation):
         return draw(photos, path=path)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from abe.generated import Generated
 from abe.report import colour
 from abe.report.canvas import INK, MUTED, blank, finish, plain, short
-from abe.report.generated import DRAWN, NAMED, NUMBERED, Generated, strongest
+from abe.report.generated import DRAWN, NAMED, NUMBERED, strongest
 from abe.report.numbers import percent, signed
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ from rich.console import Console, ConsoleOptions, Group
 from rich.table import Table
 from rich.text import Text
 
+from abe.generated import Generated, tables
 from abe.report import colour, looks
 from abe.report.canvas import short
-from abe.report.generated import LEAST, Generated, tables
+from abe.report.generated import LEAST
 from abe.report.generated import NAMED as LETTERS
 from abe.report.generated import strongest as strongest_columns
 from abe.report.looks import Look, strongest
