@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+SEEN = list[tuple[int, int]]()
+"""(rows, positions) of every call of a `Causal`."""
 WORDS = [
     "<pad>",
     "<s>",

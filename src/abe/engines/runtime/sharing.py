@@ -13,7 +13,7 @@ from torch import Tensor
 
 from abe.task.lifted import LENGTH, SAME, SPAN, Context, first_of
 
-BLOCK_BYTES = 64 * 2**20
+BLOCK_BYTES = 16 * 2**20
 """Memory that the rows of a chunk may take before equal ones are run once."""
 
 
