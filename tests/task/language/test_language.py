@@ -88,7 +88,8 @@ def test_steps_share_one_forward_pass_and_take_a_backward_pass_each() -> None:
     abe.explain(task, (PROMPT, ANSWER), "gradient", **QUIET)  # finds the embedding, sees that it is causal
     SEEN.clear()
     found = abe.explain(task, (PROMPT, ANSWER), "gradient", **QUIET)
-    assert sum(n for n, _ in SEEN) == found.cost.forward_rows == 1
+    assert found.cost.forward_rows == found.cost.forward_calls == 1
+    assert len(SEEN) <= 3  # twice more to see that it answers the same
     assert found.cost.backward_rows == found.cost.backward_calls == 4
 
 

@@ -14,7 +14,8 @@ from abe.engines.runtime.problem import Problem
 from abe.errors import Code, InputError, SpecError
 from abe.registry import removals
 from abe.spec import value
-from abe.task.lifted import HEAD, LENGTH, SAME
+from abe.task.language.feeding import PROMPT
+from abe.task.lifted import HEAD, LENGTH
 from abe.task.text.embedding import Signature
 from abe.types import Card, Fed
 
@@ -213,7 +214,7 @@ class _Filled:
                 fix='Use units="span"',
             )
         problem, device = self._problem, self._problem.x.device
-        numbers = problem.context.about[SAME].to(device)[absent.owner].tolist()
+        numbers = problem.context.about[PROMPT].to(device)[absent.owner].tolist()
         listed = [
             self._alternatives.ids(number, present)
             for number, present in zip(numbers, absent.coalition.tolist(), strict=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from abe.draws import mix
 from abe.engines.runtime.evaluator import Evaluator
-from abe.engines.runtime.sharing import in_order
+from abe.engines.runtime.sharing import apart, in_order
 from abe.engines.runtime.targets import Decision
 from abe.engines.runtime.work import Around, Chunk, Head, Kind, Make, Settle, Work, score
 from abe.objectives import objective_name
@@ -272,10 +272,11 @@ class Problem:
         else:
             chosen = target if target is not None else self.target if owner is None else self.target[owner]
             decision = Decision(chosen, outputs=self.known_outputs if unchanged else None)
+        context = self.context if owner is None else self.context.take(owner)
         return Problem(
             evaluator=self.evaluator,
             x=x if x is not None else self.x if owner is None else self.x[owner],
-            context=self.context if owner is None else self.context.take(owner),
+            context=context if draw is None else apart(context, draw),
             decision=decision,
             objective=objective or self.objective,
             draws=self.draws,

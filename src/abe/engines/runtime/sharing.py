@@ -6,7 +6,7 @@ m scores of a row take one forward and m backward passes. Rows that turn out to 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -71,6 +71,15 @@ def within(numbers: Tensor) -> Tensor:
     found = torch.empty_like(order)
     found[order] = torch.arange(len(numbers), device=numbers.device) - starts
     return found
+
+
+def apart(context: Context, draw: Tensor) -> Context:
+    """The context of copies of samples that draw apart: those with one number still ask about one input."""
+    same = context.about.get(SAME)
+    if same is None or not len(draw):
+        return context
+    number = same * (int(draw.max()) + 1) + draw.to(same)
+    return replace(context, about={**context.about, SAME: number})
 
 
 def in_order(kept: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

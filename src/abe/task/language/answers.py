@@ -9,7 +9,7 @@ from torch import Tensor
 
 from abe.errors import Code, InputError
 from abe.task.base import Context, Lifted, Task
-from abe.task.language.feeding import DECODED, Feeding
+from abe.task.language.feeding import DECODED, PROMPT, Feeding
 from abe.task.language.generating import Voice
 from abe.task.language.prompts import Asked, readable, spelled
 from abe.task.language.reading import AGAINST, ANSWER, STEP
@@ -18,8 +18,8 @@ from abe.task.text.embedding import Embedding
 from abe.task.text.tokens import Encoded, Fixed, of_ids, picked
 from abe.types import Part
 
-PROMPT, PLACE, END = "prompt", "step_number", "prompt_end"
-"""Diagnostics: (b,) the numbers of the prompt and of the step in its answer, the place of its last token."""
+PLACE, END = "step_number", "prompt_end"
+"""Diagnostics: (b,) the number of the step in its answer, the place of the prompt's last token."""
 NUMBER = (PROMPT, PLACE, END)
 KINDS = ("word", "token", "clause", "sentence")
 TOKENS = "tokens"

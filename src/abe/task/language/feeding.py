@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from abe.task.language.generating import Voice
 from abe.task.language.spans import Alternatives
-from abe.task.lifted import SAME, Context
+from abe.task.lifted import Context
 from abe.types import Cost
 
+PROMPT = "prompt"
+"""Key of `Context.about` and of diagnostics: (b,) the number of the prompt."""
 DECODED = "decoded"
 """Key of `Context.about`: (b, m) what a decoder is given: its first token and the answer."""
 LEAST = 4
@@ -57,7 +59,7 @@ class Feeding:
         Exact for a causal model: what it computes at a position depends on the positions before only.
         """
         whole = x, context, dict[str, Any]()
-        same = context.about.get(SAME)
+        same = context.about.get(PROMPT)
         if (
             not self.remembers
             or self.voice.caches is None
