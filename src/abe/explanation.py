@@ -1,25 +1,27 @@
 """The one result type: maps with everything needed to trust, repeat and store them."""
 
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from abe import arrays, schema, storage, words
-from abe._version import __version__
-from abe.checks import finite
 from abe.errors import Code, InputError
 from abe.per_sample import follow, joined, numbered_anew, picked
+from abe.provenance import check_map as check_map
+from abe.provenance import versions as versions
 from abe.stored_maps import DIAGNOSTIC, check_stored
 from abe.task.targets import fitted, numbers_of
 from abe.types import Cost, Features, Part, PerSample
 from abe.units.arrival import sums_over
+
+if TYPE_CHECKING:
+    from abe.generated import Generated
 
 KIND = "explanation"
 WRITTEN = (
@@ -307,6 +309,30 @@ class Explanation:
 
         return frame(self)
 
+    def table(self, prompt: int | None = None) -> "Generated":
+        """Of a language model: every generated token (rows) by what it rests on (columns), to print and plot.
+
+        Args:
+            prompt: which, where there are several.
+
+        Raises:
+            InputError: nothing was generated, or it is not clear of which prompt.
+        """
+        from abe.generated import Generated
+
+        return Generated.of(self, prompt)
+
+    @property
+    def steps(self) -> dict[str, Tensor]:
+        """Of a language model: (b,) ``"probability"`` of every generated token, ``"entropy"`` in nats.
+
+        Raises:
+            InputError: nothing was generated.
+        """
+        from abe.generated import steps
+
+        return steps(self)
+
     def __str__(self) -> str:
         """Words in colours or with their numbers, bars of columns, and how the score is made up."""
         from abe.report.printed import text_of
@@ -463,28 +489,6 @@ class Explanation:
 
 def _axes(tensor: Tensor) -> tuple[int, ...]:
     return tuple(tensor.shape[1:])
-
-
-def versions() -> dict[str, str]:
-    """Versions that a result depends on."""
-    return {"abe": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
-
-
-def check_map(attribution: Tensor, x: Tensor) -> None:
-    """Refuse a map that is not of these inputs or not finite.
-
-    Raises:
-        InputError: another shape, NaN or infinity.
-    """
-    if attribution.shape != x.shape:
-        raise InputError(
-            Code.MAP_SHAPE,
-            "The method returned a map of another shape",
-            got=str(tuple(attribution.shape)),
-            expected=str(tuple(x.shape)),
-        )
-    if not finite(attribution):
-        raise InputError(Code.MAP_NOT_FINITE, "The method returned NaN or infinity")
 
 
 def _json_number(number: float) -> float | str:
