@@ -27,6 +27,7 @@ from abe.engines.backward.step import (
     Ledger,
     Session,
     Step,
+    coarser,
     depends,
     refuse_hidden,
     stabilised,
@@ -190,6 +191,7 @@ class _Run:
         first = problem.context.take(problem.everyone[:1])
         self.model = merged_copy(problem.task, problem.x[:1], first) if merged else problem.task.model
         self.session = Session(choose=self._choose)
+        self.precision = problem.x.dtype
         self.start = zeros
 
     def go(self) -> "_Run":
@@ -223,6 +225,7 @@ class _Run:
         refuse_hidden(plain_outputs(outputs))
         check_same(outputs, self.problem, call, self.spec)
         self.found.update(self.session.found)
+        self.precision = coarser(self.precision, self.session.precision)
         scores = call.score(self._open(outputs))
         if not scores.requires_grad and self.spec.form != "gradient":
             raise stopped(self.session)
@@ -269,7 +272,7 @@ class _Run:
         books = {f"{account}_relevance": amount for account, amount in self.books.items()}
         books["closure"] = self.closure
         size = sum((amount.abs() for amount in self.books.values()), out.flatten(1).abs().sum(1))
-        notes += _closure_notes(self.closure, self.started, size)
+        notes += _closure_notes(self.closure, self.started, size, self.precision)
         if self.spec.start == "one":
             out = out / expanded(stabilised(self.started, 0.0), out)
             books = {name: amount / stabilised(self.started, 0.0) for name, amount in books.items()}
@@ -300,23 +303,24 @@ MISSED = {torch.float64: (1e-7, 1e-11, 1e-3), torch.float32: (1e-3, 1e-5, 3e-2)}
 """What a map may miss: of what it sums to; of its amounts, whose rounding stays if they cancel; and most."""
 
 
-def missing(missed: Tensor, whole: Tensor, amounts: Tensor) -> int | None:
+def missing(missed: Tensor, whole: Tensor, amounts: Tensor, precision: torch.dtype) -> int | None:
     """Number of the sample that misses most, where one misses more than rounding.
 
     Args:
         missed: (n,) what the maps are short of.
         whole: (n,) what they are to sum to.
         amounts: (n,) the size of all that was given.
+        precision: the coarsest in which the model computed.
     """
-    share, rounding, most = MISSED.get(whole.dtype, (1e-1, 1e-2, 3e-1))
+    share, rounding, most = MISSED.get(precision, (1e-1, 1e-2, 3e-1))
     rounded = torch.minimum(rounding * amounts, most * whole.abs().clamp(min=1))
     bad = ~(missed.abs() <= torch.maximum(share * whole.abs(), rounded))
     return int(torch.where(bad, missed.abs(), -1.0).argmax()) if bool(bad.any()) else None
 
 
-def _closure_notes(closure: Tensor, start: Tensor, amounts: Tensor) -> list[str]:
+def _closure_notes(closure: Tensor, start: Tensor, amounts: Tensor, precision: torch.dtype) -> list[str]:
     """A note where the map and the accounts do not add up to the relevance that the rules started with."""
-    worst = missing(closure, start, amounts)
+    worst = missing(closure, start, amounts, precision)
     if worst is None:
         return []
     what = f"The books of sample {worst} do not close: {float(closure[worst]):.3g} too much"

@@ -93,6 +93,11 @@ def _same(one: tuple[Any, int], other: tuple[Any, int]) -> bool:
     return one[0] is other[0] and one[1] == other[1]
 
 
+def coarser(one: torch.dtype, other: torch.dtype) -> torch.dtype:
+    """Whichever of two precisions rounds more."""
+    return one if one is other or torch.finfo(one).eps >= torch.finfo(other).eps else other
+
+
 ACCOUNTS = ("bias", "stabiliser", "rest")
 """Who takes relevance that is not passed on: biases and other constants, stabilisers, and what a rule has no
 input to give to (an output of value zero, a function's value at zero)."""
@@ -283,6 +288,7 @@ class Session:
         readers: operations that read, beside the input, what was made of it without a gradient (masks,
             indices, detached tensors), in the order in which they ran.
         stopped: the last operation whose numbers do not depend on the input, though what it read did.
+        precision: the coarsest in which a step computed, which a model can choose for a part of itself.
     """
 
     choose: Choose
@@ -295,6 +301,7 @@ class Session:
     memory: dict[int, Any] = field(default_factory=dict)
     readers: dict[str, None] = field(default_factory=dict)
     stopped: str | None = None
+    precision: torch.dtype = torch.float64
     _masks: dict[int, tuple[Tensor, tuple[Any, int]]] = field(default_factory=dict)
     _cut: dict[int, Tensor] = field(default_factory=dict)
     _fixed: dict[int, Tensor] = field(default_factory=dict)
@@ -320,8 +327,10 @@ class Session:
         step = Step(seen, func, args, kwargs, kind, self.layers, self)
         self.layers += weighted
         output = self.choose(step)
-        if isinstance(output, Tensor) and output.is_floating_point() and not depends(output):
-            self.stopped = where(seen.name, seen.module)
+        if isinstance(output, Tensor) and output.is_floating_point():
+            self.precision = coarser(self.precision, output.dtype)
+            if not depends(output):
+                self.stopped = where(seen.name, seen.module)
         self._note_cut(seen, output)
         return output
 
