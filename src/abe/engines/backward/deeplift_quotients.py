@@ -70,7 +70,7 @@ def _exponentials(step: Step, axis: int) -> tuple[Tensor, Tensor, Tensor]:
     shift = torch.maximum(x.detach(), other).amax(axis, keepdim=True)
     shift = torch.where(shift.isfinite(), shift, torch.zeros_like(shift))
     e, e_reference = (x.detach() - shift).exp(), (other - shift).exp()
-    slope = ratio(e, e_reference, x.detach(), other, lambda: e)
+    slope = ratio(e, e_reference, x.detach(), other, lambda: (e * e_reference).sqrt())
     masked = torch.isinf(x.detach())
     surrogate = x.masked_fill(masked, 0.0) * slope.masked_fill(masked, 0.0)
     return surrogate, e, e_reference
@@ -105,7 +105,7 @@ def logsumexp(step: Step) -> Tensor:
 def _log_total(step: Step, axis: int) -> Tensor:
     surrogate, e, e_reference = _exponentials(step, axis)
     total, other = e.sum(axis, keepdim=True), e_reference.sum(axis, keepdim=True)
-    slope = ratio(total.log(), other.log(), total, other, lambda: 1 / total)
+    slope = ratio(total.log(), other.log(), total, other, lambda: 2 / (total + other))
     return surrogate.sum(axis, keepdim=True) * slope
 
 

@@ -123,17 +123,16 @@ def elementwise(step: Step) -> Tensor:
     args, kwargs = reference(step)
     other = partner(step, x)
     with torch.no_grad():
-        out_reference = step.func(*args, **kwargs)
-    leaf = x.detach().requires_grad_(True)
-    with torch.enable_grad():
-        out = step.with_(lambda t: leaf if t is x else t)
-        if out.shape != x.shape:
-            raise step.error("This call is not element-wise", "Add a rule for it")
+        plain, out_reference = step.plain(), step.func(*args, **kwargs)
+    if plain.shape != x.shape:
+        raise step.error("This call is not element-wise", "Add a rule for it")
 
     def slope() -> Tensor:
+        leaf = torch.lerp(x.detach(), other, 0.5).requires_grad_(True)
+        with torch.enable_grad():
+            out = step.with_(lambda t: leaf if t is x else t)
         return torch.autograd.grad(out, leaf, torch.ones_like(out))[0]
 
-    plain = out.detach()
     return same_value(x * ratio(plain, out_reference, x.detach(), other, slope), plain)
 
 
@@ -251,7 +250,8 @@ def gated(step: Step) -> Tensor:
     a, b = x.chunk(2, axis)
     other_a, other_b = partner(step, x).chunk(2, axis)
     gate, other_gate = b.detach().sigmoid(), other_b.sigmoid()
-    slope = ratio(gate, other_gate, b.detach(), other_b, lambda: gate * (1 - gate))
+    middle = ((b.detach() + other_b) / 2).sigmoid()
+    slope = ratio(gate, other_gate, b.detach(), other_b, lambda: middle * (1 - middle))
     return same_value(a * (gate + other_gate) / 2 + (a.detach() + other_a) / 2 * (b * slope), step.value())
 
 

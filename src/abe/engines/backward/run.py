@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from abe.engines.backward.one_value import OneValue
 from abe.engines.backward.step import (
     ACCOUNTS,
     CONVOLUTIONS,
@@ -102,7 +103,8 @@ class RuleBook:
 
     An entry's key is the name of an operation (``"conv2d"``), a kind (``"linear"``, ``"activation"``,
     ``"plumbing"``, …), or a place: ``"first"`` and ``"last:<n>"`` are the first and the n-th weighted
-    operation, ``"convolution"`` and ``"dense"`` weighted operations of either sort, ``"*"`` everything.
+    operation, ``"convolution"`` and ``"dense"`` weighted operations of either sort, ``"one value"``
+    a product of functions of one value, ``"*"`` everything.
 
     Args:
         entries: pairs of key and rule.
@@ -133,6 +135,8 @@ def _keys(step: Step) -> frozenset[str]:
     if step.kind == "linear" and step.name in WEIGHTED:
         keys |= {"convolution" if step.name in CONVOLUTIONS else "dense", "weighted", f"layer:{step.number}"}
         keys |= {"first"} if step.number == 0 else set()
+    if step.name == "mul" and step.kind == "product" and step.root() is not None:
+        keys |= {"one value"}
     return frozenset(keys)
 
 
@@ -219,6 +223,7 @@ class _Run:
             bounds=network_bounds(self.problem.task),
             form=self.spec.form,
             inside=self.problem.task.at_layers,
+            values=None if self.spec.form == "gradient" else OneValue(),
         )
         with Instrument(self.model, default=self.session, decompose=True, unseen=self.unseen):
             outputs = call.forward(call.x, self.model)

@@ -12,7 +12,7 @@ as a *surrogate*, an ordinary tensor with a graph whose gradient replaces the op
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -23,6 +23,9 @@ from abe.instrument.inspection import path_name
 from abe.instrument.modes import Function, Seen
 from abe.instrument.operations import SHAPE_ONLY, Kind, factors, kind_of, tensors
 from abe.instrument.transforms import hidden, in_checkpoint, transform
+
+if TYPE_CHECKING:
+    from abe.engines.backward.one_value import OneValue
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -204,6 +207,10 @@ class Step:
         given = list(tensors((self.args, self.kwargs)))
         return [i for i in factors(self.name, len(given)) if depends(given[i])]
 
+    def root(self) -> Tensor | None:
+        """The one tensor that this step computes a function of, entry by entry, where that is followed."""
+        return None if self.session.values is None else self.session.values.root(self)
+
     def booked(self, **shares: Tensor | float) -> Transform:
         """A transform that lets the gradient through and books gradient × share for each account."""
         ledger, seen = self.session.ledger, self.seen
@@ -288,6 +295,7 @@ class Session:
         readers: operations that read, beside the input, what was made of it without a gradient (masks,
             indices, detached tensors), in the order in which they ran.
         stopped: the last operation whose numbers do not depend on the input, though what it read did.
+        values: follows functions of one value, where the rules tell them from products.
         precision: the coarsest in which a step computed, which a model can choose for a part of itself.
     """
 
@@ -302,6 +310,7 @@ class Session:
     readers: dict[str, None] = field(default_factory=dict)
     stopped: str | None = None
     precision: torch.dtype = torch.float64
+    values: "OneValue | None" = None
     _masks: dict[int, tuple[Tensor, tuple[Any, int]]] = field(default_factory=dict)
     _cut: dict[int, Tensor] = field(default_factory=dict)
     _fixed: dict[int, Tensor] = field(default_factory=dict)
@@ -327,6 +336,8 @@ class Session:
         step = Step(seen, func, args, kwargs, kind, self.layers, self)
         self.layers += weighted
         output = self.choose(step)
+        if self.values is not None:
+            self.values.follow(step, output)
         if isinstance(output, Tensor) and output.is_floating_point():
             self.precision = coarser(self.precision, output.dtype)
             if not depends(output):
