@@ -73,9 +73,12 @@ class OneValue:
         """Note what a step gave."""
         if step.seen.in_place or step.name not in IDENTITIES | _STRAIGHT:
             return
-        root = self.root(step) if isinstance(output, Tensor) and output.requires_grad else None
-        if root is not None and output is not root and output.shape == root.shape:
-            bent = step.name in IDENTITIES or any(self.bent(t) for t in step.inputs())
+        inputs = step.inputs()
+        if not isinstance(output, Tensor) or not output.requires_grad or any(t is output for t in inputs):
+            return
+        root = self.root(step)
+        if root is not None and output.shape == root.shape:
+            bent = step.name in IDENTITIES or any(self.bent(t) for t in inputs)
             self._known[output] = Function(root, _versions(root, output), step, bent)
 
     def again(self, step: Step, root: Tensor, value: Tensor) -> Any:
