@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from abe.task.data.loaders import samples
     from abe.task.image import image_task, load_image
     from abe.task.image.segmentation import segmentation_task
+    from abe.task.language.lifter import language_task
     from abe.task.several import columns, image, make_task, series, tensor, text
     from abe.task.table.lifter import table_task
     from abe.task.text.lifter import text_task
@@ -66,6 +67,7 @@ _HOMES = {
     "Task": "abe.task.base",
     "trust": "abe.metrics.trust",
     "image_task": "abe.task.image",
+    "language_task": "abe.task.language.lifter",
     "list_attacks": "abe.listing",
     "list_methods": "abe.listing",
     "list_metrics": "abe.listing",
@@ -123,6 +125,7 @@ __all__ = [
     "fit",
     "image",
     "image_task",
+    "language_task",
     "list_attacks",
     "list_methods",
     "list_metrics",

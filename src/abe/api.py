@@ -3,6 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from abe.checks import Count
 from abe.draws import Ids, Source
 from abe.engines.backward.run import Covered, HasRules, coverage_of
@@ -40,10 +43,10 @@ def method(name: str, **params: Any) -> Method:
 def explain(
     task: Given,
     raw: Any,
-    method: Any = "integrated_gradients",
+    method: Any = None,
     *,
     target: Any = None,
-    objective: Any = "logit",
+    objective: Any = None,
     seed: int = 0,
     ids: Sequence[int | str] | None = None,
     draws: Source = None,
@@ -58,9 +61,11 @@ def explain(
     Args:
         task: the model and how to read it, from `abe.image_task` and its kin.
         raw: photographs, paths, arrays or a tensor (b, c, h, w) in the task's bounds.
-        method: a registered name, `abe.method` value, or composition.
+        method: a registered name, `abe.method` value, or composition; by default what is usual for the task,
+            integrated gradients for most.
         target: class number or name, one or per sample; the prediction by default.
-        objective: the explained score: a name, value, or function ``(outputs, target) -> (n,)``.
+        objective: the explained score: a name, value, or function ``(outputs, target) -> (n,)``; by default
+            what is usual for the task: the class score (``"logit"``) for most.
         seed: of all random draws.
         ids: identities the draws depend on; by default each sample's content.
         draws: another source of randomness than the seed.
@@ -90,7 +95,7 @@ def explain(
         True
     """
     asked, params = task.asked(params)
-    chosen = _method(task, method, params)
+    chosen = _method(task, task.usual[0] if method is None else method, params)
     if path_ends and not getattr(chosen.engine, "has_ends", False):
         raise SpecError(
             Code.UNSUPPORTED,
@@ -127,7 +132,7 @@ def explain_game(
     removal: Any = None,
     evaluations: Count | None = None,
     target: Any = None,
-    objective: Any = "logit",
+    objective: Any = None,
     seed: int = 0,
     ids: Sequence[int | str] | None = None,
     draws: Source = None,
@@ -258,13 +263,13 @@ def _finish(problem: Problem, result: Result, method: Method, seed: int) -> Expl
         warnings.append(
             note(Code.ZERO_MAP, f"The map of sample {who} is zero everywhere: the method found no influence")
         )
-    target = problem.target
+    target, summed = problem.target, problem.task.summed and result.features is None
     explained = problem if result.objective is None else problem.with_(objective=result.objective)
     parts = problem.task.parts if features is problem.x else ()
     if result.delta is not None:
         warnings += completeness.remarks(result.attribution.detach(), result.delta, explained.score, parts)
     return Explanation(
-        attribution=result.attribution.detach(),
+        attribution=_summed(result.attribution.detach()) if summed else result.attribution.detach(),
         x=features.detach(),
         target=target,
         target_names=problem.target_names,
@@ -274,7 +279,7 @@ def _finish(problem: Problem, result: Result, method: Method, seed: int) -> Expl
         objective=objective_name(explained.objective),
         score=explained.score,
         delta=result.delta,
-        standard_error=result.standard_error,
+        standard_error=_together(result.standard_error) if summed else result.standard_error,
         top=_top(problem),
         cost=problem.evaluator.cost,
         warnings=list(dict.fromkeys(warnings)),
@@ -283,15 +288,35 @@ def _finish(problem: Problem, result: Result, method: Method, seed: int) -> Expl
         versions=versions(),
         diagnostics={**_kept(problem), **result.diagnostics},
         modality=problem.task.modality,
-        parts=parts,
+        parts=() if summed else parts,
         **(_named(problem) if features is problem.x else {}),
     )
 
 
+def _summed(attribution: Tensor) -> Tensor:
+    """(b, 1, *positions) what belongs to each position."""
+    return attribution.sum(1, keepdim=True)
+
+
+def _together(error: Tensor | None) -> Tensor | None:
+    """(b, 1, *positions) standard errors of sums over channels, where units are removed as a whole.
+
+    Their numbers then have one error, and move together; elsewhere nothing tells how errors of several
+    numbers go together, and there is None.
+    """
+    if error is None or not torch.equal(error.amin(1), error.amax(1)):
+        return None
+    return error.sum(1, keepdim=True)
+
+
 def _kept(problem: Problem) -> dict[str, Any]:
-    """What the task keeps of what was asked about the samples."""
-    about = problem.context.about
-    return {name: about[name].detach() for name in problem.task.keeps if name in about}
+    """What the task keeps of what was asked about the samples, and tells of their outputs."""
+    about, reads = problem.context.about, problem.task.reads
+    found = {name: about[name].detach() for name in problem.task.keeps if name in about}
+    told: Any = getattr(reads, "told", None)
+    if told is not None and isinstance(problem.known_outputs, Tensor):
+        found |= told(problem.task, problem.known_outputs, problem.target)
+    return found
 
 
 def _named(problem: Problem) -> dict[str, Any]:

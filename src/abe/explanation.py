@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,9 @@ from abe.stored_maps import DIAGNOSTIC, check_stored
 from abe.task.targets import fitted, numbers_of
 from abe.types import Cost, Features, Part, PerSample
 from abe.units.arrival import sums_over
+
+if TYPE_CHECKING:
+    from abe.report.generated import Generated
 
 KIND = "explanation"
 WRITTEN = (
@@ -306,6 +309,30 @@ class Explanation:
         from abe.report.frames import frame
 
         return frame(self)
+
+    def table(self, prompt: int | None = None) -> "Generated":
+        """Of a language model: every generated token (rows) by what it rests on (columns), to print and plot.
+
+        Args:
+            prompt: which, where there are several.
+
+        Raises:
+            InputError: nothing was generated, or it is not clear of which prompt.
+        """
+        from abe.report.generated import Generated
+
+        return Generated.of(self, prompt)
+
+    @property
+    def steps(self) -> dict[str, Tensor]:
+        """Of a language model: (b,) ``"probability"`` of every generated token, ``"entropy"`` of its step in nats.
+
+        Raises:
+            InputError: nothing was generated.
+        """
+        from abe.report.generated import steps
+
+        return steps(self)
 
     def __str__(self) -> str:
         """Words in colours or with their numbers, bars of columns, and how the score is made up."""

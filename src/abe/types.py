@@ -71,6 +71,7 @@ class Part:
             where it has no such axis.
         low, high: bounds of valid numbers before normalisation, or None.
         mean, std: normalisation of this part, or None.
+        places: where it lies along the positions, (first, end), where parts lie behind each other there.
     """
 
     name: str | int
@@ -83,6 +84,7 @@ class Part:
     high: Numbers | None = None
     mean: Numbers | None = None
     std: Numbers | None = None
+    places: tuple[int, int] | None = None
 
     @classmethod
     def read(cls, saved: Mapping[str, Any]) -> "Part":
@@ -93,6 +95,8 @@ class Part:
     def of(self, packed: Tensor) -> Tensor:
         """(n, *shape) this input's block of packed features or attributions."""
         block = packed[:, self.start : self.stop]
+        if self.places is not None:
+            return block[:, :, self.places[0] : self.places[1]]
         flat = packed.ndim - 1 != len(self.shape)  # else the block may be shorter than most are
         return block.reshape(len(packed), *self.shape) if flat else block
 
@@ -117,6 +121,7 @@ OFFERS: Mapping[str, tuple[str, ...]] = {
     "image": ("positions", "image"),
     "segmentation": ("positions", "image"),
     "text": ("positions", "tokens"),
+    "language": ("positions", "tokens"),
     "series": ("positions",),
     "tensor": ("positions",),
     "tabular": ("columns",),
@@ -208,6 +213,8 @@ class Cost:
         model_seconds: the part of it spent inside the network.
         chunk: largest number of rows run at once.
         execution: what was run: ``"model"``, or a verified copy of it.
+        positions_saved: positions of rows that were not run because what the model computes there was known,
+            less those that were run to be known.
     """
 
     forward_rows: int = 0
@@ -218,6 +225,7 @@ class Cost:
     model_seconds: float = 0.0
     chunk: int | None = None
     execution: str = "model"
+    positions_saved: int = 0
 
     @property
     def passes(self) -> int:
@@ -232,6 +240,7 @@ class Cost:
         self.backward_calls += more.backward_calls
         self.seconds += more.seconds
         self.model_seconds += more.model_seconds
+        self.positions_saved += more.positions_saved
         self.chunk, self.execution = more.chunk, more.execution
 
 

@@ -22,10 +22,18 @@ def run(
     words: options.Inputs = None,
     /,
     *,
-    method: Annotated[str, Parameter(alias="-k")] = "ig",
+    method: Annotated[
+        str | None, Parameter(alias="-k", show_default="ig; occlusion of a language model")
+    ] = None,
     param: options.Param = None,
     target: options.Target = None,
-    objective: options.Objective = "logit",
+    objective: Annotated[
+        str | None,
+        Parameter(
+            help="The explained score: logit, probability, margin, sequence ...",
+            show_default="logit; log_probability of a language model",
+        ),
+    ] = None,
     seed: options.Seed = 0,
     given: options.InputOptions = options.DEFAULT_INPUT,
     question: options.QuestionOptions = options.DEFAULT_QUESTION,
@@ -50,23 +58,17 @@ def run(
     from abe.objectives import as_objective
     from abe.registry import methods
 
-    chosen = methods.build(method, **settings)
-    as_objective(objective)
+    chosen = methods.build(method or "integrated_gradients", **settings)
+    if objective is not None:
+        as_objective(objective)
     draw = ready.drawing("matplotlib", optional=json or save)
-    jobs = [
-        Job(one, out / f"{stem}-{chosen.name}", draw=draw, save=save)
-        for one, stem in zip(asked, stems(asked), strict=True)
-    ]
-    ready.place(
-        out,
-        [job.picture for job in jobs] if draw else [],
-        saved=[job.folder for job in jobs] if save else [],
-        kind="explanation",
-        inputs=[one.path for one in asked if one.path is not None],
-    )
+    jobs = _jobs(asked, out, chosen.name, draw=draw, save=save)
     check(asked, model)
     task = inputs.task_of(model, asked, without=given.without, question=question)
     fit(task, asked, model)
+    if method is None and chosen.name != task.usual[0]:
+        chosen = methods.build(task.usual[0])
+        jobs = _jobs(asked, out, chosen.name, draw=draw, save=save)
     wanted, further = inputs.target_of(task, target), inputs.asked_of(task, question)
     results: list[dict[str, Any]] = []
     pieces = exits.Pieces()
@@ -81,6 +83,22 @@ def run(
             output.emit(results + [_failure(lost[name], pieces.failed[name]) for name in sorted(lost)])
         output.warn([w for result in results for w in result["warnings"]])
     pieces.close(alone=len(jobs) == 1)
+
+
+def _jobs(asked: list[Sample], out: Path, method: str, *, draw: bool, save: bool) -> "list[Job]":
+    """What is to be done, once it is seen that the results can be written."""
+    jobs = [
+        Job(one, out / f"{stem}-{method}", draw=draw, save=save)
+        for one, stem in zip(asked, stems(asked), strict=True)
+    ]
+    ready.place(
+        out,
+        [job.picture for job in jobs] if draw else [],
+        saved=[job.folder for job in jobs] if save else [],
+        kind="explanation",
+        inputs=[one.path for one in asked if one.path is not None],
+    )
+    return jobs
 
 
 @dataclass(frozen=True)
@@ -111,9 +129,10 @@ def _explain(
     """Explain one sample (sizes may differ), say what was found, then write what was asked for."""
     from abe.api import explain
 
-    raw = raw_of(task, job.sample)
-    explanation = explain(task, raw, method, **how)
-    if job.sample.kind != "photo":
+    asked = dict(how)
+    answer, raw = asked.pop("answer", None), raw_of(task, job.sample)
+    explanation = explain(task, raw if answer is None else (raw, answer), method, **asked)
+    if job.sample.kind != "photo" and len(explanation) == 1:
         explanation.names = [readable(job.sample.name)]
     result = as_dict(explanation, job.sample)
     results.append(result)
@@ -153,6 +172,7 @@ def as_dict(explanation: "Explanation", sample: Sample) -> dict[str, Any]:
     return {
         _key(sample): sample.name,
         **({"unit": explanation.unit, "units": units} if units is not None else {}),
+        **({"generated": _generated(explanation)} if "prompt" in explanation.diagnostics else {}),
         "method": explanation.method,
         "spec": dict(explanation.spec),
         "objective": explanation.objective,
@@ -171,12 +191,26 @@ def as_dict(explanation: "Explanation", sample: Sample) -> dict[str, Any]:
     }
 
 
+def _generated(explanation: "Explanation") -> list[dict[str, Any]]:
+    """Every generated token with the shares of what it rests on."""
+    table = explanation.table()
+    return [
+        {
+            "token": name,
+            "score": float(table.score[row]),
+            "probability": None if table.probability is None else float(table.probability[row]),
+            "units": [{"name": unit, "value": value} for unit, value in table.shares(row)],
+        }
+        for row, name in enumerate(table.rows)
+    ]
+
+
 def _print(result: dict[str, Any], explanation: "Explanation") -> None:
     """One sample's result for a person."""
     from rich.text import Text
 
     from abe.report.looks import decision
-    from abe.report.printed import body
+    from abe.report.printed import body, generated
     from abe.report.view import number, percent
     from abe.terminal import NARROW
 
@@ -184,21 +218,32 @@ def _print(result: dict[str, Any], explanation: "Explanation") -> None:
     name = Path(result["photo"]).name if "photo" in result else result["input"]
     head = Text(inputs.short(readable(name)), style="bold")
     of = decision(readable(result["target"]["name"]), classes=bool(result["top"]))
+    several = len(explanation) > 1 and "prompt" in explanation.diagnostics
+    of = f"{len(explanation)} generated tokens" if several else of
     screen.print(head.append(f"   {result['method']} of {of}", style="default"))
     top = _grid(True, False, False)
     longest = 24 if screen.width >= NARROW else 8
-    for entry in result["top"]:
+    for entry in [] if several else result["top"]:
         bar = "█" * round(longest * entry["probability"])
         mark = "bold" if entry["name"] == result["target"]["name"] else ""
         name = Text(readable(entry["name"]), style=mark)
         top.add_row("", name, percent(entry["probability"]), Text(bar, style="orange3"))
-    if result["top"]:
+    if result["top"] and not several:
         screen.print(top)
-    for drawn in body(explanation, 0, coloured=screen.is_terminal and not screen.no_color):
+    coloured = screen.is_terminal and not screen.no_color
+    drawings = (
+        generated(explanation.table(), coloured=coloured)
+        if several
+        else body(explanation, 0, coloured=coloured)
+    )
+    for drawn in drawings:
         screen.print(drawn)
     cost = result["cost"]
     facts = _grid(False, True)
-    facts.add_row("", Text("score", style="dim"), Text(f"{result['objective']} {number(result['score'])}"))
+    if not several:
+        facts.add_row(
+            "", Text("score", style="dim"), Text(f"{result['objective']} {number(result['score'])}")
+        )
     if result["residual"] is not None:
         delta = number(result["delta"])
         facts.add_row(

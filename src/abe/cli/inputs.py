@@ -187,7 +187,7 @@ def _inside(task: Any, labels: list[str], text: str) -> int:
 
 
 def asked_of(task: Any, question: QuestionOptions) -> dict[str, Any]:
-    """What is asked of a segmentation, as `abe.explain` takes it.
+    """What is asked of a segmentation or a language model, as `abe.explain` takes it.
 
     Raises:
         SpecError: the model is asked nothing of the kind, or a pixel is not two numbers.
@@ -207,8 +207,20 @@ def asked_of(task: Any, question: QuestionOptions) -> dict[str, Any]:
         found["at"] = int(places[0]), int(places[1])
     for name, text in (("label", question.label), ("against", question.against)):
         if text is not None:
-            found[name] = int(text) if re.fullmatch("[0-9]{1,9}", text) else text
-    strange = [name for name in [*found, *(["region"] if question.region else [])] if name not in task.asks]
+            number = re.fullmatch("[0-9]{1,9}", text) and "generate" not in task.asks
+            found[name] = int(text) if number else text
+    if question.generate is not None:
+        if not re.fullmatch(" *[0-9]{1,6} *", question.generate):
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                "--generate takes a number of tokens",
+                got=repr(short(question.generate)),
+                expected="--generate 9",
+            )
+        found["generate"] = int(question.generate)
+    named = [*found, *(["region"] if question.region else [])]
+    strange = [name for name in named if name not in task.asks]
+    strange += ["answer"] if question.answer is not None and "generate" not in task.asks else []
     if strange:
         raise SpecError(
             Code.UNSUPPORTED,

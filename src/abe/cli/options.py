@@ -123,14 +123,19 @@ class ModelOptions:
 @Parameter(name="*", group=QUESTION)
 @dataclass(frozen=True, kw_only=True)
 class QuestionOptions:
-    """What is asked of a segmentation; by default the predicted class that covers most.
+    """What is asked of a segmentation (the predicted class that covers most), or of a language model.
 
     Attributes:
+        generate: Of a language model, this many tokens of its own answer; 1 by default.
+        answer: Of a language model, this answer instead of its own, as it goes on behind the prompt.
         at: The connected zone under a pixel: ROW,COLUMN.
         label: All pixels that are predicted as this class, or with --region this class over it.
         region: A file of a mask (h, w): .npy, .npz or .safetensors.
-        against: The class minus this one.
+        against: The class minus this one; of a language model the answer's tokens minus this answer's.
     """
+
+    generate: Text = None
+    answer: Text = None
 
     at: Text = None
     label: Text = None

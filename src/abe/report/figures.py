@@ -41,6 +41,10 @@ def plot_explanation(
             side; 0 shows it as computed. Of photographs.
     """
     count = len(explanation.target)
+    if explanation.modality == "language" and count > 1 and "prompt" in explanation.diagnostics:
+        from abe.report import generated, heat
+
+        return heat.draw(generated.tables(explanation), path=path)
     photos = [view.sample_view(explanation, i, readable(explanation.names[i])) for i in range(count)]
     if not looks.is_picture(explanation):
         return draw(photos, path=path)

@@ -18,6 +18,7 @@ Array = NDArray[np.float64]
 NOUNS: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(PICTURES, ("photograph", "photographs")),
     "text": ("text", "texts"),
+    "language": ("generated token", "generated tokens"),
     "tabular": ("row", "rows"),
     "series": ("series", "series"),
 }
@@ -25,6 +26,7 @@ NOUNS: Mapping[str, tuple[str, str]] = {
 PARTS: Mapping[str, str] = {
     **dict.fromkeys(PICTURES, "pixels"),
     "text": "words",
+    "language": "words",
     "tabular": "columns",
     "series": "times",
 }
@@ -219,7 +221,7 @@ def _kind(explanation: Any, shape: tuple[int, ...], shown: Any, named: bool, *, 
     """How features (c, *positions) or (D,) are shown."""
     if alone and is_picture(explanation):
         return "picture"
-    if named and (_is_text(shown) or (alone and explanation.modality == "text")):
+    if named and (_is_text(shown) or (alone and explanation.modality in ("text", "language"))):
         return "words"
     if len(shape) == 1 or (named and isinstance(shown, Mapping)):
         return "columns"

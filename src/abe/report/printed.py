@@ -1,17 +1,21 @@
 """An explanation for a terminal: words in colour or with numbers, bars, and how the score is made up."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import StringIO
 from typing import Any
 
+import numpy as np
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group
 from rich.table import Table
 from rich.text import Text
 
 from abe.report import colour, looks
+from abe.report.canvas import short
+from abe.report.generated import LEAST, NAMED, Generated, tables
+from abe.report.generated import strongest as strongest_columns
 from abe.report.looks import Look, strongest
-from abe.report.numbers import signed
+from abe.report.numbers import number, percent, signed
 from abe.terminal import readable
 
 SAMPLES = 6
@@ -32,6 +36,15 @@ PLAIN = 100
 
 def text_of(explanation: Any) -> str:
     """What ``print(explanation)`` shows: colours only where standard output is a terminal that has them."""
+    return _written(lambda on: told(explanation, coloured=on))
+
+
+def told_of_table(table: Generated) -> str:
+    """What ``print(table)`` shows of generated tokens."""
+    return _written(lambda on: Group(*generated(table, coloured=on)))
+
+
+def _written(made: Callable[[bool], Any]) -> str:
     screen = Console(highlight=False)
     on = screen.is_terminal and screen.color_system is not None and not screen.no_color
     written = StringIO()
@@ -44,7 +57,7 @@ def text_of(explanation: Any) -> str:
         width=screen.width if screen.is_terminal else PLAIN,
         legacy_windows=False,
     )
-    kept.print(told(explanation, coloured=on))
+    kept.print(made(on))
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines())
 
 
@@ -53,6 +66,10 @@ def told(explanation: Any, *, coloured: bool) -> Group:
     b = len(explanation)
     title = f"{explanation.method} on {b} {looks.noun(explanation.modality, b)}"
     lines: list[Any] = [Text(title, style="bold")]
+    if explanation.modality == "language" and b > 1 and "prompt" in explanation.diagnostics:
+        for table in tables(explanation)[:SAMPLES]:
+            lines += generated(table, coloured=coloured)
+        return Group(*lines, *(Text(f"note: {readable(one)}") for one in explanation.warnings[:3]))
     for index in range(min(b, SAMPLES)):
         lines += sample(explanation, index, coloured=coloured)
     lines += [Text(f"and {b - SAMPLES} more: by_unit() and to_frame() have all")] if b > SAMPLES else []
@@ -112,6 +129,43 @@ class Listed:
                 line = ""
             line = f"{line} {item}" if line else item
         yield Text(f"  {line}")
+
+
+def generated(table: Generated, *, coloured: bool) -> list[Any]:
+    """Generated tokens by the units that they rest on, as many of them as there is room for."""
+    screen = Console(highlight=False)
+    room = (screen.width if screen.is_terminal else PLAIN) - 32
+    widths = [
+        2
+        + max([cell_len(short(table.head(c), NAMED)), *(len(signed(v)) for v in table.values[:, c].tolist())])
+        for c in range(len(table.columns))
+    ]
+    shown = strongest_columns(table, max(1, room // LEAST))
+    while len(shown) > 1 and sum(widths[c] for c in shown) > room:
+        shown = strongest_columns(table, len(shown) - 1)
+    grid = Table.grid(padding=(0, 2))
+    for _ in range(len(shown) + 3):
+        grid.add_column(no_wrap=True, justify="right")
+    heads = [short(table.head(c), NAMED) for c in shown]
+    grid.add_row("", *(Text(name, style="bold") for name in heads), "score", "p")
+    for row, name in enumerate(table.rows):
+        cells = [_share(float(table.values[row, c]), table.bound, coloured=coloured) for c in shown]
+        known = "" if table.probability is None else percent(float(table.probability[row]))
+        grid.add_row(Text(short(name, NAMED), style="bold"), *cells, number(float(table.score[row])), known)
+    lines: list[Any] = [_indented(grid)]
+    if len(shown) < len(table.columns):
+        lines.append(Text(f"  the strongest {len(shown)} of {len(table.columns)} columns; table() has all"))
+    if table.last is not None:
+        lines.append(
+            Text("  * holds the last token of the prompt, where the first token is read", style="dim")
+        )
+    return lines
+
+
+def _share(value: float, bound: float, *, coloured: bool) -> Text:
+    if not np.isfinite(value):
+        return Text("·", style="dim")
+    return Text(signed(value), style=_ground(value / bound) if coloured else "")
 
 
 def _indented(text: Text) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from abe.errors import Code, InputError, ModelError, TargetError, note, suggest
 from abe.instrument.capture import replacing
 from abe.task import outputs as reading_of
-from abe.task.lifted import LENGTH, below
+from abe.task.lifted import LENGTH, below, first_of, taken
 from abe.task.lifted import Context as Context
 from abe.task.lifted import Lifted as Lifted
 from abe.task.outputs import OutputKind
@@ -40,11 +40,16 @@ class Task:
         parts: what the features hold, where that is not the model's single input.
         suits: what stands for a default that is made for images: of a parameter's default, such as
             ``("baseline", "zero")``, the one that is used instead; see `abe.task.lifted.suits`.
-        reads: ``(outputs, context) -> outputs`` of a task that reads outputs with what it knows of samples.
+        reads: ``(outputs, context) -> outputs`` of a task that reads outputs with what it knows of samples. It
+            may have ``shared(outputs, context, serves)``, which reads outputs that serve several samples each.
+        feeds: ``(context) -> keywords`` of the model's call that follow from what is known of samples. It may
+            have ``shorter(x, context, model)``, which leaves out what of the call is known already.
         beneath: at a layer, the task of the model's own inputs.
         asks: keywords that say what of a sample is asked about, such as a region; the lifter takes them.
         keeps: entries of `Context.about` that explanations hold too, so that they can be measured alone.
         assumed: notes on what nobody said of the model; they go into every result.
+        usual: the method and the score that are meant where nobody names one.
+        summed: whether results hold one number per position, the sum over its channels.
     """
 
     model: nn.Module
@@ -61,10 +66,13 @@ class Task:
     parts: tuple[Part, ...] = ()
     suits: Mapping[tuple[str, str | int | None], Any] = field(default_factory=dict)
     reads: Callable[[Any, Context], Any] | None = None
+    feeds: Callable[[Context], Mapping[str, Any]] | None = None
     beneath: "Task | None" = None
     asks: tuple[str, ...] = ()
     keeps: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
+    usual: tuple[str, str] = ("integrated_gradients", "logit")
+    summed: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
@@ -87,10 +95,16 @@ class Task:
         return vars(self).get("_origin", self)
 
     def reading(
-        self, *, output_kind: OutputKind | None = None, parts: tuple[Part, ...] | None = None
+        self,
+        *,
+        output_kind: OutputKind | None = None,
+        parts: tuple[Part, ...] | None = None,
+        settles: Mapping[str, Any] | None = None,
     ) -> "Task":
-        """The same task with outputs read as ``output_kind``, or inputs that lie as ``parts``."""
+        """The same task with outputs read as ``output_kind``, inputs that lie as ``parts``, fields settled."""
         other = copy(self)
+        for name, value in (settles or {}).items():
+            setattr(other, name, value)
         other.output_kind = output_kind or self.output_kind
         other.parts = parts or self.parts
         vars(other)["_origin"] = self.origin
@@ -103,6 +117,12 @@ class Task:
             return self.low, self.high
         if not self.parts or any(part.low is None or part.high is None for part in self.parts):
             return None
+        if self.parts[0].places is not None:  # behind each other: the widest that all of them allow
+            lows, highs = along(self.parts[:1], "low"), along(self.parts[:1], "high")
+            for part in self.parts[1:]:
+                lows = torch.minimum(lows, along((part,), "low"))
+                highs = torch.maximum(highs, along((part,), "high"))
+            return lows, highs
         return along(self.parts, "low"), along(self.parts, "high")
 
     @property
@@ -151,49 +171,90 @@ class Task:
         mine = {name: given for name, given in params.items() if name in self.asks}
         return mine, {name: given for name, given in params.items() if name not in mine}
 
-    def forward(self, x: Tensor, context: Context | None = None, model: nn.Module | None = None) -> Any:
+    def forward(
+        self,
+        x: Tensor,
+        context: Context | None = None,
+        model: nn.Module | None = None,
+        *,
+        serves: Tensor | None = None,
+        plain: bool = False,
+    ) -> Any:
         """Run rows ``x`` (n, *f) through the model and return the output tensor, usually (n, C).
 
         Args:
             x: features inside the bounds, before normalisation.
             context: other inputs, one entry per row.
             model: an execution copy to run instead of the model.
+            serves: (m,) the row of ``x`` that each of m entries of the context is about, where a row serves
+                several of them; the outputs are then (m, …).
+            plain: nothing but the outputs is read, so that what of the model's work is known may be left out.
         """
         runs = self.model if model is None else model  # not `or`: a wrapper may have no length
         lengths = None if context is None else context.about.get(LENGTH)
         if context is None or lengths is None:
-            return self._forward(x, context, runs)
+            return self._forward(x, context, runs, serves, plain)
         different = lengths.unique().tolist()
         if len(different) == 1:  # every row is as long as if it came alone
             (length,) = different
             short = x if length == x.shape[2] else x[:, :, :length]
-            return self._forward(short, context.cut(length, x.shape[2]), runs)
-        found, order = list[Tensor](), list[Tensor]()
+            return self._forward(short, context.cut(length, x.shape[2]), runs, serves, plain)
+        found, order = list[Any](), list[Tensor]()
         for length in different:
-            rows = (lengths == length).nonzero().flatten()
-            own = context.take(rows).cut(length, x.shape[2])
-            found.append(self._forward(x[rows.to(x.device)][:, :, :length], own, runs))
-            order.append(rows)
+            asked = (lengths == length).nonzero().flatten()
+            own = context.take(asked).cut(length, x.shape[2])
+            rows, serving = asked, None
+            if serves is not None:
+                rows, serving = serves[asked.to(serves.device)].unique(return_inverse=True)
+            found.append(self._forward(x[rows.to(x.device)][:, :, :length], own, runs, serving, plain))
+            order.append(asked)
         return torch.cat(found)[torch.cat(order).argsort()]
 
-    def _forward(self, x: Tensor, context: Context | None, runs: nn.Module) -> Any:
+    def _forward(
+        self, x: Tensor, context: Context | None, runs: nn.Module, serves: Tensor | None, plain: bool
+    ) -> Any:
+        if self.beneath is not None and not self.at_layers:
+            return self._output(x, context, runs, serves)
+        rows, further = context, dict[str, Any]()
+        if context is not None and serves is not None:
+            rows = context.take(first_of(serves)[0])
+        if self.feeds is not None and context is not None and rows is not None and self.beneath is None:
+            further = dict(self.feeds(rows))
+            shorter: Any = getattr(self.feeds, "shorter", None)
+            if plain and shorter is not None:
+                x, rows, known = shorter(x, rows, runs)
+                further |= known
         if not self.at_layers:
-            return self._output(x, context, runs)
+            return self._output(x, context, runs, serves, rows, further)
         with ExitStack() as stack:
             for part in self.parts:
                 if part.layer is not None:
                     stack.enter_context(replacing(runs, part.layer, part.restored(x)))
-            return self._output(x, context, runs)
+            return self._output(x, context, runs, serves, rows, further)
 
-    def _output(self, x: Tensor, context: Context | None, runs: nn.Module) -> Any:
+    def _output(
+        self,
+        x: Tensor,
+        context: Context | None,
+        runs: nn.Module,
+        serves: Tensor | None = None,
+        rows: Context | None = None,
+        further: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """What the model says of rows, read for the samples that ask."""
         if self.beneath is not None:
             inputs, rest = below(context)
-            return self.beneath.forward(inputs, rest, runs)
-        args, kwargs = self._call(x, context)
-        outputs = runs(*args, **kwargs)
-        if self.reads is not None:
-            outputs = self.reads(self.pick(outputs, len(x)), context or Context())
-        return self.pick(outputs, len(x)) if self.reads is None else outputs
+            inputs = inputs if serves is None else inputs[first_of(serves)[0].to(inputs.device)]
+            return self.beneath.forward(inputs, rest, runs, serves=serves)
+        args, kwargs = self._call(x, context if rows is None else rows)
+        outputs = self.pick(runs(*args, **kwargs, **(further or {})), len(x))
+        if self.reads is None:
+            return outputs if serves is None else taken(outputs, serves)
+        known = context or Context()
+        if serves is None:
+            return self.reads(outputs, known)
+        shared: Any = getattr(self.reads, "shared", None)
+        return self.reads(taken(outputs, serves), known) if shared is None else shared(outputs, known, serves)
 
     def pick(self, raw: Any, n: int) -> Any:
         """The output tensor inside whatever the model returned, checked to have one row per input."""

@@ -44,7 +44,9 @@ class Context:
         """The same with other values for some inputs, and with other lengths of the rows."""
         if not values and length is None:
             return self
-        about = self.about if length is None else {**self.about, LENGTH: length}
+        about: Mapping[str, Tensor] = self.about
+        if length is not None:  # positions are others, so nothing tells which of them matter
+            about = {k: v for k, v in about.items() if k != SPAN} | {LENGTH: length}
         return replace(self, values={**self.values, **values}, about=about)
 
     def cut(self, length: int, full: int) -> "Context":
@@ -64,6 +66,15 @@ LENGTH = "length"
 """Key of `Context.about`: (b,) how many positions a row has, where the model is given no others."""
 OWN = "own length"
 """Key of `Context.about`: (b,) positions of a row before its padding, where the model is told of it."""
+SAME = "same input"
+"""Key of `Context.about`: (b,) the number of the input a sample is of, where several samples ask about one.
+
+Such samples have the same features and draw alike, so that their rows are often equal: those are run once.
+"""
+SPAN = "span"
+"""Key of `Context.about`: (b,) how many positions a sample's score depends on, where it is not on all."""
+HEAD = "head"
+"""Key of `Context.about`: (b,) how many first positions are a prompt, of which something has to stay."""
 FIXED = "fixed"
 """Key of `Context.about`: (b, 1 or c, *positions), true where a reference equals the input."""
 
@@ -99,6 +110,8 @@ class Lifted:
         rows: forward rows that lifting took.
         target: (b,) the outputs that the question is about, where it says so; a given target goes first.
         objective: the score that the question asks for, where it does.
+        called: (b,) what is explained of each sample, where no name of an output says it.
+        settles: fields of the task that the question settles, such as how outputs are read.
     """
 
     x: Tensor
@@ -112,6 +125,8 @@ class Lifted:
     rows: int = 0
     target: Tensor | None = None
     objective: Any = None
+    called: list[str] = field(default_factory=list[str])
+    settles: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
         held = {UNITS + one.kind: one.labels for one in self.units}
@@ -142,6 +157,8 @@ class Lifted:
             fixed=None if self.fixed is None else _taken(self.fixed, rows),
             shown=[self.shown[i] for i in at] if self.shown else [],
             rows=0,
+            target=None if self.target is None else _taken(self.target, rows),
+            called=[self.called[i] for i in at] if self.called else [],
         )
 
 
@@ -209,11 +226,41 @@ def pack(
 def identities(ids: Sequence[int | str] | None, lifted: Lifted) -> list[int]:
     """What draws go by: given identities, or the content of each sample without the padding behind it.
 
+    Samples that ask about one input draw alike.
+
     Raises:
         InputError: not one identity per sample.
     """
+    same = lifted.context.about.get(SAME)
+    if ids is None and same is not None:
+        first, which = first_of(same)
+        each = identities(None, lifted.take(first)) if len(first) < len(same) else _contents(lifted)
+        return [each[place] for place in which.tolist()]
+    return as_ids(ids, lifted.x) if ids is not None else _contents(lifted)
+
+
+def _contents(lifted: Lifted) -> list[int]:
     lengths = lifted.context.lengths
-    if ids is not None or lengths is None or lifted.x.ndim < 3:
-        return as_ids(ids, lifted.x)
+    if lengths is None or lifted.x.ndim < 3:
+        return as_ids(None, lifted.x)
     seen, ends = dict[int, int](), lengths.tolist()
     return [one for x, end in zip(lifted.x, ends, strict=True) for one in sample_ids(x[None, :, :end], seen)]
+
+
+def first_of(numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """(m,) where each of m different numbers comes first, smallest number first, and (n,) which one each is."""
+    _, which = numbers.unique(return_inverse=True)
+    places = torch.arange(len(numbers), device=numbers.device)
+    m = int(which.max()) + 1 if len(which) else 0
+    return places.new_full((m,), len(numbers)).scatter_reduce(0, which, places, "amin"), which
+
+
+def taken(outputs: Any, rows: Tensor) -> Any:
+    """Outputs of a model for rows in another order, or some of them several times."""
+    if isinstance(outputs, Tensor):
+        return outputs[rows.to(outputs.device)]
+    if isinstance(outputs, Mapping):
+        return {name: taken(one, rows) for name, one in outputs.items()}  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(outputs, list | tuple) and outputs and all(isinstance(one, Tensor) for one in outputs):
+        return type(outputs)(taken(one, rows) for one in outputs)  # pyright: ignore[reportUnknownVariableType]
+    return [outputs[row] for row in rows.tolist()]

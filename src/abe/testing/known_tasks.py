@@ -12,6 +12,7 @@ from abe.task.array.series import series_task
 from abe.task.array.tensor import tensor_task
 from abe.task.base import Task
 from abe.task.image.segmentation import segmentation_task
+from abe.task.language.lifter import language_task
 from abe.task.table.lifter import table_task
 from abe.task.text.lifter import text_task
 from abe.testing.nets import WIDTH, Attending, weights
@@ -172,6 +173,34 @@ def _attending(*features: nn.Module) -> nn.Module:
     return net
 
 
+# ---------------------------------------------------------------- language models
+
+
+class AdditiveNext(nn.Module):
+    """The next word by a linear layer at every position, the sum over all positions so far, a linear head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(_layer(nn.Embedding(len(WORDS), 6), 5), _Turned())
+        self.inner = _layer(nn.Conv1d(6, 4, 1, bias=False), 6)
+        self.head = _layer(nn.Linear(4, len(WORDS), bias=False), 7)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(n, t, words) scores."""
+        return self.head(self.inner(self.features(ids)).cumsum(2).movedim(1, 2))
+
+    def weight(self) -> Tensor:
+        """(channels,) what a number at a position counts."""
+        return (self.head.weight @ self.inner.weight[:, :, 0])[TARGET].detach()
+
+
+PROMPTS = tuple((text, " film") for text in TEXTS)
+
+
+def _language_task(model: nn.Module) -> Task:
+    return language_task(model, _Tokenizer())
+
+
 # ---------------------------------------------------------------- series and points
 
 
@@ -320,6 +349,15 @@ KNOWN_TASKS = {
     one.kind: one
     for one in (
         KnownTask("text", _bag, _text_task, TEXTS, list, _text_shares, _attending_text),
+        KnownTask(
+            "language",
+            AdditiveNext,
+            _language_task,
+            PROMPTS,
+            list,
+            _text_shares,
+            ask=lambda: {"objective": "logit"},
+        ),
         KnownTask("tabular", Columns, _table_task, ROWS, list, _table_shares),
         KnownTask("series", _window, _series_task, SERIES, list, _series_shares, _attending_series),
         KnownTask("tensor", _points, _points_task, POINTS, _stacked, _points_shares, _attending_points),

@@ -1,4 +1,4 @@
-"""Laws of attribution methods on tasks of every kind: texts, tables, series, points and segmentations."""
+"""Laws of attribution methods on tasks of every kind: texts, prompts, tables, series, points, segmentations."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from abe.testing.snapshot import Snapshot
 from abe.types import Card, Draws
 
 ATTENTION = frozenset({"attention", "cross_attention"})
-LENGTHS = ("text", "series")
+LENGTHS = ("text", "language", "series")
 """Kinds whose samples may be of different lengths."""
 
 
@@ -61,6 +61,12 @@ def _gap(together: Tensor, alone: Tensor) -> float:
     row = together[tuple(slice(0, size) for size in alone.shape[1:])]
     gap = float((row - alone[0]).abs().max())
     return gap / max(float(alone.abs().max()), float(row.abs().max()), 1e-300) if gap > 1e-12 else 0.0
+
+
+def _fits(found: Explanation) -> bool:
+    """Whether the map is of the samples' shape, or has the one channel that results of the task hold."""
+    channels = {1} if found.modality == "language" else {found.x.shape[1]}
+    return found.attribution.shape[1] in channels and found.attribution[:, 0].shape == found.x[:, 0].shape
 
 
 def _missed(found: Explanation) -> float:
@@ -112,7 +118,7 @@ def _law_of(kind: str, says: str) -> None:
         missed = 0.0
         if "completeness" in card.guarantees:
             missed = _missed(_explained(known, net, _counting(case.method, _finer), raw))
-        finite = bool(torch.isfinite(found.attribution).all()) and found.attribution.shape == found.x.shape
+        finite = bool(torch.isfinite(found.attribution).all()) and _fits(found)
         changed = before.changes()
         right = finite and rows <= ROW and missed <= COMPLETE and not changed
         return ensure(right, max(rows, missed), finite=finite, rows=rows, missed=missed, changed=changed)
@@ -122,6 +128,7 @@ def _law_of(kind: str, says: str) -> None:
 
 
 _law_of("text", "On texts it runs as promised: rows alone, completeness where claimed, the model as before.")
+_law_of("language", "On prompts it runs as promised: the same, of a generated token.")
 _law_of("tabular", "On rows of a table it runs as promised: the same.")
 _law_of("series", "On series it runs as promised: the same.")
 _law_of("tensor", "On points it runs as promised: the same.")
@@ -182,7 +189,7 @@ def fixed(case: MethodCase) -> Numbers:
 @METHOD_LAWS.add(
     "lengths",
     "The numbers are the largest difference of a short sample alone and among longer ones, by kind, as a "
-    f"share of its maximum; {ROW:g} is allowed. `text_padding` and `series_padding` are the largest "
+    f"share of its maximum; {ROW:g} is allowed. `text_padding` and its kin are the largest "
     "attribution behind its end, which must be 0.",
     when=_runs_on(*LENGTHS),
 )

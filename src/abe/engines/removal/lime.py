@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from abe.checks import Between, Count, NotNegative, Positive, Share
+from abe.engines.removal import set_functions
 from abe.engines.removal.game import (
     Evaluated,
     Stream,
     Summarised,
 )
-from abe.engines.removal.least_squares import adherence, fit, least_angles
+from abe.engines.removal.least_squares import adherence, fit, lasso, least_angles
 from abe.engines.removal.summaries import Table, coalitions_of, over_completions, rows_of
 from abe.errors import Code, InputError, note
 from abe.registry import summaries
@@ -25,6 +26,8 @@ from abe.spec import resolved, value
 
 ROWS = 1000
 """Coalitions where no budget is given, as many as lime draws."""
+SPARSE_ROWS = 64
+"""Coalitions of a sparse fit where no budget is given."""
 REPEATS = 10
 """Resamples of the evaluated rows that the stability indices compare."""
 WIDTHS = torch.logspace(-1.5, 0.7, 89, dtype=torch.float64)
@@ -86,6 +89,37 @@ class Ridge(_Local):
 
     def summarise(self, evaluated: Evaluated) -> Summarised:
         return ridge(evaluated, self.width, self.penalty, root=self.root)
+
+
+@summaries.part("sparse", of="sparse_surrogate", aliases=("lasso",))
+@value
+class Sparse(_Local):
+    """A sparse linear fit to random coalitions, every unit there or not as by a coin.
+
+    Formula: min_w Σ_z (v(z) − w₀ − w·z)² / 2n + λ‖w‖₁, z uniform over coalitions
+
+    Args:
+        penalty: λ as a share of the smallest one that leaves no unit.
+    """
+
+    penalty: Share = 0.05
+
+    def needs(self, u: int) -> int:
+        return 2
+
+    def coalitions(self, u: int, budget: int | None, stream: Stream) -> Tensor:
+        if budget is not None and budget >= 2**u - 1 and u <= 16:
+            return set_functions.coalitions(u)
+        return stream.uniform((SPARSE_ROWS if budget is None else budget, u)) < 0.5
+
+    def summarise(self, evaluated: Evaluated) -> Summarised:
+        z, y = evaluated.coalitions.double(), evaluated.values.mean(1)
+        slope, met, intercept = lasso(z, y, self.penalty)
+        chosen = slope.nonzero().flatten()
+        return Summarised(
+            slope,
+            extras={"adherence": met.reshape(1), "intercept": intercept.reshape(1), "chosen": chosen},
+        )
 
 
 @summaries.part("optilime", of="optilime")

@@ -14,7 +14,7 @@ from abe.engines.runtime.problem import Problem
 from abe.errors import Code, InputError, SpecError
 from abe.registry import removals
 from abe.spec import value
-from abe.task.lifted import LENGTH
+from abe.task.lifted import HEAD, LENGTH, SAME
 from abe.task.text.embedding import Signature
 from abe.types import Card, Fed
 
@@ -70,7 +70,8 @@ class _Attention:
 class Deletion:
     """Absent tokens are deleted and the others move up, vectors and all; nothing is tokenised again.
 
-    A text of which nothing is left is one padding token (of the reference where there is none).
+    A text of which nothing is left, or a prompt before its answer, is one padding token (of the reference where
+    there is none).
     """
 
     def bind(self, problem: Problem, layout: Layout) -> BoundRemoval:
@@ -87,6 +88,8 @@ class _Deleted:
         pad = lifter.vector(task, "pad")
         self._empty = lifter.vector(task, "auto") if pad is None else pad
         known = problem.context.about.get(LENGTH)
+        head = problem.context.about.get(HEAD)
+        self._head = None if head is None else head.to(problem.x.device)
         full = torch.full((len(problem.x),), problem.x.shape[2], device=problem.x.device)
         self._lengths = full if known is None else known.to(problem.x.device)
         mask = _signature(problem).attention
@@ -100,12 +103,13 @@ class _Deleted:
         if self._mask is not None:
             there = there & self._mask[owner.to(self._mask.device)].bool().to(x.device)
         keep = _positions(absent.keep, problem.x) & there
+        head = self._lengths if self._head is None else self._head
+        nothing = ~(keep & (places < head[owner][:, None])).any(1)
+        keep = torch.where((places == 0) & nothing[:, None], True, keep)
         order = (~keep).to(torch.int8).argsort(dim=1, stable=True)
         rows = x.gather(2, order[:, None].expand_as(x))
         length = keep.sum(1)
-        nothing = (length == 0).nonzero().flatten()
         rows[nothing, :, 0] = self._empty.to(rows)
-        length[nothing] = 1
         changes = dict[str | int, Tensor]()
         for name, values in problem.context.values.items():
             own = values[owner.to(values.device)]
@@ -169,6 +173,62 @@ class GivenWords:
         return vectors[:, torch.tensor(inside, device=vectors.device)]
 
 
+@removals.register(
+    Card(
+        name="alternatives",
+        title="Alternatives of a template",
+        source="miglani2023",
+        features=("tokens",),
+        pitfalls=("A prompt with other words may have other tokens where nothing was exchanged.",),
+    )
+)
+@value
+class FilledOtherwise:
+    """Absent slots of a template hold their alternatives; the prompt is tokenised anew, as long as it then is."""
+
+    def bind(self, problem: Problem, layout: Layout) -> BoundRemoval:
+        alternatives = getattr(problem.task.feeds, "alternatives", None)
+        if alternatives is None:
+            raise SpecError(
+                Code.UNSUPPORTED,
+                "Nothing says what may stand in the place of units",
+                fix='Pass a prompt with {} and slots=[("Sarah", "John"), …] to abe.explain',
+            )
+        return _Filled(problem, alternatives)
+
+
+class _Filled:
+    draws = 1
+
+    def __init__(self, problem: Problem, alternatives: Any) -> None:
+        self._problem, self._alternatives = problem, alternatives
+        self._signature = _signature(problem)
+
+    def rows(self, absent: Absent) -> Fed:
+        if absent.coalition is None:
+            raise SpecError(
+                Code.UNSUPPORTED,
+                "Slots are filled otherwise as a whole",
+                got="windows",
+                fix='Use units="span"',
+            )
+        problem, device = self._problem, self._problem.x.device
+        numbers = problem.context.about[SAME].to(device)[absent.owner].tolist()
+        listed = [
+            self._alternatives.ids(number, present)
+            for number, present in zip(numbers, absent.coalition.tolist(), strict=True)
+        ]
+        length = torch.tensor([len(ids) for ids in listed], device=device)
+        ids = torch.zeros((len(listed), int(length.max())), dtype=torch.long, device=device)
+        for row, own in zip(ids, listed, strict=True):
+            row[: len(own)] = torch.tensor(own, device=device)
+        changes: dict[str | int, Tensor] = {self._signature.ids: ids}
+        if self._signature.attention is not None:
+            changes[self._signature.attention] = torch.ones_like(ids)
+        vectors = problem.task.lifter.found().vectors(ids).to(problem.x)
+        return Fed(vectors, changes, length)
+
+
 class _Exchanged:
     draws = 1
 
@@ -191,7 +251,7 @@ def _signature(problem: Problem) -> Signature:
         SpecError: the task is about no text.
     """
     task: Any = problem.task
-    if task.modality != "text" or task.beneath is not None:
+    if task.modality not in ("text", "language") or task.beneath is not None:
         raise SpecError(
             Code.UNSUPPORTED,
             "Only texts have tokens that can be removed so",

@@ -8,7 +8,8 @@ memory does not grow with steps, draws or masks.
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, get_args
 from weakref import WeakKeyDictionary
 
@@ -19,6 +20,7 @@ from abe.checks import check_choice
 from abe.engines.runtime.choose_copy import PROBE_ROWS, Choice, choose
 from abe.engines.runtime.chunk_size import ChunkPlan, Saved, forbids_hooks, memory_budget
 from abe.engines.runtime.fused_copy import fingerprint
+from abe.engines.runtime.sharing import BLOCK_BYTES, Order, Unequal
 from abe.engines.runtime.steady import Watch
 from abe.engines.runtime.work import Chunk, Pass, Work, out_of_memory
 from abe.errors import AbeError, Code, ModelError, SpecError
@@ -125,7 +127,10 @@ class Evaluator:
         return other
 
     def run(self, work: Work) -> Iterator[Chunk]:
-        """Send rows through the model and yield every `Chunk`, in row order."""
+        """Send rows through the model and yield every `Chunk`, in row order.
+
+        Rows of samples that ask about one input come side by side instead (`abe.engines.runtime.sharing`).
+        """
         n, done = len(work), 0
         if n == 0:
             return
@@ -133,21 +138,56 @@ class Evaluator:
         job = Pass(work, lambda: self.task, self.task.model, reduced=reduced)
         plan = self._plan(job)
         steady = None if self.warnings is None else Watch(self.task.model)
+        order = Order.of(work.context, work.owner) if work.shares else None
+        if order is not None:
+            yield from self._in_groups(job, plan, order, steady)
+            return
         while done < n:
             size = work.alike(done, self._size(work, plan, n - done))
             chunk = self._try(job, torch.arange(done, done + size, device=work.owner.device), plan)
             if chunk is None:
                 continue
             self._check_width(work, chunk, last=done + size == n)
-            if self.watch is not None:
-                self.watch(chunk)
-            if steady is not None:
-                self._note(steady, work, chunk)
-                steady = None
+            self._seen(steady, job, chunk)
+            steady = None
             yield chunk
             done += size
             if self.advance is not None:
                 self.advance(size * (1 + work.backwards))
+
+    def _in_groups(self, job: Pass, plan: ChunkPlan, order: Order, steady: Watch | None) -> Iterator[Chunk]:
+        """Rows of samples that ask about one input, side by side: equal ones are run once."""
+        work, done = job.work, 0
+        whole = order
+        row = work.first()
+        fit = max(1, BLOCK_BYTES // (row[0].numel() * row.element_size()))
+        while done < len(order):
+            room = max(1, fit // (order.starts[done + 1] - order.starts[done]))
+            planned = min(self._size(work, plan, len(order) - done), room)
+            rows, group = order.some(done, planned)
+            size = int(group[work.alike_rows(rows) - 1]) - done + 1
+            rows, group = order.some(done, size)
+            try:
+                chunk = self._try(job, rows, plan, group, size if order is whole else None)
+            except Unequal:
+                order, done = order.apart(done), 0
+                continue
+            if chunk is None:
+                continue
+            self._check_width(work, chunk, last=done + size == len(order))
+            self._seen(steady, job, chunk)
+            steady = None
+            yield chunk
+            done += size
+            if self.advance is not None:
+                self.advance(len(rows) * (1 + work.backwards))
+
+    def _seen(self, steady: Watch | None, job: Pass, chunk: Chunk) -> None:
+        """What is looked at in every chunk, and in the first one only."""
+        if self.watch is not None:
+            self.watch(chunk)
+        if steady is not None:
+            self._note(steady, job.work, chunk)
 
     def _check_width(self, work: Work, chunk: Chunk, *, last: bool) -> None:
         """Refuse outputs as wide as there are rows, such as all images against all texts of a chunk.
@@ -242,41 +282,50 @@ class Evaluator:
         context = work.context.take(work.owner[rows]).changed(made.changes, made.length)
         return choose(self.task, made.x.detach(), context, self._fingerprint or ())
 
-    def _try(self, job: Pass, rows: Tensor, plan: ChunkPlan) -> Chunk | None:
+    def _try(
+        self,
+        job: Pass,
+        rows: Tensor,
+        plan: ChunkPlan,
+        group: Tensor | None = None,
+        most: int | None = None,
+    ) -> Chunk | None:
         """Run one chunk; halve the plan and return None where it does not fit into memory."""
         began = time.perf_counter()
         try:
-            chunk = job.run(rows) if plan.measured else self._first(job, rows, plan)
+            run = partial(job.run, rows, group, most)
+            chunk = run() if plan.measured else self._first(job, run, plan)
         except (MemoryError, torch.OutOfMemoryError, RuntimeError) as problem:
             if isinstance(problem, AbeError) or not out_of_memory(problem):
                 raise
-            if len(rows) == 1:
+            ran = len(rows) if most is None else most
+            if ran == 1:
                 raise ModelError(
                     Code.OUT_OF_MEMORY,
                     "A single row does not fit into memory",
                     got=str(problem).splitlines()[0],
                     fix="Use smaller inputs, a smaller model, or a machine with more memory",
                 ) from problem
-            self.chunk = None if self.chunk is None else max(1, len(rows) // 2)
-            plan.shrink(len(rows))
+            self.chunk = None if self.chunk is None else max(1, ran // 2)
+            plan.shrink(ran)
             return None
         seconds = time.perf_counter() - began
         if self.chunk is None and not job.work.alone:
-            plan.record(len(rows), seconds)
+            plan.record(len(rows) if most is None else most, seconds)
         self._count(job, len(rows), seconds)
         return chunk
 
-    def _first(self, job: Pass, rows: Tensor, plan: ChunkPlan) -> Chunk:
+    def _first(self, job: Pass, run: Callable[[], Chunk], plan: ChunkPlan) -> Chunk:
         """A chunk that tells what a row keeps; where the model forbids to look, it is taken as without."""
         try:
             with Saved((*job.model.parameters(), *job.model.buffers())) as saved:
-                chunk = job.run(rows)
-            plan.fit(saved.bytes // len(rows))
+                chunk = run()
+            plan.fit(saved.bytes // max(job.forwarded, 1))
             return chunk
         except RuntimeError as problem:
             if not forbids_hooks(problem):
                 raise
-        chunk = job.run(rows)
+        chunk = run()
         plan.fit(FORWARD_COPIES * chunk.x[0].numel() * chunk.x.element_size())
         return chunk
 
@@ -285,9 +334,12 @@ class Evaluator:
         self.cost.forward_rows += job.forwarded
         self.cost.forward_calls += job.calls
         self.cost.model_seconds += seconds
-        self.cost.chunk = max(rows, self.cost.chunk or 0)
+        self.cost.chunk = max(job.forwarded if job.work.shares else rows, self.cost.chunk or 0)
         self.cost.backward_rows += rows * backwards
-        self.cost.backward_calls += backwards
+        self.cost.backward_calls += job.backwards if backwards else 0
+        spent: Any = getattr(self.task.feeds, "spent", None)
+        if spent is not None:
+            self.cost.add(replace(spent(), chunk=self.cost.chunk, execution=self.cost.execution))
 
 
 def _has_head(model: nn.Module, width: int) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from abe.draws import mix
 from abe.engines.runtime.evaluator import Evaluator
+from abe.engines.runtime.sharing import in_order
 from abe.engines.runtime.targets import Decision
 from abe.engines.runtime.work import Around, Chunk, Head, Kind, Make, Settle, Work, score
 from abe.objectives import objective_name
@@ -73,6 +74,8 @@ class Problem:
     def target_names(self) -> list[str]:
         """Names of the targets; of the objective, where it finds by itself what it explains."""
         self._predict()
+        if self.lifted is not None and self.lifted.called:
+            return list(self.lifted.called)
         if not self.decision.named:
             return [objective_name(self.objective)] * len(self.x)
         return [self.task.told_apart(t) for t in self.decision.target.tolist()]
@@ -136,14 +139,14 @@ class Problem:
 
     def scores(self, make: Make | Tensor, owner: Tensor) -> Tensor:
         """(n,) scores of rows, each for its owner's target; forward only."""
-        kept = [chunk.scores for chunk in self.forward(make, owner)]
-        scores = torch.cat(kept) if kept else self.x.new_empty(0)
+        kept = [(chunk.rows, chunk.scores) for chunk in self.forward(make, owner)]
+        scores = in_order(kept) if kept else self.x.new_empty(0)
         return scores if scores.is_floating_point() else scores.to(self.x.dtype)
 
     def outputs(self, make: Make | Tensor, owner: Tensor) -> Any:
         """(n, …) the model's outputs for rows; those of the first chunk where they are no tensor."""
-        kept = [chunk.outputs for chunk in self.forward(make, owner, scored=False)]
-        return torch.cat(kept) if isinstance(kept[0], Tensor) else kept[0]
+        kept = [(chunk.rows, chunk.outputs) for chunk in self.forward(make, owner, scored=False)]
+        return in_order(kept) if isinstance(kept[0][1], Tensor) else kept[0][1]
 
     def keys(self, owner: Tensor, draw: Tensor) -> list[Key]:
         """Names of the draws with numbers ``draw`` (n,) of samples ``owner`` (n,)."""

@@ -30,6 +30,8 @@ REPLACED = (
     "label= of a segmentation asks about a class over its own region"
 )
 
+ASKED_OTHERWISE = "target= replaces what the question is about; the rest of the question stays"
+
 
 @contextmanager
 def running(task: Task) -> Generator[None]:
@@ -54,7 +56,7 @@ def open_request(
     raw: Any,
     *,
     target: Any = None,
-    objective: Any = "logit",
+    objective: Any = None,
     seed: int = 0,
     ids: Sequence[int | str] | None = None,
     draws: Draws | None = None,
@@ -73,7 +75,7 @@ def open_request(
         task: the model and how to read it.
         raw: what `Task.lift` takes.
         target: class number or name, one or per sample; the prediction by default.
-        objective: the explained score.
+        objective: the explained score; the task's usual one by default.
         seed: of all random draws.
         ids: identities the draws depend on; by default each sample's content.
         draws: another source of randomness than the seed.
@@ -87,12 +89,14 @@ def open_request(
     Raises:
         AbeError: anything unusable; the model is left as found.
     """
-    began, score = time.perf_counter(), as_objective(objective)
+    began = time.perf_counter()
+    score = as_objective(task.usual[1] if objective is None else objective)
+    told = {"objective": score} if "objective" in task.asks else {}
     source = as_draws(draws, seed)
     evaluator = Evaluator(task, execution=execution, chunk=chunk)
     with holding(task.model):
         warnings = check_model(task.model)
-        lifted = task.lift(raw, **(asked or {}))
+        lifted = task.lift(raw, **told, **(asked or {}))
         task.check(lifted.x)
         shown = progress is True
         expected = rows(len(lifted.x)) if shown else None
@@ -119,10 +123,14 @@ def pose(
     check_ids(ids, len(lifted.x))
     notes = list(lifted.notes)
     if lifted.target is not None and target is not None:
-        notes.append(note(Code.OTHER_TARGET, REPLACED))
+        notes.append(
+            note(Code.OTHER_TARGET, REPLACED if "region" in evaluator.task.asks else ASKED_OTHERWISE)
+        )
+        lifted = replace(lifted, called=[])
     target = lifted.target if target is None else target
     if lifted.objective is not None:
-        if objective not in (None, Logit(), lifted.objective):
+        told = "objective" in evaluator.task.asks
+        if not told and objective not in (None, Logit(), lifted.objective):
             raise SpecError(
                 Code.OBJECTIVE,
                 "The question asks for a score of its own, and another is to be followed",
@@ -134,8 +142,8 @@ def pose(
     if target is None and isinstance(objective, UserObjective):
         predicts = evaluator.task.output_kind != "regression"
         objective = replace(objective, given=False, predicts=predicts)
-    if lifted.parts:
-        evaluator.task = evaluator.task.reading(parts=lifted.parts)
+    if lifted.parts or lifted.settles:
+        evaluator.task = evaluator.task.reading(parts=lifted.parts, settles=lifted.settles)
     if lifted.rows:
         evaluator.cost.add(Cost(forward_rows=lifted.rows, forward_calls=1))
     warnings = [*(warnings or ()), *notes]

@@ -17,6 +17,7 @@ from abe.instrument.recurrent import differentiable
 from abe.instrument.whose import not_the_models
 from abe.objectives import Captured, objective_name
 from abe.task.base import Context, Task
+from abe.engines.runtime.sharing import Unequal, merged, within
 from abe.task.lifted import LENGTH
 from abe.types import Fed, Make, Objective
 
@@ -127,18 +128,27 @@ class Work:
 
     def alike(self, start: int, size: int) -> int:
         """How many of the next ``size`` rows have as many positions as the first of them."""
+        return self.alike_rows(torch.arange(start, start + size, device=self.owner.device))
+
+    def alike_rows(self, rows: Tensor) -> int:
+        """How many of these rows (n,), from the first on, have as many positions as it has."""
         lengths = self.context.about.get(LENGTH)
         if lengths is None:
-            return size
-        own = lengths[self.owner[start : start + size].to(lengths.device)]
+            return len(rows)
+        own = lengths[self.owner[rows].to(lengths.device)]
         other = (own != own[0]).nonzero().flatten()
-        return int(other[0]) if len(other) else size
+        return int(other[0]) if len(other) else len(rows)
 
     def first(self) -> Tensor:
         """(1, *f) a row of the kind that there is."""
         if isinstance(self.make, Tensor):
             return self.make[:1]
         return self.rows(torch.zeros(1, dtype=torch.long, device=self.owner.device)).x
+
+    @property
+    def shares(self) -> bool:
+        """Whether rows of samples that ask about one input may be run once for all of them."""
+        return not (self.heads or self.layers or self.alone or self.kind == "inner") and self.around is None
 
     @property
     def backwards(self) -> int:
@@ -174,6 +184,7 @@ class Pass:
         model: what runs: the model or a copy, whatever other work runs between two chunks of this.
         reduced: run the model in bfloat16.
         forwarded, calls: rows and calls of the last chunk.
+        backwards: backward passes of the last chunk.
     """
 
     work: Work
@@ -182,42 +193,76 @@ class Pass:
     reduced: bool = False
     forwarded: int = field(default=0, init=False)
     calls: int = field(default=0, init=False)
+    backwards: int = field(default=0, init=False)
     _slopes: list[Any] = field(default_factory=list[Any], init=False)
 
-    def run(self, rows: Tensor) -> Chunk:
-        """One chunk through `model`."""
+    def run(self, rows: Tensor, group: Tensor | None = None, most: int | None = None) -> Chunk:
+        """One chunk through `model`.
+
+        Args:
+            rows: (n,) row numbers.
+            group: (n,) which of them are expected to be equal; None expects nothing.
+            most: how many different rows may be run at once.
+
+        Raises:
+            Unequal: rows that were expected to be equal are not, and there are more than ``most``.
+        """
         work, model, owner = self.work, self.model, self.work.owner[rows]
         self.forwarded = self.calls = 0
         self._slopes.clear()
         made = work.rows(rows)
-        x, context = made.x.detach(), work.context.take(owner).changed(made.changes, made.length)
+        whole, context = made.x.detach(), work.context.take(owner).changed(made.changes, made.length)
+        x, serves = (whole, None) if group is None else merged(whole, context, group)
+        if most is not None and len(x) > max(most, 1):
+            raise Unequal
         differentiate, graph = work.kind == "gradient", work.kind != "forward"
         with torch.set_grad_enabled(graph), differentiable(model, x) if graph else nullcontext():
             if differentiate:
                 x = x.clone() if x.is_inference() else x
                 x.requires_grad_(True)
-            outputs, scores = self._evaluate(model, x, rows, owner, context)
-            gradients = self._gradients(scores, x) if differentiate else x.new_empty(0)
+            outputs, scores = self._evaluate(model, x, rows, owner, context, serves)
+            gradients = self._gradients(scores, x, serves) if differentiate else x.new_empty(0)
         if graph:
             for slopes in self._slopes:
                 remember(slopes, model)
-        return Chunk(rows, owner, x.detach(), detach(outputs), scores.detach(), gradients)
+        seen = x if serves is None else whole
+        return Chunk(rows, owner, seen.detach(), detach(outputs), scores.detach(), gradients)
 
-    def _gradients(self, scores: Tensor, x: Tensor) -> Tensor:
+    def _gradients(self, scores: Tensor, x: Tensor, serves: Tensor | None) -> Tensor:
+        self.backwards = self.work.backwards
+        if serves is not None:
+            return self._each(scores, x, serves)
         if not self.work.heads:
             return differentiate_rows(scores, x)
         last = len(scores) - 1
         return torch.stack([differentiate_rows(s, x, keep=i < last) for i, s in enumerate(scores)])
 
+    def _each(self, scores: Tensor, x: Tensor, serves: Tensor) -> Tensor:
+        """(n, *f) gradients where rows serve several samples: one of every row at a time."""
+        turn = within(serves)
+        self.backwards = last = int(turn.max()) + 1
+        out = x.new_empty((len(serves), *x.shape[1:]))
+        for number in range(last):
+            asked = (turn == number).nonzero().flatten()
+            found = differentiate_rows(scores[asked], x, keep=number < last - 1)
+            out[asked] = found[serves[asked]]
+        return out
+
     def _evaluate(
-        self, model: nn.Module, x: Tensor, rows: Tensor, owner: Tensor, context: Context
+        self,
+        model: nn.Module,
+        x: Tensor,
+        rows: Tensor,
+        owner: Tensor,
+        context: Context,
+        serves: Tensor | None = None,
     ) -> tuple[Any, Tensor]:
         """Outputs and, where there is an objective, scores of rows ``x`` (else none)."""
 
         def forward(x: Tensor, other: nn.Module | None = None, context: Context = context) -> Any:
             self.forwarded, self.calls = self.forwarded + len(x), self.calls + 1
             with _blame_model():
-                return self._forward(model, model if other is None else other, x, context)
+                return self._forward(model, model if other is None else other, x, context, serves)
 
         def first() -> Any:
             return forward(x[:1].detach(), None, self.work.context.take(owner[:1]))
@@ -240,13 +285,16 @@ class Pass:
             outputs, scores = self.work.around(Call(rows, owner, x, forward, score, settle, first))
         return plain_outputs(outputs), scores
 
-    def _forward(self, model: nn.Module, runs: nn.Module, x: Tensor, context: Context) -> Any:
+    def _forward(
+        self, model: nn.Module, runs: nn.Module, x: Tensor, context: Context, serves: Tensor | None
+    ) -> Any:
         """Checked outputs of the model, or of a copy that ``runs`` for it, with layers that scores read."""
         layers = self.work.layers
         precision = torch.autocast(x.device.type, torch.bfloat16) if self.reduced else nullcontext()
         self._slopes.append(dense_slopes(model, runs, x, self.work))
         with _reading(runs, layers) as captured, precision, self._slopes[-1]:
-            outputs = self.task().forward(x, context, runs)
+            plain = self.work.kind == "forward" and self.work.around is None and not layers
+            outputs = self.task().forward(x, context, runs, serves=serves, plain=plain)
         if self.reduced and isinstance(outputs, Tensor):
             outputs = outputs.to(x.dtype)
         if isinstance(outputs, Tensor) and not finite(outputs):

@@ -18,6 +18,7 @@ from abe.baselines import Zero, as_baseline
 from abe.engines.removal.removals import Absent, BoundRemoval, Removal
 from abe.engines.removal.segments import segments_of
 from abe.engines.runtime.problem import Problem
+from abe.engines.runtime.sharing import in_order
 from abe.engines.runtime.work import score
 from abe.errors import Code, SpecError, note
 from abe.imputation import Imputation
@@ -347,7 +348,7 @@ def _chances(
 
     Of a regression C is 0.
     """
-    kept: list[tuple[Tensor, Tensor, Tensor]] = []
+    kept: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     remarks: list[str] = []
     logit = Logit()
     for chunk in problem.forward(curve, samples.repeat_interleave(curve.points), scored=False):
@@ -367,8 +368,11 @@ def _chances(
             chances = outputs.new_zeros((len(outputs), 0)), target.new_zeros(len(outputs))
         else:
             chances = problem.task.chances(outputs, target)
-        kept.append((*chances, logits))
+        kept.append((*chances, logits, chunk.rows))
         remarks = problem.task.remarks(outputs)
-    log_p, target, logits = (torch.cat(column) for column in zip(*kept, strict=True))
+    rows = [part[-1] for part in kept]
+    log_p, target, logits = (
+        in_order(list(zip(rows, column, strict=True))) for column in list(zip(*kept, strict=True))[:3]
+    )
     lines = None if problem.task.output_kind == "probabilities" else logits.unflatten(0, (-1, curve.points))
     return log_p.unflatten(0, (-1, curve.points)), target[:: curve.points], lines, remarks

@@ -9,10 +9,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from abe.errors import Code, ModelError
+from abe.errors import Code, ModelError, SpecError
 from abe.instrument.capture import find_layer
 from abe.instrument.inspection import clean_name
 from abe.instrument.model_state import as_found
+from abe.task.text.tokens import token_id
 
 NAMES = ("input_ids", "ids", "tokens", "token_ids", "x", "input", "inputs", "text", "src")
 """What models call ids, where they are not their first argument."""
@@ -208,3 +209,34 @@ class Signature:
         ids: str | int = "input_ids" if "input_ids" in named else 0
         masks = [name for name in ("attention_mask", "mask", "attn_mask") if name in named]
         return cls(ids, frozenset(named), masks[0] if masks else None)
+
+
+def vector_of(
+    embedding: Embedding | None, tokenizer: Any, device: torch.device, token: str | int
+) -> Tensor | None:
+    """(channels,) the vector of a special token or an id, or ``"mean"`` of the table; None without it.
+
+    ``"auto"`` is the first there is of mask, padding and mean.
+
+    Raises:
+        SpecError: the embedding has no such id.
+    """
+    if token == "auto":
+        found = (vector_of(embedding, tokenizer, device, name) for name in ("mask", "pad", "mean"))
+        return next((one for one in found if one is not None), None)
+    if embedding is None:
+        return None
+    if token == "mean":
+        table = embedding.survey()
+        return None if table is None else table.mean
+    number = token if isinstance(token, int) else token_id(tokenizer, token)
+    if number is None:
+        return None
+    if isinstance(token, int) and embedding.entries is not None and token >= embedding.entries:
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            "The model's embedding has no such token",
+            got=f"id {token}",
+            expected=f"an id from 0 to {embedding.entries - 1}",
+        )
+    return embedding.vectors(torch.tensor([[number]], device=device))[0, :, 0]

@@ -16,7 +16,7 @@ from abe.task.base import Context, Lifted, Task
 from abe.task.lifted import LENGTH, OWN, Units, suits
 from abe.task.outputs import OutputKind, check_kind, class_names
 from abe.task.text.configured import kind_of, labels_of, longest
-from abe.task.text.embedding import Embedding, Signature, find_embedding, named_embedding
+from abe.task.text.embedding import Embedding, Signature, find_embedding, named_embedding, vector_of
 from abe.task.text.tokens import (
     Encoded,
     Fixed,
@@ -389,33 +389,8 @@ class TextLifter:
     # --- vectors that stand for a missing token -------------------------------------------------------
 
     def vector(self, task: Task, token: str | int) -> Tensor | None:
-        """(channels,) the vector of a special token or an id, or ``"mean"`` of the table; None without it.
-
-        ``"auto"`` is the first there is of mask, padding and mean.
-
-        Raises:
-            SpecError: the embedding has no such id.
-        """
-        if token == "auto":
-            found = (self.vector(task, name) for name in ("mask", "pad", "mean"))
-            return next((one for one in found if one is not None), None)
-        embedding = self._found.get("")
-        if embedding is None:
-            return None
-        if token == "mean":
-            table = embedding.survey()
-            return None if table is None else table.mean
-        number = token if isinstance(token, int) else token_id(self.tokenizer, token)
-        if number is None:
-            return None
-        if isinstance(token, int) and embedding.entries is not None and token >= embedding.entries:
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "The model's embedding has no such token",
-                got=f"id {token}",
-                expected=f"an id from 0 to {embedding.entries - 1}",
-            )
-        return embedding.vectors(torch.tensor([[number]], device=task.device))[0, :, 0]
+        """See `abe.task.text.embedding.vector_of`."""
+        return vector_of(self._found.get(""), self.tokenizer, task.device, token)
 
     def sequence(self, task: Task, text: Any) -> tuple[Tensor, Encoded]:
         """(channels, t) the vectors of another text, and its tokens."""

@@ -23,6 +23,8 @@ ENTRIES = (
 """What encodings hold beside ids, as transformers and as tokenizers call it."""
 MANY = 10**6
 """Tokenizers that know no longest text say a number above this."""
+LOAD_FIRST = "Load everything that model and tokenizer need before explaining"
+AWAY = ("connection", "resolve host", "offline", "couldn't connect", "max retries", "huggingface.co")
 Text = str | tuple[str, str]
 Fixed = Literal["special", "padding"]
 """Which tokens never move and are in no unit: special ones and padding, or padding alone."""
@@ -188,11 +190,14 @@ def _called(tokenizer: Any, text: str, pair: str | None) -> dict[str, Any]:
                 got=f"{type(problem).__name__}: {problem}",
                 fix="Pass one text, or ids that hold both",
             ) from problem
+        away = fetches(problem)
         raise InputError(
             Code.TOKENIZER,
-            f"The tokenizer raised an exception on {text[:60]!r}",
-            got=f"{type(problem).__name__}: {problem}",
-            fix="Give it an entry for words that it does not know",
+            "The tokenizer tried to fetch something over the network"
+            if away
+            else f"The tokenizer raised an exception on {text[:60]!r}",
+            got=f"{type(problem).__name__}: {problem}"[:240],
+            fix=LOAD_FIRST if away else "Give it an entry for words that it does not know",
         ) from problem
     if isinstance(made, Mapping):
         found = {("offset_mapping" if k == "offsets" else str(k)): v for k, v in made.items()}
@@ -211,6 +216,12 @@ def _called(tokenizer: Any, text: str, pair: str | None) -> dict[str, Any]:
             expected="a list of ids, or an entry 'input_ids'",
         )
     return found
+
+
+def fetches(problem: BaseException) -> bool:
+    """Whether an exception tells of something that was to be fetched over the network."""
+    text = f"{type(problem).__name__}: {problem}".lower()
+    return any(word in text for word in AWAY)
 
 
 def _flat(given: Any) -> list[int]:
