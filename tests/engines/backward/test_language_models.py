@@ -97,9 +97,17 @@ class InDouble(nn.Module):
 def configured(kind: str) -> tuple[nn.Module, dict[str, Any]]:
     """A small model from its configuration, weights scaled up and norms drawn, in double precision."""
     transformers = pytest.importorskip("transformers")
-    wide = {"vocab_size": 50, "attn_implementation": "sdpa"}
+    wide = {"vocab_size": 50, "attn_implementation": "sdpa", "bos_token_id": 2, "eos_token_id": 3}
     heads = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
-    t5 = {"d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 4, **wide}
+    t5 = {
+        "d_model": 16,
+        "d_kv": 4,
+        "d_ff": 24,
+        "num_layers": 2,
+        "num_heads": 4,
+        "decoder_start_token_id": 0,
+        **wide,
+    }
     made: dict[str, tuple[str, dict[str, Any]]] = {
         "gpt2": ("GPT2LMHeadModel", {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 32, **wide}),
         "llama": ("LlamaForCausalLM", {"num_key_value_heads": 2, **heads, **wide}),
