@@ -1,5 +1,6 @@
 """What a small language model goes by: prompts whose decisive word is known, and how faithful maps are."""
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -23,9 +24,9 @@ class Prompt:
     word: str
 
     @property
-    def units(self) -> list[str]:
-        """The words but the last one."""
-        return self.text.split()[:-1]
+    def places(self) -> list[tuple[int, int]]:
+        """Where the words begin and end."""
+        return [found.span() for found in re.finditer(r"\S+", self.text)]
 
 
 PROMPTS = (
@@ -112,7 +113,7 @@ class Lead:
 
 def lead(task: Task, prompt: Prompt, *, last: bool) -> Lead:
     """Exact Shapley values of the words, with or without the last one."""
-    spans = prompt.units if not last else prompt.text.split()
+    spans = prompt.places if last else prompt.places[:-1]
     method = abe.method(SHAPLEY, evaluations=2 ** len(spans) + 2)
     made = abe.explain(task, (prompt.text, prompt.answer), method, spans=spans, progress=False)
     return Lead(prompt, made.by_unit()[0])
@@ -128,7 +129,7 @@ def faithful(task: Task, prompts: tuple[Prompt, ...], methods: tuple[str, ...]) 
             sources,
             [DROP],
             data=(prompt.text, prompt.answer),
-            spans=prompt.units,
+            spans=prompt.places[:-1],
             step=1,
             progress=False,
         )
