@@ -16,11 +16,10 @@ from abe.registry import Entry, methods
 
 pytestmark = [pytest.mark.slow, pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 
-FEWER = {"steps": 6, "samples": 2, "evaluations": 40, "iterations": 4, "epochs": 2, "max_steps": 8}
+FEWER = {"steps": 6, "samples": 2, "evaluations": 70, "iterations": 4, "epochs": 2, "max_steps": 8}
 """Smaller than the defaults, where a method has these."""
 GIVEN = {"at_layer": {"method": "gradient_x_input"}, "layer_conductance": {}}
 LAYERS = {"gpt2": "transformer.h.0", "llama": "model.layers.0", "t5": "encoder.block.0.layer.1"}
-ANSWERS = {"gpt2": True, "llama": True, "t5": True}
 ATTENTION = ("raw_attention", "attention_rollout", "gradient_x_attention", "chefer_relevance")
 RULES = ("deeplift", "lrp_epsilon", "lrp_0", "lrp_z_plus", "attention_lrp")
 
@@ -60,4 +59,4 @@ def test_every_method_gives_a_map_or_says_why_not(kind: str, capsys: pytest.Capt
         print(f"\n{kind}: {counts['map']} of {len(found)} methods give maps;", end=" ")
         for code in counts.keys() - {"map"}:
             print(f"{code}: {', '.join(name for name, said in found.items() if said == code)};", end=" ")
-    assert counts["map"] >= 55
+    assert counts["map"] >= 84
