@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import abe
-from abe.metrics.evaluation.statistics import PairedTest, paired_tests
+from abe.metrics.evaluation.statistics import holm, intervals, sign_flip
 from abe.task import zoo
 from abe.task.base import Task
 from studies.outcome import Outcome, Panel, Table
@@ -17,10 +17,11 @@ from studies.tasks import Random
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt, what it goes on with, and the word that decides that."""
+    """A prompt, what it goes on with and what it could, and the word that decides between the two."""
 
     text: str
     answer: str
+    other: str
     word: str
 
     @property
@@ -30,33 +31,38 @@ class Prompt:
 
 
 PROMPTS = (
-    Prompt("The capital of France is", " Paris", "France"),
-    Prompt("The capital of Italy is", " Rome", "Italy"),
-    Prompt("The capital of Japan is", " Tokyo", "Japan"),
-    Prompt("The opposite of hot is", " cold", "hot"),
-    Prompt("A baby cat is called a", " kitten", "cat"),
-    Prompt("The day after Monday is", " Tuesday", "Monday"),
-    Prompt("In Germany people speak", " German", "Germany"),
-    Prompt("The chemical symbol for gold is", " Au", "gold"),
-    Prompt("My sister said that", " she", "sister"),
-    Prompt("The color of blood is", " red", "blood"),
+    Prompt("The capital of France is", " Paris", " London", "France"),
+    Prompt("The capital of Italy is", " Rome", " Paris", "Italy"),
+    Prompt("The capital of Japan is", " Tokyo", " Beijing", "Japan"),
+    Prompt("The opposite of hot is", " cold", " small", "hot"),
+    Prompt("A baby cat is called a", " kitten", " puppy", "cat"),
+    Prompt("The day after Monday is", " Tuesday", " Friday", "Monday"),
+    Prompt("In Germany people speak", " German", " French", "Germany"),
+    Prompt("The chemical symbol for gold is", " Au", " Ag", "gold"),
+    Prompt("My sister said that", " she", " he", "sister"),
+    Prompt("The color of blood is", " red", " blue", "blood"),
 )
-"""Written down before the model was asked. The last word of each is where the answer is read."""
+"""Prompts, answers and words were written down before the model was asked, the other answers after the count
+by log p(answer) had been seen. The last word of each prompt is where the answer is read."""
 SHAPLEY, CONTROL = "shapley", "random"
 RIVALS = (CONTROL, "integrated_gradients", "gradient_x_input", "attention_rollout")
 OTHERS = ("occlusion", "deeplift", "attention_lrp")
 DROP = ("aopc", {"curve": "log_probability"})
 """Mean loss of log p(answer) while words are taken away, the most important first."""
 METRIC = "aopc"
+LEVEL = 0.05
 
 
 def run(full: bool = False) -> Outcome:
     """SmolLM2 and ten prompts; words stand for themselves or for the padding token.
 
-    Exact Shapley values say which word leads, of all words and of all but the last one. Whatever replaces the
-    last word moves the answer most, because the answer is read there; the question is about the others, so it
-    stays. Every method's map is judged by what the log-probability of the answer loses, and told from Shapley
-    by paired tests, corrected for all pairs of methods. In full three further methods are judged.
+    Exact Shapley values say which word leads: of log p(answer) − log p(other answer), which says why this
+    answer and not that one, and of log p(answer) alone, which every word raises that leads up to an answer of
+    that kind. Whatever replaces the last word moves log p(answer) most, because the answer is read there; the
+    question is about the others, so it stays, and is a unit in a third count only.
+
+    Every method's map is judged by what the log-probability of the answer loses, and told from Shapley by
+    paired tests, corrected for as many methods as there are beside it. In full three further methods are judged.
     """
     methods = (*RIVALS, *(OTHERS if full else ()))
     return reported(zoo.load("smollm2"), PROMPTS, methods)
@@ -64,22 +70,23 @@ def run(full: bool = False) -> Outcome:
 
 def reported(task: Task, prompts: tuple[Prompt, ...], methods: tuple[str, ...]) -> Outcome:
     """The study of a task and prompts."""
-    leads = [(lead(task, one, last=False), lead(task, one, last=True)) for one in prompts]
+    contrast = [lead(task, one, against=one.other) for one in prompts]
+    alone = [lead(task, one) for one in prompts]
+    with_last = [lead(task, one, last=True) for one in prompts]
     drops = faithful(task, prompts, (SHAPLEY, *methods))
-    tests = {
-        test.second: test
-        for test in paired_tests({n: {METRIC: v} for n, v in drops.items()}, {METRIC: "higher"})
-        if test.first == SHAPLEY
-    }
-    led, led_of_all = (sum(pair[which].rank == 1 for pair in leads) for which in (0, 1))
-    better = [name for name, test in tests.items() if test.verdict == "better"]
+    tests = tested(drops)
+    led, led_alone, led_with_last = (
+        sum(one.rank == 1 for one in found) for found in (contrast, alone, with_last)
+    )
+    better = [name for name, test in tests.items() if test.better]
     return Outcome(
-        tables=[_leads([one for one, _ in leads]), _drops(drops, tests)],
+        tables=[_leads(contrast, alone), _drops(drops, tests)],
         findings=[
-            f"The decisive word leads by exact Shapley values in {led} of {len(leads)} prompts, and in "
-            f"{led_of_all} where the last word, at which the answer is read, is a unit as well.",
+            f"The decisive word leads by exact Shapley values of the contrast in {led} of {len(prompts)} "
+            f"prompts, by those of log p(answer) in {led_alone}, and in {led_with_last} where the last word, "
+            "at which the answer is read, is a unit as well.",
             f"Shapley loses more log-probability than {', '.join(better) or 'none of the others'} (paired "
-            " sign-flip tests, Holm's correction for all pairs, p ≤ 0.05).",
+            "sign-flip tests, Holm's correction, p ≤ 0.05).",
         ],
         panels=[
             Panel(
@@ -88,8 +95,9 @@ def reported(task: Task, prompts: tuple[Prompt, ...], methods: tuple[str, ...]) 
             )
         ],
         values={
-            "place of the decisive word": [one.rank for one, _ in leads],
-            "its place among all words": [one.rank for _, one in leads],
+            "place of the decisive word, contrast": [one.rank for one in contrast],
+            "place of the decisive word, log p": [one.rank for one in alone],
+            "place of the decisive word, log p, all words": [one.rank for one in with_last],
             **{f"loss, {name}": values.tolist() for name, values in drops.items()},
         },
         caption="Mean loss of the answer's log-probability while words are taken away, the most important "
@@ -111,11 +119,13 @@ class Lead:
         return 1 + [word for word, _ in order].index(self.prompt.word)
 
 
-def lead(task: Task, prompt: Prompt, *, last: bool) -> Lead:
-    """Exact Shapley values of the words, with or without the last one."""
+def lead(task: Task, prompt: Prompt, *, against: str | None = None, last: bool = False) -> Lead:
+    """Exact Shapley values of the words, with or without the last one, against another answer or alone."""
     spans = prompt.places if last else prompt.places[:-1]
     method = abe.method(SHAPLEY, evaluations=2 ** len(spans) + 2)
-    made = abe.explain(task, (prompt.text, prompt.answer), method, spans=spans, progress=False)
+    asked = {} if against is None else {"against": against}
+    raw = (prompt.text, prompt.answer)
+    made = abe.explain(task, raw, method, spans=spans, progress=False, **asked)
     return Lead(prompt, made.by_unit()[0])
 
 
@@ -138,33 +148,72 @@ def faithful(task: Task, prompts: tuple[Prompt, ...], methods: tuple[str, ...]) 
     return {name: torch.tensor(values, dtype=torch.float64) for name, values in found.items()}
 
 
-def _leads(leads: list[Lead]) -> Table:
+def _leads(contrast: list[Lead], alone: list[Lead]) -> Table:
     rows = [
         (
-            f"{one.prompt.text}{one.prompt.answer}",
+            f"{one.prompt.text}{one.prompt.answer} (not{one.prompt.other})",
             one.prompt.word,
             str(one.rank),
-            ", ".join(f"{word} {share:.1f}" for word, share in one.shares),
+            _said(one),
+            str(other.rank),
+            _said(other),
         )
-        for one in leads
+        for one, other in zip(contrast, alone, strict=True)
     ]
     return Table(
-        "Exact Shapley values of words, in nats of log p(answer)",
-        ("prompt and answer", "decisive word", "its place", "shares"),
+        "Exact Shapley values of words, in nats",
+        (
+            "prompt and answer",
+            "decisive word",
+            "its place",
+            "of the contrast",
+            "its place",
+            "of log p(answer)",
+        ),
         rows,
         "Absent words are the padding token; the last word stays.",
     )
 
 
-def _drops(drops: dict[str, Tensor], tests: dict[str, PairedTest]) -> Table:
+def _said(one: Lead) -> str:
+    return ", ".join(f"{word} {share:.1f}" for word, share in one.shares)
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Shapley's loss less that of another method: mean, interval, corrected p."""
+
+    difference: float
+    interval: tuple[float, float]
+    p: float
+
+    @property
+    def better(self) -> bool:
+        """Whether Shapley loses more."""
+        return self.p <= LEVEL and self.difference > 0
+
+
+def tested(drops: dict[str, Tensor]) -> dict[str, Tested]:
+    """Paired sign-flip tests of Shapley against each other method, with Holm's correction for these."""
+    names = [name for name in drops if name != SHAPLEY]
+    gaps = torch.stack([drops[SHAPLEY] - drops[name] for name in names], 1)
+    corrected = holm(sign_flip(gaps, smallest=LEVEL / len(names)))
+    ends = [(float(low), float(high)) for low, high in intervals(gaps)]
+    found = zip(gaps.mean(0).tolist(), ends, corrected, strict=True)
+    return {name: Tested(*one) for name, one in zip(names, found, strict=True)}
+
+
+def _drops(drops: dict[str, Tensor], tests: dict[str, Tested]) -> Table:
     rows = [(SHAPLEY, f"{float(drops[SHAPLEY].mean()):.2f}", "", "", "")]
     for name, test in tests.items():
         low, high = test.interval
         gain = f"{test.difference:.2f} [{low:.2f}, {high:.2f}]"
-        rows.append((name, f"{float(drops[name].mean()):.2f}", gain, f"{test.corrected:.2g}", test.verdict))
+        rows.append(
+            (name, f"{float(drops[name].mean()):.2f}", gain, f"{test.p:.2g}", "yes" if test.better else "")
+        )
     return Table(
         "What log p(answer) loses while words are taken away, the most important first",
-        ("method", "mean loss, nats", "Shapley's loss is larger by", "corrected p", "Shapley is"),
+        ("method", "mean loss, nats", "Shapley's loss is larger by", "corrected p", "told apart"),
         rows,
-        "Paired sign-flip tests over the prompts, Holm's correction for all pairs of methods.",
+        "Paired sign-flip tests over the prompts, Holm's correction for all of them.",
     )

