@@ -22,6 +22,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "maps": ("maps",),
     "metrics": ("metrics",),
     "removal": ("removal",),
+    "language": ("language",),
 }
 """Name -> module, whose ``run`` yields rows, and what to pass to it."""
 BY_MODEL = ("ig", "levers", "maps")

@@ -54,6 +54,7 @@ STUDIES = {
 }
 """Studies of a pretrained network on photographs."""
 DEMONSTRATIONS = {
+    "decisive": Study("Which word does a language model go by?", "decisive:run", 8),
     "soundness-linear": Study("Soundness where the true map is known", "soundness:linear", 0.2),
     "soundness-modified": Study("Which metric sees a changed map?", "soundness:modified", 3),
     "soundness-retraining": Study("What does a retrained model say?", "traps:retraining", 0.6),

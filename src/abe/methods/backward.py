@@ -6,7 +6,7 @@ from torch import Tensor
 
 from abe.baselines import Dataset, as_baseline
 from abe.engines.backward.deeplift import DeepLift
-from abe.engines.backward.deeplift_rescale import POOLS, REDUCTIONS
+from abe.engines.backward.deeplift_record import POOLS, REDUCTIONS
 from abe.engines.backward.rectifier_filters import (
     AsItIs,
     Deconvolve,

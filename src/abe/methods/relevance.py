@@ -2,7 +2,10 @@
 
 from typing import Any, Literal
 
+from abe.checks import Variant, published
 from abe.engines.backward.lrp_other import (
+    Gates,
+    Identity,
     Softmax,
     in_relevance,
     lrp_book,
@@ -32,6 +35,10 @@ LOGITS = (
     "name; a log-softmax is logits and a shift, which is booked as bias."
 )
 FORM = "Depends on how the network is written, not only on its function."
+SLOPES = (
+    "Activations divide by z itself; variant='published' divides by z + 1e-10 and has no stabiliser at "
+    "weights, as the published code."
+)
 Rules = tuple[tuple[str, BackwardRule], ...]
 
 
@@ -45,9 +52,19 @@ def relevance(
     uncovered: Policy = "error",
     merged: bool = False,
     start: Literal["score", "one"] = "score",
+    gates: Gates = "half",
+    identity: Identity | None = None,
 ) -> Backward:
     """An LRP engine from rules by place, in the form that its rules need."""
-    book = lrp_book(convolution=convolution, dense=dense, first=first, softmax=softmax, rules=_pairs(rules))
+    book = lrp_book(
+        convolution=convolution,
+        dense=dense,
+        first=first,
+        softmax=softmax,
+        gates=gates,
+        identity=identity,
+        rules=_pairs(rules),
+    )
     if needs_relevance(book):
         return Backward(
             book=in_relevance(book), form="relevance", uncovered=uncovered, merged=merged, start=start
@@ -180,44 +197,57 @@ def contrastive_excitation_backprop(
         name="attention_lrp",
         title="Attention-aware LRP",
         source="achtibat2024; ali2022",
-        formula="ε at weights, halves at products, softmax by its gradient",
+        formula="ε at weights, halves at products, softmax by its gradient, f(z) / z at activations",
         family="layer-wise backpropagation",
         reformulations=("Taylor interaction",),
         guarantees=("dummy",),
         needs=("gradient",),
         passes=UNDER_RULES,
+        differs=(SLOPES,),
         pitfalls=(BIASES, LOGITS, FORM),
     ),
     aliases=("attnlrp", "attn_lrp"),
 )
 def attention_lrp(
     *,
-    epsilon: float = 1e-6,
+    epsilon: float | None = None,
     softmax: Softmax = "taylor",
+    gates: Gates = "half",
+    variant: Variant = "corrected",
     rules: tuple[Any, ...] = (),
     uncovered: Policy = "error",
 ) -> Backward:
     """LRP-ε for transformers, with a rule for the attention weights.
 
-    A · V and Q · Kᵀ give half of their relevance to each factor; softmax passes c_in = Jᵀ c; layer norm is
-    linear with its deviation held.
+    A · V, Q · Kᵀ and a gated layer's product give half of their relevance to each factor; softmax passes
+    c_in = Jᵀ c; layer norm and RMSNorm are linear with their deviation held; grouped heads and rotary
+    positions move relevance. CP-LRP (ali2022) is ``softmax="constant", gates="constant"``.
 
     Args:
+        epsilon: the stabiliser at weights, in units of z; 1e-6 by default, 0 in the published variant.
         softmax: ``"taylor"`` sends relevance through attention weights by their gradient, ``"constant"``
             takes them as given.
+        gates: ``"half"`` gives the activated factor of a gated layer, silu(a) · b, its half, ``"constant"``
+            takes it as given.
+        variant: ``"published"`` divides by z + 1e-10 at activations, as the published code does.
         rules: pairs of an operation's name or kind and a rule, in front of these.
 
     Shape: (b, *f) in and out; bias_, stabiliser_ and rest_relevance and closure (b,) in diagnostics.
 
     Example:
         >>> import abe
-        >>> print(abe.method("attention_lrp", softmax="constant"))
-        attention_lrp(epsilon=1e-06, softmax='constant', rules=(), uncovered='error')
+        >>> abe.method("attention_lrp", softmax="constant", gates="constant").rows(b=1)
+        3.0
     """
+    as_published = published(variant)
+    if epsilon is None:
+        epsilon = 0.0 if as_published else 1e-6
     return relevance(
         convolution=Epsilon(epsilon=epsilon),
         dense=Epsilon(epsilon=epsilon),
         softmax=softmax,
+        gates=gates,
+        identity=Identity(stabiliser=1e-10) if as_published else None,
         rules=rules,
         uncovered=uncovered,
     )

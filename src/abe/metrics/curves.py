@@ -32,7 +32,7 @@ RUN = Passes(
 UNIT, SIGNED = (f"{ends}; (-inf, inf) with curve='logit'" for ends in ("[0, 1]", "[-1, 1]"))
 
 
-Followed = Literal["probability", "logit"]
+Followed = Literal["probability", "log_probability", "logit"]
 """What insertion and deletion follow: the target's probability, or its raw score before softmax."""
 
 

@@ -17,6 +17,7 @@ from tests.engines.backward.modalities import (
     Transformer,
     family,
     made,
+    soft,
     table,
 )
 from torch import Tensor, nn
@@ -287,19 +288,68 @@ def test_a_norm_written_by_hand_is_the_norm(method: str) -> None:
         torch.testing.assert_close(other, maps[0], rtol=1e-8, atol=1e-12)
 
 
-def test_the_change_of_a_norm_is_shared_by_midpoints() -> None:
-    """x r with r = (mean x² + ε)^−½: Δ = r̄ Δx + x̄ Δr, and Δr = slope · mean((x + x′) Δx)."""
+def test_the_change_of_a_norm_is_shared_as_that_of_a_quotient() -> None:
+    """n = x / p with p = √(mean x² + ε): Δn = (Δx − n̄ Δp) / p̄, and Δp = mean(x̄ Δx) / p̄."""
     x, other = samples(D), samples(D).roll(1, 1) / 2
     for way in RMS:
         net = made(Normed(way))
         w = net.head.weight[1].detach() * net.norm.weight.detach()
-        r, s = ((one.square().mean(1, keepdim=True) + 1e-6).rsqrt() for one in (x, other))
-        slope = (r - s) / (x.square() - other.square()).mean(1, keepdim=True)
-        through = (w * (x + other) / 2).sum(1, keepdim=True) * slope * (x + other) / D
-        right = (x - other) * (w * (r + s) / 2 + through)
+        p, q = ((one.square().mean(1, keepdim=True) + 1e-6).sqrt() for one in (x, other))
+        middle, out = (p + q) / 2, (x / p + other / q) / 2
+        through = (w * out).sum(1, keepdim=True) * (x + other) / 2 / D / middle
+        right = (x - other) * (w - through) / middle
         found = explain(net, x, "deeplift", baseline=other, target=1)
         near = {"rtol": 1e-3, "atol": 1e-4} if way == "norm" else {"rtol": 1e-9, "atol": 1e-12}
         torch.testing.assert_close(found.attribution, right, **near)
+
+
+# ---------------------------------------------------------------- what divides stays bounded
+
+
+@pytest.mark.parametrize("way", RMS)
+def test_a_norm_of_nearly_nothing_does_not_blow_up_what_the_other_pass_gives(way: str) -> None:
+    """Midpoints of the inverse would give terms of the size of 1 / p′, which is 1000 here, that cancel."""
+    net, x = made(Normed(way)), samples(D)
+    found = explain(net, x, "deeplift", baseline=x.roll(1, 1) * 1e-6, target=1)
+    assert float(found.residual.abs().max()) < 1e-10
+    assert float(found.attribution.abs().max()) < 10
+
+
+class Weighing(nn.Module):
+    """Attention of one query: the values that its softmax weighs, as two classes."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.values = way, nn.Parameter(torch.ones(D, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return soft(x, self.way) @ self.values
+
+
+@pytest.mark.parametrize("way", ["word", "by hand"])
+def test_a_softmax_whose_scores_moved_far_stays_bounded(way: str) -> None:
+    """Under one shift for both passes the smaller total would be e^−60, and its inverse a factor."""
+    net, x = made(Weighing(way)), samples(D)
+    found = explain(net, x, "deeplift", baseline=x.flip(1) + 60, target=1)
+    assert float(found.residual_absolute.abs().max()) < 1e-10
+    assert float(found.attribution.abs().max()) < 200
+
+
+def test_a_shift_of_all_scores_changes_no_softmax_and_no_multiplier() -> None:
+    net, x, other = made(Weighing("word")), samples(D), samples(D).flip(1)
+    near, far = (explain(net, x, "deeplift", baseline=other + c, target=1) for c in (0.0, 60.0))
+    multipliers = near.attribution / (x - other), far.attribution / (x - other - 60)
+    torch.testing.assert_close(*multipliers, rtol=1e-9, atol=1e-12)
+
+
+def test_the_multipliers_of_a_softmax_are_its_jacobian_at_the_logarithmic_mean() -> None:
+    net, x, other = made(Weighing("word")), samples(D), samples(D).flip(1)
+    s, t = x.softmax(1), other.softmax(1)
+    mean = (s - t) / (s.log() - t.log())
+    v = net.values.detach()[:, 1]
+    right = mean * (v - (mean * v).sum(1, keepdim=True) / mean.sum(1, keepdim=True)) * (x - other)
+    found = explain(net, x, "deeplift", baseline=other, target=1)
+    torch.testing.assert_close(found.attribution, right, rtol=1e-9, atol=1e-12)
 
 
 # ---------------------------------------------------------------- exponentials

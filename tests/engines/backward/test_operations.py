@@ -18,7 +18,7 @@ from tests.engines.backward.test_run import explain as explained
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from abe.engines.backward.deeplift_rescale import ELEMENTWISE, POOLS, REDUCTIONS
+from abe.engines.backward.deeplift_record import ELEMENTWISE, POOLS, REDUCTIONS
 from abe.errors import ModelError
 from abe.instrument.operations import PRODUCTS
 from abe.instrument.spellings import canonical

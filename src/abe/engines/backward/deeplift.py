@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from abe.checks import CountFrom0
-from abe.engines.backward.deeplift_rescale import Record, Replay, Rescale
+from abe.engines.backward.deeplift_record import Record, Replay
+from abe.engines.backward.deeplift_rescale import Rescale
 from abe.engines.backward.deeplift_reveal_cancel import RevealCancel
 from abe.engines.backward.run import (
     BackwardRule,
@@ -24,7 +25,7 @@ from abe.engines.backward.run import (
     registered_rules,
     run_uncovered,
 )
-from abe.engines.backward.step import Step, refuse_hidden
+from abe.engines.backward.step import Step, coarser, refuse_hidden
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.work import Call, Chunk
 from abe.errors import Code, InputError, SpecError, note
@@ -114,6 +115,7 @@ class _Lift:
         self.before = problem.x.new_zeros(len(problem.x))
         self.found: Found = {}
         self.readers: dict[str, None] = {}
+        self.precision = problem.x.dtype
         self.book = RuleBook(entries=spec.rules)
         self.further = RuleBook(entries=registered_rules("multiplier"))
         self.references = self.scores = problem.x.new_empty(0)
@@ -147,6 +149,7 @@ class _Lift:
         refuse_hidden(scores)
         self.found.update(session.found)
         self.readers.update(session.readers)
+        self.precision = coarser(self.precision, session.precision)
         return outputs, scores
 
     def _choose(self, step: Step) -> Any:
@@ -175,15 +178,15 @@ class _Lift:
             variance = (self.squares - self.out.square()).clamp(min=0)
             error = (variance / (self.spec.references - 1)).sqrt()
         delta = self.problem.score - self.before
-        notes = policy_notes(self.found) + _missing_notes(self.out, delta, self.readers)
+        notes = policy_notes(self.found) + _missing_notes(self.out, delta, self.readers, self.precision)
         return Result(self.out, delta, standard_error=error, warnings=notes)
 
 
-def _missing_notes(maps: Tensor, delta: Tensor, readers: Iterable[str]) -> list[str]:
+def _missing_notes(maps: Tensor, delta: Tensor, readers: Iterable[str], precision: torch.dtype) -> list[str]:
     """A note where maps do not sum to the score change, with what the rules could not follow."""
     rows = maps.flatten(1)
     missed = delta.double() - rows.double().sum(1)
-    worst = missing(missed, delta, rows.abs().sum(1))
+    worst = missing(missed, delta, rows.abs().sum(1), precision)
     if worst is None:
         return []
     change = f"{float(missed[worst]):.3g} of a score change of {float(delta[worst]):.3g}"

@@ -4,13 +4,13 @@ Two aligned passes: the reference runs first and what its operations read is rec
 input runs, each operation beside its record. (Nothing depends on where the batch axis is, and the
 reference needs no backward pass.) With m̄ = (m + m′)/2 the rules are exact:
 
-    f element-wise       Δf = (Δf/Δx) Δx
-    product a · b        Δ(ab) = b̄ Δa + ā Δb
-    softmax              e = exp(x − shared shift), S = Σe, e · 1/S by these two rules
-    layer norm           c = x − mean, q = mean c², c · (q + ε)^(−1/2) by these two rules
-    max-pool, max        Δout goes to the maximum of whichever of x, x′ has the larger one
+    f element-wise             Δf = (Δf/Δx) Δx
+    product a · b              Δ(ab) = b̄ Δa + ā Δb
+    quotient, softmax, norm    in `deeplift_quotients`, each bounded by what it divides
+    max-pool, max              Δout goes to the maximum of whichever of x, x′ has the larger one
 
 A product of k factors gives each the mean over the orders in which they can change; k = 2 is the rule above.
+A product with a reciprocal, a reciprocal root or a negative power is the quotient that it is.
 """
 
 # torch leaves part of its own interface untyped:
@@ -18,164 +18,44 @@ A product of k factors gives each the mean over the orders in which they can cha
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from itertools import chain, combinations
 from math import comb
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from abe.engines.backward.deeplift_masks import LAID_OVER, Mask, compared, laid_over
+from abe.engines.backward.deeplift_masks import LAID_OVER, laid_over
+from abe.engines.backward.deeplift_quotients import (
+    group_norm,
+    layer_norm,
+    log_softmax,
+    logsumexp,
+    order,
+    quotient,
+    softmax,
+)
+from abe.engines.backward.deeplift_record import (
+    ELEMENTWISE,
+    INDEXED,
+    POOLS,
+    REDUCTIONS,
+    Replay,
+    partner,
+    ratio,
+    reference,
+)
 from abe.engines.backward.step import (
-    COMPARISONS,
-    MASK_CASTS,
-    Session,
     Step,
     argument,
-    close,
     depends,
-    grouped,
-    names,
     same_value,
-    where,
 )
-from abe.errors import Code, ModelError
-from abe.instrument.modes import Function, Seen
-from abe.instrument.operations import PRODUCTS, WITH_A_WEIGHT, factors, tensors
+from abe.instrument.operations import PRODUCTS, factors, tensors
 from abe.spec import value
 
-ELEMENTWISE = names(
-    """relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardsigmoid hardtanh
-    hardshrink softshrink tanhshrink softplus softsign sigmoid logsigmoid tanh threshold clamp clamp_min
-    clamp_max exp expm1 log log2 log10 log1p sqrt rsqrt reciprocal pow rpow square abs sin cos tan sinh cosh
-    atan asin acos erf erfc rdiv nan_to_num sign sgn floor ceil round trunc frac exp2 logit sinc erfinv lgamma
-    digamma asinh acosh atanh deg2rad rad2deg"""
-)
 MOST_FACTORS = 5
 """Most factors of a product: k of them cost k 2^(k − 1) products."""
-REDUCTIONS = frozenset({"max", "min", "amax", "amin"})
-POOLS = {
-    "max_pool1d": F.max_pool1d_with_indices,
-    "max_pool2d": F.max_pool2d_with_indices,
-    "max_pool3d": F.max_pool3d_with_indices,
-    "adaptive_max_pool1d": F.adaptive_max_pool1d_with_indices,
-    "adaptive_max_pool2d": F.adaptive_max_pool2d_with_indices,
-    "adaptive_max_pool3d": F.adaptive_max_pool3d_with_indices,
-}
-INDEXED = frozenset(f"{name}_with_indices" for name in POOLS)
-"""They give the places of the maxima beside them."""
-_RECORDED = (
-    ELEMENTWISE
-    | PRODUCTS
-    | POOLS.keys()
-    | INDEXED
-    | {"div", "softmax", "log_softmax", "logsumexp", "layer_norm", "group_norm", "instance_norm", "rms_norm"}
-    | {"maximum", "minimum", "glu"}
-    | LAID_OVER
-    | COMPARISONS
-    | REDUCTIONS
-)
-
-
-@dataclass
-class Record:
-    """What the reference pass read, in order."""
-
-    names: list[str] = field(default_factory=list)
-    given: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=dict)
-    also: frozenset[str] = frozenset()
-
-    def __call__(self, seen: Seen, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.reads(seen, args):
-            # Clones, because a later in-place operation may write to what this one reads.
-            self.given[len(self.names)] = (_kept(args), _kept(kwargs))
-            self.names.append(seen.name)
-        return func(*args, **kwargs)
-
-    def reads(self, seen: Seen, args: tuple[Any, ...]) -> bool:
-        """Whether a rule may want to know what this call read; a layer with a parameter is linear."""
-        layer = seen.name in WITH_A_WEIGHT and len(args) > 1 and isinstance(args[1], torch.nn.Parameter)
-        return seen.name in self.also or (seen.name in _RECORDED and not layer)
-
-
-def _kept(item: Any) -> Any:
-    if isinstance(item, Tensor):
-        return item if isinstance(item, torch.nn.Parameter) or item.ndim == 0 else item.detach().clone()
-    if isinstance(item, (list, tuple)) and not hasattr(item, "_fields"):
-        return type(item)(_kept(part) for part in item)
-    if isinstance(item, dict):
-        return {key: _kept(part) for key, part in item.items()}
-    return item
-
-
-class Replay(Session):
-    """The session of the input's pass: every step beside its record."""
-
-    def __init__(self, choose: Callable[[Step], Any], record: Record) -> None:
-        super().__init__(choose=choose, form="multiplier")
-        self.record = record
-        self.at, self.beside = -1, False
-        self._twins: dict[int, Mask] = {}
-
-    def __call__(self, seen: Seen, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self.beside = self.record.reads(seen, args)
-        if not self.beside:
-            return super().__call__(seen, func, args, kwargs)
-        self.at += 1
-        if self.at >= len(self.record.names) or self.record.names[self.at] != seen.name:
-            raise ModelError(
-                Code.RULE,
-                "The model runs other operations on the input than on the reference",
-                got=where(seen.name, seen.module),
-                fix="Its forward branches on values, which DeepLIFT cannot compare; use a path method",
-            )
-        return super().__call__(seen, func, args, kwargs)
-
-    def twin_of(self, step: Step) -> Mask | None:
-        """The mask with a twin that a step lays over something, if there is exactly one."""
-        if step.name not in LAID_OVER or not self._twins:
-            return None
-        given = [t for t in tensors((step.args, step.kwargs)) if not depends(t)]
-        if step.name == "setitem":  # h[mask] = one number
-            plain = len(step.args) == 3 and isinstance(step.args[1], Tensor)
-            given = given if plain and torch.as_tensor(step.args[2]).numel() == 1 else []
-        found = [self._twins[id(t)] for t in given if id(t) in self._twins]
-        return found[0] if len(found) == 1 else None
-
-    def _compare(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        mask = super()._compare(func, args, kwargs)
-        given = self.record.given[self.at][0]
-        if len(args) == len(given) == 2 and isinstance(mask, Tensor):
-            with torch.no_grad():
-                theirs, other = func(*given), torch.as_tensor(given[0] - given[1])
-            if other.is_floating_point():
-                self._twins[id(mask)] = compared(mask, theirs, args[0] - args[1], other)
-        return mask
-
-    def _of_constants(self, seen: Seen, args: tuple[Any, ...], output: Any) -> Any:
-        """A mask as numbers is its twin; its opposite has one too."""
-        known = self._twins.get(id(args[0])) if args else None
-        if known is None or not isinstance(output, Tensor) or seen.name not in MASK_CASTS:
-            return output
-        if output.dtype == torch.bool:
-            self._twins[id(output)] = known if output is known.mask else known.inverted(output)
-            return output
-        return known.twin if output.dtype == known.twin.dtype else output
-
-
-def reference(step: Step) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What this step's operation read in the reference pass."""
-    session = step.session
-    if not isinstance(session, Replay) or not session.beside:
-        raise step.error(
-            "A rule needs the reference of an operation that records none", "Use DeepLift's rules"
-        )
-    return session.record.given[session.at]
-
-
-# --- rules ----------------------------------------------------------------------------------------
 
 
 @value
@@ -186,6 +66,12 @@ class Rescale:
 
     def __call__(self, step: Step) -> Any:
         """Run a step by the rule of its operation."""
+        output = self._run(step)
+        if isinstance(step.session, Replay) and _divides(step, step.session):
+            step.session.divisors[id(output)] = output
+        return output
+
+    def _run(self, step: Step) -> Any:
         name = step.name
         if name in ELEMENTWISE or _of_one_value(step):
             return elementwise(step)
@@ -205,6 +91,16 @@ class Rescale:
         return known or step.name == "batch_norm"
 
 
+def _divides(step: Step, session: Replay) -> bool:
+    """Whether what comes out only divides: a reciprocal of some kind, or one that was moved."""
+    if step.name in ("rdiv", "reciprocal", "rsqrt"):
+        return True
+    if step.name == "pow":
+        exponent = argument(step, 1, "exponent")
+        return not depends(exponent) and bool((torch.as_tensor(exponent) < 0).all())
+    return step.kind == "plumbing" and any(id(t) in session.divisors for t in step.inputs())
+
+
 def _of_one_value(step: Step) -> bool:
     """Whether a mask and what it is laid over are one value, which makes the call a function of that."""
     if step.name not in LAID_OVER or len(step.inputs()) != 1:
@@ -219,28 +115,6 @@ def _linear(step: Step) -> Any:
     return step.plain()
 
 
-def partner(step: Step, tensor: Tensor) -> Tensor:
-    """The reference's counterpart of an argument of the step."""
-    args, kwargs = reference(step)
-    for mine, theirs in zip(tensors((step.args, step.kwargs)), tensors((args, kwargs)), strict=True):
-        if mine is tensor:
-            return theirs
-    raise step.error("An argument has no counterpart in the reference pass", "Use Rescale's rules")
-
-
-SURE = 1e3
-"""Changes are this many times the rounding of the value, as of a sigmoid near ½ whose input is near 0."""
-
-
-def ratio(
-    out: Tensor, out_reference: Tensor, x: Tensor, other: Tensor, slope: Callable[[], Tensor]
-) -> Tensor:
-    """Δout/Δx, and the gradient where Δx is rounding, or makes of the rounding of values a slope."""
-    near = close(x, other) | ((x - other).abs() <= SURE * torch.finfo(out.dtype).eps * out.abs())
-    multiplier = (out - out_reference) / torch.where(near, 1.0, x - other)
-    return torch.where(near, slope(), multiplier) if bool(near.any()) else multiplier
-
-
 def elementwise(step: Step) -> Tensor:
     """f(x) with multiplier Δf/Δx."""
     x = step.inputs()[0]
@@ -249,17 +123,16 @@ def elementwise(step: Step) -> Tensor:
     args, kwargs = reference(step)
     other = partner(step, x)
     with torch.no_grad():
-        out_reference = step.func(*args, **kwargs)
-    leaf = x.detach().requires_grad_(True)
-    with torch.enable_grad():
-        out = step.with_(lambda t: leaf if t is x else t)
-        if out.shape != x.shape:
-            raise step.error("This call is not element-wise", "Add a rule for it")
+        plain, out_reference = step.plain(), step.func(*args, **kwargs)
+    if plain.shape != x.shape:
+        raise step.error("This call is not element-wise", "Add a rule for it")
 
     def slope() -> Tensor:
+        leaf = torch.lerp(x.detach(), other, 0.5).requires_grad_(True)
+        with torch.enable_grad():
+            out = step.with_(lambda t: leaf if t is x else t)
         return torch.autograd.grad(out, leaf, torch.ones_like(out))[0]
 
-    plain = out.detach()
     return same_value(x * ratio(plain, out_reference, x.detach(), other, slope), plain)
 
 
@@ -278,7 +151,7 @@ def product(step: Step) -> Tensor:
     out: Any = step.replaced({i: torch.zeros_like(mine[i]) for i in changing}) if without else 0
     if len(changing) == 2:
         a, b = changing
-        middle = {i: (mine[i].detach() + theirs[i]) / 2 for i in changing}
+        middle = _middle(step, {i: (mine[i].detach(), theirs[i]) for i in changing}, mine)
         pairs = step.replaced({**without, b: middle[b]}) + step.replaced({**without, a: middle[a]})
         return same_value(pairs + out, held)
     for i in changing:
@@ -290,112 +163,17 @@ def product(step: Step) -> Tensor:
     return same_value(out, held)
 
 
-def quotient(step: Step) -> Tensor:
-    """a / b = a · (1/b), where a may be a constant."""
-    held = step.value()
-    a, b = step.args[:2]
-    other_a, other_b = _operands(step)
-    inverse, other = 1 / b.detach(), 1 / other_b
-    slope = -inverse * other  # Δ(1/b)/Δb
-    fixed = a.detach() if isinstance(a, Tensor) else a
-    through = (fixed + other_a) / 2 * (b * slope)
-    return same_value(a * (inverse + other) / 2 + through if depends(a) else through, held)
-
-
-def _operands(step: Step) -> tuple[Any, Any]:
-    given = reference(step)[0]
-    return given[0], given[1]
-
-
-def _axis(step: Step) -> int:
-    return argument(step, 1, "dim", -1)
-
-
-def _exponentials(step: Step, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Surrogate of e = exp(x − shift), its value, and the reference's, with one shift for both."""
-    x, other = step.args[0], None
-    other = partner(step, x)
-    shift = torch.maximum(x.detach(), other).amax(axis, keepdim=True)
-    shift = torch.where(shift.isfinite(), shift, torch.zeros_like(shift))
-    e, e_reference = (x.detach() - shift).exp(), (other - shift).exp()
-    slope = ratio(e, e_reference, x.detach(), other, lambda: e)
-    masked = torch.isinf(x.detach())
-    surrogate = x.masked_fill(masked, 0.0) * slope.masked_fill(masked, 0.0)
-    return surrogate, e, e_reference
-
-
-def softmax(step: Step) -> Tensor:
-    """exp, sum, reciprocal, midpoint product."""
-    axis = _axis(step)
-    surrogate, e, e_reference = _exponentials(step, axis)
-    total, total_reference = e.sum(axis, keepdim=True), e_reference.sum(axis, keepdim=True)
-    inverse, inverse_reference = 1 / total, 1 / total_reference
-    slope = -inverse * inverse_reference
-    middle, mean = (e + e_reference) / 2, (inverse + inverse_reference) / 2
-    passed = surrogate * mean + middle * (surrogate.sum(axis, keepdim=True) * slope)
-    return same_value(passed, step.value())
-
-
-def log_softmax(step: Step) -> Tensor:
-    """x − log Σ exp x."""
-    x = step.args[0]
-    return same_value(x - _log_total(step, _axis(step)), step.value())
-
-
-def logsumexp(step: Step) -> Tensor:
-    """log Σ exp x."""
-    axis = _axis(step)
-    passed = _log_total(step, axis)
-    held = step.value()
-    return same_value(passed if passed.shape == held.shape else passed.squeeze(axis), held)
-
-
-def _log_total(step: Step, axis: int) -> Tensor:
-    surrogate, e, e_reference = _exponentials(step, axis)
-    total, other = e.sum(axis, keepdim=True), e_reference.sum(axis, keepdim=True)
-    slope = ratio(total.log(), other.log(), total, other, lambda: 1 / total)
-    return surrogate.sum(axis, keepdim=True) * slope
-
-
-def _normalised(x: Tensor, other: Tensor, axes: tuple[int, ...], epsilon: float, *, centre: bool) -> Tensor:
-    """Surrogate of c · (mean c² + ε)^(−1/2) over ``axes``."""
-    c = x - x.mean(axes, keepdim=True) if centre else x
-    c_reference = other - other.mean(axes, keepdim=True) if centre else other
-    held = c.detach()
-    power = (held.square().mean(axes, keepdim=True) + epsilon).sqrt()
-    power_reference = (c_reference.square().mean(axes, keepdim=True) + epsilon).sqrt()
-    # Δ(c²)/Δc = c + c′ and Δ(v^−½)/Δv = −1 / (√v √v′ (√v + √v′)), both exact
-    squares = (c * (held + c_reference)).mean(axes, keepdim=True)
-    slope = -1 / (power * power_reference * (power + power_reference))
-    inverse = (1 / power + 1 / power_reference) / 2
-    return c * inverse + (held + c_reference) / 2 * (squares * slope)
-
-
-def layer_norm(step: Step) -> Tensor:
-    """Centre, square, mean, reciprocal root, midpoint product; then the affine part."""
-    centre = step.name == "layer_norm"
-    x, shape = step.args[0], argument(step, 1, "normalized_shape")
-    weight = argument(step, 2, "weight")
-    epsilon = argument(step, 4 if centre else 3, "eps", 1e-5 if centre else None)
-    epsilon = torch.finfo(x.dtype).eps if epsilon is None else epsilon
-    axes = tuple(range(-len(shape), 0))
-    out = _normalised(x, partner(step, x), axes, epsilon, centre=centre)
-    return same_value(out if weight is None else out * weight, step.value())
-
-
-def group_norm(step: Step) -> Tensor:
-    """The same over groups of channels; instance norm has one channel per group."""
-    x = step.args[0]
-    running = step.name == "instance_norm" and argument(step, 1, "running_mean") is not None
-    if running and not argument(step, 5, "use_input_stats", True):
-        return step.plain()
-    groups, weight, _, epsilon = grouped(step)
-
-    def split(t: Tensor) -> Tensor:
-        return t.reshape(t.shape[0], groups, -1)
-
-    out = _normalised(split(x), split(partner(step, x)), (2,), epsilon, centre=True).view_as(x)
-    return same_value(out if weight is None else out * weight.view(-1, *[1] * (x.ndim - 2)), step.value())
+def _middle(step: Step, values: dict[int, tuple[Tensor, Tensor]], mine: list[Tensor]) -> dict[int, Tensor]:
+    """What each of two factors is multiplied by the other's change with: midpoints, or a quotient's."""
+    divisors = step.session.divisors if isinstance(step.session, Replay) else {}
+    dividing = [i for i in values if id(mine[i]) in divisors]
+    if step.name != "mul" or len(dividing) != 1:
+        return {i: (value + other) / 2 for i, (value, other) in values.items()}
+    (b,) = dividing
+    (a,) = values.keys() - {b}
+    share = order(*values[b])
+    (x, other), (g, other_g) = values[a], values[b]
+    return {b: share * g + (1 - share) * other_g, a: (1 - share) * x + share * other}
 
 
 def max_pool(step: Step) -> Any:
@@ -461,18 +239,19 @@ def extremum(step: Step) -> Tensor:
 
 def select(step: Step) -> Tensor:
     """where(condition, a, b) with one condition for both passes is linear."""
-    if not torch.equal(step.args[0], _operands(step)[0]):
+    if not torch.equal(step.args[0], reference(step)[0][0]):
         raise step.error("A selection differs between input and reference", "Add a rule for it")
     return step.plain()
 
 
 def gated(step: Step) -> Tensor:
     """glu: a · σ(b) of two halves."""
-    x = step.args[0]
-    a, b = x.chunk(2, _axis(step))
-    other_a, other_b = partner(step, x).chunk(2, _axis(step))
+    x, axis = step.args[0], argument(step, 1, "dim", -1)
+    a, b = x.chunk(2, axis)
+    other_a, other_b = partner(step, x).chunk(2, axis)
     gate, other_gate = b.detach().sigmoid(), other_b.sigmoid()
-    slope = ratio(gate, other_gate, b.detach(), other_b, lambda: gate * (1 - gate))
+    middle = ((b.detach() + other_b) / 2).sigmoid()
+    slope = ratio(gate, other_gate, b.detach(), other_b, lambda: middle * (1 - middle))
     return same_value(a * (gate + other_gate) / 2 + (a.detach() + other_a) / 2 * (b * slope), step.value())
 
 

@@ -21,13 +21,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from abe.engines.backward.deeplift_rescale import (
-    ELEMENTWISE,
-    Rescale,
-    partner,
-    ratio,
-    reference,
-)
+from abe.engines.backward.deeplift_record import ELEMENTWISE, partner, ratio, reference
+from abe.engines.backward.deeplift_rescale import Rescale
 from abe.engines.backward.lrp_weighted import split, weighted
 from abe.engines.backward.step import (
     WEIGHTED,

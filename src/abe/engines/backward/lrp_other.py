@@ -11,6 +11,7 @@ from torch import Tensor
 
 from abe.checks import NotNegative
 from abe.engines.backward.lrp_weighted import scaled
+from abe.engines.backward.one_value import IDENTITIES
 from abe.engines.backward.run import RuleBook, registered_rules
 from abe.engines.backward.step import (
     Step,
@@ -26,12 +27,7 @@ from abe.engines.backward.step import (
 from abe.instrument.operations import factors, tensors
 from abe.spec import value
 
-IDENTITIES = names(
-    """relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardtanh hardshrink softshrink
-    tanhshrink softsign softplus logsigmoid tanh threshold clamp clamp_min clamp_max expm1 log1p sqrt square
-    abs sin tan sinh atan asin erf pow nan_to_num"""
-)
-"""Element-wise functions through which relevance passes unchanged: c_in = c f(x) / x."""
+Gates = Literal["half", "constant"]
 GATES = ("sigmoid", "hardsigmoid")
 """Their outputs only weigh something else, so they count as constants (arras2017)."""
 DIVISORS = ("rdiv", "reciprocal", "rsqrt")
@@ -101,7 +97,9 @@ class Selected:
 
 @value
 class Identity:
-    """Element-wise functions keep relevance: c_in = c f(x) / x, the gradient where x is zero.
+    """Functions of one value keep relevance, entry by entry: c_in = c f(x) / x, the gradient at x = 0.
+
+    A product of functions of one value is one too, see `one_value`.
 
     Args:
         stabiliser: added to x below the line, as some published code does.
@@ -111,11 +109,13 @@ class Identity:
 
     def __call__(self, step: Step) -> Any:
         """One ratio on the way back."""
-        x, held = step.inputs()[0], step.value()
+        held = step.value()
         if weighs(step):
             return held
         if step.name == "relu":
             return step.plain()
+        root = step.root() if step.kind == "product" else None
+        x = step.inputs()[0] if root is None else root
         zero = torch.zeros_like(held)
         if held.shape != x.shape:
             raise step.error("This call is not element-wise", "Add a rule for it")
@@ -124,19 +124,24 @@ class Identity:
         if bool(near.any()):
             factor = torch.where(near, self._slope(step, x), factor)
             # Where x is zero the function's value there is nobody's.
-            return same_value(x * factor, held, step.booked(rest=self._at_zero(step, x) * near))
+            with torch.no_grad():
+                at_zero = _at(step, x, torch.zeros_like(x))
+            return same_value(x * factor, held, step.booked(rest=at_zero * near))
         taken = held - x.detach() * factor if self.stabiliser else None
         return same_value(x * factor, held, None if taken is None else step.booked(stabiliser=taken))
-
-    def _at_zero(self, step: Step, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            return step.with_(lambda t: torch.zeros_like(t) if t is x else t)
 
     def _slope(self, step: Step, x: Tensor) -> Tensor:
         leaf = x.detach().requires_grad_(True)
         with torch.enable_grad():
-            out = step.with_(lambda t: leaf if t is x else t)
+            out = _at(step, x, leaf)
         return torch.autograd.grad(out, leaf, torch.ones_like(out))[0]
+
+
+def _at(step: Step, x: Tensor, other: Tensor) -> Any:
+    """What a function of the value x gives for another one."""
+    if step.kind == "product" and step.session.values is not None:
+        return step.session.values.again(step, x, other)
+    return step.with_(lambda t: other if t is x else t)
 
 
 @value
@@ -174,11 +179,20 @@ class Shifted:
 
 @value
 class Halves:
-    """A product of k things that depend on the input gives each 1/k of the relevance: halves, mostly."""
+    """A product of k things that depend on the input gives each 1/k of the relevance: halves, mostly.
+
+    Args:
+        gates: ``"constant"`` gives all to the other factor where one came out of an activation and the other
+            did not, as silu(a) · b of a gated layer.
+    """
+
+    gates: Gates = "half"
 
     def __call__(self, step: Step) -> Any:
         """Each factor's gradient is scaled; that of what is added to the product (a layer's bias) is not."""
         given, changing = list(tensors((step.args, step.kwargs))), step.factors()
+        if self.gates == "constant" and (gate := _gate(step, given, changing)) is not None:
+            return step.replaced({gate: given[gate].detach()})
         output = step.replaced({i: scaled(given[i], 1 / len(changing)) for i in changing})
         inside = factors(step.name, len(given))
         if all(i in inside or depends(t) for i, t in enumerate(given)):
@@ -187,6 +201,15 @@ class Halves:
             zeros = {i: torch.zeros_like(t) for i, t in enumerate(given) if depends(t)}
             constant = step.replaced(zeros).nan_to_num(neginf=0.0)
         return transformed(output, step.booked(bias=constant))
+
+
+def _gate(step: Step, given: list[Tensor], changing: list[int]) -> int | None:
+    """The number of the only factor that came out of an activation."""
+    values = step.session.values
+    if step.name != "mul" or values is None:
+        return None
+    bent = [i for i in changing if values.bent(given[i])]
+    return bent[0] if len(bent) == 1 else None
 
 
 @value
@@ -294,6 +317,9 @@ class Relevance:
         held = step.value()
         if step.name in _MOVES or not isinstance(held, Tensor):
             return _moved(step)
+        root = step.root() if step.name == "mul" and len(step.factors()) > 1 else None
+        if root is not None:
+            return same_value(root, held)
         inputs = list({id(t): t for t in step.inputs()}.values())
         if _keeps_place(step, inputs, held):
             return _kept(step, inputs[0], held)
@@ -362,6 +388,8 @@ def lrp_book(
     dense: Any,
     first: Any = None,
     softmax: Softmax = "constant",
+    gates: Gates = "half",
+    identity: Identity | None = None,
     rules: tuple[tuple[str, Any], ...] = (),
 ) -> RuleBook:
     """An LRP rule book: what weighted operations get, by place, and what everything else gets.
@@ -371,15 +399,19 @@ def lrp_book(
         dense: rule of dense operations.
         first: rule of the first weighted operation, if another.
         softmax: attention weights as constants (ali2022) or by their gradient (achtibat2024).
+        gates: whether the activated factor of a gated layer shares the relevance or counts as a constant.
+        identity: rule of functions of one value, if another.
         rules: further rules in front.
     """
+    identity = Identity() if identity is None else identity
     attention = AsConstant() if softmax == "constant" else Taylor()
     entries: list[tuple[str, Any]] = list(rules)
     entries += [("first", first)] if first is not None else []
     entries += [("convolution", convolution), ("dense", dense), ("softmax", attention)]
     entries += [(gate, AsConstant()) for gate in (*GATES, *DIVISORS, *EXPONENTIALS)]
-    entries += [("log_softmax", Shifted()), ("div", Quotient()), ("glu", Gated()), ("product", Halves())]
-    entries += [(name, Identity()) for name in sorted(IDENTITIES)]
+    entries += [("log_softmax", Shifted()), ("div", Quotient()), ("glu", Gated())]
+    entries += [("one value", identity), ("product", Halves(gates=gates))]
+    entries += [(name, identity) for name in sorted(IDENTITIES)]
     entries += [("maximum", Selected()), ("minimum", Selected()), ("where", PassOn())]
     entries += [("linear", PassOn()), ("plumbing", PassOn()), ("constant", PassOn())]
     entries += [(f"{kind}_norm", Affine()) for kind in ("batch", "layer", "rms", "group", "instance")]

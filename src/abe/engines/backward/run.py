@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from abe.engines.backward.one_value import OneValue
 from abe.engines.backward.step import (
     ACCOUNTS,
     CONVOLUTIONS,
@@ -27,6 +28,7 @@ from abe.engines.backward.step import (
     Ledger,
     Session,
     Step,
+    coarser,
     depends,
     refuse_hidden,
     stabilised,
@@ -101,7 +103,8 @@ class RuleBook:
 
     An entry's key is the name of an operation (``"conv2d"``), a kind (``"linear"``, ``"activation"``,
     ``"plumbing"``, …), or a place: ``"first"`` and ``"last:<n>"`` are the first and the n-th weighted
-    operation, ``"convolution"`` and ``"dense"`` weighted operations of either sort, ``"*"`` everything.
+    operation, ``"convolution"`` and ``"dense"`` weighted operations of either sort, ``"one value"``
+    a product of functions of one value, ``"*"`` everything.
 
     Args:
         entries: pairs of key and rule.
@@ -132,6 +135,8 @@ def _keys(step: Step) -> frozenset[str]:
     if step.kind == "linear" and step.name in WEIGHTED:
         keys |= {"convolution" if step.name in CONVOLUTIONS else "dense", "weighted", f"layer:{step.number}"}
         keys |= {"first"} if step.number == 0 else set()
+    if step.name == "mul" and step.kind == "product" and step.root() is not None:
+        keys |= {"one value"}
     return frozenset(keys)
 
 
@@ -190,6 +195,7 @@ class _Run:
         first = problem.context.take(problem.everyone[:1])
         self.model = merged_copy(problem.task, problem.x[:1], first) if merged else problem.task.model
         self.session = Session(choose=self._choose)
+        self.precision = problem.x.dtype
         self.start = zeros
 
     def go(self) -> "_Run":
@@ -217,12 +223,14 @@ class _Run:
             bounds=network_bounds(self.problem.task),
             form=self.spec.form,
             inside=self.problem.task.at_layers,
+            values=None if self.spec.form == "gradient" else OneValue(),
         )
         with Instrument(self.model, default=self.session, decompose=True, unseen=self.unseen):
             outputs = call.forward(call.x, self.model)
         refuse_hidden(plain_outputs(outputs))
         check_same(outputs, self.problem, call, self.spec)
         self.found.update(self.session.found)
+        self.precision = coarser(self.precision, self.session.precision)
         scores = call.score(self._open(outputs))
         if not scores.requires_grad and self.spec.form != "gradient":
             raise stopped(self.session)
@@ -269,7 +277,7 @@ class _Run:
         books = {f"{account}_relevance": amount for account, amount in self.books.items()}
         books["closure"] = self.closure
         size = sum((amount.abs() for amount in self.books.values()), out.flatten(1).abs().sum(1))
-        notes += _closure_notes(self.closure, self.started, size)
+        notes += _closure_notes(self.closure, self.started, size, self.precision)
         if self.spec.start == "one":
             out = out / expanded(stabilised(self.started, 0.0), out)
             books = {name: amount / stabilised(self.started, 0.0) for name, amount in books.items()}
@@ -300,23 +308,24 @@ MISSED = {torch.float64: (1e-7, 1e-11, 1e-3), torch.float32: (1e-3, 1e-5, 3e-2)}
 """What a map may miss: of what it sums to; of its amounts, whose rounding stays if they cancel; and most."""
 
 
-def missing(missed: Tensor, whole: Tensor, amounts: Tensor) -> int | None:
+def missing(missed: Tensor, whole: Tensor, amounts: Tensor, precision: torch.dtype) -> int | None:
     """Number of the sample that misses most, where one misses more than rounding.
 
     Args:
         missed: (n,) what the maps are short of.
         whole: (n,) what they are to sum to.
         amounts: (n,) the size of all that was given.
+        precision: the coarsest in which the model computed.
     """
-    share, rounding, most = MISSED.get(whole.dtype, (1e-1, 1e-2, 3e-1))
+    share, rounding, most = MISSED.get(precision, (1e-1, 1e-2, 3e-1))
     rounded = torch.minimum(rounding * amounts, most * whole.abs().clamp(min=1))
     bad = ~(missed.abs() <= torch.maximum(share * whole.abs(), rounded))
     return int(torch.where(bad, missed.abs(), -1.0).argmax()) if bool(bad.any()) else None
 
 
-def _closure_notes(closure: Tensor, start: Tensor, amounts: Tensor) -> list[str]:
+def _closure_notes(closure: Tensor, start: Tensor, amounts: Tensor, precision: torch.dtype) -> list[str]:
     """A note where the map and the accounts do not add up to the relevance that the rules started with."""
-    worst = missing(closure, start, amounts)
+    worst = missing(closure, start, amounts, precision)
     if worst is None:
         return []
     what = f"The books of sample {worst} do not close: {float(closure[worst]):.3g} too much"

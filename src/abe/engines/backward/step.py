@@ -12,7 +12,7 @@ as a *surrogate*, an ordinary tensor with a graph whose gradient replaces the op
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -23,6 +23,9 @@ from abe.instrument.inspection import path_name
 from abe.instrument.modes import Function, Seen
 from abe.instrument.operations import SHAPE_ONLY, Kind, factors, kind_of, tensors
 from abe.instrument.transforms import hidden, in_checkpoint, transform
+
+if TYPE_CHECKING:
+    from abe.engines.backward.one_value import OneValue
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -91,6 +94,11 @@ def origin(tensor: Tensor) -> tuple[Any, int]:
 
 def _same(one: tuple[Any, int], other: tuple[Any, int]) -> bool:
     return one[0] is other[0] and one[1] == other[1]
+
+
+def coarser(one: torch.dtype, other: torch.dtype) -> torch.dtype:
+    """Whichever of two precisions rounds more."""
+    return one if one is other or torch.finfo(one).eps >= torch.finfo(other).eps else other
 
 
 ACCOUNTS = ("bias", "stabiliser", "rest")
@@ -199,6 +207,10 @@ class Step:
         given = list(tensors((self.args, self.kwargs)))
         return [i for i in factors(self.name, len(given)) if depends(given[i])]
 
+    def root(self) -> Tensor | None:
+        """The one tensor that this step computes a function of, entry by entry, where that is followed."""
+        return None if self.session.values is None else self.session.values.root(self)
+
     def booked(self, **shares: Tensor | float) -> Transform:
         """A transform that lets the gradient through and books gradient × share for each account."""
         ledger, seen = self.session.ledger, self.seen
@@ -283,6 +295,8 @@ class Session:
         readers: operations that read, beside the input, what was made of it without a gradient (masks,
             indices, detached tensors), in the order in which they ran.
         stopped: the last operation whose numbers do not depend on the input, though what it read did.
+        values: follows functions of one value, where the rules tell them from products.
+        precision: the coarsest in which a step computed, which a model can choose for a part of itself.
     """
 
     choose: Choose
@@ -295,6 +309,8 @@ class Session:
     memory: dict[int, Any] = field(default_factory=dict)
     readers: dict[str, None] = field(default_factory=dict)
     stopped: str | None = None
+    precision: torch.dtype = torch.float64
+    values: "OneValue | None" = None
     _masks: dict[int, tuple[Tensor, tuple[Any, int]]] = field(default_factory=dict)
     _cut: dict[int, Tensor] = field(default_factory=dict)
     _fixed: dict[int, Tensor] = field(default_factory=dict)
@@ -320,8 +336,12 @@ class Session:
         step = Step(seen, func, args, kwargs, kind, self.layers, self)
         self.layers += weighted
         output = self.choose(step)
-        if isinstance(output, Tensor) and output.is_floating_point() and not depends(output):
-            self.stopped = where(seen.name, seen.module)
+        if self.values is not None:
+            self.values.follow(step, output)
+        if isinstance(output, Tensor) and output.is_floating_point():
+            self.precision = coarser(self.precision, output.dtype)
+            if not depends(output):
+                self.stopped = where(seen.name, seen.module)
         self._note_cut(seen, output)
         return output
 

