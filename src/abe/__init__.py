@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from abe.task.array.tensor import tensor_task
     from abe.task.base import Task
     from abe.task.data.loaders import samples
+    from abe.task.detection import detection_task
     from abe.task.image import image_task, load_image
     from abe.task.image.segmentation import segmentation_task
     from abe.task.several import columns, image, make_task, series, tensor, text
@@ -65,6 +66,7 @@ _HOMES = {
     "evaluate": "abe.metrics.evaluation.evaluate",
     "Task": "abe.task.base",
     "trust": "abe.metrics.trust",
+    "detection_task": "abe.task.detection",
     "image_task": "abe.task.image",
     "list_attacks": "abe.listing",
     "list_methods": "abe.listing",
@@ -115,6 +117,7 @@ __all__ = [
     "chain",
     "columns",
     "compare",
+    "detection_task",
     "ensemble",
     "evaluate",
     "evaluate_robustness",

@@ -24,14 +24,14 @@ from abe.units.arrival import sums_over
 KIND = "explanation"
 WRITTEN = (
     *("method", "spec", "objective", "cost", "warnings", "seed", "versions", "modality", "parts", "unit"),
-    *("channels", "names", "target_names", "top", "unit_names", "token_names", "shown", "ids"),
+    *("channels", "names", "target_names", "top", "unit_names", "token_names", "shown", "ids", "blank_names"),
 )
 """Fields that a saved manifest holds; the others are tensors."""
 Maps = Float[Tensor, "b *m"]
 """Of the inputs' shape, or with one channel."""
 
 
-PICTURES = ("image", "segmentation")
+PICTURES = ("image", "segmentation", "detection")
 """Modalities whose samples are photographs."""
 OUTSIDE = "(fixed)"
 """What `Explanation.by_unit` calls all positions that are in no unit."""
@@ -90,6 +90,8 @@ class Explanation:
         token_labels: of texts, like ``labels`` the token of every position, -1 for special ones; or None.
         token_names: of texts, per sample what its tokens are called.
         shown: per sample, what a person sees instead of ``x``, such as the text.
+        blank: (k, *f) inputs in which nothing was found to explain, so that they have no sample; or None.
+        blank_names: of these.
         channels: axis of what belongs together at a position: 1, as in all features; −1 where the numbers
             were given back in the axes of a batch (b, t, d), as by `abe.ExplanationTask`.
     """
@@ -121,6 +123,8 @@ class Explanation:
     token_names: list[list[str]] = field(default_factory=list[list[str]])
     shown: list[Any] = field(default_factory=list[Any])
     channels: Literal[1, -1] = 1
+    blank: Tensor | None = None
+    blank_names: list[str] = field(default_factory=list[str])
 
     @cached_property
     def residual(self) -> PerSample | None:
@@ -423,6 +427,10 @@ class Explanation:
             parts[0],
             **{name: joined([getattr(p, name) for p in parts], list(map(len, parts))) for name in PER_SAMPLE},
             cost=cost,
+            blank=None if not any(p.blank_names for p in parts) else torch.cat(
+                [p.blank for p in parts if p.blank is not None]
+            ),
+            blank_names=[name for p in parts for name in p.blank_names],
             warnings=list(dict.fromkeys(w for p in parts for w in p.warnings)),
             versions=dict(parts[0].versions),
         )
@@ -437,6 +445,7 @@ class Explanation:
             "standard_error": self.standard_error,
             "labels": self.labels,
             "token_labels": self.token_labels,
+            "blank": self.blank,
         }
         found |= {DIAGNOSTIC + k: v for k, v in self.diagnostics.items()}
         return {k: v for k, v in found.items() if v is not None}
@@ -444,7 +453,7 @@ class Explanation:
     def _stored(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         residual = self.residual
         manifest = {
-            **{name: getattr(self, name) for name in WRITTEN if self.token_names or name != "token_names"},
+            **{k: getattr(self, k) for k in WRITTEN if getattr(self, k) or not k.startswith(("token", "blank"))},
             "cost": asdict(self.cost),
             "parts": [asdict(part) for part in self.parts],
             "ids": list(self.ids),

@@ -116,6 +116,7 @@ class Part:
 OFFERS: Mapping[str, tuple[str, ...]] = {
     "image": ("positions", "image"),
     "segmentation": ("positions", "image"),
+    "detection": ("positions", "image"),
     "text": ("positions", "tokens"),
     "series": ("positions",),
     "tensor": ("positions",),

@@ -17,7 +17,7 @@ from abe.task.lifted import LENGTH, below
 from abe.task.lifted import Context as Context
 from abe.task.lifted import Lifted as Lifted
 from abe.task.outputs import OutputKind
-from abe.task.select import outline, select
+from abe.task.select import outline, returned, select
 from abe.types import Part
 
 
@@ -44,6 +44,8 @@ class Task:
         beneath: at a layer, the task of the model's own inputs.
         asks: keywords that say what of a sample is asked about, such as a region; the lifter takes them.
         keeps: entries of `Context.about` that explanations hold too, so that they can be measured alone.
+        level: probability above which a label is said, where outputs are probabilities of labels.
+        region_of: the region that is asked about, of samples, for metrics that are given no masks.
         assumed: notes on what nobody said of the model; they go into every result.
     """
 
@@ -64,6 +66,8 @@ class Task:
     beneath: "Task | None" = None
     asks: tuple[str, ...] = ()
     keeps: tuple[str, ...] = ()
+    level: float = reading_of.SAID
+    region_of: Callable[[Lifted], Tensor] | None = None
     assumed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -191,9 +195,9 @@ class Task:
             return self.beneath.forward(inputs, rest, runs)
         args, kwargs = self._call(x, context)
         outputs = runs(*args, **kwargs)
-        if self.reads is not None:
-            outputs = self.reads(self.pick(outputs, len(x)), context or Context())
-        return self.pick(outputs, len(x)) if self.reads is None else outputs
+        if self.reads is None:
+            return self.pick(outputs, len(x))
+        return self.reads(self.pick(returned(outputs, len(x)), len(x)), context or Context())
 
     def pick(self, raw: Any, n: int) -> Any:
         """The output tensor inside whatever the model returned, checked to have one row per input."""
@@ -258,7 +262,7 @@ class Task:
 
     def says(self, outputs: Tensor, target: Tensor) -> Tensor:
         """(n,) whether outputs (n, C) decide for the target: the class predicted, or a label that is said."""
-        return reading_of.says(self.output_kind, outputs, target)
+        return reading_of.says(self.output_kind, outputs, target, self.level)
 
     def classes(self, outputs: Any) -> int:
         """How many classes or labels the outputs tell apart; 0 where they are none, as in a regression."""

@@ -84,6 +84,19 @@ class Units:
 
 
 @dataclass(frozen=True)
+class Blank:
+    """Raw inputs of which no sample was made, because nothing in them answers the question.
+
+    Attributes:
+        x: (k, *f) as features.
+        names: of these inputs.
+    """
+
+    x: Tensor
+    names: list[str]
+
+
+@dataclass(frozen=True)
 class Lifted:
     """Raw inputs as features.
 
@@ -99,6 +112,7 @@ class Lifted:
         rows: forward rows that lifting took.
         target: (b,) the outputs that the question is about, where it says so; a given target goes first.
         objective: the score that the question asks for, where it does.
+        blank: what holds nothing that is asked about; then there may be no sample at all.
     """
 
     x: Tensor
@@ -112,6 +126,7 @@ class Lifted:
     rows: int = 0
     target: Tensor | None = None
     objective: Any = None
+    blank: Blank | None = None
 
     def __post_init__(self) -> None:
         held = {UNITS + one.kind: one.labels for one in self.units}

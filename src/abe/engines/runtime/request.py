@@ -93,7 +93,8 @@ def open_request(
     with holding(task.model):
         warnings = check_model(task.model)
         lifted = task.lift(raw, **(asked or {}))
-        task.check(lifted.x)
+        if lifted.blank is None or lifted.names:
+            task.check(lifted.x)
         shown = progress is True
         expected = rows(len(lifted.x)) if shown else None
         with running(task), Progress(label, expected, enabled=shown) as bar:
