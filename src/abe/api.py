@@ -114,6 +114,7 @@ def explain(
         label=chosen.name,
         rows=chosen.rows,
         asked=asked,
+        nothing=True,
     ) as problem:
         problem.path_ends = path_ends
         if not len(problem.x):
@@ -193,6 +194,7 @@ def explain_game(
         label=chosen[0].name,
         rows=chosen[0].rows,
         asked=asked,
+        nothing=True,
     ) as problem:
         if not len(problem.x):
             return [_nothing(problem, one, seed) for one in chosen]

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from abe.errors import Code, ModelError
+from abe.errors import AbeError, Code, ModelError
 
 
 Returned = Callable[[Any, int], Any]
@@ -62,6 +62,8 @@ def select(raw: Any, output: Any) -> Any:
         if isinstance(output, str) and not isinstance(raw, Mapping):
             return getattr(raw, output)
         return raw[output]
+    except AbeError:
+        raise
     except Exception as problem:
         if callable(output):
             raise ModelError(
