@@ -18,7 +18,7 @@ def areas(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
     return width.clamp(min=0) * height.clamp(min=0)
 
 
-def overlaps(boxes: Float[Tensor, "*n 4"], others: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
+def overlaps(boxes: Float[Tensor, "*n 4"], others: Float[Tensor, "*m 4"]) -> Tensor:
     """Intersection over union of boxes with others, which broadcast; differentiable almost everywhere."""
     left, top = (torch.maximum(boxes[..., i], others[..., i]) for i in (0, 1))
     right, bottom = (torch.minimum(boxes[..., i], others[..., i]) for i in (2, 3))

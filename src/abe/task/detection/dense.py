@@ -69,6 +69,13 @@ def class_count(model: nn.Module, kind: str) -> int | None:
     return getattr(head, "num_columns" if kind == "ssd" else "num_classes", None)
 
 
+def last_layer(model: Any) -> str:
+    """The layer before the branches of a detector of torchvision: its backbone, or the last part of its body."""
+    body = getattr(model.backbone, "body", None)
+    names = [name for name, _ in body.named_children()] if isinstance(body, nn.Module) else []
+    return f"backbone.body.{names[-1]}" if names else "backbone"
+
+
 # ---------------------------------------------------------------- detectors of torchvision
 
 

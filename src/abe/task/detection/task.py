@@ -50,6 +50,7 @@ def detection_task(
     dense: Callable[[Any], Any] | None = None,
     threshold: float | None = None,
     overlap: float | None = None,
+    layer: str | None = None,
     bounds: tuple[Numbers, Numbers] | None = (0.0, 1.0),
     mean: Numbers | None = None,
     std: Numbers | None = None,
@@ -83,6 +84,8 @@ def detection_task(
         dense: see above; also where the model is one of those.
         threshold: least probability of a detection; the model's own by default, else 0.25.
         overlap: share from which two boxes of a class are one; the model's own by default, else 0.5.
+        layer: where Grad-CAM and its kin look unless told otherwise; of detectors of torchvision the end of
+            the backbone. Heads predict each box at one place, so that their maps are points.
         bounds: as for `abe.image_task`, and so the following. Detectors of torchvision normalise and resize
             by themselves.
         mean: subtracted inside the task.
@@ -136,6 +139,7 @@ def detection_task(
         holds: Any = getattr(model, "roi_heads", model)
         read, own = Decoded(kind, holds.box_coder), dense_of.own_suppression(model)
         nobody = 0 if kind in ("ssd", "rcnn") else None
+        layer = dense_of.last_layer(model) if layer is None else layer
         names = _named(names, dense_of.class_count(model, kind), nobody)
     elif read is None:
         if not names:
@@ -180,6 +184,7 @@ def detection_task(
         "keeps": KEEPS,
         "level": chosen.threshold * OVERLAPS,
         "region_of": region_of,
+        "suits": {} if layer is None else {("layer", None): layer},
     }
     return DetectionTask(**settings)
 

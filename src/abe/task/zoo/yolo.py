@@ -154,6 +154,7 @@ def yolov3_tiny(*, device: str | None = None) -> Any:
         network.eval().to(device_or_best(device)),
         [name.strip() for name in labels if name.strip()],
         dense=boxes_of,
+        layer="neck",
         size=SIZE,
         fit="stretch",
     )
