@@ -85,6 +85,10 @@ def run(
     if not json:
         with pieces.piece("standard output"):
             output.console().print(result.table())
+    if len(images) != len(pictures):  # a photograph has as many as there are detections
+        from abe.report.view import stems as stems_of
+
+        pictures = [out / f"{stem}-adversarial.png" for stem in stems_of(result.names)]
     written = _written(images, pictures, pieces)
     if json:
         output.emit({**result.to_dict(), "pictures": [str(path) for path in written]})
