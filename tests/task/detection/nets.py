@@ -71,7 +71,9 @@ def fcos() -> nn.Module:
 def ssd() -> nn.Module:
     settings = {name: SIZES[name] for name in ("image_mean", "image_std")}
     anchors = DefaultBoxGenerator([[2]], scales=[0.3, 0.6])
-    return tv.ssd.SSD(Backbone(8), anchors, (48, 48), num_classes=4, **settings)
+    backbone: Any = Backbone(8)
+    backbone.out_channels = [8]
+    return tv.ssd.SSD(backbone, anchors, (48, 48), num_classes=4, **settings)
 
 
 def rcnn() -> nn.Module:
@@ -96,7 +98,9 @@ def network(kind: str, seed: int = 3) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = made[kind]().double().eval()
-        for parameter in net.parameters():
+        for name, parameter in net.named_parameters():
+            if name.endswith("cls_logits.bias"):
+                parameter.data.zero_()  # they begin so that nothing is found
             if parameter.ndim > 1:
                 parameter.data = torch.randn_like(parameter) * (1.2 / parameter[0].numel()) ** 0.5
     return net
