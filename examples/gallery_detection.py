@@ -5,9 +5,9 @@ Why does the model see a cup *there*? A small detector that brightness decides, 
 """
 
 # %%
-# The detector is made here, so that its answers can be checked by eye: boxes of two sizes lie on a grid, and a box
-# is a "bright" or a "dark" object as far as its middle differs from what surrounds it. The photograph comes out of
-# an installed package.
+# The detector is made here, so that its answers can be checked by eye: boxes of two sizes lie on a grid, and
+# a box is a "bright" or a "dark" object as far as it differs from what surrounds it. The photograph comes out
+# of an installed package.
 
 from typing import Any
 
@@ -29,7 +29,7 @@ class Contrast(nn.Module):
         grey = x.mean(1, keepdim=True)
         return [
             nn.functional.avg_pool2d(grey, size, STRIDE, size // 2)
-            - nn.functional.avg_pool2d(grey, 2 * size + 1, STRIDE, size)
+            - nn.functional.avg_pool2d(grey, 2 * size, STRIDE, size)
             for size in SIZES
         ]
 
@@ -52,8 +52,8 @@ photo = photographs(("coffee",))["coffee"]
 print(task.detect(photo))
 
 # %%
-# Asked about nothing in particular, it is the most probable detection. A list explains several, and a box of one's
-# own asks about what was missed.
+# Asked about nothing in particular, it is the most probable detection. A number asks about another, and a box
+# of one's own about what was missed.
 
 QUESTIONS: dict[str, dict[str, Any]] = {
     "detection 0": {},
@@ -70,7 +70,9 @@ figure, axes = plt.subplots(2, len(found), figsize=(2.4 * len(found), 5.2), layo
 for (title, explanation), (above, below) in zip(found.items(), axes.T, strict=True):
     left, top, right, bottom = explanation.diagnostics["box"][0].tolist()
     above.imshow(explanation.x[0].movedim(0, -1))
-    frame = plt.Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor="#d54a00", linewidth=2)
+    frame = plt.Rectangle(
+        (left, top), right - left, bottom - top, fill=False, edgecolor="#d54a00", linewidth=2
+    )
     above.add_patch(frame)
     above.set_title(title, fontsize=9)
     bound = float(explanation.map().abs().max())

@@ -427,9 +427,9 @@ class Explanation:
             parts[0],
             **{name: joined([getattr(p, name) for p in parts], list(map(len, parts))) for name in PER_SAMPLE},
             cost=cost,
-            blank=None if not any(p.blank_names for p in parts) else torch.cat(
-                [p.blank for p in parts if p.blank is not None]
-            ),
+            blank=None
+            if not any(p.blank_names for p in parts)
+            else torch.cat([p.blank for p in parts if p.blank is not None]),
             blank_names=[name for p in parts for name in p.blank_names],
             warnings=list(dict.fromkeys(w for p in parts for w in p.warnings)),
             versions=dict(parts[0].versions),
@@ -453,7 +453,11 @@ class Explanation:
     def _stored(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         residual = self.residual
         manifest = {
-            **{k: getattr(self, k) for k in WRITTEN if getattr(self, k) or not k.startswith(("token", "blank"))},
+            **{
+                k: getattr(self, k)
+                for k in WRITTEN
+                if getattr(self, k) or not k.startswith(("token", "blank"))
+            },
             "cost": asdict(self.cost),
             "parts": [asdict(part) for part in self.parts],
             "ids": list(self.ids),

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from abe.errors import Code, SpecError
 
-
 WHITE, FRAME = (255, 255, 255), (213, 74, 0)
 """Colours of the frame of a box."""
 SMALL = 128

@@ -8,7 +8,7 @@ kind                  columns         classes that a target is one of, and their
 ``"probabilities"``   1               2: log (1 − p) and log p
 ``"sigmoid"``         1               2: 0 and z; a logit alone is z for class 1 and −z for class 0
 ``"multilabel"``      C ≥ 1           2 for every label, not said and said: 0 and z
-``"presence"``        C ≥ 1           2 for every label: log (1 − p) and log p; p itself where it is read alone
+``"presence"``        C ≥ 1           2 for every label: log (1 − p) and log p; alone p itself
 ``"regression"``      any             none: the output itself is explained
 ``"logits"``          1               one: where a probability is asked for, that of a yes, with a note
                                       where nobody said so

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from abe.errors import AbeError, Code, ModelError
 
-
 Returned = Callable[[Any, int], Any]
 """Makes of what a model returned for so many rows what is read instead."""
 _WATCHED: ContextVar[Returned | None] = ContextVar("abe_returned", default=None)

@@ -1,4 +1,4 @@
-"""Laws of attribution methods on tasks of every kind: texts, tables, series, points, segmentations and boxes."""
+"""Laws of attribution methods on tasks of every kind: texts, tables, series, points, regions and boxes."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save
+from tests.task.detection.nets import KINDS, Tiny, network, photos, retinanet, task_of
 from torch import Tensor, nn
 
 import abe
 from abe.errors import AbeError, Code
 from abe.task.detection.boxes import overlaps, suppressed
 from abe.task.detection.reading import BOX, at_box
-from tests.task.detection.nets import KINDS, Tiny, dense, network, photos, retinanet, task_of
 
 FILE = Path(__file__).parent / "recorded" / "detection.npz"
 QUIET: dict[str, Any] = {"progress": False}
@@ -123,7 +123,9 @@ def test_scores_and_gradients_of_torchvisions_ssdlite(recorded: dict[str, Tensor
         draw = torch.Generator().manual_seed(1361)
         for name, parameter in net.named_parameters():
             if parameter.ndim > 1:
-                size = (1.69 / parameter[0].numel()) ** 0.5 * (0.5 if name.startswith("head.regression") else 1)
+                size = (1.69 / parameter[0].numel()) ** 0.5 * (
+                    0.5 if name.startswith("head.regression") else 1
+                )
                 parameter.copy_(torch.randn(parameter.shape, generator=draw) * size)
     task = abe.detection_task(net.double())
     asked = {"box": recorded["ssdlite/box"][:1], "label": recorded["ssdlite/target"][:1]}
@@ -416,7 +418,9 @@ def test_models_that_are_no_detectors():
         abe.detection_task(Tiny())
     assert caught.value.code is Code.LABELS
     refused(Code.OUTPUT_SHAPE, "no table of boxes", task=abe.detection_task(Tiny().double(), ["a"]))
-    refused(Code.OUTPUT_SHAPE, "boxes", task=abe.detection_task(Tiny().double(), dense=lambda out: out["boxes"]))
+    refused(
+        Code.OUTPUT_SHAPE, "boxes", task=abe.detection_task(Tiny().double(), dense=lambda out: out["boxes"])
+    )
     logits = abe.detection_task(Tiny().double(), dense=lambda out: (out["boxes"], 9 * out["logits"] + 5))
     refused(Code.OUTPUT_KIND, "no probabilities", task=logits)
 
@@ -425,7 +429,11 @@ def test_photographs_of_several_sizes_and_depths():
     sizes = [Image.new("RGB", (32, 32)), Image.new("RGB", (40, 32))]
     refused(Code.SHAPE, "one size", x=sizes)
     deep = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)
-    for picture in (Image.new("L", (32, 32), 99), Image.new("RGBA", (32, 32), (9, 9, 9, 0)), Image.fromarray(deep)):
+    for picture in (
+        Image.new("L", (32, 32), 99),
+        Image.new("RGBA", (32, 32), (9, 9, 9, 0)),
+        Image.fromarray(deep),
+    ):
         found = abe.explain(named(), picture, "gradient", box=(0, 0, 9, 9), label="cat", **QUIET)
         assert found.x.shape == (1, 3, 32, 32)
 

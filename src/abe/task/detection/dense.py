@@ -70,7 +70,7 @@ def class_count(model: nn.Module, kind: str) -> int | None:
 
 
 def last_layer(model: Any) -> str:
-    """The layer before the branches of a detector of torchvision: its backbone, or the last part of its body."""
+    """The layer before a detector of torchvision branches: its backbone, or the last part of its body."""
     body = getattr(model.backbone, "body", None)
     names = [name for name, _ in body.named_children()] if isinstance(body, nn.Module) else []
     return f"backbone.body.{names[-1]}" if names else "backbone"
@@ -88,13 +88,13 @@ class Heads(nn.Module):
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()
-        self._modules = detector._modules  # noqa: SLF001 - the same modules, so that names and layers are the same
-        self._parameters, self._buffers = detector._parameters, detector._buffers  # noqa: SLF001
+        self._modules = detector._modules  # so that layers have their names
+        self._parameters, self._buffers = detector._parameters, detector._buffers
         self._detector = (detector,)  # in a tuple it is no module of this one
         self.training = detector.training
 
     def _prepared(self, x: Tensor) -> tuple[Any, dict[str, Tensor], Tensor]:
-        """Images as the backbone takes them, its features by name, and (4,) pixels of x per pixel of these."""
+        """Images as the backbone takes them, its features by name, and (4,) pixels of x for one of theirs."""
         transform: Any = self.transform
         h, w = x.shape[2:]
         scaled = transform.normalize(x)

@@ -93,7 +93,9 @@ class DetectionLifter:
         if label is not None:
             asked = self._named(task, asked, label)
         lifted, more = self._lifted(task, photos, asked, part)
-        names = [f"{photos.names[o]}{said}" for o, said in zip(asked.owner.tolist(), lifted.names, strict=True)]
+        names = [
+            f"{photos.names[o]}{said}" for o, said in zip(asked.owner.tolist(), lifted.names, strict=True)
+        ]
         notes = [
             note(Code.NOTHING_FOUND, f"Nothing is found in {photos.names[i]}, so no sample is made of it")
             for i in blank
@@ -156,9 +158,7 @@ class DetectionLifter:
         name = photos.names[number].replace("sample ", "photo ", 1)
         return Detections(name, tuple(listed), own[keep].cpu())
 
-    def _candidates(
-        self, task: Task, lifted: Lifted, row: int
-    ) -> tuple[Candidates, Any]:
+    def _candidates(self, task: Task, lifted: Lifted, row: int) -> tuple[Candidates, Any]:
         """What the model says of one row, and what it returned."""
         bare = replace(task, reads=None, output=_itself, parts=lifted.parts)
         at = torch.tensor([row])
@@ -179,7 +179,7 @@ class DetectionLifter:
         return found, raw
 
     def _proposals(self, task: Task, photos: Lifted, asked: Asked) -> Tensor:
-        """(b, m, 4) the box of every sample, and what the first stage proposes on its photograph beside it."""
+        """(b, m, 4) the box of every sample, and what the first stage proposes beside it."""
         own = dict[int, Tensor]()
         for photo in sorted(set(asked.owner.tolist())):
             own[photo] = self._candidates(task, photos, photo)[1][PROPOSALS][0]
@@ -285,10 +285,14 @@ def _numbers(detection: Any, photos: int) -> list[list[int]] | None:
         return None
     if given is None or _is_number(given):
         return [[0 if given is None else given]] * photos
-    items = [plain(one) for one in given] if isinstance(given, Sequence) and not isinstance(given, str) else []
+    items = (
+        [plain(one) for one in given] if isinstance(given, Sequence) and not isinstance(given, str) else []
+    )
     if items and all(_is_number(one) for one in items):
         return [items] * photos
-    nested = [[plain(n) for n in one] for one in items if isinstance(one, Sequence) and not isinstance(one, str)]
+    nested = [
+        [plain(n) for n in one] for one in items if isinstance(one, Sequence) and not isinstance(one, str)
+    ]
     if items and len(nested) == len(items) == photos and all(_is_number(n) for one in nested for n in one):
         return nested
     raise SpecError(
@@ -311,7 +315,9 @@ def _given(box: Any, photos: Lifted) -> Asked:
     """
     n, (h, w) = len(photos.x), tuple(photos.x.shape[2:])
     try:
-        found = torch.as_tensor(np.asarray(box.tolist() if isinstance(box, Tensor) else box, dtype=np.float64))
+        found = torch.as_tensor(
+            np.asarray(box.tolist() if isinstance(box, Tensor) else box, dtype=np.float64)
+        )
     except (TypeError, ValueError):
         found = torch.zeros(0)
     rows = found[None].expand(n, 4) if tuple(found.shape) == (4,) else found

@@ -125,9 +125,11 @@ def detection_task(
         >>> import torch, abe
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 6), torch.nn.Sigmoid())
         >>> def dense(out):
-        ...     return 4 * torch.stack([out[:, 0], out[:, 1], out[:, 0] + 1, out[:, 1] + 1], 1)[:, None], out[:, None, 4:]
+        ...     corner = 4 * out[:, None, :2]
+        ...     return torch.cat([corner, corner + 4], 2), out[:, None, 4:]
         >>> task = abe.detection_task(model, ["cat", "dog"], dense=dense)
-        >>> found = abe.explain(task, torch.rand(1, 3, 4, 4), "ig", box=(0, 0, 3, 3), label="dog", progress=False)
+        >>> asked = {"box": (0, 0, 3, 3), "label": "dog"}
+        >>> found = abe.explain(task, torch.rand(1, 3, 4, 4), "ig", **asked, progress=False)
         >>> found.target_names
         ['dog']
     """
@@ -198,6 +200,8 @@ def _named(names: list[str] | None, count: int | None, nobody: int | None) -> li
             Code.LABELS,
             "The labels do not fit the detector",
             got=f"{len(names)} names",
-            expected=f"{count} names" if nobody is None else f"{count} names, or {count - 1} without background",
+            expected=f"{count} names"
+            if nobody is None
+            else f"{count} names, or {count - 1} without background",
         )
     return names

@@ -104,7 +104,9 @@ class YoloTiny(nn.Module):
         blocks: list[Any] = [*self.down, self.neck, self.coarse, self.coarse_head, self.lateral, self.fine]
         for block in [*blocks, self.fine_head]:
             conv, norm = (block[0], block[1]) if isinstance(block, Block) else (block, None)
-            order = [conv.bias] if norm is None else [norm.bias, norm.weight, norm.running_mean, norm.running_var]
+            order = (
+                [conv.bias] if norm is None else [norm.bias, norm.weight, norm.running_mean, norm.running_var]
+            )
             for tensor in [*order, conv.weight]:
                 taken = numbers[at : at + tensor.numel()]
                 at += tensor.numel()
@@ -187,7 +189,10 @@ def held(folder: str | Path | None = None) -> list[tuple[Path, int, str]]:
         path = root / f"{name}.jpg"
         if not path.is_file():
             raise PackageError(
-                Code.MISSING_PACKAGE, "A photograph of Darknet is missing", got=f"no file {path}", fix=f"Run: {COMMAND}"
+                Code.MISSING_PACKAGE,
+                "A photograph of Darknet is missing",
+                got=f"no file {path}",
+                fix=f"Run: {COMMAND}",
             )
         digest = sha256_of(path)
         if digest != expected:
