@@ -155,9 +155,9 @@ def test_detections_are_those_of_torchvisions_own_postprocessing(kind: str):
 def test_the_score_of_a_detection_is_its_probability(kind: str):
     task, x = task_of(kind), photos(kind)
     listed = task.detect(x)
-    found = abe.explain(task, x, "gradient", detection="all", **QUIET)
-    wanted = torch.tensor([one.probability for photo in listed for one in photo]).to(found.score)
-    assert len(found) == sum(map(len, listed)) > 0
+    found = abe.explain(task, x, "gradient", detection=[0, 1], **QUIET)
+    wanted = torch.tensor([one.probability for photo in listed for one in photo[:2]]).to(found.score)
+    assert len(found) == 4
     assert torch.allclose(found.score, wanted, atol=1e-6)
     assert found.names[0] == f"photo 0, {listed[0][0]}"
 
