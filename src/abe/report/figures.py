@@ -181,7 +181,8 @@ def _image(photo: view.SampleView) -> Any:
 
 
 def _photo(axes: "Axes", photo: view.SampleView, title: str) -> None:
-    axes.imshow(photo.shown, interpolation="antialiased")
+    shown: Any = photo.shown
+    axes.imshow(shown, interpolation="antialiased")
     _tile(axes, title)
 
 

@@ -93,11 +93,16 @@ class Heads(nn.Module):
         self._detector = (detector,)  # in a tuple it is no module of this one
         self.training = detector.training
 
+    @property
+    def _parts(self) -> Any:
+        """This module, whose modules are those of the detector."""
+        return self
+
     def _prepared(self, x: Tensor) -> tuple[Any, dict[str, Tensor], Tensor]:
         """Images as the backbone takes them, its features by name, and (4,) pixels of x for one of theirs."""
         transform: Any = self.transform
         h, w = x.shape[2:]
-        scaled = transform.normalize(x)
+        scaled: Tensor = transform.normalize(x)
         if transform.fixed_size is not None:
             width, height = transform.fixed_size
             scaled = F.interpolate(scaled, (height, width), mode="bilinear", align_corners=False)
@@ -114,7 +119,8 @@ class Heads(nn.Module):
         height, width = scaled.shape[2:]
         stride = transform.size_divisible
         scaled = F.pad(scaled, (0, -width % stride, 0, -height % stride))
-        features: Any = self.backbone(scaled)
+        backbone: Any = self.backbone
+        features: Any = backbone(scaled)
         named = {"0": features} if isinstance(features, Tensor) else dict(features)
         ratio = x.new_tensor((w / width, h / height, w / width, h / height))
         return SimpleNamespace(tensors=scaled, image_sizes=[(height, width)] * len(x)), named, ratio
@@ -126,10 +132,10 @@ class OneStage(Heads):
     def forward(self, x: Float[Tensor, "n c h w"]) -> dict[str, Tensor]:
         """The heads' numbers (n, m, …), with the anchors (m, 4) and the scale."""
         images, named, ratio = self._prepared(x)
-        features = list(named.values())
-        heads = self.head(features)
+        features, parts = list(named.values()), self._parts
+        heads = parts.head(features)
         images.image_sizes = images.image_sizes[:1]  # anchors are the same for all rows
-        return {**heads, "anchors": self.anchor_generator(images, features)[0], "ratio": ratio}
+        return {**heads, "anchors": parts.anchor_generator(images, features)[0], "ratio": ratio}
 
 
 class TwoStage(Heads):
@@ -154,8 +160,9 @@ class TwoStage(Heads):
             with torch.no_grad():
                 held = {name: one.detach() for name, one in features.items()}
                 images.tensors = images.tensors.detach()
-                proposals = self.rpn(images, held)[0][0][None] * ratio
-        rois = proposals / ratio
+                proposals = self._parts.rpn(images, held)[0][0][None] * ratio
+        looked: Any = proposals
+        rois: Tensor = looked / ratio
         n, m = rois.shape[:2]
         roi: Any = self.roi_heads
         pool = roi.box_roi_pool
@@ -170,7 +177,7 @@ class TwoStage(Heads):
             "bbox_regression": deltas.reshape(n, m, deltas.shape[1]),
             "anchors": rois,
             "ratio": ratio,
-            "proposals": proposals,
+            "proposals": looked,
         }
 
 

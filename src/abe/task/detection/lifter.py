@@ -280,7 +280,7 @@ def _numbers(detection: Any, photos: int) -> list[list[int]] | None:
     Raises:
         SpecError: they are no numbers, or not a list for every photograph.
     """
-    given = detection.tolist() if isinstance(detection, Tensor | np.ndarray) else plain(detection)
+    given: Any = detection.tolist() if isinstance(detection, Tensor | np.ndarray) else plain(detection)
     if isinstance(given, str) and given == ALL:
         return None
     if given is None or _is_number(given):
