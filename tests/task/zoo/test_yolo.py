@@ -21,8 +21,8 @@ def test_weights_are_taken_in_the_order_of_the_file():
     first: Any = net.down[0]
     assert first[1].bias.tolist() == [0, 1]
     assert first[1].running_var.tolist() == [6, 7]
-    assert float(first[0].weight.flatten()[0]) == 8
-    assert float(net.fine_head.weight.flatten()[-1]) == count - 1
+    assert first[0].weight.flatten()[0].item() == 8
+    assert net.fine_head.weight.flatten()[-1].item() == count - 1
     with pytest.raises(ValueError, match="numbers for"):
         net.read(np.zeros(count + 1, dtype="<f4"))
 

@@ -284,8 +284,9 @@ def _numbers(detection: Any, photos: int) -> list[list[int]] | None:
     if isinstance(given, str) and given == ALL:
         return None
     if given is None or _is_number(given):
-        return [[0 if given is None else given]] * photos
-    items = (
+        first: Any = 0 if given is None else given
+        return [[first]] * photos
+    items: list[Any] = (
         [plain(one) for one in given] if isinstance(given, Sequence) and not isinstance(given, str) else []
     )
     if items and all(_is_number(one) for one in items):

@@ -103,8 +103,9 @@ class YoloTiny(nn.Module):
         at = 0
         blocks: list[Any] = [*self.down, self.neck, self.coarse, self.coarse_head, self.lateral, self.fine]
         for block in [*blocks, self.fine_head]:
-            conv, norm = (block[0], block[1]) if isinstance(block, Block) else (block, None)
-            order = (
+            both: list[Any] = [block[0], block[1]] if isinstance(block, Block) else [block, None]
+            conv, norm = both
+            order: list[Any] = (
                 [conv.bias] if norm is None else [norm.bias, norm.weight, norm.running_mean, norm.running_var]
             )
             for tensor in [*order, conv.weight]:
