@@ -420,16 +420,14 @@ class Explanation:
                 got=f"{len(kinds)} kinds: {', '.join(sorted(kinds))[:200]}" if kinds else "none",
                 expected="the same method, parameters, score, and shapes of inputs and maps",
             )
-        cost = Cost()
+        cost, blank = Cost(), [p.blank for p in parts if p.blank is not None]
         for p in parts:
             cost.add(p.cost)
         return replace(
             parts[0],
             **{name: joined([getattr(p, name) for p in parts], list(map(len, parts))) for name in PER_SAMPLE},
             cost=cost,
-            blank=None
-            if not any(p.blank_names for p in parts)
-            else torch.cat([p.blank for p in parts if p.blank is not None]),
+            blank=torch.cat(blank) if blank else None,
             blank_names=[name for p in parts for name in p.blank_names],
             warnings=list(dict.fromkeys(w for p in parts for w in p.warnings)),
             versions=dict(parts[0].versions),
