@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from abe.task.array.tensor import tensor_task
     from abe.task.base import Task
     from abe.task.data.loaders import samples
+    from abe.task.detection import detection_task
     from abe.task.image import image_task, load_image
     from abe.task.image.segmentation import segmentation_task
     from abe.task.language.lifter import language_task
@@ -68,6 +69,7 @@ _HOMES = {
     "recommend": "abe.theory.recommend",
     "Task": "abe.task.base",
     "trust": "abe.metrics.trust",
+    "detection_task": "abe.task.detection",
     "image_task": "abe.task.image",
     "language_task": "abe.task.language.lifter",
     "list_attacks": "abe.listing",
@@ -130,6 +132,7 @@ __all__ = [
     "chain",
     "columns",
     "compare",
+    "detection_task",
     "ensemble",
     "evaluate",
     "evaluate_robustness",

@@ -117,8 +117,11 @@ def explain(
         label=chosen.name,
         rows=chosen.rows,
         asked=asked,
+        nothing=True,
     ) as problem:
         problem.path_ends = path_ends
+        if not len(problem.x):
+            return _nothing(problem, chosen, seed)
         return _finish(problem, lengths.run(chosen.engine, problem, dict(chosen.params)), chosen, seed)
 
 
@@ -194,7 +197,10 @@ def explain_game(
         label=chosen[0].name,
         rows=chosen[0].rows,
         asked=asked,
+        nothing=True,
     ) as problem:
+        if not len(problem.x):
+            return [_nothing(problem, one, seed) for one in chosen]
         results = run_all(problem, [method.engine for method in chosen])
         return [_finish(problem, r, m, seed) for m, r in zip(chosen, results, strict=True)]
 
@@ -309,6 +315,29 @@ def _together(error: Tensor | None) -> Tensor | None:
     return error.sum(1, keepdim=True)
 
 
+def _nothing(problem: Problem, method: Method, seed: int) -> Explanation:
+    """The explanation of no sample, where nothing of what was asked about is there."""
+    x, none = problem.x, problem.x.new_zeros(0)
+    return Explanation(
+        attribution=torch.zeros_like(x),
+        x=x,
+        target=torch.zeros(0, dtype=torch.long, device=x.device),
+        target_names=[],
+        names=[],
+        method=method.name,
+        spec=method.describe(),
+        objective=objective_name(problem.objective),
+        score=none,
+        cost=problem.evaluator.cost,
+        warnings=list(dict.fromkeys(problem.warnings)),
+        seed=seed,
+        versions=versions(),
+        diagnostics=_kept(problem),
+        modality=problem.task.modality,
+        **_named(problem),
+    )
+
+
 def _kept(problem: Problem) -> dict[str, Any]:
     """What the task keeps of what was asked about the samples, and tells of their outputs."""
     about, reads = problem.context.about, problem.task.reads
@@ -325,6 +354,8 @@ def _named(problem: Problem) -> dict[str, Any]:
     if lifted is None:
         return {}
     found: dict[str, Any] = {"shown": list(lifted.shown)}
+    if lifted.blank is not None:
+        found |= {"blank": lifted.blank.x.detach(), "blank_names": list(lifted.blank.names)}
     if lifted.units:
         natural = lifted.units[0]
         found |= {"unit": natural.kind, "labels": natural.labels, "unit_names": list(natural.names)}
@@ -336,7 +367,8 @@ def _named(problem: Problem) -> dict[str, Any]:
 
 def _top(problem: Problem) -> list[list[tuple[str, float]]]:
     outputs, task = problem.known_outputs, problem.task
-    if not task.classes(outputs) or outputs.ndim != 2:
+    classes = getattr(problem.objective, "of_classes", True) and task.classes(outputs)
+    if not classes or outputs.ndim != 2:
         return [[] for _ in range(len(problem.x))]
     probabilities = task.log_probabilities(outputs).exp()
     best = probabilities.topk(min(TOP, probabilities.shape[1]), dim=1)

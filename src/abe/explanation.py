@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 KIND = "explanation"
 WRITTEN = (
     *("method", "spec", "objective", "cost", "warnings", "seed", "versions", "modality", "parts", "unit"),
-    *("channels", "names", "target_names", "top", "unit_names", "token_names", "shown", "ids"),
+    *("channels", "names", "target_names", "top", "unit_names", "token_names", "shown", "ids", "blank_names"),
 )
 """Fields that a saved manifest holds; the others are tensors."""
 Maps = Float[Tensor, "b *m"]
 """Of the inputs' shape, or with one channel."""
 
 
-PICTURES = ("image", "segmentation")
+PICTURES = ("image", "segmentation", "detection")
 """Modalities whose samples are photographs."""
 OUTSIDE = "(fixed)"
 """What `Explanation.by_unit` calls all positions that are in no unit."""
@@ -92,6 +92,8 @@ class Explanation:
         token_labels: of texts, like ``labels`` the token of every position, -1 for special ones; or None.
         token_names: of texts, per sample what its tokens are called.
         shown: per sample, what a person sees instead of ``x``, such as the text.
+        blank: (k, *f) inputs in which nothing was found to explain, so that they have no sample; or None.
+        blank_names: of these.
         channels: axis of what belongs together at a position: 1, as in all features; −1 where the numbers
             were given back in the axes of a batch (b, t, d), as by `abe.ExplanationTask`.
     """
@@ -123,6 +125,8 @@ class Explanation:
     token_names: list[list[str]] = field(default_factory=list[list[str]])
     shown: list[Any] = field(default_factory=list[Any])
     channels: Literal[1, -1] = 1
+    blank: Tensor | None = None
+    blank_names: list[str] = field(default_factory=list[str])
 
     @cached_property
     def residual(self) -> PerSample | None:
@@ -442,13 +446,15 @@ class Explanation:
                 got=f"{len(kinds)} kinds: {', '.join(sorted(kinds))[:200]}" if kinds else "none",
                 expected="the same method, parameters, score, and shapes of inputs and maps",
             )
-        cost = Cost()
+        cost, blank = Cost(), [p.blank for p in parts if p.blank is not None]
         for p in parts:
             cost.add(p.cost)
         return replace(
             parts[0],
             **{name: joined([getattr(p, name) for p in parts], list(map(len, parts))) for name in PER_SAMPLE},
             cost=cost,
+            blank=torch.cat(blank) if blank else None,
+            blank_names=[name for p in parts for name in p.blank_names],
             warnings=list(dict.fromkeys(w for p in parts for w in p.warnings)),
             versions=dict(parts[0].versions),
         )
@@ -463,6 +469,7 @@ class Explanation:
             "standard_error": self.standard_error,
             "labels": self.labels,
             "token_labels": self.token_labels,
+            "blank": self.blank,
         }
         found |= {DIAGNOSTIC + k: v for k, v in self.diagnostics.items()}
         return {k: v for k, v in found.items() if v is not None}
@@ -470,7 +477,11 @@ class Explanation:
     def _stored(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         residual = self.residual
         manifest = {
-            **{name: getattr(self, name) for name in WRITTEN if self.token_names or name != "token_names"},
+            **{
+                k: getattr(self, k)
+                for k in WRITTEN
+                if getattr(self, k) or not k.startswith(("token", "blank"))
+            },
             "cost": asdict(self.cost),
             "parts": [asdict(part) for part in self.parts],
             "ids": list(self.ids),

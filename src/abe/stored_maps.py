@@ -13,6 +13,8 @@ from abe.checks import finite
 NAMED = {"labels": "unit_names", "token_labels": "token_names"}
 """Labels of positions, and the names of what they number."""
 TENSORS = ("attribution", "x", "target", "score", "delta", "standard_error", *NAMED)
+BLANK = "blank"
+"""Inputs without a sample."""
 DIAGNOSTIC = "diagnostic."
 """Begins the names of saved diagnostics."""
 
@@ -49,6 +51,8 @@ def check_stored(tensors: Mapping[str, Tensor], held: Mapping[str, Any]) -> None
             _check_labels(name, tensor, x, held.get(NAMED[name], []))
         elif name.startswith(DIAGNOSTIC):
             schema.need(tensor.ndim > 0 and len(tensor) == b, f"{name} is {tuple(tensor.shape)}")
+        elif name == BLANK:
+            schema.need_tensor(name, tensor, (len(held.get("blank_names", [])), *of[1:]), bounded=False)
         else:
             schema.need(name in TENSORS, f"{name!r} is no part of an explanation")
     for name, names in NAMED.items():

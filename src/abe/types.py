@@ -120,6 +120,7 @@ class Part:
 OFFERS: Mapping[str, tuple[str, ...]] = {
     "image": ("positions", "image"),
     "segmentation": ("positions", "image"),
+    "detection": ("positions", "image"),
     "text": ("positions", "tokens"),
     "language": ("positions", "tokens"),
     "series": ("positions",),

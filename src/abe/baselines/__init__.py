@@ -34,6 +34,7 @@ from abe.imputation import NoisyLinear as NoisyLinear
 from abe.objectives import LabelAgnostic
 from abe.registry import baselines
 from abe.spec import value
+from abe.task.outputs import OF_LABELS
 from abe.types import Baseline, Card, Problem, RowIndex, Rows
 
 
@@ -391,10 +392,10 @@ class Confusion:
     def rows(self, problem: Problem, owner: RowIndex, draw: RowIndex) -> Rows:
         if problem.task.beneath is not None:
             return AtInput(baseline=self).rows(problem, owner, draw)
-        shared = not problem.context.values and problem.task.output_kind != "multilabel"
-        samples = [0] if shared else sorted(set(owner.tolist()))
+        reads = problem.context.values or problem.task.reads or problem.task.output_kind in OF_LABELS
+        samples = sorted(set(owner.tolist())) if reads else [0]
         found = {s: tile(self.feature(problem, sample=s).values, problem.x) for s in samples}
-        return torch.stack([found[0 if shared else s] for s in owner.tolist()])
+        return torch.stack([found[s if reads else 0] for s in owner.tolist()])
 
     def feature(self, problem: Problem, *, sample: int = 0) -> ConfusionFeature:
         """The feature of the problem's model, from memory where it was found before."""
@@ -412,13 +413,13 @@ class Confusion:
 
     def _key(self, problem: Problem, sample: int) -> Hashable | None:
         """What the feature depends on; None where it cannot be remembered."""
-        if problem.context.values or not isinstance(problem.draws, Hashable):
+        if problem.context.values or problem.task.reads or not isinstance(problem.draws, Hashable):
             return None
         x = problem.x
         bounds = tuple(digest_of(bound) for bound in bounds_of(problem, "confusion"))
         model = fingerprint(problem.task.model)
         asked: Any = problem  # only labels of their own have a feature each
-        label = int(asked.target[sample]) if problem.task.output_kind == "multilabel" else None
+        label = int(asked.target[sample]) if problem.task.output_kind in OF_LABELS else None
         return (self, problem.draws, tuple(x.shape[1:]), x.dtype, x.device, bounds, model, label)
 
     def _search(self, problem: Problem, sample: int) -> ConfusionFeature:

@@ -41,6 +41,7 @@ EXAMPLES = {
         "explain trace.csv -m mycode:network --axes btc",
         "explain scans.npy --row 0 -m mycode:network --axes bcdhw",
         "explain street.jpg -m mycode:segmentation --at 120,260",
+        "explain street.jpg -m yolov3-tiny --detection 0",
         "explain --input image=dog.jpg --input meta=rows.csv --row 3 -m mycode:task",
         "explain cat.jpg -m mycode:network --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --size 224",
         "explain cat.jpg -m mycode:resnet --model-arg depth=18 --weights resnet18.safetensors",

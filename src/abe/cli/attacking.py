@@ -85,7 +85,7 @@ def run(
     if not json:
         with pieces.piece("standard output"):
             output.console().print(result.table())
-    written = _written(images, pictures, pieces)
+    written = _written(images, _as_many(pictures, result.names, out) if drawn else [], pieces)
     if json:
         output.emit({**result.to_dict(), "pictures": [str(path) for path in written]})
     else:
@@ -172,6 +172,15 @@ def _evaluate(
 
 def _places(asked: Sequence[Sample], out: Path) -> list[Path]:
     return [out / f"{stem}-adversarial.png" for stem in stems(asked)]
+
+
+def _as_many(pictures: Sequence[Path], names: Sequence[str], out: Path) -> Sequence[Path]:
+    """A place for every sample: a photograph has as many as there are detections."""
+    from abe.report.view import stems as stems_of
+
+    if len(pictures) == len(names):
+        return pictures
+    return [out / f"{stem}-adversarial.png" for stem in stems_of(names)]
 
 
 def _written(images: Sequence[Any], places: Sequence[Path], pieces: exits.Pieces) -> list[Path]:

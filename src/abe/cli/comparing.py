@@ -216,6 +216,8 @@ def _write(
     from abe.storage import write
 
     shown = view.from_comparison(comparison, title=title)
+    if len(pictures) != len(shown.samples):  # a photograph has as many as there are detections
+        pictures = [page.parent / f"{stem}.png" for stem in view.stems([one.name for one in shown.samples])]
     with pieces.piece(str(page)):
         written.append(write(page, render(shown).encode("utf-8")))
     for photo, path in zip(shown.samples, pictures, strict=True):

@@ -91,7 +91,8 @@ def run(
     task = inputs.task_of(model, asked, without=given.without, question=question)
     fit(task, asked, model)
     data = batch(task, asked) if asked else None
-    lifted = None if data is None else task.lift(data)
+    further = inputs.asked_of(task, question)
+    lifted = None if data is None else task.lift(data, **further)
     made: dict[str, Any] = {**_aligned(groups, lifted), **files}
     from abe.metrics.evaluation.evaluate import evaluate
 
@@ -106,7 +107,7 @@ def run(
         step=size,
         confidence=confidence,
         seed=seed,
-        **inputs.asked_of(task, question),
+        **further,
     )
     _finish(found, out, draw=draw, json=json)
 

@@ -134,10 +134,13 @@ def _explain(
     explanation = explain(task, raw if answer is None else (raw, answer), method, **asked)
     if job.sample.kind != "photo" and len(explanation) == 1:
         explanation.names = [readable(job.sample.name)]
-    result = as_dict(explanation, job.sample)
-    results.append(result)
+    listed = _found(task, raw, told=told)
+    found = [{**as_dict(explanation[i], job.sample), **listed} for i in range(len(explanation))]
+    result = found[0] if found else {**_nothing(explanation, job.sample), **listed}
+    results += found or [result]
     if told:
-        _print(result, explanation)
+        for number, own in enumerate(found):
+            _print(own, explanation[number])
     if job.save:
         with pieces.piece(str(job.folder)):
             result["saved"] = str(explanation.save(job.folder))
@@ -147,11 +150,40 @@ def _explain(
         with pieces.piece(str(job.picture)):
             plot_explanation(explanation, path=job.picture)
             result["picture"] = str(job.picture)
+    for own in found:
+        own.update({label: result[label] for label in ("saved", "picture")})
     if told:
         for label in ("saved", "picture"):
             if result[label]:
                 output.line(f"  {label:8}  ", result[label])
         output.console().print()
+
+
+def _found(task: Any, raw: Any, *, told: bool) -> dict[str, Any]:
+    """What a detector finds, which is listed; nothing of other models."""
+    if task.modality != "detection":
+        return {}
+    listed = task.detect(raw)
+    if told:
+        from rich.text import Text
+
+        output.console().print(Text(f"{readable(listed.photo)}: {listed.counted}", style="bold"))
+        for line in listed.lines():
+            output.console().print(Text(f"  {readable(line)}"))
+    return {"detections": listed.to_dict()}
+
+
+def _nothing(explanation: "Explanation", sample: Sample) -> dict[str, Any]:
+    """The result where nothing was found to explain."""
+    return {
+        _key(sample): sample.name,
+        "method": explanation.method,
+        "spec": dict(explanation.spec),
+        "target": None,
+        "warnings": list(explanation.warnings),
+        "picture": None,
+        "saved": None,
+    }
 
 
 def _failure(sample: Sample, error: Exception) -> dict[str, Any]:

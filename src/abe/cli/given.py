@@ -29,6 +29,7 @@ PART = re.compile(r"([A-Za-z_]\w*|[0-9])=(.+)", re.DOTALL)
 READS: Mapping[str, tuple[tuple[Kind, ...], str]] = {
     "image": (("photo",), "photographs"),
     "segmentation": (("photo",), "photographs"),
+    "detection": (("photo",), "photographs"),
     "text": (("text",), "texts: a text with a blank in it, --text, or a .txt file with one a line"),
     "language": (("text",), "prompts: a text with a blank in it, --text, or a .txt file with one a line"),
     "tabular": (("row", "array"), "rows of a .csv or .npy file, which --row names"),

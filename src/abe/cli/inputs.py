@@ -18,6 +18,12 @@ _WORDS = {"true": True, "false": False, "none": None, "null": None}
 _WHOLE = re.compile(r"[+-]?[0-9]+(e\+?[0-9]{1,2})?", re.IGNORECASE)
 _FRACTION = re.compile(r"[+-]?[0-9]*\.?[0-9]+ */ *[0-9]*\.?[0-9]+")
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+_SEGMENTATION, _DETECTOR = ("a segmentation", "segmentation_task"), ("a detector", "detection_task")
+OF = {
+    **dict.fromkeys(("at", "region", "against", "label"), _SEGMENTATION),
+    **dict.fromkeys(("detection", "box", "part"), _DETECTOR),
+}
+"""Option -> what is asked it, and what makes its task."""
 LARGEST = 2**63 - 1
 """The largest whole number that PyTorch holds."""
 PIXELS = 100_000_000
@@ -187,10 +193,10 @@ def _inside(task: Any, labels: list[str], text: str) -> int:
 
 
 def asked_of(task: Any, question: QuestionOptions) -> dict[str, Any]:
-    """What is asked of a segmentation or a language model, as `abe.explain` takes it.
+    """What is asked of a segmentation, a detector or a language model, as `abe.explain` takes it.
 
     Raises:
-        SpecError: the model is asked nothing of the kind, or a pixel is not two numbers.
+        SpecError: the model is asked nothing of the kind, or a pixel, box or detection is not in numbers.
     """
     from abe import arrays
 
@@ -218,20 +224,41 @@ def asked_of(task: Any, question: QuestionOptions) -> dict[str, Any]:
                 expected="--generate 9",
             )
         found["generate"] = int(question.generate)
+    if question.detection is not None:
+        found["detection"] = _detections(question.detection)
+    if question.box is not None:
+        found["box"] = _numbers("box", question.box, 4)
+    if question.part is not None:
+        found["part"] = question.part
     named = [*found, *(["region"] if question.region else [])]
     strange = [name for name in named if name not in task.asks]
     strange += ["answer"] if question.answer is not None and "generate" not in task.asks else []
     if strange:
         raise SpecError(
             Code.UNSUPPORTED,
-            f"Only a segmentation is asked about --{strange[0]}",
+            f"Only {OF[strange[0]][0]} is asked about --{strange[0]}",
             got=f"a model of the modality {task.modality!r}",
-            fix="Leave it out, or let the factory return abe.segmentation_task(…)",
+            fix=f"Leave it out, or let the factory return abe.{OF[strange[0]][1]}(…)",
         )
     if question.region is not None:
         region = arrays.read(question.region)["maps"]
         found["region"] = region.squeeze() if region.ndim > 2 else region
     return found
+
+
+def _detections(text: str) -> Any:
+    """Numbers of detections, or all."""
+    if text == "all":
+        return text
+    parts = text.split(",")
+    if not all(re.fullmatch(" *[0-9]{1,9} *", one) for one in parts):
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            "--detection takes numbers",
+            got=repr(short(text)),
+            expected="0, several as 0,2, or all",
+        )
+    return [int(one) for one in parts]
 
 
 def is_address(word: str) -> bool:

@@ -13,7 +13,7 @@ from cyclopts import Group, Parameter, validators
 MODEL = Group("Model", sort_key=1)
 OUTPUT = Group("Output", sort_key=2)
 INPUT = Group("Inputs that are no photographs", sort_key=0)
-QUESTION = Group("Of a segmentation", sort_key=0)
+QUESTION = Group("Of a segmentation or a detector", sort_key=0)
 SIGNED = Parameter(allow_leading_hyphen=True)
 """Of what may begin with a minus sign, such as a range from -1 to 1."""
 
@@ -123,15 +123,18 @@ class ModelOptions:
 @Parameter(name="*", group=QUESTION)
 @dataclass(frozen=True, kw_only=True)
 class QuestionOptions:
-    """What is asked of a segmentation (the predicted class that covers most), or of a language model.
+    """What is asked: of a segmentation (the class that covers most), a detector (detection 0), a language model.
 
     Attributes:
         generate: Of a language model, this many tokens of its own answer; 1 by default.
         answer: Of a language model, this answer instead of its own, as it goes on behind the prompt.
         at: The connected zone under a pixel: ROW,COLUMN.
-        label: All pixels that are predicted as this class, or with --region this class over it.
+        label: All pixels that are predicted as this class, or with --region or --box this class there.
         region: A file of a mask (h, w): .npy, .npz or .safetensors.
         against: The class minus this one; of a language model the answer's tokens minus this answer's.
+        detection: Of a detector the number of a detection: 0, several as 0,2, or all.
+        box: A box of your own, such as that of an object that was missed: LEFT,TOP,RIGHT,BOTTOM.
+        part: What of it is read: match, class, box, left, top, right or bottom.
     """
 
     generate: Text = None
@@ -141,6 +144,9 @@ class QuestionOptions:
     label: Text = None
     region: Path | None = None
     against: Text = None
+    detection: Text = None
+    box: Text = None
+    part: Text = None
 
 
 DEFAULT_QUESTION = QuestionOptions()

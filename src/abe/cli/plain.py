@@ -143,7 +143,7 @@ def _noted(task: Any, what: str, option: str) -> Any:
 
 def photographs(task: Any, settings: Mapping[str, Any], question: QuestionOptions) -> Any:
     """The task of a module for photographs, and what nobody said; a segmentation where one is asked."""
-    if any(value is not None for value in vars(question).values()):
+    if any(getattr(question, name) is not None for name in ("at", "label", "region", "against")):
         from abe.task.image.segmentation import segmentation_task
 
         task = segmentation_task(task.model, **settings)

@@ -7,7 +7,9 @@ from cyclopts import Parameter
 
 from abe.cli import options, output
 
-Kind = Literal["image-model", "text-model", "language-model", "image", "text", "table", "series"]
+Kind = Literal[
+    "image-model", "detector", "text-model", "language-model", "image", "text", "table", "series"
+]
 Name = Annotated[str, Parameter(help="A name from `abe zoo`.")]
 Folder = Annotated[
     Path | None,

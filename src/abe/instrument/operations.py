@@ -110,8 +110,8 @@ _BY_KIND: dict[Kind, str] = {
         fractional_max_pool2d fractional_max_pool3d lp_pool1d lp_pool2d max amax min amin median""",
     "attention": "scaled_dot_product_attention multi_head_attention_forward",
 }
-# Linear in the first argument as long as the others are fixed; divisors and grids are not factors.
-_LINEAR_IN_THE_FIRST = frozenset({"div", "grid_sample"})
+# Linear in the first argument as long as the others are fixed; divisors, grids and boxes are not factors.
+_LINEAR_IN_THE_FIRST = frozenset({"div", "grid_sample", "roi_align", "ps_roi_align"})
 WITH_A_WEIGHT = frozenset(
     {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear"}
 )

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from abe.report import colour, looks, view
-from abe.report.canvas import ARROWS, INK, MUTED, RULE, blank, finish, plain, short
+from abe.report.canvas import ARROWS, INK, MUTED, RULE, finish, plain, short
+from abe.report.canvas import blank as sheet
 from abe.report.canvas import save as save
 from abe.report.drawn import draw
 from abe.terminal import readable
@@ -40,7 +41,7 @@ def plot_explanation(
         smooth: standard deviation in pixels of an average over the signed map; by default .8 % of the longer
             side; 0 shows it as computed. Of photographs.
     """
-    count = len(explanation.target)
+    count, blank = len(explanation.target), len(explanation.blank_names)
     if explanation.modality == "language" and count > 1 and "prompt" in explanation.diagnostics:
         from abe.generated import tables
         from abe.report.heat import draw as draw_heat
@@ -49,15 +50,20 @@ def plot_explanation(
     photos = [view.sample_view(explanation, i, readable(explanation.names[i])) for i in range(count)]
     if not looks.is_picture(explanation):
         return draw(photos, path=path)
-    figure = blank(11.0, 2.75 * count + 0.3)
-    grid = figure.add_gridspec(count, 4, width_ratios=(1, 1, 1, 1.15))
+    figure = sheet(11.0, 2.75 * (count + blank) + 0.3)
+    grid = figure.add_gridspec(count + blank, 4, width_ratios=(1, 1, 1, 1.15))
     for row, photo in enumerate(photos):
         shown = photo.maps[0]
         _photo(figure.add_subplot(grid[row, 0]), photo, photo.explained)
         _signed(figure.add_subplot(grid[row, 1]), photo, shown, shown.title, smooth)
         _where(figure.add_subplot(grid[row, 2]), photo, shown, "where (average of magnitude)")
         _bars(figure.add_subplot(grid[row, 3]), photo)
-    _legend(figure, smooth)
+    for row in range(blank):
+        axes = figure.add_subplot(grid[count + row, 0])
+        axes.imshow(view.pixels(explanation.blank[row]), interpolation="antialiased")
+        _tile(axes, f"{short(readable(explanation.blank_names[row]), 30)}: nothing found")
+    if count:
+        _legend(figure, smooth)
     return finish(figure, path)
 
 
@@ -79,7 +85,7 @@ def plot_photo(
     width = max(10.5, 1.72 * columns)
     height = 2.18 * width / columns + 0.1
     head = max(0.18 * width + 0.45, 0.4 + 0.16 * len(photo.maps))  # of the tiles, and the lines' names
-    figure = blank(width, head + height * lines)
+    figure = sheet(width, head + height * lines)
     above, below = figure.add_gridspec(2, 1, height_ratios=(head, height * lines))
     _head(figure, above, photo)
     tiles = below.subgridspec(2 * lines, columns, hspace=0.08, wspace=0.06)
@@ -122,7 +128,7 @@ def plot_scores(comparison: Any, *, path: str | Path | None = None) -> "Figure":
     metrics, names = comparison.metrics, comparison.methods
     columns = min(4, len(metrics))
     lines = -(-len(metrics) // columns)
-    figure = blank(1.4 + 2.6 * columns, 0.4 + lines * (0.9 + 0.24 * len(names)))
+    figure = sheet(1.4 + 2.6 * columns, 0.4 + lines * (0.9 + 0.24 * len(names)))
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True).flatten()
     for axes in grid[len(metrics) :]:
         axes.set_axis_off()
@@ -180,7 +186,8 @@ def _image(photo: view.SampleView) -> Any:
 
 
 def _photo(axes: "Axes", photo: view.SampleView, title: str) -> None:
-    axes.imshow(_image(photo), interpolation="antialiased")
+    shown: Any = photo.shown
+    axes.imshow(shown, interpolation="antialiased")
     _tile(axes, title)
 
 

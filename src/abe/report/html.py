@@ -83,6 +83,7 @@ def _sample(sample: view.SampleView) -> dict[str, Any]:
         **found,
         "image": {
             "uri": _jpeg(sample.image),
+            "shown": _jpeg(sample.image if sample.framed is None else sample.framed),
             "width": sample.image.shape[1],
             "height": sample.image.shape[0],
         },

@@ -1,11 +1,17 @@
 """Numbers and pixels as people read them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from abe.errors import Code, SpecError
+
+WHITE, FRAME = (255, 255, 255), (213, 74, 0)
+"""Colours of the frame of a box."""
+SMALL = 128
+"""Pixels of a side below which a frame is one line: more would cover too much."""
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -61,6 +67,33 @@ def pixels(x: Any) -> NDArray[np.uint8]:
     if low < 0 or high > 1:
         array = (array - low) / ((high - low) or 1.0)
     return np.rint(255 * array.transpose(1, 2, 0)).astype(np.uint8)
+
+
+def boxed(image: NDArray[np.uint8], box: Sequence[float], width: int = 1) -> NDArray[np.uint8]:
+    """A picture (h, w, 3) with the frame of a box in orange between white lines, as far as it is inside.
+
+    Args:
+        image: the picture.
+        box: left, top, right, bottom in pixels.
+        width: of each of the three lines.
+    """
+    found, (h, w) = image.copy(), image.shape[:2]
+    left, top, right, bottom = (round(side) for side in box)
+    lines = [(-width, WHITE), (width, WHITE), (0, FRAME)]
+    for inset, colour in lines if max(h, w) >= SMALL else lines[-1:]:
+        rows = np.arange(h)[:, None] + 0.5
+        columns = np.arange(w)[None] + 0.5
+        near = (top + inset, bottom - inset, left + inset, right - inset)
+        outer = _within(rows, columns, near)
+        inner = _within(rows, columns, (near[0] + width, near[1] - width, near[2] + width, near[3] - width))
+        found[outer & ~inner] = colour
+    return found
+
+
+def _within(rows: Any, columns: Any, sides: tuple[float, float, float, float]) -> Any:
+    """(h, w) what lies between top, bottom, left and right."""
+    top, bottom, left, right = sides
+    return (rows > top) & (rows < bottom) & (columns > left) & (columns < right)
 
 
 def outlined(image: NDArray[np.uint8], region: NDArray[np.bool_]) -> NDArray[np.uint8]:

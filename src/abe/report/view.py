@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from abe.errors import Code, SpecError
 from abe.report import looks
 from abe.report.looks import Account, Look
+from abe.report.numbers import boxed, outlined
 from abe.report.numbers import number as number
-from abe.report.numbers import outlined
 from abe.report.numbers import percent as percent
 from abe.report.numbers import pixels as pixels
 from abe.terminal import readable
@@ -56,6 +56,7 @@ class SampleView:
 
     Attributes:
         image: of a photograph, (h, w, 3) 8-bit pixels as the model saw them; an explained region is outlined.
+        framed: the same with the explained box drawn.
         top: (class name, probability), most probable first.
         target: name of the explained decision.
     """
@@ -64,9 +65,15 @@ class SampleView:
     target: str
     top: list[tuple[str, float]]
     image: NDArray[np.uint8] | None = None
+    framed: NDArray[np.uint8] | None = None
     outlined: bool = False
     maps: list[MapView] = field(default_factory=list)
     curves: list[CurveView] = field(default_factory=list)
+
+    @property
+    def shown(self) -> NDArray[np.uint8] | None:
+        """The photograph, with the explained box where there is one."""
+        return self.image if self.framed is None else self.framed
 
     @property
     def decision(self) -> str:
@@ -188,6 +195,11 @@ def _pictured(explanation: Any, index: int) -> dict[str, Any]:
     if not looks.is_picture(explanation):
         return {}
     image, regions = pixels(explanation.x[index]), explanation.diagnostics.get("region")
+    boxes = explanation.diagnostics.get("box")
+    if boxes is not None and tuple(boxes.shape[1:]) == (4,):
+        h, w = image.shape[:2]
+        framed = boxed(image, boxes[index].tolist(), 1 + max(h, w) // 250)
+        return {"image": image, "framed": framed, "outlined": True}
     if regions is None or tuple(regions.shape[1:]) != image.shape[:2]:
         return {"image": image}
     region = np.asarray(regions[index].detach().cpu()) > 0

@@ -28,6 +28,7 @@ from abe.engines.runtime.work import score as score_of
 from abe.errors import Code, SpecError, TargetError, note
 from abe.registry import updates
 from abe.task.base import Lifted, Task
+from abe.task.outputs import OF_LABELS
 from abe.task.start import Given, entrance
 from abe.types import Cost
 
@@ -304,7 +305,7 @@ def _check_request(update: Any, targeted: bool, target: Any, restarts: int) -> N
 
 
 def _check_classes(task: Task, outputs: Any) -> None:
-    least = 1 if task.output_kind == "multilabel" else 2
+    least = 1 if task.output_kind in OF_LABELS else 2
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or task.classes(outputs) < least:
         shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise SpecError(

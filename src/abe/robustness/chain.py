@@ -32,6 +32,7 @@ from abe.engines.path.steps.parts import (
 from abe.errors import Code, SpecError
 from abe.sizes import Limits, OfRange, in_units, per_range, plain
 from abe.spec import value
+from abe.task.outputs import OF_LABELS
 
 WHITE_BOX = {"linf": OfRange(8 / 255), "l2": OfRange(0.5)}
 """Radius of FGSM, BIM and PGD unless told otherwise."""
@@ -104,7 +105,7 @@ class Chain:
             return
         task = point.problem.task
         classes = task.classes(point.outputs) or point.outputs.shape[1]
-        if classes < 2 and self.loss != "logit" and task.output_kind != "multilabel":
+        if classes < 2 and self.loss != "logit" and task.output_kind not in OF_LABELS:
             raise SpecError(
                 Code.UNSUPPORTED,
                 "An attack changes the decision between classes, and this model has one output",

@@ -18,7 +18,7 @@ from abe.task.lifted import LENGTH, below, first_of, taken
 from abe.task.lifted import Context as Context
 from abe.task.lifted import Lifted as Lifted
 from abe.task.outputs import OutputKind
-from abe.task.select import outline, select
+from abe.task.select import outline, returned, select
 from abe.types import Part
 
 
@@ -48,6 +48,8 @@ class Task:
         beneath: at a layer, the task of the model's own inputs.
         asks: keywords that say what of a sample is asked about, such as a region; the lifter takes them.
         keeps: entries of `Context.about` that explanations hold too, so that they can be measured alone.
+        level: probability above which a label is said, where outputs are probabilities of labels.
+        region_of: the region that is asked about, of samples, for metrics that are given no masks.
         assumed: notes on what nobody said of the model; they go into every result.
         usual: the method and the score that are meant where nobody names one.
         summed: whether results hold one number per position, the sum over its channels.
@@ -71,6 +73,8 @@ class Task:
     beneath: "Task | None" = None
     asks: tuple[str, ...] = ()
     keeps: tuple[str, ...] = ()
+    level: float = reading_of.SAID
+    region_of: Callable[[Lifted], Tensor] | None = None
     assumed: tuple[str, ...] = ()
     usual: tuple[str, str] = ("integrated_gradients", "logit")
     summed: bool = False
@@ -248,9 +252,11 @@ class Task:
             inputs = inputs if serves is None else inputs[first_of(serves)[0].to(inputs.device)]
             return self.beneath.forward(inputs, rest, runs, serves=serves)
         args, kwargs = self._call(x, context if rows is None else rows)
-        outputs = self.pick(runs(*args, **kwargs, **(further or {})), len(x))
+        outputs = runs(*args, **kwargs, **(further or {}))
         if self.reads is None:
+            outputs = self.pick(outputs, len(x))
             return outputs if serves is None else taken(outputs, serves)
+        outputs = self.pick(returned(outputs, len(x)), len(x))
         known = context or Context()
         if serves is None:
             return self.reads(outputs, known)
@@ -320,7 +326,7 @@ class Task:
 
     def says(self, outputs: Tensor, target: Tensor) -> Tensor:
         """(n,) whether outputs (n, C) decide for the target: the class predicted, or a label that is said."""
-        return reading_of.says(self.output_kind, outputs, target)
+        return reading_of.says(self.output_kind, outputs, target, self.level)
 
     def classes(self, outputs: Any) -> int:
         """How many classes or labels the outputs tell apart; 0 where they are none, as in a regression."""

@@ -95,6 +95,19 @@ class Units:
 
 
 @dataclass(frozen=True)
+class Blank:
+    """Raw inputs of which no sample was made, because nothing in them answers the question.
+
+    Attributes:
+        x: (k, *f) as features.
+        names: of these inputs.
+    """
+
+    x: Tensor
+    names: list[str]
+
+
+@dataclass(frozen=True)
 class Lifted:
     """Raw inputs as features.
 
@@ -112,6 +125,7 @@ class Lifted:
         objective: the score that the question asks for, where it does.
         called: (b,) what is explained of each sample, where no name of an output says it.
         settles: fields of the task that the question settles, such as how outputs are read.
+        blank: what holds nothing that is asked about; then there may be no sample at all.
     """
 
     x: Tensor
@@ -127,6 +141,7 @@ class Lifted:
     objective: Any = None
     called: list[str] = field(default_factory=list[str])
     settles: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    blank: Blank | None = None
 
     def __post_init__(self) -> None:
         held = {UNITS + one.kind: one.labels for one in self.units}

@@ -8,6 +8,7 @@ kind                  columns         classes that a target is one of, and their
 ``"probabilities"``   1               2: log (1 − p) and log p
 ``"sigmoid"``         1               2: 0 and z; a logit alone is z for class 1 and −z for class 0
 ``"multilabel"``      C ≥ 1           2 for every label, not said and said: 0 and z
+``"presence"``        C ≥ 1           2 for every label: log (1 − p) and log p; alone p itself
 ``"regression"``      any             none: the output itself is explained
 ``"logits"``          1               one: where a probability is asked for, that of a yes, with a note
                                       where nobody said so
@@ -27,7 +28,12 @@ from torch import Tensor
 from abe.errors import Code, ModelError, SpecError
 from abe.objectives import gather, log_probabilities
 
-OutputKind = Literal["auto", "logits", "probabilities", "sigmoid", "multilabel", "regression"]
+OutputKind = Literal["auto", "logits", "probabilities", "sigmoid", "multilabel", "presence", "regression"]
+
+OF_LABELS = ("multilabel", "presence")
+"""Kinds whose columns are labels of their own, each said or not."""
+SAID = 0.5
+"""Probability above which a label of its own is said."""
 
 SUM_TOLERANCE = 1e-2
 """How far the probabilities of a row may be from 1: half precision rounds this much."""
@@ -112,7 +118,7 @@ def told_apart(kind: OutputKind, outputs: Any) -> int:
     """How many classes (of ``"multilabel"``: labels) a target can be; 0 where the outputs are no classes."""
     if not isinstance(outputs, Tensor) or outputs.ndim < 2 or kind == "regression":
         return 0
-    if kind != "multilabel" and outputs.shape[1] == 1 and not one_for_two(kind, outputs):
+    if kind not in OF_LABELS and outputs.shape[1] == 1 and not one_for_two(kind, outputs):
         return 0
     return sizes(kind, outputs)[0]
 
@@ -157,7 +163,11 @@ def columns(kind: OutputKind, outputs: Tensor) -> Tensor:
 def class_scores(kind: OutputKind, outputs: Tensor) -> Tensor:
     """(n, C, …) a score per class: the outputs, or the logarithm of probabilities."""
     found = columns(kind, outputs)
-    return found.clamp_min(torch.finfo(found.dtype).tiny).log() if kind == "probabilities" else found
+    return _log(found) if kind == "probabilities" else found
+
+
+def _log(p: Tensor) -> Tensor:
+    return p.clamp_min(torch.finfo(p.dtype).tiny).log()
 
 
 def choice(
@@ -178,9 +188,12 @@ def choice(
     if target.ndim > 1:
         rows = torch.arange(len(outputs), device=outputs.device)
         outputs, target = outputs[(rows, slice(None), *target[:, 1:].unbind(1))], target[:, 0]
-    if kind == "multilabel":
+    if kind == "presence" and alone:
+        return outputs, target
+    if kind in OF_LABELS:
         own = gather(outputs, target)
-        return torch.stack([torch.zeros_like(own), own], 1), torch.ones_like(target)
+        pair = [_log(1 - own), _log(own)] if kind == "presence" else [torch.zeros_like(own), own]
+        return torch.stack(pair, 1), torch.ones_like(target)
     if kind != "sigmoid" or not alone or not one_for_two(kind, outputs):
         return class_scores(kind, outputs), target
     return torch.cat([outputs, outputs], 1) * torch.stack([target - 1, target], 1).to(outputs), target
@@ -196,6 +209,8 @@ def all_log_probabilities(kind: OutputKind, outputs: Tensor) -> Tensor:
     outputs = _real(outputs)
     if kind == "multilabel":
         return F.logsigmoid(outputs)
+    if kind == "presence":
+        return _log(outputs)
     if kind == "sigmoid":
         return torch.cat([F.logsigmoid(-outputs), F.logsigmoid(outputs)], 1)
     return class_scores(kind, outputs) if kind == "probabilities" else log_probabilities(outputs)
@@ -203,7 +218,7 @@ def all_log_probabilities(kind: OutputKind, outputs: Tensor) -> Tensor:
 
 def chances(kind: OutputKind, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probabilities (n, C) of the classes that a target is one of, and its entry among them."""
-    if kind != "multilabel" and target.ndim == 1:
+    if kind not in OF_LABELS and target.ndim == 1:
         return all_log_probabilities(kind, outputs), target
     check_classes(kind, outputs)
     scores, entry = choice(kind, outputs, target)
@@ -219,10 +234,17 @@ def predicted(kind: OutputKind, outputs: Tensor) -> Tensor:
     return (outputs.int() if outputs.dtype == torch.bool else outputs).argmax(1)
 
 
-def says(kind: OutputKind, outputs: Tensor, target: Tensor) -> Tensor:
-    """(n,) whether outputs (n, C) say the target: it is predicted, or the label is more likely than not."""
-    if kind == "multilabel":
-        return gather(outputs, target) > 0
+def says(kind: OutputKind, outputs: Tensor, target: Tensor, level: float = SAID) -> Tensor:
+    """(n,) whether outputs (n, C) say the target: it is predicted, or a label of its own is likely enough.
+
+    Args:
+        kind: what the outputs are.
+        outputs: (n, C) of the model.
+        target: (n,) the classes asked for.
+        level: probability above which a label is said, where outputs are probabilities of labels.
+    """
+    if kind in OF_LABELS:
+        return gather(outputs, target) > (0 if kind == "multilabel" else level)
     return predicted(kind, outputs) == target
 
 

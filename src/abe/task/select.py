@@ -1,12 +1,50 @@
 """Where the output to explain is, in what a model returns."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from copy import copy
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import Tensor
 
-from abe.errors import Code, ModelError
+from abe.errors import AbeError, Code, ModelError
+
+Returned = Callable[[Any, int], Any]
+"""Makes of what a model returned for so many rows what is read instead."""
+_WATCHED: ContextVar[Returned | None] = ContextVar("abe_returned", default=None)
+
+
+@contextmanager
+def watching(watch: Returned) -> Generator[None]:
+    """Hand what models return through ``watch``, before a task reads a score of its own out of it."""
+    token = _WATCHED.set(watch)
+    try:
+        yield
+    finally:
+        _WATCHED.reset(token)
+
+
+def returned(raw: Any, n: int) -> Any:
+    """What a model returned for ``n`` rows, as whoever watches makes it."""
+    watch = _WATCHED.get()
+    return raw if watch is None else watch(raw, n)
+
+
+def mapped(raw: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """What a model returned with other tensors: in lists, tuples and mappings, at any depth."""
+    if isinstance(raw, Tensor):
+        return change(raw)
+    if isinstance(raw, Mapping):
+        other: Any = copy(raw)
+        for name, value in raw.items():
+            other[name] = mapped(value, change)
+        return other
+    if isinstance(raw, list | tuple):
+        inner = [mapped(value, change) for value in raw]
+        return type(raw)(*inner) if hasattr(raw, "_fields") else type(raw)(inner)
+    return raw
 
 
 def select(raw: Any, output: Any) -> Any:
@@ -23,6 +61,8 @@ def select(raw: Any, output: Any) -> Any:
         if isinstance(output, str) and not isinstance(raw, Mapping):
             return getattr(raw, output)
         return raw[output]
+    except AbeError:
+        raise
     except Exception as problem:
         if callable(output):
             raise ModelError(

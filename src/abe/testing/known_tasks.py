@@ -11,6 +11,7 @@ from abe.explanation import Explanation
 from abe.task.array.series import series_task
 from abe.task.array.tensor import tensor_task
 from abe.task.base import Task
+from abe.task.detection import detection_task
 from abe.task.image.segmentation import segmentation_task
 from abe.task.language.lifter import language_task
 from abe.task.table.lifter import table_task
@@ -341,6 +342,46 @@ def _segmentation(model: nn.Module) -> Task:
     return segmentation_task(model, output_kind="logits")
 
 
+# ---------------------------------------------------------------- detections
+
+
+class Detector(Places):
+    """Two linear scores at every pixel, with weights above 0."""
+
+    def weight(self) -> Tensor:
+        """(3,) what a colour counts in the score of a pixel."""
+        inner, head = (layer.weight.detach().abs()[:, :, 0, 0] for layer in (self.inner, self.head))
+        return (head @ inner)[TARGET]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 2, h, w) scores."""
+        inside = torch.conv2d(x, self.inner.weight.abs())
+        return torch.conv2d(inside, self.head.weight.abs())
+
+
+FRAME, ELSEWHERE = (0.0, 2.0, 4.0, 6.0), (4.0, 0.0, 6.0, 2.0)
+"""The explained box, which is `BOX`, and another that does not touch it."""
+
+
+def _boxes(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Two boxes that stay where they are; each class is as probable as its score is on average inside."""
+    boxes = scores.new_tensor([FRAME, ELSEWHERE]).expand(len(scores), 2, 4)
+    means = [scores[:, :, BOX[0], BOX[1]].mean((2, 3)), scores[:, :, :2, 4:].mean((2, 3))]
+    return boxes, torch.stack(means, 1) / 10
+
+
+def _detection(model: nn.Module) -> Task:
+    return detection_task(model, dense=_boxes)
+
+
+def _frame() -> dict[str, Any]:
+    return {"box": FRAME, "label": TARGET}
+
+
+def _frame_shares(model: Any) -> list[list[float]]:
+    return [[share / 10 for share in own] for own in _box_shares(model)]
+
+
 CELLS = torch.arange((SIDE // CELL) ** 2).view(SIDE // CELL, -1)
 CELL_OF = CELLS.repeat_interleave(CELL, 0).repeat_interleave(CELL, 1)[None]
 """(1, h, w) the cell of two by two that each pixel of a photograph is in: the units of photographs here."""
@@ -362,6 +403,7 @@ KNOWN_TASKS = {
         KnownTask("series", _window, _series_task, SERIES, list, _series_shares, _attending_series),
         KnownTask("tensor", _points, _points_task, POINTS, _stacked, _points_shares, _attending_points),
         KnownTask("segmentation", Places, _segmentation, PHOTOGRAPHS, _stacked, _box_shares, ask=_box),
+        KnownTask("detection", Detector, _detection, PHOTOGRAPHS, _stacked, _frame_shares, ask=_frame),
     )
 }
 """One task of each kind, by modality."""

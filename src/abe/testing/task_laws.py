@@ -1,4 +1,4 @@
-"""Laws of attribution methods on tasks of every kind: texts, prompts, tables, series, points, regions."""
+"""Laws of attribution methods on tasks of every kind: texts, prompts, tables, series, regions and boxes."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -133,6 +133,7 @@ _law_of("tabular", "On rows of a table it runs as promised: the same.")
 _law_of("series", "On series it runs as promised: the same.")
 _law_of("tensor", "On points it runs as promised: the same.")
 _law_of("segmentation", "On a region of a segmentation it runs as promised: the same.")
+_law_of("detection", "On a box of a detector it runs as promised: the same.")
 
 
 # ---------------------------------------------------------------- known answers

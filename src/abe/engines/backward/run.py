@@ -50,6 +50,7 @@ from abe.objectives import Captured
 from abe.registry import rules
 from abe.spec import value
 from abe.task.base import Context, Task, along
+from abe.task.select import mapped, watching
 from abe.types import Result
 
 Policy = Annotated[Literal["error", "gradient", "constant"], "policy for operations without a rule"]
@@ -197,6 +198,7 @@ class _Run:
         self.session = Session(choose=self._choose)
         self.precision = problem.x.dtype
         self.start = zeros
+        self.reading = False
 
     def go(self) -> "_Run":
         """All samples; those whose books may have been mixed up with a neighbour's again, one by one."""
@@ -216,6 +218,7 @@ class _Run:
     def around(self, call: Call) -> tuple[Any, Tensor]:
         """A chunk whose forward runs under the rules."""
         refuse_scripted_functions(self.problem.task.model)
+        self.reading = False
         ledger = None if self.spec.form == "gradient" else Ledger.empty(call.x)
         self.session = Session(
             choose=self._choose,
@@ -225,7 +228,10 @@ class _Run:
             inside=self.problem.task.at_layers,
             values=None if self.spec.form == "gradient" else OneValue(),
         )
-        with Instrument(self.model, default=self.session, decompose=True, unseen=self.unseen):
+        with (
+            watching(self._returned),
+            Instrument(self.model, default=self.session, decompose=True, unseen=self.unseen),
+        ):
             outputs = call.forward(call.x, self.model)
         refuse_hidden(plain_outputs(outputs))
         check_same(outputs, self.problem, call, self.spec)
@@ -238,16 +244,26 @@ class _Run:
 
     def _open(self, outputs: Any) -> Any:
         """What the score reads; its gradient is turned into relevance and noted as the start."""
-        if self.spec.form == "gradient":
+        if self.spec.form == "gradient" or self.reading:
             return outputs
         if isinstance(outputs, Captured):
             layers = {name: self._started(tensor) for name, tensor in outputs.layers.items()}
             return Captured(self._open(outputs.outputs), layers)
         return self._started(outputs) if isinstance(outputs, Tensor) else outputs
 
+    def _returned(self, raw: Any, rows: int) -> Any:
+        """What a task's score is read from: relevance starts here, and the reading goes by its gradient."""
+        inside = [one for one in tensors(raw) if depends(one)]
+        if self.spec.form == "gradient" or not inside or any(len(one) != rows for one in inside):
+            return raw
+        self.reading, self.start = True, sums_of(inside[0])
+        return mapped(raw, lambda one: self._begun(one) if depends(one) else one)
+
     def _started(self, outputs: Tensor) -> Tensor:
         self.start = sums_of(outputs)
+        return self._begun(outputs)
 
+    def _begun(self, outputs: Tensor) -> Tensor:
         def begin(gradient: Tensor) -> Tensor:
             relevance = gradient * outputs.detach()
             self.start = self.start + relevance.flatten(1).sum(1, dtype=self.start.dtype)
@@ -284,6 +300,8 @@ class _Run:
         return Result(out, warnings=notes, diagnostics=books)
 
     def _choose(self, step: Step) -> Any:
+        if self.reading:
+            return step.plain()
         rule = self.spec.book.find(step)
         if rule is None:
             return run_uncovered(step, self.spec.uncovered)

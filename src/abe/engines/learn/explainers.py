@@ -25,6 +25,7 @@ from abe.errors import Code, InputError, SpecError
 from abe.objectives import LogProbability, Probability
 from abe.schema import Natural
 from abe.spec import describe, value
+from abe.task.outputs import OF_LABELS
 from abe.types import Baseline, Result
 
 BLOCK = 64
@@ -155,7 +156,7 @@ class L2X:
         return {"recipe": describe(self)}
 
     def build(self, problem: Problem, seed: int) -> nn.Module:
-        if problem.task.output_kind == "multilabel":
+        if problem.task.output_kind in OF_LABELS:
             raise SpecError(
                 Code.UNSUPPORTED,
                 "L2X learns what tells classes apart, and labels of their own are not told apart",

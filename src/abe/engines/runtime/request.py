@@ -66,6 +66,7 @@ def open_request(
     label: str = "",
     rows: Callable[[int], float | None] = lambda n: None,
     asked: Mapping[str, Any] | None = None,
+    nothing: bool = False,
 ) -> Generator[Problem]:
     """The problem of explaining ``task`` on ``raw``, while the model is ready to be run.
 
@@ -85,6 +86,7 @@ def open_request(
         label: what the bar says.
         rows: how many rows are expected for a number of samples.
         asked: what of each sample is asked about, for `Task.lift`.
+        nothing: whether no sample is an answer, where nothing of what is asked about is there.
 
     Raises:
         AbeError: anything unusable; the model is left as found.
@@ -97,7 +99,8 @@ def open_request(
     with holding(task.model):
         warnings = check_model(task.model)
         lifted = task.lift(raw, **told, **(asked or {}))
-        task.check(lifted.x)
+        if lifted.names or lifted.blank is None or not nothing:
+            task.check(lifted.x)
         shown = progress is True
         expected = rows(len(lifted.x)) if shown else None
         with running(task), Progress(label, expected, enabled=shown) as bar:

@@ -19,6 +19,7 @@ from abe.instrument.whose import not_the_models
 from abe.objectives import Captured, objective_name
 from abe.task.base import Context, Task
 from abe.task.lifted import LENGTH
+from abe.task.outputs import OF_LABELS
 from abe.types import Fed, Make, Objective
 
 Kind = Literal["forward", "gradient", "inner"]
@@ -331,7 +332,7 @@ def _readable(task: Task, outputs: Any, objective: Objective, target: Tensor) ->
     """Class scores, and each row's target among them, for an objective that reads these."""
     if getattr(objective, "needs_classes", False):
         task.check_classes(outputs, f"the objective {objective_name(objective)}")
-    if task.output_kind == "multilabel" and getattr(objective, "across", False):
+    if task.output_kind in OF_LABELS and getattr(objective, "across", False):
         return task.logits(outputs), target
     return task.choice(outputs, target, alone=getattr(objective, "alone", False))
 

@@ -40,6 +40,7 @@ class Batch:
         labels: (b,) true classes, or None.
         masks: (b, h, w) true regions, or None.
         alone: whether there are no other lots.
+        asked: whether the masks are what was asked about, as nobody gave any.
     """
 
     lifted: Lifted
@@ -49,6 +50,7 @@ class Batch:
     labels: Tensor | None = None
     masks: Tensor | None = None
     alone: bool = True
+    asked: bool = False
 
     def __len__(self) -> int:
         return len(self.lifted.x)
@@ -182,7 +184,9 @@ class Samples:
         self.task.check(lifted.x)
         truth = None if labels is None else labels_of(labels, len(lifted.x), self.task.class_index)
         region = None if masks is None else region_of(masks, lifted)
-        return Batch(lifted, 0, ids, target, truth, region)
+        if region is None and self.task.region_of is not None:
+            region = self.task.region_of(lifted)
+        return Batch(lifted, 0, ids, target, truth, region, asked=masks is None and region is not None)
 
 
 def _raw(shown: Sequence[Any]) -> Any:

@@ -40,7 +40,7 @@ from abe.metrics.evaluation.comparison import (
 from abe.metrics.evaluation.defaults import chosen_metrics, defaults_of
 from abe.metrics.evaluation.drawing import Drawing
 from abe.metrics.evaluation.foresight import Rows, rows_of_method, rows_of_metrics, rows_shared
-from abe.metrics.evaluation.notes import unsteady
+from abe.metrics.evaluation.notes import asked, unsteady
 from abe.metrics.evaluation.perturbation import PerturbationRun, as_absent, check_curve, follows_score
 from abe.metrics.evaluation.reexplain import objective_of
 from abe.metrics.evaluation.sources import Explaining, MethodMaps, SavedMaps, Source, explained_by
@@ -302,7 +302,7 @@ class Evaluation:
             self.failures[name] = Failure(code, str(error))
             self._first_problem = self._first_problem or error
             return
-        self._note(name, explanation, lot.start, unsteady(problem.warnings))
+        self._note(name, explanation, lot.start, unsteady(problem.warnings) + asked(self.metrics, lot))
         if keep:
             self.explanations[name] = explanation
 

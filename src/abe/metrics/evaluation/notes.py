@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor
 
@@ -54,6 +55,13 @@ def no_reaction(metric: str, samples: Sequence[int]) -> list[str]:
 def unsteady(warnings: Sequence[str]) -> list[str]:
     """The notes that a model does not answer twice the same."""
     return [one for one in warnings if Code.UNSTEADY_MODEL in one]
+
+
+def asked(metrics: Sequence[Any], lot: Any) -> list[str]:
+    """A note that localisation is measured in what is explained, where nobody gave masks."""
+    located = lot.asked and any(one.card is not None and "mask" in one.card.needs for one in metrics)
+    text = "No masks are given, so localisation is measured in the explained box"
+    return [note(Code.ASKED_REGION, text)] if located else []
 
 
 def _who(samples: Sequence[int]) -> str:

@@ -57,7 +57,8 @@ def image_task(
             an entry ``logits``, or the first tensor of a tuple.
         output_kind: ``"logits"`` of classes; their ``"probabilities"``, where a single column is that of
             class 1 of two; ``"sigmoid"`` for one output, the logit of class 1 against class 0;
-            ``"multilabel"`` for several, each the logit of a label of its own; ``"regression"``.
+            ``"multilabel"`` for several, each the logit of a label of its own; ``"presence"`` for several,
+            each the probability of a label of its own, which is itself explained; ``"regression"``.
             ``"auto"`` recognises probabilities (rows that sum to 1) and notes it in the result; one output is
             explained as it is, and asked about where a probability is needed.
         size: (height, width) photographs are brought to; None leaves them as they are. Tensors are

