@@ -7,7 +7,7 @@ from abe.checks import Count
 from abe.draws import Ids, Source
 from abe.engines.backward.run import Covered, HasRules, coverage_of
 from abe.engines.removal.game import run_all
-from abe.engines.runtime import completeness, lengths
+from abe.engines.runtime import completeness, sides
 from abe.engines.runtime.evaluator import Execution
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.request import open_request
@@ -114,7 +114,7 @@ def explain(
         asked=asked,
     ) as problem:
         problem.path_ends = path_ends
-        return _finish(problem, lengths.run(chosen.engine, problem, dict(chosen.params)), chosen, seed)
+        return _finish(problem, sides.run(chosen, problem), chosen, seed)
 
 
 @entrance

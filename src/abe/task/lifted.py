@@ -53,6 +53,10 @@ class Context:
         values = {k: v[:, :length] if along[k] else v for k, v in self.values.items()}
         return replace(self, values=values, about={k: v for k, v in self.about.items() if k != LENGTH})
 
+    def holding(self, part: Part, numbers: Tensor) -> "Context":
+        """The same with an input (b, *shape) that stays as it is; see `Task.held`."""
+        return replace(self, about={**self.about, f"{HELD}{part.name}": numbers})
+
 
 def _taken(values: Tensor, owner: Tensor) -> Tensor:
     return values[owner.to(values.device)]
@@ -64,6 +68,8 @@ LENGTH = "length"
 """Key of `Context.about`: (b,) how many positions a row has, where the model is given no others."""
 OWN = "own length"
 """Key of `Context.about`: (b,) positions of a row before its padding, where the model is told of it."""
+HELD = "held: "
+"""Begins keys of `Context.about`, before the name of an input that stays as it is (b, *shape)."""
 FIXED = "fixed"
 """Key of `Context.about`: (b, 1 or c, *positions), true where a reference equals the input."""
 
@@ -92,6 +98,7 @@ class Lifted:
         context: further inputs.
         names: of the samples.
         parts: where several explained inputs, or layers, lie in ``x``.
+        held: further inputs that stay as they are; the context has their numbers.
         notes: what is to be said of how inputs were read.
         units: ways to cut the samples, the natural one first; empty where positions have no names.
         fixed: (b, 1 or c, *positions) positions that never change; by default those in no natural unit.
@@ -112,6 +119,7 @@ class Lifted:
     rows: int = 0
     target: Tensor | None = None
     objective: Any = None
+    held: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
         held = {UNITS + one.kind: one.labels for one in self.units}

@@ -134,8 +134,8 @@ def pose(
     if target is None and isinstance(objective, UserObjective):
         predicts = evaluator.task.output_kind != "regression"
         objective = replace(objective, given=False, predicts=predicts)
-    if lifted.parts:
-        evaluator.task = evaluator.task.reading(parts=lifted.parts)
+    if lifted.parts or lifted.held:
+        evaluator.task = evaluator.task.reading(parts=lifted.parts, held=lifted.held)
     if lifted.rows:
         evaluator.cost.add(Cost(forward_rows=lifted.rows, forward_calls=1))
     warnings = [*(warnings or ()), *notes]

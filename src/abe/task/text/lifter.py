@@ -136,6 +136,8 @@ class TextLifter:
     fixed: Fixed = "special"
     ids: str | int | None = None
     """What the model calls the ids, where it takes other inputs too."""
+    padded_to: int | None = None
+    """Tokens of every text, where the model was trained to read the padding behind a text as well."""
     beside: dict[str | int, Tensor] = field(
         default_factory=dict[str | int, Tensor], repr=False, compare=False
     )
@@ -285,7 +287,7 @@ class TextLifter:
     ) -> Lifted:
         """Texts side by side: vectors, context, units."""
         signature, device = Signature.of(task.model), task.device
-        b, t = len(texts), max(map(len, texts))
+        b, t = len(texts), max([*map(len, texts), self.padded_to or 0])
         pad = token_id(self.tokenizer, "pad")
         ids = torch.full((b, t), 0 if pad is None else pad, dtype=torch.long)
         mask = torch.zeros((b, t), dtype=torch.long)
@@ -324,7 +326,7 @@ class TextLifter:
                 )
             )
         x = embedding.vectors(ids.to(device))
-        ends = _ends(texts, values, mask, signature, padded is None)
+        ends = _ends(texts, values, mask, signature, padded is None and self.padded_to is None)
         return Lifted(
             x=x,
             context=Context(values, {k: v.to(device) for k, v in ends.items()}),
