@@ -5,10 +5,10 @@ flat. What needs positions then runs on each input in turn: the same engine, on 
 inputs held.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,16 +32,17 @@ def run(method: Method, problem: Problem) -> Result:
     Raises:
         AbeError: one of the inputs cannot be explained so; the error says which.
     """
-    params = dict(method.params)
     card = methods.get(method.name).card if method.name in methods.names() else None
     if card is None or not needs_side(card, problem):
-        return lengths.run(method.engine, problem, params)
+        return lengths.run(method.engine, problem, dict(method.params))
     problem = problem.predicted()
 
     def one(part: Part) -> Result:
         view = side(problem, part.name)
-        with about(part.name, offered=lambda: check_side(card, view)):
-            return lengths.run(method.engine, view, params)
+        with about(part.name):
+            check_side(card, view)
+            own = method.suited(view.task.suits)
+            return lengths.run(own.engine, view, dict(own.params))
 
     return _packed(problem, {part: one(part) for part in problem.task.parts})
 
@@ -73,28 +74,17 @@ def check_side(card: Card, view: Problem) -> None:
         )
 
 
-class about:  # noqa: N801 -- a context manager
+@contextmanager
+def about(name: str | int) -> Generator[None]:
     """Says in an error which input it is about."""
-
-    def __init__(self, name: str | int, offered: Callable[[], None] | None = None) -> None:
-        self.name, self.offered = name, offered
-
-    def __enter__(self) -> None:
-        if self.offered is not None:
-            try:
-                self.offered()
-            except AbeError as problem:
-                raise self._told(problem) from problem
-
-    def __exit__(self, kind: Any, problem: Any, trace: Any) -> None:
-        if isinstance(problem, AbeError):
-            raise self._told(problem) from problem
-
-    def _told(self, problem: AbeError) -> AbeError:
-        what = f"{problem.what} (input {self.name!r})"
-        made = copy(problem)
-        type(problem).__init__(made, problem.code, what, got=problem.got, expected=problem.expected, fix=problem.fix)
-        return made
+    try:
+        yield
+    except AbeError as problem:
+        kind = next(one for one in type(problem).__mro__ if one.__module__ == AbeError.__module__)
+        what = f"{problem.what} (input {name!r})"
+        raise kind(
+            problem.code, what, got=problem.got, expected=problem.expected, fix=problem.fix
+        ) from problem
 
 
 def side(problem: Problem, name: str | int) -> Problem:

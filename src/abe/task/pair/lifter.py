@@ -128,6 +128,8 @@ def pair_task(
         towers, reader.tokenizer, embedding=embedding, max_length=longest, truncate=truncate, fixed=fixed
     )
     texts.lifter = replace(texts.lifter, ids="input_ids", padded_to=reader.padded_to)
+    if reader.read_last:
+        texts.suits = {**texts.suits, ("query", None): -1}
     lifter = PairLifter(SeveralLifter({IMAGE: pictures, TEXT: texts}), explain)
     alone = explain == "image"
     return Task(
@@ -342,7 +344,10 @@ class PairLifter:
         if self.explain == "text":
             part = pack({IMAGE: image.x}, {IMAGE: self.several.settings(IMAGE, image)})[1][0]
             context = text.context.holding(part, image.x)
-            return replace(text, context=context, names=image.names, held=(part,), notes=notes, rows=rows)
+            own = (replace(text.parts[0], name=TEXT),)
+            return replace(
+                text, context=context, names=image.names, parts=own, held=(part,), notes=notes, rows=rows
+            )
         lifted = self.several.joined(task, own, {})
         return replace(lifted, context=replace(lifted.context, about=_about(lifted, text)))
 

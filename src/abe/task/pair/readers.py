@@ -20,6 +20,7 @@ class Reader:
         longest: most tokens of a caption.
         padded_to: tokens of every caption, where the model reads the padding too.
         masked: whether the tokenizer tells what is padding.
+        read_last: whether the model reads a caption at its last token, as CLIP and SigLIP do.
     """
 
     tokenizer: Any = None
@@ -27,6 +28,7 @@ class Reader:
     longest: int | None = None
     padded_to: int | None = None
     masked: bool = True
+    read_last: bool = False
 
 
 def reader_of(model: nn.Module, processor: Any) -> Reader:
@@ -44,11 +46,12 @@ def reader_of(model: nn.Module, processor: Any) -> Reader:
     ]
     longest = min([one for one in said if isinstance(one, int) and 0 < one < MANY], default=None)
     inputs = getattr(tokenizer, "model_input_names", None)
-    siglip = str(getattr(config, "model_type", "")).startswith("siglip")
+    kind = str(getattr(config, "model_type", ""))
+    siglip, last = kind.startswith("siglip"), kind.startswith(("clip", "siglip"))
     masked = not siglip and (inputs is None or "attention_mask" in inputs)
     if hasattr(tokenizer, "sot_token_id") and hasattr(tokenizer, "eot_token_id"):
-        return Reader(Framed(tokenizer), settings, longest, longest, masked)
-    return Reader(tokenizer, settings, longest, longest if siglip else None, masked)
+        return Reader(Framed(tokenizer), settings, longest, longest, masked, read_last=True)
+    return Reader(tokenizer, settings, longest, longest if siglip else None, masked, read_last=last)
 
 
 def _pictures(processor: Any) -> dict[str, Any]:
