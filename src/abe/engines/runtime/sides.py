@@ -33,7 +33,8 @@ def run(method: Method, problem: Problem) -> Result:
         AbeError: one of the inputs cannot be explained so; the error says which.
     """
     card = methods.get(method.name).card if method.name in methods.names() else None
-    if card is None or not needs_side(card, problem):
+    slides = getattr(method.engine, "slides", False) and is_flat(problem)
+    if card is None or not (slides or needs_side(card, problem)):
         return lengths.run(method.engine, problem, dict(method.params))
     problem = problem.predicted()
 

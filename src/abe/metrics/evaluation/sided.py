@@ -33,7 +33,7 @@ def of_side(problem: Problem, explanation: Any, name: str | int | None) -> tuple
     views: dict[Any, Problem] = vars(problem).setdefault("_sides", {})
     view = views.get(name) or views.setdefault(name, side(problem, name))
     told = copy(explanation)
-    told.attribution = part.of(check_map(explanation.attribution, problem.x).expand_as(problem.x))
+    told.attribution = part.of(check_map(explanation.attribution, problem.x).reshape(problem.x.shape))
     told.x, told.parts = view.x, ()
     return view, told
 

@@ -1,7 +1,7 @@
 """Pair tasks: a photograph and its caption, both explained at once or one of them beside the other."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -29,8 +29,8 @@ from abe.types import Part
 Explain = Literal["both", "image", "text"]
 ASKS = ("caption", "against")
 MODALITIES: Mapping[Explain, str] = {"both": "multimodal", "image": "image", "text": "text"}
-ROWS = 4
-"""Captions that are embedded at a time."""
+TRIED = "rows"
+"""That each row has a similarity of its own."""
 
 
 def pair_task(
@@ -166,6 +166,8 @@ class PairLifter:
 
     several: SeveralLifter
     explain: Explain = "both"
+    known: set[str] = field(default_factory=set[str], repr=False, compare=False)
+    """What was found out of the model by running it."""
 
     @property
     def tasks(self) -> Mapping[str | int, Task]:
@@ -207,6 +209,7 @@ class PairLifter:
             notes.append(note(Code.CHOSEN_CAPTION, f"Explained is the caption that fits best: {told}"))
         own, _ = self.several.read(task, {IMAGE: given.photographs, TEXT: given.ids if chosen is None else chosen})
         _check_numbers(own)
+        rows += self._tried(task, own)
         context = self._context(own, task, others)
         lifted = self._joined(task, own)
         shown = own[TEXT].shown
@@ -296,6 +299,19 @@ class PairLifter:
         (part,) = pack({IMAGE: x}, {IMAGE: self.several.settings(IMAGE, image)})[1]
         values = {str(name): one for name, one in lifted.context.values.items()}
         return float(_run(task.model, {IMAGE: part.restored(x), **values})[0, 0])
+
+    def _tried(self, task: Task, own: Mapping[str | int, Lifted]) -> int:
+        """Run two rows of a model that takes pairs, which tells whether it compares all with all."""
+        towers: Any = task.model
+        if towers.way.image or TRIED in self.known:
+            return 0
+        image = own[IMAGE]
+        (part,) = pack({IMAGE: image.x[:1]}, {IMAGE: self.several.settings(IMAGE, image)})[1]
+        values = {str(name): one[:1] for name, one in own[TEXT].context.values.items()}
+        rows = {IMAGE: part.restored(image.x[:1]), **values}
+        _run(task.model, {name: torch.cat([one, one]) for name, one in rows.items()})
+        self.known.add(TRIED)
+        return 2
 
     # --- what is made of it ---------------------------------------------------------------------------
 

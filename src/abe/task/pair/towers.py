@@ -17,6 +17,8 @@ IMAGE, TEXT = "image", "text"
 METHODS = (("get_image_features", "get_text_features"), ("encode_image", "encode_text"))
 """What models call their towers: those of Hugging Face, and those of CLIP and its kin."""
 MASKS = ("attention_mask", "mask", "attn_mask")
+LEAST = 1e-8
+"""Length below which a vector has no direction, as for `torch.nn.functional.cosine_similarity`."""
 FURTHER = ("token_type_ids", "position_ids")
 
 
@@ -205,8 +207,8 @@ class Towers(nn.Module):
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """(n, …, d) vectors of length 1."""
-    return vectors / vectors.square().sum(-1, keepdim=True).sqrt()
+    """(n, …, d) vectors of length 1; of a vector that is as good as 0, 0."""
+    return vectors / vectors.square().sum(-1, keepdim=True).clamp_min(LEAST**2).sqrt()
 
 
 def _vector(found: Any, n: int, side: str) -> Tensor:
