@@ -207,13 +207,15 @@ def asked_of(task: Any, question: QuestionOptions) -> dict[str, Any]:
         found["at"] = int(places[0]), int(places[1])
     for name, text in (("label", question.label), ("against", question.against)):
         if text is not None:
-            found[name] = int(text) if re.fullmatch("[0-9]{1,9}", text) else text
+            named = "caption" in task.asks or not re.fullmatch("[0-9]{1,9}", text)
+            found[name] = text if named else int(text)
     strange = [name for name in [*found, *(["region"] if question.region else [])] if name not in task.asks]
     if strange:
         raise SpecError(
             Code.UNSUPPORTED,
-            f"Only a segmentation is asked about --{strange[0]}",
+            f"This model is not asked about --{strange[0]}",
             got=f"a model of the modality {task.modality!r}",
+            expected=", ".join(f"--{one}" for one in task.asks) or None,
             fix="Leave it out, or let the factory return abe.segmentation_task(…)",
         )
     if question.region is not None:

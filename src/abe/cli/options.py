@@ -13,7 +13,7 @@ from cyclopts import Group, Parameter, validators
 MODEL = Group("Model", sort_key=1)
 OUTPUT = Group("Output", sort_key=2)
 INPUT = Group("Inputs that are no photographs", sort_key=0)
-QUESTION = Group("Of a segmentation", sort_key=0)
+QUESTION = Group("Of a segmentation, or of captions", sort_key=0)
 SIGNED = Parameter(allow_leading_hyphen=True)
 """Of what may begin with a minus sign, such as a range from -1 to 1."""
 
@@ -66,12 +66,15 @@ class InputOptions:
     Attributes:
         input: An input of a model with several, NAME=FILE or NAME=TEXT; once for each of them.
         text: A text, where it has one word or ends like a file; may be repeated.
+        caption: Of a photograph: what is said of it. One for each photograph, or several for one of which the
+            one that fits best is explained.
         row: Rows of a .csv, .txt or .npy file, counted from 0 (below the head of a table): 3, 3,7 or 3:8.
         without: Columns of a .csv file that the model is not given, separated by commas, such as the truth.
     """
 
     input: list[str] | None = None
     text: list[str] | None = None
+    caption: list[str] | None = None
     row: Text = None
     without: Text = None
 
@@ -123,13 +126,13 @@ class ModelOptions:
 @Parameter(name="*", group=QUESTION)
 @dataclass(frozen=True, kw_only=True)
 class QuestionOptions:
-    """What is asked of a segmentation; by default the predicted class that covers most.
+    """What is asked of a segmentation or of captions; by default the class that covers most.
 
     Attributes:
         at: The connected zone under a pixel: ROW,COLUMN.
         label: All pixels that are predicted as this class, or with --region this class over it.
         region: A file of a mask (h, w): .npy, .npz or .safetensors.
-        against: The class minus this one.
+        against: The class minus this one; of a photograph with a caption, that minus this other caption.
     """
 
     at: Text = None

@@ -263,7 +263,7 @@ def pdiff(
 def rise(
     *,
     evaluations: int = 4000,
-    cells: int = 7,
+    cells: int | None = None,
     p: float = 0.5,
     baseline: Any = "zero",
     variant: Variant = "corrected",
@@ -274,7 +274,8 @@ def rise(
 
     Args:
         evaluations: masks per sample.
-        cells: cells of a mask along each axis, before it is enlarged.
+        cells: cells of a mask along each axis, before it is enlarged; by default 7, or two for each position
+            of what has fewer than 4.
         p: probability of a cell to show the input.
         baseline: what stands behind the mask.
         divide: by what the sums over masks are divided: the sum of the masks at each ``"position"``, which is

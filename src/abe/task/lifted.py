@@ -99,6 +99,7 @@ class Lifted:
         names: of the samples.
         parts: where several explained inputs, or layers, lie in ``x``.
         held: further inputs that stay as they are; the context has their numbers.
+        called: per sample, what is explained as people call it, where no class has that name.
         notes: what is to be said of how inputs were read.
         units: ways to cut the samples, the natural one first; empty where positions have no names.
         fixed: (b, 1 or c, *positions) positions that never change; by default those in no natural unit.
@@ -120,6 +121,7 @@ class Lifted:
     target: Tensor | None = None
     objective: Any = None
     held: tuple[Part, ...] = ()
+    called: list[str] = field(default_factory=list[str])
 
     def __post_init__(self) -> None:
         held = {UNITS + one.kind: one.labels for one in self.units}
@@ -149,6 +151,7 @@ class Lifted:
             ),
             fixed=None if self.fixed is None else _taken(self.fixed, rows),
             shown=[self.shown[i] for i in at] if self.shown else [],
+            called=[self.called[i] for i in at] if self.called else [],
             rows=0,
         )
 

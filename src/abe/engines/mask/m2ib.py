@@ -132,7 +132,7 @@ def placed(bits: Tensor, x: Tensor, part: Part, layer: str) -> Tensor:
     Raises:
         ModelError: the layer's positions cannot be those of the input.
     """
-    like = x[:, part.start : part.stop].reshape(len(x), *part.shape)
+    like = part.of(x)
     if len(part.shape) == 3 and bits.ndim == 3:
         bits = _grid(bits, part.shape[1:])
     if bits.ndim == 4 and like.ndim == 4:

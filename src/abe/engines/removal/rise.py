@@ -24,7 +24,7 @@ class RandomMasks:
 
     Args:
         evaluations: masks per sample.
-        cells: cells of a mask along every axis.
+        cells: cells of a mask along every axis; None takes 7, or two for each position where there are fewer.
         p: probability of a cell to stay.
         baseline: what stands behind the mask.
         divide: by what the sums over masks are divided: the sum of the masks at each ``"position"``; their
@@ -33,7 +33,7 @@ class RandomMasks:
     """
 
     evaluations: Count = 4000
-    cells: Count = 7
+    cells: Count | None = None
     p: Probability = 0.5
     baseline: Baseline = resolved(converter=baselines.resolve, default="zero")
     divide: Divisor = "position"
@@ -60,11 +60,11 @@ class RandomMasks:
                 got=f"shape {tuple(self.masks.shape)}",
                 expected=f"({n}, {', '.join(map(str, x.shape[2:]))})",
             )
-        if self.masks is None and self.cells > 2 * max(x.shape[2:]):
+        if self.masks is None and self._cells(x) > 2 * max(x.shape[2:]):
             raise SpecError(
                 Code.BAD_PARAMETER,
                 "cells of a mask are at least half a position wide",
-                got=f"cells = {self.cells} for {max(x.shape[2:])} positions along the longest axis",
+                got=f"cells = {self._cells(x)} for {max(x.shape[2:])} positions along the longest axis",
                 expected=f"at most {2 * max(x.shape[2:])}",
             )
         reference = reference_of(self.baseline, problem)
@@ -72,7 +72,7 @@ class RandomMasks:
         sums = torch.zeros((3, len(x), *x.shape[2:]), dtype=torch.float64, device=x.device)
         squares = torch.zeros_like(sums[:2])
         last: list[tuple[Tensor, Tensor]] = []
-        blocks = _Blocks(problem, self.cells ** (x.ndim - 2) + x.ndim - 2)
+        blocks = _Blocks(problem, self._cells(x) ** (x.ndim - 2) + x.ndim - 2)
         given = None if self.masks is None else self.masks.to(x)
 
         def masks(rows: Tensor) -> Tensor:
@@ -97,6 +97,10 @@ class RandomMasks:
                 squares[1, sample] += (mask[own] * score[own]).square().sum(0)
         return self._result(x, sums, squares, n)
 
+    def _cells(self, x: Tensor) -> int:
+        """Cells of a mask of ``x`` along every axis."""
+        return min(7, 2 * max(x.shape[2:])) if self.cells is None else self.cells
+
     def _result(self, x: Tensor, sums: Tensor, squares: Tensor, n: int) -> Result:
         """The mean over masks weighted by them; its error is that of a ratio, or else of a mean."""
         mass, weighted, crossed = sums
@@ -118,13 +122,14 @@ class RandomMasks:
     def _masks(self, problem: Problem, blocks: "_Blocks", owner: Tensor, number: Tensor) -> Tensor:
         """(n, *space) masks in the type of the features."""
         x, axes = problem.x, problem.x.ndim - 2
-        side = [-(-n // self.cells) for n in x.shape[2:]]
+        cells = self._cells(x)
+        side = [-(-n // cells) for n in x.shape[2:]]
         drawn = blocks.rows(owner, number)
-        grid = drawn[:, axes:].reshape(-1, *(self.cells,) * axes) < self.p
+        grid = drawn[:, axes:].reshape(-1, *(cells,) * axes) < self.p
         shifts = (drawn[:, :axes].double() * torch.tensor(side)).long()
         large = grid.to(x)
         for axis, step in enumerate(side):
-            weights = _enlarging(self.cells, (self.cells + 1) * step).to(x)
+            weights = _enlarging(cells, (cells + 1) * step).to(x)
             large = (large.movedim(1 + axis, -1) @ weights).movedim(-1, 1 + axis)
         out = x.new_empty((len(owner), *x.shape[2:]))
         for row, mask, shift in zip(out, large, shifts.tolist(), strict=True):

@@ -73,6 +73,8 @@ class Problem:
     def target_names(self) -> list[str]:
         """Names of the targets; of the objective, where it finds by itself what it explains."""
         self._predict()
+        if self.lifted is not None and self.lifted.called:
+            return list(self.lifted.called)
         if not self.decision.named:
             return [objective_name(self.objective)] * len(self.x)
         return [self.task.told_apart(t) for t in self.decision.target.tolist()]

@@ -219,6 +219,7 @@ class PairLifter:
             context=replace(lifted.context, values={**lifted.context.values, **context}),
             notes=tuple(dict.fromkeys([*lifted.notes, *notes])),
             shown=lifted.shown if self.explain == "text" else [{TEXT: one} for one in shown],
+            called=_called(chosen, others),
             rows=rows,
             target=torch.zeros(len(lifted.x), dtype=torch.long, device=lifted.x.device) if others else None,
             objective=None if against is None else Margin(b=1) if isinstance(against, str) else Margin(),
@@ -426,6 +427,14 @@ def _texts(name: str, given: Any) -> list[str]:
             Code.BAD_PARAMETER, f"{name}= is a caption, or a list of captions", got=repr(given)[:60]
         )
     return listed
+
+
+def _called(chosen: Sequence[str] | None, others: Sequence[Sequence[str]]) -> list[str]:
+    """What is explained of every pair, in words; nothing where captions came as ids."""
+    if chosen is None:
+        return []
+    beside = [f" beside {', '.join(map(repr, own))}" for own in others] or [""] * len(chosen)
+    return [f"the fit of {caption!r}{more}" for caption, more in zip(chosen, beside, strict=True)]
 
 
 def _unsaid(captions: Sequence[Sequence[str]]) -> TargetError:
