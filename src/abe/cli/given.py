@@ -156,7 +156,14 @@ def _captioned(found: list[Sample], captions: Sequence[str]) -> list[Sample]:
     if several:
         own: Any = captions[0] if len(captions) == 1 else list(captions)
         said = own if isinstance(own, str) else " | ".join(own)
-        return [Sample("pair", f"{found[0].path.name}: {said}" if found[0].path else said, (found[0].raw, own), found[0].path)]
+        return [
+            Sample(
+                "pair",
+                f"{found[0].path.name}: {said}" if found[0].path else said,
+                (found[0].raw, own),
+                found[0].path,
+            )
+        ]
     return [
         Sample("pair", f"{one.path.name}: {said}" if one.path else said, (one.raw, said), one.path)
         for one, said in zip(found, captions, strict=True)

@@ -111,7 +111,12 @@ def _map(shown: view.MapView) -> dict[str, Any]:
 def _reading(shown: view.MapView) -> dict[str, Any]:
     """A map over what is no photograph: everything that is looked at, and how the score is made up."""
     said = [] if shown.account is None else shown.account.said()
-    return {"view": shown, "looks": [_look(look) for look in shown.looks], "pair": is_pair(shown.looks), "said": said}
+    return {
+        "view": shown,
+        "looks": [_look(look) for look in shown.looks],
+        "pair": is_pair(shown.looks),
+        "said": said,
+    }
 
 
 def _look(look: Look) -> dict[str, Any]:

@@ -251,7 +251,9 @@ def transfer_matrix(
     first = next(iter(tasks.values()))
     asked, how = first.asked(how)
     lifted = {name: task.lift(raw, **asked) for name, task in tasks.items()}
-    tasks = {name: one.reading(parts=lifted[name].parts, held=lifted[name].held) for name, one in tasks.items()}
+    tasks = {
+        name: one.reading(parts=lifted[name].parts, held=lifted[name].held) for name, one in tasks.items()
+    }
     _check_alike(tasks, {name: one.x for name, one in lifted.items()})
     judged = {n: _judge(tasks[n], lifted[n], label) for n in names}
     rates = torch.full((len(names), len(names)), torch.nan, dtype=torch.float64)

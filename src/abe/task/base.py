@@ -95,7 +95,7 @@ class Task:
         parts: tuple[Part, ...] | None = None,
         held: tuple[Part, ...] | None = None,
     ) -> "Task":
-        """The same task with outputs read as ``output_kind``, or inputs that lie as ``parts`` and ``held``."""
+        """The same task with outputs read as ``output_kind``, inputs that lie as ``parts`` and ``held``."""
         other = copy(self)
         other.output_kind = output_kind or self.output_kind
         other.parts, other.held = parts or self.parts, held or self.held

@@ -81,7 +81,11 @@ class Recorded(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.c1, self.c2 = nn.Conv2d(3, 6, 3, 2, 1), nn.Conv2d(6, 6, 3, 2, 1)
-        self.ip, self.emb, self.pos = nn.Linear(96, 16), nn.Embedding(20, 10), nn.Parameter(torch.zeros(8, 10))
+        self.ip, self.emb, self.pos = (
+            nn.Linear(96, 16),
+            nn.Embedding(20, 10),
+            nn.Parameter(torch.zeros(8, 10)),
+        )
         self.t1, self.q, self.tp = nn.Linear(10, 10), nn.Linear(10, 1), nn.Linear(10, 16)
 
     def encode_image(self, x: Tensor) -> Tensor:

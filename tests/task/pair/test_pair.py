@@ -60,7 +60,9 @@ def test_the_score_is_the_cosine_of_the_pair_whatever_the_chunk_and_the_order() 
         alone = explained((x[i : i + 1], caption), "ig", task, steps=3)
         among = explained((x, captions), "ig", task, steps=3)
         assert torch.allclose(among.part("image")[i], alone.part("image")[0], atol=1e-12)
-        assert torch.allclose(among.part("text")[i, :, : alone.part("text").shape[2]], alone.part("text")[0], atol=1e-12)
+        assert torch.allclose(
+            among.part("text")[i, :, : alone.part("text").shape[2]], alone.part("text")[0], atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("how", ["similarity", "embeddings", "named"])
@@ -78,16 +80,21 @@ def test_a_model_that_compares_all_with_all_is_refused_also_for_one_pair() -> No
     for raw in (given(), given(1)):
         with pytest.raises(AbeError) as refused:
             explained(raw, "gradient", task)
-        assert refused.value.code is Code.OUTPUT_SHAPE and "towers" in str(refused.value)
+        assert refused.value.code is Code.OUTPUT_SHAPE
+        assert "towers" in str(refused.value)
 
 
 def test_the_logit_has_the_models_scale_and_bias() -> None:
     x, captions = given()
-    plain, scaled = (explained((x, captions), "gradient", task_of(score=s)).score for s in ("cosine", "logit"))
+    plain, scaled = (
+        explained((x, captions), "gradient", task_of(score=s)).score for s in ("cosine", "logit")
+    )
     net: Any = task_of().model._inside
     assert torch.allclose(scaled, plain * net.logit_scale.exp())
     same = ["slow film", "dull film", "a film"]
-    plain, scaled = (explained((x, same[:1] * 3), "gradient", task_of(Methods, score=s)).score for s in ("cosine", "logit"))
+    plain, scaled = (
+        explained((x, same[:1] * 3), "gradient", task_of(Methods, score=s)).score for s in ("cosine", "logit")
+    )
     net = task_of(Methods).model._inside
     assert torch.allclose(scaled, plain * net.logit_scale.exp() + net.logit_bias)
 
@@ -149,7 +156,9 @@ def test_shapley_equals_brute_force() -> None:
 @pytest.mark.parametrize("method", ["rise", "grad_cam", "occlusion_patch", "m2ib"])
 def test_what_needs_positions_runs_on_each_side_as_on_that_side_alone(method: str) -> None:
     raw = given()
-    how: dict[str, Any] = {"rise": {"evaluations": 8, "cells": 2}, "m2ib": {"steps": 2, "samples": 2}}.get(method, {})
+    how: dict[str, Any] = {"rise": {"evaluations": 8, "cells": 2}, "m2ib": {"steps": 2, "samples": 2}}.get(
+        method, {}
+    )
     both = explained(raw, method, **how)
     for side in ("image", "text"):
         removal = {"removal": "mask"} if (side, method) == ("text", "occlusion_patch") else {}
@@ -170,7 +179,9 @@ def test_each_input_is_removed_in_its_own_way() -> None:
     net: Any = task.model._inside
     x, caption = photographs(1), "slow film"
     parts = {"image": "mean", "text": "attention"}
-    found = explained((x, caption), "occlusion", task, units="input", removal=("each_input", {"parts": parts}))
+    found = explained(
+        (x, caption), "occlusion", task, units="input", removal=("each_input", {"parts": parts})
+    )
     ids = torch.tensor([Tokenizer()(caption)["input_ids"]])
     mask = torch.ones_like(ids)
     mask[0, 1:3] = 0
@@ -189,7 +200,10 @@ def test_metrics_of_one_side_read_that_side_of_both() -> None:
     names = ["icd", "ici", "tcd", "tci", ("ins", {"curve": "logit"}), ("del", {"curve": "logit"})]
     both = abe.evaluate(task, {"m": found}, names, data=raw, progress=False).scores["m"]
     assert all(bool(torch.isfinite(one.values).all()) for one in both.values())
-    for side, metric, name in (("image", "icd", "image_confidence_drop"), ("text", "tcd", "text_confidence_drop")):
+    for side, metric, name in (
+        ("image", "icd", "image_confidence_drop"),
+        ("text", "tcd", "text_confidence_drop"),
+    ):
         alone = abe.evaluate(
             task_of(explain=side), {"m": found.part(side)}, [metric], data=raw, progress=False
         ).scores["m"]
@@ -295,7 +309,9 @@ def test_bad_questions_are_refused_by_name() -> None:
             explained((x, ["slow", "dull"]), "gradient", task, **how)
         assert refused.value.code is code, how
     with pytest.raises(AbeError) as refused:
-        explained((x, ["slow", "slow film"]), "gradient", abe.pair_task(weights(Whole()), Tokenizer()), caption=0)
+        explained(
+            (x, ["slow", "slow film"]), "gradient", abe.pair_task(weights(Whole()), Tokenizer()), caption=0
+        )
     assert refused.value.code is Code.UNSUPPORTED
 
 

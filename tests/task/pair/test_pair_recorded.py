@@ -95,7 +95,9 @@ def test_shapley_values_of_patches_and_tokens(net: str) -> None:
 
 
 @pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize(("divide", "name"), [("position", "by_pixel"), ("coverage", "by_coverage"), ("count", "mean")])
+@pytest.mark.parametrize(
+    ("divide", "name"), [("position", "by_pixel"), ("coverage", "by_coverage"), ("count", "mean")]
+)
 def test_rise_by_each_divisor(net: str, divide: str, name: str) -> None:
     task, masks = abe.pair_task(model_of(net), explain="image"), given(net, "rise/masks_u8").double() / 255
     found = abe.explain(

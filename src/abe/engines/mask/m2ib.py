@@ -97,6 +97,14 @@ def _found(problem: Problem) -> tuple[tuple[tuple[str | int, str], ...], list[st
     Raises:
         SpecError: an input has none.
     """
+    if not hasattr(problem.task.lifter, "tasks"):
+        raise SpecError(
+            Code.UNSUPPORTED,
+            "M2IB compares the towers of two inputs",
+            got=f"a task of the modality {problem.task.modality!r}",
+            expected="abe.pair_task(…), or layers=…",
+            fix="The bottleneck for one input is iba",
+        )
     parts = [part.name for part in problem.task.parts] if is_flat(problem) else []
     views = {name: side(problem, name) for name in parts} or {_name(problem): problem}
     found = {name: find_layer(view.first()) for name, view in views.items()}

@@ -31,8 +31,8 @@ class EachInput:
     """Absent units of every explained input are removed in its own way.
 
     Args:
-        parts: by input, a removal or a baseline: ``{"image": "zero", "text": "attention"}``; inputs that are not
-            named show the reference of their kind.
+        parts: by input, a removal or a baseline: ``{"image": "zero", "text": "attention"}``; inputs that are
+            not named show the reference of their kind.
     """
 
     parts: Mapping[str, Any] | None = None
@@ -67,7 +67,9 @@ def _made(obj: Any) -> Removal:
     name = obj[0] if isinstance(obj, tuple) and len(obj) == 2 else obj
     if isinstance(name, str) and name in removals.names():
         return removals.resolve(obj)
-    return obj if isinstance(obj, Removal) and not isinstance(obj, type) else Replace(baseline=as_baseline(obj))
+    return (
+        obj if isinstance(obj, Removal) and not isinstance(obj, type) else Replace(baseline=as_baseline(obj))
+    )
 
 
 def _of(layout: Segments, part: Part) -> Segments:
@@ -96,7 +98,7 @@ class _Each:
                 if made.length is not None and "attention_mask" not in made.changes:
                     raise SpecError(
                         Code.UNSUPPORTED,
-                        "Texts beside other inputs get shorter only by an attention mask, and the model takes none",
+                        "Texts beside other inputs get shorter by an attention mask, and the model takes none",
                         got=f"a removal of the input {part.name!r} that leaves texts of several lengths",
                         fix='Explain that input alone, or choose another removal, such as "mask"',
                     )

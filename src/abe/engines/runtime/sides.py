@@ -1,8 +1,8 @@
 """One of several explained inputs as a request of its own, while the others stay as they are.
 
-Where inputs have positions of different kinds, as a photograph and its caption have, their features are packed
-flat. What needs positions then runs on each input in turn: the same engine, on the same model, with the other
-inputs held.
+Where inputs have positions of different kinds, as a photograph and its caption have, their features are
+packed flat. What needs positions then runs on each input in turn: the same engine, on the same model, with the
+other inputs held.
 """
 
 from collections.abc import Generator, Mapping
@@ -56,7 +56,9 @@ def needs_side(card: Card, problem: Problem) -> bool:
 def is_flat(problem: Problem) -> bool:
     """Whether several inputs are packed without their positions."""
     task = problem.task
-    return task.beneath is None and len(task.parts) > 1 and problem.x.ndim == 2 and hasattr(task.lifter, "tasks")
+    return (
+        task.beneath is None and len(task.parts) > 1 and problem.x.ndim == 2 and hasattr(task.lifter, "tasks")
+    )
 
 
 def check_side(card: Card, view: Problem) -> None:
@@ -96,7 +98,9 @@ def side(problem: Problem, name: str | int) -> Problem:
     """
     parts = {part.name: part for part in problem.task.parts}
     if name not in parts:
-        raise InputError(Code.SHAPE, f"No explained input is called {name!r}", expected=", ".join(map(repr, parts)))
+        raise InputError(
+            Code.SHAPE, f"No explained input is called {name!r}", expected=", ".join(map(repr, parts))
+        )
     part = parts[name]
     task = side_task(problem.task, name)
     return replace(
@@ -115,7 +119,9 @@ def side_task(task: Task, name: str | int) -> Task:
     alone: Task = task.lifter.tasks[name]
     other = copy(task)
     vars(other).pop("_origin", None)
-    numbers = {} if part.layer is not None else {key: getattr(alone, key) for key in ("mean", "std", "low", "high")}
+    numbers = (
+        {} if part.layer is not None else {key: getattr(alone, key) for key in ("mean", "std", "low", "high")}
+    )
     for key, value in numbers.items():
         setattr(other, key, value)
     plain = replace(_first(part), **dict.fromkeys(numbers, None)) if numbers else _first(part)
@@ -175,12 +181,16 @@ def _packed(problem: Problem, found: Mapping[Part, Result]) -> Result:
         return torch.cat(kept, 1) if len(kept) == len(found) else None
 
     maps = [_full(one.attribution, part) for part, one in found.items()]
-    diagnostics = {f"{part.name}.{key}": one for part, r in found.items() for key, one in r.diagnostics.items()}
+    diagnostics = {
+        f"{part.name}.{key}": one for part, r in found.items() for key, one in r.diagnostics.items()
+    }
     diagnostics |= {f"{part.name}.delta": r.delta for part, r in found.items() if r.delta is not None}
     first = next(iter(found.values()))
     return Result(
         torch.cat([one.flatten(1) for one in maps], 1),
-        standard_error=laid([None if r.standard_error is None else _full(r.standard_error, p) for p, r in found.items()]),
+        standard_error=laid(
+            [None if r.standard_error is None else _full(r.standard_error, p) for p, r in found.items()]
+        ),
         warnings=list(dict.fromkeys(text for one in found.values() for text in one.warnings)),
         diagnostics=diagnostics,
         objective=first.objective,

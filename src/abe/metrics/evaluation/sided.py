@@ -1,4 +1,4 @@
-"""Metrics of several packed inputs that look at one of them: a picture's, a text's, or that of a true region."""
+"""Metrics that look at one of several packed inputs: a picture, a text, or that of a true region."""
 
 from collections.abc import Sequence
 from copy import copy

@@ -24,7 +24,6 @@ from abe.task.pair.towers import IMAGE, TEXT, Score, Towers, unit, way_of
 from abe.task.several import SeveralLifter
 from abe.task.text.lifter import TextLifter, Truncate, text_task
 from abe.task.text.tokens import Fixed
-from abe.types import Part
 
 Explain = Literal["both", "image", "text"]
 ASKS = ("caption", "against")
@@ -52,7 +51,7 @@ def pair_task(
     truncate: Truncate = None,
     fixed: Fixed = "special",
 ) -> Task:
-    """A task for a model that says how well a caption fits a photograph: CLIP, SigLIP, or towers of one's own.
+    """A task for a model that says how well a caption fits a photograph: CLIP, SigLIP, or your own towers.
 
     Explained is the similarity of a photograph and its own caption. Each row meets its own partner, whatever
     runs beside it. Model and processor are used as they are.
@@ -77,8 +76,8 @@ def pair_task(
         truncate: ``"end"`` or ``"start"`` cuts off what is too long, and says so; None refuses it.
         fixed: which tokens never move and are in no unit, as for `abe.text_task`.
 
-    A photograph may come with several captions: ``(photograph, ["a dog", "a cat"])``. Keywords of `abe.explain`
-    and its kin say which is asked about:
+    A photograph may come with several captions: ``(photograph, ["a dog", "a cat"])``. Keywords of
+    `abe.explain` and its kin say which is asked about:
 
     =========================  ===========================================================================
     ``caption="a dog"``        that one, by its words or number; by default the one that fits best
@@ -91,7 +90,8 @@ def pair_task(
         ``"image"`` and ``"text"``, or an encoding with ``pixel_values`` and ``input_ids``. Outputs are
         (n, 1 + k): the similarity to the caption, then to k others. Explained are both inputs packed, which
         ``explanation.part("image")`` and ``part("text")`` give back; of one side, (b, c, h, w) or
-        (b, channels, t). Units are patches and words. Other captions are embedded once, by the model as it is.
+        (b, channels, t). Units are patches and words. Other captions are embedded once, by the model as it
+        is.
 
     Raises:
         SpecError: unusable settings.
@@ -116,12 +116,19 @@ def pair_task(
     check_choice("score", score, ("cosine", "logit"))
     if not isinstance(model, nn.Module):
         raise ModelError(
-            Code.NOT_A_MODULE, "A task needs a PyTorch module", got=type(model).__name__, expected="torch.nn.Module"
+            Code.NOT_A_MODULE,
+            "A task needs a PyTorch module",
+            got=type(model).__name__,
+            expected="torch.nn.Module",
         )
     reader = reader_of(model, processor)
     towers = Towers(model, way_of(model, image, text, masked=reader.masked), score)
     said = {"bounds": bounds, "mean": mean, "std": std, "size": size, "fit": fit, "channels": channels}
-    settings = {**reader.image, **{name: one for name, one in said.items() if one is not None}, "bounds": bounds}
+    settings = {
+        **reader.image,
+        **{name: one for name, one in said.items() if one is not None},
+        "bounds": bounds,
+    }
     pictures = image_task(towers, **settings)
     longest = reader.longest if max_length is None else max_length
     texts = text_task(
@@ -207,7 +214,9 @@ class PairLifter:
             others = _without(given.captions, best)
             told = ", ".join(map(repr, dict.fromkeys(chosen)))
             notes.append(note(Code.CHOSEN_CAPTION, f"Explained is the caption that fits best: {told}"))
-        own, _ = self.several.read(task, {IMAGE: given.photographs, TEXT: given.ids if chosen is None else chosen})
+        own, _ = self.several.read(
+            task, {IMAGE: given.photographs, TEXT: given.ids if chosen is None else chosen}
+        )
         _check_numbers(own)
         rows += self._tried(task, own)
         context = self._context(own, task, others)
@@ -227,19 +236,21 @@ class PairLifter:
 
     # --- which caption --------------------------------------------------------------------------------
 
-    def _asked(
-        self, given: Given, caption: Any, against: Any
-    ) -> tuple[list[str] | None, list[list[str]]]:
+    def _asked(self, given: Given, caption: Any, against: Any) -> tuple[list[str] | None, list[list[str]]]:
         """The explained captions and the others of each photograph; None where the model has to say."""
         if given.captions is None:
             return None, []
         other = _texts("against", against)
         if against is not None:
             places = self._places(given.captions, caption)
-            places = [0 if len(own) == 1 else place for own, place in zip(given.captions, places, strict=True)]
+            places = [
+                0 if len(own) == 1 else place for own, place in zip(given.captions, places, strict=True)
+            ]
             if any(place is None for place in places):
                 raise _unsaid(given.captions)
-            chosen = [own[place] for own, place in zip(given.captions, places, strict=True) if place is not None]
+            chosen = [
+                own[place] for own, place in zip(given.captions, places, strict=True) if place is not None
+            ]
             if wrong := [one for one in chosen if one in other]:
                 raise TargetError(
                     Code.TARGET_REACHED,
@@ -377,7 +388,9 @@ def _about(lifted: Lifted, text: Lifted) -> dict[str, Tensor]:
         if one.kind in ("word", "token"):
             labels = torch.full(lifted.x.shape, -1, dtype=torch.long, device=lifted.x.device)
             block = one.labels.expand(len(lifted.x), *part.shape)
-            labels[:, part.start : part.stop] = block.reshape(len(labels), *labels[:, part.start : part.stop].shape[1:])
+            labels[:, part.start : part.stop] = block.reshape(
+                len(labels), *labels[:, part.start : part.stop].shape[1:]
+            )
             found[UNITS + one.kind] = labels
     if OWN in text.context.about:
         found[OWN] = text.context.about[OWN]

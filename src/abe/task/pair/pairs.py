@@ -123,7 +123,11 @@ def _told(photographs: Any, captions: Any) -> Given:
 def _count(photographs: Any) -> int | None:
     """How many photographs there are; None where only reading them tells."""
     if isinstance(photographs, list | tuple):
-        return len(photographs) if not any(arrays.is_array(one) and one.ndim == 4 for one in photographs) else None
+        return (
+            len(photographs)
+            if not any(arrays.is_array(one) and one.ndim == 4 for one in photographs)
+            else None
+        )
     if _is_one(photographs):
         return 1
     return len(photographs) if arrays.is_array(photographs) and photographs.ndim == 4 else None

@@ -1,4 +1,4 @@
-"""What processors and tokenizers of pairs say of themselves: sizes, normalisation, and how long a caption is."""
+"""What processors and tokenizers of pairs say: sizes, normalisation, and how long a caption may be."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -45,7 +45,7 @@ def way_of(model: nn.Module, image: str | None, text: str | None, *, masked: boo
         model: the model.
         image: a sub-module or method; found where None.
         text: the same for captions.
-        masked: whether the tokenizer tells what is padding; a model that was trained to read it takes no mask.
+        masked: whether the tokenizer tells what is padding; a model that is to read it takes no mask.
 
     Raises:
         SpecError: one tower without the other, or a name that the model does not have.
@@ -181,9 +181,7 @@ class Towers(nn.Module):
         """Similarities, or both embeddings, of a model that takes a pair."""
         model: Any = self._inside
         named = {"pixel_values", "input_ids"} <= set(_taken(model))
-        found = (
-            model(pixel_values=image, input_ids=ids, **further) if named else model(image, ids, **further)
-        )
+        found = model(pixel_values=image, input_ids=ids, **further) if named else model(image, ids, **further)
         both = [getattr(found, name, None) for name in ("image_embeds", "text_embeds")]
         if isinstance(found, dict):
             both = [found.get(name) for name in ("image_embeds", "text_embeds")]
@@ -197,10 +195,12 @@ class Towers(nn.Module):
         block = isinstance(found, Tensor) and found.shape == (n, n)
         raise ModelError(
             Code.OUTPUT_SHAPE,
-            "The model compares every photograph with every caption, so that a number belongs to other rows too"
+            "The model compares all photographs with all captions, so that a number belongs to other rows too"
             if block
             else "The model gives neither a similarity per row nor two embeddings",
-            got=f"shape {tuple(found.shape)} for {n} pairs" if isinstance(found, Tensor) else type(found).__name__,
+            got=f"shape {tuple(found.shape)} for {n} pairs"
+            if isinstance(found, Tensor)
+            else type(found).__name__,
             expected="(n,) similarities, or two embeddings (n, d)",
             fix='Name its towers: pair_task(model, …, image="vision", text="language")',
         )
