@@ -92,7 +92,7 @@ contrast = abe.explain(task, (photo, "a red ball"), "ig", against="blue sky", st
 contrast.plot()
 
 # %%
-# How good are the maps? Of each side, what the similarity loses when only what the map shows is kept: ICD, TCD.
+# How good are the maps? Of each side, what is lost when only what the map shows is kept (ICD, TCD).
 
 pairs = [(photo, "a red ball on grass"), (photo, "blue sky"), (photo.flip(2), "green grass under sky")]
 comparison = abe.compare(

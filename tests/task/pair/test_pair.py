@@ -171,7 +171,8 @@ def test_what_needs_positions_runs_on_each_side_as_on_that_side_alone(method: st
 def test_one_side_that_cannot_is_named() -> None:
     with pytest.raises(AbeError) as refused:
         explained(given(), "chefer")
-    assert refused.value.code is Code.NO_ATTENTION and "(input 'image')" in str(refused.value)
+    assert refused.value.code is Code.NO_ATTENTION
+    assert "(input 'image')" in str(refused.value)
 
 
 def test_each_input_is_removed_in_its_own_way() -> None:
@@ -222,7 +223,9 @@ def test_model_and_tokenizer_are_as_they_were() -> None:
     task = abe.pair_task(net, tokenizer, image="see", text="read")
     for method in ("ig", "grad_cam", "lrp_epsilon"):
         explained(given(), method, task)
-    assert not before.changes() and vars(tokenizer) == words and net.training
+    assert not before.changes()
+    assert vars(tokenizer) == words
+    assert net.training
 
 
 def test_a_held_input_stays_while_the_other_moves() -> None:
@@ -244,7 +247,8 @@ def test_the_caption_that_fits_best_is_explained_and_said() -> None:
     scores = [float(cosine(net, x, one)) for one in CAPTIONS]
     best = CAPTIONS[scores.index(max(scores))]
     found = explained((x, CAPTIONS), "gradient", task)
-    assert found.shown == [{"text": best}] and float(found.score[0]) == pytest.approx(max(scores))
+    assert found.shown == [{"text": best}]
+    assert float(found.score[0]) == pytest.approx(max(scores))
     assert any(best in text and Code.CHOSEN_CAPTION in text for text in found.warnings)
     rest = sorted(scores)[:-1]
     margin = explained((x, CAPTIONS), "gradient", task, objective="contrast")
@@ -260,7 +264,8 @@ def test_a_caption_against_another() -> None:
     chosen = explained((x, ["slow", "a film"]), "gradient", task, caption="slow", objective="contrast")
     numbered = explained((x, ["slow", "a film"]), "gradient", task, caption=0, objective="contrast")
     for found in (against, chosen, numbered):
-        assert float(found.score[0]) == pytest.approx(wanted) and found.shown == [{"text": "slow"}]
+        assert float(found.score[0]) == pytest.approx(wanted)
+        assert found.shown == [{"text": "slow"}]
     three = explained((x, "slow"), "gradient", task, against=["a film", "dull"])
     other = max(float(cosine(net, x, one)) for one in ("a film", "dull"))
     assert float(three.score[0]) == pytest.approx(float(cosine(net, x, "slow")) - other)
@@ -293,7 +298,8 @@ def test_bad_pairs_are_refused_by_name(raw: Any, code: Code, said: str) -> None:
     task = task_of(tokenizer=Tokenizer(longest=8))
     with pytest.raises(AbeError) as refused:
         explained(raw, "gradient", task)
-    assert refused.value.code is code and said in str(refused.value), str(refused.value)
+    assert refused.value.code is code, str(refused.value)
+    assert said in str(refused.value), str(refused.value)
 
 
 def test_bad_questions_are_refused_by_name() -> None:

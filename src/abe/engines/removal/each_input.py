@@ -98,7 +98,7 @@ class _Each:
                 if made.length is not None and "attention_mask" not in made.changes:
                     raise SpecError(
                         Code.UNSUPPORTED,
-                        "Texts beside other inputs get shorter by an attention mask, and the model takes none",
+                        "Texts beside other inputs get shorter by a mask, and the model takes none",
                         got=f"a removal of the input {part.name!r} that leaves texts of several lengths",
                         fix='Explain that input alone, or choose another removal, such as "mask"',
                     )

@@ -1,8 +1,8 @@
 """One of several explained inputs as a request of its own, while the others stay as they are.
 
 Where inputs have positions of different kinds, as a photograph and its caption have, their features are
-packed flat. What needs positions then runs on each input in turn: the same engine, on the same model, with the
-other inputs held.
+packed flat. What needs positions then runs on each input in turn: the same engine, on the same model, with
+the other inputs held.
 """
 
 from collections.abc import Generator, Mapping

@@ -1,8 +1,8 @@
 """A small two-tower that is trained here: how well a caption fits a photograph.
 
 Its towers are frozen: the features of MobileNetV2, and the mean of MiniLM's tokens. What is trained is a
-projection of captions into the space of the features: on names of ImageNet classes, whose place there are the rows
-of MobileNetV2's own classifier (as DeViSE, Frome et al. 2013), and on the captions of Tux Paint's cut-outs.
+projection of captions into the space of the features: on names of ImageNet classes, whose place there are the
+rows of MobileNetV2's own classifier (as DeViSE, Frome et al. 2013), and on captions of Tux Paint's cut-outs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,8 +42,8 @@ SETTINGS: dict[str, float] = {
     "held_out": 0.15,
     "dropped": 0.2,
 }
-"""Passes, learning rate and decay of AdamW, what cosines are multiplied by, pictures of each cut-out, the share of
-cut-outs that are tested on, and the share of a caption's numbers that are dropped while it learns."""
+"""Passes, learning rate and decay of AdamW, what cosines are multiplied by, pictures of each cut-out, the share
+of cut-outs that are tested on, and the share of a caption's numbers that are dropped while it learns."""
 
 
 class TwoTower(nn.Module):
