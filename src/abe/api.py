@@ -5,9 +5,10 @@ from typing import Any
 
 from abe.checks import Count
 from abe.draws import Ids, Source
+from abe.engines import sides
 from abe.engines.backward.run import Covered, HasRules, coverage_of
 from abe.engines.removal.game import run_all
-from abe.engines.runtime import completeness, sides
+from abe.engines.runtime import completeness
 from abe.engines.runtime.evaluator import Execution
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.request import open_request

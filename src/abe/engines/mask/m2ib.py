@@ -15,7 +15,7 @@ from abe.engines.mask.bottleneck import INPUT, Bottleneck, Smoothing, readout
 from abe.engines.mask.noise import StandardNoise
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import rows_at_once, stretch
-from abe.engines.runtime.sides import is_flat, side
+from abe.engines.sides import is_flat, side
 from abe.errors import Code, ModelError, SpecError, note
 from abe.spec import value
 from abe.types import Part, Result

@@ -11,7 +11,7 @@ from abe.baselines import as_baseline
 from abe.engines.removal.removals import Absent, BoundRemoval, Layout, Removal, Replace
 from abe.engines.removal.segments import Segments
 from abe.engines.runtime.problem import Problem
-from abe.engines.runtime.sides import about, is_flat, side
+from abe.engines.sides import about, is_flat, side
 from abe.errors import Code, SpecError, suggest
 from abe.registry import removals
 from abe.spec import value

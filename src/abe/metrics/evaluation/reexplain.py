@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from abe.engines.runtime import sides
+from abe.engines import sides
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.targets import Decision

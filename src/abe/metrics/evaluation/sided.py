@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from abe.engines.runtime.problem import Problem
-from abe.engines.runtime.sides import NEIGHBOURS, is_flat, side
+from abe.engines.sides import NEIGHBOURS, is_flat, side
 from abe.errors import Code, SpecError
 from abe.metrics.evaluation.base import Metric
 from abe.metrics.evaluation.truth import MASK

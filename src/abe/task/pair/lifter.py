@@ -124,7 +124,7 @@ def pair_task(
     reader = reader_of(model, processor)
     towers = Towers(model, way_of(model, image, text, masked=reader.masked), score)
     said = {"bounds": bounds, "mean": mean, "std": std, "size": size, "fit": fit, "channels": channels}
-    settings = {
+    settings: dict[str, Any] = {
         **reader.image,
         **{name: one for name, one in said.items() if one is not None},
         "bounds": bounds,
@@ -372,9 +372,9 @@ class PairLifter:
         if self.explain == "text":
             part = pack({IMAGE: image.x}, {IMAGE: self.several.settings(IMAGE, image)})[1][0]
             context = text.context.holding(part, image.x)
-            own = (replace(text.parts[0], name=TEXT),)
+            named = (replace(text.parts[0], name=TEXT),)
             return replace(
-                text, context=context, names=image.names, parts=own, held=(part,), notes=notes, rows=rows
+                text, context=context, names=image.names, parts=named, held=(part,), notes=notes, rows=rows
             )
         lifted = self.several.joined(task, own, {})
         return replace(lifted, context=replace(lifted.context, about=_about(lifted, text)))

@@ -135,7 +135,8 @@ def _count(photographs: Any) -> int | None:
 
 def _is_one(photographs: Any) -> bool:
     one = isinstance(photographs, str | os.PathLike | bytes | Image.Image) or hasattr(photographs, "read")
-    return one or (arrays.is_array(photographs) and photographs.ndim < 4)
+    held: Any = photographs
+    return one or (arrays.is_array(held) and held.ndim < 4)
 
 
 def _is_text(given: Any) -> bool:

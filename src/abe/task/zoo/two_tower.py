@@ -42,8 +42,8 @@ SETTINGS: dict[str, float] = {
     "held_out": 0.15,
     "dropped": 0.2,
 }
-"""Passes, learning rate and decay of AdamW, what cosines are multiplied by, pictures of each cut-out, the share
-of cut-outs that are tested on, and the share of a caption's numbers that are dropped while it learns."""
+"""Passes, learning rate and decay of AdamW, what cosines are multiplied by, pictures of each cut-out, the
+share of cut-outs that are tested on, and the share of a caption's numbers that are dropped while it learns."""
 
 
 class TwoTower(nn.Module):
