@@ -64,7 +64,7 @@ def samples(words: Sequence[str] | None, options: InputOptions) -> list[Sample]:
             that may be a text or a file that is not there.
         SpecError: rows of what has none.
     """
-    if not words and not options.text and not options.input:
+    if not words and not options.text and not options.input and not options.caption:
         raise exits.UsageError(
             Code.EMPTY_BATCH,
             "There is nothing to explain",

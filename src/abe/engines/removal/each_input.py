@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abe.baselines import as_baseline
 from abe.engines.removal.removals import Absent, BoundRemoval, Layout, Removal, Replace
 from abe.engines.removal.segments import Segments
 from abe.engines.runtime.problem import Problem
@@ -67,9 +66,7 @@ def _made(obj: Any) -> Removal:
     name = obj[0] if isinstance(obj, tuple) and len(obj) == 2 else obj
     if isinstance(name, str) and name in removals.names():
         return removals.resolve(obj)
-    return (
-        obj if isinstance(obj, Removal) and not isinstance(obj, type) else Replace(baseline=as_baseline(obj))
-    )
+    return obj if isinstance(obj, Removal) and not isinstance(obj, type) else Replace(baseline=obj)
 
 
 def _of(layout: Segments, part: Part) -> Segments:

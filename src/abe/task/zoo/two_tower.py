@@ -43,7 +43,7 @@ SETTINGS: dict[str, float] = {
     "dropped": 0.2,
 }
 """Passes, learning rate and decay of AdamW, what cosines are multiplied by, pictures of each cut-out, the
-share of cut-outs that are tested on, and the share of a caption's numbers that are dropped while it learns."""
+share of cut-outs that are tested on, and the share of a caption's numbers that are dropped in training."""
 
 
 class TwoTower(nn.Module):
