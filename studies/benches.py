@@ -1,7 +1,7 @@
 """What the tables of `studies.tasks` are made on: models and held-out samples of the offline zoo."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,9 @@ class Series:
         few: models on which only the methods of `studies.tasks.CHOSEN` run by default.
         step: units per step of the curves, or their share; None for the default.
         settings: parameters of methods whose defaults are for other inputs.
+        curve: what INS and DEL follow; None for the probability of the class.
+        further: by title, metrics that stand beside INS and DEL.
+        also: methods that run on large models beside `studies.tasks.CHOSEN`.
     """
 
     samples: str
@@ -59,6 +62,9 @@ class Series:
     few: tuple[str, ...] = ()
     step: float | None = None
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    curve: str | None = None
+    further: Mapping[str, str] = field(default_factory=dict[str, str])
+    also: tuple[str, ...] = ()
 
 
 def _text(name: str, model: str, n: int, folder: Path | None) -> Bench:
@@ -145,6 +151,14 @@ def _pixels(image: Any) -> Tensor:
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
 
 
+def _pairs(n: int, folder: Path | None) -> Bench:
+    kept = zoo.train("two-tower", stamps=folder)
+    found = zoo.composites(folder, n=4 * n, seed=1)
+    rows = [place for place, caption in enumerate(found.captions) if caption][:n]
+    pairs = [(found.images[place], found.captions[place]) for place in rows]
+    return Bench("Small two-tower trained here", zoo.load("two-tower", device="cpu"), pairs, kept.said())
+
+
 def _image(name: str, model: str, n: int, folder: Path | None) -> Bench:
     task = zoo.load(name, device="cpu")
     pictures = list(_again(subjects.real(n, None).names))
@@ -218,14 +232,29 @@ TASKS = {
         step=0.1,
         settings=CELLS,
     ),
+    "pairs": Series(
+        "{n} composites of Tux Paint with their captions",
+        8,
+        {"Small two-tower trained here": _pairs},
+        few=("Small two-tower trained here",),
+        step=0.1,
+        curve="logit",
+        further={
+            "ICD ↓": "image_confidence_drop",
+            "ICI ↑": "image_confidence_increase",
+            "TCD ↓": "text_confidence_drop",
+            "TCI ↑": "text_confidence_increase",
+        },
+        also=("m2ib",),
+    ),
 }
 """The tasks by the name of their command."""
 
 
 def toy(task: str) -> Series:
     """The same with an untrained network on made-up samples: everything runs, nothing means anything."""
-    return Series(
-        "{n} made-up samples", 4, {"toy": _TOYS[task]}, step=TASKS[task].step, settings=TASKS[task].settings
+    return replace(
+        TASKS[task], samples="{n} made-up samples", n=4, benches={"toy": _TOYS[task]}, few=(), also=()
     )
 
 
@@ -264,6 +293,14 @@ def _toy_pictures(n: int, folder: Path | None) -> Bench:
     return Bench("toy", task, _noise(n, 3, 8, 8), "untrained")
 
 
+def _toy_pairs(n: int, folder: Path | None) -> Bench:
+    captions = ("a red ball", "a dog on grass", "the sea")
+    tokenizer = zoo.WordTokenizer.of(list(captions), least=1)
+    model = networks.drawn(partial(networks.Towers, len(tokenizer.words)))
+    task = abe.pair_task(model, tokenizer)
+    return Bench("toy", task, (_noise(n, 3, 8, 8), [captions[i % 3] for i in range(n)]), "untrained")
+
+
 def _toy_image(n: int, folder: Path | None) -> Bench:
     found = subjects.toy(n)
     return Bench("toy", found.task, found.x, "untrained")
@@ -271,6 +308,7 @@ def _toy_image(n: int, folder: Path | None) -> Bench:
 
 _TOYS = {
     "text": _toy_text,
+    "pairs": _toy_pairs,
     "tables": _toy_table,
     "series": _toy_series,
     "segmentation": _toy_pictures,

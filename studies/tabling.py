@@ -138,6 +138,7 @@ def _table(one: Found, tests: Mapping[tuple[str, str], tuple[float, str]]) -> Ta
         cells = [
             f"{one.mean(name, m):.3f} [{spans[m][place][0]:.3f}, {spans[m][place][1]:.3f}]" for m in METRICS
         ]
+        cells += [f"{value:.2f}" for value in kept.get("further", {}).values()]
         cells += [_rate(one.n / kept["seconds"]), f"{kept['passes']:.0f}"]
         cells += [_p(tests.get((name, metric))) for metric in METRICS]
         rows.append((name, *cells, one.given.get(name, ""), ", ".join(kept.get("notes", []))))
@@ -145,6 +146,7 @@ def _table(one: Found, tests: Mapping[tuple[str, str], tuple[float, str]]) -> Ta
         "method",
         "INS ↑",
         "DEL ↓",
+        *next((list(kept["further"]) for kept in one.scores.values() if "further" in kept), []),
         "IPS ↑",
         "passes",
         "INS against random",

@@ -24,7 +24,7 @@ from abe.explanation import versions
 from abe.registry import Entry, methods
 from abe.types import Result
 from studies import benches, measuring
-from studies.benches import Bench
+from studies.benches import Bench, Series
 from studies.outcome import Outcome, show
 from studies.records import Records
 from studies.settings import called
@@ -53,7 +53,6 @@ REASONS = {
     ),
     **dict.fromkeys(("rtis", "l2x", "cxplain"), "an explainer that must be trained on the model first"),
     "sage": "explains a data set, not a sample",
-    "m2ib": "needs two towers and a layer in each",
     "daam": "needs the tokens of a prompt that an image was drawn from",
 }
 """Why a method with required parameters is no row."""
@@ -109,7 +108,10 @@ class Row:
 
 
 def rows_of(
-    wanted: Sequence[str] | None, few: bool, settings: Mapping[str, Mapping[str, Any]]
+    wanted: Sequence[str] | None,
+    few: bool,
+    settings: Mapping[str, Mapping[str, Any]],
+    also: Sequence[str] = (),
 ) -> tuple[list[Row], dict[str, str]]:
     """What is to be measured, and why the others are not.
 
@@ -117,13 +119,14 @@ def rows_of(
         wanted: names; None for the default.
         few: whether the default is `CHOSEN`.
         settings: parameters of some methods.
+        also: names beside `CHOSEN`.
     """
     known = {entry.name: entry for entry in methods.entries()}
     first = dict.fromkeys((*CHOSEN, *known))  # what an interrupted run should have
     names = [methods.get(name).name for name in wanted if name != RANDOM] if wanted else list(first)
     out = {name: REASONS.get(name, "needs further arguments") for name in known if known[name].required()}
     if wanted is None and few:
-        out |= {name: LARGE for name in known if name not in CHOSEN and name not in out}
+        out |= {name: LARGE for name in known if name not in (*CHOSEN, *also) and name not in out}
     found = [Row(RANDOM, Random(), {})]
     for name in names:
         if name not in out:
@@ -132,12 +135,13 @@ def rows_of(
     return found, {name: why for name, why in out.items() if wanted is None or name in names}
 
 
-def measured(bench: Bench, row: Row, step: float | None) -> dict[str, Any]:
+def measured(bench: Bench, row: Row, given: Series) -> dict[str, Any]:
     """Scores of a method on a bench, or why there are none; what is no error of ABE is a fault in it."""
-    names = [*METRICS, "passes"]
+    curve: dict[str, Any] = {} if given.curve is None else {"curve": given.curve}
+    names = [*((name, curve) for name in METRICS), *given.further.values(), "passes"]
     try:
         made = abe.evaluate(
-            bench.task, {row.name: row.method}, names, data=bench.data, step=step, progress=False
+            bench.task, {row.name: row.method}, names, data=bench.data, step=given.step, progress=False
         )
     except AbeError as problem:
         said = str(problem).removesuffix(f" [{problem.code.value}]")
@@ -146,6 +150,8 @@ def measured(bench: Bench, row: Row, step: float | None) -> dict[str, Any]:
         return {"code": type(problem).__name__, "says": " ".join(str(problem).split())}
     scores = made.scores[row.name]
     found: dict[str, Any] = {name: measuring.rounded(scores[name].values) for name in METRICS}
+    if given.further:
+        found["further"] = {title: float(scores[name].mean) for title, name in given.further.items()}
     passes = float(scores["passes"].mean)
     own = made.origins[row.name].cost
     return {
@@ -212,11 +218,11 @@ def run(
     found = []
     for model in models or given.benches:
         make = given.benches[model]
-        rows, out = rows_of(wanted, model in given.few, given.settings)
+        rows, out = rows_of(wanted, model in given.few, given.settings, given.also)
         keys = {row.name: f"{model} | {row.name}({called(dict(row.given))})" for row in rows}
         missing = not all(key in records.found for key in (*keys.values(), f"{model} | about"))
         if not so_far and (missing or time):
-            _measure(records, make(n, folder), rows, keys, given.step, time=time)
+            _measure(records, make(n, folder), rows, keys, given, time=time)
         found.append(_known(records, model, rows, keys, out, n))
     return outcome(given.samples.format(n=n), found)
 
@@ -226,13 +232,13 @@ def _measure(
     bench: Bench,
     rows: Sequence[Row],
     keys: Mapping[str, str],
-    step: float | None,
+    given: Series,
     *,
     time: bool,
 ) -> None:
     """Everything of a model that is missing; with ``time``, the seconds of what is there once more."""
     about = (f"{bench.model} | about", partial(str, bench.about))
-    parts = [(keys[row.name], partial(measured, bench, row, step)) for row in rows]
+    parts = [(keys[row.name], partial(measured, bench, row, given)) for row in rows]
     old = [row for row in rows if keys[row.name] in records.found]
     records.work(bench.model, [about, *parts])
     for row in old if time else []:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from abe.task.image import image_task, load_image
     from abe.task.image.segmentation import segmentation_task
     from abe.task.language.lifter import language_task
+    from abe.task.pair import pair_task
     from abe.task.several import columns, image, make_task, series, tensor, text
     from abe.task.table.lifter import table_task
     from abe.task.text.lifter import text_task
@@ -82,6 +83,7 @@ _HOMES = {
     "columns": "abe.task.several",
     "image": "abe.task.several",
     "make_task": "abe.task.several",
+    "pair_task": "abe.task.pair",
     "series": "abe.task.several",
     "tensor": "abe.task.several",
     "text": "abe.task.several",
@@ -149,6 +151,7 @@ __all__ = [
     "load_image",
     "make_task",
     "method",
+    "pair_task",
     "postprocess",
     "recommend",
     "rule_coverage",

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from abe.checks import Count
 from abe.draws import Ids, Source
+from abe.engines import sides
 from abe.engines.backward.run import Covered, HasRules, coverage_of
 from abe.engines.removal.game import run_all
-from abe.engines.runtime import completeness, lengths
+from abe.engines.runtime import completeness
 from abe.engines.runtime.evaluator import Execution
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.request import open_request
@@ -122,7 +123,7 @@ def explain(
         problem.path_ends = path_ends
         if not len(problem.x):
             return _nothing(problem, chosen, seed)
-        return _finish(problem, lengths.run(chosen.engine, problem, dict(chosen.params)), chosen, seed)
+        return _finish(problem, sides.run(chosen, problem), chosen, seed)
 
 
 @entrance

@@ -151,7 +151,8 @@ class Loss(_ClassScore):
         title="Margin",
         source="carlini2017",
         formula="s = f_a(x) − f_b(x)",
-    )
+    ),
+    aliases=("contrast",),
 )
 @value
 class Margin(_ClassScore):

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from abe.draws import mix
 from abe.errors import Code, InputError, SpecError
+from abe.task.lifted import FIXED
 
 
 def bounds_of(problem: Any, who: str) -> tuple[Tensor, Tensor]:
@@ -104,8 +105,15 @@ def by_part(problem: Any, chosen: Mapping[str | int, Any], owner: Tensor, draw: 
     """
     task, found = problem.task, list[Tensor]()
     for part in task.parts:
-        view = replace(problem, evaluator=copy(problem.evaluator), x=part.of(problem.x))
-        view.evaluator.task = task.lifter.tasks[part.name]
+        about = {key: one for key, one in problem.context.about.items() if key != FIXED}
+        if problem.fixed is not None:
+            about[FIXED] = part.of(problem.fixed.expand_as(problem.x))
+        context = replace(problem.context, about=about)
+        view = replace(problem, evaluator=copy(problem.evaluator), x=part.of(problem.x), context=context)
+        alone = task.lifter.tasks[part.name]
+        # what stands in for a layer has bounds of its own, which are no task's
+        own = replace(part, start=0, stop=part.shape[0]) if part.layer is not None else None
+        view.evaluator.task = alone if own is None else alone.reading(parts=(own,))
         rows = chosen[part.name].rows(view, owner, draw)
         found.append(rows if rows.ndim == problem.x.ndim else rows.flatten(1))
     return torch.cat(found, 1)

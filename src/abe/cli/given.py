@@ -23,9 +23,11 @@ NAMED = {
     "lines": "a table",
     "array": "an array",
     "several": "several inputs by name",
+    "pair": "a photograph with a caption",
 }
 PART = re.compile(r"([A-Za-z_]\w*|[0-9])=(.+)", re.DOTALL)
 """One of several inputs: its keyword or place, and what it is."""
+PAIRS = "multimodal"
 READS: Mapping[str, tuple[tuple[Kind, ...], str]] = {
     "image": (("photo",), "photographs"),
     "segmentation": (("photo",), "photographs"),
@@ -39,6 +41,7 @@ READS: Mapping[str, tuple[tuple[Kind, ...], str]] = {
     ),
     "tensor": (("array",), "samples of a .npy array, which --row names"),
     "several": (("several",), "several inputs, each by --input NAME=FILE"),
+    PAIRS: (("pair",), 'photographs with what is said of them: dog.jpg --caption "a dog"'),
 }
 """What tasks of a modality are given, and in words."""
 
@@ -49,6 +52,7 @@ MAKERS = {
     "lines": "table_task",
     "array": "tensor_task",
     "several": "make_task",
+    "pair": "pair_task",
 }
 """What makes a task that reads a kind."""
 
@@ -62,7 +66,7 @@ def samples(words: Sequence[str] | None, options: InputOptions) -> list[Sample]:
             that may be a text or a file that is not there.
         SpecError: rows of what has none.
     """
-    if not words and not options.text and not options.input:
+    if not words and not options.text and not options.input and not options.caption:
         raise exits.UsageError(
             Code.EMPTY_BATCH,
             "There is nothing to explain",
@@ -73,6 +77,7 @@ def samples(words: Sequence[str] | None, options: InputOptions) -> list[Sample]:
     parts, others = _parts(options.input or ())
     for word in [*(words or ()), *others]:
         found += _of(word, rows, names_of(options.without))
+    found = _captioned(found, options.caption or ())
     found += _several(parts, rows, names_of(options.without))
     for text in options.text or ():
         if not text.strip():
@@ -131,6 +136,42 @@ def _several(
     return found
 
 
+def _captioned(found: list[Sample], captions: Sequence[str]) -> list[Sample]:
+    """Photographs with their captions: one each, or several of one photograph.
+
+    Raises:
+        InputError: PAIR where they do not belong together.
+    """
+    if not captions:
+        return found
+    photographs = [one for one in found if one.kind == "photo"]
+    several = len(photographs) == 1 and len(found) == 1
+    if len(photographs) != len(found) or not found or not (several or len(captions) == len(found)):
+        raise InputError(
+            Code.PAIR,
+            "Captions and photographs do not belong together",
+            got=f"{len(captions)} captions for {len(found)} inputs, {len(photographs)} of them photographs",
+            expected="a --caption for each photograph, or several for one",
+        )
+    if any(not one.strip() for one in captions):
+        raise InputError(Code.EMPTY_BATCH, "There is nothing to explain", got="an empty --caption")
+    if several:
+        own: Any = captions[0] if len(captions) == 1 else list(captions)
+        said = own if isinstance(own, str) else " | ".join(own)
+        return [
+            Sample(
+                "pair",
+                f"{found[0].path.name}: {said}" if found[0].path else said,
+                (found[0].raw, own),
+                found[0].path,
+            )
+        ]
+    return [
+        Sample("pair", f"{one.path.name}: {said}" if one.path else said, (one.raw, said), one.path)
+        for one, said in zip(found, captions, strict=True)
+    ]
+
+
 def _pieces(found: Sequence[Sample]) -> list[Sample]:
     """Every single thing that was read."""
     return [one for own in found for one in (own.raw.values() if own.kind == "several" else [own])]
@@ -145,8 +186,8 @@ def check(found: Sequence[Sample], model: ModelOptions) -> None:
     from abe.task.image import load_image
 
     for one in _pieces(found):
-        if one.kind == "photo":
-            load_image(one.raw)
+        if one.kind in ("photo", "pair"):
+            load_image(one.raw if one.kind == "photo" else one.raw[0])
     for one in found:
         if one.kind == "photo":
             continue
@@ -160,7 +201,8 @@ def fit(task: Any, found: Sequence[Sample], model: ModelOptions) -> None:
     Raises:
         InputError: the first of them.
     """
-    if task.modality not in READS:
+    modality = PAIRS if "caption" in task.asks else task.modality
+    if modality not in READS:
         raise InputError(
             Code.UNSUPPORTED,
             f"Models of the modality {task.modality!r} are not run from the command line",
@@ -168,8 +210,8 @@ def fit(task: Any, found: Sequence[Sample], model: ModelOptions) -> None:
             fix="Call abe.explain in Python",
         )
     for one in found:
-        if one.kind not in READS[task.modality][0]:
-            raise _misfit(one, model.model, task.modality)
+        if one.kind not in READS[modality][0]:
+            raise _misfit(one, model.model, modality)
         for name, part in one.raw.items() if one.kind == "several" else ():
             inner = _inner(task, name)
             if inner is not None and part.kind not in READS.get(inner.modality, ((), ""))[0]:

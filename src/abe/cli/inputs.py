@@ -22,6 +22,7 @@ _SEGMENTATION, _DETECTOR = ("a segmentation", "segmentation_task"), ("a detector
 OF = {
     **dict.fromkeys(("at", "region", "against", "label"), _SEGMENTATION),
     **dict.fromkeys(("detection", "box", "part"), _DETECTOR),
+    **dict.fromkeys(("generate", "answer"), ("a language model", "language_task")),
 }
 """Option -> what is asked it, and what makes its task."""
 LARGEST = 2**63 - 1
@@ -213,8 +214,8 @@ def asked_of(task: Any, question: QuestionOptions) -> dict[str, Any]:
         found["at"] = int(places[0]), int(places[1])
     for name, text in (("label", question.label), ("against", question.against)):
         if text is not None:
-            number = re.fullmatch("[0-9]{1,9}", text) and "generate" not in task.asks
-            found[name] = int(text) if number else text
+            named = {"caption", "generate"}.intersection(task.asks) or not re.fullmatch("[0-9]{1,9}", text)
+            found[name] = text if named else int(text)
     if question.generate is not None:
         if not re.fullmatch(" *[0-9]{1,6} *", question.generate):
             raise SpecError(
@@ -234,11 +235,13 @@ def asked_of(task: Any, question: QuestionOptions) -> dict[str, Any]:
     strange = [name for name in named if name not in task.asks]
     strange += ["answer"] if question.answer is not None and "generate" not in task.asks else []
     if strange:
+        who, maker = OF[strange[0]]
         raise SpecError(
             Code.UNSUPPORTED,
-            f"Only {OF[strange[0]][0]} is asked about --{strange[0]}",
+            f"Only {who} is asked about --{strange[0]}",
             got=f"a model of the modality {task.modality!r}",
-            fix=f"Leave it out, or let the factory return abe.{OF[strange[0]][1]}(…)",
+            expected=", ".join(f"--{one}" for one in task.asks) or None,
+            fix=f"Leave it out, or let the factory return abe.{maker}(…)",
         )
     if question.region is not None:
         region = arrays.read(question.region)["maps"]

@@ -13,7 +13,7 @@ from cyclopts import Group, Parameter, validators
 MODEL = Group("Model", sort_key=1)
 OUTPUT = Group("Output", sort_key=2)
 INPUT = Group("Inputs that are no photographs", sort_key=0)
-QUESTION = Group("Of a segmentation or a detector", sort_key=0)
+QUESTION = Group("Of a segmentation, a detector, captions or a language model", sort_key=0)
 SIGNED = Parameter(allow_leading_hyphen=True)
 """Of what may begin with a minus sign, such as a range from -1 to 1."""
 
@@ -66,12 +66,15 @@ class InputOptions:
     Attributes:
         input: An input of a model with several, NAME=FILE or NAME=TEXT; once for each of them.
         text: A text, where it has one word or ends like a file; may be repeated.
+        caption: Of a photograph: what is said of it. One for each photograph, or several for one of which the
+            one that fits best is explained.
         row: Rows of a .csv, .txt or .npy file, counted from 0 (below the head of a table): 3, 3,7 or 3:8.
         without: Columns of a .csv file that the model is not given, separated by commas, such as the truth.
     """
 
     input: list[str] | None = None
     text: list[str] | None = None
+    caption: list[str] | None = None
     row: Text = None
     without: Text = None
 
@@ -131,7 +134,8 @@ class QuestionOptions:
         at: The connected zone under a pixel: ROW,COLUMN.
         label: All pixels that are predicted as this class, or with --region or --box this class there.
         region: A file of a mask (h, w): .npy, .npz or .safetensors.
-        against: The class minus this one; of a language model the answer's tokens minus this answer's.
+        against: The class minus this one; of a photograph with a caption that minus this other caption; of a
+            language model the answer's tokens minus this answer's.
         detection: Of a detector the number of a detection: 0, several as 0,2, or all.
         box: A box of your own, such as that of an object that was missed: LEFT,TOP,RIGHT,BOTTOM.
         part: What of it is read: match, class, box, left, top, right or bottom.

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from abe.cli import output, ready
 from abe.errors import Code, InputError, SpecError
 
-Kind = Literal["photo", "text", "row", "lines", "array", "several"]
+Kind = Literal["photo", "text", "row", "lines", "array", "several", "pair"]
 TABLES = {".csv": ",", ".tsv": "\t"}
 """Suffixes of tables, and what stands between their cells."""
 

@@ -8,7 +8,8 @@ from cyclopts import Parameter
 from abe.cli import options, output
 
 Kind = Literal[
-    "image-model", "detector", "text-model", "language-model", "image", "text", "table", "series"
+    *("image-model", "detector", "text-model", "pair-model", "language-model"),
+    *("image", "text", "table", "series"),
 ]
 Name = Annotated[str, Parameter(help="A name from `abe zoo`.")]
 Folder = Annotated[
@@ -68,26 +69,27 @@ def train(
     /,
     *,
     folder: Folder = None,
+    stamps: Annotated[
+        Path | None, Parameter(help="Where Tux Paint's stamps lie, for two-tower.", show_default=False)
+    ] = None,
     again: Annotated[bool, Parameter(help="Train anew where there is one.", show_default=False)] = False,
     json: options.Json = False,
 ) -> None:
-    """Train a text model of the zoo on this machine and keep it in the user's cache.
+    """Train a model of the zoo on this machine and keep it in the user's cache.
 
     It takes from half a minute to a quarter of an hour on two cores. Broken off, it leaves nothing behind.
     """
     from abe.task import zoo
 
-    record = zoo.train(name, folder=folder, again=again)
+    record = zoo.train(name, folder=folder, stamps=stamps, again=again)
     place = zoo.cache_folder(folder) / record.name
     if json:
         kept = {key: value for key, value in vars(record).items() if key != "words"}
-        output.emit({**kept, "vocabulary": len(record.words), "folder": str(place)})
+        words = {"vocabulary": len(record.words)} if isinstance(record, zoo.Record) else {}
+        output.emit({**kept, **words, "folder": str(place)})
         return
     output.line("kept in ", str(place))
-    output.console().print(
-        f"right on {record.accuracy:.1%} of {record.tested:,} reviews that it had not seen "
-        f"({record.majority:.1%} for the more frequent class alone), trained on {record.trained:,}"
-    )
+    output.console().print(record.said())
 
 
 def _described(entry: Any) -> dict[str, Any]:

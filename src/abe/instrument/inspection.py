@@ -78,9 +78,15 @@ def _scales(tensor: Tensor) -> list[Tensor]:
     return [torch.tensor([tensor.q_scale(), tensor.q_zero_point()], dtype=torch.float64)]
 
 
+INSIDE = "_inside"
+"""What the user's model is called in a module that a task puts around it."""
+WRAPPERS = ("_orig_mod", INSIDE)
+"""Names of wrapped modules, which no user wrote."""
+
+
 def clean_name(name: str) -> str:
-    """A module's dotted name without the wrapper that `torch.compile` puts in between."""
-    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+    """A module's dotted name without the wrappers that `torch.compile` and tasks put in between."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def path_name(name: str) -> str:

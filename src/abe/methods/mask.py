@@ -310,7 +310,7 @@ def input_iba(
 )
 def m2ib(
     *,
-    layers: Any,
+    layers: Any = None,
     beta: float = 0.1,
     variance: float = 1.0,
     samples: int = 10,
@@ -320,7 +320,8 @@ def m2ib(
     """How many bits of each tower of a two-tower model their agreement needs.
 
     Args:
-        layers: the layer of each input's tower: ``{"image": "vision.blocks.9", "text": "text.blocks.9"}``.
+        layers: the layer of each input's tower: ``{"image": "vision.blocks.9", "text": "text.blocks.9"}``;
+            by default the last of each explained input that all of it passes through.
         variance: v of the noise.
         samples: noise draws per step.
 
@@ -335,7 +336,7 @@ def m2ib(
         >>> abe.method("m2ib", layers={"image": "vision", "text": "language"}).engine.layers
         (('image', 'vision'), ('text', 'language'))
     """
-    if not isinstance(layers, Mapping):
+    if layers is not None and not isinstance(layers, Mapping):
         raise SpecError(
             Code.BAD_PARAMETER,
             "layers names the layer of each input's tower",
@@ -343,7 +344,7 @@ def m2ib(
             expected='{"image": "vision.blocks.9", "text": "language.blocks.9"}',
         )
     return TwoTowers(
-        layers=tuple(layers.items()),
+        layers=None if layers is None else tuple(layers.items()),
         beta=beta,
         variance=variance,
         samples=samples,

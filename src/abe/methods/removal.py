@@ -11,7 +11,7 @@ from abe.engines.removal.game import Behaviour, Coalitions
 from abe.engines.removal.leave_out import LeaveOut
 from abe.engines.removal.patch_gaussian import PatchGaussian
 from abe.engines.removal.removals import Marginal, Removal, Replace
-from abe.engines.removal.rise import RandomMasks
+from abe.engines.removal.rise import Divisor, RandomMasks
 from abe.engines.removal.segments import Lengths, Spread
 from abe.methods.gradient import Variant, published
 from abe.methods.path import as_distribution
@@ -263,18 +263,25 @@ def pdiff(
 def rise(
     *,
     evaluations: int = 4000,
-    cells: int = 7,
+    cells: int | None = None,
     p: float = 0.5,
     baseline: Any = "zero",
     variant: Variant = "corrected",
+    divide: Divisor | None = None,
+    masks: Tensor | None = None,
 ) -> RandomMasks:
     """The mean score under random soft masks, weighted by what each mask shows of a position.
 
     Args:
         evaluations: masks per sample.
-        cells: cells of a mask along each axis, before it is enlarged.
+        cells: cells of a mask along each axis, before it is enlarged; by default 7, or two for each position
+            of what has fewer than 4.
         p: probability of a cell to show the input.
         baseline: what stands behind the mask.
+        divide: by what the sums over masks are divided: the sum of the masks at each ``"position"``, which is
+            the default; their mean over all positions times their number, ``"coverage"``; ``"expected"``,
+            their number times ``p``, as published; or their ``"count"``.
+        masks: (evaluations, *space) masks from 0 to 1 to be used instead of random ones.
 
     Shape: (b, c, *space) in and out, the same for every channel; standard errors (b, c, *space).
 
@@ -284,7 +291,12 @@ def rise(
         1001.0
     """
     return RandomMasks(
-        evaluations=evaluations, cells=cells, p=p, baseline=as_baseline(baseline), expected=published(variant)
+        evaluations=evaluations,
+        cells=cells,
+        p=p,
+        baseline=as_baseline(baseline),
+        divide=divide or ("expected" if published(variant) else "position"),
+        masks=masks,
     )
 
 

@@ -73,9 +73,9 @@ def stacked(blocks: Sequence[Block]) -> Block:
     return Block(sum(block.height for block in blocks), paint)
 
 
-def note(text: str, ink: str) -> Block:
+def note(text: str, ink: str, room: float = ROOM) -> Block:
     """A sentence in small letters that wraps."""
-    lines = _folded(text, 7.5, ROOM)
+    lines = _folded(text, 7.5, room)
 
     def paint(sheet: Sheet, left: float, top: float) -> None:
         for number, line in enumerate(lines):
@@ -187,7 +187,7 @@ def _chunks(part: str, room: float) -> list[str]:
     return [*_chunks(part[:half], room), *_chunks(part[half:], room)]
 
 
-def words_of(look: Look) -> Block:
+def words_of(look: Look, room: float = ROOM) -> Block:
     """A text whose words stand on grounds of the map's colours."""
     from matplotlib.patches import Rectangle
 
@@ -195,12 +195,12 @@ def words_of(look: Look) -> Block:
     if left_out > 0:
         shown = [*shown, (" … the rest is not drawn", -1)]
     whole = _goes("".join(text for text, _ in shown))
-    lines, bound = [turned(line, whole, ROOM) for line in laid(shown, ROOM)], look.bound
+    lines, bound = [turned(line, whole, room) for line in laid(shown, room)], look.bound
     height = LINE * len(lines) + 0.08
 
     def paint(sheet: Sheet, left: float, top: float) -> None:
-        axes = sheet.axes(left, top, ROOM, height)
-        axes.set(xlim=(0, ROOM), ylim=(height, 0))
+        axes = sheet.axes(left, top, room, height)
+        axes.set(xlim=(0, room), ylim=(height, 0))
         axes.set_axis_off()
         for number, line in enumerate(lines):
             middle = LINE * (number + 0.5) + 0.04

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from abe.report import bars, colour, grids
 from abe.report.blocks import ANSWERS, MARGIN, ROOM, SUPPORTS, WIDTH, Block, Sheet, note, stacked, words_of
 from abe.report.canvas import INK, MUTED, RULE, blank, finish, plain, short
-from abe.report.looks import Account, Look
+from abe.report.looks import Account, Look, is_pair
 from abe.report.numbers import percent, signed
 
 if TYPE_CHECKING:
@@ -96,7 +96,9 @@ def _answers(sample: Any) -> Block:
 def _map(shown: Any, named: bool) -> list[Block]:
     """One method's map: its name, everything that is looked at, and how the numbers are to be read."""
     blocks = [_heading(shown)] if named else []
-    for look in shown.looks:
+    if is_pair(shown.looks):
+        blocks.append(_pair(*shown.looks))
+    for look in [] if is_pair(shown.looks) else shown.looks:
         if look.title:
             blocks.append(note(look.heading, INK))
         blocks.append(_look(look, shown.account if len(shown.looks) == 1 else None))
@@ -104,6 +106,25 @@ def _map(shown: Any, named: bool) -> list[Block]:
     if shown.account is not None:
         blocks.append(note("; ".join(shown.account.said()), MUTED))
     return [*blocks, Block(0.1, _nothing)]
+
+
+def _pair(picture: Look, text: Look) -> Block:
+    """A picture, and beside it its text."""
+    left = 2 * grids.SIDE + 0.15
+    at, room = left + 0.35, ROOM - left - 0.35
+    sides = [
+        stacked([note(look.heading, INK, wide), block, note(scale(look), MUTED, wide)])
+        for look, block, wide in (
+            (picture, grids.picture(picture), left),
+            (text, words_of(text, room), room),
+        )
+    ]
+
+    def paint(sheet: Sheet, begin: float, top: float) -> None:
+        sides[0].paint(sheet, begin, top)
+        sides[1].paint(sheet, begin + at, top)
+
+    return Block(max(side.height for side in sides), paint)
 
 
 def _nothing(sheet: Sheet, left: float, top: float) -> None:

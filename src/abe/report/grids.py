@@ -11,6 +11,8 @@ from abe.report.looks import CHANNELS, SLICES, Look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+SIDE = 1.8
+"""Inches across of a picture, and of the map over it."""
 
 
 def lines(look: Look) -> Block:
@@ -155,7 +157,7 @@ def points(look: Look) -> Block:
 
 def picture(look: Look) -> Block:
     """What lies as a picture, and the map over it."""
-    ground, side = np.asarray(look.ground), 1.8
+    ground, side = np.asarray(look.ground), SIDE
     tall = min(3.0, side * ground.shape[0] / ground.shape[1])
 
     def paint(sheet: Sheet, left: float, top: float) -> None:

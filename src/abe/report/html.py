@@ -11,7 +11,7 @@ from PIL import Image
 
 from abe.errors import Code, PackageError
 from abe.report import INSTALL, colour, view
-from abe.report.looks import CHANNELS, SLICES, Look
+from abe.report.looks import CHANNELS, SLICES, Look, is_pair
 from abe.report.numbers import signed
 from abe.storage import write
 
@@ -112,7 +112,12 @@ def _map(shown: view.MapView) -> dict[str, Any]:
 def _reading(shown: view.MapView) -> dict[str, Any]:
     """A map over what is no photograph: everything that is looked at, and how the score is made up."""
     said = [] if shown.account is None else shown.account.said()
-    return {"view": shown, "looks": [_look(look) for look in shown.looks], "said": said}
+    return {
+        "view": shown,
+        "looks": [_look(look) for look in shown.looks],
+        "pair": is_pair(shown.looks),
+        "said": said,
+    }
 
 
 def _look(look: Look) -> dict[str, Any]:

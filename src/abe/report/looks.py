@@ -21,6 +21,7 @@ NOUNS: Mapping[str, tuple[str, str]] = {
     "language": ("generated token", "generated tokens"),
     "tabular": ("row", "rows"),
     "series": ("series", "series"),
+    "multimodal": ("pair", "pairs"),
 }
 """What one sample of a modality is called, and several."""
 PARTS: Mapping[str, str] = {
@@ -29,6 +30,7 @@ PARTS: Mapping[str, str] = {
     "language": "words",
     "tabular": "columns",
     "series": "times",
+    "multimodal": "patches and words",
 }
 """What the samples of a modality consist of, for a person."""
 WINDOWS = 8
@@ -362,6 +364,11 @@ def account(explanation: Any, index: int) -> Account:
         if explanation.labels is not None
         else 0.0,
     )
+
+
+def is_pair(found: Sequence[Look]) -> bool:
+    """Whether these are a picture and a text, which stand beside each other."""
+    return [look.kind for look in found] == ["picture", "words"]
 
 
 def strongest(look: Look, most: int) -> tuple[list[tuple[str, str, float]], list[tuple[str, str, float]]]:

@@ -192,7 +192,7 @@ def evaluate_robustness(
     if "label" in task.asks and label is not None:
         asked, label = {**asked, "label": label}, None
     lifted = task.lift(raw, **asked)
-    task = task.reading(parts=lifted.parts)
+    task = task.reading(parts=lifted.parts, held=lifted.held)
     task.check(lifted.x)
     radii = _radii(epsilons, task.limits)
     make, name, norm = _by_radius(method, how, task.limits)
@@ -251,7 +251,9 @@ def transfer_matrix(
     first = next(iter(tasks.values()))
     asked, how = first.asked(how)
     lifted = {name: task.lift(raw, **asked) for name, task in tasks.items()}
-    tasks = {name: one.reading(parts=lifted[name].parts) for name, one in tasks.items()}
+    tasks = {
+        name: one.reading(parts=lifted[name].parts, held=lifted[name].held) for name, one in tasks.items()
+    }
     _check_alike(tasks, {name: one.x for name, one in lifted.items()})
     judged = {n: _judge(tasks[n], lifted[n], label) for n in names}
     rates = torch.full((len(names), len(names)), torch.nan, dtype=torch.float64)

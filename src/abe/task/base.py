@@ -14,7 +14,7 @@ from abe.errors import Code, ModelError, TargetError, note, suggest
 from abe.instrument.capture import replacing
 from abe.task import outputs as reading_of
 from abe.task.features import check_features, first_tensor
-from abe.task.lifted import LENGTH, below, first_of, taken
+from abe.task.lifted import HELD, LENGTH, below, first_of, taken
 from abe.task.lifted import Context as Context
 from abe.task.lifted import Lifted as Lifted
 from abe.task.outputs import OutputKind
@@ -39,6 +39,7 @@ class Task:
         input_name: keyword under which a single input is passed, or None for positional.
         lifter: turns raw inputs into features.
         parts: what the features hold, where that is not the model's single input.
+        held: further such inputs that stay as they are; `Context.about` has their numbers.
         suits: what stands for a default that is made for images: of a parameter's default, such as
             ``("baseline", "zero")``, the one that is used instead; see `abe.task.lifted.suits`.
         reads: ``(outputs, context) -> outputs`` of a task that reads outputs with what it knows of samples.
@@ -67,6 +68,7 @@ class Task:
     output_kind: OutputKind = "auto"
     input_name: str | None = None
     parts: tuple[Part, ...] = ()
+    held: tuple[Part, ...] = ()
     suits: Mapping[tuple[str, str | int | None], Any] = field(default_factory=dict)
     reads: Callable[[Any, Context], Any] | None = None
     feeds: Callable[[Context], Mapping[str, Any]] | None = None
@@ -104,14 +106,15 @@ class Task:
         *,
         output_kind: OutputKind | None = None,
         parts: tuple[Part, ...] | None = None,
+        held: tuple[Part, ...] | None = None,
         settles: Mapping[str, Any] | None = None,
     ) -> "Task":
-        """The same task with outputs read as ``output_kind``, inputs as ``parts``, and fields settled."""
+        """The same task with outputs read as ``output_kind``, inputs that lie as told, and fields settled."""
         other = copy(self)
         for name, value in (settles or {}).items():
             setattr(other, name, value)
         other.output_kind = output_kind or self.output_kind
-        other.parts = parts or self.parts
+        other.parts, other.held = parts or self.parts, held or self.held
         vars(other)["_origin"] = self.origin
         return other
 
@@ -145,7 +148,7 @@ class Task:
     @property
     def at_layers(self) -> bool:
         """Whether features stand in for outputs of layers, so that the model itself has to run."""
-        return any(part.layer is not None for part in self.parts)
+        return any(part.layer is not None for part in (*self.parts, *self.held))
 
     @property
     def device(self) -> torch.device:
@@ -235,6 +238,10 @@ class Task:
             for part in self.parts:
                 if part.layer is not None:
                     stack.enter_context(replacing(runs, part.layer, part.restored(x)))
+            for part in self.held:
+                if part.layer is not None:
+                    kept = _kept(part, context if rows is None else rows)
+                    stack.enter_context(replacing(runs, part.layer, part.restored(kept)))
             return self._output(x, context, runs, serves, rows, further)
 
     def _output(
@@ -411,6 +418,7 @@ class Task:
 
     def _call(self, x: Tensor, context: Context | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         others = {} if context is None else {name: _own(values) for name, values in context.values.items()}
+        others |= {part.name: part.restored(_kept(part, context)) for part in self.held if not part.layer}
         if not self.parts:
             x = self._normalise(x)
             named = {str(k): v for k, v in others.items() if isinstance(k, str)}
@@ -448,6 +456,11 @@ def along(parts: Sequence[Part], name: str, other: float = 0.0) -> Tensor:
         found.append(each.repeat_interleave((part.stop - part.start) // c))
     axes = 0 if flat else len(parts[0].shape) - 1
     return torch.cat(found).view(1, -1, *[1] * axes)
+
+
+def _kept(part: Part, context: Context | None) -> Tensor:
+    """(n, *shape) the numbers of an input that stays as it is."""
+    return (context or Context()).about[f"{HELD}{part.name}"]
 
 
 ORIGINAL = "_abe_original"

@@ -55,6 +55,10 @@ class Context:
         values = {k: v[:, :length] if along[k] else v for k, v in self.values.items()}
         return replace(self, values=values, about={k: v for k, v in self.about.items() if k != LENGTH})
 
+    def holding(self, part: Part, numbers: Tensor) -> "Context":
+        """The same with an input (b, *shape) that stays as it is; see `Task.held`."""
+        return replace(self, about={**self.about, f"{HELD}{part.name}": numbers})
+
 
 def _taken(values: Tensor, owner: Tensor) -> Tensor:
     return values[owner.to(values.device)]
@@ -75,6 +79,8 @@ SPAN = "span"
 """Key of `Context.about`: (b,) how many positions a sample's score depends on, where it is not on all."""
 HEAD = "head"
 """Key of `Context.about`: (b,) how many first positions are a prompt, of which something has to stay."""
+HELD = "held: "
+"""Begins keys of `Context.about`, before the name of an input that stays as it is (b, *shape)."""
 FIXED = "fixed"
 """Key of `Context.about`: (b, 1 or c, *positions), true where a reference equals the input."""
 
@@ -116,6 +122,8 @@ class Lifted:
         context: further inputs.
         names: of the samples.
         parts: where several explained inputs, or layers, lie in ``x``.
+        held: further inputs that stay as they are; the context has their numbers.
+        called: per sample, what is explained as people call it, where no class has that name.
         notes: what is to be said of how inputs were read.
         units: ways to cut the samples, the natural one first; empty where positions have no names.
         fixed: (b, 1 or c, *positions) positions that never change; by default those in no natural unit.
@@ -123,7 +131,6 @@ class Lifted:
         rows: forward rows that lifting took.
         target: (b,) the outputs that the question is about, where it says so; a given target goes first.
         objective: the score that the question asks for, where it does.
-        called: (b,) what is explained of each sample, where no name of an output says it.
         settles: fields of the task that the question settles, such as how outputs are read.
         blank: what holds nothing that is asked about; then there may be no sample at all.
     """
@@ -139,6 +146,7 @@ class Lifted:
     rows: int = 0
     target: Tensor | None = None
     objective: Any = None
+    held: tuple[Part, ...] = ()
     called: list[str] = field(default_factory=list[str])
     settles: Mapping[str, Any] = field(default_factory=dict[str, Any])
     blank: Blank | None = None
@@ -171,9 +179,9 @@ class Lifted:
             ),
             fixed=None if self.fixed is None else _taken(self.fixed, rows),
             shown=[self.shown[i] for i in at] if self.shown else [],
+            called=[self.called[i] for i in at] if self.called else [],
             rows=0,
             target=None if self.target is None else _taken(self.target, rows),
-            called=[self.called[i] for i in at] if self.called else [],
         )
 
 

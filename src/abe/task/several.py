@@ -216,6 +216,10 @@ class SeveralLifter:
     tasks: Mapping[str | int, Task]
 
     def __call__(self, task: Task, raw: Any) -> Lifted:
+        return self.joined(task, *self.read(task, raw))
+
+    def read(self, task: Task, raw: Any) -> tuple[dict[str | int, Lifted], dict[str | int, Any]]:
+        """Every explained input by itself, and what is passed along."""
         given = self._named(raw)
         rest = {k: v for k, v in given.items() if k not in self.tasks}
         known = _parameters(task.model)
@@ -235,7 +239,11 @@ class SeveralLifter:
         own = {name: read[name] if name in texts else plain[name] for name in self.tasks}
         for name, lifted in read.items():
             self._check(name, lifted)
-        x, parts = pack({k: one.x for k, one in own.items()}, {k: self._settings(k, own[k]) for k in own})
+        return own, rest
+
+    def joined(self, task: Task, own: Mapping[str | int, Lifted], rest: Mapping[str | int, Any]) -> Lifted:
+        """The inputs as packed features."""
+        x, parts = pack({k: one.x for k, one in own.items()}, {k: self.settings(k, own[k]) for k in own})
         n = len(x)
         values = dict[str | int, Tensor]()
         for name, one in own.items():
@@ -295,7 +303,7 @@ class SeveralLifter:
         found = dict[str | int, Tensor]()
         for name, lifted in plain.items():
             first = lifted.x[:1]
-            (part,) = pack({name: first}, {name: self._settings(name, lifted)})[1]
+            (part,) = pack({name: first}, {name: self.settings(name, lifted)})[1]
             found[name] = part.restored(first)
             found |= {key: values[:1] for key, values in lifted.context.values.items()}
         for name, item in rest.items():
@@ -347,7 +355,7 @@ class SeveralLifter:
                 problem.code, what, got=problem.got, expected=problem.expected, fix=problem.fix
             ) from problem
 
-    def _settings(self, name: str | int, lifted: Lifted) -> dict[str, Any]:
+    def settings(self, name: str | int, lifted: Lifted) -> dict[str, Any]:
         """What the packed part of an input says beside its place."""
         task = self.tasks[name]
         found: dict[str, Any] = {"channels": lifted.parts[0].channels if lifted.parts else 1}

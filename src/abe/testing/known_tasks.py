@@ -14,6 +14,7 @@ from abe.task.base import Task
 from abe.task.detection import detection_task
 from abe.task.image.segmentation import segmentation_task
 from abe.task.language.lifter import language_task
+from abe.task.pair import pair_task
 from abe.task.table.lifter import table_task
 from abe.task.text.lifter import text_task
 from abe.testing.nets import WIDTH, Attending, weights
@@ -42,9 +43,10 @@ class KnownTask:
         task: makes the task of a model.
         raw: the samples, one entry each: two of one length, and a shorter one where lengths may differ.
         together: makes the input of several of them.
-        shares: of the additive model, per sample, what each unit changes the score of class `TARGET` by.
+        shares: of the additive model, per sample, what each unit changes the explained output by.
         attending: makes a model with attention over the same inputs, or None.
         ask: keywords of the question, such as the region that is read.
+        target: the explained output.
 
     Example:
         >>> import abe
@@ -65,6 +67,7 @@ class KnownTask:
     shares: Callable[[nn.Module], list[list[float]]]
     attending: Callable[[], nn.Module] | None = None
     ask: Callable[[], dict[str, Any]] = dict
+    target: int = TARGET
 
     def far(self, found: Explanation, net: nn.Module) -> float:
         """How far the sums over units are from the known shares of all samples, by the largest share."""
@@ -380,6 +383,55 @@ def _frame() -> dict[str, Any]:
 
 def _frame_shares(model: Any) -> list[list[float]]:
     return [[share / 10 for share in own] for own in _box_shares(model)]
+# ---------------------------------------------------------------- pairs
+
+
+class Bilinear(nn.Module):
+    """Two towers whose score is the product [u, 1] · [1, v]: what the photograph says, and the caption."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = _layer(nn.Conv2d(3, 4, 1, bias=False), 17)
+        self.head = _layer(nn.Linear(4, 1, bias=False), 18)
+        self.embedding = _layer(nn.Embedding(len(WORDS), 6), 19)
+        self.turned = _Turned()
+        self.read = _layer(nn.Conv1d(6, 1, 1, bias=False), 20)
+
+    def forward(self, image: Tensor, input_ids: Tensor) -> Tensor:
+        """(n,) scores of pairs."""
+        seen = self.head(self.inner(image).sum((2, 3)))
+        said = self.read(self.turned(self.embedding(input_ids))).sum(2)
+        one = torch.ones_like(seen)
+        return (torch.cat([seen, one], 1) * torch.cat([one, said], 1)).sum(1)
+
+
+def _pair_task(model: nn.Module) -> Task:
+    return pair_task(model, _Tokenizer())
+
+
+def _paired(pairs: Sequence[Any]) -> Any:
+    return torch.stack([photograph for photograph, _ in pairs]), [caption for _, caption in pairs]
+
+
+PAIRS = tuple(zip((one[:, :2, :2].contiguous() for one in PHOTOGRAPHS), TEXTS[:2], strict=True))
+"""Photographs so small that their pixels and the words are few enough for all coalitions."""
+
+
+def _pair_shares(model: Any) -> list[list[float]]:
+    """w · x over the patches that the task cuts, then w · (e − e_mask) of every word."""
+    colour = (model.head.weight[0] @ model.inner.weight[:, :, 0, 0]).detach()
+    table = model.embedding.weight.detach()
+    worth = ((table - table[WORDS.index("[MASK]")]) @ model.read.weight[0, :, 0].detach()).tolist()
+    of = dict(zip(WORDS, worth, strict=True)) | {"charming": worth[8] + worth[9]}
+    lifted = pair_task(model, _Tokenizer()).lift(_paired(PAIRS))
+    (part,) = [one for one in lifted.parts if one.name == "image"]
+    patches = lifted.units[0].labels[:, part.start : part.stop].view(-1, *part.shape)[:, 0]
+    found = list[list[float]]()
+    for (photograph, caption), labels in zip(PAIRS, patches, strict=True):
+        pixels = torch.einsum("c,chw->hw", colour, photograph).flatten()
+        sums = pixels.new_zeros(int(labels.max()) + 1).index_add_(0, labels.flatten(), pixels)
+        found.append([*_numbers(sums), *(of[word] for word in caption.split())])
+    return found
 
 
 CELLS = torch.arange((SIDE // CELL) ** 2).view(SIDE // CELL, -1)
@@ -404,6 +456,7 @@ KNOWN_TASKS = {
         KnownTask("tensor", _points, _points_task, POINTS, _stacked, _points_shares, _attending_points),
         KnownTask("segmentation", Places, _segmentation, PHOTOGRAPHS, _stacked, _box_shares, ask=_box),
         KnownTask("detection", Detector, _detection, PHOTOGRAPHS, _stacked, _frame_shares, ask=_frame),
+        KnownTask("multimodal", Bilinear, _pair_task, PAIRS, _paired, _pair_shares, target=0),
     )
 }
 """One task of each kind, by modality."""

@@ -11,7 +11,7 @@ from abe.api import explain
 from abe.errors import AbeError
 from abe.explanation import Explanation
 from abe.registry import Method, methods
-from abe.testing.known_tasks import KNOWN_TASKS, TARGET, KnownTask
+from abe.testing.known_tasks import KNOWN_TASKS, KnownTask
 from abe.testing.laws import Numbers, declared_failure, ensure
 from abe.testing.methods import COMPLETE, FEW, FINER, METHOD_LAWS, ROW, SOME, TIGHT, MethodCase
 from abe.testing.snapshot import Snapshot
@@ -52,7 +52,7 @@ def _net(known: KnownTask, card: Card) -> nn.Module:
 def _explained(
     known: KnownTask, net: nn.Module, method: Method, raw: Sequence[Any], draws: Draws | None = None
 ) -> Explanation:
-    how: dict[str, Any] = {"target": TARGET, "execution": "model", "progress": False, **known.ask()}
+    how: dict[str, Any] = {"target": known.target, "execution": "model", "progress": False, **known.ask()}
     return explain(known.task(net), known.together(raw), method, draws=draws, **how)
 
 
@@ -70,9 +70,18 @@ def _fits(found: Explanation) -> bool:
 
 
 def _missed(found: Explanation) -> float:
-    """The worst |residual| as a share of all that was given out: the score change itself may be 0."""
+    """The worst |residual| as a share of all that was given out: the score change itself may be 0.
+
+    Of several inputs that were explained in turn, each has a score change of its own.
+    """
     if found.residual_absolute is None:
-        return math.inf
+        sides = {part.name: found.diagnostics.get(f"{part.name}.delta") for part in found.parts}
+        changes = {name: delta for name, delta in sides.items() if delta is not None}
+        if not changes or len(changes) < len(sides):
+            return math.inf
+        maps = {name: found.part(name).flatten(1) for name in changes}
+        lacks = [(changes[n] - one.sum(1)).abs() / one.abs().sum(1) for n, one in maps.items()]
+        return float(torch.stack(lacks).max())
     return float((found.residual_absolute.abs() / found.attribution.abs().flatten(1).sum(1)).max())
 
 
@@ -134,6 +143,7 @@ _law_of("series", "On series it runs as promised: the same.")
 _law_of("tensor", "On points it runs as promised: the same.")
 _law_of("segmentation", "On a region of a segmentation it runs as promised: the same.")
 _law_of("detection", "On a box of a detector it runs as promised: the same.")
+_law_of("multimodal", "On pairs of a photograph and a caption it runs as promised: the same.")
 
 
 # ---------------------------------------------------------------- known answers

@@ -149,7 +149,7 @@ class PatternFit:
     def add(self, x: Any) -> None:
         """Take in a batch of raw inputs."""
         lifted = self.task.lift(x)
-        task = self.task.reading(parts=lifted.parts)
+        task = self.task.reading(parts=lifted.parts, held=lifted.held)
         task.check(lifted.x)
         with as_found(task.model):
             first = torch.zeros(1, dtype=torch.long, device=lifted.x.device)

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from abe.checks import Count, Positive
-from abe.engines.layers.find import at_layer
+from abe.engines.layers.find import at_layer, find_layer
 from abe.engines.mask.bottleneck import INPUT, Bottleneck, Smoothing, readout
 from abe.engines.mask.noise import StandardNoise
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.shapes import rows_at_once, stretch
-from abe.errors import Code, ModelError, SpecError
+from abe.engines.sides import is_flat, side
+from abe.errors import Code, ModelError, SpecError, note
 from abe.spec import value
 from abe.types import Part, Result
 
@@ -28,7 +29,7 @@ class TwoTowers:
     are the diagnostics ``"bits.<name>"``, one per position.
 
     Args:
-        layers: pairs of an input's name and the layer of its tower.
+        layers: pairs of an input's name and the layer of its tower; None finds one for every explained input.
         beta: price of information.
         variance: v of the noise.
         samples: noise draws per step.
@@ -37,7 +38,7 @@ class TwoTowers:
         sigma: of the smoothing over positions of convolutional towers.
     """
 
-    layers: tuple[tuple[str | int, str], ...]
+    layers: tuple[tuple[str | int, str], ...] | None
     beta: Positive = 0.1
     variance: Positive = 1.0
     samples: Count = 10
@@ -46,7 +47,7 @@ class TwoTowers:
     sigma: Smoothing = 0.0
 
     def __post_init__(self) -> None:
-        if not self.layers:
+        if self.layers is not None and not self.layers:
             raise SpecError(
                 Code.BAD_PARAMETER,
                 "Two towers need the layers of both",
@@ -58,7 +59,8 @@ class TwoTowers:
         """One optimisation per tower."""
         out, kept = torch.zeros_like(problem.x), dict[str, Tensor]()
         parts = {part.name: part for part in problem.task.parts}
-        for name, layer in self.layers:
+        layers, notes = (self.layers, []) if self.layers is not None else _found(problem)
+        for name, layer in layers:
             found = torch.cat(
                 [
                     self._bits(problem.with_(x=problem.x[block], owner=block), layer)
@@ -71,7 +73,7 @@ class TwoTowers:
                 out[:, part.start : part.stop] = placed(found, problem.x, part, layer)
             elif not parts and name in (problem.task.input_name, 0, "input"):
                 out = placed(found, problem.x, _whole(problem.x), layer).view_as(out)
-        return Result(out, diagnostics=kept)
+        return Result(out, diagnostics=kept, warnings=notes)
 
     def _bits(self, problem: Problem, layer: str) -> Tensor:
         """(b, *h) information in bits."""
@@ -89,6 +91,42 @@ class TwoTowers:
         return engine.bits(inside, gate, layer)
 
 
+def _found(problem: Problem) -> tuple[tuple[tuple[str | int, str], ...], list[str]]:
+    """For every explained input, the last layer of its tower that all of it passes through.
+
+    Raises:
+        SpecError: an input has none.
+    """
+    if not hasattr(problem.task.lifter, "tasks"):
+        raise SpecError(
+            Code.UNSUPPORTED,
+            "M2IB compares the towers of two inputs",
+            got=f"a task of the modality {problem.task.modality!r}",
+            expected="abe.pair_task(…), or layers=…",
+            fix="The bottleneck for one input is iba",
+        )
+    parts = [part.name for part in problem.task.parts] if is_flat(problem) else []
+    views = {name: side(problem, name) for name in parts} or {_name(problem): problem}
+    found = {name: find_layer(view.first()) for name, view in views.items()}
+    missing = [name for name, layer in found.items() if layer is None]
+    if missing:
+        raise SpecError(
+            Code.LAYER,
+            "No layer was found that everything of an input passes through",
+            got=f"the input {missing[0]!r}",
+            fix='Name the layers: layers={"image": "vision.blocks.9", "text": "language.blocks.9"}',
+        )
+    chosen = tuple((name, layer) for name, layer in found.items() if layer is not None)
+    told = ", ".join(f"{layer!r} for the input {name!r}" for name, layer in chosen)
+    return chosen, [note(Code.CHOSEN_LAYER, f"The bottlenecks are at {told}")]
+
+
+def _name(problem: Problem) -> str | int:
+    """What the only explained input is called."""
+    named = problem.task.parts[0].name if problem.task.parts else problem.task.input_name
+    return "input" if named is None else named
+
+
 def per_position(bits: Tensor) -> Tensor:
     """(b, *positions) bits without their channels: axis 1 of images, the last of tokens."""
     if bits.ndim == 4:
@@ -102,11 +140,15 @@ def placed(bits: Tensor, x: Tensor, part: Part, layer: str) -> Tensor:
     Raises:
         ModelError: the layer's positions cannot be those of the input.
     """
-    like = x[:, part.start : part.stop].reshape(len(x), *part.shape)
+    like = part.of(x)
     if len(part.shape) == 3 and bits.ndim == 3:
         bits = _grid(bits, part.shape[1:])
     if bits.ndim == 4 and like.ndim == 4:
         return readout(bits, like, layer).reshape(x[:, part.start : part.stop].shape)
+    if bits.ndim == like.ndim == 3 and part.channels == -1:  # tokens, whose channels come first here
+        whole = per_position(bits)[:, None]
+        each = stretch(whole, tuple(like.shape[2:])) * (whole.shape[2] / like.shape[2] / like.shape[1])
+        return each.expand_as(like).reshape(x[:, part.start : part.stop].shape)
     if bits.ndim == like.ndim == 3:
         tokens = stretch(per_position(bits)[:, None], tuple(like.shape[1:2])).movedim(1, 2)
         scale = bits.shape[1] / like.shape[1] / like.shape[2]

@@ -57,6 +57,11 @@ class LeaveOut:
     evaluations: Count | None = None
     spread: Spread = "share"
 
+    @property
+    def slides(self) -> bool:
+        """Whether windows move over neighbouring positions."""
+        return self.units is None
+
     def run(self, problem: Problem) -> Result:
         """One row per sample, unit or window, and completion."""
         asked = problem if self.behaviour == "score" else probability_of(problem)

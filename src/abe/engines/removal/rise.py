@@ -1,5 +1,7 @@
 """Random masks of RISE."""
 
+from typing import Annotated, Literal
+
 import torch
 from torch import Tensor
 
@@ -8,10 +10,12 @@ from abe.engines.removal.game import too_few
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.reference import reference_of
 from abe.engines.runtime.shapes import along
-from abe.errors import Code, SpecError
+from abe.errors import Code, InputError, SpecError
 from abe.registry import baselines
 from abe.spec import resolved, value
 from abe.types import Baseline, Result
+
+Divisor = Annotated[Literal["position", "coverage", "expected", "count"], "divisor of the sums over masks"]
 
 
 @value
@@ -20,21 +24,26 @@ class RandomMasks:
 
     Args:
         evaluations: masks per sample.
-        cells: cells of a mask along every axis.
+        cells: cells of a mask along every axis; None takes 7, or two for each position where there are fewer.
         p: probability of a cell to stay.
         baseline: what stands behind the mask.
-        expected: divide by n·p, what a mask is on average, instead of the sum of those drawn.
+        divide: by what the sums over masks are divided: the sum of the masks at each ``"position"``; their
+            mean over all positions times n, ``"coverage"``; n·p, ``"expected"``; or n, their ``"count"``.
+        masks: (evaluations, *space) masks from 0 to 1 that are used instead, the same for every sample.
     """
 
     evaluations: Count = 4000
-    cells: Count = 7
+    cells: Count | None = None
     p: Probability = 0.5
     baseline: Baseline = resolved(converter=baselines.resolve, default="zero")
-    expected: bool = False
+    divide: Divisor = "position"
+    masks: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.evaluations < 2:
             raise too_few(2, self.evaluations, "RISE")
+        if self.masks is not None:
+            _check_masks(self.masks, self.evaluations)
 
     def run(self, problem: Problem) -> Result:
         """One row per mask; masks are drawn per sample and number."""
@@ -44,11 +53,18 @@ class RandomMasks:
             x,
             fix="For tables take summary='mean_when_included' of the method 'removal'",
         )
-        if self.cells > 2 * max(x.shape[2:]):
+        if self.masks is not None and tuple(self.masks.shape[1:]) != tuple(x.shape[2:]):
+            raise InputError(
+                Code.MASK,
+                "The masks have other positions than the input",
+                got=f"shape {tuple(self.masks.shape)}",
+                expected=f"({n}, {', '.join(map(str, x.shape[2:]))})",
+            )
+        if self.masks is None and self._cells(x) > 2 * max(x.shape[2:]):
             raise SpecError(
                 Code.BAD_PARAMETER,
                 "cells of a mask are at least half a position wide",
-                got=f"cells = {self.cells} for {max(x.shape[2:])} positions along the longest axis",
+                got=f"cells = {self._cells(x)} for {max(x.shape[2:])} positions along the longest axis",
                 expected=f"at most {2 * max(x.shape[2:])}",
             )
         reference = reference_of(self.baseline, problem)
@@ -56,9 +72,12 @@ class RandomMasks:
         sums = torch.zeros((3, len(x), *x.shape[2:]), dtype=torch.float64, device=x.device)
         squares = torch.zeros_like(sums[:2])
         last: list[tuple[Tensor, Tensor]] = []
-        blocks = _Blocks(problem, self.cells ** (x.ndim - 2) + x.ndim - 2)
+        blocks = _Blocks(problem, self._cells(x) ** (x.ndim - 2) + x.ndim - 2)
+        given = None if self.masks is None else self.masks.to(x)
 
         def masks(rows: Tensor) -> Tensor:
+            if given is not None:
+                return given[rows % n]
             return self._masks(problem, blocks, owner[rows], rows % n)
 
         def make(rows: Tensor) -> Tensor:
@@ -78,12 +97,19 @@ class RandomMasks:
                 squares[1, sample] += (mask[own] * score[own]).square().sum(0)
         return self._result(x, sums, squares, n)
 
+    def _cells(self, x: Tensor) -> int:
+        """Cells of a mask of ``x`` along every axis."""
+        return min(7, 2 * max(x.shape[2:])) if self.cells is None else self.cells
+
     def _result(self, x: Tensor, sums: Tensor, squares: Tensor, n: int) -> Result:
-        """The mean over masks weighted by them; its error is that of a ratio, or of a mean if expected."""
+        """The mean over masks weighted by them; its error is that of a ratio, or else of a mean."""
         mass, weighted, crossed = sums
-        if self.expected:
-            mean = weighted / (n * self.p)
-            spread = (squares[1] / self.p**2 - n * mean.square()).clamp_min(0) / max(n - 1, 1) / n
+        if self.divide != "position":
+            covered = mass.flatten(1).mean(1).view(-1, *[1] * (mass.ndim - 1)) / n
+            size = {"expected": torch.full_like(covered, self.p), "coverage": covered}
+            each = size.get(self.divide, torch.ones_like(covered)).clamp_min(1e-12)
+            mean = weighted / (n * each)
+            spread = (squares[1] / each.square() - n * mean.square()).clamp_min(0) / max(n - 1, 1) / n
         else:
             safe = mass.clamp_min(1e-12)
             mean = weighted / safe
@@ -96,19 +122,38 @@ class RandomMasks:
     def _masks(self, problem: Problem, blocks: "_Blocks", owner: Tensor, number: Tensor) -> Tensor:
         """(n, *space) masks in the type of the features."""
         x, axes = problem.x, problem.x.ndim - 2
-        side = [-(-n // self.cells) for n in x.shape[2:]]
+        cells = self._cells(x)
+        side = [-(-n // cells) for n in x.shape[2:]]
         drawn = blocks.rows(owner, number)
-        grid = drawn[:, axes:].reshape(-1, *(self.cells,) * axes) < self.p
+        grid = drawn[:, axes:].reshape(-1, *(cells,) * axes) < self.p
         shifts = (drawn[:, :axes].double() * torch.tensor(side)).long()
         large = grid.to(x)
         for axis, step in enumerate(side):
-            weights = _enlarging(self.cells, (self.cells + 1) * step).to(x)
+            weights = _enlarging(cells, (cells + 1) * step).to(x)
             large = (large.movedim(1 + axis, -1) @ weights).movedim(-1, 1 + axis)
         out = x.new_empty((len(owner), *x.shape[2:]))
         for row, mask, shift in zip(out, large, shifts.tolist(), strict=True):
             where = tuple(slice(s, s + n) for s, n in zip(shift, x.shape[2:], strict=True))
             row.copy_(mask[where])
         return out
+
+
+def _check_masks(masks: Tensor, n: int) -> None:
+    low, high = (float(edge) for edge in torch.aminmax(masks)) if masks.numel() else (0.0, 0.0)
+    if not masks.is_floating_point() or masks.ndim < 2 or not 0 <= low <= high <= 1:
+        raise InputError(
+            Code.MASK,
+            "masks= are floating-point numbers from 0 to 1",
+            got=f"{masks.dtype} of shape {tuple(masks.shape)}, from {low:.4g} to {high:.4g}",
+            expected="(evaluations, *space)",
+        )
+    if len(masks) != n:
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            "Every given mask is one evaluation",
+            got=f"{len(masks)} masks for evaluations = {n}",
+            fix=f"Pass evaluations={len(masks)}",
+        )
 
 
 def _enlarging(n: int, size: int) -> Tensor:

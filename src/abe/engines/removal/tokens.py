@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from abe.engines.removal.background import BackgroundRemoval as BackgroundRemoval  # registers itself too
+from abe.engines.removal.each_input import EachInput as EachInput  # the same
 from abe.engines.removal.interpolate import Interpolate as Interpolate  # the same
 from abe.engines.removal.patch_gaussian import PatchGaussian as PatchGaussian  # the same
 from abe.engines.removal.removals import Absent, BoundRemoval, Layout

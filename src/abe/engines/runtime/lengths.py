@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from abe.engines.runtime.problem import Problem
+from abe.task.lifted import HELD
 from abe.types import Engine, Result
 
 
@@ -62,7 +63,9 @@ def _cut(problem: Problem, rows: Tensor, length: int, full: int) -> Problem:
     part.decision.outputs = known[rows] if isinstance(known, Tensor) else None
     context = part.context.cut(length, full)
     about = {
-        key: value[:, :, :length] if value.ndim > 2 and value.shape[2] == full else value
+        key: value[:, :, :length]
+        if value.ndim > 2 and value.shape[2] == full and not key.startswith(HELD)
+        else value
         for key, value in context.about.items()
     }
     part.context = replace(context, about=about)

@@ -17,6 +17,7 @@ from abe.metrics.evaluation.drawing import drawing
 from abe.metrics.evaluation.notes import blamed, no_reaction, without_number
 from abe.metrics.evaluation.perturbation import Perturbation, PerturbationRun
 from abe.metrics.evaluation.reaction import still, watched
+from abe.metrics.evaluation.sided import grouped
 from abe.metrics.evaluation.truth import check_asked
 from abe.registry import units
 from abe.types import Cost, Draws
@@ -69,31 +70,38 @@ class ScoreBook:
         self._runs = [job for place, job in enumerate(read) if job not in read[:place]]
         self._costs = [Cost() for _ in self._runs]
         self._sheets = {metric.name: _Sheet() for metric in chosen}
-        self._shape: tuple[int, ...] = ()
+        self._shapes: dict[str, tuple[int, ...]] = {}
         self._seen = 0
 
     def add(self, problem: Problem, explanation: Any) -> None:
         """Measure the samples of a problem; runs that several metrics read are performed once."""
-        check_asked(problem, explanation, [m.card for m in self._chosen if m.card is not None])
-        self._shape = tuple(problem.x.shape[1:])
-        curves = [metric for metric in self._chosen if metric.runs]
-        blocks = self._blocks(problem) if curves else []
+        for chosen, own, told in grouped(self._chosen, problem, explanation):
+            check_asked(own, told, [m.card for m in chosen if m.card is not None], problem.task.modality)
+            self._add(own, told, chosen)
+        self._seen += len(problem.x)
+
+    def _add(self, problem: Problem, explanation: Any, chosen: Sequence[Metric]) -> None:
+        """Measure by metrics that read the same request."""
+        self._shapes |= {metric.name: tuple(problem.x.shape[1:]) for metric in chosen}
+        curves = [metric for metric in chosen if metric.runs]
+        places = sorted({place for metric in curves for place in self._places(metric)})
+        runs, costs = [self._runs[place] for place in places], [self._costs[place] for place in places]
+        blocks = self._blocks(problem, runs) if curves else []
         for samples in blocks:
-            done = _perform(problem, explanation.attribution, self._runs, samples, self._costs)
+            done = _perform(problem, explanation.attribution, runs, samples, costs)
             for metric in curves:
-                read = [done[place] for place in self._places(metric)]
+                read = [done[places.index(place)] for place in self._places(metric)]
                 self._sheets[metric.name].read(metric, read, curves=self._curves)
         for metric in curves if len(blocks) > 1 else ():
             self._sheets[metric.name].in_order(torch.cat(blocks).cpu())
-        for metric in self._chosen:
+        for metric in chosen:
             if not metric.runs:
                 own = drawing(problem, self._draws.get(metric.name))
                 self._sheets[metric.name].measure(metric, own, explanation)
-        self._seen += len(problem.x)
 
-    def _blocks(self, problem: Problem) -> list[Tensor]:
+    def _blocks(self, problem: Problem, runs: Sequence[tuple[PerturbationRun, Any]]) -> list[Tensor]:
         """Samples that are run together: those whose curves have the same points, so many at a time."""
-        apart = max((run.alike(problem) for run, _ in self._runs), key=len)
+        apart = max((run.alike(problem) for run, _ in runs), key=len)
         return [block for group in apart for block in group.split(BLOCK)]
 
     def _places(self, metric: Metric) -> list[int]:
@@ -109,7 +117,7 @@ class ScoreBook:
             values = sheet.result(metric, self._seen)
             found[metric.name] = Score(
                 name=metric.name,
-                label=label(metric, self._shape, self._seed),
+                label=label(metric, self._shapes.get(metric.name, ()), self._seed),
                 direction=metric.direction,
                 values=values,
                 processing=metric.processing,

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from abe.engines.runtime import lengths
+from abe.engines import sides
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.targets import Decision
@@ -43,8 +43,7 @@ def objective_of(explanation: Any) -> Objective:
 
 def again(problem: Problem, explanation: Any) -> Tensor:
     """(b, *f) the map of the explanation's method for another problem."""
-    method = method_of(explanation)
-    return lengths.run(method.engine, problem, dict(method.params)).attribution.detach()
+    return sides.run(method_of(explanation), problem).attribution.detach()
 
 
 def elsewhere(problem: Problem, task: Task, x: Tensor | None = None) -> Problem:

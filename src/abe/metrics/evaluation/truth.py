@@ -60,6 +60,8 @@ def region_of(masks: Any, lifted: Lifted) -> Bool[Tensor, "b *space"]:
     Raises:
         InputError: as `as_region`, or another number of flags than a sample has units.
     """
+    if lifted.x.ndim == 2 and len(lifted.parts) > 1:
+        return as_region(masks, _fitting(masks, lifted))
     if not lifted.units or not isinstance(masks, list | tuple) or not masks:
         return as_region(masks, lifted.x)
     rows = list(masks) if _is_row(masks[0]) else [masks] if _is_row(masks) else None
@@ -81,6 +83,15 @@ def region_of(masks: Any, lifted: Lifted) -> Bool[Tensor, "b *space"]:
         labels = natural.labels[sample] if lifted.x.ndim == 2 else natural.labels[sample, 0]
         found[sample] = (labels >= 0) & flags[labels.clamp_min(0)]
     return found
+
+
+def _fitting(masks: Any, lifted: Lifted) -> Tensor:
+    """The one of several packed inputs that masks are as large as; all of them where none is."""
+    first = masks[0] if isinstance(masks, list | tuple) and masks else masks
+    axes = tuple(np.asarray(first.cpu() if isinstance(first, Tensor) else first).shape)
+    blocks = [part.of(lifted.x) for part in lifted.parts if len(part.shape) > 1]
+    fits = [one for one in blocks if axes[-(one.ndim - 2) :] == tuple(one.shape[2:])]
+    return fits[0] if len(fits) == 1 else lifted.x
 
 
 def _is_row(given: Any) -> bool:
@@ -111,8 +122,16 @@ def labels(problem: Problem, explanation: Any) -> Tensor:
     return labels_of(given, len(problem.x), problem.task.class_index).to(problem.x.device)
 
 
-def check_asked(problem: Problem, explanation: Any, cards: Sequence[Card]) -> None:
+def check_asked(
+    problem: Problem, explanation: Any, cards: Sequence[Card], modality: str | None = None
+) -> None:
     """Refuse what cannot be measured before anything is computed.
+
+    Args:
+        problem: the samples.
+        explanation: their maps.
+        cards: of the metrics.
+        modality: of the whole task, where the problem is about one of its inputs.
 
     Raises:
         InputError: maps of other samples, or no masks or labels where a metric needs them.
@@ -131,7 +150,7 @@ def check_asked(problem: Problem, explanation: Any, cards: Sequence[Card]) -> No
         "label": lambda: labels(problem, explanation),
         "method": lambda: method_of(explanation),
     }
-    modality = problem.task.modality
+    modality = problem.task.modality if modality is None else modality
     for card in cards:
         if modality not in card.modalities:
             raise SpecError(

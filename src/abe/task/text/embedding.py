@@ -199,13 +199,15 @@ class Signature:
 
     @classmethod
     def of(cls, model: nn.Module) -> "Signature":
-        """Read from the model's forward."""
+        """Read from the model's forward; a module around another may say in ``takes`` what that takes."""
+        said = getattr(model, "takes", None)
         parameters = dict(inspect.signature(model.forward).parameters)
         named = {
             name
             for name, one in parameters.items()
             if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
         }
+        named = named & said if isinstance(said, frozenset) else named
         ids: str | int = "input_ids" if "input_ids" in named else 0
         masks = [name for name in ("attention_mask", "mask", "attn_mask") if name in named]
         return cls(ids, frozenset(named), masks[0] if masks else None)

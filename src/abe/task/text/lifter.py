@@ -136,6 +136,8 @@ class TextLifter:
     fixed: Fixed = "special"
     ids: str | int | None = None
     """What the model calls the ids, where it takes other inputs too."""
+    padded_to: int | None = None
+    """Tokens of every text, where the model was trained to read the padding behind a text as well."""
     beside: dict[str | int, Tensor] = field(
         default_factory=dict[str | int, Tensor], repr=False, compare=False
     )
@@ -210,8 +212,10 @@ class TextLifter:
             )
         return encode(self.tokenizer, text, self.fixed)
 
-    def _of_ids(self, ids: Sequence[int], seen: Sequence[int] | None = None) -> Encoded:
-        return of_ids(self.tokenizer, ids, seen, self.fixed)
+    def _of_ids(
+        self, ids: Sequence[int], seen: Sequence[int] | None = None, special: Sequence[int] | None = None
+    ) -> Encoded:
+        return of_ids(self.tokenizer, ids, seen, self.fixed, special)
 
     def _of_encoding(self, found: Mapping[str, Any]) -> tuple[list[Encoded], Mapping[str, Any] | None]:
         if "input_ids" not in found:
@@ -231,18 +235,14 @@ class TextLifter:
                 got=f"{ids.dtype} of shape {tuple(ids.shape)}",
                 fix="Vectors of tokens are what tensor_task explains" if ids.is_floating_point() else None,
             )
-        seen = found.get("attention_mask")
-        if seen is not None:
-            seen = torch.as_tensor(seen)
-            if seen.numel() != ids.numel():
-                raise InputError(
-                    Code.SHAPE,
-                    "An attention mask has a number for every token",
-                    got=f"a mask of shape {tuple(seen.shape)} for ids of shape {tuple(ids.shape)}",
-                )
-            seen = seen.reshape(ids.shape)
+        seen = _of_tokens("An attention mask", found.get("attention_mask"), ids)
+        special = _of_tokens("A mask of special tokens", found.get("special_tokens_mask"), ids)
         texts = [
-            self._of_ids(own.tolist(), None if seen is None else seen[i].tolist())
+            self._of_ids(
+                own.tolist(),
+                None if seen is None else seen[i].tolist(),
+                None if special is None else special[i].tolist(),
+            )
             for i, own in enumerate(ids)
         ]
         return texts, {**found, "input_ids": ids}
@@ -285,7 +285,7 @@ class TextLifter:
     ) -> Lifted:
         """Texts side by side: vectors, context, units."""
         signature, device = Signature.of(task.model), task.device
-        b, t = len(texts), max(map(len, texts))
+        b, t = len(texts), max([*map(len, texts), self.padded_to or 0])
         pad = token_id(self.tokenizer, "pad")
         ids = torch.full((b, t), 0 if pad is None else pad, dtype=torch.long)
         mask = torch.zeros((b, t), dtype=torch.long)
@@ -324,7 +324,7 @@ class TextLifter:
                 )
             )
         x = embedding.vectors(ids.to(device))
-        ends = _ends(texts, values, mask, signature, padded is None)
+        ends = _ends(texts, values, mask, signature, padded is None and self.padded_to is None)
         return Lifted(
             x=x,
             context=Context(values, {k: v.to(device) for k, v in ends.items()}),
@@ -397,6 +397,20 @@ class TextLifter:
         encoded = self._encoded(text)
         embedding = self._found[""]
         return embedding.vectors(torch.tensor([encoded.ids], device=task.device))[0], encoded
+
+
+def _of_tokens(what: str, given: Any, ids: Tensor) -> Tensor | None:
+    """(b, t) numbers that an encoding has for every token, where it has them."""
+    if given is None:
+        return None
+    found = torch.as_tensor(given)
+    if found.numel() != ids.numel():
+        raise InputError(
+            Code.SHAPE,
+            f"{what} has a number for every token",
+            got=f"a mask of shape {tuple(found.shape)} for ids of shape {tuple(ids.shape)}",
+        )
+    return found.reshape(ids.shape)
 
 
 def _part(embedding: Embedding, x: Tensor) -> Part:

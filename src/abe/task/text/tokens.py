@@ -104,12 +104,17 @@ def encode(tokenizer: Any, text: Text, fixed: Fixed = "special") -> Encoded:
 
 
 def of_ids(
-    tokenizer: Any, ids: Sequence[int], seen: Sequence[int] | None = None, fixed: Fixed = "special"
+    tokenizer: Any,
+    ids: Sequence[int],
+    seen: Sequence[int] | None = None,
+    fixed: Fixed = "special",
+    special: Sequence[int] | None = None,
 ) -> Encoded:
-    """Ids that were made before; ``seen`` (t,) is 0 for padding."""
+    """Ids that were made before; ``seen`` (t,) is 0 for padding, ``special`` (t,) not for special tokens."""
     kept = special_ids(tokenizer)
     masked = [1] * len(ids) if seen is None else list(seen)
-    outside, apart = _outside([one in kept for one in ids], masked, fixed)
+    listed = [one in kept for one in ids] if special is None else list(map(bool, special))
+    outside, apart = _outside(listed, masked, fixed)
     tokens = token_names(tokenizer, ids)
     words, names = _words({}, tokens, outside, apart, ("", None))
     return Encoded(list(ids), outside, words, names, tokens, apart, {}, _sentence(names))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from abe.errors import Code, SpecError, suggest
-from abe.task.zoo import sentiment
+from abe.task.zoo import sentiment, two_tower
 from abe.task.zoo.cache import cache_folder
 from abe.task.zoo.entries import ENTRIES, ZooEntry
 from abe.task.zoo.factories import load_factory, load_object
@@ -24,15 +24,17 @@ from abe.task.zoo.pictures import PHOTOGRAPHS as PHOTOGRAPHS
 from abe.task.zoo.pictures import efficientnet_lite0, imagenet_labels, mobilenet_v2, photographs
 from abe.task.zoo.reviews import Texts
 from abe.task.zoo.sentences import BiGRU, TextCNN, TextModel, WordTokenizer
-from abe.task.zoo.sentiment import Record, train
+from abe.task.zoo.sentiment import Record
 from abe.task.zoo.series import SeriesSet
 from abe.task.zoo.stamps import Composites, composites
 from abe.task.zoo.tables import Table
+from abe.task.zoo.two_tower import PairRecord
 
 __all__ = [
     "BiGRU",
     "Composites",
     "MobileNetV2",
+    "PairRecord",
     "Record",
     "SeriesSet",
     "Table",
@@ -141,6 +143,36 @@ def text_model(name: str, *, device: str | None = None, folder: str | Path | Non
             expected=", ".join(one.name for one in ENTRIES if one.kind in kinds),
         )
     return _loaded(found, device=device, folder=folder)
+
+
+def train(
+    name: str,
+    *,
+    folder: str | Path | None = None,
+    stamps: str | Path | None = None,
+    again: bool = False,
+    device: str | None = None,
+) -> Record | PairRecord:
+    """Train a model of the zoo on this machine and keep it, or say what the one kept is like.
+
+    Args:
+        name: of the model.
+        folder: where models are kept; default `cache_folder`.
+        stamps: where Tux Paint's stamps lie, of a model that learns from them.
+        again: train anew where there is one.
+        device: where it is trained; the default is a GPU when there is one.
+
+    Raises:
+        SpecError: there is no such model, or it takes no stamps.
+        PackageError: a package or data are missing.
+        StorageError: data are other ones, or the folder cannot be written.
+    """
+    wanted = name.lower().replace("_", "-") if isinstance(name, str) else name
+    if wanted == two_tower.NAME:
+        return two_tower.train(folder=folder, stamps=stamps, again=again, device=device)
+    if stamps is not None:
+        raise _not_taken(name, "stamps", stamps)
+    return sentiment.train(name, folder=folder, again=again, device=device)
 
 
 def _loaded(found: ZooEntry, *, device: str | None, folder: str | Path | None) -> Any:

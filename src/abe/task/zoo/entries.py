@@ -6,11 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from abe.task.zoo import minilm, pictures, reviews, sentiment, series, smollm2, stamps, tables, vit, yolo
+from abe.task.zoo import minilm, pictures, reviews, sentiment, series, smollm2, stamps, tables, two_tower, vit, yolo
 from abe.task.zoo.files import DEMO, Package, Pinned, install_command
 
 Kind = Literal[
-    "image-model", "detector", "text-model", "language-model", "image", "text", "table", "series"
+    *("image-model", "detector", "text-model", "pair-model", "language-model"),
+    *("image", "text", "table", "series"),
 ]
 Setting = Literal["device", "folder"]
 
@@ -87,7 +88,8 @@ class ZooEntry:
         """Distributions, and data elsewhere, that are not installed."""
         lacking = [one.dist for one in self.packages if not one.installed]
         other = self.elsewhere
-        return lacking + ([] if other is None or other.folder.is_dir() else [other.bundle])
+        there = other is None or other.folder.is_dir() or self.is_trained()
+        return lacking + ([] if other is None or there else [other.bundle])
 
     @property
     def installed(self) -> bool:
@@ -111,6 +113,11 @@ class ZooEntry:
     def is_trained(self, folder: str | Path | None = None) -> bool:
         """Whether a model that `train` makes is kept."""
         return self.trained and sentiment.is_kept(self.name, folder)
+
+
+def _nothing(folder: Any) -> list[tuple[Path, int, str]]:
+    """Of data that only the training reads, no file is needed afterwards."""
+    return []
 
 
 _WEIGHTS = "UNKNOWN in the package's own words; torchvision, where they come from, is BSD-3-Clause"
@@ -203,6 +210,25 @@ ENTRIES = (
         takes=("device", "folder"),
         files=(smollm2.WEIGHTS,),
         libraries=(minilm.TRANSFORMERS,),
+    ),
+    ZooEntry(
+        name=two_tower.NAME,
+        kind="pair-model",
+        title="A small two-tower trained here: how well a caption fits a photograph, 224 × 224",
+        licence=f"{_WEIGHTS}; {_MINILM}; GPL-2 for the cut-outs",
+        source="Trained on this machine with MobileNetV2, MiniLM and the captioned stamps of Tux Paint",
+        load=two_tower.two_tower,
+        takes=("device", "folder"),
+        files=(pictures.MOBILENET_WEIGHTS, *minilm.FILES),
+        libraries=(minilm.TRANSFORMERS,),
+        learnt_from=(pictures.CLASS_NAMES, *(pictures.PICTURE_FILES[name] for name in pictures.TEXTURES)),
+        elsewhere=Elsewhere(
+            bundle="tuxpaint-stamps-default",
+            folder=stamps.SYSTEM,
+            size=0,
+            command=stamps.COMMAND,
+            held=_nothing,
+        ),
     ),
     ZooEntry(
         name="photographs",

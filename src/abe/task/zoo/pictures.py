@@ -114,6 +114,21 @@ def efficientnet_lite0(*, device: str | None = None) -> Any:
     )
 
 
+def mobilenet_network() -> Any:
+    """MobileNetV2 as a module in evaluation mode, with torchvision's first ImageNet weights.
+
+    Raises:
+        PackageError: the package is missing or lacks its file.
+        StorageError: the weights are other ones.
+    """
+    from abe.task.zoo.networks import MobileNetV2
+
+    require((MOBILENET_WEIGHTS.package,), "MobileNetV2")
+    network = MobileNetV2()
+    network.load_state_dict(weights_of(MOBILENET_WEIGHTS))
+    return network.eval()
+
+
 def mobilenet_v2(*, device: str | None = None) -> Any:
     """MobileNetV2 with torchvision's first ImageNet weights, as a ready image task. Needs no torchvision.
 
@@ -127,13 +142,10 @@ def mobilenet_v2(*, device: str | None = None) -> Any:
         StorageError: the weights or the class names are other ones.
     """
     from abe.task.image.lifter import image_task
-    from abe.task.zoo.networks import MobileNetV2
 
     require((MOBILENET_WEIGHTS.package, CLASS_NAMES.package), "MobileNetV2")
-    network = MobileNetV2()
-    network.load_state_dict(weights_of(MOBILENET_WEIGHTS))
     return image_task(
-        network.eval().to(device_or_best(device)),
+        mobilenet_network().to(device_or_best(device)),
         bounds=(0.0, 1.0),
         mean=MEAN,
         std=STD,

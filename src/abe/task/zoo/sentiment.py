@@ -98,6 +98,13 @@ class Record:
     majority: Fraction
     versions: dict[str, str] = field(default_factory=dict[str, str])
 
+    def said(self) -> str:
+        """The record in a sentence."""
+        return (
+            f"right on {self.accuracy:.1%} of {self.tested:,} reviews that it had not seen "
+            f"({self.majority:.1%} for the more frequent class alone), trained on {self.trained:,}"
+        )
+
 
 def train(
     name: str, *, folder: str | Path | None = None, again: bool = False, device: str | None = None
@@ -283,7 +290,7 @@ def kept(
     name: str, *, folder: str | Path | None = None, device: str | None = None
 ) -> tuple[TextModel, Record]:
     """As `text_model`, and how it was trained."""
-    found, record = storage.load(_place(name, folder), KIND, _restored(name))
+    found, record = storage.load(place_of(name, folder), KIND, _restored(name))
     found.model.to(device_or_best(device))
     return found, record
 
@@ -295,7 +302,7 @@ def held(name: str, *, folder: str | Path | None = None) -> list[tuple[Path, int
         PackageError: it has not been trained yet.
         StorageError: it is damaged.
     """
-    place = _place(name, folder)
+    place = place_of(name, folder)
     manifest, _ = storage.read(place, KIND)
     files = (place / f"{KIND}.json", place / manifest["tensors"])
     return [(path, path.stat().st_size, sha256_of(path)) for path in files]
@@ -306,7 +313,12 @@ def is_kept(name: str, folder: str | Path | None = None) -> bool:
     return os.path.isfile(cache_folder(folder) / name / f"{KIND}.json")
 
 
-def _place(name: str, folder: str | Path | None) -> Path:
+def place_of(name: str, folder: str | Path | None) -> Path:
+    """The folder of a trained model.
+
+    Raises:
+        PackageError: it has not been trained yet.
+    """
     place = cache_folder(folder) / name
     if not is_kept(name, folder):
         raise PackageError(
