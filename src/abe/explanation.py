@@ -32,7 +32,6 @@ WRITTEN = (
 Maps = Float[Tensor, "b *m"]
 """Of the inputs' shape, or with one channel."""
 
-
 PICTURES = ("image", "segmentation", "detection")
 """Modalities whose samples are photographs."""
 OUTSIDE = "(fixed)"
@@ -92,8 +91,7 @@ class Explanation:
         token_labels: of texts, like ``labels`` the token of every position, -1 for special ones; or None.
         token_names: of texts, per sample what its tokens are called.
         shown: per sample, what a person sees instead of ``x``, such as the text.
-        blank: (k, *f) inputs in which nothing was found to explain, so that they have no sample; or None.
-        blank_names: of these.
+        blank, blank_names: (k, *f) inputs without a sample, as nothing was found in them to explain; or None.
         channels: axis of what belongs together at a position: 1, as in all features; −1 where the numbers
             were given back in the axes of a batch (b, t, d), as by `abe.ExplanationTask`.
     """
