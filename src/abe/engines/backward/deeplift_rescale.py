@@ -312,28 +312,32 @@ def _axis(step: Step) -> int:
 
 
 def _exponentials(step: Step, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Surrogate of e = exp(x − shift), its value, and the reference's, with one shift for both."""
-    x, other = step.args[0], None
+    """Surrogate of e = exp(x − shift), and x − shift and x′ − shift, with one shift for both."""
+    x = step.args[0]
     other = partner(step, x)
     shift = torch.maximum(x.detach(), other).amax(axis, keepdim=True)
     shift = torch.where(shift.isfinite(), shift, torch.zeros_like(shift))
-    e, e_reference = (x.detach() - shift).exp(), (other - shift).exp()
-    slope = ratio(e, e_reference, x.detach(), other, lambda: e)
+    mine, theirs = x.detach() - shift, other - shift
+    slope = ratio(mine.exp(), theirs.exp(), x.detach(), other, mine.exp)
     masked = torch.isinf(x.detach())
-    surrogate = x.masked_fill(masked, 0.0) * slope.masked_fill(masked, 0.0)
-    return surrogate, e, e_reference
+    return x.masked_fill(masked, 0.0) * slope.masked_fill(masked, 0.0), mine, theirs
 
 
 def softmax(step: Step) -> Tensor:
     """exp, sum, reciprocal, midpoint product."""
     axis = _axis(step)
-    surrogate, e, e_reference = _exponentials(step, axis)
-    total, total_reference = e.sum(axis, keepdim=True), e_reference.sum(axis, keepdim=True)
+    surrogate, mine, theirs = _exponentials(step, axis)
+    e, e_reference = mine.exp(), theirs.exp()
+    total, total_reference = (t.sum(axis, keepdim=True) for t in (e, e_reference))
+    if not bool((total * total_reference).all()):  # 1/S of one is infinite beside the other's e
+        raise step.error(
+            "The scores of input and reference are too far apart for the parts of a softmax",
+            "Take a reference nearer to the input, double precision, or a path method",
+        )
     inverse, inverse_reference = 1 / total, 1 / total_reference
     slope = -inverse * inverse_reference
     middle, mean = (e + e_reference) / 2, (inverse + inverse_reference) / 2
-    passed = surrogate * mean + middle * (surrogate.sum(axis, keepdim=True) * slope)
-    return same_value(passed, step.value())
+    return same_value(surrogate * mean + middle * (surrogate.sum(axis, keepdim=True) * slope), step.value())
 
 
 def log_softmax(step: Step) -> Tensor:
@@ -351,9 +355,10 @@ def logsumexp(step: Step) -> Tensor:
 
 
 def _log_total(step: Step, axis: int) -> Tensor:
-    surrogate, e, e_reference = _exponentials(step, axis)
-    total, other = e.sum(axis, keepdim=True), e_reference.sum(axis, keepdim=True)
-    slope = ratio(total.log(), other.log(), total, other, lambda: 1 / total)
+    surrogate, mine, theirs = _exponentials(step, axis)
+    logs = [t.logsumexp(axis, keepdim=True) for t in (mine, theirs)]  # of totals that round to 0, too
+    total, other = (t.exp().sum(axis, keepdim=True) for t in (mine, theirs))
+    slope = ratio(*logs, total, other, lambda: 1 / total)
     return surrogate.sum(axis, keepdim=True) * slope
 
 
