@@ -46,7 +46,7 @@ def test_every_sample_has_its_own_reference(name: str) -> None:
 
 
 def wide(name: str, apart: float) -> tuple[abe.Task, Tensor, Tensor]:
-    """A task whose operation meets scores of thousands, inputs, and references whose scores differ by ``apart``."""
+    """A task whose operation meets scores of thousands, inputs, and references whose scores are ``apart``."""
     net = Net(OPERATIONS[name]).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -235,10 +235,11 @@ class _Run:
         if isinstance(outputs, Captured):
             layers = {name: self._started(tensor) for name, tensor in outputs.layers.items()}
             return Captured(self._open(outputs.outputs), layers)
-        return self._started(outputs) if isinstance(outputs, Tensor) else outputs
+        sums = isinstance(outputs, Tensor) and outputs.is_floating_point()
+        return self._started(outputs) if sums else outputs
 
     def _started(self, outputs: Tensor) -> Tensor:
-        self.start = sums_of(outputs)
+        self.start = sums_of(outputs).to(self.started.dtype)
 
         def begin(gradient: Tensor) -> Tensor:
             relevance = gradient * outputs.detach()
@@ -269,7 +270,7 @@ class _Run:
         books = {f"{account}_relevance": amount for account, amount in self.books.items()}
         books["closure"] = self.closure
         size = sum((amount.abs() for amount in self.books.values()), out.flatten(1).abs().sum(1))
-        notes += _closure_notes(self.closure, self.started, size)
+        notes += _closure_notes(self.closure, self.started, size.to(out.dtype))
         if self.spec.start == "one":
             out = out / expanded(stabilised(self.started, 0.0), out)
             books = {name: amount / stabilised(self.started, 0.0) for name, amount in books.items()}
@@ -306,12 +307,17 @@ def missing(missed: Tensor, whole: Tensor, amounts: Tensor) -> int | None:
     Args:
         missed: (n,) what the maps are short of.
         whole: (n,) what they are to sum to.
-        amounts: (n,) the size of all that was given.
+        amounts: (n,) the size of all that was given, in the precision of the maps.
     """
-    share, rounding, most = MISSED.get(whole.dtype, (1e-1, 1e-2, 3e-1))
+    share, rounding, most = MISSED.get(_coarser(whole, amounts), (1e-1, 1e-2, 3e-1))
     rounded = torch.minimum(rounding * amounts, most * whole.abs().clamp(min=1))
     bad = ~(missed.abs() <= torch.maximum(share * whole.abs(), rounded))
     return int(torch.where(bad, missed.abs(), -1.0).argmax()) if bool(bad.any()) else None
+
+
+def _coarser(one: Tensor, other: Tensor) -> torch.dtype:
+    """The lower of two precisions: a model may convert what it returns, which makes it no more exact."""
+    return max(one.dtype, other.dtype, key=lambda kind: torch.finfo(kind).eps)
 
 
 def _closure_notes(closure: Tensor, start: Tensor, amounts: Tensor) -> list[str]:
@@ -387,7 +393,7 @@ def check_same(outputs: Any, problem: Problem, call: Call, engine: Any) -> None:
         return
     gap = (found.detach() - plain).flatten(1).abs().amax(1)
     size = plain.flatten(1).abs().amax(1)
-    limit = SAME_OUTPUT.get(found.dtype, 1e-2)
+    limit = SAME_OUTPUT.get(_coarser(found, problem.x), 1e-2)
     if bool((gap > limit * size + limit).any()):
         raise ModelError(
             Code.RULE_CHANGED_OUTPUT,
