@@ -356,9 +356,9 @@ def logsumexp(step: Step) -> Tensor:
 
 def _log_total(step: Step, axis: int) -> Tensor:
     surrogate, mine, theirs = _exponentials(step, axis)
-    logs = [t.logsumexp(axis, keepdim=True) for t in (mine, theirs)]  # of totals that round to 0, too
+    log, log_other = (t.logsumexp(axis, keepdim=True) for t in (mine, theirs))  # of a total of 0, too
     total, other = (t.exp().sum(axis, keepdim=True) for t in (mine, theirs))
-    slope = ratio(*logs, total, other, lambda: 1 / total)
+    slope = ratio(log, log_other, total, other, lambda: 1 / total)
     return surrogate.sum(axis, keepdim=True) * slope
 
 
