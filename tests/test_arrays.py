@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import abe
 from abe.arrays import as_map, read
 from abe.errors import AbeError, Code
 from abe.explanation import Explanation
@@ -154,3 +155,45 @@ def test_a_foreign_explanation_is_saved_sliced_and_joined(tmp_path):
     with pytest.raises(AbeError) as caught:
         Explanation.join([made, Explanation.from_array(MAPS, X, target=TARGET, name="others")])
     assert caught.value.code is Code.SHAPE
+
+
+SCORES = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(90, 4)).eval()
+GAPS = {
+    "inputs": lambda hidden: {"data": hidden(X.numpy())},
+    "targets": lambda hidden: {"target": hidden(TARGET.numpy())},
+    "regions": lambda hidden: {"units": hidden(np.arange(30).reshape(5, 6) // 6)},
+    "regions as masks": lambda hidden: {"units": hidden(np.stack([np.eye(5, 6) > 0, np.eye(5, 6) == 0]))},
+}
+
+
+@pytest.mark.parametrize("place", GAPS)
+def test_what_lies_behind_masked_entries_is_never_read(place):
+    """Wherever an array of numbers goes, besides maps and masks; an array that hides nothing is an array."""
+
+    def explained(hidden):
+        how = {"data": X, "target": TARGET, "units": "pixel"} | GAPS[place](hidden)
+        data = how.pop("data")
+        return abe.explain(SCORES, data, "occlusion", progress=False, **how).attribution
+
+    whole = explained(np.ma.array)
+    torch.testing.assert_close(whole, explained(lambda array: array))
+    with pytest.raises(AbeError, match="masked entries") as caught:
+        explained(lambda array: np.ma.array(array, mask=np.arange(array.size).reshape(array.shape) == 1))
+    assert caught.value.code is Code.DTYPE
+
+
+@pytest.mark.parametrize("kind", ["float", "mixed"])
+def test_a_masked_cell_of_a_table_is_missing(kind):
+    rows = np.arange(12.0).reshape(4, 3)
+    rows = rows.astype(object) if kind == "mixed" else rows
+    task = abe.table_task(torch.nn.Linear(3, 2), background=rows.astype(float))
+    with pytest.raises(AbeError, match=r"missing.*row 1"):
+        abe.explain(task, np.ma.array(rows, mask=rows == 4), "gradient", target=1, progress=False)
+
+
+def test_a_buffer_of_numbers_is_their_array():
+    found = [
+        abe.explain(SCORES, data, "gradient", target=1, progress=False).attribution
+        for data in (X.numpy(), memoryview(X.numpy()))
+    ]
+    torch.testing.assert_close(found[0], found[1])

@@ -254,14 +254,19 @@ def from_numpy(given: Any, what: str = "A map") -> Tensor:
         tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
     except (TypeError, ValueError, RuntimeError) as problem:
         raise _no_numbers(given, what) from problem
+    refuse_masked(given, what)
+    return tensor
+
+
+def refuse_masked(given: Any, what: str) -> None:
+    """Raise DTYPE where entries of a masked array are hidden: what lies behind them is nobody's value."""
     if np.ma.is_masked(given):
         raise InputError(
             Code.DTYPE,
             f"{what} has masked entries",
-            got=f"{np.ma.count_masked(given)} of {tensor.numel()}",
+            got=f"{np.ma.count_masked(given)} of {np.size(given)}",
             fix="Fill them first: array.filled(…)",
         )
-    return tensor
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:

@@ -73,3 +73,40 @@ def test_another_generator_of_numpy_is_put_back(other: Any):
         assert [np.random.rand() for _ in range(5)] == expected
     finally:
         np.random.set_bit_generator(own)
+
+
+class Devices:
+    """What torch says and does of the states of two devices, on a machine that may have none."""
+
+    def __init__(self) -> None:
+        self.generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+
+    def get(self) -> list[torch.Tensor]:
+        return [generator.get_state() for generator in self.generators]
+
+    def set(self, states: list[torch.Tensor]) -> None:
+        for generator, state in zip(self.generators, states, strict=True):
+            generator.set_state(state)
+
+    def draw(self) -> list[float]:
+        return [float(torch.rand((), generator=generator)) for generator in self.generators]
+
+
+@pytest.fixture
+def devices(monkeypatch: pytest.MonkeyPatch) -> Devices:
+    made = Devices()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", made.get)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", made.set)
+    return made
+
+
+def test_every_device_goes_on_as_if_nothing_was_drawn(devices: Devices):
+    states = RandomStates.now()
+    expected = devices.draw()
+    assert not states.same(RandomStates.now())
+    states.put_back()
+    assert states.same(RandomStates.now())
+    with kept_states():
+        devices.draw()
+    assert devices.draw() == expected

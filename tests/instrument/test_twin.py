@@ -167,3 +167,45 @@ def test_the_original_stays_parametrised():
     assert type(copy.a) is nn.Linear
     assert parametrize.is_parametrized(net.a, "weight")
     assert net.a.weight.shape == (6, 6)
+
+
+class Forbidding(Net):
+    """No copies, as models say that hold what must not be there twice."""
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise TypeError("no copies")
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError("no pickles")
+
+
+class Slotted(Net):
+    __slots__ = ("scale", "unset")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.scale
+
+
+class Inner(Net):
+    """A part that forbids copies, deep inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Sequential(Forbidding())
+
+
+@pytest.mark.parametrize("make", [Forbidding, Slotted, Inner])
+def test_what_forbids_copies_or_keeps_things_elsewhere_is_copied(make: type[Net]):
+    net = make().eval()
+    right = net(X).detach()
+    other = twin(net)
+    torch.testing.assert_close(other(X).detach(), right)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    assert float(other(X).detach().abs().max()) == 0
+    torch.testing.assert_close(net(X).detach(), right)

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.metrics.common import problem
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
 import abe
 from abe.errors import AbeError, Code
+from abe.metrics.randomisation import randomised
 from abe.testing.snapshot import Snapshot
 
 X = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -142,3 +144,34 @@ def test_a_second_model_with_nan_is_named():
     with pytest.raises(AbeError, match=r"c\.weight") as caught:
         scored(Net().eval(), ("data_randomisation", {"model": other}))
     assert caught.value.code is Code.NOT_FINITE_WEIGHTS
+
+
+class Scores(nn.Module):
+    """Three scores that are linear in the input: the gradient is the row of weights."""
+
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        self.head = nn.Linear(108, 3, bias=False)
+        self.head.weight.data.copy_(weights.expand(3, -1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.flatten(1))
+
+
+def entropy(weights: Tensor) -> float:
+    share = weights.double().abs() / weights.double().abs().sum()
+    return -float((share * share.clamp_min(1e-300).log()).sum())
+
+
+@pytest.mark.parametrize("narrow", [True, False])
+def test_a_rise_of_the_entropy_counts_for_a_method(narrow: bool):
+    """By hand: a map of two places becomes one of many, a flat map becomes a less flat one."""
+    weights = torch.zeros(108) if narrow else torch.ones(108)
+    weights[[3, 50]] = 1.0 if narrow else 1.1
+    net = Scores(weights).eval()
+    task = abe.image_task(net, output_kind="logits")
+    drawn = randomised(problem(task, X, target=1, ids=[0, 1]), ["head"]).task.model.head.weight[1].detach()
+    before, after = entropy(weights), entropy(drawn)
+    assert (after > before) == narrow
+    expected = torch.full((2,), (after - before) / before, dtype=torch.float64)
+    torch.testing.assert_close(scored(net, "efficient_mprt").double(), expected, rtol=1e-5, atol=1e-6)

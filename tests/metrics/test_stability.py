@@ -113,14 +113,19 @@ def test_a_model_of_other_labels():
     assert caught.value.code is Code.BAD_PARAMETER
 
 
-def test_samples_that_are_explained_alike():
-    """Three samples whose map points at the upper left, of which two are predicted alike, and a loner."""
+@pytest.mark.parametrize("strength", [(1, 1, 1, 1), (1e-3, 1, 40, 1e3)])
+def test_samples_that_are_explained_alike(strength: tuple[float, ...]):
+    """Three samples whose map points at the upper left, of which two are predicted alike, and a loner.
+
+    How strong a map is does not matter.
+    """
     task, _ = evidence_task()
     x = photos(4)
     x[1] = 0  # predicted to be the other class
     maps = 0.01 * torch.rand(4, 1, 12, 12, generator=torch.Generator().manual_seed(3))
     maps[:3, :, 0:2, 0:2] += 1
     maps[3, :, 8:, 8:] += 1
+    maps *= torch.tensor(strength)[:, None, None, None]
     wanted = [0.5, 0.0, 0.5, math.nan]
     for name in ("consistency", "sufficiency"):
         value = as_metric(name).value

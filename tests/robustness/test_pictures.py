@@ -71,6 +71,14 @@ def test_grey_pictures_and_what_is_no_picture():
             as_pictures(task, found)
 
 
+def test_a_picture_costs_one_more_query():
+    task = abe.image_task(Edge())
+    found = abe.attack(task, photographs(5), "bim", steps=3, progress=False)
+    _, held = as_pictures(task, found)
+    assert (held.queries - found.queries).tolist() == [1] * 5
+    assert held.cost.forward_rows - found.cost.forward_rows == 5
+
+
 def test_the_command_reports_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

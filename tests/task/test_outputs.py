@@ -545,3 +545,38 @@ def test_a_name_of_several_classes():
     for name in ("gull", "CRANE"):
         with refused(Code.TARGET_RANGE, "Several"):
             task.class_index(name)
+
+
+SINGLES = (
+    "gradient",
+    "ig",
+    "lrp_epsilon",
+    "deep_taylor",
+    "excitation_backprop",
+    "deeplift",
+    "rise",
+    "shapley",
+)
+
+
+@pytest.mark.parametrize("method", SINGLES)
+def test_a_conversion_to_double_at_the_end_changes_nothing(method: str) -> None:
+    """The output is no more exact than what it was made of, and is judged so."""
+
+    def found(last: Callable[[Tensor], Tensor]) -> abe.Explanation:
+        return abe.explain(abe.image_task(Net(last)), X, method, target=1, **HOW)
+
+    plain, double = found(two), found(lambda z: two(z).double())
+    assert double.attribution.dtype == torch.float32
+    size = float(plain.attribution.abs().max())
+    torch.testing.assert_close(double.attribution, plain.attribution, rtol=1e-5, atol=1e-6 * size)
+    assert double.warnings == plain.warnings
+
+
+@pytest.mark.parametrize("target", [None, 1])
+@pytest.mark.parametrize("method", ["gradient", "lrp_epsilon", "rise"])
+def test_complex_outputs_are_refused_before_anything_reads_them(method: str, target: int | None) -> None:
+    task = abe.image_task(Net(lambda z: two(z).to(torch.complex64)))
+    with pytest.raises(AbeError, match=r"real numbers.*complex64") as caught:
+        abe.explain(task, X, method, target=target, **HOW)
+    assert caught.value.code is Code.OUTPUT_TYPE

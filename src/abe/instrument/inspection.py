@@ -114,6 +114,35 @@ def sharded(model: nn.Module) -> list[str]:
     ]
 
 
+def quantised(model: nn.Module) -> list[str]:
+    """Names of the outermost modules that compute with quantised weights; most of these give no slopes."""
+    found: list[str] = []
+    for name, module in model.named_modules():
+        inside = any(not outer or name.startswith(outer + ".") for outer in found)
+        own = [*module._parameters.values(), *module._buffers.values()]
+        kind = any("quantized" in cls.__module__.split(".") for cls in type(module).__mro__)
+        if not inside and (kind or any(tensor is not None and _in_steps(tensor) for tensor in own)):
+            found.append(name)
+    return found
+
+
+def _in_steps(tensor: Tensor) -> bool:
+    """Whether a tensor of real numbers is kept as whole numbers and what they count."""
+    if tensor.is_quantized or not hasattr(type(tensor), "__tensor_flatten__"):
+        return tensor.is_quantized
+    kept = dense_parts(tensor)
+    return tensor.is_floating_point() and any(not part.is_floating_point() for part in kept)
+
+
+def exported(model: nn.Module) -> list[str]:
+    """Names of modules that run a program made by `torch.export`: their `train` is replaced by its own."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if str(getattr(vars(module).get("train"), "__module__", "")).startswith("torch.export")
+    ]
+
+
 def compiled(model: nn.Module) -> list[str]:
     """Names of modules wrapped by `torch.compile` or compiled in place."""
     return [

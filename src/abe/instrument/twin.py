@@ -6,7 +6,15 @@
 
 import copy
 from collections import deque
-from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
+from contextlib import suppress
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    FunctionType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any
 from weakref import CallableProxyType, ProxyType, proxy, ref
 
@@ -125,12 +133,18 @@ class _Copying:
         if kind.__name__ == "OptimizedModule":
             return self(obj._modules["_orig_mod"])
         own = hasattr(kind, "__deepcopy__") and not parametrize.is_parametrized(obj)
-        if own or isinstance(obj, torch.jit.ScriptModule):
+        if isinstance(obj, torch.jit.ScriptModule):
             return copy.deepcopy(obj, self._memo)
+        if own:
+            with suppress(Exception):  # some models forbid copies in this way
+                return copy.deepcopy(obj, self._memo)
         made = self._as(obj, kind.__new__(kind))
         for name, held in vars(obj).items():
             if name not in _DROPPED:
                 vars(made)[name] = self(held)
+        for name in _slots(kind):
+            if hasattr(obj, name):
+                object.__setattr__(made, name, self(getattr(obj, name)))
         return made
 
     def _table(self, obj: dict[Any, Any]) -> Any:
@@ -189,6 +203,13 @@ class _Copying:
             vars(made).update(attributes)
         for name, held in (slots or {}).items():
             setattr(made, name, held)
+
+
+def _slots(kind: type) -> list[str]:
+    """Names of attributes that stand in places of their own, as ``__slots__`` makes them."""
+    return [
+        name for cls in kind.__mro__ for name, held in vars(cls).items() if type(held) is MemberDescriptorType
+    ]
 
 
 def _content(cell: CellType) -> Any:

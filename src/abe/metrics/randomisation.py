@@ -11,7 +11,9 @@ from torch.nn.utils import skip_init
 from abe.checks import Count, NotNegative
 from abe.engines.runtime.problem import Problem
 from abe.errors import Code, SpecError
+from abe.instrument.inspection import quantised
 from abe.instrument.model_check import check_weights
+from abe.instrument.quantised import said
 from abe.instrument.twin import plain_twin, twin
 from abe.metrics.complexity import Spread
 from abe.metrics.evaluation.reexplain import again, elsewhere
@@ -118,15 +120,22 @@ def layers(model: nn.Module) -> list[str]:
     """Names of the modules with weights of their own, in order of registration; shared ones count once.
 
     Raises:
-        SpecError: the model has no parameters, as a quantised one, or sparse ones.
+        SpecError: the model has no parameters, or quantised or sparse ones.
     """
+    if names := quantised(model):
+        raise SpecError(
+            Code.UNSUPPORTED,
+            "Quantised weights cannot be drawn anew",
+            got=said(model, names),
+            fix="Measure the model before it is quantised",
+        )
     found = list(_owned(plain_twin(model)))
     if not found:
         raise SpecError(
             Code.UNSUPPORTED,
             "The model has no parameters that could be drawn anew",
             got=type(model).__name__,
-            fix="Measure the model before it is quantised or frozen into constants",
+            fix="Measure the model before it is frozen into constants",
         )
     for name, parameter in model.named_parameters():
         if parameter.layout != torch.strided:

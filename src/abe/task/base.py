@@ -91,6 +91,8 @@ class Task:
                 expected="torch.nn.Module",
                 fix=f"Make one first, for example {self.model.__name__}()"
                 if made
+                else "Pass program.module(), exported for any number of rows"
+                if isinstance(self.model, torch.export.ExportedProgram)
                 else "Wrap your function in a small nn.Module whose forward calls it",
             )
         reading_of.check_kind(self.output_kind)

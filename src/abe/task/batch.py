@@ -134,6 +134,7 @@ def need_one_type(task: Task, tensors: Sequence[Tensor]) -> None:
 
 def _items(raw: Any) -> list[Any]:
     """The arrays and tables in what was given; lists of numbers, at any depth, are arrays."""
+    raw = np.asarray(raw) if isinstance(raw, memoryview) else raw
     if arrays.is_array(raw) or _is_table(raw):
         return [raw]
     if isinstance(raw, str | bytes | Mapping | Set | Number) or not isinstance(raw, Iterable):

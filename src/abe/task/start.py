@@ -249,7 +249,8 @@ def _handed(named: Mapping[str, Any]) -> Any:
     """The inputs among the arguments of a public function."""
     for name in RAW:
         if named.get(name) is not None:
-            return named[name]
+            raw = named[name]
+            return np.asarray(raw) if isinstance(raw, memoryview) else raw
     given = named.get("explanations", named.get("explanation"))
     listed = (
         list(given.values()) if isinstance(given, Mapping) else given if isinstance(given, list) else [given]

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from abe.arrays import refuse_masked
 from abe.errors import AbeError, Code, InputError, TargetError
 
 Index = Callable[[str], int]
@@ -48,6 +49,7 @@ def _plain(index: Index | None, given: Any) -> Any:
     if isinstance(given, list | tuple | range):
         return [_plain(index, one) for one in given]
     if isinstance(given, Tensor) or hasattr(given, "__array__"):
+        refuse_masked(given, "An array of targets")
         array = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
         return array if array.dtype.kind in "biufc" else _plain(index, array.tolist())
     if isinstance(given, bool):

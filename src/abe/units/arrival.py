@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from abe.arrays import refuse_masked
 from abe.checks import MOST, need_finite_maps, outline, plain, refused
 from abe.errors import Code, InputError
 from abe.types import Draws, Features, RowIndex
@@ -200,6 +201,7 @@ def as_regions(given: Any) -> Tensor:
         found = given.detach().clone() if tensor else torch.from_numpy(_integers(np.array(given)))
     except (TypeError, ValueError, RuntimeError) as problem:
         raise _not_regions(outline(given)) from problem
+    refuse_masked(given, "An array of regions")
     if found.dtype != torch.bool and not found.is_complex():
         whole = found.long()
         if not found.is_floating_point() or bool((whole == found).all()):

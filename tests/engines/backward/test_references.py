@@ -43,3 +43,35 @@ def test_every_sample_has_its_own_reference(name: str) -> None:
     change = (task.model(x) - task.model(reference))[rows, target].detach()
     torch.testing.assert_close(found.flatten(1).sum(1), change)
     torch.testing.assert_close(found, torch.cat([maps(slice(i, i + 1)) for i in range(3)]))
+
+
+def wide(name: str, apart: float) -> tuple[abe.Task, Tensor, Tensor]:
+    """A task whose operation meets scores of thousands, inputs, and references whose scores are ``apart``."""
+    net = Net(OPERATIONS[name]).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator))
+        net.first.weight.mul_(300)
+        top, rival = net.first.weight[:2]
+        rival.copy_(top.abs_() + torch.randn(48, generator=generator))  # two scores near each other lead
+    x = torch.rand(8, 3, 4, 4, generator=generator)
+    change = apart / 1500 * torch.randn(x.shape, generator=generator)
+    return abe.image_task(net, bounds=None, output_kind="logits"), x, x + change
+
+
+@pytest.mark.parametrize("apart", [4.0, 1000.0])
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
+def test_scores_far_apart_are_shared_out_all_the_same(name: str, apart: float) -> None:
+    """In single precision, where the exponential of a score, or of a difference, is infinite."""
+    task, x, reference = wide(name, apart)
+    if name == "softmax" and apart > 100:
+        with pytest.raises(abe.AbeError, match=r"too far apart.*softmax.*reference nearer"):
+            abe.explain(task, x, "deeplift", baseline=reference, target=1, progress=False)
+        return
+    found = abe.explain(task, x, "deeplift", baseline=reference, target=1, progress=False).attribution
+    change = (task.model(x) - task.model(reference))[:, 1].detach()
+    assert float(change.abs().max()) > 1e-4
+    parts = found.abs().flatten(1).sum(1)
+    gap = (found.flatten(1).sum(1) - change).abs()
+    assert float((gap / (parts + task.model(x)[:, 1].detach().abs())).max()) < 1e-4

@@ -64,16 +64,15 @@ def _axis(step: Step) -> int:
 
 
 def _exponentials(step: Step, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Surrogate of e = exp(x − shift), its value, and the reference's, with one shift for both."""
-    x, other = step.args[0], None
+    """Surrogate of e = exp(x − shift), and x − shift and x′ − shift, with one shift for both."""
+    x = step.args[0]
     other = partner(step, x)
     shift = torch.maximum(x.detach(), other).amax(axis, keepdim=True)
     shift = torch.where(shift.isfinite(), shift, torch.zeros_like(shift))
-    e, e_reference = (x.detach() - shift).exp(), (other - shift).exp()
-    slope = ratio(e, e_reference, x.detach(), other, lambda: (e * e_reference).sqrt())
+    mine, theirs = x.detach() - shift, other - shift
+    slope = ratio(mine.exp(), theirs.exp(), x.detach(), other, lambda: ((mine + theirs) / 2).exp())
     masked = torch.isinf(x.detach())
-    surrogate = x.masked_fill(masked, 0.0) * slope.masked_fill(masked, 0.0)
-    return surrogate, e, e_reference
+    return x.masked_fill(masked, 0.0) * slope.masked_fill(masked, 0.0), mine, theirs
 
 
 def softmax(step: Step) -> Tensor:
@@ -103,9 +102,10 @@ def logsumexp(step: Step) -> Tensor:
 
 
 def _log_total(step: Step, axis: int) -> Tensor:
-    surrogate, e, e_reference = _exponentials(step, axis)
-    total, other = e.sum(axis, keepdim=True), e_reference.sum(axis, keepdim=True)
-    slope = ratio(total.log(), other.log(), total, other, lambda: 2 / (total + other))
+    surrogate, mine, theirs = _exponentials(step, axis)
+    log, log_other = (t.logsumexp(axis, keepdim=True) for t in (mine, theirs))  # of a total of 0, too
+    total, other = (t.exp().sum(axis, keepdim=True) for t in (mine, theirs))
+    slope = ratio(log, log_other, total, other, lambda: 2 / (total + other))
     return surrogate.sum(axis, keepdim=True) * slope
 
 

@@ -249,18 +249,19 @@ class _Run:
         if isinstance(outputs, Captured):
             layers = {name: self._started(tensor) for name, tensor in outputs.layers.items()}
             return Captured(self._open(outputs.outputs), layers)
-        return self._started(outputs) if isinstance(outputs, Tensor) else outputs
+        sums = isinstance(outputs, Tensor) and outputs.is_floating_point()
+        return self._started(outputs) if sums else outputs
 
     def _returned(self, raw: Any, rows: int) -> Any:
         """What a task's score is read from: relevance starts here, and the reading goes by its gradient."""
         inside = [one for one in tensors(raw) if depends(one)]
         if self.spec.form == "gradient" or not inside or any(len(one) != rows for one in inside):
             return raw
-        self.reading, self.start = True, sums_of(inside[0])
+        self.reading, self.start = True, sums_of(inside[0]).to(self.started.dtype)
         return mapped(raw, lambda one: self._begun(one) if depends(one) else one)
 
     def _started(self, outputs: Tensor) -> Tensor:
-        self.start = sums_of(outputs)
+        self.start = sums_of(outputs).to(self.started.dtype)
         return self._begun(outputs)
 
     def _begun(self, outputs: Tensor) -> Tensor:
@@ -293,7 +294,7 @@ class _Run:
         books = {f"{account}_relevance": amount for account, amount in self.books.items()}
         books["closure"] = self.closure
         size = sum((amount.abs() for amount in self.books.values()), out.flatten(1).abs().sum(1))
-        notes += _closure_notes(self.closure, self.started, size, self.precision)
+        notes += _closure_notes(self.closure, self.started, size.to(out.dtype), self.precision)
         if self.spec.start == "one":
             out = out / expanded(stabilised(self.started, 0.0), out)
             books = {name: amount / stabilised(self.started, 0.0) for name, amount in books.items()}
@@ -414,7 +415,7 @@ def check_same(outputs: Any, problem: Problem, call: Call, engine: Any) -> None:
         return
     gap = (found.detach() - plain).flatten(1).abs().amax(1)
     size = plain.flatten(1).abs().amax(1)
-    limit = SAME_OUTPUT.get(found.dtype, 1e-2)
+    limit = SAME_OUTPUT.get(coarser(found.dtype, problem.x.dtype), 1e-2)
     if bool((gap > limit * size + limit).any()):
         raise ModelError(
             Code.RULE_CHANGED_OUTPUT,

@@ -20,6 +20,7 @@ from abe.instrument.model_check import Known, known
 from abe.instrument.modes import Instrument, Seen, refuse_opaque
 from abe.instrument.operations import SHAPE_ONLY, tensors
 from abe.instrument.per_model import mark
+from abe.instrument.quantised import naming_quantised
 from abe.instrument.transforms import hidden, transform
 from abe.task.base import ORIGINAL
 
@@ -55,7 +56,8 @@ def located(problem: Problem, layer: str | None) -> tuple[str, list[str]]:
         survey = _Survey(first)
         for _ in first.at_inputs("inner", around=survey.around, purpose="survey"):
             """The survey keeps what it needs."""
-        name = survey.chosen()
+        with naming_quantised(problem.task.model):
+            name = survey.chosen()
         notes = [note(Code.CHOSEN_LAYER, f"The map was taken at layer {name!r}, the last with places")]
         places[key] = name, [*notes, *([bypass_note(name)] if survey.bypassed else [])]
     name, notes = places[key]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from abe.instrument.inspection import dense_parts
+from abe.instrument.whose import calling
 
 NOISE = 0.03
 """Sizes whose least times per row differ by no more than this share are told apart by nothing but noise."""
@@ -162,7 +163,7 @@ class Saved:
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
         self.bytes = 0
         self._seen = {part.untyped_storage().data_ptr() for one in known for part in dense_parts(one)}
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._count, _unchanged)
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._count, _unwritten)
 
     def __enter__(self) -> "Saved":
         self._hooks.__enter__()
@@ -171,7 +172,7 @@ class Saved:
     def __exit__(self, *problem: object) -> None:
         self._hooks.__exit__(*problem)
 
-    def _count(self, tensor: Tensor) -> Tensor:
+    def _count(self, tensor: Tensor) -> tuple[Tensor, int]:
         for part in dense_parts(tensor):
             storage = part.untyped_storage()
             try:
@@ -181,7 +182,7 @@ class Saved:
             if place not in self._seen:
                 self._seen.add(place)
                 self.bytes += storage.nbytes()
-        return tensor
+        return tensor, _version(tensor)
 
 
 def forbids_hooks(problem: BaseException) -> bool:
@@ -210,5 +211,17 @@ def _power_of_two(number: int) -> int:
     return 1 << (max(1, number).bit_length() - 1)
 
 
-def _unchanged(tensor: Tensor) -> Tensor:
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
+
+
+@calling
+def _unwritten(kept: tuple[Tensor, int]) -> Tensor:
+    """What was saved; torch leaves it to hooks to see that nobody wrote to it since."""
+    tensor, version = kept
+    if _version(tensor) != version:
+        raise RuntimeError(
+            "one of the variables needed for gradient computation has been modified by an inplace operation: "
+            f"{tuple(tensor.shape)}, {tensor.dtype}"
+        )
     return tensor

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from abe.engines.runtime.evaluator import Evaluator, follows_rows
 from abe.engines.runtime.work import Settle, Work
-from abe.errors import Code, SpecError, TargetError, note
+from abe.errors import Code, ModelError, SpecError, TargetError, note
 from abe.objectives import objective_name
 from abe.task.base import Context, Task
 from abe.task.outputs import SAY_KIND, OutputKind, check_outputs, doubt, kind_of, predicted
@@ -74,6 +74,7 @@ class Decision:
         def settle(outputs: Any, rows: Tensor) -> Tensor:
             nonlocal asked
             if not parts:
+                _refuse_complex(problem, outputs)
                 self._settle_kind(problem, outputs, rows)
                 if given is not None:
                     shape = tuple(outputs.shape[1:]) if isinstance(outputs, Tensor) else (1,)
@@ -177,6 +178,18 @@ def _recognised(problem: Undecided, outputs: Any, rows: Tensor) -> OutputKind:
             fix=SAY_KIND,
         )
     return found
+
+
+def _refuse_complex(problem: Undecided, outputs: Any) -> None:
+    """Scores of classes are real; an objective of one's own may read anything."""
+    reads = getattr(problem.objective, "reads_logits", False)
+    if reads and isinstance(outputs, Tensor) and outputs.is_complex():
+        raise ModelError(
+            Code.OUTPUT_TYPE,
+            "The output to explain is no tensor of real numbers",
+            got=str(outputs.dtype),
+            fix="Pass output= that makes real numbers of it, or an objective of your own",
+        )
 
 
 def _sizes(problem: Undecided, outputs: Any) -> tuple[int, ...] | None:

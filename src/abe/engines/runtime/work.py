@@ -13,9 +13,11 @@ from abe.engines.runtime.layout import dense_slopes, remember
 from abe.engines.runtime.sharing import Unequal, merged, within
 from abe.errors import AbeError, Code, InputError, ModelError
 from abe.instrument.capture import capturing
+from abe.instrument.inspection import clean_name, exported, path_name
 from abe.instrument.per_model import mark
+from abe.instrument.quantised import naming_quantised
 from abe.instrument.recurrent import differentiable
-from abe.instrument.whose import not_the_models
+from abe.instrument.whose import calling, not_the_models
 from abe.objectives import Captured, objective_name
 from abe.task.base import Context, Task
 from abe.task.lifted import LENGTH
@@ -217,7 +219,11 @@ class Pass:
         if most is not None and len(x) > max(most, 1):
             raise Unequal
         differentiate, graph = work.kind == "gradient", work.kind != "forward"
-        with torch.set_grad_enabled(graph), differentiable(model, x) if graph else nullcontext():
+        with (
+            naming_quantised(model),
+            torch.set_grad_enabled(graph),
+            differentiable(model, x) if graph else nullcontext(),
+        ):
             if differentiate:
                 x = x.clone() if x.is_inference() else x
                 x.requires_grad_(True)
@@ -262,7 +268,7 @@ class Pass:
 
         def forward(x: Tensor, other: nn.Module | None = None, context: Context = context) -> Any:
             self.forwarded, self.calls = self.forwarded + len(x), self.calls + 1
-            with _blame_model():
+            with _Blamed(model, len(x)):
                 return self._forward(model, model if other is None else other, x, context, serves)
 
         def first() -> Any:
@@ -384,19 +390,32 @@ def slopes(scores: Tensor, inside: Sequence[Tensor], *, keep: bool = False) -> t
     """Gradients of every row's own score by tensors of its graph; None where there is no path.
 
     Raises:
-        ModelError: HIDDEN_BACKWARD for a re-entrant checkpoint, whose part has no graph.
+        ModelError: HIDDEN_BACKWARD for a re-entrant checkpoint, whose part has no graph; MODEL_FAILED where
+            the backward pass of an operation of the model raises.
     """
     try:
-        return torch.autograd.grad(scores.sum(), inside, retain_graph=keep, allow_unused=True)
-    except RuntimeError as problem:
-        if "heckpoint" not in str(problem):
+        return _slopes(scores, inside, keep)
+    except Exception as problem:  # an operation of the user's may raise anything
+        if _passed_on(problem):
             raise
+        if isinstance(problem, RuntimeError) and "heckpoint" in str(problem):
+            raise ModelError(
+                Code.HIDDEN_BACKWARD,
+                "A re-entrant checkpoint gives gradients to parameters only, none to inputs or layers",
+                got="torch.utils.checkpoint with use_reentrant=True",
+                fix="Switch checkpointing off to explain the model, or pass use_reentrant=False to it",
+            ) from problem
         raise ModelError(
-            Code.HIDDEN_BACKWARD,
-            "A re-entrant checkpoint gives gradients to parameters only, none to inputs or layers",
-            got="torch.utils.checkpoint with use_reentrant=True",
-            fix="Switch checkpointing off to explain the model, or pass use_reentrant=False to it",
+            Code.MODEL_FAILED,
+            "The model's backward raised an exception",
+            got=f"{type(problem).__name__}: {problem}",
+            fix="Check that the gradient of model(x).sum() by x can be taken; removal methods need none",
         ) from problem
+
+
+@calling
+def _slopes(scores: Tensor, inside: Sequence[Tensor], keep: bool) -> tuple[Tensor | None, ...]:
+    return torch.autograd.grad(scores.sum(), inside, retain_graph=keep, allow_unused=True)
 
 
 def out_of_memory(problem: BaseException) -> bool:
@@ -421,26 +440,41 @@ def detach(obj: Any) -> Any:
     return obj.detach() if isinstance(obj, Tensor) else obj
 
 
-class _blame_model:
+@dataclass
+class _Blamed:
     """Turn what a model's forward raises into a `ModelError` that keeps the cause; other errors pass."""
+
+    model: nn.Module
+    rows: int
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: Any) -> None:
-        if problem is None or not isinstance(problem, Exception) or isinstance(problem, AbeError):
+        if problem is None or not isinstance(problem, Exception) or _passed_on(problem):
             return
-        if out_of_memory(problem):
-            return
-        if not_the_models(problem):
-            problem.add_note("Raised by what runs around the model, not by the model itself.")
-            return
+        fix = "Check that model(x) works on the input as you pass it, with any number of rows"
+        if names := exported(self.model):
+            fix += (
+                f"; {path_name(clean_name(names[0]))} is exported, which takes "
+                "dynamic_shapes=({0: torch.export.Dim.AUTO},)"
+            )
         raise ModelError(
             Code.MODEL_FAILED,
             "The model's forward raised an exception",
-            got=f"{type(problem).__name__}: {problem}",
-            fix="Check that model(x) works on the input as you pass it",
+            got=f"{type(problem).__name__}: {str(problem).removesuffix('.')}, in a batch of {self.rows}",
+            fix=fix,
         ) from problem
+
+
+def _passed_on(problem: Exception) -> bool:
+    """Whether an error out of the model is not to be called the model's: ours, coded, or want of memory."""
+    if isinstance(problem, AbeError) or out_of_memory(problem):
+        return True
+    if not_the_models(problem):
+        problem.add_note("Raised by what runs around the model, not by the model itself.")
+        return True
+    return False
 
 
 def _checked(scores: Tensor, n: int) -> Tensor:

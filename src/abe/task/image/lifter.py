@@ -248,6 +248,7 @@ def _items(raw: Any) -> Iterator[Any]:
     Raises:
         InputError: a batch of several things, such as inputs and labels.
     """
+    raw = np.asarray(raw) if isinstance(raw, memoryview) else raw
     if arrays.is_array(raw):
         listed = isinstance(raw, np.ndarray) and raw.ndim == 1 and raw.dtype.kind in "OU"
         yield from _items(raw.tolist()) if listed else [raw]

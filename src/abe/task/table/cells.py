@@ -102,6 +102,8 @@ def numbers_in(values: Any, name: Any) -> tuple[np.ndarray, list[int]]:
     array = np.asarray(values)
     if array.dtype.kind in "biuf":
         out = array.astype(np.float64)
+        if isinstance(values, np.ma.MaskedArray):
+            out[np.ma.getmaskarray(values)] = np.nan
         missing = np.isnan(out)
     elif array.dtype.kind in "mM":
         raise _no_number(
@@ -174,7 +176,9 @@ def listed_cells(values: Any) -> list[Any]:
     """The cells of a column, one by one."""
     if isinstance(values, list):
         return values
-    return values.to_list() if hasattr(values, "to_list") else np.asarray(values).tolist()
+    if hasattr(values, "to_list"):
+        return values.to_list()
+    return (values if isinstance(values, np.ndarray) else np.asarray(values)).tolist()  # None where masked
 
 
 def is_missing(cell: Any) -> bool:
