@@ -10,13 +10,13 @@ as a *surrogate*, an ordinary tensor with a graph whose gradient replaces the op
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
 # pyright: reportUntypedFunctionDecorator=false
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from abe.errors import Code, ModelError
 from abe.instrument.inspection import path_name
@@ -157,6 +157,7 @@ class Step:
         kind: what kind of operation it is, given which arguments depend on the input.
         number: how many weighted operations (convolution, dense) came before it.
         session: of the chunk.
+        place: how many different weights came before its own; the steps of a recurrent layer share theirs.
     """
 
     seen: Seen
@@ -166,6 +167,7 @@ class Step:
     kind: Kind
     number: int
     session: "Session"
+    place: int = 0
 
     @property
     def name(self) -> str:
@@ -280,6 +282,7 @@ class Session:
         inside: whether what is explained is a layer's activation: weighted operations before it are counted
             too, so that a place in the model keeps its number.
         layers: weighted operations so far.
+        weights: the number of every weight that was met, by where it lies.
         readers: operations that read, beside the input, what was made of it without a gradient (masks,
             indices, detached tensors), in the order in which they ran.
         stopped: the last operation whose numbers do not depend on the input, though what it read did.
@@ -292,6 +295,7 @@ class Session:
     found: dict[tuple[str, str | None, str], int] = field(default_factory=dict)
     inside: bool = False
     layers: int = 0
+    weights: dict[Hashable, int] = field(default_factory=dict[Hashable, int])
     memory: dict[int, Any] = field(default_factory=dict)
     readers: dict[str, None] = field(default_factory=dict)
     stopped: str | None = None
@@ -317,7 +321,8 @@ class Session:
             self.readers[where(seen.name, seen.module)] = None
         kind = kind_of(seen.name, tuple(depends(t) for t in given))
         weighted = kind == "linear" and seen.name in WEIGHTED
-        step = Step(seen, func, args, kwargs, kind, self.layers, self)
+        place = self._place([t for t in given if not depends(t)]) if weighted else len(self.weights)
+        step = Step(seen, func, args, kwargs, kind, self.layers, self, place)
         self.layers += weighted
         output = self.choose(step)
         if isinstance(output, Tensor) and output.is_floating_point() and not depends(output):
@@ -373,6 +378,13 @@ class Session:
             self._fixed |= {id(t): t for t in tensors(output)}
         elif name in WEIGHTED and kind_of(name, varies) == "linear":
             self.layers += 1
+            self._place([t for t, moves in zip(given, varies, strict=True) if not moves])
+
+    def _place(self, constants: list[Tensor]) -> int:
+        """The number of a weight: the same one wherever it is used, a new one where it is no parameter."""
+        learnt = [t for t in constants if isinstance(t, nn.Parameter) or isinstance(t._base, nn.Parameter)]
+        key: Hashable = tuple((t.data_ptr(), tuple(t.shape), t.stride()) for t in learnt)
+        return self.weights.setdefault(key or object(), len(self.weights))
 
     def _follow_mask(self, seen: Seen, args: tuple[Any, ...], output: Any) -> None:
         if seen.name in MASK_CASTS and args and id(args[0]) in self._masks and isinstance(output, Tensor):
