@@ -32,6 +32,20 @@ class Context:
         """(b,) how many positions each sample has without padding, where that is known."""
         return self.about.get(LENGTH, self.about.get(OWN))
 
+    @property
+    def kinds_of_units(self) -> list[str]:
+        """Names of the units that the samples are known to have, the natural one first."""
+        return [name.removeprefix(UNITS) for name in self.about if name.startswith(UNITS)]
+
+    def labels(self, kind: str | None = None) -> Tensor | None:
+        """(b, 1 or c, *positions) the unit of every position, -1 for none; None where samples have no units.
+
+        Args:
+            kind: such as ``"word"``; by default the natural one, which comes first.
+        """
+        kind = next(iter(self.kinds_of_units), None) if kind is None else kind
+        return None if kind is None else self.about.get(UNITS + kind)
+
     def take(self, owner: Tensor) -> "Context":
         """The context of the given samples, one per row."""
         if not self.values and not self.about and self.beneath is None:
