@@ -20,7 +20,10 @@ def bounds_of(problem: Any, who: str) -> tuple[Tensor, Tensor]:
         raise SpecError(
             Code.UNSUPPORTED,
             f"The baseline {who!r} needs a task with bounds",
-            fix="Pass bounds=(low, high) when you make the task",
+            got=f"a task of the modality {problem.task.modality!r} without them",
+            fix="When you make the task, pass bounds=(low, high), or background= where its constructor takes "
+            "one; or give the method or metric another reference by its baseline= or background=, such as "
+            "'mean' or an array of inputs",
         )
     x = problem.x
     low, high = (bound.to(x).expand(1, *x.shape[1:])[0] for bound in problem.bounds)

@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from abe.engines.backward.boxes import Boxes
 from abe.engines.backward.step import (
     ACCOUNTS,
     CONVOLUTIONS,
@@ -215,6 +216,7 @@ class _Run:
             choose=self._choose,
             ledger=ledger,
             bounds=network_bounds(self.problem.task),
+            boxes=Boxes(self.problem.limits),
             form=self.spec.form,
             inside=self.problem.task.at_layers,
         )

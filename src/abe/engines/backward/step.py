@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from abe.engines.backward.boxes import Boxes
 from abe.errors import Code, ModelError
 from abe.instrument.inspection import path_name
 from abe.instrument.modes import Function, Seen
@@ -277,6 +278,7 @@ class Session:
         choose: runs a step under its rule and returns the output.
         ledger: books absorbed relevance, where the rules do.
         bounds: (low, high) of the model's own input, where a rule needs them.
+        boxes: bounds of what was made of the input so far.
         form: what the rules pass back.
         found: (operation, module, rule) -> calls.
         inside: whether what is explained is a layer's activation: weighted operations before it are counted
@@ -291,6 +293,7 @@ class Session:
     choose: Choose
     ledger: Ledger | None = None
     bounds: tuple[Tensor, Tensor] | None = None
+    boxes: Boxes = field(default_factory=Boxes)
     form: Form = "ratio"
     found: dict[tuple[str, str | None, str], int] = field(default_factory=dict)
     inside: bool = False
@@ -325,6 +328,8 @@ class Session:
         step = Step(seen, func, args, kwargs, kind, self.layers, self, place)
         self.layers += weighted
         output = self.choose(step)
+        if self.boxes.limits is not None:
+            self.boxes.follow(step, output)
         if isinstance(output, Tensor) and output.is_floating_point() and not depends(output):
             self.stopped = where(seen.name, seen.module)
         self._note_cut(seen, output)
