@@ -71,6 +71,7 @@ class Part:
             where it has no such axis.
         low, high: bounds of valid numbers before normalisation, or None.
         mean, std: normalisation of this part, or None.
+        along: further inputs of the model that have its positions, such as the ids of embedded tokens.
     """
 
     name: str | int
@@ -83,6 +84,7 @@ class Part:
     high: Numbers | None = None
     mean: Numbers | None = None
     std: Numbers | None = None
+    along: tuple[str | int, ...] = ()
 
     @classmethod
     def read(cls, saved: Mapping[str, Any]) -> "Part":

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from abe.draws import mix
 from abe.errors import Code, InputError, SpecError
+from abe.task.lengths import of_part
 
 
 def bounds_of(problem: Any, who: str) -> tuple[Tensor, Tensor]:
@@ -107,7 +108,8 @@ def by_part(problem: Any, chosen: Mapping[str | int, Any], owner: Tensor, draw: 
     """
     task, found = problem.task, list[Tensor]()
     for part in task.parts:
-        view = replace(problem, evaluator=copy(problem.evaluator), x=part.of(problem.x))
+        context = of_part(problem.context, part, problem.x)
+        view = replace(problem, evaluator=copy(problem.evaluator), x=part.of(problem.x), context=context)
         view.evaluator.task = task.lifter.tasks[part.name]
         rows = chosen[part.name].rows(view, owner, draw)
         found.append(rows if rows.ndim == problem.x.ndim else rows.flatten(1))

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from abe.errors import Code, InputError, ModelError, TargetError, note, suggest
 from abe.instrument.capture import replacing
 from abe.task import outputs as reading_of
-from abe.task.lifted import LENGTH, below
+from abe.task.lengths import groups
 from abe.task.lifted import Context as Context
 from abe.task.lifted import Lifted as Lifted
+from abe.task.lifted import below
 from abe.task.outputs import OutputKind
 from abe.task.select import outline, select
 from abe.types import Part
@@ -160,21 +161,14 @@ class Task:
             model: an execution copy to run instead of the model.
         """
         runs = self.model if model is None else model  # not `or`: a wrapper may have no length
-        lengths = None if context is None else context.about.get(LENGTH)
-        if context is None or lengths is None:
+        apart = [] if context is None else list(groups(x, context, self.parts))
+        if not apart:
             return self._forward(x, context, runs)
-        different = lengths.unique().tolist()
-        if len(different) == 1:  # every row is as long as if it came alone
-            (length,) = different
-            short = x if length == x.shape[2] else x[:, :, :length]
-            return self._forward(short, context.cut(length, x.shape[2]), runs)
-        found, order = list[Tensor](), list[Tensor]()
-        for length in different:
-            rows = (lengths == length).nonzero().flatten()
-            own = context.take(rows).cut(length, x.shape[2])
-            found.append(self._forward(x[rows.to(x.device)][:, :, :length], own, runs))
-            order.append(rows)
-        return torch.cat(found)[torch.cat(order).argsort()]
+        found = list[Any]()
+        for one in apart:  # every row is as long as if it came alone
+            task = self if one.parts is self.parts else self.reading(parts=one.parts)
+            found.append(task._forward(one.x, one.context, runs))
+        return found[0] if len(found) == 1 else torch.cat(found)[torch.cat([g.rows for g in apart]).argsort()]
 
     def _forward(self, x: Tensor, context: Context | None, runs: nn.Module) -> Any:
         if not self.at_layers:

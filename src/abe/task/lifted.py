@@ -1,13 +1,12 @@
 """What lifting makes of raw inputs: features, what belongs to samples beside them, and names of units."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from abe.draws import as_ids, sample_ids
 from abe.errors import Code, InputError, SpecError
 from abe.types import Part
 
@@ -196,13 +195,17 @@ def suits(
 
 
 def pack(
-    blocks: Mapping[str | int, Tensor], settings: Mapping[str | int, Mapping[str, Any]] | None = None
+    blocks: Mapping[str | int, Tensor],
+    settings: Mapping[str | int, Mapping[str, Any]] | None = None,
+    *,
+    flat: bool = False,
 ) -> tuple[Tensor, tuple[Part, ...]]:
     """Several explained inputs as one tensor: along channels where their positions match, else flat.
 
     Args:
         blocks: (b, channels, *positions) or (b, D) by name.
         settings: further fields of a `Part` by name.
+        flat: also where positions match, as where samples have different numbers of them.
 
     Raises:
         InputError: they hold different numbers of samples.
@@ -210,7 +213,7 @@ def pack(
     lengths = {len(block) for block in blocks.values()}
     if len(lengths) > 1:
         raise InputError(Code.SHAPE, "The inputs disagree on the number of samples", got=f"{sorted(lengths)}")
-    same = len({tuple(block.shape[2:]) for block in blocks.values()}) == 1
+    same = not flat and len({tuple(block.shape[2:]) for block in blocks.values()}) == 1
     laid = [block if same else block.flatten(1) for block in blocks.values()]
     parts, start = [], 0
     for (name, block), entries in zip(blocks.items(), laid, strict=True):
@@ -218,16 +221,3 @@ def pack(
         parts.append(Part(name, start, start + entries.shape[1], tuple(block.shape[1:]), **more))
         start += entries.shape[1]
     return torch.cat(laid, dim=1), tuple(parts)
-
-
-def identities(ids: Sequence[int | str] | None, lifted: Lifted) -> list[int]:
-    """What draws go by: given identities, or the content of each sample without the padding behind it.
-
-    Raises:
-        InputError: not one identity per sample.
-    """
-    lengths = lifted.context.lengths
-    if ids is not None or lengths is None or lifted.x.ndim < 3:
-        return as_ids(ids, lifted.x)
-    seen, ends = dict[int, int](), lengths.tolist()
-    return [one for x, end in zip(lifted.x, ends, strict=True) for one in sample_ids(x[None, :, :end], seen)]

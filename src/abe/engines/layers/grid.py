@@ -197,7 +197,7 @@ def differentiate(scores: Tensor, inside: Sequence[Tensor]) -> list[Tensor]:
             "The score does not depend on what was captured in a differentiable way",
             fix="Look for .detach(), torch.no_grad(), argmax, NumPy or a re-entrant checkpoint on the way "
             "from there to the output; of a layer that returns several tensors the first is read: name a "
-            "module inside it; a layer may also lie beside the way, as a recurrent layer does whose cell state "
+            "module inside it; a layer may lie beside the way, as a recurrent layer does whose cell state "
             "alone is read: name another by layer=",
         )
     found = slopes(scores, inside)

@@ -342,5 +342,6 @@ class Problem:
             settle=settle,
             purpose=purpose,
             alone=alone or self.alone,
+            parts=self.task.parts,
         )
         return self.evaluator.run(work)

@@ -17,8 +17,8 @@ from abe.instrument.recurrent import differentiable
 from abe.instrument.whose import not_the_models
 from abe.objectives import Captured, objective_name
 from abe.task.base import Context, Task
-from abe.task.lifted import LENGTH
-from abe.types import Fed, Make, Objective
+from abe.task.lengths import lengths_of
+from abe.types import Fed, Make, Objective, Part
 
 Kind = Literal["forward", "gradient", "inner"]
 """``"inner"`` work differentiates by tensors inside the model, which its `Around` takes care of."""
@@ -116,6 +116,7 @@ class Work:
     settle: Settle | None = None
     purpose: str = ""
     alone: bool = False
+    parts: tuple[Part, ...] = ()
 
     def __len__(self) -> int:
         return self.owner.shape[0]
@@ -127,11 +128,11 @@ class Work:
 
     def alike(self, start: int, size: int) -> int:
         """How many of the next ``size`` rows have as many positions as the first of them."""
-        lengths = self.context.about.get(LENGTH)
+        lengths = lengths_of(self.context, self.parts)
         if lengths is None:
             return size
         own = lengths[self.owner[start : start + size].to(lengths.device)]
-        other = (own != own[0]).nonzero().flatten()
+        other = (own != own[0]).any(1).nonzero().flatten()
         return int(other[0]) if len(other) else size
 
     def first(self) -> Tensor:
