@@ -110,7 +110,10 @@ def by_part(problem: Any, chosen: Mapping[str | int, Any], owner: Tensor, draw: 
     for part in task.parts:
         context = of_part(problem.context, part, problem.x)
         view = replace(problem, evaluator=copy(problem.evaluator), x=part.of(problem.x), context=context)
-        view.evaluator.task = task.lifter.tasks[part.name]
+        alone = task.lifter.tasks[part.name]
+        if part.layer is not None:  # what stands in for a layer has bounds of its own
+            alone = alone.reading(parts=(replace(part, start=0, stop=view.x.shape[1]),))
+        view.evaluator.task = alone
         rows = chosen[part.name].rows(view, owner, draw)
         found.append(rows if rows.ndim == problem.x.ndim else rows.flatten(1))
     return torch.cat(found, 1)
