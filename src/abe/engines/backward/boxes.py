@@ -6,7 +6,7 @@ of every number it reads.
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,13 +14,23 @@ from torch import Tensor
 from abe.instrument.operations import tensors
 from abe.task.base import ORIGINAL
 
-if TYPE_CHECKING:
-    from abe.engines.backward.step import Step
-
 Box = tuple[Tensor, Tensor]
 """(low, high), shaped like a tensor."""
 SHIFTS = frozenset({"add", "sub", "mul", "div"})
 """Arithmetic that keeps or turns the order of numbers, where the other operand is a constant."""
+
+
+class Operation(Protocol):
+    """What is read of a step: its call, what kind it is, and the call with other tensors."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    kind: Any
+
+    @property
+    def name(self) -> str: ...
+
+    def replaced(self, new: dict[int, Tensor]) -> Any: ...
 
 
 @dataclass
@@ -49,7 +59,7 @@ class Boxes:
             return None
         return low.expand_as(root), high.expand_as(root)
 
-    def follow(self, step: "Step", output: Any) -> None:
+    def follow(self, step: Operation, output: Any) -> None:
         """Do to the bounds what an operation does to the input."""
         moves = [t.requires_grad for t in tensors((step.args, step.kwargs))]
         if step.kind != "plumbing" and not (step.name in SHIFTS and sum(moves) == 1 and moves[0]):
