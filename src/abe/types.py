@@ -72,6 +72,7 @@ class Part:
         low, high: bounds of valid numbers before normalisation, or None.
         mean, std: normalisation of this part, or None.
         places: where it lies along the positions, (first, end), where parts lie behind each other there.
+        along: further inputs of the model that have its positions, such as the ids of embedded tokens.
     """
 
     name: str | int
@@ -85,6 +86,7 @@ class Part:
     mean: Numbers | None = None
     std: Numbers | None = None
     places: tuple[int, int] | None = None
+    along: tuple[str | int, ...] = ()
 
     @classmethod
     def read(cls, saved: Mapping[str, Any]) -> "Part":

@@ -17,11 +17,16 @@ from abe.cli.options import ModelOptions
 from abe.errors import Code, ModelError
 from abe.metrics.evaluation.defaults import chosen_metrics
 from abe.metrics.evaluation.foresight import Rows, rows_of, rows_of_method, rows_of_metrics
+from abe.task.lifted import Context
+from abe.units import Unrun
 
 Run = Callable[..., Any]
 MODEL = ("-m", "own_net:make", "--size", "8")
-PHOTO = (3, 224, 224)
 NAMES = [name for name, _ in quick.ONE_OF_EACH.values()]
+
+
+def unrun(*shape: int) -> Unrun:
+    return Unrun(torch.zeros(1, *shape), Context(), None)
 
 
 def test_every_family_is_in_and_under_its_own_name() -> None:
@@ -70,7 +75,7 @@ def test_what_is_not_asked_for_is_coarse_and_fine_is_what_compare_does(own: Run)
 def test_a_photograph_takes_fewer_passes_than_two_minutes_hold() -> None:
     methods = [registry.methods.resolve(item) for item in quick.ONE_OF_EACH.values()]
     chosen = chosen_metrics(quick.METRICS, {"step": quick.STEP})
-    rows = rows_of(methods, chosen, PHOTO, 1)
+    rows = rows_of(methods, chosen, unrun(3, 224, 224), 1)
     assert rows.forward + 2 * rows.backward < 3000
 
 
@@ -92,7 +97,7 @@ def test_rows_are_foreseen_as_they_are_counted() -> None:
     assert not found.failures
     for method in map(registry.methods.resolve, asked):
         cost = found.origins[method.name].cost
-        foreseen = rows_of_method(method, (3, 64, 64)) * 2
+        foreseen = rows_of_method(method, unrun(3, 64, 64)) * 2
         most = 0 if method.name != "lrp_epsilon" else 1  # a card that says "at most"
         assert 0 <= foreseen.forward - cost.forward_rows <= most
         assert foreseen.backward == cost.backward_rows
@@ -101,9 +106,9 @@ def test_rows_are_foreseen_as_they_are_counted() -> None:
         scores[name].cost for name in ("insertion", "deletion", "f_insertion", "faithfulness_correlation")
     ]
     known = 2  # the predictions, which faithfulness_correlation need not make again
-    foreseen = rows_of_metrics(chosen, Rows(), (3, 64, 64)) * 2
+    foreseen = rows_of_metrics(chosen, Rows(), unrun(3, 64, 64)) * 2
     assert foreseen.total - known == sum(cost.passes for cost in spent)
-    shared = rows_of([], chosen, (3, 64, 64), 2)
+    shared = rows_of([], chosen, unrun(3, 64, 64), 2)
     assert (shared.forward, shared.backward) == (found.setup.forward_rows, found.setup.backward_rows)
 
 
@@ -112,7 +117,7 @@ def test_rows_of_what_promises_nothing_are_near(name: str) -> None:
     params = {"occlusion": {"units": "grid"}, "rise": {"evaluations": 60}}.get(name, {})
     method = abe.method(name, **params)
     spent = abe.explain(network(28), torch.rand(1, 3, 28, 28), method, progress=False).cost.passes
-    assert rows_of_method(method, (3, 28, 28)).total == pytest.approx(spent, rel=0.1)
+    assert rows_of_method(method, unrun(3, 28, 28)).total == pytest.approx(spent, rel=0.1)
 
 
 class Slow(torch.autograd.Function):
@@ -153,7 +158,7 @@ def test_the_time_that_is_foretold_is_the_time_it_takes(row: float, monkeypatch:
     assert (forward, gradient) == pytest.approx((row, 3 * row), rel=0.01)
     chosen = chosen_metrics(["insertion", "deletion", "gap"], {"step": 0.05})
     methods = ["integrated_gradients", ("occlusion", {"units": "grid"}), ("lime", {"evaluations": 100})]
-    told = rows_of(map(registry.methods.resolve, methods), chosen, (3, 64, 64), 1)
+    told = rows_of(map(registry.methods.resolve, methods), chosen, unrun(3, 64, 64), 1)
     before = Slow.clock
     abe.compare(task, x, methods, chosen, progress=False)
     took = Slow.clock - before  # a slow model was not run long enough to have chosen a copy before

@@ -135,10 +135,61 @@ def test_inputs_by_place_with_one_that_is_passed_along() -> None:
     assert found.part(1).sum(1).shape == (1, 6)
     assert found.residual is not None
     assert float(found.residual.abs().max()) < 1e-9  # a sum of vectors and a linear head
-    several = (raw[0].repeat(2, 1), TEXTS, raw[2].repeat(2))
-    with pytest.raises(AbeError, match="differ in length") as caught:
-        explained(several, "ig", task)
-    assert caught.value.code is Code.SHAPE
+
+
+class Trace(nn.Module):
+    """Recurrences over tokens and over a trace, neither of them told of padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.read = nn.Embedding(20, 4), nn.GRU(4, 3, batch_first=True)
+        self.follow, self.head = nn.GRU(2, 3, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, meta: Tensor, text: Tensor, trace: Tensor) -> Tensor:
+        read, followed = self.read(self.embed(text))[0], self.follow(trace)[0]
+        return self.head(torch.cat([meta, read[:, -1], followed.mean(1)], 1))
+
+
+SAMPLES = [(TEXTS[0], 4), (TEXTS[1], 7), ("slow , dull film", 5)]
+
+
+def traced() -> tuple[abe.Task, dict[str, Any]]:
+    readings = {"meta": abe.columns(), "text": abe.text(Tokenizer()), "trace": abe.series("btc")}
+    made = torch.Generator().manual_seed(0)
+    meta, *traces = (torch.randn(n, 2, generator=made, dtype=torch.float64) for n in (3, 4, 7, 5))
+    raw = {"meta": meta, "text": [text for text, _ in SAMPLES], "trace": traces}
+    return abe.make_task(weights(Trace()), readings, output_kind="logits"), raw
+
+
+@pytest.mark.parametrize("method", ["ig", "smoothgrad", "occlusion", "shapley", "deeplift", "lime"])
+def test_samples_of_different_lengths_are_explained_as_each_is_alone(method: str) -> None:
+    task, raw = traced()
+    together = explained(raw, method, task)
+    for place in range(len(SAMPLES)):
+        alone = explained({name: each[place : place + 1] for name, each in raw.items()}, method, task)
+        torch.testing.assert_close(together.score[place], alone.score[0], atol=1e-12, rtol=0)
+        for name in raw:
+            whole, own = together.part(name)[place], alone.part(name)[0]
+            rest = whole.clone()
+            inside = tuple(slice(size) for size in own.shape)
+            torch.testing.assert_close(whole[inside], own, atol=1e-10, rtol=0)
+            rest[inside] = 0
+            assert not rest.any()
+        assert [n for n, _ in together.by_unit()[place]] == [n for n, _ in alone.by_unit()[0]]
+
+
+def test_curves_and_attacks_run_each_sample_at_its_length() -> None:
+    task, raw = traced()
+    found = abe.compare(task, raw, ["gradient_x_input"], ["insertion", "deletion"], progress=False)
+    moved = abe.attack(task, raw, "pgd", eps=0.1, steps=2, progress=False)
+    for place in range(len(SAMPLES)):
+        one = {name: each[place : place + 1] for name, each in raw.items()}
+        alone = abe.compare(task, one, ["gradient_x_input"], ["insertion", "deletion"], progress=False)
+        for name in ("insertion", "deletion"):
+            values = [each.scores["gradient_x_input"][name].values for each in (found, alone)]
+            torch.testing.assert_close(values[0][place], values[1][0], atol=1e-10, rtol=0)
+        own = abe.attack(task, one, "pgd", eps=0.1, steps=2, progress=False)
+        assert bool(moved.success[place] == own.success[0])
 
 
 def test_an_attack_moves_neither_special_tokens_nor_padding() -> None:

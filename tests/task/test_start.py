@@ -140,7 +140,8 @@ def test_texts_with_a_tokenizer_and_pipelines():
     right = abe.explain(abe.text_task(Bag(), tokenizer), text, "gradient_x_input", **QUIET)
     found = abe.explain(Bag(), text, "gradient_x_input", tokenizer=tokenizer, **QUIET)
     torch.testing.assert_close(found.attribution, right.attribution)
-    assert not any(Code.ASSUMED in text for text in found.warnings)
+    (said,) = [text for text in found.warnings if Code.ASSUMED in text]
+    assert "abe.text_task(" in said
     pipeline = SimpleNamespace(model=Bag(), tokenizer=tokenizer, task="text-classification")
     found = abe.explain(pipeline, [text], "gradient_x_input", **QUIET)
     torch.testing.assert_close(found.attribution, right.attribution)
@@ -152,6 +153,18 @@ def test_tables_with_a_background():
     model, rows = nn.Linear(2, 2).eval(), {"age": [20.0, 60.0], "income": [1.0, 3.0]}
     found = abe.explain(model, {"age": [50.0], "income": [2.0]}, "shapley", background=rows, **QUIET)
     assert [name for name, _ in found.by_unit()[0]] == ["age", "income"]
+    (said,) = [text for text in found.warnings if Code.ASSUMED in text]
+    assert "abe.table_task(" in said
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [{"image": X, "age": torch.rand(len(X), 1)}, (X, torch.rand(len(X), 2)), [X, torch.rand(len(X), 2)]],
+)
+def test_several_inputs_are_refused_by_the_constructor_that_takes_them(raw):
+    with pytest.raises(AbeError, match=r"abe\.make_task") as caught:
+        abe.explain(net(), raw, "gradient", **QUIET)
+    assert caught.value.code is Code.UNCLEAR_INPUT
 
 
 class Frame:

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from abe.draws import mix
 from abe.errors import Code, InputError, SpecError
+from abe.task.lengths import of_part
 from abe.task.lifted import FIXED
 
 
@@ -21,7 +22,10 @@ def bounds_of(problem: Any, who: str) -> tuple[Tensor, Tensor]:
         raise SpecError(
             Code.UNSUPPORTED,
             f"The baseline {who!r} needs a task with bounds",
-            fix="Pass bounds=(low, high) when you make the task",
+            got=f"a task of the modality {problem.task.modality!r} without them",
+            fix="When you make the task, pass bounds=(low, high), or background= where its constructor takes "
+            "one; or give the method or metric another reference by its baseline= or background=, such as "
+            "'mean' or an array of inputs",
         )
     x = problem.x
     low, high = (bound.to(x).expand(1, *x.shape[1:])[0] for bound in problem.bounds)
@@ -105,15 +109,15 @@ def by_part(problem: Any, chosen: Mapping[str | int, Any], owner: Tensor, draw: 
     """
     task, found = problem.task, list[Tensor]()
     for part in task.parts:
-        about = {key: one for key, one in problem.context.about.items() if key != FIXED}
+        context = of_part(problem.context, part, problem.x)
         if problem.fixed is not None:
-            about[FIXED] = part.of(problem.fixed.expand_as(problem.x))
-        context = replace(problem.context, about=about)
+            fixed = part.of(problem.fixed.expand_as(problem.x))
+            context = replace(context, about={**context.about, FIXED: fixed})
         view = replace(problem, evaluator=copy(problem.evaluator), x=part.of(problem.x), context=context)
         alone = task.lifter.tasks[part.name]
-        # what stands in for a layer has bounds of its own, which are no task's
-        own = replace(part, start=0, stop=part.shape[0]) if part.layer is not None else None
-        view.evaluator.task = alone if own is None else alone.reading(parts=(own,))
+        if part.layer is not None:  # what stands in for a layer has bounds of its own
+            alone = alone.reading(parts=(replace(part, start=0, stop=view.x.shape[1]),))
+        view.evaluator.task = alone
         rows = chosen[part.name].rows(view, owner, draw)
         found.append(rows if rows.ndim == problem.x.ndim else rows.flatten(1))
     return torch.cat(found, 1)

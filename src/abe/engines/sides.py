@@ -8,7 +8,7 @@ the other inputs held.
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,7 +19,8 @@ from abe.engines.runtime.problem import Problem
 from abe.errors import AbeError, Code, InputError, SpecError
 from abe.registry import Method, methods
 from abe.task.base import Context, Task
-from abe.task.lifted import FIXED, OWN, UNITS
+from abe.task.lengths import OF
+from abe.task.lifted import FIXED, UNITS
 from abe.types import OFFERS, Card, Part, Result
 
 NEIGHBOURS = frozenset({"positions", "image", "tokens"})
@@ -34,18 +35,29 @@ def run(method: Method, problem: Problem) -> Result:
     """
     card = methods.get(method.name).card if method.name in methods.names() else None
     slides = getattr(method.engine, "slides", False) and is_flat(problem)
-    if card is None or not (slides or needs_side(card, problem)):
-        return lengths.run(method.engine, problem, dict(method.params))
-    problem = problem.predicted()
+    apart = card is not None and (slides or needs_side(card, problem))
+    engine = _Apart(method, card) if card is not None and apart else method.engine
+    return lengths.run(engine, problem, dict(method.params))
 
-    def one(part: Part) -> Result:
-        view = side(problem, part.name)
-        with about(part.name):
-            check_side(card, view)
-            own = method.suited(view.task.suits)
-            return lengths.run(own.engine, view, dict(own.params))
 
-    return _packed(problem, {part: one(part) for part in problem.task.parts})
+@dataclass(frozen=True)
+class _Apart:
+    """A method on each of several inputs, of samples that are as long as each other."""
+
+    method: Method
+    card: Card
+
+    def run(self, problem: Problem) -> Result:
+        problem = problem.predicted()
+
+        def one(part: Part) -> Result:
+            view = side(problem, part.name)
+            with about(part.name):
+                check_side(self.card, view)
+                own = self.method.suited(view.task.suits)
+                return lengths.run(own.engine, view, dict(own.params))
+
+        return _packed(problem, {part: one(part) for part in problem.task.parts})
 
 
 def needs_side(card: Card, problem: Problem) -> bool:
@@ -147,8 +159,10 @@ def _context(problem: Problem, part: Part) -> Context:
                 kept |= {FIXED: block} if bool(block.any()) else {}
             elif bool((block >= 0).any()):
                 units[key] = _anew(block)
-        elif key != OWN or part.layer is not None:
+        elif OF not in key:
             kept[key] = value
+        elif key.partition(OF)[2] == str(part.name):
+            kept[key.partition(OF)[0]] = value
     packed = [key for key in units if key in _whole(problem)]
     ordered = {key: units[key] for key in [*(k for k in units if k not in packed), *packed]}
     made = replace(context, about={**kept, **ordered})

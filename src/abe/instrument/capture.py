@@ -151,9 +151,9 @@ class _Tap:
             found = found.detach().clone().requires_grad_()
             replaced = found.clone()
             self._keep(found)
-            return with_first(output, replaced)[0]
+            return handed_on(module, output, replaced)
         self._keep(found)
-        return with_first(output, found.clone())[0]
+        return handed_on(module, output, found.clone())
 
     def _replaced(self, output: Any, found: Tensor) -> Any:
         """The replacement at the call that is asked for; a negative number counts from a first run's end."""
@@ -166,7 +166,7 @@ class _Tap:
             raise self._error(
                 "The activation does not fit", got=f"{shape}, the layer gives {tuple(found.shape)}"
             )
-        return with_first(output, given.clone())[0]
+        return handed_on(self.module, output, given.clone())
 
     def _keep(self, found: Tensor) -> None:
         self.outputs.append(found)
@@ -197,6 +197,31 @@ class _Tap:
 
     def _error(self, what: str, got: str | None = None, fix: str | None = None) -> ModelError:
         return ModelError(Code.LAYER, f"{what}: {self.layer!r}", got=got, fix=fix)
+
+
+def handed_on(module: nn.Module, output: Any, tensor: Tensor) -> Any:
+    """What the model goes on with where a module's first output tensor is replaced.
+
+    The last states of a recurrent layer are read off its outputs, whose ends they are: what depends on
+    them depends on the layer.
+    """
+    replaced, _ = with_first(output, tensor)
+    parts: Any = replaced
+    if not isinstance(module, nn.RNNBase) or not (isinstance(parts, tuple) and len(parts) == 2):
+        return replaced
+    steps, state = parts
+    hidden = state[0] if isinstance(state, tuple) else state
+    if steps is not tensor or not isinstance(hidden, Tensor):  # a packed sequence ends in many places
+        return replaced
+    axis = 1 if module.batch_first and tensor.ndim == 3 else 0
+    ends = tensor.select(axis, -1).unsqueeze(0)
+    if module.bidirectional:
+        half = tensor.shape[-1] // 2
+        ends = torch.stack([ends[0, ..., :half], tensor.select(axis, 0)[..., half:]])
+    if ends.shape[1:] != hidden.shape[1:]:
+        return replaced
+    hidden = torch.cat([hidden[: -len(ends)], ends])
+    return steps, (hidden, *state[1:]) if isinstance(state, tuple) else hidden
 
 
 def with_first(output: Any, tensor: Tensor) -> tuple[Any, bool]:

@@ -87,7 +87,8 @@ class _Unrolled:
                 Code.RULE,
                 "Packed sequences hide which row a step belongs to, so backward rules cannot be applied",
                 got=f"{self.name!r} on a PackedSequence",
-                fix="Pass padded sequences",
+                fix="Let the model run the layer on padded sequences, or use a gradient, path or removal "
+                "method, which need no rules",
             )
         start: State = (hx,) if isinstance(hx, Tensor) else tuple(hx)
         ways = 2 if bidirectional else 1

@@ -35,7 +35,7 @@ def pattern_net(*, patterns: Any = None, samples: int = 32) -> PatternBackward:
     Inputs that correlate with what the score reads get something, read or not.
 
     Args:
-        samples: images of uniform noise to fit patterns to, one forward row each, where none are given.
+        samples: of uniform noise to fit patterns to, one forward row each, where none are given.
 
     Example:
         >>> import abe
@@ -64,7 +64,7 @@ def pattern_attribution(*, patterns: Any = None, samples: int = 32) -> PatternBa
     """The score sent back through weights times patterns: what the signal contributes.
 
     Args:
-        samples: images of uniform noise to fit patterns to, one forward row each, where none are given.
+        samples: of uniform noise to fit patterns to, one forward row each, where none are given.
 
     Example:
         >>> import abe

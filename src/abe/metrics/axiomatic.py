@@ -14,7 +14,7 @@ from abe.metrics.subsets import grid, losses
 from abe.registry import metrics
 from abe.sizes import OfRange, in_units
 from abe.spec import value
-from abe.types import Baseline, Card, Passes
+from abe.types import Baseline, Card, Part, Passes
 from abe.units import check_map
 
 
@@ -56,6 +56,22 @@ class NonSensitivity:
         return (silent[0] ^ silent[1]).double().mean(1)
 
 
+ENDS = ("low", "high")
+
+
+def _shifted(part: Part, offset: Tensor, x: Tensor) -> Part:
+    """The part of features that are moved by ``offset``, which it takes back before the model reads it."""
+    channels = part.shape[0] if part.shape else 1
+    own = part.of(offset.expand(1, *x.shape[1:])).reshape(channels, -1)[:, 0]
+    moved = {k: getattr(part, k) for k in ENDS if getattr(part, k) is not None} | {
+        "mean": part.mean or (0.0,)
+    }
+    each = {
+        k: own.new_tensor(numbers, dtype=torch.float64).expand(channels) + own for k, numbers in moved.items()
+    }
+    return replace(part, **{k: tuple(numbers.tolist()) for k, numbers in each.items()})
+
+
 @value
 class InputInvariance:
     """‖A − A′‖ / ‖A‖, A′ explaining the shifted input of a model that takes the shift back."""
@@ -67,9 +83,12 @@ class InputInvariance:
         task, x = problem.task, problem.x
         shift = torch.as_tensor(in_units(self.shift, problem.limits), dtype=x.dtype, device=x.device)
         offset = shift if shift.ndim else shift.expand(1, *[1] * (x.ndim - 1))
-        mean = offset if task.mean is None else task.mean.to(x) + offset
-        limits = {k: v.to(x) + offset for k in ("low", "high") if (v := getattr(task, k)) is not None}
-        moved = elsewhere(problem, replace(task, mean=mean, **limits), x=x + offset)
+        changes: dict[str, Any] = {k: v.to(x) + offset for k in ENDS if (v := getattr(task, k)) is not None}
+        if task.at_layers or len(task.parts) > 1:  # each input takes its own shift back
+            changes["parts"] = tuple(_shifted(part, offset, x) for part in task.parts)
+        else:
+            changes["mean"] = offset if task.mean is None else task.mean.to(x) + offset
+        moved = elsewhere(problem, replace(task, **changes), x=x + offset)
         before, after = again(problem, explanation).double(), again(moved, explanation).double()
         size = before.flatten(1).square().sum(1).sqrt()
         gap = (after - before).flatten(1).square().sum(1).sqrt()

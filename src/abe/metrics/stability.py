@@ -108,6 +108,8 @@ class Stability:
             keys = problem.keys(everyone, torch.full_like(everyone, k))
             u = problem.draws.uniform("stability.neighbour", keys, x.shape[1:]).to(x)
             step = in_units(self.radius, problem.limits) * (2 * u - 1)
+            if problem.fixed is not None:
+                step = step.masked_fill(problem.fixed.to(step.device), 0.0)
             other = _look(problem.with_(x=x + step), explanation, layer)
             found.append(_moves(x, step, first, other, problem.limits))
         columns = ([getattr(one, f.name) for one in found] for f in fields(_Neighbours))
@@ -166,7 +168,10 @@ def _look(problem: Problem, explanation: Any, layer: str | None) -> _Seen:
     said, task = torch.cat(outputs), problem.task
     # outputs of several axes, such as a forecast, say no class that could change
     classes = task.predicted(said) if said.ndim == 2 else torch.zeros(len(said), dtype=torch.long)
-    return _Seen(again(problem, explanation), task.columns(said), classes, torch.cat(inner).flatten(1))
+    inner = [one.flatten(1) for one in inner]
+    most = max(one.shape[1] for one in inner)  # samples without positions at the end have none there
+    wide = [torch.nn.functional.pad(one, (0, most - one.shape[1])) for one in inner]
+    return _Seen(again(problem, explanation), task.columns(said), classes, torch.cat(wide))
 
 
 def _safe(x: Tensor) -> Tensor:

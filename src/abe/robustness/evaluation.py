@@ -18,7 +18,7 @@ from abe.robustness.attack import attack, resolve
 from abe.robustness.chain import Chain, resized
 from abe.sizes import Limits, OfRange, plain, span
 from abe.task.base import Lifted, Task
-from abe.task.lifted import identities
+from abe.task.lengths import identities
 from abe.task.start import Given, as_task, entrance
 from abe.task.targets import fitted, numbers_of
 

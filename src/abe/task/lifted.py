@@ -1,13 +1,12 @@
 """What lifting makes of raw inputs: features, what belongs to samples beside them, and names of units."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from abe.draws import as_ids, sample_ids
 from abe.errors import Code, InputError, SpecError
 from abe.types import Part
 
@@ -31,6 +30,20 @@ class Context:
     def lengths(self) -> Tensor | None:
         """(b,) how many positions each sample has without padding, where that is known."""
         return self.about.get(LENGTH, self.about.get(OWN))
+
+    @property
+    def kinds_of_units(self) -> list[str]:
+        """Names of the units that the samples are known to have, the natural one first."""
+        return [name.removeprefix(UNITS) for name in self.about if name.startswith(UNITS)]
+
+    def labels(self, kind: str | None = None) -> Tensor | None:
+        """(b, 1 or c, *positions) the unit of every position, -1 for none; None where samples have no units.
+
+        Args:
+            kind: such as ``"word"``; by default the natural one, which comes first.
+        """
+        kind = next(iter(self.kinds_of_units), None) if kind is None else kind
+        return None if kind is None else self.about.get(UNITS + kind)
 
     def take(self, owner: Tensor) -> "Context":
         """The context of the given samples, one per row."""
@@ -222,13 +235,17 @@ def suits(
 
 
 def pack(
-    blocks: Mapping[str | int, Tensor], settings: Mapping[str | int, Mapping[str, Any]] | None = None
+    blocks: Mapping[str | int, Tensor],
+    settings: Mapping[str | int, Mapping[str, Any]] | None = None,
+    *,
+    flat: bool = False,
 ) -> tuple[Tensor, tuple[Part, ...]]:
     """Several explained inputs as one tensor: along channels where their positions match, else flat.
 
     Args:
         blocks: (b, channels, *positions) or (b, D) by name.
         settings: further fields of a `Part` by name.
+        flat: also where positions match, as where samples have different numbers of them.
 
     Raises:
         InputError: they hold different numbers of samples.
@@ -236,7 +253,7 @@ def pack(
     lengths = {len(block) for block in blocks.values()}
     if len(lengths) > 1:
         raise InputError(Code.SHAPE, "The inputs disagree on the number of samples", got=f"{sorted(lengths)}")
-    same = len({tuple(block.shape[2:]) for block in blocks.values()}) == 1
+    same = not flat and len({tuple(block.shape[2:]) for block in blocks.values()}) == 1
     laid = [block if same else block.flatten(1) for block in blocks.values()]
     parts, start = [], 0
     for (name, block), entries in zip(blocks.items(), laid, strict=True):
@@ -244,30 +261,6 @@ def pack(
         parts.append(Part(name, start, start + entries.shape[1], tuple(block.shape[1:]), **more))
         start += entries.shape[1]
     return torch.cat(laid, dim=1), tuple(parts)
-
-
-def identities(ids: Sequence[int | str] | None, lifted: Lifted) -> list[int]:
-    """What draws go by: given identities, or the content of each sample without the padding behind it.
-
-    Samples that ask about one input draw alike.
-
-    Raises:
-        InputError: not one identity per sample.
-    """
-    same = lifted.context.about.get(SAME)
-    if ids is None and same is not None:
-        first, which = first_of(same)
-        each = identities(None, lifted.take(first)) if len(first) < len(same) else _contents(lifted)
-        return [each[place] for place in which.tolist()]
-    return as_ids(ids, lifted.x) if ids is not None else _contents(lifted)
-
-
-def _contents(lifted: Lifted) -> list[int]:
-    lengths = lifted.context.lengths
-    if lengths is None or lifted.x.ndim < 3:
-        return as_ids(None, lifted.x)
-    seen, ends = dict[int, int](), lengths.tolist()
-    return [one for x, end in zip(lifted.x, ends, strict=True) for one in sample_ids(x[None, :, :end], seen)]
 
 
 def first_of(numbers: Tensor) -> tuple[Tensor, Tensor]:

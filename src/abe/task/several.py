@@ -17,7 +17,8 @@ from abe.task.base import Context, Lifted, Task
 from abe.task.batch import context_of
 from abe.task.channels import Numbers, limits, per_channel, scale
 from abe.task.image.lifter import image_task
-from abe.task.lifted import LENGTH, Units, pack, suits
+from abe.task.lengths import OF
+from abe.task.lifted import LENGTH, OWN, Units, pack, suits
 from abe.task.outputs import OutputKind, class_names
 from abe.task.text.lifter import TextLifter, text_task
 from abe.units.cuts import along, labels_of, names_of
@@ -243,7 +244,9 @@ class SeveralLifter:
 
     def joined(self, task: Task, own: Mapping[str | int, Lifted], rest: Mapping[str | int, Any]) -> Lifted:
         """The inputs as packed features."""
-        x, parts = pack({k: one.x for k, one in own.items()}, {k: self.settings(k, own[k]) for k in own})
+        ends = _ends(own)
+        blocks = {k: one.x for k, one in own.items()}
+        x, parts = pack(blocks, {k: self.settings(k, own[k]) for k in own}, flat=bool(ends))
         n = len(x)
         values = dict[str | int, Tensor]()
         for name, one in own.items():
@@ -259,7 +262,7 @@ class SeveralLifter:
         first = next(iter(own.values()))
         return Lifted(
             x=x,
-            context=Context(values),
+            context=Context(values, ends),
             names=first.names,
             parts=parts,
             notes=tuple(dict.fromkeys(text for one in own.values() for text in one.notes)),
@@ -290,8 +293,7 @@ class SeveralLifter:
                 fix='Name them: abe.text(tokenizer, embedding="encoder.embed") for each',
             )
         try:
-            if lifter.embedding is None:
-                lifter.beside.update(self._others(task, plain, rest))
+            lifter.beside.update(self._others(task, plain, rest))
             return one.lift(raw)
         finally:
             lifter.beside.clear()
@@ -340,13 +342,6 @@ class SeveralLifter:
 
     def _check(self, name: str | int, lifted: Lifted) -> None:
         """Refuse one input that is unusable, in its own terms."""
-        lengths = lifted.context.about.get(LENGTH)
-        if lengths is not None and bool((lengths != lengths[0]).any()):
-            raise InputError(
-                Code.SHAPE,
-                f"Samples of the input {name!r} differ in length",
-                fix="Explain them one by one, or bring them to one length",
-            )
         try:
             self.tasks[name].check(lifted.x)
         except InputError as problem:
@@ -358,7 +353,10 @@ class SeveralLifter:
     def settings(self, name: str | int, lifted: Lifted) -> dict[str, Any]:
         """What the packed part of an input says beside its place."""
         task = self.tasks[name]
-        found: dict[str, Any] = {"channels": lifted.parts[0].channels if lifted.parts else 1}
+        found: dict[str, Any] = {
+            "channels": lifted.parts[0].channels if lifted.parts else 1,
+            "along": tuple(lifted.context.values),
+        }
         if lifted.parts and lifted.parts[0].layer is not None:
             part = lifted.parts[0]
             return {**found, "layer": part.layer, "low": part.low, "high": part.high}
@@ -377,13 +375,20 @@ class SeveralLifter:
             start = begun.view(-1, *[1] * (labels.ndim - 1))
             labels = labels.to(x.device)
             labels = torch.where(labels < 0, labels, labels + start).expand_as(lifted.x)
-            pieces.append(labels if x.ndim == lifted.x.ndim else labels.flatten(1))
+            pieces.append(labels.flatten(1) if x.ndim == 2 else labels)
             wholes.append(torch.full_like(pieces[-1], number).masked_fill(pieces[-1] < 0, -1))
             names = [
                 [*mine, *(f"{name} {one}" for one in more)] for mine, more in zip(names, called, strict=True)
             ]
         whole = [[str(name) for name in own]] * len(x)
         return Units(PIECE, torch.cat(pieces, 1), names), Units(INPUT, torch.cat(wholes, 1), whole)
+
+
+def _ends(own: Mapping[str | int, Lifted]) -> dict[str, Tensor]:
+    """What `Context.about` says of inputs whose samples differ in length."""
+    kinds = [(name, kind) for name in own for kind in (LENGTH, OWN) if kind in own[name].context.about]
+    said = {f"{kind}{OF}{name}": own[name].context.about[kind] for name, kind in kinds}
+    return {key: each for key, each in said.items() if bool((each != each[0]).any())}
 
 
 def _pieces(task: Task, lifted: Lifted) -> tuple[Tensor, list[list[str]]]:

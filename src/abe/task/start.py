@@ -31,6 +31,14 @@ _R = TypeVar("_R")
 TEXT, TABLE, IMAGE = "text", "table", "image"
 TAKES = {TEXT: ("tokenizer",), TABLE: ("background", "categories"), IMAGE: ()}
 """What may be said beside the input, by the kind of task."""
+TOLD = {
+    TEXT: "the module that receives the tokenizer's ids looks the tokens up, and that special tokens and "
+    "padding stay as they are; abe.text_task(model, tokenizer, embedding=…, fixed=…) says otherwise",
+    TABLE: "every column that categories= does not name is a number, which the model reads as it is, and "
+    "that the background's rows stand for what is absent; abe.table_task(model, background=…, categories=…) "
+    "says otherwise",
+}
+"""What is assumed of a model that came with texts, or with rows."""
 RAW = ("raw", "photos", "data")
 """What public functions call their inputs."""
 GENERATING = (
@@ -128,7 +136,7 @@ def as_task(model: Any, raw: Any, **settings: Any) -> Task:
     kind = kind_of(model, raw, settings)
     model, found = _opened(model)
     if kind == TEXT:
-        return text_task(model, **{**found, **settings})
+        return _assuming(text_task(model, **{**found, **settings}), TOLD[TEXT])
     if not isinstance(model, nn.Module):
         raise ModelError(
             Code.NOT_A_MODULE,
@@ -137,7 +145,7 @@ def as_task(model: Any, raw: Any, **settings: Any) -> Task:
             fix="Estimators and functions of rows are explained by abe.table_task(model, background=…)",
         )
     if kind == TABLE:
-        return table_task(model, **settings)
+        return _assuming(table_task(model, **settings), TOLD[TABLE])
     return _image(model, raw)
 
 
@@ -163,7 +171,11 @@ def _kind(raw: Any, texts: bool, rows: bool) -> str:
         return (
             TABLE
             if rows
-            else _unclear("a dict of inputs", "abe.image_task(model, explained=…) or abe.table_task")
+            else _unclear(
+                "a dict of inputs",
+                'abe.make_task(model, {"image": abe.image(), …}) for all of them, abe.image_task(model, '
+                "explained=…) for one with the others passed along, or abe.table_task for columns",
+            )
         )
     if isinstance(raw, Image.Image | bytes | bytearray) or hasattr(raw, "read"):
         return IMAGE
@@ -171,6 +183,13 @@ def _kind(raw: Any, texts: bool, rows: bool) -> str:
         return _of_name(raw, texts, rows)
     if isinstance(raw, Tensor | np.ndarray) and not (isinstance(raw, np.ndarray) and raw.dtype.kind in "OUS"):
         return _of_numbers(raw, texts, rows)
+    listed: Sequence[Any] = raw if isinstance(raw, tuple | list) else ()
+    axes = {one.ndim for one in listed if isinstance(one, Tensor | np.ndarray) and one.ndim > 1}
+    if len(axes) > 1 and max(axes) > 3:  # a batch beside another input, and no list of photographs
+        return _unclear(
+            f"{len(raw)} arrays with different numbers of axes",
+            "abe.make_task(model, {0: abe.image(), 1: abe.columns()}) for several inputs by place",
+        )
     first = _first(raw)
     if isinstance(raw, tuple) and texts and len(raw) == 2 and all(isinstance(one, str) for one in raw):
         return TEXT
@@ -343,9 +362,13 @@ def _is_stream(values: Any) -> bool:
 
 def _noted(model: nn.Module, bounds: tuple[float, float] | None, what: str) -> Task:
     text = (
-        f"The model came without a task, so it is taken that {what}, and that the model reads them without "
-        "further normalisation; abe.image_task(model, bounds=…, mean=…, std=…) says otherwise"
+        f"{what}, and that the model reads them without further normalisation; "
+        "abe.image_task(model, bounds=…, mean=…, std=…) says otherwise"
     )
-    made = image_task(model, bounds=bounds)
-    made.assumed = (note(Code.ASSUMED, text),)
-    return made
+    return _assuming(image_task(model, bounds=bounds), text)
+
+
+def _assuming(task: Task, what: str) -> Task:
+    """The task, which says in every result what was taken of a model that came without one."""
+    task.assumed = (note(Code.ASSUMED, f"The model came without a task, so it is taken that {what}"),)
+    return task

@@ -283,6 +283,8 @@ class Regions:
 units.reads(Regions.read)
 from abe.units.known import Known as Known  # noqa: E402 -- registered in this order
 from abe.units.known import Labelled as Labelled  # noqa: E402
+from abe.units.known import Unrun as Unrun  # noqa: E402
+from abe.units.known import counts_in as counts_in  # noqa: E402
 from abe.units.known import settled as settled  # noqa: E402
 
 

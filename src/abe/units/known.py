@@ -16,7 +16,7 @@ from abe.draws import Draws
 from abe.errors import Code, InputError
 from abe.registry import units
 from abe.spec import value
-from abe.task.lifted import LENGTH
+from abe.task.lifted import LENGTH, Context
 from abe.types import Card, Features
 from abe.units.arrival import Arrival, Map, axes_of, ranked_regions, size_of
 
@@ -199,6 +199,51 @@ class Tube(Sized):
 
     n: Count | None = None
     kind: ClassVar[str | None] = "tube"
+
+
+@dataclass(frozen=True)
+class Unrun:
+    """Samples before anything has run, as units see them.
+
+    Attributes:
+        x: (b, *f) the samples.
+        context: what belongs to them, such as labels of their units.
+        task: the model and how to read it.
+    """
+
+    x: Tensor
+    context: Context
+    task: Any
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(*f) of a sample."""
+        return tuple(self.x.shape[1:])
+
+    @property
+    def kinds_of_units(self) -> list[str]:
+        """Names of the units that the samples have."""
+        return self.context.kinds_of_units
+
+    def labels(self, kind: str | None = None) -> Tensor | None:
+        """The units of the samples, as `abe.task.lifted.Context.labels` gives them."""
+        return self.context.labels(kind)
+
+
+def counts_in(unit: Any, samples: Any) -> list[int]:
+    """(b,) how many units each sample has.
+
+    Args:
+        unit: what is counted.
+        samples: `Unrun`, or a problem.
+    """
+    found = settled(unit, samples)
+    if isinstance(found, Labelled):
+        return found.counts().tolist()
+    return [int(found.count(tuple(samples.x.shape[1:])))] * len(samples.x)
 
 
 def settled(unit: Any, problem: Any) -> Any:

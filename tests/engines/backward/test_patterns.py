@@ -59,6 +59,59 @@ def test_patterns_of_convolutions_by_hand():
         assert torch.allclose(pattern[k].flatten(), expected, atol=1e-10)
 
 
+class Steps(nn.Module):
+    """A recurrent layer, unrolled into products for every step, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.states, self.head = nn.RNN(2, 3, nonlinearity="relu", batch_first=True), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.head(self.states(x)[0].mean(1))
+
+
+def test_the_steps_of_a_recurrent_layer_share_their_patterns():
+    """However long the series are, each weight has the pattern of all its uses."""
+    torch.manual_seed(0)
+    net = Steps().double()
+    task = abe.series_task(net, "btc", output_kind="logits")
+    long, short = torch.randn(8, 5, 2, dtype=torch.float64), torch.randn(8, 3, 2, dtype=torch.float64)
+    patterns = fit_patterns(task, [long, short])
+    shapes = [tuple(layer.shape) for layer in patterns.layers]
+    assert shapes == [
+        tuple(p.shape) for p in (net.states.weight_ih_l0, net.states.weight_hh_l0, net.head.weight)
+    ]
+    x = torch.cat([long.flatten(0, 1), short.flatten(0, 1)])
+    w, b = net.states.weight_ih_l0.detach(), net.states.bias_ih_l0.detach()
+    z = x @ w.T + b
+    for k in range(3):
+        here = z[:, k] > 0
+        covariance = (x[here] * z[here, k, None]).mean(0) - x[here].mean(0) * z[here, k].mean()
+        assert torch.allclose(patterns.layers[0][k], covariance / (w[k] @ covariance), atol=1e-10)
+    for given in (long, short):
+        found = abe.explain(task, given, "pattern_net", patterns=patterns, progress=False)
+        assert bool(found.attribution.abs().sum((1, 2)).gt(0).all())
+
+
+def test_batches_of_texts_are_read_whole():
+    words = ["a", "film", "good", "dull", "not"]
+    torch.manual_seed(0)
+
+    class Bag(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Embedding(5, 4), nn.Linear(4, 2)
+
+        def forward(self, ids):
+            return self.head(self.embed(ids).mean(1))
+
+    task = abe.text_task(Bag(), lambda text: [words.index(word) for word in text.split()])
+    texts = ["a good film", "not a film", "dull film not good"]
+    wanted = fit_patterns(task, [[text] for text in texts]).layers[0]
+    for batches in ([texts], [(texts, [0, 1, 1])], [{"inputs": texts}]):
+        assert torch.allclose(fit_patterns(task, batches).layers[0], wanted, atol=1e-6)
+
+
 def test_the_model_is_left_as_found_when_a_batch_is_bad():
     net = Written(F.relu).train()
     fit = PatternFit(abe.image_task(net, output_kind="logits", bounds=(0, 1)))

@@ -199,7 +199,7 @@ def test_rows_are_counted_and_made_when_their_turn_comes():
     given.evaluator.run = watch
     how = run(step=32)
     how.perform(given, maps())
-    assert given.evaluator.cost.forward_rows == 3 * 33 == 3 * how.points((3, 32, 32))
+    assert given.evaluator.cost.forward_rows == 3 * 33 == 3 * how.points(32 * 32)
     assert given.evaluator.cost.backward_rows == 0
     assert max(seen) <= 4
 

@@ -319,13 +319,17 @@ class ZBox:
     def _bounds(self, step: Step, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.low is not None and self.high is not None:
             return torch.full_like(x, self.low), torch.full_like(x, self.high)
-        bounds = step.session.bounds
+        bounds, box = step.session.bounds, step.session.boxes.of(x)
+        if box is not None and all(bool(torch.isfinite(end).all()) for end in box):
+            return box
         if bounds is None:
+            some = step.session.boxes.limits is not None
             raise ModelError(
                 Code.RULE,
-                "The zᴮ rule needs bounds of the input",
-                got="a task without bounds",
-                fix="Set bounds=(low, high) on the task, or use the w² rule",
+                "The zᴮ rule needs bounds of all that the first layer reads",
+                got=f"{'some inputs' if some else 'a task'} without bounds",
+                fix="Say bounds=(low, high) when you make the task, or take the w² rule for the first layer, "
+                "as deep_taylor does with bounded=False",
             )
         low, high = (bound[None] if bound.ndim == x.ndim - 1 else bound for bound in bounds)
         fits = all(own in (1, size) for own, size in zip(low.shape[1:], x.shape[1:], strict=False))

@@ -13,7 +13,7 @@ respect to its weight, Σ x g = ∂⟨z, g⟩/∂w, so dense layers and convolut
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,10 +55,12 @@ NEGLIGIBLE = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Patterns:
-    """Patterns of a model's weighted operations, in the order in which they run.
+    """Patterns of a model's weighted operations, in the order in which they first run.
+
+    A weight that is used several times, as in the steps of a recurrent layer, has one pattern.
 
     Attributes:
-        layers: one tensor per operation, shaped like its weight.
+        layers: one tensor per weight, shaped like it.
     """
 
     layers: tuple[Tensor, ...]
@@ -111,9 +113,9 @@ class _Moments(NamedTuple):
     z: Tensor
     number: Tensor
 
-    def plus(self, other: "_Moments | None") -> "_Moments":
+    def plus(self, other: "_Moments") -> "_Moments":
         """With those of further inputs."""
-        return self if other is None else _Moments(*(a + b for a, b in zip(self, other, strict=True)))
+        return _Moments(*(a + b for a, b in zip(self, other, strict=True)))
 
     def pattern(self, weight: Tensor) -> Tensor:
         """Covariance of input and output, scaled so that wᵀ a = 1 for each neuron."""
@@ -133,6 +135,12 @@ class _Layer(NamedTuple):
     positive: _Moments
     everywhere: _Moments
 
+    def plus(self, old: "_Layer | None") -> "_Layer":
+        """With the moments of further inputs, or of further steps with the same weight."""
+        if old is None:
+            return self
+        return _Layer(self.weight, self.positive.plus(old.positive), self.everywhere.plus(old.everywhere))
+
 
 @dataclass
 class PatternFit:
@@ -145,6 +153,7 @@ class PatternFit:
     task: Task
     batches: int = 0
     _layers: dict[int, _Layer] = field(default_factory=dict[int, _Layer])
+    _last: int = -1
 
     def add(self, x: Any) -> None:
         """Take in a batch of raw inputs."""
@@ -164,7 +173,8 @@ class PatternFit:
             if step.kind == "linear" and step.name in WEIGHTED:
                 call = weighted(step)
                 if has_weight(step, call):
-                    new[step.number] = _measured(step, call)
+                    new[step.place] = _measured(step, call).plus(new.get(step.place))
+                    self._last = step.place
             return step.plain()
 
         session = Session(choose=choose, inside=self.task.at_layers)
@@ -173,11 +183,7 @@ class PatternFit:
         for number, layer in new.items():
             old = self._layers.get(number)
             _check_alike(layer, old)
-            self._layers[number] = _Layer(
-                layer.weight,
-                layer.positive.plus(old and old.positive),
-                layer.everywhere.plus(old and old.everywhere),
-            )
+            self._layers[number] = layer.plus(old)
         self.batches += 1
         return outputs
 
@@ -191,15 +197,14 @@ class PatternFit:
             raise InputError(
                 Code.EMPTY_BATCH, "Patterns need at least one batch of inputs", got="a loader that gave none"
             )
-        last = max(self._layers, default=-1)
-        return Patterns(tuple(self._pattern(number, last) for number in range(last + 1)))
+        return Patterns(tuple(self._pattern(number) for number in range(max(self._layers, default=-1) + 1)))
 
-    def _pattern(self, number: int, last: int) -> Tensor:
-        """The pattern of one operation, empty for one that was not measured, such as those before a layer."""
+    def _pattern(self, number: int) -> Tensor:
+        """The pattern of one weight, empty for one that was not measured, such as those before a layer."""
         layer = self._layers.get(number)
         if layer is None:
             return torch.empty(0)
-        return (layer.everywhere if number == last else layer.positive).pattern(layer.weight)
+        return (layer.everywhere if number == self._last else layer.positive).pattern(layer.weight)
 
 
 def _check_alike(layer: _Layer, old: _Layer | None) -> None:
@@ -237,11 +242,12 @@ def _measured(step: Step, call: Weighted) -> _Layer:
 
 
 def fit_patterns(task: Task, loader: Iterable[Any], *, fit: PatternFit | None = None) -> Patterns:
-    """Patterns from a data loader; of batches that are tuples or lists the first item is taken.
+    """Patterns from a data loader.
 
     Args:
         task: whose model.
-        loader: gives batches of inputs.
+        loader: gives batches of inputs; of dicts with ``inputs`` and of tuples (inputs, labels, …) the inputs
+            are taken, and a list of texts or of rows by column is the inputs.
         fit: where to add to. Keep it yourself, and what was learnt survives a loader that fails half way.
 
     Raises:
@@ -249,9 +255,25 @@ def fit_patterns(task: Task, loader: Iterable[Any], *, fit: PatternFit | None = 
     """
     fit = PatternFit(task) if fit is None else fit
     for batch in loader:
-        named = isinstance(batch, Mapping) and "inputs" in batch
-        fit.add(batch["inputs"] if named else batch[0] if isinstance(batch, tuple | list) else batch)
+        fit.add(_inputs(batch))
     return fit.patterns()
+
+
+def _inputs(batch: Any) -> Any:
+    """The inputs of a batch, which may hold labels beside them."""
+    if isinstance(batch, Mapping):
+        return batch.get("inputs", batch)
+    if not isinstance(batch, tuple | list) or not batch:
+        return batch
+    listed = isinstance(batch, list) and isinstance(batch[0], Mapping)
+    return batch if listed or isinstance(batch[0], str) or _are_pairs(batch) else batch[0]
+
+
+def _are_pairs(batch: Sequence[Any]) -> bool:
+    return all(
+        isinstance(one, tuple) and len(one) == 2 and all(isinstance(text, str) for text in one)
+        for one in batch
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,7 +281,7 @@ class ByPattern:
     """Weighted operations send gradients back through patterns a, or through w ⊙ a.
 
     Args:
-        patterns: one per operation.
+        patterns: one per weight.
         attribution: through w ⊙ a (PatternAttribution) instead of a (PatternNet).
     """
 
@@ -271,14 +293,14 @@ class ByPattern:
         call, known = weighted(step), self.patterns.layers
         if not has_weight(step, call):
             return step.plain()
-        if step.number >= len(known) or known[step.number].shape != call.weight.shape:
+        if step.place >= len(known) or known[step.place].shape != call.weight.shape:
             raise ModelError(
                 Code.RULE,
                 "The patterns were fitted on another model",
-                got=f"{len(known)} patterns, none of shape {tuple(call.weight.shape)} at place {step.number}",
+                got=f"{len(known)} patterns, none of shape {tuple(call.weight.shape)} at place {step.place}",
                 fix="Fit them on this task with fit_patterns",
             )
-        pattern = known[step.number].to(call.weight)
+        pattern = known[step.place].to(call.weight)
         through = pattern * call.weight if self.attribution else pattern
         return same_value(call.part(call.x, through), step.value())
 
@@ -290,7 +312,7 @@ class PatternBackward:
     Args:
         patterns: fitted on the task's model; None fits them to uniform noise and says so.
         attribution: PatternAttribution, else PatternNet.
-        samples: images of noise, where there are no patterns.
+        samples: how many inputs of noise, where there are no patterns.
     """
 
     patterns: Patterns | None = None
@@ -303,7 +325,7 @@ class PatternBackward:
         scale = problem.score.reshape(-1, *[1] * (problem.x.ndim - 1))
         warnings = list(found.warnings)
         if self.patterns is None:
-            what = f"No patterns were given, so they were fitted to {self.samples} images of uniform noise"
+            what = f"No patterns were given, so they were fitted to {self.samples} samples of uniform noise"
             warnings.append(note(Code.PATTERNS, what))
         return Result(found.attribution * scale, warnings=warnings)
 

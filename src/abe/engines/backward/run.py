@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from abe.engines.backward.boxes import Boxes
 from abe.engines.backward.one_value import OneValue
 from abe.engines.backward.step import (
     ACCOUNTS,
@@ -224,6 +225,7 @@ class _Run:
             choose=self._choose,
             ledger=ledger,
             bounds=network_bounds(self.problem.task),
+            boxes=Boxes(self.problem.limits),
             form=self.spec.form,
             inside=self.problem.task.at_layers,
             values=None if self.spec.form == "gradient" else OneValue(),

@@ -10,14 +10,15 @@ as a *surrogate*, an ordinary tensor with a graph whose gradient replaces the op
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
 # pyright: reportUntypedFunctionDecorator=false
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from abe.engines.backward.boxes import Boxes
 from abe.errors import Code, ModelError
 from abe.instrument.inspection import path_name
 from abe.instrument.modes import Function, Seen
@@ -165,6 +166,7 @@ class Step:
         kind: what kind of operation it is, given which arguments depend on the input.
         number: how many weighted operations (convolution, dense) came before it.
         session: of the chunk.
+        place: how many different weights came before its own; the steps of a recurrent layer share theirs.
     """
 
     seen: Seen
@@ -174,6 +176,7 @@ class Step:
     kind: Kind
     number: int
     session: "Session"
+    place: int = 0
 
     @property
     def name(self) -> str:
@@ -287,11 +290,13 @@ class Session:
         choose: runs a step under its rule and returns the output.
         ledger: books absorbed relevance, where the rules do.
         bounds: (low, high) of the model's own input, where a rule needs them.
+        boxes: bounds of what was made of the input so far.
         form: what the rules pass back.
         found: (operation, module, rule) -> calls.
         inside: whether what is explained is a layer's activation: weighted operations before it are counted
             too, so that a place in the model keeps its number.
         layers: weighted operations so far.
+        weights: the number of every weight that was met, by where it lies.
         readers: operations that read, beside the input, what was made of it without a gradient (masks,
             indices, detached tensors), in the order in which they ran.
         stopped: the last operation whose numbers do not depend on the input, though what it read did.
@@ -302,10 +307,12 @@ class Session:
     choose: Choose
     ledger: Ledger | None = None
     bounds: tuple[Tensor, Tensor] | None = None
+    boxes: Boxes = field(default_factory=Boxes)
     form: Form = "ratio"
     found: dict[tuple[str, str | None, str], int] = field(default_factory=dict)
     inside: bool = False
     layers: int = 0
+    weights: dict[Hashable, int] = field(default_factory=dict[Hashable, int])
     memory: dict[int, Any] = field(default_factory=dict)
     readers: dict[str, None] = field(default_factory=dict)
     stopped: str | None = None
@@ -333,11 +340,14 @@ class Session:
             self.readers[where(seen.name, seen.module)] = None
         kind = kind_of(seen.name, tuple(depends(t) for t in given))
         weighted = kind == "linear" and seen.name in WEIGHTED
-        step = Step(seen, func, args, kwargs, kind, self.layers, self)
+        place = self._place([t for t in given if not depends(t)]) if weighted else len(self.weights)
+        step = Step(seen, func, args, kwargs, kind, self.layers, self, place)
         self.layers += weighted
         output = self.choose(step)
         if self.values is not None:
             self.values.follow(step, output)
+        if self.boxes.limits is not None:
+            self.boxes.follow(step, output)
         if isinstance(output, Tensor) and output.is_floating_point():
             self.precision = coarser(self.precision, output.dtype)
             if not depends(output):
@@ -393,6 +403,13 @@ class Session:
             self._fixed |= {id(t): t for t in tensors(output)}
         elif name in WEIGHTED and kind_of(name, varies) == "linear":
             self.layers += 1
+            self._place([t for t, moves in zip(given, varies, strict=True) if not moves])
+
+    def _place(self, constants: list[Tensor]) -> int:
+        """The number of a weight: the same one wherever it is used, a new one where it is no parameter."""
+        learnt = [t for t in constants if isinstance(t, nn.Parameter) or isinstance(t._base, nn.Parameter)]
+        key: Hashable = tuple((t.data_ptr(), tuple(t.shape), t.stride()) for t in learnt)
+        return self.weights.setdefault(key or object(), len(self.weights))
 
     def _follow_mask(self, seen: Seen, args: tuple[Any, ...], output: Any) -> None:
         if seen.name in MASK_CASTS and args and id(args[0]) in self._masks and isinstance(output, Tensor):

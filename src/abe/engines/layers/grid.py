@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.work import slopes
 from abe.errors import Code, InputError, ModelError, SpecError
-from abe.instrument.capture import find_layer, look, with_first
+from abe.instrument.capture import find_layer, handed_on, look
 from abe.instrument.inspection import clean_name
 from abe.instrument.modes import (
     eager,
@@ -197,7 +197,8 @@ def differentiate(scores: Tensor, inside: Sequence[Tensor]) -> list[Tensor]:
             "The score does not depend on what was captured in a differentiable way",
             fix="Look for .detach(), torch.no_grad(), argmax, NumPy or a re-entrant checkpoint on the way "
             "from there to the output; of a layer that returns several tensors the first is read: name a "
-            "module inside it",
+            "module inside it; a layer may lie beside the way, as a recurrent layer does whose cell state "
+            "alone is read: name another by layer=",
         )
     found = slopes(scores, inside)
     if all(gradient is None for gradient in found):
@@ -234,7 +235,7 @@ def altered(model: nn.Module, layer: str, change: Callable[[Tensor], Tensor]) ->
         if wanted is not None and calls - 1 != wanted:
             return None
         refuse_layer_inside(layer)
-        return with_first(output, change(next(tensors(output))))[0]
+        return handed_on(module, output, change(next(tensors(output))))
 
     remove = look(module, hook)
     try:

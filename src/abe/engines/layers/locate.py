@@ -14,7 +14,7 @@ from abe.engines.layers.grid import LayerGrid, extent_of, grid_of, layout_of, ru
 from abe.engines.runtime.problem import Problem
 from abe.engines.runtime.work import Call, slopes
 from abe.errors import Code, ModelError, note
-from abe.instrument.capture import layer_name, look, with_first
+from abe.instrument.capture import handed_on, layer_name, look
 from abe.instrument.inspection import clean_name, path_name
 from abe.instrument.model_check import Known, known
 from abe.instrument.modes import Instrument, Seen, refuse_opaque
@@ -182,9 +182,8 @@ class _Survey:
                 return None
             if any(found is given for given in tensors(args)) and id(found) not in self._known:
                 return None  # the model's own input, handed on
-            return with_first(output, self._new(name, call, found, recurrent=isinstance(module, nn.RNNBase)))[
-                0
-            ]
+            new = self._new(name, call, found, recurrent=isinstance(module, nn.RNNBase))
+            return handed_on(module, output, new)
 
         return hook
 

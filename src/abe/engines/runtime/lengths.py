@@ -1,6 +1,7 @@
 """Samples of different lengths, each as it is alone: without the padding behind it."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from abe.engines.runtime.problem import Problem
+from abe.task.lengths import Group, groups, lengths_of
 from abe.task.lifted import HELD
 from abe.types import Engine, Result
 
@@ -23,19 +25,27 @@ def run(engine: Engine, problem: Problem, params: Mapping[str, Any]) -> Result:
         problem: samples of different lengths, or of one.
         params: parameters of the method.
     """
-    full, lengths = _positions(problem), problem.context.lengths
-    if lengths is None or not full or bool((lengths == full).all()):
+    task, lengths = problem.task, lengths_of(problem.context, problem.task.parts, own=True)
+    if lengths is None or problem.x.ndim < 2 or bool((lengths == _full(problem)).all()):
         return engine.run(problem)
-    if not _along(problem, full) or _holds(params, full):
+    flat = problem.x.ndim == 2
+    full = problem.x.shape[1] if flat else problem.x.shape[2]
+    if (not flat and not _along(problem, full)) or _holds(params, full):
         return engine.run(problem)
     problem = problem.predicted()
-    parts = [((lengths == n).nonzero().flatten().to(problem.x.device), n) for n in lengths.unique().tolist()]
-    return _together(problem, [(rows, engine.run(_cut(problem, rows, n, full))) for rows, n in parts])
+    found = list[tuple[Group, Result]]()
+    for group in groups(problem.x, problem.context, task.parts, own=True):
+        group = replace(group, rows=group.rows.to(problem.x.device))
+        found.append((group, engine.run(_cut(problem, group, full))))
+    return _together(problem, found)
 
 
-def _positions(problem: Problem) -> int:
-    """Positions of the longest sample; 0 where features have none, or belong to several inputs."""
-    return problem.x.shape[2] if problem.x.ndim > 2 and len(problem.task.parts) <= 1 else 0
+def _full(problem: Problem) -> Tensor:
+    """(k,) positions of the longest sample, for each input that has them."""
+    x, parts = problem.x, problem.task.parts
+    if x.ndim > 2:
+        return torch.tensor([x.shape[2]], device=x.device)
+    return torch.tensor([part.shape[1] if len(part.shape) > 1 else 0 for part in parts], device=x.device)
 
 
 def _along(problem: Problem, full: int) -> bool:
@@ -57,41 +67,60 @@ def _holds(given: Any, full: int) -> bool:
     return full in tuple(shape)
 
 
-def _cut(problem: Problem, rows: Tensor, length: int, full: int) -> Problem:
+def _cut(problem: Problem, group: Group, full: int) -> Problem:
     known = problem.known_outputs
-    part = problem.with_(x=problem.x[rows, :, :length], owner=rows)
-    part.decision.outputs = known[rows] if isinstance(known, Tensor) else None
-    context = part.context.cut(length, full)
-    about = {
-        key: value[:, :, :length]
-        if value.ndim > 2 and value.shape[2] == full and not key.startswith(HELD)
-        else value
-        for key, value in context.about.items()
-    }
-    part.context = replace(context, about=about)
+    part = problem.with_(x=group.x, owner=group.rows)
+    part.decision.outputs = known[group.rows] if isinstance(known, Tensor) else None
+    part.context = group.context
+    if group.kept is None:
+        end = group.x.shape[2]
+        about = {
+            key: value[:, :, :end]
+            if value.ndim > 2 and value.shape[2] == full and not key.startswith(HELD)
+            else value
+            for key, value in group.context.about.items()
+        }
+        part.context = replace(group.context, about=about)
+        return part
+    part.evaluator = copy(problem.evaluator)
+    part.evaluator.task = problem.task.reading(parts=group.parts)
     return part
 
 
-def _together(problem: Problem, found: Sequence[tuple[Tensor, Result]]) -> Result:
+def _together(problem: Problem, found: Sequence[tuple[Group, Result]]) -> Result:
     """One result of several; behind what belongs to a shorter sample stand zeros."""
     results = [one for _, one in found]
-    rows = [rows for rows, _ in found]
+    rows = [group.rows for group, _ in found]
 
     def laid(values: Iterable[Tensor | None]) -> Tensor | None:
         kept = [one for one in values if one is not None]
         return _laid(rows, kept, 0.0) if len(kept) == len(rows) else None
 
-    attribution = _laid(rows, [one.attribution for one in results], 0.0)
+    def placed(values: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """What has an entry for each of flat features, where these lie among all."""
+        return [_placed(group, one, problem.x) for (group, _), one in zip(found, values, strict=True)]
+
+    attribution = _laid(
+        rows, [one for one in placed([one.attribution for one in results]) if one is not None], 0.0
+    )
     names = [n for n in results[0].diagnostics if all(n in one.diagnostics for one in results)]
     return Result(
         _behind(attribution, problem.x),
         laid(one.delta for one in results),
-        standard_error=laid(one.standard_error for one in results),
+        standard_error=laid(placed([one.standard_error for one in results])),
         warnings=list(dict.fromkeys(note for one in results for note in one.warnings)),
         diagnostics={n: _laid(rows, [one.diagnostics[n] for one in results], torch.nan) for n in names},
         objective=results[0].objective,
-        features=laid(one.features for one in results),
+        features=laid(placed([one.features for one in results])),
     )
+
+
+def _placed(group: Group, given: Tensor | None, x: Tensor) -> Tensor | None:
+    if given is None or group.kept is None or given.shape[1:] != group.x.shape[1:]:
+        return given
+    out = given.new_zeros(len(given), x.shape[1])
+    out[:, group.kept.to(given.device)] = given
+    return out
 
 
 def _laid(rows: Sequence[Tensor], values: Sequence[Tensor], fill: float) -> Tensor:
@@ -109,6 +138,8 @@ def _laid(rows: Sequence[Tensor], values: Sequence[Tensor], fill: float) -> Tens
 
 def _behind(found: Tensor, x: Tensor) -> Tensor:
     """Maps of inputs as long as the inputs are; those of a layer have a length of their own."""
+    if x.ndim == 2 or found.ndim < 3:
+        return found
     more = x.shape[2] - found.shape[2]
     if more <= 0 or found.shape[3:] != x.shape[3:]:
         return found

@@ -16,7 +16,7 @@ from abe.engines.runtime.targets import Decision
 from abe.engines.runtime.work import Around, Chunk, Head, Kind, Make, Settle, Work, score
 from abe.objectives import objective_name
 from abe.task.base import Context, Task
-from abe.task.lifted import FIXED, UNITS, Lifted
+from abe.task.lifted import FIXED, Lifted
 from abe.types import Baseline, Draws, Key, Objective
 
 
@@ -104,18 +104,13 @@ class Problem:
         return self.context.about.get(FIXED)
 
     def labels(self, kind: str | None = None) -> Tensor | None:
-        """(b, 1 or c, *positions) the unit of every position, -1 for none; None where samples have no units.
-
-        Args:
-            kind: such as ``"word"``; by default the natural one, which comes first.
-        """
-        kind = next(iter(self.kinds_of_units), None) if kind is None else kind
-        return None if kind is None else self.context.about.get(UNITS + kind)
+        """The units of the samples, as `abe.task.lifted.Context.labels` gives them."""
+        return self.context.labels(kind)
 
     @property
     def kinds_of_units(self) -> list[str]:
         """Names of the units that the samples are known to have, the natural one first."""
-        return [name.removeprefix(UNITS) for name in self.context.about if name.startswith(UNITS)]
+        return self.context.kinds_of_units
 
     def reference(self, baseline: Baseline, owner: Tensor, draw: Tensor) -> Tensor:
         """(n, *f) references of samples ``owner`` for draws ``draw``; where those are fixed, the samples."""
@@ -351,5 +346,6 @@ class Problem:
             settle=settle,
             purpose=purpose,
             alone=alone or self.alone,
+            parts=self.task.parts,
         )
         return self.evaluator.run(work)

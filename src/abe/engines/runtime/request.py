@@ -20,7 +20,7 @@ from abe.instrument.modes import eager
 from abe.objectives import Logit, UserObjective, as_objective, objective_name
 from abe.progress import Progress
 from abe.task.base import Lifted, Task
-from abe.task.lifted import identities
+from abe.task.lengths import identities
 from abe.types import Cost, Draws, Objective
 
 Advance = bool | Callable[[int], None]

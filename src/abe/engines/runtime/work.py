@@ -20,9 +20,9 @@ from abe.instrument.recurrent import differentiable
 from abe.instrument.whose import calling, not_the_models
 from abe.objectives import Captured, objective_name
 from abe.task.base import Context, Task
-from abe.task.lifted import LENGTH
+from abe.task.lengths import lengths_of
 from abe.task.outputs import OF_LABELS
-from abe.types import Fed, Make, Objective
+from abe.types import Fed, Make, Objective, Part
 
 Kind = Literal["forward", "gradient", "inner"]
 """``"inner"`` work differentiates by tensors inside the model, which its `Around` takes care of."""
@@ -120,6 +120,7 @@ class Work:
     settle: Settle | None = None
     purpose: str = ""
     alone: bool = False
+    parts: tuple[Part, ...] = ()
 
     def __len__(self) -> int:
         return self.owner.shape[0]
@@ -135,11 +136,11 @@ class Work:
 
     def alike_rows(self, rows: Tensor) -> int:
         """How many of these rows (n,), from the first on, have as many positions as it has."""
-        lengths = self.context.about.get(LENGTH)
+        lengths = lengths_of(self.context, self.parts)
         if lengths is None:
             return len(rows)
         own = lengths[self.owner[rows].to(lengths.device)]
-        other = (own != own[0]).nonzero().flatten()
+        other = (own != own[0]).any(1).nonzero().flatten()
         return int(other[0]) if len(other) else len(rows)
 
     def first(self) -> Tensor:

@@ -17,7 +17,8 @@ from abe.errors import Code, InputError, SpecError
 from abe.explanation import Explanation
 from abe.metrics.evaluation.truth import region_of
 from abe.task.base import Context, Lifted, Task
-from abe.task.lifted import Units, identities
+from abe.task.lengths import identities
+from abe.task.lifted import Units
 from abe.task.targets import labels_of
 
 KEYS = ("inputs", "labels", "masks", "targets")

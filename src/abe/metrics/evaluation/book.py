@@ -21,7 +21,7 @@ from abe.metrics.evaluation.sided import grouped
 from abe.metrics.evaluation.truth import check_asked
 from abe.registry import units
 from abe.types import Cost, Draws
-from abe.units import Arrival
+from abe.units import Arrival, counts_in
 
 BLOCK = 32
 """Samples whose log-probabilities are held at once."""
@@ -70,7 +70,7 @@ class ScoreBook:
         self._runs = [job for place, job in enumerate(read) if job not in read[:place]]
         self._costs = [Cost() for _ in self._runs]
         self._sheets = {metric.name: _Sheet() for metric in chosen}
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._most: dict[str, int] = {}
         self._seen = 0
 
     def add(self, problem: Problem, explanation: Any) -> None:
@@ -82,8 +82,10 @@ class ScoreBook:
 
     def _add(self, problem: Problem, explanation: Any, chosen: Sequence[Metric]) -> None:
         """Measure by metrics that read the same request."""
-        self._shapes |= {metric.name: tuple(problem.x.shape[1:]) for metric in chosen}
         curves = [metric for metric in chosen if metric.runs]
+        for metric in curves:
+            most = max(counts_in(metric.runs[0].unit, problem))
+            self._most[metric.name] = max(most, self._most.get(metric.name, 0))
         places = sorted({place for metric in curves for place in self._places(metric)})
         runs, costs = [self._runs[place] for place in places], [self._costs[place] for place in places]
         blocks = self._blocks(problem, runs) if curves else []
@@ -117,7 +119,7 @@ class ScoreBook:
             values = sheet.result(metric, self._seen)
             found[metric.name] = Score(
                 name=metric.name,
-                label=label(metric, self._shapes.get(metric.name, ()), self._seed),
+                label=label(metric, self._most.get(metric.name, 0), self._seed),
                 direction=metric.direction,
                 values=values,
                 processing=metric.processing,
@@ -232,13 +234,19 @@ def _perform(
     return done
 
 
-def label(metric: Metric, shape: tuple[int, ...], seed: int) -> str:
-    """The metric's name with everything its number depends on."""
+def label(metric: Metric, most: int, seed: int) -> str:
+    """The metric's name with everything its number depends on.
+
+    Args:
+        metric: what was measured.
+        most: units of the sample that has most of them.
+        seed: of all draws.
+    """
     if not metric.runs:
         inner = ", ".join(f"{k}={v!r}" for k, v in metric.params)
         return f"{metric.name}[{inner}, seed={seed}]" if inner else metric.name
     run = metric.runs[0]
-    step = f"{run.units_per_step(shape)}/{run.unit.count(shape)}"
+    step = f"{run.units_per_step(most)}/{most}"
     curve = dict(metric.params).get("curve", "probability")
     first = "" if run.first == "most" else ", least first"
     first += "" if curve == "probability" else f", curve={curve}"

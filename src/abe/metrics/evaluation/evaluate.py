@@ -53,7 +53,7 @@ from abe.registry import items_of, units
 from abe.task.base import Task
 from abe.task.start import Given, entrance
 from abe.types import Cost, Objective
-from abe.units import Step, as_unit
+from abe.units import Step, Unrun, as_unit, counts_in
 
 Execution = Literal["auto", "model"]
 PAIRS = ("gap", "kl_gap", "f_gap")
@@ -231,15 +231,16 @@ class Evaluation:
         ):
             advance = progress if callable(progress) else bar.advance
             lot: Batch | None = None
+            unit, most = as_unit(settings["unit"]), 0
             for lot in samples:
                 if lot.alone:
                     self._check_number(len(lot))
                 bar.total = bar.total or self._rows(lot, samples.expected)
                 self.measure(lot, advance, keep=lot.alone, relabel=bar.relabel)
+                most = max(most, *counts_in(unit, Unrun(lot.lifted.x, lot.lifted.context, self.task)))
             if lot is not None:  # samples are refused where there is none
                 self.finish(lot)
-        shape = () if lot is None else tuple(lot.lifted.x.shape[1:])
-        return self._comparison(shape, settings, ranking)
+        return self._comparison(most, settings, ranking)
 
     def finish(self, last: Batch) -> None:
         """Refuse maps and recorded draws beyond those of the samples there were."""
@@ -409,16 +410,16 @@ class Evaluation:
         """Rows that are to be expected in all, for the progress bar."""
         if lots is None:
             return None
-        b, shape = len(lot), lot.lifted.x.shape[1:]
+        b, samples = len(lot), Unrun(lot.lifted.x, lot.lifted.context, self.task)
         found = rows_shared(self.metrics, b)
         for source in self.sources.values():
-            own = rows_of_method(source.method, shape) if isinstance(source, MethodMaps) else Rows()
-            found += (own + rows_of_metrics(self.metrics, own, shape)) * b
+            own = rows_of_method(source.method, samples) if isinstance(source, MethodMaps) else Rows()
+            found += (own + rows_of_metrics(self.metrics, own, samples)) * b
         return lots * found.total
 
     def _comparison(
         self,
-        shape: tuple[int, ...],
+        count: int,
         settings: Mapping[str, Any],
         ranking: tuple[str, ...],
     ) -> Comparison:
@@ -446,8 +447,8 @@ class Evaluation:
             confidence=self.confidence,
             unit=named(run.unit, units),
             baseline=named_absent(as_absent(settings["baseline"])),
-            step=run.units_per_step(shape),
-            count=run.unit.count(shape),
+            step=run.units_per_step(count),
+            count=count,
             setup=self.setup,
             confusion=self.confusion,
         )

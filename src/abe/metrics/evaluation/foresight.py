@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import mean
 from typing import Any
 
 import torch
@@ -11,8 +12,9 @@ from abe.engines.removal.segments import windows_of
 from abe.errors import AbeError
 from abe.formulas import evaluate
 from abe.metrics.evaluation.base import Metric, runs_of
+from abe.metrics.evaluation.perturbation import PerturbationRun
 from abe.registry import Method
-from abe.units import as_unit
+from abe.units import Unrun, as_unit, counts_in
 
 GUESS = 100.0
 """Rows of a sample by a method of which nothing is known."""
@@ -55,18 +57,18 @@ class Rows:
         return max(0.0, self.forward - self.backward) * forward + self.backward * gradient
 
 
-def rows_of_method(method: Method, shape: Sequence[int]) -> Rows:
+def rows_of_method(method: Method, samples: Unrun) -> Rows:
     """Rows for one sample: promised by the card, or else counted from the parameters as far as they tell.
 
     Args:
         method: what explains.
-        shape: (*f) of the sample.
+        samples: such ones.
     """
     promised = method.passes(1)
     if promised is not None:
         return Rows(*promised)
     params = dict(method.params)
-    units, most, times = _units(params, shape), params.get("evaluations"), float(params.get("samples") or 1)
+    units, most, times = _units(params, samples), params.get("evaluations"), float(params.get("samples") or 1)
     if units is not None:
         single = most is None and not GAMES & set(params)
         games = units * times if single else float(2 ** min(units, GAME))
@@ -74,22 +76,22 @@ def rows_of_method(method: Method, shape: Sequence[int]) -> Rows:
     if most:
         return Rows(most + 1.0)
     if "stride" in params:
-        return Rows(_windows(params, shape) * times + 1)
+        return Rows(_windows(params, samples.shape) * times + 1)
     if params.get("steps"):
         return Rows(params["steps"] * times + 2, params["steps"] * times)
     return Rows(GUESS)
 
 
-def rows_of_metrics(chosen: Iterable[Metric], method: Rows, shape: Sequence[int]) -> Rows:
+def rows_of_metrics(chosen: Iterable[Metric], method: Rows, samples: Unrun) -> Rows:
     """Rows that metrics run for the map of one sample; runs that several read count once.
 
     Args:
         chosen: the metrics.
         method: rows of the method, which some metrics run again.
-        shape: (*f) of the sample.
+        samples: such ones.
     """
     chosen = list(chosen)
-    found = Rows(float(sum(run.points(shape) for run in runs_of(chosen))))
+    found = Rows(sum(_points(run, samples) for run in runs_of(chosen)))
     for metric in chosen:
         card, params = metric.card, dict(metric.params)
         if metric.runs or card is None:
@@ -112,28 +114,33 @@ def rows_shared(chosen: Iterable[Metric], samples: int) -> Rows:
     return found
 
 
-def rows_of(methods: Iterable[Method], chosen: Sequence[Metric], shape: Sequence[int], samples: int) -> Rows:
+def rows_of(methods: Iterable[Method], chosen: Sequence[Metric], samples: Unrun, number: int) -> Rows:
     """Rows of a whole comparison.
 
     Args:
         methods: what explains.
         chosen: what measures.
-        shape: (*f) of a sample.
-        samples: how many there are.
+        samples: some of them, which stand for all.
+        number: how many there are.
     """
-    found = rows_shared(chosen, samples)
+    found = rows_shared(chosen, number)
     for method in methods:
-        own = rows_of_method(method, shape)
-        found += (own + rows_of_metrics(chosen, own, shape)) * samples
+        own = rows_of_method(method, samples)
+        found += (own + rows_of_metrics(chosen, own, samples)) * number
     return found
 
 
-def _units(params: dict[str, Any], shape: Sequence[int]) -> int | None:
+def _points(run: PerturbationRun, samples: Unrun) -> float:
+    """Rows of a curve, as a mean over the samples, which may have different numbers of units."""
+    return mean(run.points(units) for units in counts_in(run.unit, samples))
+
+
+def _units(params: dict[str, Any], samples: Unrun) -> int | None:
     """How many units a method removes by turns; None where it has none, or only the sample tells."""
     if params.get("units") is None:
         return None
     try:
-        return as_unit(params["units"]).count(shape)
+        return round(mean(counts_in(as_unit(params["units"]), samples)))
     except (AbeError, NotImplementedError):
         return None
 

@@ -6,7 +6,6 @@ the baseline in. Row k of a sample is made when its turn comes, from the input, 
 the order of arrival, so memory does not grow with the number of steps.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -66,13 +65,13 @@ class PerturbationRun:
     step: Step = None
     first: Literal["most", "least"] | str = "most"
 
-    def units_per_step(self, shape: Sequence[int]) -> int:
-        """Units changed per step for an input of ``shape`` (without the batch axis)."""
-        return step_size(self.step, self.unit.count(shape))
+    def units_per_step(self, units: int) -> int:
+        """Units changed per step where there are so many of them."""
+        return step_size(self.step, units)
 
-    def points(self, shape: Sequence[int]) -> int:
-        """n + 1, the rows one sample needs."""
-        return number_of_steps(self.unit.count(shape), self.units_per_step(shape)) + 1
+    def points(self, units: int) -> int:
+        """n + 1, the rows a sample of so many units needs."""
+        return number_of_steps(units, self.units_per_step(units)) + 1
 
     def order(self, problem: Problem, attribution: Tensor, samples: Tensor) -> Arrival:
         """The order in which the units of some samples change."""
@@ -115,7 +114,7 @@ class PerturbationRun:
         check_map(attribution, problem.x)
         order = self.order(problem, attribution, who) if arrival is None else arrival
         known = isinstance(self.unit, Known)
-        step = step_size(self.step, order.nominal) if known else self.units_per_step(problem.x.shape[1:])
+        step = self.units_per_step(order.nominal if known else self.unit.count(problem.x.shape[1:]))
         x, filler = problem.x[who], None
         if isinstance(self.baseline, Removal):
             reference, filler = x, _Absence(bound_removal(self.baseline, problem, self.unit), problem, who)

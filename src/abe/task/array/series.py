@@ -4,13 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from abe.errors import Code, InputError
-from abe.task.array.tensor import tensor_task
+from abe.task.array.tensor import tensor_task, with_background
 from abe.task.base import Task
-from abe.task.batch import batch_of
 from abe.task.channels import Numbers
 from abe.task.letters import Axes
 from abe.task.lifted import suits
@@ -102,22 +99,3 @@ def series_task(
     )
     task = replace(arrays, modality="series", suits=suits(baseline="mean"))
     return task if background is None else with_background(task, background)
-
-
-def with_background(task: Task, background: Any) -> Task:
-    """The task with a background set: its mean for a reference, all of it where something is removed."""
-    lifter: Any = task.lifter
-    batch = batch_of(task, lifter.axes, background, lifter.channels)
-    if batch.lengths is not None:
-        raise InputError(
-            Code.SHAPE,
-            "Series of a background have one length",
-            got=f"{sorted(set(batch.lengths))} steps",
-        )
-    if not bool(torch.isfinite(batch.x).all()):
-        raise InputError(Code.NOT_FINITE_INPUT, "The background holds NaN or infinity")
-    mean: Tensor = batch.x.mean(0, keepdim=True)
-    if len(batch.x) == 1:
-        return replace(task, suits=suits(baseline=mean))
-    drawn = {("baseline", "uniform"): batch.x, ("background", "uniform"): batch.x}
-    return replace(task, suits={**suits(baseline=mean, removal=batch.x), **drawn})

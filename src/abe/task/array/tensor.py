@@ -40,6 +40,7 @@ def tensor_task(
     output_kind: OutputKind = "auto",
     explained: str | int | None = None,
     input_name: str | None = None,
+    background: Any = None,
 ) -> Task:
     """A task for a model of arrays whose axes are named by letters.
 
@@ -63,6 +64,8 @@ def tensor_task(
         output_kind: what they are, as for `abe.image_task`.
         explained: of a dict of inputs, the one that is explained; the others are passed along.
         input_name: keyword under which a single input is passed.
+        background: samples as large as those that are explained: their mean is then the reference, and all
+            of them in turn stand for what is absent and where a method draws references.
 
     Shape:
         arrays that lie as ``axes`` says, one sample also without the axis of samples; lists, iterators and
@@ -71,6 +74,7 @@ def tensor_task(
 
     Raises:
         SpecError: unusable settings.
+        InputError: a background that does not lie as the axes say, or of different lengths.
 
     Example:
         >>> import torch, abe
@@ -103,7 +107,7 @@ def tensor_task(
         explained=explained,
         name=input_name if input_name is not None else 0 if explained is None else explained,
     )
-    return Task(
+    task = Task(
         model=model,
         modality="tensor",
         lifter=lifter,
@@ -116,6 +120,26 @@ def tensor_task(
         output_kind=output_kind,
         suits=suits(baseline="mean" if bounds is None else "zero"),
     )
+    return task if background is None else with_background(task, background)
+
+
+def with_background(task: Task, background: Any) -> Task:
+    """The task with a background set: its mean for a reference, all of it where something is removed."""
+    lifter: Any = task.lifter
+    batch = batch_of(task, lifter.axes, background, lifter.channels)
+    if batch.lengths is not None:
+        raise InputError(
+            Code.SHAPE,
+            "What is in a background has one length",
+            got=f"lengths {sorted(set(batch.lengths))}",
+        )
+    if not bool(torch.isfinite(batch.x).all()):
+        raise InputError(Code.NOT_FINITE_INPUT, "The background holds NaN or infinity")
+    mean: Tensor = batch.x.mean(0, keepdim=True)
+    if len(batch.x) == 1:
+        return replace(task, suits=suits(baseline=mean))
+    drawn = {("baseline", "uniform"): batch.x, ("background", "uniform"): batch.x}
+    return replace(task, suits={**suits(baseline=mean, removal=batch.x), **drawn})
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from abe.task.base import Context, Lifted, Task
 from abe.task.channels import Numbers
 from abe.task.image.lifter import image_task
 from abe.task.image.pictures import Fit
-from abe.task.lifted import OWN, UNITS, pack, suits
+from abe.task.lifted import UNITS, pack, suits
 from abe.task.outputs import OutputKind
 from abe.task.pair.pairs import Given, pairs_of
 from abe.task.pair.readers import reader_of
@@ -392,8 +392,6 @@ def _about(lifted: Lifted, text: Lifted) -> dict[str, Tensor]:
                 len(labels), *labels[:, part.start : part.stop].shape[1:]
             )
             found[UNITS + one.kind] = labels
-    if OWN in text.context.about:
-        found[OWN] = text.context.about[OWN]
     return found
 
 

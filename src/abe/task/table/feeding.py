@@ -122,7 +122,8 @@ class Feeding:
         slots: the model's inputs.
         dtype: of the features.
         lookups: its embeddings; their vectors come first in the features.
-        bounds: of the numbers, one of each kind per column; None for unbounded ones.
+        bounds: of the numbers, one of each kind per column; None for unbounded ones. Vectors of categories
+            have the bounds of their table.
         rows: forward rows that settling it took.
     """
 
@@ -154,7 +155,7 @@ class Feeding:
             met[name] = met.get(name, 0) + 1
             shape = tuple(one.vectors(rows[:1]).shape[1:])
             name = name if met[name] == 1 else f"{name} ({met[name]})"
-            low, high = (None, None) if self.bounds is None else self._reach(one, rows)
+            low, high = self._reach(one, rows)
             parts.append(_part(name, start, shape, layer=one.layer, channels=-1, low=low, high=high))
             start = parts[-1].stop
         for slot in self.slots:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from abe.checks import COUNT, check_choice, plain
-from abe.errors import Code, InputError, ModelError, SpecError, note
+from abe.errors import Code, InputError, SpecError, note
 from abe.task.base import Context, Lifted, Task
-from abe.task.lifted import LENGTH, OWN, Units, suits
+from abe.task.lifted import Units, suits
 from abe.task.outputs import OutputKind, check_kind, class_names
+from abe.task.text import padding
 from abe.task.text.configured import kind_of, labels_of, longest
 from abe.task.text.embedding import Embedding, Signature, find_embedding, named_embedding, vector_of
 from abe.task.text.tokens import (
@@ -324,16 +325,18 @@ class TextLifter:
                 )
             )
         x = embedding.vectors(ids.to(device))
-        ends = _ends(texts, values, mask, signature, padded is None and self.padded_to is None)
+        given, own = padded is None, self.padded_to is None
+        ends = padding.ends([len(text) for text in texts], values, mask, signature, free=given and own)
+        ends, said, probed = padding.checked(task.model, values, self.beside, ends if own else {})
         return Lifted(
             x=x,
             context=Context(values, {k: v.to(device) for k, v in ends.items()}),
             names=names,
             parts=(_part(embedding, x),),
-            notes=tuple(dict.fromkeys(notes)),
+            notes=tuple(dict.fromkeys([*notes, *said])),
             units=tuple(_units(kind, texts, t, device) for kind in ("word", "token", "clause", "sentence")),
             shown=[text.shown for text in texts],
-            rows=int(self.embedding is None and not known),
+            rows=int(self.embedding is None and not known) + probed,
         )
 
     def found(
@@ -349,21 +352,7 @@ class TextLifter:
         tables = [m for m in task.model.modules() if isinstance(m, nn.Embedding)]
         if tables:  # ids that no table has would be an error of the model's
             check_ids(texts[0], max(table.num_embeddings for table in tables))
-        positional = [first[k] for k in sorted(k for k in first if isinstance(k, int))]
-        named = {k: v for k, v in first.items() if isinstance(k, str)}
-
-        def run() -> None:
-            try:
-                task.model(*positional, **named)
-            except Exception as problem:
-                raise ModelError(
-                    Code.MODEL_FAILED,
-                    "The model's forward raised an exception on the tokens",
-                    got=f"{type(problem).__name__}: {problem}",
-                    fix="Check that the model takes what the tokenizer gives",
-                ) from problem
-
-        self._found[""] = find_embedding(task.model, ids[:1], run)
+        self._found[""] = find_embedding(task.model, ids[:1], lambda: padding.run(task.model, first))
         return self._found[""]
 
     def _remarks(
@@ -447,24 +436,6 @@ def _numbers(text: Encoded, kind: str) -> tuple[list[int], list[str]]:
         number = {place: i for i, place in enumerate(inside)}
         return [number.get(place, -1) for place in range(len(text))], [text.tokens[place] for place in inside]
     return text.larger(kind)
-
-
-def _ends(
-    texts: Sequence[Encoded],
-    values: Mapping[str | int, Tensor],
-    mask: Tensor,
-    signature: Signature,
-    free: bool,
-) -> dict[str, Tensor]:
-    """Where texts end: the model is given no padding, or a mask says where it begins."""
-    if signature.attention is None:
-        said = [values[name] for name in ("lengths", "length") if name in values]
-        if not (free or said):
-            return {}
-        each = said[0] if said else torch.tensor([len(text) for text in texts])
-        return {LENGTH: each.long().reshape(len(texts))}
-    behind = mask.ndim == 2 and bool((mask[:, 1:] <= mask[:, :-1]).all())
-    return {OWN: mask.sum(1).long()} if behind else {}
 
 
 def _lines(path: Path) -> list[str]:
