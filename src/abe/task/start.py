@@ -59,7 +59,7 @@ def entrance(function: Callable[_P, _R]) -> Callable[_P, _R]:
     def call(*args: _P.args, **given: _P.kwargs) -> _R:
         placed = dict(zip(names, args, strict=False))
         model = placed.get("task", given.get("task"))
-        if isinstance(model, Task) or not (isinstance(model, nn.Module) or _is_pipeline(model)):
+        if isinstance(model, Task) or not (isinstance(model, nn.Module) or is_pipeline(model)):
             if strict and isinstance(model, Task):
                 _check_asked(function.__name__, names, model, given)
             return checked(*args, **given)
@@ -126,7 +126,7 @@ def as_task(model: Any, raw: Any, **settings: Any) -> Task:
     if isinstance(model, Task):
         return model
     kind = kind_of(model, raw, settings)
-    model, found = _opened(model)
+    model, found = opened(model)
     if kind == TEXT:
         return text_task(model, **{**found, **settings})
     if not isinstance(model, nn.Module):
@@ -147,7 +147,7 @@ def kind_of(model: Any, raw: Any, settings: Mapping[str, Any]) -> str:
     Raises:
         InputError: they may be of several kinds, or of one that only a constructor can tell about.
     """
-    _, found = _opened(model)
+    _, found = opened(model)
     tokenizer = settings.get("tokenizer", found.get("tokenizer"))
     return _kind(raw, tokenizer is not None, settings.get("background") is not None)
 
@@ -281,18 +281,18 @@ def _first(raw: Any) -> Any:
     return first[0] if several and isinstance(first[0], Tensor | np.ndarray | list | Image.Image) else first
 
 
-def _is_pipeline(model: Any) -> bool:
+def is_pipeline(model: Any) -> bool:
     """Whether this holds a model with what prepares its inputs, as pipelines of Hugging Face do."""
     return isinstance(getattr(model, "model", None), nn.Module) and hasattr(model, "tokenizer")
 
 
-def _opened(model: Any) -> tuple[Any, dict[str, Any]]:
+def opened(model: Any) -> tuple[Any, dict[str, Any]]:
     """The module, and the tokenizer of a pipeline.
 
     Raises:
         ModelError: a pipeline that does something else than classify texts.
     """
-    if isinstance(model, nn.Module) or not _is_pipeline(model):
+    if isinstance(model, nn.Module) or not is_pipeline(model):
         return model, {}
     does = str(getattr(model, "task", ""))
     if model.tokenizer is None or any(word in does for word in GENERATING):
