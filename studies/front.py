@@ -45,7 +45,9 @@ def row() -> abe.Explanation:
     table = zoo.load("titanic")
     learnt, held = np.split(np.random.default_rng(0).permutation(len(table)), [4 * len(table) // 5])
     words, numbers = table.categories, [name for name in table.columns if name not in table.categories]
-    codes = torch.from_numpy(np.stack([np.searchsorted(own, table.columns[n]) for n, own in words.items()], 1))
+    codes = torch.from_numpy(
+        np.stack([np.searchsorted(own, table.columns[n]) for n, own in words.items()], 1)
+    )
     wide = torch.from_numpy(np.stack([table.columns[name] for name in numbers], 1)).float()
     model = networks.fitted(
         lambda: Measured([len(own) for own in words.values()], wide[learnt]),

@@ -35,7 +35,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def task() -> abe.Task:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3))
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)
+    )
     return abe.image_task(net.eval())
 
 
@@ -43,10 +45,14 @@ X = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 CALLS: dict[str, Callable[..., Any]] = {
     "explain": lambda **how: abe.explain(task(), X, "ig", **how),
     "attack": lambda **how: abe.attack(task(), X, "pgd", steps=2, **how),
-    "robustness": lambda **how: abe.evaluate_robustness(task(), X, "pgd", steps=2, epsilons=[0.01, 0.1], **how),
+    "robustness": lambda **how: abe.evaluate_robustness(
+        task(), X, "pgd", steps=2, epsilons=[0.01, 0.1], **how
+    ),
     "transfer": lambda **how: abe.transfer_matrix({"a": task(), "b": task()}, X, "mim", steps=2, **how),
     "trust": lambda **how: abe.trust(task(), X, ["gradient"], constructions=["sign"], etas=[1e-4], **how),
-    "compare": lambda **how: abe.compare(task(), X, methods=["gradient"], metrics=["deletion"], step=0.5, **how),
+    "compare": lambda **how: abe.compare(
+        task(), X, methods=["gradient"], metrics=["deletion"], step=0.5, **how
+    ),
 }
 
 

@@ -133,7 +133,7 @@ def saved(own: Run) -> Run:
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    words = "[PAD] [UNK] [CLS] [SEP] [MASK] a charming journey dull film".split()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "charming", "journey", "dull", "film"]
     inner = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     named = {f"{part}_token": f"[{part.upper()}]" for part in ("pad", "unk", "cls", "sep", "mask")}

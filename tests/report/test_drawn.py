@@ -172,11 +172,11 @@ def test_a_zero_map_and_odd_numbers_are_drawn() -> None:
 
 def test_names_that_differ_at_their_ends_stay_apart_beside_their_values() -> None:
     long = "a rather long name of a measurement that nobody would type "
-    names = [bars._cell(f"{long}{n}", "1.475", 2.6) for n in range(20)]  # noqa: SLF001
+    names = [bars._cell(f"{long}{n}", "1.475", 2.6) for n in range(20)]
     assert len(set(names)) == 20
     assert all(name.endswith(" = 1.475") and "…" in name for name in names)
     assert all(width_of(name, bars.SMALL) <= 2.6 - 0.15 for name in names)
-    assert width_of(bars._cell("age", "x" * 400, 2.6), bars.SMALL) <= 2.6  # noqa: SLF001
+    assert width_of(bars._cell("age", "x" * 400, 2.6), bars.SMALL) <= 2.6
 
 
 def test_letters_of_every_script_are_measured_as_they_are_drawn() -> None:
@@ -184,8 +184,8 @@ def test_letters_of_every_script_are_measured_as_they_are_drawn() -> None:
     from matplotlib.font_manager import FontProperties
 
     known = FontProperties(family=families(), size=SIZE)
-    for text in ("charming", "映画はとても良い", "🎬🎬", "שלום"):
+    for word in ("charming", "映画はとても良い", "🎬🎬", "שלום"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            drawn, *_ = RendererAgg(10, 10, 72).get_text_width_height_descent(text, known, False)
-        assert width_of(text, SIZE) * 72 == pytest.approx(drawn, rel=0.05, abs=1)
+            drawn, *_ = RendererAgg(10, 10, 72).get_text_width_height_descent(word, known, False)
+        assert width_of(word, SIZE) * 72 == pytest.approx(drawn, rel=0.05, abs=1)

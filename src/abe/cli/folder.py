@@ -1,4 +1,4 @@
-"""``--model FOLDER``: a text classifier and its tokenizer as ``save_pretrained`` of Hugging Face wrote them."""
+"""``--model FOLDER``: a text classifier and its tokenizer, as ``save_pretrained`` of transformers writes them."""
 
 import importlib
 import json
@@ -41,7 +41,7 @@ def refuse_absent(model: str) -> None:
             Code.FOREIGN_FILE,
             "There is no such folder, and nothing is downloaded",
             got=short(model),
-            expected="a folder with a model and its tokenizer, a name from `abe zoo`, or package.module:factory",
+            expected="a folder with model and tokenizer, a name from `abe zoo`, or package.module:factory",
             fix="Save both into a folder, by save_pretrained of transformers, and name that",
         )
 
@@ -55,8 +55,8 @@ def load(folder: str) -> Any:
         ModelError: weights of another network, or a network that transformers cannot build.
         PackageError: transformers is not installed.
     """
-    from abe.task.zoo.minilm import TRANSFORMERS
     from abe.task.zoo.files import require
+    from abe.task.zoo.minilm import TRANSFORMERS
     from abe.task.zoo.sentences import TextModel
 
     path = Path(folder)
@@ -67,7 +67,7 @@ def load(folder: str) -> Any:
             f"The folder {short(folder)} holds no weights in safetensors",
             got=", ".join(sorted(one.name for one in path.iterdir())[:8]),
             expected=WEIGHTS[0],
-            fix="Save them so: model.save_pretrained(folder), in Python; files of torch.save are not unpickled",
+            fix="Save them by model.save_pretrained(folder); what torch.save wrote is not unpickled",
         )
     if not any(fnmatch(one.name, form) for one in path.iterdir() for form in TOKENIZERS):
         raise StorageError(
@@ -141,7 +141,9 @@ def _check_classifies(configuration: Mapping[str, Any], folder: str) -> None:
 def _check_complete(told: Mapping[str, Any], folder: str) -> None:
     """Refuse a network some of whose weights were drawn at random as the file does not have them."""
     said = {"missing_keys": "no", "mismatched_keys": "another shape of"}
-    wrong = [f"{what} {', '.join(map(str, list(told[key])[:SHOWN]))}" for key, what in said.items() if told[key]]
+    wrong = [
+        f"{what} {', '.join(map(str, list(told[key])[:SHOWN]))}" for key, what in said.items() if told[key]
+    ]
     if wrong:
         raise ModelError(
             Code.MODEL_FAILED,

@@ -350,7 +350,7 @@ def _refuse_unknown(model: str) -> None:
             Code.UNKNOWN_NAME,
             "There is no model of this name in the zoo",
             got=repr(short(model)),
-            expected=f"one of {', '.join(models)}; package.module:factory; or a folder with a text classifier",
+            expected=f"one of {', '.join(models)}; package.module:factory; or a folder",
             fix=suggest(model, models) or "Run `abe zoo` for a list",
         )
 

@@ -24,7 +24,6 @@ def at_least(low: float, most: int = 10**9) -> Parameter:
 
 
 Text = Annotated[str | None, SIGNED]
-Photos = Annotated[list[str], Parameter(help="Image files.")]
 Inputs = Annotated[
     list[str] | None,
     Parameter(

@@ -98,9 +98,7 @@ def _text(model: Any, options: ModelOptions, settings: Mapping[str, Any]) -> Any
     return text_task(model, zoo.load_object(options.tokenizer), **settings)
 
 
-def of_texts(
-    model: Any, tokenizer: Any, options: ModelOptions, settings: Mapping[str, Any]
-) -> Any:
+def of_texts(model: Any, tokenizer: Any, options: ModelOptions, settings: Mapping[str, Any]) -> Any:
     """The task of a pipeline, or of a folder with a model and its tokenizer.
 
     Raises:

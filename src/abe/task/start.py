@@ -31,6 +31,8 @@ _R = TypeVar("_R")
 TEXT, TABLE, IMAGE = "text", "table", "image"
 TAKES = {TEXT: ("tokenizer",), TABLE: ("background", "categories"), IMAGE: ()}
 """What may be said beside the input, by the kind of task."""
+CALLED = {TEXT: "texts", TABLE: "rows of a table", IMAGE: "photographs"}
+"""The kinds in words."""
 RAW = ("raw", "photos", "data")
 """What public functions call their inputs."""
 GENERATING = (
@@ -68,6 +70,7 @@ def entrance(function: Callable[_P, _R]) -> Callable[_P, _R]:
         said = {n: v for n, v in named.items() if n not in names and n in (*TAKES[TEXT], *TAKES[TABLE])}
         kind = kind_of(model, raw, said)
         mine = {name: v for name, v in said.items() if name in TAKES[kind]}
+        _check_said(kind, said)
         named = {name: v for name, v in named.items() if name not in mine}
         named["task"] = task = as_task(model, raw, **mine)
         if strict:
@@ -77,6 +80,18 @@ def entrance(function: Callable[_P, _R]) -> Callable[_P, _R]:
         return checked(*(named[n] for n in placed), *further, **rest)  # type: ignore[call-arg]
 
     return call
+
+
+def _check_said(kind: str, said: Mapping[str, Any]) -> None:
+    """Refuse what belongs to another kind of input than the one that is handed in."""
+    strange = [name for name, value in said.items() if name not in TAKES[kind] and value is not None]
+    if strange:
+        other = next(one for one, names in TAKES.items() if strange[0] in names)
+        raise SpecError(
+            Code.UNSUPPORTED,
+            f"{strange[0]}= is for {CALLED[other]}, and these inputs are taken for {CALLED[kind]}",
+            fix=f"Leave it out, or pass {CALLED[other]}",
+        )
 
 
 def _check_asked(function: str, names: Sequence[str], task: Task, given: Mapping[str, Any]) -> None:

@@ -195,9 +195,7 @@ def _raw(shown: Sequence[Any]) -> Any:
 
 def _same(lifted: Lifted, x: Tensor) -> bool:
     """Whether these are the lifted features; what stands behind a sample's own length does not matter."""
-    mine, theirs = (
-        without_padding(one, lifted.context.lengths) for one in (lifted.x, x.to(lifted.x))
-    )
+    mine, theirs = (without_padding(one, lifted.context.lengths) for one in (lifted.x, x.to(lifted.x)))
     return torch.allclose(mine, theirs, atol=1e-5)
 
 

@@ -30,7 +30,7 @@ def load_factory(reference: str, arguments: Mapping[str, Any] | None = None) -> 
             Code.NOT_A_MODULE,
             f"{reference} did not return a model",
             got=f"the class {made.__name__}" if isinstance(made, type) else type(made).__name__,
-            expected="an nn.Module, a task such as that of abe.image_task, or a pipeline that classifies texts",
+            expected="an nn.Module, a task of abe.image_task or its kin, or a pipeline for texts",
         )
     return made
 
