@@ -1,4 +1,4 @@
-"""``--model FOLDER``: a text classifier and its tokenizer, as ``save_pretrained`` of transformers writes them."""
+"""``--model FOLDER``: a text classifier with its tokenizer, as transformers saves them."""
 
 import importlib
 import json
