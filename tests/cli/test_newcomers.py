@@ -26,7 +26,10 @@ def new(own: Run) -> Run:
         (("explain", ""), "There is nothing to explain"),
         (("explain", "  "), "There is nothing to explain"),
         (("explain", "a fine film"), "sentiment-textcnn of `abe zoo`"),
-        (("explain", "rows.csv", "-m", "own_code:rows", "--background", "rows.csv"), "--row 3, 3,7 or 3:8"),
+        (
+            ("explain", "rows.csv", "-m", "own_code:rows", "--background", "rows.csv"),
+            "Name rows with --row, counted from 0 below the head: 3, 3,7 or 3:8",
+        ),
         (("trust", "a fine film"), "does not read a text"),
         (("trust",), "There is nothing to explain"),
     ],

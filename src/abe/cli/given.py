@@ -202,7 +202,7 @@ def _misfit(one: Sample, model: str, modality: str) -> InputError:
             Code.SAMPLES,
             "Which rows of the table are meant is not said",
             got=inputs.short(one.name),
-            fix="Name them with --row, counted from 0 below the head: --row 3, 3,7 or 3:8",
+            fix="Name rows with --row, counted from 0 below the head: 3, 3,7 or 3:8",
         )
     if one.kind == "text" and model == DEFAULT_MODEL.model:
         fix = (
