@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from studies import benches, charts, subjects, tasks
+from studies import benches, charts, front, subjects, tasks
 from studies.outcome import Outcome, record, show
 from studies.records import Records
 from studies.settings import Size
@@ -68,6 +68,9 @@ def main(words: list[str] | None = None) -> Outcome | None:
     words = sys.argv[1:] if words is None else words
     if words[:1] == ["tasks"]:
         return tasks.main(words[1:])
+    if words[:1] == ["front"]:
+        front.main(words[1:])
+        return None
     parser = _parser()
     options = parser.parse_args(words)
     console = Console()
@@ -117,6 +120,7 @@ def _listing() -> Table:
     for name, study in {**STUDIES, **DEMONSTRATIONS}.items():
         table.add_row(name, study.asks, study.cost)
     table.add_row("tasks TASK", f"All methods by INS, DEL, IPS: {', '.join(benches.TASKS)}", "minutes")
+    table.add_row("front", "Draws the text, the row and the series of the first page", "1 min")
     return table
 
 

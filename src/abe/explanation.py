@@ -12,7 +12,7 @@ from torch import Tensor
 
 from abe import arrays, schema, storage, words
 from abe.errors import Code, InputError
-from abe.per_sample import follow, joined, numbered_anew, picked
+from abe.per_sample import follow, joined, numbered_anew, of_one_length, picked
 from abe.provenance import check_map as check_map
 from abe.provenance import versions as versions
 from abe.stored_maps import DIAGNOSTIC, check_stored
@@ -428,20 +428,20 @@ class Explanation:
     def join(cls, parts: "Iterable[Explanation]") -> "Explanation":
         """One explanation of the samples of several, by the same method and of the same shape, in order.
 
+        Texts and series of different lengths are padded behind, as in a batch of them.
+
         Raises:
             InputError: nothing, other methods or parameters, or inputs of different shapes.
         """
-        parts = list(parts)
-        shapes = [tuple(_axes(t) for t in (p.x, p.attribution, p.target)) for p in parts]
-        kinds = {
-            repr((p.spec, p.objective, p.modality, p.channels, axes))
-            for p, axes in zip(parts, shapes, strict=True)
-        }
-        if len(kinds) != 1:
+        parts = of_one_length(list(parts))
+        kinds = [p._kind() for p in parts]
+        if not parts or any(kind != kinds[0] for kind in kinds):
+            other = [name for kind in kinds for name in kind if kind[name] != kinds[0][name]]
+            both = words.some(sorted({str(kind[name]) for kind in kinds for name in other[:1]}), 2)
             raise InputError(
                 Code.SHAPE,
                 "Only explanations of one kind can be joined",
-                got=f"{len(kinds)} kinds: {', '.join(sorted(kinds))[:200]}" if kinds else "none",
+                got=f"another {other[0]}: {both[:200]}" if other else "none",
                 expected="the same method, parameters, score, and shapes of inputs and maps",
             )
         cost, blank = Cost(), [p.blank for p in parts if p.blank is not None]
@@ -456,6 +456,18 @@ class Explanation:
             warnings=list(dict.fromkeys(w for p in parts for w in p.warnings)),
             versions=dict(parts[0].versions),
         )
+
+    def _kind(self) -> dict[str, Any]:
+        """What explanations that are joined have in common."""
+        return {
+            "method": dict(self.spec),
+            "score": self.objective,
+            "modality": self.modality,
+            "axis of the channels": self.channels,
+            "shape of the inputs": tuple(self.x.shape[1:]),
+            "shape of the map": tuple(self.attribution.shape[1:]),
+            "number of targets": tuple(self.target.shape[1:]),
+        }
 
     def _tensors(self) -> dict[str, Tensor]:
         found = {
@@ -496,8 +508,6 @@ class Explanation:
         return cls(**core, diagnostics=extras, **held)
 
 
-def _axes(tensor: Tensor) -> tuple[int, ...]:
-    return tuple(tensor.shape[1:])
 
 
 def _json_number(number: float) -> float | str:

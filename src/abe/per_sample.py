@@ -1,6 +1,7 @@
 """What is held once for every sample: some of it picked by an index, or that of several joined."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,44 @@ def joined(held: list[Any], sizes: list[int]) -> Any:
         return [item for one in held for item in one] if complete else []
     same = len({one.shape[1:] for one in held}) == 1 and not any(map(_is_scalar, held))
     return torch.cat([one.to(held[0]) for one in held]) if complete and same else None
+
+
+def of_one_length(parts: Sequence[Any]) -> list[Any]:
+    """Explanations of named positions, the shorter ones padded behind; others as they are.
+
+    Padding is in no unit and has a map of 0, as in a batch of texts or series of different lengths.
+    """
+    lengths = [part.x.shape[2] if part.labels is not None and part.x.ndim > 2 else 0 for part in parts]
+    longest = max(lengths, default=0)
+    if len(set(lengths)) < 2 or min(lengths) == 0 or any(len(part.parts) > 1 for part in parts):
+        return list(parts)
+    fills = {"x": 0, "attribution": 0, "standard_error": 0, "labels": -1, "token_labels": -1}
+    named = parts[lengths.index(longest)].parts
+    found: list[Any] = []
+    for part in parts:
+        held = {name: getattr(part, name) for name in fills}
+        own = {name: _lengthened(t, longest, fills[name]) for name, t in held.items() if t is not None}
+        found.append(replace(part, **own, parts=named))
+    return found
+
+
+def _lengthened(tensor: Tensor, length: int, fill: int) -> Tensor:
+    """A tensor (b, c, t, …) with more positions behind."""
+    missing = tensor.new_full((*tensor.shape[:2], length - tensor.shape[2], *tensor.shape[3:]), fill)
+    return torch.cat([tensor, missing], 2)
+
+
+def without_padding(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """(b, c, t, …) with 0 behind each sample's own length; as it is where there are no lengths.
+
+    Args:
+        x: features.
+        lengths: (b,) positions of each sample along the first axis of positions.
+    """
+    if lengths is None or x.ndim < 3:
+        return x
+    behind = torch.arange(x.shape[2], device=x.device) >= lengths.to(x.device)[:, None]
+    return x.masked_fill(behind.reshape(len(x), 1, -1, *[1] * (x.ndim - 3)), 0)
 
 
 def numbered_anew(

@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -68,3 +70,25 @@ class Progress:
         self._bar = RichProgress(*columns, console=Console(stderr=True), transient=True)
         self._bar.start()
         self._task = self._bar.add_task(self.label, total=self.total)
+
+
+@contextmanager
+def staged(
+    label: str, stages: int, progress: bool | Callable[[int], None] = True
+) -> Generator[tuple[bool | Callable[[int], None], Callable[[], None]]]:
+    """One bar over several calls, each of which may be too short to show its own.
+
+    Args:
+        label: what is being done.
+        stages: how many calls.
+        progress: whether to show a bar, or a function called with rows done.
+
+    Yields:
+        What the calls are given as ``progress=``, and what is called when one of them is done.
+    """
+    with Progress(label, stages, enabled=progress is True) as bar:
+
+        def alive(rows: int) -> None:
+            bar.advance(0)
+
+        yield alive if progress is True else progress, lambda: bar.advance(1)

@@ -9,8 +9,9 @@ from matplotlib.text import Text
 from PIL import Image
 from tests.report.samples import BAD, every, made, rows, series, text
 
-from abe.report import view
-from abe.report.blocks import ROOM, laid, width_of
+from abe.report import bars, view
+from abe.report.blocks import ROOM, SIZE, laid, width_of
+from abe.report.canvas import families
 from abe.report.drawn import draw
 from abe.report.figures import plot_explanation, plot_photo
 
@@ -149,7 +150,7 @@ def test_a_comparison_shows_every_method_on_the_same_words() -> None:
     figure = plot_photo(both)
     shown = texts(figure)
     assert shown.count("charming") == 2
-    assert {"first: explained is yes", "INS", "A", "B", "share changed"} <= set(shown)
+    assert {"first, explained: yes", "INS", "A", "B", "share changed"} <= set(shown)
     assert sum("Integrated Gradients" in one for one in shown) == 2
 
 
@@ -167,3 +168,24 @@ def test_a_zero_map_and_odd_numbers_are_drawn() -> None:
     ):
         figure = draw([view.sample_view(made(values, torch.ones(1, 3), "tabular"), 0, "")])
         figure.canvas.draw()  # type: ignore[attr-defined]
+
+
+def test_names_that_differ_at_their_ends_stay_apart_beside_their_values() -> None:
+    long = "a rather long name of a measurement that nobody would type "
+    names = [bars._cell(f"{long}{n}", "1.475", 2.6) for n in range(20)]
+    assert len(set(names)) == 20
+    assert all(name.endswith(" = 1.475") and "…" in name for name in names)
+    assert all(width_of(name, bars.SMALL) <= 2.6 - 0.15 for name in names)
+    assert width_of(bars._cell("age", "x" * 400, 2.6), bars.SMALL) <= 2.6
+
+
+def test_letters_of_every_script_are_measured_as_they_are_drawn() -> None:
+    from matplotlib.backends.backend_agg import RendererAgg
+    from matplotlib.font_manager import FontProperties
+
+    known = FontProperties(family=families(), size=SIZE)
+    for word in ("charming", "映画はとても良い", "🎬🎬", "שלום"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            drawn, *_ = RendererAgg(10, 10, 72).get_text_width_height_descent(word, known, False)
+        assert width_of(word, SIZE) * 72 == pytest.approx(drawn, rel=0.05, abs=1)

@@ -182,3 +182,16 @@ def test_channels_are_called_what_their_windows_begin_with() -> None:
     fixed = made(torch.ones(1, 2, 2), torch.ones(1, 2, 2), "series", labels=whole - 1, unit_names=[["ecg"]])
     assert looks(fixed, 0)[0].rows == ["channel 0", "ecg"]
     assert looks(series(), 0)[0].rows == ["channel 0", "channel 1"]
+
+
+def test_padding_behind_a_series_is_not_drawn_as_data() -> None:
+    labels = torch.tensor([[[0, 0, 1, 1, -1, -1]]])
+    attribution = torch.tensor([[[1.0, 1, 2, 2, 0, 0]]])
+    named = {"unit": "window", "labels": labels, "unit_names": [["t 0–1", "t 2–3"]]}
+    (found,) = looks(made(attribution, torch.rand(1, 1, 6), "series", **named), 0)
+    assert found.ground is not None
+    assert (found.ground.shape, found.values.shape) == ((1, 4), (1, 4))
+    assert [value for *_, value in found.entries] == [2, 4]
+    attribution[0, 0, 5] = 0.5  # what a gradient gives to a fixed step is shown
+    (found,) = looks(made(attribution, torch.rand(1, 1, 6), "series", **named), 0)
+    assert (found.values.shape, found.fixed) == ((1, 6), 0.5)

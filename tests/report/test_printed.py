@@ -26,7 +26,7 @@ def screen(found: Any, *, width: int = 80) -> str:
 def test_words_stand_with_their_shares_and_the_account_follows() -> None:
     assert str(text(fixed=0.5)).splitlines() == [
         "integrated_gradients on 1 text",
-        "sample 0: explained is yes",
+        "sample 0, explained: yes",
         f"  a (+0.50) charming (−1.00) journey (+1.00) {BAD} (+0.12)",
         "  logit 1.52 = 0.40 at the reference + 1.12",
         "  the map sums to that change",
@@ -69,7 +69,7 @@ def test_stretches_of_series_are_bars() -> None:
 
 def test_many_samples_are_cut_and_said() -> None:
     shown = str(rows(SAMPLES + 3))
-    assert shown.count("explained is yes") == SAMPLES
+    assert shown.count("explained: yes") == SAMPLES
     assert "and 3 more: by_unit() and to_frame() have all" in shown
 
 

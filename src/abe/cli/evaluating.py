@@ -204,11 +204,12 @@ def _aligned(groups: Mapping[str, list["Explanation"]], lifted: Any) -> dict[str
     """One explanation per name, the samples in one order."""
     from abe.draws import sample_ids
     from abe.explanation import Explanation
+    from abe.task.lifted import identities
 
     if not groups:
         return {}
     first = next(iter(groups.values()))
-    order = [sample_ids(e.x)[0] for e in first] if lifted is None else sample_ids(lifted.x)
+    order = [sample_ids(e.x)[0] for e in first] if lifted is None else identities(None, lifted)
     found: dict[str, Explanation] = {}
     for name, parts in groups.items():
         by_id = {sample_ids(e.x)[0]: e for e in parts}

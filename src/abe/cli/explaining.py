@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from abe.cli import exits, inputs, options, output, ready
 from abe.cli.given import Sample, check, fit, raw_of, samples, stems
 from abe.errors import AbeError
+from abe.progress import staged
 from abe.terminal import readable
 
 if TYPE_CHECKING:
@@ -72,11 +73,15 @@ def run(
     wanted, further = inputs.target_of(task, target), inputs.asked_of(task, question)
     results: list[dict[str, Any]] = []
     pieces = exits.Pieces()
+    how = {"target": wanted, "objective": objective, "seed": seed, **further}
+    together = json and len(jobs) > 1  # results that are printed show how far it is
     try:
-        for job in jobs:
-            with pieces.piece(job.sample.name):
-                how = {"target": wanted, "objective": objective, "seed": seed, **further}
-                _explain(job, task, chosen, how, results, pieces, told=not json)
+        with staged(chosen.name, len(jobs), together) as (progress, done):
+            for job in jobs:
+                with pieces.piece(job.sample.name):
+                    shown = {**how, "progress": progress or True}
+                    _explain(job, task, chosen, shown, results, pieces, told=not json)
+                done()
     finally:  # when interrupted, too
         if json and results:
             lost = {job.sample.name: job.sample for job in jobs if job.sample.name in pieces.failed}

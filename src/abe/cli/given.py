@@ -240,8 +240,18 @@ def _misfit(one: Sample, model: str, modality: str) -> InputError:
     if modality == "several":
         fix = "Give every input by its name: --input NAME=FILE"
     elif one.kind == "lines":
-        fix = "Name rows with --row, counted from 0 below the head" + (
-            "" if modality == "tabular" else f". {fix}"
+        fix = f"Name rows with --row, counted from 0 below the head. {fix}"
+    if one.kind == "lines" and modality == "tabular":
+        return InputError(
+            Code.SAMPLES,
+            "Which rows of the table are meant is not said",
+            got=inputs.short(one.name),
+            fix="Name rows with --row, counted from 0 below the head: 3, 3,7 or 3:8",
+        )
+    if one.kind == "text" and model == DEFAULT_MODEL.model:
+        fix = (
+            "Name one with --model: sentiment-textcnn of `abe zoo`, a folder with a text classifier, or "
+            + ("module:function, where the function returns abe.text_task(…)")
         )
     return InputError(
         Code.UNSUPPORTED,
@@ -314,6 +324,8 @@ def stems(found: Sequence[Sample]) -> list[str]:
 
 def _of(word: str, rows: list[int] | None, without: Sequence[str]) -> list[Sample]:
     """The samples that a word names."""
+    if not word.strip():
+        raise InputError(Code.EMPTY_BATCH, "There is nothing to explain", got="an empty word")
     path = Path(word)
     suffix = path.suffix.lower()
     ours = suffix in TABLES or suffix in (".txt", ".npy")

@@ -12,7 +12,7 @@ from typing import Any
 from abe.cli import ready, weights
 from abe.cli.options import DEFAULT_QUESTION, ModelOptions, QuestionOptions
 from abe.cli.output import short as short
-from abe.errors import AbeError, Code, InputError, SpecError, TargetError
+from abe.errors import AbeError, Code, InputError, SpecError, TargetError, suggest
 
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 _WHOLE = re.compile(r"[+-]?[0-9]+(e\+?[0-9]{1,2})?", re.IGNORECASE)
@@ -310,32 +310,38 @@ def task_of(
         without: columns that the model is not given.
         question: what is asked of a segmentation.
     """
-    from abe.cli import plain
+    from abe.cli import folder, plain
     from abe.task import zoo
     from abe.task.base import Task
+    from abe.task.start import opened
 
     settings, arguments = _settings(options), parameters(options.model_arg or ())
     if options.weights is not None:
         weights.check(options.weights)
     rows = None if options.background is None else plain.columns(options.background, without)
-    if ":" in options.model:
+    if folder.is_folder(options.model) and options.model not in {one.name for one in zoo.zoo()}:
+        _refuse_arguments(options.model, arguments)
+        made = folder.load(options.model)
+    elif ":" in options.model:
         if "" not in sys.path and os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
         made = _made(options.model, arguments)
     else:
         _refuse_file(options.model)
+        folder.refuse_absent(options.model)
         _refuse_arguments(options.model, arguments)
+        _refuse_unknown(options.model)
         made = zoo.load(options.model)
         if not isinstance(made, Task):
             raise SpecError(
                 Code.UNSUPPORTED,
                 f"{options.model} is no model that a command runs",
                 got=f"something of the kind {zoo.entry(options.model).kind}",
-                expected="an image model",
+                expected="a network with classes",
                 fix="Load it in Python: abe.zoo.load(name)",
             )
     base = made if isinstance(made, Task) else None
-    network: Any = made if base is None else base.model
+    network, own = (base.model, {}) if base is not None else opened(made)
     if options.weights is not None:
         weights.load_into(network, options.weights)
     if base is not None and plain.said(options):
@@ -347,6 +353,8 @@ def task_of(
         )
     if base is not None:
         return _configured(network, settings, base) if settings else base
+    if own:
+        return plain.of_texts(network, own["tokenizer"], options, settings)
     if all(one.kind == "photo" for one in found) and not plain.said(options):
         return plain.photographs(_configured(network, settings, None), settings, question)
     return plain.made(network, found, options, settings, background=rows)
@@ -371,6 +379,21 @@ def _refuse_file(model: str) -> None:
             got=repr(model),
             expected="package.module:factory, a function that builds the network",
             fix="Name its file of weights with --weights",
+        )
+
+
+def _refuse_unknown(model: str) -> None:
+    """Refuse what nothing in the zoo is called, naming its models alone."""
+    from abe.task import zoo
+
+    if model.lower().replace("_", "-") not in {one.name for one in zoo.zoo()}:
+        models = zoo.model_names()
+        raise SpecError(
+            Code.UNKNOWN_NAME,
+            "There is no model of this name in the zoo",
+            got=repr(short(model)),
+            expected=f"one of {', '.join(models)}; package.module:factory; or a folder",
+            fix=suggest(model, models) or "Run `abe zoo` for a list",
         )
 
 

@@ -24,7 +24,6 @@ def at_least(low: float, most: int = 10**9) -> Parameter:
 
 
 Text = Annotated[str | None, SIGNED]
-Photos = Annotated[list[str], Parameter(help="Image files.")]
 Inputs = Annotated[
     list[str] | None,
     Parameter(
@@ -85,7 +84,7 @@ class ModelOptions:
     """What the command line says about the model and its inputs; None keeps the model's own.
 
     Attributes:
-        model: A name from `abe zoo`, or package.module:factory.
+        model: A name from `abe zoo`, package.module:factory, or a folder with a text classifier.
         model_arg: An argument of the factory, NAME=VALUE; may be repeated.
         weights: A file of the model's weights: .safetensors, or what torch.save(model.state_dict()) wrote.
         bounds: Valid range of inputs, before normalisation: 0,1.
@@ -103,8 +102,9 @@ class ModelOptions:
         str,
         Parameter(
             alias="-m",
-            help="A name from `abe zoo`, or package.module:factory, imported with the current folder in "
-            "reach; the factory returns an nn.Module or a task.",
+            help="A name from `abe zoo`; package.module:factory, imported with the current folder in reach, "
+            "which returns an nn.Module, a task or a pipeline of Hugging Face; or a folder with a text "
+            "classifier and its tokenizer, as save_pretrained wrote them.",
         ),
     ] = "efficientnet-lite0"
     model_arg: Annotated[

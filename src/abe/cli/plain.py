@@ -98,6 +98,24 @@ def _text(model: Any, options: ModelOptions, settings: Mapping[str, Any]) -> Any
     return text_task(model, zoo.load_object(options.tokenizer), **settings)
 
 
+def of_texts(model: Any, tokenizer: Any, options: ModelOptions, settings: Mapping[str, Any]) -> Any:
+    """The task of a pipeline, or of a folder with a model and its tokenizer.
+
+    Raises:
+        SpecError: an option that is not for texts, or another tokenizer beside its own.
+    """
+    from abe.task.text.lifter import text_task
+
+    if said(options):
+        raise SpecError(
+            Code.UNSUPPORTED,
+            f"{options.model} brings its own tokenizer",
+            got=", ".join(said(options)),
+            fix="Leave them out",
+        )
+    return text_task(model, tokenizer, **_fitting("text", settings))
+
+
 def _array(model: Any, options: ModelOptions, settings: Mapping[str, Any], *, table: bool) -> Any:
     from abe.task.array.series import series_task
     from abe.task.array.tensor import tensor_task

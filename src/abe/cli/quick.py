@@ -5,6 +5,7 @@ from typing import Any
 
 from abe.cli import output
 from abe.errors import AbeError
+from abe.progress import staged
 
 ONE_OF_EACH: dict[str, tuple[str, Mapping[str, Any]]] = {
     "gradient × input": ("integrated_gradients", {}),
@@ -144,15 +145,21 @@ def pace(task: Any, sample: Any) -> tuple[float, float]:
     """
     from abe.api import explain
 
-    explain(task, sample, "gradient", progress=False)  # the first call also finds out how to run the model
-    once = explain(task, sample, "gradient", progress=False)
-    gradient = once.cost.model_seconds
-    if gradient > SLOW:
-        return gradient / 3, gradient
-    cut: dict[str, Any] = {"units": ("grid", {"n": CELLS})} if is_picture(task) else {}
-    cells = explain(task, sample, "occlusion", progress=False, **cut).cost
-    forward = cells.model_seconds / cells.forward_rows
-    noisy = explain(task, sample, "smoothgrad", samples=SAMPLES, progress=False).cost
+    with staged("timing a few passes", 4) as (progress, done):
+
+        def timed(method: str, **params: Any) -> Any:
+            found = explain(task, sample, method, progress=progress, **params)
+            done()
+            return found
+
+        timed("gradient")  # the first call also finds out how to run the model
+        gradient = timed("gradient").cost.model_seconds
+        if gradient > SLOW:
+            return gradient / 3, gradient
+        cut: dict[str, Any] = {"units": ("grid", {"n": CELLS})} if is_picture(task) else {}
+        cells = timed("occlusion", **cut).cost
+        forward = cells.model_seconds / cells.forward_rows
+        noisy = timed("smoothgrad", samples=SAMPLES).cost
     left = noisy.model_seconds - forward * (noisy.forward_rows - noisy.backward_rows)
     return forward, max(left / noisy.backward_rows, forward)
 

@@ -5,16 +5,19 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from abe.cli import inputs, options, output
+from abe.cli.given import batch, check, fit, samples
 
 
 def run(
-    photos: options.Photos,
+    words: options.Inputs = None,
     /,
     *,
     methods: Annotated[options.Names, Parameter(show_default="eight")] = None,
     constructions: Annotated[str | None, Parameter(show_default="all")] = None,
     steps: Annotated[int, options.at_least(1)] = 100,
     seed: options.Seed = 0,
+    given: options.InputOptions = options.DEFAULT_INPUT,
+    question: options.QuestionOptions = options.DEFAULT_QUESTION,
     model: options.ModelOptions = options.DEFAULT_MODEL,
     json: options.Json = False,
 ) -> None:
@@ -26,21 +29,21 @@ def run(
         constructions: Boundary pairs: sign, l2, segment, separated by commas.
         steps: Most steps of the sign attack.
     """
-    paths = inputs.photos(photos)
+    asked = samples(words, given)
     from abe.metrics.trust import CONSTRUCTIONS, trust
-    from abe.task.image import load_image
 
     wanted = inputs.methods(methods)
-    for path in paths:
-        load_image(path)  # an unreadable one is refused before the model is loaded
-    task = inputs.task_of(model)
+    check(asked, model)
+    task = inputs.task_of(model, asked, without=given.without, question=question)
+    fit(task, asked, model)
     found = trust(
         task,
-        [str(path) for path in paths],
+        batch(task, asked),
         wanted,
         constructions=inputs.names(constructions) or CONSTRUCTIONS,
         steps=steps,
         seed=seed,
+        **inputs.asked_of(task, question),
     )
     if json:
         output.emit(found.to_dict())

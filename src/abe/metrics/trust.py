@@ -5,7 +5,7 @@ r = x₂ − x₁ the ground truth is −r ⊙ ∇R(x₁): it sums to R(x₁) �
 the decision at x₁.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ from abe.errors import AbeError, Code, InputError, SpecError, note
 from abe.metrics.evaluation.statistics import intervals
 from abe.metrics.evaluation.table import compact
 from abe.objectives import Logit, LogProbability
+from abe.progress import staged
 from abe.registry import Method, items_of, methods
 from abe.sizes import OfRange
 from abe.task.base import Lifted, Task
@@ -116,9 +117,11 @@ class Trust:
 
     def table(self) -> Any:
         """A `rich.table.Table`, nearest to the ground truth first."""
+        from rich.box import SIMPLE_HEAD
+
         from abe.terminal import NotedTable
 
-        table = NotedTable(self.caption, pad_edge=False)
+        table = NotedTable(self.caption, box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
         table.add_column("method")
         for kind in self.pairs:
             table.add_column(f"{kind} T", justify="right")
@@ -178,6 +181,7 @@ def trust(
     steps: Count = 100,
     seed: int = 0,
     variant: str = "corrected",
+    progress: bool | Callable[[int], None] = True,
     **asked: Any,
 ) -> Trust:
     """The three trust experiments: maps at a boundary pair against each other, over η, and the ground truth.
@@ -194,6 +198,7 @@ def trust(
         seed: of all draws.
         variant: ``"published"`` gives the ground truth the paper's sign +r ⊙ ∇R(x₁), with which a right map
             has a cosine of −1.
+        progress: show a bar after two seconds, or a function called with rows done.
         **asked: what of the samples is asked about, such as a region, where the task asks for it.
 
     Returns:
@@ -205,21 +210,30 @@ def trust(
     """
     _check(constructions, etas, steps, variant)
     chosen = _methods(methods)
-    with open_request(task, photos, seed=seed, asked=asked) as problem:
-        class_count(problem)
-        pairs = {k: make_pairs(problem, k, etas[0], steps=steps, variant=variant) for k in constructions}
-        finer = [make_pairs(problem, "sign", e, steps=steps, variant=variant) for e in etas[1:]]
-    if not any(bool(p.success.any()) for p in pairs.values()):
-        raise InputError(
-            Code.NOT_CROSSED,
-            "No boundary was found for any sample",
-            fix="Give more steps, larger sizes, or photographs of other classes",
-        )
-    found = Trust({}, {}, {}, pairs, tuple(etas), {}, list(problem.names))
-    found.warnings = [*task.assumed, *_missing(pairs)]
-    every = {**pairs, **{f"{i}": p for i, p in enumerate(finer)}}
-    lifted = Lifted(problem.x, problem.context, problem.names, problem.task.parts)
-    maps = {name: _maps(task, method, every, lifted, seed, found) for name, method in chosen.items()}
+    count = len(constructions) + len(etas) - 1
+    with staged("trust", count * (1 + len(chosen)), progress) as (alive, done):
+
+        def pair(kind: str, eta: Size) -> Pairs:
+            made = make_pairs(problem, kind, eta, steps=steps, variant=variant)
+            done()
+            return made
+
+        with open_request(task, photos, seed=seed, asked=asked, progress=alive) as problem:
+            class_count(problem)
+            pairs = {k: pair(k, etas[0]) for k in constructions}
+            finer = [pair("sign", e) for e in etas[1:]]
+        if not any(bool(p.success.any()) for p in pairs.values()):
+            raise InputError(
+                Code.NOT_CROSSED,
+                "No boundary was found for any sample",
+                fix="Give more steps, larger sizes, or photographs of other classes",
+            )
+        found = Trust({}, {}, {}, pairs, tuple(etas), {}, list(problem.names))
+        found.warnings = [*task.assumed, *_missing(pairs)]
+        every = {**pairs, **{f"{i}": p for i, p in enumerate(finer)}}
+        lifted = Lifted(problem.x, problem.context, problem.names, problem.task.parts)
+        request = Asked(task, lifted, seed, alive, done)
+        maps = {name: _maps(request, method, every, found) for name, method in chosen.items()}
     maps = {name: m for name, m in maps.items() if m is not None}
     for kind, pair in pairs.items():
         found.distances[kind] = {n: _distances(m[kind][0], pair.truth, pair.success) for n, m in maps.items()}
@@ -324,26 +338,39 @@ def _truth(problem: Problem, inside: Tensor, outside: Tensor, a: Tensor, b: Tens
     return truth, gap / change.abs().clamp_min(torch.finfo(change.dtype).tiny)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What the maps of all methods share, and whom to tell how far they are."""
+
+    task: Task
+    lifted: Lifted
+    seed: int
+    progress: bool | Callable[[int], None]
+    done: Callable[[], None]
+
+    def map(self, method: Method, points: Tensor, target: Tensor, ids: list[int]) -> Tensor:
+        """A method's map at other points of the same samples."""
+        lifted = replace(self.lifted, x=points)
+        return explain(
+            self.task, lifted, method, target=target, ids=ids, seed=self.seed, progress=self.progress
+        ).attribution
+
+
 def _maps(
-    task: Task, method: Method, every: dict[str, Pairs], lifted: Lifted, seed: int, found: Trust
+    asked: Asked, method: Method, every: dict[str, Pairs], found: Trust
 ) -> dict[str, tuple[Tensor, Tensor]] | None:
     """Per set of pairs the maps at x₁ for A and at x₂ for B; the same draws serve both."""
     out: dict[str, tuple[Tensor, Tensor]] = {}
     try:
         for kind, pair in every.items():
             ids = sample_ids(pair.inside)
-            out[kind] = (
-                _map(task, method, replace(lifted, x=pair.inside), pair.a, ids, seed),
-                _map(task, method, replace(lifted, x=pair.outside), pair.b, ids, seed),
-            )
+            inner, outer = (pair.inside, pair.a), (pair.outside, pair.b)
+            out[kind] = asked.map(method, *inner, ids), asked.map(method, *outer, ids)
+            asked.done()
     except AbeError as problem:
         found.failures[method.name] = str(problem)
         return None
     return out
-
-
-def _map(task: Task, method: Method, lifted: Lifted, target: Tensor, ids: list[int], seed: int) -> Tensor:
-    return explain(task, lifted, method, target=target, ids=ids, seed=seed, progress=False).attribution
 
 
 def _distances(one: Tensor, other: Tensor, valid: Tensor) -> Tensor:

@@ -17,8 +17,10 @@ from abe.report.blocks import (
     Block,
     Sheet,
     fitted,
+    fitted_inside,
     note,
     stacked,
+    width_of,
 )
 from abe.report.canvas import INK, MUTED
 from abe.report.looks import EXACT, Account, Look, strongest
@@ -28,10 +30,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+SMALL = 8.0
+"""Points of the names beside bars."""
+
+
 def columns(look: Look, account: Account | None) -> Block:
     """Bars; a waterfall from the reference's score to that of the sample where the map claims that change."""
     shown, others = strongest(look, BARS)
-    rows = [(f"{name} = {told}" if told else name, value) for name, told, value in shown]
+    names = 2.6
+    rows = [(_cell(name, told, names) if told else name, value) for name, told, value in shown]
     rows += [(f"{len(others)} others", sum(value for *_, value in others))] if others else []
     rows += [("fixed positions", look.fixed)] if look.fixed else []
     starts = account is not None and account.reference is not None
@@ -40,7 +47,6 @@ def columns(look: Look, account: Account | None) -> Block:
         rows += [("missing", account.missing)] if abs(account.missing) > EXACT * abs(change) else []
     first = account.reference if starts and account is not None else None
     height = ROW * (len(rows) + (2 if starts else 0)) + 0.1
-    names = 2.6
 
     def paint(sheet: Sheet, left: float, top: float) -> None:
         axes = sheet.axes(left + names, top, ROOM - names, height)
@@ -96,12 +102,18 @@ def columns(look: Look, account: Account | None) -> Block:
     return Block(height, paint)
 
 
+def _cell(name: str, told: str, room: float) -> str:
+    """A column and what is in it; where both are too long, the column's name gives way first."""
+    value = fitted(f" = {told}", SMALL, (room - 0.15) / 2)
+    return fitted_inside(name, SMALL, room - 0.15 - width_of(value, SMALL)) + value
+
+
 def _label(axes: "Axes", y: float, name: str, room: float) -> None:
-    """A name to the left of the bars, cut where it is too long."""
-    text = fitted(name, 8, room - 0.15)
+    """A name to the left of the bars, cut in its middle where it is too long."""
+    text = fitted_inside(name, SMALL, room - 0.15)
     place = axes.get_yaxis_transform()
     axes.text(
-        -0.01, y, text, fontsize=8, color=INK, ha="right", va="center", transform=place, parse_math=False
+        -0.01, y, text, fontsize=SMALL, color=INK, ha="right", va="center", transform=place, parse_math=False
     )
 
 

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from abe.report import colour
-from abe.report.canvas import INK
+from abe.report.canvas import INK, families
 from abe.report.looks import Look
 
 if TYPE_CHECKING:
@@ -97,19 +97,16 @@ def _folded(text: str, size: float, room: float) -> list[str]:
 
 @cache
 def width_of(text: str, size: float) -> float:
-    """Inches that a line of text takes; letters that the font lacks count by their cells."""
+    """Inches that a line of text takes, in the fonts in which it is drawn."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
     if not text:
         return 0.0
-    narrow = "".join("" if unicodedata.east_asian_width(c) in "WF" else c for c in text)
-    wide = (len(text) - len(narrow)) * size
-    known = FontProperties(family="DejaVu Sans", size=size)
+    known = FontProperties(family=families(), size=size)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        measured = text_to_path.get_text_width_height_descent(narrow, known, ismath=False)[0] if narrow else 0
-    return (measured + wide) / 72
+        warnings.simplefilter("ignore")  # letters that no font has are drawn as boxes, and measured so
+        return text_to_path.get_text_width_height_descent(text, known, ismath=False)[0] / 72
 
 
 def fitted(text: str, size: float, room: float) -> str:
@@ -117,6 +114,16 @@ def fitted(text: str, size: float, room: float) -> str:
     while len(text) > 1 and width_of(text, size) > room:
         text = text[: max(1, len(text) - 2)].rstrip("…") + "…"
     return text
+
+
+def fitted_inside(text: str, size: float, room: float) -> str:
+    """A name, cut in its middle where it is too long: names of columns often differ at their ends."""
+    kept = len(text)
+    found = text
+    while kept > 2 and width_of(found, size) > room:
+        kept -= 1
+        found = f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
+    return found
 
 
 def _goes(text: str) -> str:

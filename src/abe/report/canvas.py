@@ -1,6 +1,7 @@
 """An empty figure, and how one is written: no pyplot, no global state, nothing left behind."""
 
 import warnings
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,12 +90,19 @@ def _small(drawn: BytesIO, kind: str) -> bytes:
 
 def _speak_every_script(figure: "Figure") -> None:
     """Let texts fall back to fonts of other scripts, where such are installed."""
-    from matplotlib.font_manager import get_font_names
     from matplotlib.text import Text
 
-    known = [name for name in get_font_names() if any(part in name for part in SCRIPTS)]
     for text in figure.findobj(Text):
-        text.set_fontfamily(["DejaVu Sans", *sorted(known)])
+        text.set_fontfamily(families())
+
+
+@cache
+def families() -> list[str]:
+    """The usual font, and installed ones with letters of other scripts."""
+    from matplotlib.font_manager import get_font_names
+
+    known = [name for name in get_font_names() if any(part in name for part in SCRIPTS)]
+    return ["DejaVu Sans", *sorted(known)]
 
 
 def plain(text: str) -> str:

@@ -64,12 +64,12 @@ def _beside(block: Block, answers: Block) -> Block:
 
 
 def _title(sample: Any, several: bool) -> Block:
-    name = f"{short(sample.name, 60)}: " if several and sample.name else ""
+    name = f"{short(sample.name, 60)}, " if several and sample.name else ""
     told = short(sample.decision, 60)
-    by = f" by {sample.maps[0].title}" if len(sample.maps) == 1 else ""
+    by = f", by {sample.maps[0].title}" if len(sample.maps) == 1 else ""
 
     def paint(sheet: Sheet, left: float, top: float) -> None:
-        sheet.write(left, top, f"{name}explained is {told}{by}", size=10, weight="bold")
+        sheet.write(left, top, f"{name}explained: {told}{by}", size=10, weight="bold")
 
     return Block(0.3, paint)
 

@@ -179,6 +179,8 @@ def _look(
     explanation: Any, values: Array, x: Array, shown: Any, labels: Any, names: Sequence[str], title: str
 ) -> Look:
     kind = _kind(explanation, x.shape, shown, labels is not None, alone=not title)
+    if kind == "lines":
+        values, x, labels = _without_padding(values, x, labels)
     sums, fixed, numbers = _sums(labels, values)
     own = [names[number] for number in numbers]
     told = [(name, "", value) for name, value in zip(own, sums.tolist(), strict=True)]
@@ -201,6 +203,15 @@ def _look(
         found = Look(kind=kind, values=lines, ground=ground, entries=told, rows=rows, unit=unit)
     unit = found.unit or explanation.unit or "position"
     return replace(found, title=readable(title), fixed=fixed, unit=unit)
+
+
+def _without_padding(values: Array, x: Array, labels: Any) -> tuple[Array, Array, Any]:
+    """Lines without the steps behind the last one in any unit, to which the map gives nothing: no data."""
+    if labels is None or values.shape[-1] != x.shape[-1] or labels.shape[-1] != x.shape[-1]:
+        return values, x, labels
+    told = (labels >= 0).any(0) | (values != 0).any(0)
+    end = int(np.flatnonzero(told)[-1]) + 1 if told.any() else len(told)
+    return values[:, :end], x[:, :end], labels[:, :end]
 
 
 def _channels(labels: Any, names: Sequence[str], count: int) -> list[str]:

@@ -83,7 +83,7 @@ def sample(explanation: Any, index: int, *, coloured: bool) -> list[Any]:
     """What is printed of one sample."""
     name, target = readable(explanation.names[index]), readable(explanation.target_names[index])
     told = looks.decision(target, classes=bool(explanation.top and explanation.top[index]))
-    found: list[Any] = [Text(f"{name}: explained is {told}"), *body(explanation, index, coloured=coloured)]
+    found: list[Any] = [Text(f"{name}, explained: {told}"), *body(explanation, index, coloured=coloured)]
     return [*found, *(Text(f"  {line}", style="dim") for line in looks.account(explanation, index).said())]
 
 

@@ -232,6 +232,8 @@ def attack(
     update, name = resolve(method, params, steps)
     count = _steps(update, steps)
     targeted = targeted or target is not None
+    if task.output_kind == "regression":
+        raise _no_classes(task, "numbers")
     _check_request(update, targeted, target, restarts)
     goal = Goal(loss=getattr(update, "loss", "cross_entropy"), targeted=targeted)
     with open_request(
@@ -307,14 +309,20 @@ def _check_request(update: Any, targeted: bool, target: Any, restarts: int) -> N
 def _check_classes(task: Task, outputs: Any) -> None:
     least = 1 if task.output_kind in OF_LABELS else 2
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or task.classes(outputs) < least:
-        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise SpecError(
-            Code.UNSUPPORTED,
-            "An attack changes the predicted class, and this task has no two classes",
-            got=f"{task.output_kind} output of shape {shape}",
-            expected="(samples, classes) with at least two classes",
-            fix='Say what one output is by output_kind= of the task: "sigmoid" or "probabilities"',
-        )
+        shape = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise _no_classes(task, shape)
+
+
+def _no_classes(task: Task, outputs: str) -> SpecError:
+    return SpecError(
+        Code.UNSUPPORTED,
+        "An attack changes the predicted class, and this task has no two classes",
+        got=f"{task.output_kind} output of {outputs}",
+        expected="(samples, classes) with at least two classes",
+        fix='Say what one output is by output_kind= of the task: "sigmoid" or "probabilities"'
+        if task.output_kind != "regression"
+        else "Explain it: methods, and curves on the score, need no classes",
+    )
 
 
 def _refuse_reached(problem: Problem, outputs: Tensor) -> None:

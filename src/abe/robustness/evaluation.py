@@ -13,6 +13,7 @@ from abe.engines.path.steps.parts import Ball
 from abe.engines.runtime.evaluator import Evaluator
 from abe.engines.runtime.request import pose, running
 from abe.errors import Code, InputError, SpecError
+from abe.progress import staged
 from abe.registry import updates
 from abe.robustness.attack import attack, resolve
 from abe.robustness.chain import Chain, resized
@@ -202,18 +203,21 @@ def evaluate_robustness(
     distance, queries = broken.clone(), torch.ones(b, dtype=torch.long)
     numbers = identities(ids, lifted)
     aims = None if how.get("target") is None else fitted(numbers_of(how["target"], task.class_index), b)
-    for eps in filter(None, radii):
-        rows = (right.cpu() & broken.isinf()).nonzero().flatten()
-        if len(rows) == 0:
-            break
-        update, settings = make(eps)
-        if aims is not None:
-            settings["target"] = aims[rows]
-        found = _attack_rows(task, lifted, rows, update, labels, numbers, {**how, **settings})
-        won = found.success.cpu()
-        broken[rows[won]] = eps
-        distance[rows[won]] = found.distance[norm].cpu().double()[won]
-        queries[rows] += found.queries.cpu()
+    with staged(name, len(radii), how.pop("progress", True)) as (progress, done):
+        for eps in filter(None, radii):
+            rows = (right.cpu() & broken.isinf()).nonzero().flatten()
+            if len(rows) == 0:
+                break
+            update, settings = make(eps)
+            if aims is not None:
+                settings["target"] = aims[rows]
+            settings = {**how, **settings, "progress": progress}
+            found = _attack_rows(task, lifted, rows, update, labels, numbers, settings)
+            won = found.success.cpu()
+            broken[rows[won]] = eps
+            distance[rows[won]] = found.distance[norm].cpu().double()[won]
+            queries[rows] += found.queries.cpu()
+            done()
     return RobustnessCurve(
         name, norm, radii, right.cpu(), broken, distance, queries, list(lifted.names), list(lifted.notes)
     )
@@ -259,17 +263,20 @@ def transfer_matrix(
     rates = torch.full((len(names), len(names)), torch.nan, dtype=torch.float64)
     counts = torch.zeros_like(rates, dtype=torch.long)
     title = ""
-    for i, source in enumerate(names):
-        settings: dict[str, Any] = {"early_stop": False, **how}
-        found = attack(tasks[source], lifted[source].plain(), method, label=judged[source][1], **settings)
-        title = found.attack
-        for j, victim in enumerate(names):
-            right, labels = judged[victim]
-            moved = found.x_adv.to(lifted[victim].x)
-            now, _ = _judge(tasks[victim], replace(lifted[victim], x=moved), labels)
-            counts[i, j] = int(right.sum())
-            if bool(right.any()):
-                rates[i, j] = float((~now)[right].double().mean())
+    with staged("transfer", len(names), how.pop("progress", True)) as (progress, done):
+        for i, source in enumerate(names):
+            settings: dict[str, Any] = {"early_stop": False, **how, "progress": progress}
+            alone = lifted[source].plain()
+            found = attack(tasks[source], alone, method, label=judged[source][1], **settings)
+            title = found.attack
+            for j, victim in enumerate(names):
+                right, labels = judged[victim]
+                moved = found.x_adv.to(lifted[victim].x)
+                now, _ = _judge(tasks[victim], replace(lifted[victim], x=moved), labels)
+                counts[i, j] = int(right.sum())
+                if bool(right.any()):
+                    rates[i, j] = float((~now)[right].double().mean())
+            done()
     return TransferMatrix(title, names, rates, counts)
 
 

@@ -418,11 +418,14 @@ class Task:
             )
         if found:
             return found[0]
-        first = f", the first is {self.labels[0]!r}" if self.labels else ""
+        few = ", ".join(map(repr, self.labels[:8])) + (
+            f", … ({len(lowered)} in all)" if len(lowered) > 8 else ""
+        )
         raise TargetError(
             Code.TARGET_RANGE,
             f"No class is called {name!r}",
-            fix=suggest(name, lowered) or f"There are {len(lowered)} classes{first}",
+            expected=None if (near := suggest(name, lowered)) else f"one of {few}",
+            fix=near or "Give one of these names, or a number",
         )
 
     def check(self, x: Tensor) -> None:

@@ -1,5 +1,6 @@
 """Arrays, tables and lists of them as one batch of features, channels first."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from numbers import Number
@@ -143,6 +144,9 @@ def _items(raw: Any) -> list[Any]:
             "This is no array of samples",
             got=type(raw).__name__,
             expected="a tensor, an array, a table, or a list of them",
+            fix="Read it first, for example by numpy.load or pandas.read_csv"
+            if isinstance(raw, str | os.PathLike)
+            else None,
         )
     items = list(raw)
     if items and not any(_holds_arrays(one) for one in items):

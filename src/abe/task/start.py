@@ -39,6 +39,8 @@ TOLD = {
     "says otherwise",
 }
 """What is assumed of a model that came with texts, or with rows."""
+CALLED = {TEXT: "texts", TABLE: "rows of a table", IMAGE: "photographs"}
+"""The kinds in words."""
 RAW = ("raw", "photos", "data")
 """What public functions call their inputs."""
 GENERATING = (
@@ -67,7 +69,7 @@ def entrance(function: Callable[_P, _R]) -> Callable[_P, _R]:
     def call(*args: _P.args, **given: _P.kwargs) -> _R:
         placed = dict(zip(names, args, strict=False))
         model = placed.get("task", given.get("task"))
-        if isinstance(model, Task) or not (isinstance(model, nn.Module) or _is_pipeline(model)):
+        if isinstance(model, Task) or not (isinstance(model, nn.Module) or is_pipeline(model)):
             if strict and isinstance(model, Task):
                 _check_asked(function.__name__, names, model, given)
             return checked(*args, **given)
@@ -76,6 +78,7 @@ def entrance(function: Callable[_P, _R]) -> Callable[_P, _R]:
         said = {n: v for n, v in named.items() if n not in names and n in (*TAKES[TEXT], *TAKES[TABLE])}
         kind = kind_of(model, raw, said)
         mine = {name: v for name, v in said.items() if name in TAKES[kind]}
+        _check_said(kind, said)
         named = {name: v for name, v in named.items() if name not in mine}
         named["task"] = task = as_task(model, raw, **mine)
         if strict:
@@ -85,6 +88,18 @@ def entrance(function: Callable[_P, _R]) -> Callable[_P, _R]:
         return checked(*(named[n] for n in placed), *further, **rest)  # type: ignore[call-arg]
 
     return call
+
+
+def _check_said(kind: str, said: Mapping[str, Any]) -> None:
+    """Refuse what belongs to another kind of input than the one that is handed in."""
+    strange = [name for name, value in said.items() if name not in TAKES[kind] and value is not None]
+    if strange:
+        other = next(one for one, names in TAKES.items() if strange[0] in names)
+        raise SpecError(
+            Code.UNSUPPORTED,
+            f"{strange[0]}= is for {CALLED[other]}, and these inputs are taken for {CALLED[kind]}",
+            fix=f"Leave it out, or pass {CALLED[other]}",
+        )
 
 
 def _check_asked(function: str, names: Sequence[str], task: Task, given: Mapping[str, Any]) -> None:
@@ -134,7 +149,7 @@ def as_task(model: Any, raw: Any, **settings: Any) -> Task:
     if isinstance(model, Task):
         return model
     kind = kind_of(model, raw, settings)
-    model, found = _opened(model)
+    model, found = opened(model)
     if kind == TEXT:
         return _assuming(text_task(model, **{**found, **settings}), TOLD[TEXT])
     if not isinstance(model, nn.Module):
@@ -155,7 +170,7 @@ def kind_of(model: Any, raw: Any, settings: Mapping[str, Any]) -> str:
     Raises:
         InputError: they may be of several kinds, or of one that only a constructor can tell about.
     """
-    _, found = _opened(model)
+    _, found = opened(model)
     tokenizer = settings.get("tokenizer", found.get("tokenizer"))
     return _kind(raw, tokenizer is not None, settings.get("background") is not None)
 
@@ -301,18 +316,18 @@ def _first(raw: Any) -> Any:
     return first[0] if several and isinstance(first[0], Tensor | np.ndarray | list | Image.Image) else first
 
 
-def _is_pipeline(model: Any) -> bool:
+def is_pipeline(model: Any) -> bool:
     """Whether this holds a model with what prepares its inputs, as pipelines of Hugging Face do."""
     return isinstance(getattr(model, "model", None), nn.Module) and hasattr(model, "tokenizer")
 
 
-def _opened(model: Any) -> tuple[Any, dict[str, Any]]:
+def opened(model: Any) -> tuple[Any, dict[str, Any]]:
     """The module, and the tokenizer of a pipeline.
 
     Raises:
         ModelError: a pipeline that does something else than classify texts.
     """
-    if isinstance(model, nn.Module) or not _is_pipeline(model):
+    if isinstance(model, nn.Module) or not is_pipeline(model):
         return model, {}
     does = str(getattr(model, "task", ""))
     if model.tokenizer is None or any(word in does for word in GENERATING):

@@ -83,3 +83,38 @@ def test_padding_needs_the_data() -> None:
     found = abe.explain(task, data, "occlusion", progress=False)
     with pytest.raises(InputError, match="padding"):
         abe.evaluate(task, found, ["insertion"], progress=False)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_texts_explained_one_by_one_are_measured_as_together(beside: bool) -> None:
+    task, data = tasks()["text"]
+    together = abe.explain(task, data, "occlusion", progress=False)
+    alone = [abe.explain(task, one, "occlusion", progress=False) for one in data]
+    joined = abe.Explanation.join(alone)
+    assert joined.shape == together.shape
+    assert torch.allclose(joined.attribution, together.attribution, atol=1e-6)
+    for one, other in zip(joined.by_unit(), together.by_unit(), strict=True):
+        assert dict(one) == pytest.approx(dict(other), abs=1e-6)
+    how = {"metrics": ["insertion", "deletion"], "data": data if beside else None, "progress": False}
+    found = [abe.evaluate(task, {"own": one}, **how).scores["own"] for one in (joined, alone, together)]
+    for name in ("insertion", "deletion"):
+        first, *others = (torch.as_tensor(one[name].values) for one in found)
+        assert all(torch.allclose(first, other, atol=1e-6) for other in others)
+
+
+def test_series_of_different_lengths_are_joined_behind() -> None:
+    task, _ = tasks()["series"]
+    parts = [abe.explain(task, torch.randn(1, t, 3), "occlusion", progress=False) for t in (24, 18)]
+    found = abe.Explanation.join(parts)
+    assert found.shape == (2, 3, 24)
+    assert not found.attribution[1, :, 18:].any()
+    assert found.labels is not None
+    assert (found.labels[1, :, 18:] == -1).all()
+    assert found.by_unit()[1] == parts[1].by_unit()[0]
+
+
+def test_the_table_calls_natural_units_by_their_name() -> None:
+    task, data = tasks()["text"]
+    found = abe.compare(task, data, methods=["occlusion"], metrics=["insertion"], progress=False)
+    assert found.unit == "word"
+    assert "Unit word" in found.caption

@@ -16,6 +16,7 @@ from abe.draws import sample_ids
 from abe.errors import Code, InputError, SpecError
 from abe.explanation import Explanation
 from abe.metrics.evaluation.truth import region_of
+from abe.per_sample import without_padding
 from abe.task.base import Context, Lifted, Task
 from abe.task.lengths import identities
 from abe.task.lifted import Units
@@ -150,7 +151,7 @@ class Samples:
             )
         if self.task.modality in SHOWN and len(first.shown) == len(first):
             lifted = self.task.lift(_raw(first.shown))
-            if lifted.x.shape == first.x.shape and torch.allclose(lifted.x, first.x.to(lifted.x), atol=1e-5):
+            if lifted.x.shape == first.x.shape and _same(lifted, first.x):
                 return replace(lifted.plain(), names=list(first.names))
             _ask_for_data("what they show is not what they explain")
         units: tuple[Units, ...] = ()
@@ -195,6 +196,12 @@ def _raw(shown: Sequence[Any]) -> Any:
     if all(isinstance(one, Mapping) for one in shown):
         return {name: [row[name] for row in shown] for name in shown[0]}
     return [tuple(one) if isinstance(one, list) else one for one in shown]
+
+
+def _same(lifted: Lifted, x: Tensor) -> bool:
+    """Whether these are the lifted features; what stands behind a sample's own length does not matter."""
+    mine, theirs = (without_padding(one, lifted.context.lengths) for one in (lifted.x, x.to(lifted.x)))
+    return torch.allclose(mine, theirs, atol=1e-5)
 
 
 def _ask_for_data(got: str) -> None:

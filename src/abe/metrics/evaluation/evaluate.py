@@ -51,6 +51,7 @@ from abe.objectives import as_objective, objective_name
 from abe.progress import Progress
 from abe.registry import items_of, units
 from abe.task.base import Task
+from abe.task.lifted import Units
 from abe.task.start import Given, entrance
 from abe.types import Cost, Objective
 from abe.units import Step, Unrun, as_unit, counts_in
@@ -240,7 +241,7 @@ class Evaluation:
                 most = max(most, *counts_in(unit, Unrun(lot.lifted.x, lot.lifted.context, self.task)))
             if lot is not None:  # samples are refused where there is none
                 self.finish(lot)
-        return self._comparison(most, settings, ranking)
+        return self._comparison(most, settings, ranking, lot.lifted.units if lot else ())
 
     def finish(self, last: Batch) -> None:
         """Refuse maps and recorded draws beyond those of the samples there were."""
@@ -422,6 +423,7 @@ class Evaluation:
         count: int,
         settings: Mapping[str, Any],
         ranking: tuple[str, ...],
+        natural: Sequence[Units],
     ) -> Comparison:
         scores = self.scores()
         if self._first_problem is not None and not scores:
@@ -429,6 +431,7 @@ class Evaluation:
         ranks = mean_ranks(scores, [m for m in self.metrics if m.name in ranking])
         order = sorted(scores, key=ranks.__getitem__)
         run = PerturbationRun(direction="insertion", unit=as_unit(settings["unit"]), step=settings["step"])
+        unit = named(run.unit, units)
         return Comparison(
             scores={name: scores[name] for name in order},
             tests=with_statistics(
@@ -445,7 +448,7 @@ class Evaluation:
             objective=objective_name(self.objective),
             seed=self.seed,
             confidence=self.confidence,
-            unit=named(run.unit, units),
+            unit=natural[0].kind if natural and unit == "natural" else unit,
             baseline=named_absent(as_absent(settings["baseline"])),
             step=run.units_per_step(count),
             count=count,

@@ -14,6 +14,7 @@ from abe.api import explain
 from abe.errors import Code, InputError, SpecError, TargetError
 from abe.explanation import Explanation
 from abe.metrics.evaluation.batches import Batch
+from abe.per_sample import without_padding
 from abe.registry import Method, methods
 from abe.task.base import Task
 from abe.task.targets import fitted, numbers_of
@@ -76,8 +77,9 @@ class SavedMaps:
     def check(self, lot: Batch) -> None:
         if lot.alone:
             self.finish(lot)
-        part = self._part(lot)
-        arrays.check_inputs(part.x, lot.lifted.x, self.name)
+        part, lengths = self._part(lot), lot.lifted.context.lengths
+        theirs = without_padding(part.x, lengths) if part.x.shape == lot.lifted.x.shape else part.x
+        arrays.check_inputs(theirs, without_padding(lot.lifted.x, lengths), self.name)
         check_map(part.attribution, lot.lifted.x)
 
     def explain(self, lot: Batch, target: Tensor, request: Explaining) -> Explanation:

@@ -22,6 +22,7 @@ from abe.task.text.tokens import (
     Encoded,
     Fixed,
     check_ids,
+    check_tokenizer,
     encode,
     is_number,
     is_ragged,
@@ -96,6 +97,7 @@ def text_task(
     check_choice("truncate", truncate, ("end", "start", None))
     check_choice("fixed", fixed, ("special", "padding"))
     check_kind(output_kind)
+    check_tokenizer(tokenizer)
     if embedding is not None and not isinstance(embedding, str):
         raise SpecError(
             Code.BAD_PARAMETER, "embedding= is the name of a module", got=type(embedding).__name__

@@ -389,6 +389,22 @@ def _by_marks(
     return words, names
 
 
+def check_tokenizer(tokenizer: Any) -> None:
+    """Refuse the name of a tokenizer, which could be encoded as any text can.
+
+    Raises:
+        SpecError: it is a text.
+    """
+    if isinstance(tokenizer, str | bytes):
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            "A tokenizer is an object, not its name: nothing is downloaded",
+            got=repr(tokenizer[:60]),
+            expected="a callable text -> ids, or an object with encode",
+            fix="Load it first, for example by AutoTokenizer.from_pretrained of transformers",
+        )
+
+
 def check_ids(encoded: Encoded, entries: int) -> None:
     """Refuse ids that an embedding does not have.
 

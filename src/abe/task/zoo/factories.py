@@ -12,12 +12,12 @@ from abe.errors import AbeError, Code, ModelError, SpecError
 
 
 def load_factory(reference: str, arguments: Mapping[str, Any] | None = None) -> Any:
-    """What ``package.module:factory`` returns: an ``nn.Module`` or a task.
+    """What ``package.module:factory`` returns: an ``nn.Module``, a task, or a pipeline of Hugging Face.
 
     The module is imported as Python would; no file is unpickled.
 
     Args:
-        reference: the factory, which may also be a module or a task that is ready.
+        reference: the factory, which may also be a module, a task or a pipeline that is ready.
         arguments: what the factory is called with, by name.
 
     Raises:
@@ -30,7 +30,7 @@ def load_factory(reference: str, arguments: Mapping[str, Any] | None = None) -> 
             Code.NOT_A_MODULE,
             f"{reference} did not return a model",
             got=f"the class {made.__name__}" if isinstance(made, type) else type(made).__name__,
-            expected="an nn.Module or a task of abe.image_task",
+            expected="an nn.Module, a task of abe.image_task or its kin, or a pipeline for texts",
         )
     return made
 
@@ -184,9 +184,10 @@ def _in_library(file: str) -> bool:
 
 
 def _is_ready(value: Any) -> bool:
-    """Whether this is a model or a task, and no class of one."""
+    """Whether this is a model, a task or a pipeline, and no class of one."""
     import torch
 
     from abe.task.base import Task
+    from abe.task.start import is_pipeline
 
-    return isinstance(value, torch.nn.Module | Task)
+    return isinstance(value, torch.nn.Module | Task) or is_pipeline(value)
