@@ -10,8 +10,8 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
-from types import CodeType
-from typing import Any, Literal, get_args, get_origin
+from types import CodeType, FunctionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jaxtyping
 from beartype import BeartypeConf, beartype
@@ -54,13 +54,40 @@ def _checking(function: Callable[..., Any], typechecker: Callable[[Any], Any]) -
         if jaxtyping.config.jaxtyping_disable:
             return function(*args, **kwargs)
         if strict is None:
-            strict = typechecker(function)
+            strict = typechecker(_spelled_out(function) if shaped else function)
         if not shaped:
             return strict(*args, **kwargs)
         with _with_shapes("context"):
             return strict(*args, **kwargs)
 
     return call
+
+
+def _spelled_out(function: Any) -> Callable[..., Any]:
+    """The function without text for a type in its annotations; what is not imported when it runs is anything."""
+    copy = FunctionType(
+        function.__code__,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    functools.update_wrapper(copy, function)
+    copy.__kwdefaults__ = function.__kwdefaults__
+    copy.__annotations__ = {name: _meaning(hint, function) for name, hint in copy.__annotations__.items()}
+    del copy.__wrapped__  # type: ignore[attr-defined]
+    return copy
+
+
+def _meaning(hint: Any, function: Any) -> Any:
+    def carrier(value: Any) -> None:
+        """Carries one annotation to where all of a function are looked up."""
+
+    carrier.__annotations__ = {"value": hint}
+    try:
+        return get_type_hints(carrier, function.__globals__, include_extras=True)["value"]
+    except NameError:
+        return Any
 
 
 _SHAPED: dict[CodeType, bool] = {}
