@@ -22,6 +22,7 @@ MODULES = {
     "abe.task.detection": "Tasks of detectors.",
     "abe.task.text": "Tasks of texts.",
     "abe.task.table": "Tasks of tables.",
+    "abe.task.pair": "Tasks of photographs and captions.",
     "abe.task.array": "Tasks of series and other arrays.",
     "abe.task.data": "Samples from where they lie.",
     "abe.task.zoo": "Models and data that work offline.",

@@ -508,7 +508,5 @@ class Explanation:
         return cls(**core, diagnostics=extras, **held)
 
 
-
-
 def _json_number(number: float) -> float | str:
     return number if abs(number) != float("inf") and number == number else str(number)

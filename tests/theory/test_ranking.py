@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import abe
 from abe.errors import Code
-from abe.theory import Ranking, rank, ranking
+from abe.theory import Ranking, flips, rank, ranking
 
 RECORDED = np.load(Path(__file__).parent / "recorded" / "choosing.npz")
 TABLES = sorted({key.rpartition("/")[0] for key in RECORDED.files if key.endswith("/margin")})
@@ -30,7 +30,7 @@ def recorded(name: str) -> Mapping[str, Any]:
 def test_recorded_tables(name: str) -> None:
     held = recorded(name)
     found = rank(held["scores"], **held["asked"])
-    whole = ranking.Flips.of(found.units, held["asked"]["seed"])
+    whole = flips.Flips.of(found.units, held["asked"]["seed"])
     np.testing.assert_allclose(found.t, held["best_t"], rtol=1e-9, atol=1e-9)
     assert found.p == tuple(whole.p(int(count)) for count in held["best_count"])
     raw = rank(held["scores"], **held["asked"], studentised=False)
@@ -49,11 +49,11 @@ def test_recorded_best_against_the_others(name: str) -> None:
     table, _ = ranking._table(held["scores"], None)
     rows, used = ranking._without_gaps(table, held["asked"]["failures"])
     units, _ = ranking._units(rows, ranking._kept_groups(held["asked"]["groups"], used, len(table)))
-    flips = ranking.Flips.of(len(units), held["asked"]["seed"])
-    best, _, single, down = ranking.against_best(units, flips)
+    patterns = flips.Flips.of(len(units), held["asked"]["seed"])
+    best, _, single, down = ranking.against_best(units, patterns)
     assert best == int(held["vsbest_index"])
     others = [m for m in range(units.shape[1]) if m != best]
-    assert [single[m] for m in others] == [flips.p(int(held["vsbest_count"][m])) for m in others]
+    assert [single[m] for m in others] == [patterns.p(int(held["vsbest_count"][m])) for m in others]
     np.testing.assert_allclose(down, held["vsbest_p_stepdown"], rtol=1e-12)
     if "tost_t_p" in held:
         margin = float(held["margin"])

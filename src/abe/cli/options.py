@@ -126,7 +126,7 @@ class ModelOptions:
 @Parameter(name="*", group=QUESTION)
 @dataclass(frozen=True, kw_only=True)
 class QuestionOptions:
-    """What is asked: of a segmentation (the class that covers most), a detector (detection 0), a language model.
+    """What is asked; by default the class that covers most, detection 0, or what is generated next.
 
     Attributes:
         generate: Of a language model, this many tokens of its own answer; 1 by default.

@@ -18,7 +18,6 @@ from abe.task.lengths import groups
 from abe.task.lifted import HELD, LENGTH, below, first_of, taken
 from abe.task.lifted import Context as Context
 from abe.task.lifted import Lifted as Lifted
-from abe.task.lifted import below
 from abe.task.outputs import OutputKind
 from abe.task.select import outline, returned, select
 from abe.types import Part
@@ -214,9 +213,7 @@ class Task:
             found.append(task._forward(one.x, one.context, runs, None, plain))
         return found[0] if len(found) == 1 else torch.cat(found)[torch.cat([g.rows for g in apart]).argsort()]
 
-    def _served(
-        self, x: Tensor, context: Context, runs: nn.Module, serves: Tensor, plain: bool
-    ) -> Any:
+    def _served(self, x: Tensor, context: Context, runs: nn.Module, serves: Tensor, plain: bool) -> Any:
         """`forward` of rows that serve several entries of the context."""
         lengths = context.about.get(LENGTH)
         if lengths is None:

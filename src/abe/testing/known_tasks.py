@@ -383,6 +383,8 @@ def _frame() -> dict[str, Any]:
 
 def _frame_shares(model: Any) -> list[list[float]]:
     return [[share / 10 for share in own] for own in _box_shares(model)]
+
+
 # ---------------------------------------------------------------- pairs
 
 

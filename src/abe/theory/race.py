@@ -24,7 +24,8 @@ from abe.registry import Method
 from abe.task.base import Lifted, Task
 from abe.theory import controls
 from abe.theory.criteria import Criterion
-from abe.theory.ranking import Flips, set_of_best
+from abe.theory.flips import Flips
+from abe.theory.ranking import set_of_best
 
 FIRST = 16
 """Samples before the first look: fewer leave no protection against skewed scores."""

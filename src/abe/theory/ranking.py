@@ -7,7 +7,7 @@ that belong together, such as the frames of one video, whose scores are added.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
@@ -19,16 +19,9 @@ from torch import Tensor
 
 from abe.checks import check_choice
 from abe.errors import Code, InputError, SpecError
-from abe.metrics.evaluation.statistics import HELD, check_confidence, holm, t_within
+from abe.metrics.evaluation.statistics import check_confidence, holm, t_within
+from abe.theory.flips import TIE, Flips, limit, steady, student
 
-EXACT = 16
-"""Units up to which all patterns of signs are tried."""
-FLIPS = 9999
-"""Patterns of signs that are drawn where there are more units."""
-TIE = 1e-9
-"""Share of a statistic, or of 1, below which a flipped one counts as reaching it."""
-ALIKE = 1e-12
-"""Share of the largest possible sum that rounding takes from units that are all alike."""
 ENOUGH = 32
 """Units from which the sets keep their promise under skewed scores too (simulated); fewer are approximate."""
 
@@ -199,64 +192,7 @@ def rank(
     )
 
 
-# --- flips ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Flips:
-    """Patterns of signs for a number of units: all of them, or drawn ones.
-
-    Attributes:
-        signs: (s, g) of ±1.
-        exact: whether these are all.
-    """
-
-    signs: Float[Tensor, "s g"]
-    exact: bool
-
-    @classmethod
-    def of(cls, units: int, seed: int) -> "Flips":
-        """All patterns for up to `EXACT` units, else `FLIPS` of NumPy's default generator."""
-        if units <= EXACT:
-            patterns = torch.arange(2**units)[:, None] >> torch.arange(units)[None]
-            return cls(1 - 2 * (patterns & 1).double(), True)
-        drawn = np.random.default_rng(seed).integers(0, 2, size=(FLIPS, units)) * 2 - 1
-        return cls(torch.from_numpy(drawn).double(), False)
-
-    def p(self, count: int) -> float:
-        """The p of a count of patterns that reach what was seen."""
-        return count / len(self.signs) if self.exact else (count + 1) / (len(self.signs) + 1)
-
-    def sums(self, columns: Float[Tensor, "g m"]) -> Iterator[Float[Tensor, "s m"]]:
-        """Sums of the columns under the patterns, some patterns at a time."""
-        for some in self.signs.split(max(1, HELD // max(1, columns.shape[1]))):
-            yield some @ columns
-
-    def reach(self, columns: Float[Tensor, "g m"], seen: Float[Tensor, "m"], *, sides: int) -> list[int]:
-        """How many patterns bring the mean of each column to what was seen, or beyond."""
-        limit = (seen - TIE * seen.abs().clamp_min(1)) * len(columns)
-        count = torch.zeros(columns.shape[1], dtype=torch.long)
-        for sums in self.sums(columns):
-            count += ((sums.abs() if sides == 2 else sums) >= limit).sum(0)
-        return count.tolist()
-
-
-def steady(columns: Float[Tensor, "g m"]) -> Float[Tensor, "g m"]:
-    """Columns whose flipped sums r rise with Student's t = r √(g − 1) / √(1 − r²), between −1 and 1."""
-    length = columns.square().sum(0).mul(len(columns)).sqrt()
-    return columns / torch.where(length > 0, length, 1)
-
-
-def student(r: Float[Tensor, "m"], n: int) -> Float[Tensor, "m"]:
-    """Student's t of sums of `steady` columns of n units; infinite where all units are alike."""
-    t = r * math.sqrt(max(n - 1, 0)) / (1 - r.square()).clamp_min(torch.finfo(r.dtype).tiny).sqrt()
-    return torch.where(r.abs() > 1 - ALIKE, r.sign() * math.inf, t)
-
-
-def _limit(t: Float[Tensor, "m"], n: int) -> Float[Tensor, "m"]:
-    """The sums from which Student's t reaches what was seen, but for rounding."""
-    least = t - TIE * t.abs().clamp_min(1)
-    return torch.where(t.isinf(), t.sign() * (1 - ALIKE), least / (n - 1 + least.square()).sqrt())
+# --- tests ------------------------------------------------------------------------------------------------
 
 
 def set_of_best(
@@ -279,12 +215,12 @@ def set_of_best(
     seen = columns.sum(0).unflatten(0, (k, k - 1)).amax(1)
     if studentised:
         seen = student(seen, n)
-        limit = _limit(seen, n)
+        least = limit(seen, n)
     else:
-        limit = seen - TIE * n * (seen / n).abs().clamp_min(1)
+        least = seen - TIE * n * (seen / n).abs().clamp_min(1)
     count = torch.zeros(k, dtype=torch.long)
     for sums in flips.sums(columns):
-        count += (sums.unflatten(-1, (k, k - 1)).amax(-1) >= limit).sum(0)
+        count += (sums.unflatten(-1, (k, k - 1)).amax(-1) >= least).sum(0)
     if not studentised:
         seen = seen / n
     return seen.tolist(), count.tolist(), [flips.p(one) for one in count.tolist()]
@@ -306,13 +242,13 @@ def against_best(
     others = [m for m in range(k) if m != best]
     columns = steady(units[:, [best]] - units[:, others])
     seen = student(columns.sum(0), len(columns))
-    limit = _limit(seen, len(columns))
+    least = limit(seen, len(columns))
     order = sorted(range(k - 1), key=lambda i: (-float(seen[i]), others[i]))
     single, down = torch.zeros(k - 1, dtype=torch.long), torch.zeros(k - 1, dtype=torch.long)
     for sums in flips.sums(columns):
-        single += (sums.amax(1, keepdim=True) >= limit).sum(0)
+        single += (sums.amax(1, keepdim=True) >= least).sum(0)
         left = sums[:, order].flip(1).cummax(1).values.flip(1)  # the largest of those not yet decided
-        down[order] += (left >= limit[order]).sum(0)
+        down[order] += (left >= least[order]).sum(0)
     ts, ps, steps, worst = [0.0] * k, [1.0] * k, [1.0] * k, 0.0
     for i in order:
         worst = max(worst, flips.p(int(down[i])))
@@ -333,8 +269,8 @@ def joint_p(tables: Sequence[Float[Tensor, "g k"]], place: int, flips: Flips) ->
     """
     columns = steady(torch.cat([one - one[:, [place]] for one in tables], 1))
     seen = student(columns.sum(0).max()[None], len(columns))
-    limit = _limit(seen, len(columns))
-    return flips.p(sum(int((sums.amax(1) >= limit).sum()) for sums in flips.sums(columns)))
+    least = limit(seen, len(columns))
+    return flips.p(sum(int((sums.amax(1) >= least).sum()) for sums in flips.sums(columns)))
 
 
 def behind(

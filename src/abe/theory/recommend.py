@@ -16,8 +16,9 @@ from abe.task.base import Lifted, Task
 from abe.task.start import Given, entrance
 from abe.task.targets import labels_of
 from abe.theory.criteria import Criterion, criteria_of
+from abe.theory.flips import Flips
 from abe.theory.race import Race, Runner, control_runners, grouped, larger_is_better
-from abe.theory.ranking import Flips, behind, joint_p, rank
+from abe.theory.ranking import behind, joint_p, rank
 from abe.theory.recommendation import Candidate, Recommendation, Standing
 
 CANDIDATES: tuple[Any, ...] = (

@@ -146,9 +146,7 @@ def pose(
         predicts = evaluator.task.output_kind != "regression"
         objective = replace(objective, given=False, predicts=predicts)
     if lifted.parts or lifted.held or lifted.settles:
-        evaluator.task = evaluator.task.reading(
-            parts=lifted.parts, held=lifted.held, settles=lifted.settles
-        )
+        evaluator.task = evaluator.task.reading(parts=lifted.parts, held=lifted.held, settles=lifted.settles)
     if lifted.rows:
         evaluator.cost.add(Cost(forward_rows=lifted.rows, forward_calls=1))
     warnings = [*(warnings or ()), *notes]

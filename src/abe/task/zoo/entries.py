@@ -6,7 +6,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from abe.task.zoo import minilm, pictures, reviews, sentiment, series, smollm2, stamps, tables, two_tower, vit, yolo
+from abe.task.zoo import (
+    minilm,
+    pictures,
+    reviews,
+    sentiment,
+    series,
+    smollm2,
+    stamps,
+    tables,
+    two_tower,
+    vit,
+    yolo,
+)
 from abe.task.zoo.files import DEMO, Package, Pinned, install_command
 
 Kind = Literal[
