@@ -1,7 +1,7 @@
 """Language models against captum's `LLMAttribution`, in turn, on the same rows: numbers, seconds, memory.
 
-The model is a Llama from its configuration, of random weights. captum asks one row at a time: it keeps no others
-for language models. Both get ids, and the same token in the place of an absent one.
+The model is a Llama from its configuration, of random weights. captum asks one row at a time: for language
+models it can do no other. Both get ids, and the same token in the place of an absent one.
 """
 
 import resource
@@ -48,9 +48,8 @@ def run(rounds: int = 3) -> Iterator[dict[str, Any]]:
 def sides() -> tuple[dict[str, Run], dict[str, Run]]:
     """By definition, how each library gives (answer, prompt) numbers for one prompt."""
     model, tokenizer = subject()
-    ids = torch.randint(
-        4, VOCABULARY, (PROMPT + ANSWER,), generator=torch.Generator().manual_seed(1)
-    ).tolist()
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(4, VOCABULARY, (PROMPT + ANSWER,), generator=generator).tolist()
     return _ours(model, ids), _theirs(model, tokenizer, ids)
 
 
@@ -67,11 +66,15 @@ def subject() -> tuple[Any, Any]:
         num_attention_heads=HEADS,
         num_key_value_heads=HEADS // 2,
     )
-    torch.manual_seed(0)  # noqa: TID251 -- the weights of transformers come from it
+    model = LlamaForCausalLM(settings).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(0, parameter.shape[1] ** -0.5, generator=generator)
     words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w1"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="w0", unk_token="w1")
-    return LlamaForCausalLM(settings).eval().requires_grad_(False), tokenizer
+    return model, tokenizer
 
 
 def _ours(model: Any, ids: list[int]) -> dict[str, Run]:
