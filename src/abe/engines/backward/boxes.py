@@ -6,7 +6,7 @@ of every number it reads.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ SHIFTS = frozenset({"add", "sub", "mul", "div"})
 """Arithmetic that keeps or turns the order of numbers, where the other operand is a constant."""
 
 
+@runtime_checkable
 class Operation(Protocol):
     """What is read of a step: its call, what kind it is, and the call with other tensors."""
 
