@@ -5,8 +5,8 @@ Which words does the next one rest on? A small causal network learns a toy gramm
 """
 
 # %%
-# The grammar: somebody is in a place, somebody else in another, and the text goes on with one of them: the next
-# word is that one's place. So the decisive words are known.
+# The grammar: somebody is in a place, somebody else in another, and the text goes on with one of them: the
+# next word is that one's place. So the decisive words are known.
 
 import torch
 from torch import Tensor, nn

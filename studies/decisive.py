@@ -62,7 +62,7 @@ def run(full: bool = False) -> Outcome:
     question is about the others, so it stays, and is a unit in a third count only.
 
     Every method's map is judged by what the log-probability of the answer loses, and told from Shapley by
-    paired tests, corrected for as many methods as there are beside it. In full three further methods are judged.
+    paired tests, corrected for as many methods as there are beside it. In full, three more are judged.
     """
     methods = (*RIVALS, *(OTHERS if full else ()))
     return reported(zoo.load("smollm2"), PROMPTS, methods)
