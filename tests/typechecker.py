@@ -64,7 +64,7 @@ def _checking(function: Callable[..., Any], typechecker: Callable[[Any], Any]) -
 
 
 def _spelled_out(function: Any) -> Callable[..., Any]:
-    """The function without text for a type in its annotations; what is not imported then is anything."""
+    """The function without text for a type in its annotations; a name not known when it runs is anything."""
     copy = FunctionType(
         function.__code__,
         function.__globals__,

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from abe.task.several import columns, image, make_task, series, tensor, text
     from abe.task.table.lifter import table_task
     from abe.task.text.lifter import text_task
+    from abe.theory.recommend import recommend
+    from abe.theory.recommendation import Recommendation
 
 check_torch()
 

@@ -91,9 +91,9 @@ def one_feature(n: int = 512) -> tuple[nn.Module, Tensor]:
     [
         ("l2x", {"features": 1, "epochs": 15, "rate": 5e-3}),
         pytest.param("cxplain", {"epochs": 15, "rate": 5e-3}, marks=pytest.mark.slow),
-        ("rtis", {"baseline": "zero", "epochs": 12, "rate": 5e-3}),
+        pytest.param("rtis", {"baseline": "zero", "epochs": 12, "rate": 5e-3}, marks=pytest.mark.slow),
     ],
-)
+)  # each learner finds something in the fast tests: L2X a feature, the others a corner
 def test_the_feature_that_decides_is_found(name, settings):
     net, x = one_feature()
     task = vectors(net)
@@ -120,7 +120,7 @@ def test_cxplain_learns_which_feature_decides_where():
     assert (wanted[clear] > 0).float().mean() > 0.8
 
 
-@pytest.mark.parametrize("name", ["l2x", "cxplain", "rtis"])
+@pytest.mark.parametrize("name", [pytest.param("l2x", marks=pytest.mark.slow), "cxplain", "rtis"])
 def test_the_corner_of_an_image_is_found(name):
     x = torch.rand(256, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     x[:, :, :4, :4] = (x[:, :, :4, :4] + torch.rand(256, 1, 1, 1) * 2 - 1).clamp(0, 1)

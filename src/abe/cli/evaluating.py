@@ -204,7 +204,7 @@ def _aligned(groups: Mapping[str, list["Explanation"]], lifted: Any) -> dict[str
     """One explanation per name, the samples in one order."""
     from abe.draws import sample_ids
     from abe.explanation import Explanation
-    from abe.task.lifted import identities
+    from abe.task.lengths import identities
 
     if not groups:
         return {}

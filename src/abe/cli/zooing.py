@@ -8,8 +8,15 @@ from cyclopts import Parameter
 from abe.cli import options, output
 
 Kind = Literal[
-    *("image-model", "detector", "text-model", "pair-model", "language-model"),
-    *("image", "text", "table", "series"),
+    "image-model",
+    "detector",
+    "text-model",
+    "pair-model",
+    "language-model",
+    "image",
+    "text",
+    "table",
+    "series",
 ]
 Name = Annotated[str, Parameter(help="A name from `abe zoo`.")]
 Folder = Annotated[

@@ -34,8 +34,9 @@ COMPLETE = 1e-4
 """Share of the score change that a complete method may miss at fine settings on a smooth net."""
 FINER = 4
 """By what `steps` and `samples` are multiplied for fine settings."""
-FEW = 10
-"""Steps, samples and rounds of laws about rows, form and traces, which do not depend on their number."""
+FEW = 4
+"""Most that `REPEATED` are in laws about rows, form and traces, which do not depend on their number."""
+REPEATED = ("steps", "samples", "rounds", "search_steps", "layer_steps", "prior_steps")
 SOME = 96
 """Evaluations of these laws, for methods with a budget: enough for a linear fit to the nets' positions."""
 
@@ -79,7 +80,7 @@ class MethodCase:
         if self.method.name not in methods.names():
             return self
         params = {
-            k: min(v, FEW - v % 2) if k in ("steps", "samples", "rounds") and isinstance(v, int) else v
+            k: min(v, FEW - v % 2) if k in REPEATED and isinstance(v, int) else v
             for k, v in self.params.items()
         }
         if isinstance(params.get("evaluations"), int):

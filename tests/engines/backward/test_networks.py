@@ -29,6 +29,9 @@ LRP = {
     "attention_lrp": {},
 }
 """Those whose books are to close within 1e-3 with biases and stabilisers."""
+QUICK = ("lrp_epsilon", "lrp_composite")
+"""A rule for all layers, and one by the kind of layer; small networks show the others (`test_run.py`)."""
+EVERY_LRP = [m if m in QUICK else pytest.param(m, marks=pytest.mark.slow) for m in LRP]
 RELEVANCE = {
     "lrp_w_square": {},
     "lrp_flat": {},
@@ -80,17 +83,17 @@ def test_deeplift_is_complete(case: Case) -> None:
     assert rounded <= 1e-4
 
 
-def test_relevance_is_accounted_for(case: Case) -> None:
-    for method, params in LRP.items():
-        found = case.explain(method, **params)
-        books = found.diagnostics
-        given = found.attribution.flatten(1).sum(1)
-        total = given + books["bias_relevance"] + books["stabiliser_relevance"]
-        missing = ((total - found.score).abs() / found.score.abs().clamp(min=1)).max()
-        if method in ("lrp_epsilon", "lrp_z_plus"):
-            print(f" {float((given / found.score).abs().max()):.2g} | {float(missing):.0e} |", end="")
-        assert float(missing) <= 1e-3, (method, float(missing))
-        assert float(books["bias_relevance"].abs().max()) > 1e-3, method
+@pytest.mark.parametrize("method", EVERY_LRP)
+def test_relevance_is_accounted_for(case: Case, method: str) -> None:
+    found = case.explain(method, **LRP[method])
+    books = found.diagnostics
+    given = found.attribution.flatten(1).sum(1)
+    total = given + books["bias_relevance"] + books["stabiliser_relevance"]
+    missing = ((total - found.score).abs() / found.score.abs().clamp(min=1)).max()
+    if method in ("lrp_epsilon", "lrp_z_plus"):
+        print(f" {float((given / found.score).abs().max()):.2g} | {float(missing):.0e} |", end="")
+    assert float(missing) <= 1e-3, float(missing)
+    assert float(books["bias_relevance"].abs().max()) > 1e-3
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ as a *surrogate*, an ordinary tensor with a graph whose gradient replaces the op
 
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -24,13 +24,6 @@ from abe.instrument.inspection import path_name
 from abe.instrument.modes import Function, Seen
 from abe.instrument.operations import SHAPE_ONLY, Kind, factors, kind_of, tensors
 from abe.instrument.transforms import hidden, in_checkpoint, transform
-
-
-class Follower(Protocol):
-    """What goes along with the operations of a forward pass."""
-
-    def follow(self, step: "Step", output: Any) -> None: ...
-
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -321,7 +314,7 @@ class Session:
     readers: dict[str, None] = field(default_factory=dict)
     stopped: str | None = None
     precision: torch.dtype = torch.float64
-    values: Follower | None = None
+    values: Any = None
     _masks: dict[int, tuple[Tensor, tuple[Any, int]]] = field(default_factory=dict)
     _cut: dict[int, Tensor] = field(default_factory=dict)
     _fixed: dict[int, Tensor] = field(default_factory=dict)

@@ -22,8 +22,15 @@ from abe.task.zoo import (
 from abe.task.zoo.files import DEMO, Package, Pinned, install_command
 
 Kind = Literal[
-    *("image-model", "detector", "text-model", "pair-model", "language-model"),
-    *("image", "text", "table", "series"),
+    "image-model",
+    "detector",
+    "text-model",
+    "pair-model",
+    "language-model",
+    "image",
+    "text",
+    "table",
+    "series",
 ]
 Setting = Literal["device", "folder"]
 
