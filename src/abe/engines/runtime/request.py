@@ -91,12 +91,11 @@ def open_request(
     """
     began = time.perf_counter()
     score = as_objective(task.usual[1] if objective is None else objective)
-    told = {"objective": score} if "objective" in task.asks else {}
     source = as_draws(draws, seed)
     evaluator = Evaluator(task, execution=execution, chunk=chunk)
     with holding(task.model):
         warnings = check_model(task.model)
-        lifted = task.lift(raw, **told, **(asked or {}))
+        lifted = task.lift(raw, **task.told(score), **(asked or {}))
         task.check(lifted.x)
         shown = progress is True
         expected = rows(len(lifted.x)) if shown else None
