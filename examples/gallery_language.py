@@ -5,8 +5,8 @@ Which words does the next one rest on? A small causal network learns a toy gramm
 """
 
 # %%
-# The grammar: somebody is in a place, somebody else in another, and the text goes on with one of them: the next
-# word is that one's place. So the decisive words are known.
+# The grammar: somebody is in a place, somebody else in another, and the text goes on with one of them: the
+# next word is that one's place. So the decisive words are known.
 
 import torch
 from torch import Tensor, nn
@@ -60,8 +60,10 @@ def story(draw: torch.Generator) -> str:
     return f"{facts} {PEOPLE[who]} in {PLACES[where]}"
 
 
-torch.manual_seed(0)
-draw, model, tokenizer = torch.Generator().manual_seed(0), Small(), Tokenizer()
+draw, tokenizer = torch.Generator().manual_seed(0), Tokenizer()
+with torch.random.fork_rng():
+    torch.random.default_generator.manual_seed(0)
+    model = Small()
 optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
 for _ in range(500):
     ids = torch.tensor([tokenizer(story(draw)) for _ in range(64)])
