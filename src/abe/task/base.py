@@ -177,6 +177,10 @@ class Task:
         lifted = self.lifter(self, raw, **asked)
         return replace(lifted, notes=(*self.assumed, *lifted.notes)) if self.assumed else lifted
 
+    def told(self, objective: Any) -> dict[str, Any]:
+        """What lifting is told of the score that is explained, where the task asks for it."""
+        return {"objective": objective} if "objective" in self.asks else {}
+
     def asked(self, params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """What of some parameters by name the task asks for, and the rest."""
         mine = {name: given for name, given in params.items() if name in self.asks}

@@ -93,12 +93,11 @@ def open_request(
     """
     began = time.perf_counter()
     score = as_objective(task.usual[1] if objective is None else objective)
-    told = {"objective": score} if "objective" in task.asks else {}
     source = as_draws(draws, seed)
     evaluator = Evaluator(task, execution=execution, chunk=chunk)
     with holding(task.model):
         warnings = check_model(task.model)
-        lifted = task.lift(raw, **told, **(asked or {}))
+        lifted = task.lift(raw, **task.told(score), **(asked or {}))
         if lifted.names or lifted.blank is None or not nothing:
             task.check(lifted.x)
         shown = progress is True

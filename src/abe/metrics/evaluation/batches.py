@@ -149,6 +149,8 @@ class Samples:
                 got=f"{next(iter(self.asked))}= beside explanations without data",
                 fix="Leave it out, or pass data= with the raw inputs",
             )
+        if self.task.summed:
+            _ask_for_data("maps of prompts, whose answers and steps are asked for anew")
         if self.task.modality in SHOWN and len(first.shown) == len(first):
             lifted = self.task.lift(_raw(first.shown))
             if lifted.x.shape == first.x.shape and _same(lifted, first.x):

@@ -39,7 +39,7 @@ def compare(
     target: Any = None,
     labels: Any = None,
     masks: Any = None,
-    objective: Any = "logit",
+    objective: Any = None,
     unit: Any = None,
     baseline: Any = None,
     step: Step = None,
@@ -94,17 +94,19 @@ def compare(
         (four by default).
     """
     shared = defaults_of(task, unit, baseline, step)
+    score = as_objective(task.usual[1] if objective is None else objective)
     plan = plan_of(
         task,
         methods,
         chosen_metrics(metrics, shared, task),
-        objective=objective,
+        objective=score,
         seed=seed,
         draws=draws,
         confidence=confidence,
         execution=execution,
         chunk=chunk,
     )
+    asked = {**asked, **task.told(score)}
     samples = Samples(task=task, data=photos, target=target, labels=labels, masks=masks, ids=ids, asked=asked)
     return plan.run(samples, shared, rank_by, progress)
 

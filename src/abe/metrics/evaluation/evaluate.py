@@ -149,7 +149,7 @@ def evaluate(
         task=task,
         sources=sources,
         metrics=chosen_metrics(metrics, shared, task),
-        objective=_objective(objective, finished),
+        objective=_objective(objective, finished, task.usual[1]),
         target=explained_by(task, target, finished),
         seed=seed,
         draws=draws,
@@ -166,7 +166,7 @@ def evaluate(
         labels=labels,
         masks=masks,
         ids=ids,
-        asked=asked,
+        asked=asked if data is None else {**asked, **task.told(plan.objective)},
     )
     return plan.run(samples, shared, rank_by, progress)
 
@@ -475,8 +475,8 @@ def _rank_by(given: str | Sequence[str] | None, chosen: Sequence[Metric]) -> tup
     return wanted
 
 
-def _objective(given: Any, finished: Sequence[Explanation]) -> Objective:
-    """The objective as given, else the one that the finished explanations share, else the logit."""
+def _objective(given: Any, finished: Sequence[Explanation], usual: str) -> Objective:
+    """The objective as given, else the one that the finished explanations share, else the usual one."""
     if given is not None:
         return as_objective(given)
     told = {e.objective: e.method for e in finished if e.objective}
@@ -489,4 +489,4 @@ def _objective(given: Any, finished: Sequence[Explanation]) -> Objective:
             fix="Evaluate them apart, or pass objective= to say by which score to measure",
         )
     known = next((e for e in finished if e.objective), None)
-    return as_objective("logit") if known is None else objective_of(known)
+    return as_objective(usual) if known is None else objective_of(known)
