@@ -71,9 +71,9 @@ def subject() -> tuple[Any, Any]:
     for parameter in model.parameters():
         if parameter.ndim > 1:
             parameter.normal_(0, parameter.shape[1] ** -0.5, generator=generator)
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w1"))
+    words = Tokenizer(models.WordLevel({f"w{i}.": i for i in range(VOCABULARY)}, unk_token="w1."))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="w0", unk_token="w1")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="w0.", unk_token="w1.")
     return model, tokenizer
 
 
@@ -106,7 +106,7 @@ def _theirs(model: Any, tokenizer: Any, ids: list[int]) -> dict[str, Run]:
         TextTokenInput,
     )
 
-    prompt = " ".join(f"w{i}" for i in ids[:PROMPT])
+    prompt = " ".join(f"w{i}." for i in ids[:PROMPT])
     given = TextTokenInput(prompt, tokenizer, baselines=ABSENT)
     answer = torch.tensor(ids[PROMPT:])
     places = model.model.embed_tokens

@@ -51,18 +51,20 @@ DROP = ("aopc", {"curve": "log_probability"})
 """Mean loss of log p(answer) while words are taken away, the most important first."""
 METRIC = "aopc"
 LEVEL = 0.05
+REMOVALS = ("attention", "delete", "reference_token")
+"""How a word is taken away: nobody attends to it, it is deleted, or the padding token stands in its place."""
 
 
 def run(full: bool = False) -> Outcome:
-    """SmolLM2 and ten prompts; words stand for themselves or for the padding token.
+    """SmolLM2 and ten prompts.
 
     Exact Shapley values say which word leads: of log p(answer) − log p(other answer), which says why this
     answer and not that one, and of log p(answer) alone, which every word raises that leads up to an answer of
-    that kind. Whatever replaces the last word moves log p(answer) most, because the answer is read there; the
-    question is about the others, so it stays, and is a unit in a third count only.
+    that kind; by three ways to take words away. Whatever is done to the last word moves log p(answer) most,
+    because the answer is read there; the question is about the others, so it stays, but for one count.
 
     Every method's map is judged by what the log-probability of the answer loses, and told from Shapley by
-    paired tests, corrected for as many methods as there are beside it. In full, three more are judged.
+    paired tests, corrected for as many methods as there are beside it. In full three further ones are judged.
     """
     methods = (*RIVALS, *(OTHERS if full else ()))
     return reported(zoo.load("smollm2"), PROMPTS, methods)
@@ -70,21 +72,19 @@ def run(full: bool = False) -> Outcome:
 
 def reported(task: Task, prompts: tuple[Prompt, ...], methods: tuple[str, ...]) -> Outcome:
     """The study of a task and prompts."""
-    contrast = [lead(task, one, against=one.other) for one in prompts]
-    alone = [lead(task, one) for one in prompts]
+    by = {name: [lead(task, one, removal=name, contrast=True) for one in prompts] for name in REMOVALS}
+    alone = {name: [lead(task, one, removal=name) for one in prompts] for name in REMOVALS}
     with_last = [lead(task, one, last=True) for one in prompts]
     drops = faithful(task, prompts, (SHAPLEY, *methods))
     tests = tested(drops)
-    led, led_alone, led_with_last = (
-        sum(one.rank == 1 for one in found) for found in (contrast, alone, with_last)
-    )
     better = [name for name, test in tests.items() if test.better]
     return Outcome(
-        tables=[_leads(contrast, alone), _drops(drops, tests)],
+        tables=[_leads(by[REMOVALS[0]], alone[REMOVALS[0]]), _counts(by, alone), _drops(drops, tests)],
         findings=[
-            f"The decisive word leads by exact Shapley values of the contrast in {led} of {len(prompts)} "
-            f"prompts, by those of log p(answer) in {led_alone}, and in {led_with_last} where the last word, "
-            "at which the answer is read, is a unit as well.",
+            "The decisive word leads by exact Shapley values of the contrast in "
+            f"{_led(by[REMOVALS[0]])} prompts, by those of log p(answer) in {_led(alone[REMOVALS[0]])}, "
+            "where nobody attends to absent words; by log p(answer) with the padding token in their place, "
+            f"the last word among them, in {_led(with_last)}.",
             f"Shapley loses more log-probability than {', '.join(better) or 'none of the others'} (paired "
             "sign-flip tests, Holm's correction, p ≤ 0.05).",
         ],
@@ -95,8 +95,8 @@ def reported(task: Task, prompts: tuple[Prompt, ...], methods: tuple[str, ...]) 
             )
         ],
         values={
-            "place of the decisive word, contrast": [one.rank for one in contrast],
-            "place of the decisive word, log p": [one.rank for one in alone],
+            **{f"place of the decisive word, contrast, {n}": [one.rank for one in x] for n, x in by.items()},
+            **{f"place of the decisive word, log p, {n}": [one.rank for one in x] for n, x in alone.items()},
             "place of the decisive word, log p, all words": [one.rank for one in with_last],
             **{f"loss, {name}": values.tolist() for name, values in drops.items()},
         },
@@ -119,11 +119,18 @@ class Lead:
         return 1 + [word for word, _ in order].index(self.prompt.word)
 
 
-def lead(task: Task, prompt: Prompt, *, against: str | None = None, last: bool = False) -> Lead:
-    """Exact Shapley values of the words, with or without the last one, against another answer or alone."""
+def lead(
+    task: Task,
+    prompt: Prompt,
+    *,
+    removal: str = "reference_token",
+    contrast: bool = False,
+    last: bool = False,
+) -> Lead:
+    """Exact Shapley values of the words, with or without the last one, against the other answer or alone."""
     spans = prompt.places if last else prompt.places[:-1]
-    method = abe.method(SHAPLEY, evaluations=2 ** len(spans) + 2)
-    asked = {} if against is None else {"against": against}
+    method = abe.method(SHAPLEY, evaluations=2 ** len(spans) + 2, removal=removal)
+    asked = {"against": prompt.other} if contrast else {}
     raw = (prompt.text, prompt.answer)
     made = abe.explain(task, raw, method, spans=spans, progress=False, **asked)
     return Lead(prompt, made.by_unit()[0])
@@ -171,8 +178,20 @@ def _leads(contrast: list[Lead], alone: list[Lead]) -> Table:
             "of log p(answer)",
         ),
         rows,
-        "Absent words are the padding token; the last word stays.",
+        "Nobody attends to absent words; the last word stays.",
     )
+
+
+def _counts(by: dict[str, list[Lead]], alone: dict[str, list[Lead]]) -> Table:
+    return Table(
+        "Prompts whose decisive word leads, by how words are taken away",
+        ("removal", "by the contrast", "by log p(answer)"),
+        [(name, _led(by[name]), _led(alone[name])) for name in REMOVALS],
+    )
+
+
+def _led(leads: list[Lead]) -> str:
+    return f"{sum(one.rank == 1 for one in leads)} of {len(leads)}"
 
 
 def _said(one: Lead) -> str:

