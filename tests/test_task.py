@@ -443,3 +443,12 @@ def test_photographs_are_not_changed(scene, tmp_path):
     assert path.read_bytes() == before
     assert np.array_equal(scene, kept)
     assert torch.equal(x, copy)
+
+
+def test_of_few_classes_all_are_named():
+    few = abe.image_task(torch.nn.Flatten(), labels=["sky", "grass", "road"])
+    with pytest.raises(AbeError, match="'sky', 'grass', 'road'"):
+        few.class_index("tree")
+    many = abe.image_task(torch.nn.Flatten(), labels=[f"number {i}" for i in range(50)])
+    with pytest.raises(AbeError, match="50 in all"):
+        many.class_index("zebra")

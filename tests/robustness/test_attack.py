@@ -418,3 +418,9 @@ def test_a_target_and_a_label_for_every_sample(form):
     assert (
         evaluate_robustness(task, x, "fgsm", epsilons=0.01, label=names, progress=False).clean_accuracy == 1
     )
+
+
+def test_a_regression_has_no_class_to_leave():
+    series = abe.series_task(torch.nn.Flatten(), "bt", output_kind="regression")
+    with pytest.raises(SpecError, match="no two classes"):
+        abe.attack(series, torch.rand(1, 4), progress=False)

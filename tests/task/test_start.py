@@ -207,7 +207,9 @@ def test_other_refusals():
     refused(Code.UNCLEAR_INPUT, lambda: abe.evaluate(net(), ["gradient"], ["insertion"], **QUIET), "data=")
     refused(Code.BAD_PARAMETER, lambda: abe.explain(tokenizer, X, **QUIET), "image_task")
     refused(Code.BAD_PARAMETER, lambda: abe.explain(nn.Linear, X, **QUIET), "image_task")
-    refused(Code.UNKNOWN_PARAMETER, lambda: abe.explain(net(), X, "ig", tokenizer=tokenizer, **QUIET))
+    refused(
+        Code.UNKNOWN_PARAMETER, lambda: abe.explain(net(), X, "ig", tokenizer=tokenizer, **QUIET), "for texts"
+    )
     refused(Code.UNKNOWN_PARAMETER, lambda: abe.compare(net(), X, ["ig"], metrcs=1, **QUIET), "'metrics'")
     refused(
         Code.UNKNOWN_PARAMETER,

@@ -213,15 +213,15 @@ def trust(
     count = len(constructions) + len(etas) - 1
     with staged("trust", count * (1 + len(chosen)), progress) as (alive, done):
 
-        def found_pairs(kind: str, eta: Size) -> Pairs:
+        def found_at(kind: str, eta: Size) -> Pairs:
             made = make_pairs(problem, kind, eta, steps=steps, variant=variant)
             done()
             return made
 
         with open_request(task, photos, seed=seed, asked=asked, progress=alive) as problem:
             class_count(problem)
-            pairs = {k: found_pairs(k, etas[0]) for k in constructions}
-            finer = [found_pairs("sign", e) for e in etas[1:]]
+            pairs = {k: found_at(k, etas[0]) for k in constructions}
+            finer = [found_at("sign", e) for e in etas[1:]]
         if not any(bool(p.success.any()) for p in pairs.values()):
             raise InputError(
                 Code.NOT_CROSSED,

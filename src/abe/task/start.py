@@ -39,8 +39,8 @@ TOLD = {
     "says otherwise",
 }
 """What is assumed of a model that came with texts, or with rows."""
-CALLED = {TEXT: "texts", TABLE: "rows of a table", IMAGE: "photographs"}
-"""The kinds in words."""
+CALLED = {TABLE: "rows of a table", IMAGE: "photographs"}
+"""The other kinds in words."""
 RAW = ("raw", "photos", "data")
 """What public functions call their inputs."""
 GENERATING = (
@@ -91,14 +91,12 @@ def entrance(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def _check_said(kind: str, said: Mapping[str, Any]) -> None:
-    """Refuse what belongs to another kind of input than the one that is handed in."""
-    strange = [name for name, value in said.items() if name not in TAKES[kind] and value is not None]
-    if strange:
-        other = next(one for one, names in TAKES.items() if strange[0] in names)
+    """Refuse a tokenizer where no text is handed in; ``background=`` may be a method's own parameter."""
+    if kind != TEXT and said.get("tokenizer") is not None:
         raise SpecError(
-            Code.UNSUPPORTED,
-            f"{strange[0]}= is for {CALLED[other]}, and these inputs are taken for {CALLED[kind]}",
-            fix=f"Leave it out, or pass {CALLED[other]}",
+            Code.UNKNOWN_PARAMETER,
+            f"tokenizer= is for texts, and these inputs are taken for {CALLED[kind]}",
+            fix="Leave it out, or pass a text",
         )
 
 

@@ -10,7 +10,7 @@ from tests.task.text.texts import MODELS, TEXTS, Bag, Encoder, TextCNN, Tokenize
 from torch import Tensor, nn
 
 import abe
-from abe.errors import Code
+from abe.errors import Code, SpecError
 
 LONG = TEXTS[0]
 
@@ -489,3 +489,8 @@ def test_packed_sequences_keep_their_order(method: str, how: dict[str, Any]) -> 
         found = abe.explain(task, padded | seen, method, target=1, progress=False, **how)
         assert found.by_unit()[0][0][1] == pytest.approx(float(whole - less), abs=1e-9)
     assert "_pack_padded_sequence" in refused(Code.RULE, task, texts, method="lrp_epsilon")
+
+
+def test_the_name_of_a_tokenizer_is_none() -> None:
+    with pytest.raises(SpecError, match="not its name"):
+        abe.text_task(Bag(), "bert-base-uncased")
