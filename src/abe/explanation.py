@@ -12,7 +12,7 @@ from torch import Tensor
 
 from abe import arrays, schema, storage, words
 from abe.errors import Code, InputError
-from abe.per_sample import follow, joined, numbered_anew, of_one_length, picked
+from abe.per_sample import follow, joined, json_number, kind_of, numbered_anew, of_one_length, picked
 from abe.provenance import check_map as check_map
 from abe.provenance import versions as versions
 from abe.stored_maps import DIAGNOSTIC, check_stored
@@ -434,7 +434,7 @@ class Explanation:
             InputError: nothing, other methods or parameters, or inputs of different shapes.
         """
         parts = of_one_length(list(parts))
-        kinds = [p._kind() for p in parts]
+        kinds = [kind_of(p) for p in parts]
         if not parts or any(kind != kinds[0] for kind in kinds):
             other = [name for kind in kinds for name in kind if kind[name] != kinds[0][name]]
             both = words.some(sorted({str(kind[name]) for kind in kinds for name in other[:1]}), 2)
@@ -456,18 +456,6 @@ class Explanation:
             warnings=list(dict.fromkeys(w for p in parts for w in p.warnings)),
             versions=dict(parts[0].versions),
         )
-
-    def _kind(self) -> dict[str, Any]:
-        """What explanations that are joined have in common."""
-        return {
-            "method": dict(self.spec),
-            "score": self.objective,
-            "modality": self.modality,
-            "axis of the channels": self.channels,
-            "shape of the inputs": tuple(self.x.shape[1:]),
-            "shape of the map": tuple(self.attribution.shape[1:]),
-            "number of targets": tuple(self.target.shape[1:]),
-        }
 
     def _tensors(self) -> dict[str, Tensor]:
         found = {
@@ -495,7 +483,7 @@ class Explanation:
             "cost": asdict(self.cost),
             "parts": [asdict(part) for part in self.parts],
             "ids": list(self.ids),
-            "residual": None if residual is None else [_json_number(r) for r in residual.tolist()],
+            "residual": None if residual is None else [json_number(r) for r in residual.tolist()],
         }
         return manifest, self._tensors()
 
@@ -506,7 +494,3 @@ class Explanation:
         extras = {k.removeprefix(DIAGNOSTIC): v for k, v in tensors.items() if k.startswith(DIAGNOSTIC)}
         core: dict[str, Any] = {k: v for k, v in tensors.items() if not k.startswith(DIAGNOSTIC)}
         return cls(**core, diagnostics=extras, **held)
-
-
-def _json_number(number: float) -> float | str:
-    return number if abs(number) != float("inf") and number == number else str(number)

@@ -107,3 +107,25 @@ def numbered_anew(
 
 def _is_scalar(one: Any) -> bool:
     return isinstance(one, Tensor) and one.ndim == 0
+
+
+def json_number(number: float) -> float | str:
+    """A number as JSON holds it: infinities and NaN as text."""
+    return number if abs(number) != float("inf") and number == number else str(number)
+
+
+def kind_of(explanation: Any) -> dict[str, Any]:
+    """What explanations that are joined have in common.
+
+    Args:
+        explanation: one of them.
+    """
+    return {
+        "method": dict(explanation.spec),
+        "score": explanation.objective,
+        "modality": explanation.modality,
+        "axis of the channels": explanation.channels,
+        "shape of the inputs": tuple(explanation.x.shape[1:]),
+        "shape of the map": tuple(explanation.attribution.shape[1:]),
+        "number of targets": tuple(explanation.target.shape[1:]),
+    }

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from abe.cli import exits, inputs, options, output, ready
+from abe.cli import exits, inputs, options, output, questions, ready
 from abe.cli.given import Sample, batch, check, fit, samples, stems
 from abe.errors import Code, SpecError
 from abe.terminal import readable
@@ -71,7 +71,7 @@ def run(
     fit(task, asked, model)
     data = batch(task, asked)
     settings: dict[str, Any] = {"steps": steps, "restarts": restarts, "seed": seed, **params}
-    settings |= inputs.asked_of(task, question)
+    settings |= questions.asked_of(task, question)
     if radii is not None:
         _evaluate(task, data, method, radii, settings, pictures, json=json)
         return

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from abe.cli import exits, inputs, options, output, quick, ready
+from abe.cli import exits, inputs, options, output, questions, quick, ready
 from abe.cli.given import batch, check, fit, raw_of, samples, stems
 from abe.errors import Code, InputError
 from abe.terminal import readable
@@ -73,7 +73,7 @@ def run(
     check(asked, model)
     task = inputs.task_of(model, asked, without=given.without, question=question)
     fit(task, asked, model)
-    chosen, further = inputs.target_of(task, target), inputs.asked_of(task, question)
+    chosen, further = inputs.target_of(task, target), questions.asked_of(task, question)
     families = quick.one_of_each(task, raw_of(task, asked[0])) if wanted is None else []
     thorough: Sequence[Any] = [quick.own(task, one) for one in families] if wanted is None else wanted
     contenders: Sequence[Any] = families if wanted is None and not fine else thorough

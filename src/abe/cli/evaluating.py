@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter, validators
 
-from abe.cli import exits, inputs, options, output, ready
+from abe.cli import exits, inputs, options, output, questions, ready
 from abe.cli.given import batch, check, fit, samples
 from abe.errors import Code, InputError, SpecError, StorageError
 
@@ -91,7 +91,7 @@ def run(
     task = inputs.task_of(model, asked, without=given.without, question=question)
     fit(task, asked, model)
     data = batch(task, asked) if asked else None
-    further = inputs.asked_of(task, question)
+    further = questions.asked_of(task, question)
     lifted = None if data is None else task.lift(data, **further)
     made: dict[str, Any] = {**_aligned(groups, lifted), **files}
     from abe.metrics.evaluation.evaluate import evaluate

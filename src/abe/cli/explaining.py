@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from abe.cli import exits, inputs, options, output, ready
+from abe.cli import exits, inputs, options, output, questions, ready
 from abe.cli.given import Sample, check, fit, raw_of, samples, stems
 from abe.errors import AbeError
 from abe.progress import staged
@@ -70,7 +70,7 @@ def run(
     if method is None and chosen.name != task.usual[0]:
         chosen = methods.build(task.usual[0])
         jobs = _jobs(asked, out, chosen.name, draw=draw, save=save)
-    wanted, further = inputs.target_of(task, target), inputs.asked_of(task, question)
+    wanted, further = inputs.target_of(task, target), questions.asked_of(task, question)
     results: list[dict[str, Any]] = []
     pieces = exits.Pieces()
     how = {"target": wanted, "objective": objective, "seed": seed, **further}

@@ -18,13 +18,6 @@ _WORDS = {"true": True, "false": False, "none": None, "null": None}
 _WHOLE = re.compile(r"[+-]?[0-9]+(e\+?[0-9]{1,2})?", re.IGNORECASE)
 _FRACTION = re.compile(r"[+-]?[0-9]*\.?[0-9]+ */ *[0-9]*\.?[0-9]+")
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
-_SEGMENTATION, _DETECTOR = ("a segmentation", "segmentation_task"), ("a detector", "detection_task")
-OF = {
-    **dict.fromkeys(("at", "region", "against", "label"), _SEGMENTATION),
-    **dict.fromkeys(("detection", "box", "part"), _DETECTOR),
-    **dict.fromkeys(("generate", "answer"), ("a language model", "language_task")),
-}
-"""Option -> what is asked it, and what makes its task."""
 LARGEST = 2**63 - 1
 """The largest whole number that PyTorch holds."""
 PIXELS = 100_000_000
@@ -193,77 +186,6 @@ def _inside(task: Any, labels: list[str], text: str) -> int:
     return task.class_index(text)
 
 
-def asked_of(task: Any, question: QuestionOptions) -> dict[str, Any]:
-    """What is asked of a segmentation, a detector or a language model, as `abe.explain` takes it.
-
-    Raises:
-        SpecError: the model is asked nothing of the kind, or a pixel, box or detection is not in numbers.
-    """
-    from abe import arrays
-
-    found: dict[str, Any] = {}
-    if question.at is not None:
-        places = question.at.split(",")
-        if len(places) != 2 or not all(re.fullmatch(" *[0-9]{1,9} *", one) for one in places):
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "--at takes a pixel",
-                got=repr(short(question.at)),
-                expected="ROW,COLUMN: 40,60",
-            )
-        found["at"] = int(places[0]), int(places[1])
-    for name, text in (("label", question.label), ("against", question.against)):
-        if text is not None:
-            named = {"caption", "generate"}.intersection(task.asks) or not re.fullmatch("[0-9]{1,9}", text)
-            found[name] = text if named else int(text)
-    if question.generate is not None:
-        if not re.fullmatch(" *[0-9]{1,6} *", question.generate):
-            raise SpecError(
-                Code.BAD_PARAMETER,
-                "--generate takes a number of tokens",
-                got=repr(short(question.generate)),
-                expected="--generate 9",
-            )
-        found["generate"] = int(question.generate)
-    if question.detection is not None:
-        found["detection"] = _detections(question.detection)
-    if question.box is not None:
-        found["box"] = _numbers("box", question.box, 4)
-    if question.part is not None:
-        found["part"] = question.part
-    named = [*found, *(["region"] if question.region else [])]
-    strange = [name for name in named if name not in task.asks]
-    strange += ["answer"] if question.answer is not None and "generate" not in task.asks else []
-    if strange:
-        who, maker = OF[strange[0]]
-        raise SpecError(
-            Code.UNSUPPORTED,
-            f"Only {who} is asked about --{strange[0]}",
-            got=f"a model of the modality {task.modality!r}",
-            expected=", ".join(f"--{one}" for one in task.asks) or None,
-            fix=f"Leave it out, or let the factory return abe.{maker}(…)",
-        )
-    if question.region is not None:
-        region = arrays.read(question.region)["maps"]
-        found["region"] = region.squeeze() if region.ndim > 2 else region
-    return found
-
-
-def _detections(text: str) -> Any:
-    """Numbers of detections, or all."""
-    if text == "all":
-        return text
-    parts = text.split(",")
-    if not all(re.fullmatch(" *[0-9]{1,9} *", one) for one in parts):
-        raise SpecError(
-            Code.BAD_PARAMETER,
-            "--detection takes numbers",
-            got=repr(short(text)),
-            expected="0, several as 0,2, or all",
-        )
-    return [int(one) for one in parts]
-
-
 def is_address(word: str) -> bool:
     """Whether a word is the address of something elsewhere."""
     return _ADDRESS.match(word) is not None
@@ -409,12 +331,12 @@ def _refuse_arguments(model: str, arguments: Mapping[str, Any]) -> None:
 
 def _settings(options: ModelOptions) -> dict[str, Any]:
     """What the options say about inputs and classes, as `abe.image_task` takes it."""
-    std = _numbers("std", options.std)
+    std = numbers("std", options.std)
     if std is not None and min(std) <= 0:
         raise SpecError(Code.BAD_PARAMETER, "--std takes scales above 0", got=repr(options.std))
     given: dict[str, Any] = {
-        "bounds": _numbers("bounds", options.bounds, 2),
-        "mean": _numbers("mean", options.mean),
+        "bounds": numbers("bounds", options.bounds, 2),
+        "mean": numbers("mean", options.mean),
         "std": std,
         "size": _size(options.size),
         "labels": None if options.labels is None else read_labels(options.labels),
@@ -442,7 +364,17 @@ def _configured(model: Any, given: Mapping[str, Any], base: Any) -> Any:
     return image_task(model, **{**settings, **given})
 
 
-def _numbers(name: str, text: str | None, count: int | None = None) -> tuple[float, ...] | None:
+def numbers(name: str, text: str | None, count: int | None = None) -> tuple[float, ...] | None:
+    """Numbers of an option, separated by commas.
+
+    Args:
+        name: of the option.
+        text: what was given.
+        count: how many there are to be.
+
+    Raises:
+        SpecError: it holds something else.
+    """
     if text is None:
         return None
     try:

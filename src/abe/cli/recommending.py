@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from abe.cli import exits, inputs, options, output, ready
+from abe.cli import exits, inputs, options, output, questions, ready
 from abe.cli.given import batch, check, fit, samples
 
 PICTURE, RECORD = "recommendation.png", "recommendation.json"
@@ -57,7 +57,7 @@ def run(
     check(asked, model)
     task = inputs.task_of(model, asked, without=given.without, question=question)
     fit(task, asked, model)
-    chosen, further = inputs.target_of(task, target), inputs.asked_of(task, question)
+    chosen, further = inputs.target_of(task, target), questions.asked_of(task, question)
     classes = None if truth is None else [_class(task, one) for one in truth.split(",")]
     output.remark(f"At most {budget} for {len(asked)} inputs; Ctrl-C ends it with what is known by then.")
     choice = recommend(

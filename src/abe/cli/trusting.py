@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from abe.cli import inputs, options, output
+from abe.cli import inputs, options, output, questions
 from abe.cli.given import batch, check, fit, samples
 
 
@@ -43,7 +43,7 @@ def run(
         constructions=inputs.names(constructions) or CONSTRUCTIONS,
         steps=steps,
         seed=seed,
-        **inputs.asked_of(task, question),
+        **questions.asked_of(task, question),
     )
     if json:
         output.emit(found.to_dict())

@@ -151,3 +151,14 @@ def _contents(lifted: Lifted) -> list[int]:
     for group in apart:
         found |= dict(zip(group.rows.tolist(), group.x.split(1), strict=True))
     return [one for place in range(len(lifted.x)) for one in sample_ids(found[place], seen)]
+
+
+def ends_of(own: Mapping[str | int, Lifted]) -> dict[str, Tensor]:
+    """What `Context.about` says of inputs whose samples differ in length.
+
+    Args:
+        own: by name, each input by itself.
+    """
+    kinds = [(name, kind) for name in own for kind in (LENGTH, OWN) if kind in own[name].context.about]
+    said = {f"{kind}{OF}{name}": own[name].context.about[kind] for name, kind in kinds}
+    return {key: each for key, each in said.items() if bool((each != each[0]).any())}

@@ -17,8 +17,8 @@ from abe.task.base import Context, Lifted, Task
 from abe.task.batch import context_of
 from abe.task.channels import Numbers, limits, per_channel, scale
 from abe.task.image.lifter import image_task
-from abe.task.lengths import OF
-from abe.task.lifted import LENGTH, OWN, Units, pack, suits
+from abe.task.lengths import ends_of
+from abe.task.lifted import Units, pack, suits
 from abe.task.outputs import OutputKind, class_names
 from abe.task.text.lifter import TextLifter, text_task
 from abe.units.cuts import along, labels_of, names_of
@@ -244,7 +244,7 @@ class SeveralLifter:
 
     def joined(self, task: Task, own: Mapping[str | int, Lifted], rest: Mapping[str | int, Any]) -> Lifted:
         """The inputs as packed features."""
-        ends = _ends(own)
+        ends = ends_of(own)
         blocks = {k: one.x for k, one in own.items()}
         x, parts = pack(blocks, {k: self.settings(k, own[k]) for k in own}, flat=bool(ends))
         n = len(x)
@@ -382,13 +382,6 @@ class SeveralLifter:
             ]
         whole = [[str(name) for name in own]] * len(x)
         return Units(PIECE, torch.cat(pieces, 1), names), Units(INPUT, torch.cat(wholes, 1), whole)
-
-
-def _ends(own: Mapping[str | int, Lifted]) -> dict[str, Tensor]:
-    """What `Context.about` says of inputs whose samples differ in length."""
-    kinds = [(name, kind) for name in own for kind in (LENGTH, OWN) if kind in own[name].context.about]
-    said = {f"{kind}{OF}{name}": own[name].context.about[kind] for name, kind in kinds}
-    return {key: each for key, each in said.items() if bool((each != each[0]).any())}
 
 
 def _pieces(task: Task, lifted: Lifted) -> tuple[Tensor, list[list[str]]]:

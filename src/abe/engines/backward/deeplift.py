@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from abe.checks import CountFrom0
+from abe.engines.backward.closure import missing
 from abe.engines.backward.deeplift_record import Record, Replay
 from abe.engines.backward.deeplift_rescale import Rescale
 from abe.engines.backward.deeplift_reveal_cancel import RevealCancel
@@ -20,7 +21,6 @@ from abe.engines.backward.run import (
     Policy,
     RuleBook,
     check_same,
-    missing,
     policy_notes,
     registered_rules,
     run_uncovered,

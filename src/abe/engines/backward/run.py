@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from abe.engines.backward.boxes import Boxes
+from abe.engines.backward.closure import closure_notes, mixed_up
 from abe.engines.backward.one_value import OneValue
 from abe.engines.backward.step import (
     ACCOUNTS,
@@ -285,7 +286,7 @@ class _Run:
             self.books[account][chunk.owner] = amount
         closure = relevance.flatten(1).sum(1, dtype=self.start.dtype) + sum(taken.values()) - self.start
         self.started[chunk.owner], self.closure[chunk.owner] = self.start, closure
-        if _mixed_up(closure, self.start):
+        if mixed_up(closure, self.start):
             self.again.append(chunk.owner)
 
     def result(self) -> Result:
@@ -296,7 +297,7 @@ class _Run:
         books = {f"{account}_relevance": amount for account, amount in self.books.items()}
         books["closure"] = self.closure
         size = sum((amount.abs() for amount in self.books.values()), out.flatten(1).abs().sum(1))
-        notes += _closure_notes(self.closure, self.started, size.to(out.dtype), self.precision)
+        notes += closure_notes(self.closure, self.started, size.to(out.dtype), self.precision)
         if self.spec.start == "one":
             out = out / expanded(stabilised(self.started, 0.0), out)
             books = {name: amount / stabilised(self.started, 0.0) for name, amount in books.items()}
@@ -322,42 +323,6 @@ def stopped(session: Session) -> ModelError:
         fix="Gates, exponentials, softmaxes, divisors and deviations of norms count as constants: let the "
         "model return what comes before one at its end, explain another layer, or use deeplift; "
         "elsewhere look for .detach() in the model's forward",
-    )
-
-
-MISSED = {torch.float64: (1e-7, 1e-11, 1e-3), torch.float32: (1e-3, 1e-5, 3e-2)}
-"""What a map may miss: of what it sums to; of its amounts, whose rounding stays if they cancel; and most."""
-
-
-def missing(missed: Tensor, whole: Tensor, amounts: Tensor, precision: torch.dtype) -> int | None:
-    """Number of the sample that misses most, where one misses more than rounding.
-
-    Args:
-        missed: (n,) what the maps are short of.
-        whole: (n,) what they are to sum to.
-        amounts: (n,) the size of all that was given.
-        precision: the coarsest in which the model computed.
-    """
-    share, rounding, most = MISSED.get(precision, (1e-1, 1e-2, 3e-1))
-    rounded = torch.minimum(rounding * amounts, most * whole.abs().clamp(min=1))
-    bad = ~(missed.abs() <= torch.maximum(share * whole.abs(), rounded))
-    return int(torch.where(bad, missed.abs(), -1.0).argmax()) if bool(bad.any()) else None
-
-
-def _closure_notes(closure: Tensor, start: Tensor, amounts: Tensor, precision: torch.dtype) -> list[str]:
-    """A note where the map and the accounts do not add up to the relevance that the rules started with."""
-    worst = missing(closure, start, amounts, precision)
-    if worst is None:
-        return []
-    what = f"The books of sample {worst} do not close: {float(closure[worst]):.3g} too much"
-    return [note(Code.INCOMPLETE, f"{what} for a relevance of {float(start[worst]):.3g}")]
-
-
-def _mixed_up(closure: Tensor, start: Tensor) -> bool:
-    """Whether rows miss what others have too much of: a ledger took another axis for the batch's."""
-    largest = closure.abs().amax()
-    return len(closure) > 1 and bool(
-        (largest > 1e-5 * start.abs().amax()) & (closure.sum().abs() < 1e-3 * largest)
     )
 
 
