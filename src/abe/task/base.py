@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from abe.errors import Code, InputError, ModelError, TargetError, note, suggest
 from abe.instrument.capture import replacing
 from abe.task import outputs as reading_of
-from abe.task.lifted import HELD, LENGTH, below
+from abe.task.lifted import LENGTH, below
 from abe.task.lifted import Context as Context
 from abe.task.lifted import Lifted as Lifted
 from abe.task.outputs import OutputKind
@@ -185,13 +185,11 @@ class Task:
     def _forward(self, x: Tensor, context: Context | None, runs: nn.Module) -> Any:
         if not self.at_layers:
             return self._output(x, context, runs)
+        held = [(part, (context or Context()).held(part)) for part in self.held]
         with ExitStack() as stack:
-            for part in self.parts:
+            for part, numbers in (*((part, x) for part in self.parts), *held):
                 if part.layer is not None:
-                    stack.enter_context(replacing(runs, part.layer, part.restored(x)))
-            for part in self.held:
-                if part.layer is not None:
-                    stack.enter_context(replacing(runs, part.layer, part.restored(_kept(part, context))))
+                    stack.enter_context(replacing(runs, part.layer, part.restored(numbers)))
             return self._output(x, context, runs)
 
     def _output(self, x: Tensor, context: Context | None, runs: nn.Module) -> Any:
@@ -199,10 +197,8 @@ class Task:
             inputs, rest = below(context)
             return self.beneath.forward(inputs, rest, runs)
         args, kwargs = self._call(x, context)
-        outputs = runs(*args, **kwargs)
-        if self.reads is not None:
-            outputs = self.reads(self.pick(outputs, len(x)), context or Context())
-        return self.pick(outputs, len(x)) if self.reads is None else outputs
+        picked = self.pick(runs(*args, **kwargs), len(x))
+        return picked if self.reads is None else self.reads(picked, context or Context())
 
     def pick(self, raw: Any, n: int) -> Any:
         """The output tensor inside whatever the model returned, checked to have one row per input."""
@@ -413,8 +409,9 @@ class Task:
             )
 
     def _call(self, x: Tensor, context: Context | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        others = {} if context is None else {name: _own(values) for name, values in context.values.items()}
-        others |= {part.name: part.restored(_kept(part, context)) for part in self.held if not part.layer}
+        context = context or Context()
+        others = {name: _own(values) for name, values in context.values.items()}
+        others |= {one.name: one.restored(context.held(one)) for one in self.held if one.layer is None}
         if not self.parts:
             x = self._normalise(x)
             named = {str(k): v for k, v in others.items() if isinstance(k, str)}
@@ -452,11 +449,6 @@ def along(parts: Sequence[Part], name: str, other: float = 0.0) -> Tensor:
         found.append(each.repeat_interleave((part.stop - part.start) // c))
     axes = 0 if flat else len(parts[0].shape) - 1
     return torch.cat(found).view(1, -1, *[1] * axes)
-
-
-def _kept(part: Part, context: Context | None) -> Tensor:
-    """(n, *shape) the numbers of an input that stays as it is."""
-    return (context or Context()).about[f"{HELD}{part.name}"]
 
 
 ORIGINAL = "_abe_original"
