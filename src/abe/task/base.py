@@ -15,7 +15,7 @@ from abe.instrument.capture import replacing
 from abe.task import outputs as reading_of
 from abe.task.features import check_features, first_tensor
 from abe.task.lengths import groups
-from abe.task.lifted import HELD, LENGTH, below, first_of, taken
+from abe.task.lifted import LENGTH, below, first_of, taken
 from abe.task.lifted import Context as Context
 from abe.task.lifted import Lifted as Lifted
 from abe.task.outputs import OutputKind
@@ -252,14 +252,11 @@ class Task:
                 further |= known
         if not self.at_layers:
             return self._output(x, context, runs, serves, rows, further)
+        held = [(part, (rows or Context()).held(part)) for part in self.held]
         with ExitStack() as stack:
-            for part in self.parts:
+            for part, numbers in (*((part, x) for part in self.parts), *held):
                 if part.layer is not None:
-                    stack.enter_context(replacing(runs, part.layer, part.restored(x)))
-            for part in self.held:
-                if part.layer is not None:
-                    kept = _kept(part, context if rows is None else rows)
-                    stack.enter_context(replacing(runs, part.layer, part.restored(kept)))
+                    stack.enter_context(replacing(runs, part.layer, part.restored(numbers)))
             return self._output(x, context, runs, serves, rows, further)
 
     def _output(
@@ -438,8 +435,9 @@ class Task:
         check_features(self, x)
 
     def _call(self, x: Tensor, context: Context | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        others = {} if context is None else {name: _own(values) for name, values in context.values.items()}
-        others |= {part.name: part.restored(_kept(part, context)) for part in self.held if not part.layer}
+        context = context or Context()
+        others = {name: _own(values) for name, values in context.values.items()}
+        others |= {one.name: one.restored(context.held(one)) for one in self.held if one.layer is None}
         if not self.parts:
             x = self._normalise(x)
             named = {str(k): v for k, v in others.items() if isinstance(k, str)}
@@ -477,11 +475,6 @@ def along(parts: Sequence[Part], name: str, other: float = 0.0) -> Tensor:
         found.append(each.repeat_interleave((part.stop - part.start) // c))
     axes = 0 if flat else len(parts[0].shape) - 1
     return torch.cat(found).view(1, -1, *[1] * axes)
-
-
-def _kept(part: Part, context: Context | None) -> Tensor:
-    """(n, *shape) the numbers of an input that stays as it is."""
-    return (context or Context()).about[f"{HELD}{part.name}"]
 
 
 ORIGINAL = "_abe_original"

@@ -72,6 +72,10 @@ class Context:
         """The same with an input (b, *shape) that stays as it is; see `Task.held`."""
         return replace(self, about={**self.about, f"{HELD}{part.name}": numbers})
 
+    def held(self, part: Part) -> Tensor:
+        """(n, *shape) the numbers of an input that stays as it is."""
+        return self.about[f"{HELD}{part.name}"]
+
 
 def _taken(values: Tensor, owner: Tensor) -> Tensor:
     return values[owner.to(values.device)]

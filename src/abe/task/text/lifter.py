@@ -29,6 +29,7 @@ from abe.task.text.tokens import (
     of_all,
     of_ids,
     of_row,
+    of_tokens,
     picked,
     token_id,
 )
@@ -238,8 +239,8 @@ class TextLifter:
                 got=f"{ids.dtype} of shape {tuple(ids.shape)}",
                 fix="Vectors of tokens are what tensor_task explains" if ids.is_floating_point() else None,
             )
-        seen = _of_tokens("An attention mask", found.get("attention_mask"), ids)
-        special = _of_tokens("A mask of special tokens", found.get("special_tokens_mask"), ids)
+        seen = of_tokens("An attention mask", found.get("attention_mask"), ids)
+        special = of_tokens("A mask of special tokens", found.get("special_tokens_mask"), ids)
         texts = [
             self._of_ids(
                 own.tolist(),
@@ -388,20 +389,6 @@ class TextLifter:
         encoded = self._encoded(text)
         embedding = self._found[""]
         return embedding.vectors(torch.tensor([encoded.ids], device=task.device))[0], encoded
-
-
-def _of_tokens(what: str, given: Any, ids: Tensor) -> Tensor | None:
-    """(b, t) numbers that an encoding has for every token, where it has them."""
-    if given is None:
-        return None
-    found = torch.as_tensor(given)
-    if found.numel() != ids.numel():
-        raise InputError(
-            Code.SHAPE,
-            f"{what} has a number for every token",
-            got=f"a mask of shape {tuple(found.shape)} for ids of shape {tuple(ids.shape)}",
-        )
-    return found.reshape(ids.shape)
 
 
 def _part(embedding: Embedding, x: Tensor) -> Part:

@@ -155,6 +155,24 @@ def of_all(name: str, given: Any, shape: Sequence[int]) -> Tensor:
     return found
 
 
+def of_tokens(what: str, given: Any, ids: Tensor) -> Tensor | None:
+    """(b, t) numbers that an encoding has for every token, where it has them.
+
+    Raises:
+        InputError: there are not as many.
+    """
+    if given is None:
+        return None
+    found = torch.as_tensor(given)
+    if found.numel() != ids.numel():
+        raise InputError(
+            Code.SHAPE,
+            f"{what} has a number for every token",
+            got=f"a mask of shape {tuple(found.shape)} for ids of shape {tuple(ids.shape)}",
+        )
+    return found.reshape(ids.shape)
+
+
 def is_ragged(ids: Any) -> bool:
     """Whether these are lists of ids of different lengths, as tokenizers give them without padding."""
     rows = isinstance(ids, list | tuple) and all(isinstance(one, list | tuple) for one in ids)
