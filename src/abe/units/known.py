@@ -16,7 +16,7 @@ from abe.draws import Draws
 from abe.errors import Code, InputError
 from abe.registry import units
 from abe.spec import value
-from abe.task.lifted import LENGTH, Context
+from abe.task.lifted import FIXED, LENGTH, Context
 from abe.types import Card, Features
 from abe.units.arrival import Arrival, Map, axes_of, ranked_regions, size_of
 
@@ -227,6 +227,11 @@ class Unrun:
     def kinds_of_units(self) -> list[str]:
         """Names of the units that the samples have."""
         return self.context.kinds_of_units
+
+    @property
+    def fixed(self) -> Tensor | None:
+        """(b, 1 or c, *positions) where references equal the input."""
+        return self.context.about.get(FIXED)
 
     def labels(self, kind: str | None = None) -> Tensor | None:
         """The units of the samples, as `abe.task.lifted.Context.labels` gives them."""

@@ -499,8 +499,11 @@ def test_box_rules_take_bounds_by_channel(axes: str, dense: bool) -> None:
     x = torch.rand(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     method = ("lrp_composite", {"composite": "epsilon_gamma_box"})
 
+    weights = Turning(axes, dense).state_dict()
+
     def found(bounds, axes: str) -> Tensor:
         net = Turning(axes, dense).double().eval()
+        net.load_state_dict(weights)
         task = abe.series_task(net, axes=axes, channels=["a", "b", "c"], bounds=bounds)
         given = x if axes == "bct" else x.transpose(1, 2).contiguous()
         return abe.explain(task, given, method, target=0, progress=False).attribution

@@ -338,11 +338,11 @@ def _tried(
         with watched:
             outputs = task.pick(task.model(*args, **kwargs), len(probe))
         feeding = Feeding(columns, slots, task.dtype, tuple(watched.found()))
+        for one in feeding.lookups:
+            one.check(columns)
         if columns.categories:
             spent.append(len(probe))
             _check_exchange(task, feeding, probe, outputs)
-    for one in feeding.lookups:
-        one.check(columns)
     return feeding, outputs
 
 
