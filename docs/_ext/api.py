@@ -19,6 +19,7 @@ MODULES = {
     "abe": "What most users need.",
     "abe.task": "A model with the meaning of its inputs.",
     "abe.task.image": "Tasks of pictures.",
+    "abe.task.language": "Tasks of language models.",
     "abe.task.text": "Tasks of texts.",
     "abe.task.table": "Tasks of tables.",
     "abe.task.array": "Tasks of series and other arrays.",
