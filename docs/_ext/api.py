@@ -20,6 +20,7 @@ MODULES = {
     "abe.task": "A model with the meaning of its inputs.",
     "abe.task.image": "Tasks of pictures.",
     "abe.task.detection": "Tasks of detectors.",
+    "abe.task.language": "Tasks of language models.",
     "abe.task.text": "Tasks of texts.",
     "abe.task.table": "Tasks of tables.",
     "abe.task.pair": "Tasks of photographs and captions.",
