@@ -166,7 +166,7 @@ def test_the_time_that_is_foretold_is_the_time_it_takes(row: float, monkeypatch:
 
 
 def test_the_sentence_says_time_passes_and_what_else_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quick, "pace", lambda *_: ((3, 8, 8), 0.5, 2.0))
+    monkeypatch.setattr(quick, "pace", lambda *_: (unrun(3, 8, 8), 0.5, 2.0))
     chosen = chosen_metrics(["insertion"], {"step": 0.5})
     others = {"--more": (["gradient"], chosen)}
     task = abe.image_task(torch.nn.Identity())

@@ -111,20 +111,18 @@ def estimate(
     from abe import registry
     from abe.metrics.evaluation.foresight import rows_of
     from abe.report.looks import noun
-    from abe.units import Unrun
 
     n = len(samples)
     every = len(registry.methods.names())
     what = f"{len(methods)} of {every} methods, {len(metrics)} metrics, {n} {noun(task.modality, n)}"
     try:
-        forward, gradient = pace(task, samples[0])
-        lifted = task.lift(samples[0])
+        seen, forward, gradient = pace(task, samples[0])
     except AbeError:  # without a gradient, or for a reason that the comparison will tell
         return f"{what}; how long that takes is not known beforehand."
 
     def rows(plan: Plan) -> Any:
         suited = [registry.methods.resolve(one).suited(task.suits) for one in plan[0]]
-        return rows_of(suited, plan[1], Unrun(lifted.x, lifted.context, task), n)
+        return rows_of(suited, plan[1], seen, n)
 
     def time(plan: Plan) -> str:
         return duration(rows(plan).seconds(forward, gradient))
@@ -135,8 +133,8 @@ def estimate(
     return "; ".join([said, *more]) + "."
 
 
-def pace(task: Any, sample: Any) -> tuple[float, float]:
-    """Seconds of a row that goes forward, and of one that goes backward too.
+def pace(task: Any, sample: Any) -> tuple[Any, float, float]:
+    """The sample as units see it, and seconds of a row that goes forward, and of one that goes backward too.
 
     What the planner times is what will be run: the rows that are timed here let it choose how to run them.
 
@@ -144,6 +142,7 @@ def pace(task: Any, sample: Any) -> tuple[float, float]:
         AbeError: the model has no gradient, or does not run.
     """
     from abe.api import explain
+    from abe.units import Unrun
 
     with staged("timing a few passes", 4) as (progress, done):
 
@@ -154,14 +153,16 @@ def pace(task: Any, sample: Any) -> tuple[float, float]:
 
         timed("gradient")  # the first call also finds out how to run the model
         gradient = timed("gradient").cost.model_seconds
+        lifted = task.lift(sample)
+        seen = Unrun(lifted.x, lifted.context, task)
         if gradient > SLOW:
-            return gradient / 3, gradient
+            return seen, gradient / 3, gradient
         cut: dict[str, Any] = {"units": ("grid", {"n": CELLS})} if is_picture(task) else {}
         cells = timed("occlusion", **cut).cost
         forward = cells.model_seconds / cells.forward_rows
         noisy = timed("smoothgrad", samples=SAMPLES).cost
     left = noisy.model_seconds - forward * (noisy.forward_rows - noisy.backward_rows)
-    return forward, max(left / noisy.backward_rows, forward)
+    return seen, forward, max(left / noisy.backward_rows, forward)
 
 
 def duration(seconds: float) -> str:
