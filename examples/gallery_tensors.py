@@ -56,12 +56,13 @@ top = sorted(explanation.by_unit()[0], key=lambda one: -one[1])[:4]
 print([(name, round(value, 2)) for name, value in top])  # points 0 to 5 are the spike
 
 # %%
-# Points by their share.
+# Points by their share; those without one keep their outline.
 
 figure = plt.figure(figsize=(4, 3.6), layout="constrained")
 axis = figure.add_subplot(projection="3d")
 places, most = cloud[0].T.numpy(), float(share.max())
-axis.scatter(places[0], places[1], places[2], c=share, cmap="PuOr_r", vmin=-most, vmax=most)
+outlined = {"edgecolors": "#8c959f", "linewidths": 0.6, "depthshade": False, "s": 26}
+axis.scatter(places[0], places[1], places[2], c=share, cmap="PuOr_r", vmin=-most, vmax=most, **outlined)
 plt.show()
 
 # %%
