@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import abe
 from abe.errors import Code, SpecError, TargetError
+from abe.progress import Progress
 from abe.registry import updates
 from abe.robustness import (
     Ball,
@@ -424,3 +425,23 @@ def test_a_regression_has_no_class_to_leave():
     series = abe.series_task(torch.nn.Flatten(), "bt", output_kind="regression")
     with pytest.raises(SpecError, match="no two classes"):
         abe.attack(series, torch.rand(1, 4), progress=False)
+
+
+@pytest.mark.parametrize("n", [1, 4])
+@pytest.mark.parametrize(("name", "how"), [("bim", {"steps": 20}), ("pgd", {"steps": 20, "restarts": 2})])
+def test_the_bar_of_an_attack_is_full_when_it_ends(
+    name: str, how: dict[str, Any], n: int, monkeypatch: pytest.MonkeyPatch
+):
+    """Rows forward and backward, of every step and start, are what was expected, but for the judging."""
+    bars: list[Progress] = []
+
+    class Kept(Progress):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            bars.append(self)
+
+    monkeypatch.setattr("abe.engines.runtime.request.Progress", Kept)
+    abe.attack(smooth_task(), torch.rand(n, 3, 6, 6).double(), name, eps=1e-4, progress=True, **how)
+    (bar,) = bars
+    assert bar.total is not None
+    assert 0.9 <= bar.done / bar.total <= 1.2
