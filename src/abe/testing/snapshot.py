@@ -45,8 +45,10 @@ def _state(model: nn.Module) -> dict[str, Any]:
         found[f"identity of buffer {name}"] = id(buffer)
         found[f"buffer {name}"] = buffer.detach().clone()
     found["torch's global generator"] = torch.get_rng_state()
-    kind, words, *place = np.random.get_state()  # noqa: NPY002 - it is what is guarded
-    found["NumPy's global generator"] = kind, np.asarray(words).tobytes(), *place
+    generator: Any = np.random.get_state()  # noqa: NPY002 - it is what is guarded
+    found["NumPy's global generator"] = [
+        bytes(part) if isinstance(part, np.ndarray) else part for part in generator
+    ]
     if not hasattr(_state, "__wrapped__"):  # a run-time type checker draws the items it looks at from it
         found["Python's global generator"] = random.getstate()
     found["grad mode"] = torch.is_grad_enabled()
