@@ -115,6 +115,13 @@ def language_task(
     """
     check_choice("fixed", fixed, ("special", "padding"))
     check_choice("output_kind", output_kind, ("logits", "probabilities"))
+    if not isinstance(remember, bool):
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            "remember= is true or false",
+            got=type(remember).__name__,
+            expected="True or False",
+        )
     if embedding is not None and not isinstance(embedding, str):
         raise SpecError(
             Code.BAD_PARAMETER, "embedding= is the name of a module", got=type(embedding).__name__
@@ -124,7 +131,7 @@ def language_task(
         embedding=embedding,
         max_length=None if max_length is None else COUNT.check("max_length", max_length),
         fixed=fixed,
-        remember=bool(remember),
+        remember=remember,
         output=output,
     )
     return Task(
