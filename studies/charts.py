@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from abe.metrics.evaluation.statistics import intervals
+from abe.report.canvas import INK, MUTED, RULE, blank, finish
 from abe.report.colour import CYCLE
-from abe.report.figures import INK, MUTED, RULE, blank, finish
 from studies.outcome import Chart, Line, Outcome, Panel, Table
 from studies.statistics import Interval, verdict
 

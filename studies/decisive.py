@@ -137,8 +137,13 @@ def lead(
 
 
 def faithful(task: Task, prompts: tuple[Prompt, ...], methods: tuple[str, ...]) -> dict[str, Tensor]:
-    """(n,) what log p(answer) loses by every method's maps, judged on the same rows."""
-    sources = {name: Random() if name == CONTROL else name for name in methods}
+    """(n,) what log p(answer) loses by every method's maps, judged on the same rows.
+
+    Shapley takes words away as the metric does, whose rows show the reference token.
+    """
+    shown = abe.method(SHAPLEY, removal="reference_token")
+    own = {CONTROL: Random(), SHAPLEY: shown}
+    sources = {name: own.get(name, name) for name in methods}
     found: dict[str, list[float]] = {name: [] for name in methods}
     for prompt in prompts:
         made = abe.evaluate(

@@ -173,7 +173,7 @@ def test_step_sizes():
 def test_names_and_specs():
     assert units.names() == [
         *("pixel", "union", "element", "patch", "grid", "regions"),
-        *("natural", "word", "token", "clause", "sentence"),
+        *("natural", "word", "token", "clause", "sentence", "span"),
         *("frame", "point", "channel", "piece", "input", "column"),
         *("window", "window_channel", "block", "tube", "superpixel"),
     ]

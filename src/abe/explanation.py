@@ -478,7 +478,7 @@ class Explanation:
             **{
                 k: getattr(self, k)
                 for k in WRITTEN
-                if getattr(self, k) or not k.startswith(("token", "blank"))
+                if not k.startswith(("token", "blank")) or getattr(self, k)
             },
             "cost": asdict(self.cost),
             "parts": [asdict(part) for part in self.parts],

@@ -152,7 +152,6 @@ class Loss(_ClassScore):
         source="carlini2017",
         formula="s = f_a(x) − f_b(x)",
     ),
-    aliases=("contrast",),
 )
 @value
 class Margin(_ClassScore):

@@ -29,7 +29,7 @@ def run(
         Parameter(help="True classes, one for each input, separated by commas, for criteria that need them."),
     ] = None,
     target: options.Target = None,
-    objective: options.Objective = "logit",
+    objective: options.Objective | None = None,
     seed: options.Seed = 0,
     given: options.InputOptions = options.DEFAULT_INPUT,
     question: options.QuestionOptions = options.DEFAULT_QUESTION,

@@ -177,6 +177,14 @@ class Task:
         lifted = self.lifter(self, raw, **asked)
         return replace(lifted, notes=(*self.assumed, *lifted.notes)) if self.assumed else lifted
 
+    def scored(self, objective: Any) -> Any:
+        """The objective that is asked for: the task's usual one, or what the task calls by another word."""
+        if objective is None:
+            return self.usual[1]
+        return (
+            self.suits.get(("objective", objective), objective) if isinstance(objective, str) else objective
+        )
+
     def told(self, objective: Any) -> dict[str, Any]:
         """What lifting is told of the score that is explained, where the task asks for it."""
         return {"objective": objective} if "objective" in self.asks else {}

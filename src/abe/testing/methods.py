@@ -112,7 +112,7 @@ def method_case(method: Any, **params: Any) -> MethodCase:
         return MethodCase(methods.resolve(method))
     entry = methods.get(method)
     missing = [name for name in entry.required() if name not in params]
-    example = dict(entry.card.example) if missing else {}
+    example = dict(entry.card.example) if missing or "pair" in entry.card.features else {}
     return MethodCase(methods.build(method, **{**example, **params}))
 
 

@@ -1,6 +1,6 @@
 """What a method is chosen by: metrics with a direction, and a difference that does not matter."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ from abe.errors import Code, SpecError, suggest
 from abe.metrics.efficiency import Efficiency
 from abe.metrics.evaluation.base import Metric
 from abe.metrics.evaluation.defaults import chosen_metrics, defaults_of
+from abe.registry import items_of
 from abe.task.base import Task
 
 PRESETS: dict[str, tuple[str, ...]] = {
@@ -64,6 +65,10 @@ AKIN = {
 """Metrics that a method maximises too which maximises one of their kind."""
 
 
+def _of_criteria(given: Any) -> bool:
+    return isinstance(given, list | tuple) and any(isinstance(one, Criterion) for one in given)
+
+
 def criteria_of(given: Any, task: Task, *, margin: float = 0.05) -> tuple[Criterion, ...]:
     """Criteria by the name of a preset, or a list of metrics, the one that decides first.
 
@@ -86,7 +91,8 @@ def criteria_of(given: Any, task: Task, *, margin: float = 0.05) -> tuple[Criter
                 fix=suggest(given, list(PRESETS)) or "A list of metrics is taken too",
             )
         given = PRESETS[given]
-    listed = [given] if isinstance(given, Criterion | Metric | Mapping) else list(given)
+    given = [given] if isinstance(given, Criterion) else given
+    listed: list[Any] = items_of("criteria", given, Metric) if not _of_criteria(given) else list(given)
     own = {one.name: one for one in listed if isinstance(one, Criterion)}
     metrics = chosen_metrics(
         [one.metric if isinstance(one, Criterion) else one for one in listed],

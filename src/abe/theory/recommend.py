@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -46,7 +46,7 @@ def recommend(
     target: Any = None,
     labels: Any = None,
     masks: Any = None,
-    objective: Any = "logit",
+    objective: Any = None,
     margin: float = 0.05,
     confidence: float = 0.95,
     seed: int = 0,
@@ -72,7 +72,7 @@ def recommend(
         target: class per sample or for all; the prediction by default.
         labels: (n,) true classes, for criteria that need them.
         masks: (n, h, w) true regions, likewise.
-        objective: the explained score.
+        objective: the explained score; the task's usual one by default.
         margin: difference that does not matter, as a share of the span from random to the best.
         confidence: of the statement as a whole.
         seed: of all draws.
@@ -115,7 +115,7 @@ def recommend(
     race = Race(
         task=task,
         samples=lifted,
-        objective=as_objective(objective),
+        objective=as_objective(task.scored(objective)),
         seed=seed,
         runners=runners,
         criteria=chosen,
@@ -200,10 +200,14 @@ def _check_truth(criteria: Sequence[Criterion], labels: Tensor | None, masks: An
 def _groups(groups: Any, n: int) -> list[Any] | None:
     if groups is None:
         return None
-    listed = groups.tolist() if hasattr(groups, "tolist") else list(groups)
-    if len(listed) != n:
+    listed: Any = groups.tolist() if hasattr(groups, "tolist") else groups
+    named = isinstance(listed, list | tuple) and all(isinstance(one, Hashable) for one in listed)
+    if not named or len(listed) != n:
         raise InputError(
-            Code.SHAPE, "groups= names the group of every sample", got=str(len(listed)), expected=str(n)
+            Code.SHAPE,
+            "groups= names the group of every sample",
+            got=repr(groups)[:60],
+            expected=f"{n} of them",
         )
     return listed
 

@@ -65,10 +65,6 @@ def wide(name: str, apart: float) -> tuple[abe.Task, Tensor, Tensor]:
 def test_scores_far_apart_are_shared_out_all_the_same(name: str, apart: float) -> None:
     """In single precision, where the exponential of a score, or of a difference, is infinite."""
     task, x, reference = wide(name, apart)
-    if name == "softmax" and apart > 100:
-        with pytest.raises(abe.AbeError, match=r"too far apart.*softmax.*reference nearer"):
-            abe.explain(task, x, "deeplift", baseline=reference, target=1, progress=False)
-        return
     found = abe.explain(task, x, "deeplift", baseline=reference, target=1, progress=False).attribution
     change = (task.model(x) - task.model(reference))[:, 1].detach()
     assert float(change.abs().max()) > 1e-4

@@ -30,6 +30,7 @@ PLACES = {
     "lime": {"units": GRID, "evaluations": 40},
     "c_lime": {"units": GRID, "evaluations": 40},
     "optilime": {"units": GRID, "evaluations": 40},
+    "sparse_surrogate": {"units": GRID, "evaluations": 40},
     "s_lime": {"units": GRID, "features": 2, "start": 20, "evaluations": 60},
     "baylime": {"units": GRID, "evaluations": 40},
 }

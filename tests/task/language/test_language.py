@@ -208,10 +208,21 @@ def test_a_contrast_is_the_difference_to_another_token_behind_the_same_tokens() 
 
 def test_named_stretches_are_the_units_and_all_else_stays() -> None:
     _, task = made()
-    found = abe.explain(task, (PROMPT, ANSWER), "shapley", spans=["cat sat", ["the mat", (0, 3)]], **QUIET)
+    how: dict[str, Any] = {"spans": ["cat sat", ["the mat", (0, 3)]], "removal": "reference_token"}
+    found = abe.explain(task, (PROMPT, ANSWER), "shapley", **how, **QUIET)
     assert [name for name, _ in found.by_unit()[0]] == ["cat sat", "the mat … the"]
     moved = found.attribution[0, 0] != 0
     assert moved.nonzero().flatten().tolist() == [1, 2, 3, 5, 6]
+
+
+def test_words_are_taken_away_by_attention_where_the_model_takes_a_mask() -> None:
+    _, task = made()
+    usual, hidden, shown = (
+        abe.explain(task, (PROMPT, ANSWER), "occlusion", **how, **QUIET).attribution
+        for how in ({}, {"removal": "attention"}, {"removal": "reference_token"})
+    )
+    assert torch.equal(usual, hidden)
+    assert not torch.equal(usual, shown)
 
 
 def test_slots_of_a_template_hold_their_alternatives_at_any_length() -> None:
@@ -263,7 +274,7 @@ def test_a_sparse_fit_finds_the_sentence_that_an_answer_rests_on() -> None:
 
 def test_the_table_has_tokens_by_units_and_marks_where_the_first_is_read() -> None:
     _, task = made()
-    found = abe.explain(task, (PROMPT, ANSWER), **QUIET)
+    found = abe.explain(task, (PROMPT, ANSWER), removal="reference_token", **QUIET)
     table = found.table()
     assert table.rows == ANSWER.split()
     assert table.columns == PROMPT.split() + ANSWER.split()[:-1]

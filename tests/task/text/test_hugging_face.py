@@ -294,7 +294,9 @@ def test_a_pipeline_is_enough() -> None:
     found, wanted = explain(pipe, TEXTS[0]), explain(abe.text_task(model, cut), TEXTS[0])
     assert found.by_unit() == wanted.by_unit()
     assert found.target_names == wanted.target_names
-    assert found.warnings == []
+    (said,) = found.warnings  # what is assumed of a model that came without a task
+    assert "ABE-ASSUMED" in said
+    assert wanted.warnings == []
 
 
 def test_what_does_not_fit_is_refused_by_name() -> None:

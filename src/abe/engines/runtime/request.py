@@ -92,7 +92,7 @@ def open_request(
         AbeError: anything unusable; the model is left as found.
     """
     began = time.perf_counter()
-    score = as_objective(task.usual[1] if objective is None else objective)
+    score = as_objective(task.scored(objective))
     source = as_draws(draws, seed)
     evaluator = Evaluator(task, execution=execution, chunk=chunk)
     with holding(task.model):

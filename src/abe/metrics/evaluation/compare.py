@@ -94,7 +94,7 @@ def compare(
         (four by default).
     """
     shared = defaults_of(task, unit, baseline, step)
-    score = as_objective(task.usual[1] if objective is None else objective)
+    score = as_objective(task.scored(objective))
     plan = plan_of(
         task,
         methods,

@@ -63,21 +63,21 @@ def language_task(
 
     Keywords of `abe.explain`, `abe.compare`, `abe.evaluate`, `abe.attack` and their kin say what is asked:
 
-    ========================  ============================================================================
-    ``(prompt, answer)``      the sample itself: every token of that answer
-    ``generate=9``            at most that many tokens of the model's own; one by default
-    ``against=" she"``        how much more is said of the answer's token than of this other answer's token
-                              at the same step, behind the same tokens; one text, or one each
-    ``prefix=False``          explained is the prompt alone, and earlier tokens of the answer are fixed; so it
-                              is by default of whole answers and of a model with an encoder
-    ``by="sentence"``         what units are by themselves, and in results: ``"word"``, as by default,
-                              ``"token"``, ``"clause"`` or ``"sentence"``
-    ``spans=["Sarah", …]``    units are these stretches of the prompt: texts that it holds once, places
-                              ``(begin, end)`` in its letters, or lists of them that go together
-    ``slots=[("a", "b"), …]`` the prompt is a template with ``{}`` for each: what stands there, and what may
-                              stand there instead, which ``removal="alternatives"`` puts there
-    ``objective="sequence"``  the whole answer is one sample: the sum of its tokens' log-probabilities
-    ========================  ============================================================================
+    =========================  ===============================================================================
+    ``(prompt, answer)``       the sample itself: every token of that answer
+    ``generate=9``             at most that many tokens of the model's own; one by default
+    ``against=" she"``         how much more is said of the answer's token than of this other answer's token
+                               at the same step, behind the same tokens; one text, or one each
+    ``prefix=False``           explained is the prompt alone, and earlier tokens of the answer are fixed; so
+                               it is by default of whole answers and of a model with an encoder
+    ``by="sentence"``          what units are by themselves, and in results: ``"word"``, as by default,
+                               ``"token"``, ``"clause"`` or ``"sentence"``
+    ``spans=["Sarah", …]``     units are these stretches of the prompt: texts that it holds once, places
+                               ``(begin, end)`` in its letters, or lists of them that go together
+    ``slots=[("a", "b"), …]``  the prompt is a template with ``{}`` for each: what stands there, and what may
+                               stand there instead, which ``removal="alternatives"`` puts there
+    ``objective="sequence"``   the whole answer is one sample: the sum of its tokens' log-probabilities
+    =========================  ===============================================================================
 
     Shape:
         texts, ``(prompt, answer)`` pairs, chats (lists of messages with ``role`` and ``content``, laid out by
@@ -140,12 +140,18 @@ def language_task(
         lifter=lifter,
         output=output,
         output_kind=output_kind,
-        suits=suits(baseline="reference_token"),
+        suits=suits(baseline="reference_token", removal="attention" if _hides(model) else None),
         asks=ASKS,
         keeps=NUMBER,
         usual=("occlusion", "log_probability"),
         summed=True,
     )
+
+
+def _hides(model: Any) -> bool:
+    """Whether words are taken away by attending to them no more: the model is causal and takes a mask."""
+    pair = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    return isinstance(model, nn.Module) and not pair and Signature.of(model).attention is not None
 
 
 @dataclass(frozen=True)

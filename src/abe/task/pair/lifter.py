@@ -149,7 +149,10 @@ def pair_task(
         high=pictures.high if alone else None,
         output_kind=_kind(towers),
         input_name=IMAGE if alone else None,
-        suits={"both": suits(baseline="each_part"), "image": {}, "text": texts.suits}[explain],
+        suits={
+            **{"both": suits(baseline="each_part"), "image": {}, "text": texts.suits}[explain],
+            ("objective", "contrast"): "margin",
+        },
         asks=ASKS,
     )
 
