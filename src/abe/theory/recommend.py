@@ -209,7 +209,7 @@ def _groups(groups: Any, n: int) -> list[Any] | None:
             got=repr(groups)[:60],
             expected=f"{n} of them",
         )
-    return listed
+    return list(listed)
 
 
 def _targets(task: Task, target: Any, n: int) -> Any:
