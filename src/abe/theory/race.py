@@ -14,11 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from abe.api import explain
 from abe.engines.runtime.request import running
-from abe.errors import Code, SpecError
+from abe.errors import AbeError, Code, SpecError
 from abe.metrics.evaluation.base import Metric, as_metric
 from abe.metrics.evaluation.batches import Batch, Samples
 from abe.metrics.evaluation.evaluate import Evaluation
+from abe.metrics.evaluation.foresight import rows_of_method, rows_of_metrics
 from abe.metrics.evaluation.sources import MethodMaps, SavedMaps, named
 from abe.registry import Method
 from abe.task.base import Lifted, Task
@@ -26,6 +28,7 @@ from abe.theory import controls
 from abe.theory.criteria import Criterion
 from abe.theory.flips import Flips
 from abe.theory.ranking import set_of_best
+from abe.units import Unrun
 
 FIRST = 16
 """Samples before the first look: fewer leave no protection against skewed scores."""
@@ -153,6 +156,7 @@ class Race:
 
     def _pilot(self) -> None:
         """What every runner costs, by the first samples; what cannot reach the first look is set aside."""
+        self._foresee()
         self._block(min(PILOT, len(self.samples.x)))
         candidates = [one for one in self.runners if one.runs and one.method is not None]
         least = min(FEWEST, len(self.samples.x)) - self.seen
@@ -177,6 +181,37 @@ class Race:
             if not others:
                 break
             one.aside = f"{one.seconds:.2g} s per sample"
+
+    def _foresee(self) -> None:
+        """Set aside, before it runs, what is foretold to take more than the budget up to the first look."""
+        rows = torch.arange(min(PILOT, len(self.samples.x)))
+        lifted = self.samples.take(rows)
+        try:
+            cost = explain(self.task, lifted, "gradient", progress=False).cost
+        except AbeError:  # without a gradient; then the first samples tell what rows cost
+            return
+        pace, seen = cost.model_seconds / max(cost.passes, 1), Unrun(lifted.x, lifted.context, self.task)
+        left = self.ends - time.perf_counter()
+        first = min(FIRST, len(self.samples.x))
+        found = dict[str, float]()
+        for one in self.runners:
+            if one.method is not None:
+                own = rows_of_method(one.method, seen)
+                total = own
+                for changed in self.settings.values():
+                    total += rows_of_metrics([under(c.metric, changed) for c in self.criteria], own, seen)
+                found[one.name] = total.total * pace
+        for one in self.runners:
+            if one.name in found and found[one.name] * first > left:
+                one.aside = f"about {found[one.name]:.2g} s per sample, as foretold"
+        if found and all(one.aside for one in self.runners if one.method is not None):
+            name, least = min(found.items(), key=lambda one: one[1])
+            raise SpecError(
+                Code.BUDGET,
+                "The budget is too small for any method",
+                got=f"{max(left, 0):.1f} s",
+                fix=f'budget="{math.ceil(least * first * 1.2) + 1}s" lets {name} run on {first} samples',
+            )
 
     def _affordable(self, n: int) -> bool:
         cost = sum(one.seconds for one in self.runners if one.runs)

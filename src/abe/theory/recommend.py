@@ -29,6 +29,8 @@ CANDIDATES: tuple[Any, ...] = (
 SETTINGS: dict[str, dict[str, Any]] = {"usual": {}, "mean": {"baseline": "mean"}}
 """Under what criteria are measured unless `settings` says: the metric's own, and another filler."""
 USUAL = "usual"
+CELLS = 14
+"""Cells along each axis by which pictures are occluded unless methods are named."""
 TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|seconds?|m|min|minutes?|h|hours?)?\s*")
 SIZES = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -109,7 +111,7 @@ def recommend(
     truth = None if labels is None else labels_of(labels, n, task.class_index)
     _check_truth(chosen, truth, masks)
     together = _groups(groups, n)
-    entered = methods_of(CANDIDATES if methods is None else methods, task)
+    entered = methods_of(_candidates(lifted.x) if methods is None else methods, task)
     runners = [Runner(name, method, optimises=_optimises(method)) for name, method in entered.items()]
     runners += control_runners(task, lifted.x, seed)
     race = Race(
@@ -158,6 +160,13 @@ def seconds_of(budget: Any) -> float:
 
 
 # --- what was asked ---------------------------------------------------------------------------------------
+
+
+def _candidates(x: Tensor) -> list[Any]:
+    """The usual methods; pictures are occluded by cells, not one pixel after the other."""
+    cells = ("occlusion", {"units": ("grid", {"n": CELLS})})
+    fine = x.ndim == 4 and min(x.shape[2:]) > 2 * CELLS
+    return [cells if name == "occlusion" and fine else name for name in CANDIDATES]
 
 
 def _settings(given: Any, criteria: Sequence[Criterion]) -> dict[str, dict[str, Any]]:
