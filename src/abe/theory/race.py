@@ -88,6 +88,7 @@ class Race:
         scores: (criterion, setting, runner) -> scores per sample; NaN where it failed.
         seen: samples so far.
         lots: of every sample so far, the lot in which it was explained.
+        levels: the chance of error that each look spent.
         looked: samples at every look.
         advance, relabel: of a progress bar.
     """
@@ -108,6 +109,7 @@ class Race:
     scores: dict[tuple[str, str, str], list[float]] = field(default_factory=dict)
     seen: int = 0
     lots: list[int] = field(default_factory=list[int])
+    levels: list[float] = field(default_factory=list[float])
     looked: list[int] = field(default_factory=list[int])
     interrupted: bool = False
     advance: Callable[[float], None] = lambda _: None
@@ -324,6 +326,11 @@ class Race:
 
     # --- looks --------------------------------------------------------------------------------------------
 
+    @property
+    def left(self) -> float:
+        """The chance of error that no look has spent, which is for what is said at the end."""
+        return max(1 - self.confidence - sum(self.levels), 0.0)
+
     def spent(self) -> float:
         """The chance of error that the last look may spend: as large a share as it added samples."""
         before = self.looked[-2] if len(self.looked) > 1 else 0
@@ -334,6 +341,7 @@ class Race:
         if self.seen < FEWEST or self.seen == len(self.samples.x):
             return
         level, leading = self.spent(), set[str]()
+        self.levels.append(level)
         for criterion in self.criteria:
             names = self.measured(criterion)
             if len(names) < 2:

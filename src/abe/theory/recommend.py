@@ -283,7 +283,7 @@ def _standing(race: Race, criterion: Criterion) -> Standing | None:
     names = race.measured(criterion)
     if len(names) < 2:
         return None
-    level = race.spent() if race.looked else 1 - race.confidence
+    level = race.left
     tables = {
         name: larger_is_better(race.table(criterion, name, names), criterion)
         for name in race.settings

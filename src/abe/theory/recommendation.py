@@ -188,7 +188,8 @@ class Recommendation:
             said = (
                 one.status if one.status != "finished" else ("on the front" if one.name in self.front else "")
             )
-            table.add_row(escape(one.name), *cells, f"{one.seconds:.2g}", escape(f"{said} {one.why}".strip()))
+            cost = "–" if math.isnan(one.seconds) else f"{one.seconds:.2g}"
+            table.add_row(escape(one.name), *cells, cost, escape(f"{said} {one.why}".strip()))
         return table
 
     def plot(self, path: str | Path | None = None) -> Any:
