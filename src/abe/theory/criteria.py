@@ -20,6 +20,8 @@ PRESETS: dict[str, tuple[str, ...]] = {
 }
 """Named lists of criteria, the one that decides first. ``"medical"`` looks first at what of the score an
 explanation leaves out; ``"debugging"`` needs true classes."""
+STEP = 0.05
+"""Size of one change of the curves unless a criterion sets its own."""
 SHARE = Between(*(0, 1, "[)", "is the share of the span that does not matter"), "a number from 0 to below 1")
 
 
@@ -96,7 +98,7 @@ def criteria_of(given: Any, task: Task, *, margin: float = 0.05) -> tuple[Criter
     own = {one.name: one for one in listed if isinstance(one, Criterion)}
     metrics = chosen_metrics(
         [one.metric if isinstance(one, Criterion) else one for one in listed],
-        defaults_of(task, None, None, None),
+        defaults_of(task, None, None, STEP),
         task,
     )
     if len(metrics) < len(listed):

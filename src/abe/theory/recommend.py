@@ -366,7 +366,7 @@ def _call(method: Method) -> str:
 
 
 def _front(race: Race, standings: Sequence[Standing]) -> tuple[str, ...]:
-    """Methods that no other dominates: nowhere worse than the margin allows, and better somewhere."""
+    """Methods that no other dominates: nowhere worse than the margin allows, and better by more somewhere."""
     names = [one.name for one in race.runners if one.method is not None and one.failed is None]
     whole = [name for name in names if all(name in one.ranking.names for one in standings)]
     return tuple(name for name in whole if not any(_dominates(standings, other, name) for other in whole))
@@ -377,7 +377,11 @@ def _dominates(standings: Sequence[Standing], first: str, second: str) -> bool:
         return False
     level = max(1 - one.ranking.confidence for one in standings)
     pairs = [one.ranking.pair(first, second) for one in standings]
-    return all(one.p_low <= level for one in pairs) and any(one.verdict == "better" for one in pairs)
+    clear = [
+        one.verdict == "better" and one.difference > s.ranking.margin
+        for one, s in zip(pairs, standings, strict=True)
+    ]
+    return all(one.p_low <= level for one in pairs) and any(clear)
 
 
 def _warnings(race: Race) -> list[str]:

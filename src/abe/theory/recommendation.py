@@ -230,6 +230,7 @@ class Recommendation:
             raise SpecError(
                 Code.BAD_PARAMETER, "A recommendation is saved as JSON", got=file.name, expected="*.json"
             )
+        file.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
         writers.replace(file, (text + "\n").encode())
         return file
