@@ -34,7 +34,7 @@ COMPLETE = 1e-4
 """Share of the score change that a complete method may miss at fine settings on a smooth net."""
 FINER = 4
 """By what `steps` and `samples` are multiplied for fine settings."""
-FEW = 4
+FEW = 10
 """Most that `REPEATED` are in laws about rows, form and traces, which do not depend on their number."""
 REPEATED = ("steps", "samples", "rounds", "search_steps", "layer_steps", "prior_steps")
 SOME = 96
