@@ -1,7 +1,6 @@
 """What a study hands back, and how it is written: a JSON file, a figure, tables in the terminal."""
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from abe.explanation import versions
+from abe.storage import without_gaps
 from studies.statistics import Interval
 
 LINK = re.compile(r"\[([^\]]*)\]\(/[^)]*\)")
@@ -111,19 +111,12 @@ def record(outcome: Outcome, path: Path, about: dict[str, Any]) -> None:
         "versions": versions(),
     }
     head = json.dumps(content, indent=1, ensure_ascii=False)
-    numbers = ",\n".join(f"  {json.dumps(k)}: {json.dumps(_plain(v))}" for k, v in outcome.values.items())
+    numbers = ",\n".join(
+        f"  {json.dumps(k)}: {json.dumps(without_gaps(v))}" for k, v in outcome.values.items()
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     text = head.removesuffix("\n}") + ',\n "values": {\n' + numbers + "\n }\n}\n"
     path.with_suffix(".json").write_text(text, encoding="utf-8")
-
-
-def _plain(item: Any) -> Any:
-    """Numbers as JSON knows them."""
-    if isinstance(item, dict):
-        return {key: _plain(part) for key, part in item.items()}
-    if isinstance(item, list):
-        return [_plain(part) for part in item]
-    return None if isinstance(item, float) and not math.isfinite(item) else item
 
 
 def show(outcome: Outcome, console: Console) -> None:

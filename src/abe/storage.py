@@ -7,6 +7,7 @@ that stands alone is safetensors with a JSON description. Nothing is ever unpick
 
 import hashlib
 import json
+import math
 import os
 import re
 import stat
@@ -198,6 +199,19 @@ def _sealed_by(manifest: Mapping[str, Any]) -> bool:
         return "seal" not in manifest or manifest["seal"] == _seal(manifest)
     except DATA_ERRORS:  # too deep to be written again
         return False
+
+
+def without_gaps(data: Any) -> Any:
+    """Numbers, texts, lists and mappings as JSON has them, which has no NaN: None stands for it.
+
+    Args:
+        data: of any depth; tuples become lists.
+    """
+    if isinstance(data, float) and not math.isfinite(data):
+        return None
+    if isinstance(data, Mapping):
+        return {str(k): without_gaps(v) for k, v in data.items()}
+    return [without_gaps(v) for v in data] if isinstance(data, list | tuple) else data
 
 
 def plain(given: Any) -> Any:

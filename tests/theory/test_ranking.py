@@ -48,7 +48,7 @@ def test_recorded_best_against_the_others(name: str) -> None:
     held = recorded(name)
     table, _ = ranking._table(held["scores"], None)
     rows, used = ranking._without_gaps(table, held["asked"]["failures"])
-    units, _ = ranking._units(rows, ranking._kept_groups(held["asked"]["groups"], used, len(table)))
+    units, _ = ranking.units_of(rows, ranking._kept_groups(held["asked"]["groups"], used, len(table)))
     patterns = flips.Flips.of(len(units), held["asked"]["seed"])
     best, _, single, down = ranking.against_best(units, patterns)
     assert best == int(held["vsbest_index"])

@@ -191,6 +191,11 @@ def test_one_sample_tells_nothing() -> None:
         recommended(X[:1], ["gradient", "gradient_x_input"], ["gap"])
 
 
+def test_one_method_by_what_no_control_has_is_refused() -> None:
+    with pytest.raises(abe.AbeError, match="told from nothing"):
+        recommended(X[:4], ["gradient"], ["seconds"])
+
+
 def test_all_methods_failing_is_an_error_that_names_one() -> None:
     with pytest.raises(abe.AbeError, match="No method finished"):
         recommended(X[:4], ["grad_cam"], ["gap"])

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from abe.baselines.fitting import by_part, packed
 from abe.engines.layers.at_layer import AtInput
-from abe.errors import Code, SpecError, suggest
+from abe.errors import Code, SpecError
 from abe.registry import baselines
 from abe.spec import value
+from abe.task.lifted import said_of
 from abe.types import Card, Problem, RowIndex, Rows
 
 
@@ -48,16 +49,7 @@ class EachPart:
                 got=f"inputs of the modality {task.modality!r}",
                 fix="Choose another baseline, such as zero or mean",
             )
-        said = {str(name): one for name, one in (self.parts or {}).items()}
-        known = [str(part.name) for part in task.parts]
-        for name in said:
-            if name not in known:
-                raise SpecError(
-                    Code.BAD_PARAMETER,
-                    f"No explained input is called {name!r}",
-                    expected=", ".join(known),
-                    fix=suggest(name, known) or None,
-                )
+        said = said_of(task.parts, self.parts)
         chosen = {
             part.name: _made(said.get(str(part.name), task.lifter.absent(part.name))) for part in task.parts
         }

@@ -15,9 +15,9 @@ from abe.instrument.capture import replacing
 from abe.task import outputs as reading_of
 from abe.task.features import check_features, first_tensor
 from abe.task.lengths import groups
-from abe.task.lifted import LENGTH, below, first_of, taken
 from abe.task.lifted import Context as Context
 from abe.task.lifted import Lifted as Lifted
+from abe.task.lifted import below, first_of, taken
 from abe.task.outputs import OutputKind
 from abe.task.select import outline, returned, select
 from abe.types import Part
@@ -214,35 +214,14 @@ class Task:
             plain: nothing but the outputs is read, so that what of the model's work is known may be left out.
         """
         runs = self.model if model is None else model  # not `or`: a wrapper may have no length
-        if context is not None and serves is not None:
-            return self._served(x, context, runs, serves, plain)
-        apart = [] if context is None else list(groups(x, context, self.parts))
+        apart = [] if context is None else list(groups(x, context, self.parts, serves=serves))
         if not apart:
-            return self._forward(x, context, runs, None, plain)
+            return self._forward(x, context, runs, serves, plain)
         found = list[Any]()
         for one in apart:  # every row is as long as if it came alone
             task = self if one.parts is self.parts else self.reading(parts=one.parts)
-            found.append(task._forward(one.x, one.context, runs, None, plain))
+            found.append(task._forward(one.x, one.context, runs, one.serves, plain))
         return found[0] if len(found) == 1 else torch.cat(found)[torch.cat([g.rows for g in apart]).argsort()]
-
-    def _served(self, x: Tensor, context: Context, runs: nn.Module, serves: Tensor, plain: bool) -> Any:
-        """`forward` of rows that serve several entries of the context."""
-        lengths = context.about.get(LENGTH)
-        if lengths is None:
-            return self._forward(x, context, runs, serves, plain)
-        different = lengths.unique().tolist()
-        if len(different) == 1:
-            (length,) = different
-            short = x if length == x.shape[2] else x[:, :, :length]
-            return self._forward(short, context.cut(length, x.shape[2]), runs, serves, plain)
-        found, order = list[Any](), list[Tensor]()
-        for length in different:
-            asked = (lengths == length).nonzero().flatten()
-            own = context.take(asked).cut(length, x.shape[2])
-            rows, serving = serves[asked.to(serves.device)].unique(return_inverse=True)
-            found.append(self._forward(x[rows.to(x.device)][:, :, :length], own, runs, serving, plain))
-            order.append(asked)
-        return torch.cat(found)[torch.cat(order).argsort()]
 
     def _forward(
         self, x: Tensor, context: Context | None, runs: nn.Module, serves: Tensor | None, plain: bool

@@ -24,6 +24,7 @@ class Group:
         context: what belongs to them.
         parts: where inputs lie in ``x``.
         kept: of flat features, the entries that ``x`` has; None where positions are an axis.
+        serves: the row of ``x`` that each entry of the context is about, where a row serves several of them.
     """
 
     rows: Tensor
@@ -31,6 +32,7 @@ class Group:
     context: Context
     parts: tuple[Part, ...]
     kept: Tensor | None = None
+    serves: Tensor | None = None
 
 
 def lengths_of(context: Context, parts: Sequence[Part], *, own: bool = False) -> Tensor | None:
@@ -60,22 +62,45 @@ def _keys(part: Part, kinds: Sequence[str]) -> list[str]:
     return [f"{kind}{OF}{part.name}" for kind in kinds]
 
 
-def groups(x: Tensor, context: Context, parts: tuple[Part, ...], *, own: bool = False) -> Iterator[Group]:
-    """Rows of one length after the other, without what stands behind them."""
+def groups(
+    x: Tensor,
+    context: Context,
+    parts: tuple[Part, ...],
+    *,
+    own: bool = False,
+    serves: Tensor | None = None,
+) -> Iterator[Group]:
+    """Rows of one length after the other, without what stands behind them.
+
+    Args:
+        x: features.
+        context: of the rows, or of all that they serve.
+        parts: where inputs lie in ``x``.
+        own: also where a mask tells the model of the padding.
+        serves: (n,) the row of ``x`` that each entry of the context is about.
+    """
     lengths = lengths_of(context, parts, own=own)
     if lengths is None:
         return
-    for ends in lengths.unique(dim=0).tolist():
+    different = lengths.unique(dim=0).tolist()
+    for ends in different:
         rows = (lengths == torch.tensor(ends, device=lengths.device)).all(1).nonzero().flatten()
-        mine, taken = x[rows.to(x.device)], context.take(rows)
+        mine, taken, serving = x, context, serves
+        if len(different) > 1:
+            at, taken = rows, context.take(rows)
+            if serves is not None:
+                at, serving = serves[rows.to(serves.device)].unique(return_inverse=True)
+            mine = x[at.to(x.device)]
         if lengths.shape[1] == 1 and not _several(context):
             (end,) = ends
             whole = end == x.shape[2]
-            yield Group(rows, mine if whole else mine[:, :, :end], taken.cut(end, x.shape[2]), parts)
+            short = mine if whole else mine[:, :, :end]
+            yield Group(rows, short, taken.cut(end, x.shape[2]), parts, serves=serving)
         else:
-            kept, short = _shortened(parts, ends)
+            kept, placed = _shortened(parts, ends)
             kept = kept.to(x.device)
-            yield Group(rows, mine[:, kept], _cut(taken, parts, ends, kept, x.shape[1]), short, kept)
+            cut = _cut(taken, parts, ends, kept, x.shape[1])
+            yield Group(rows, mine[:, kept], cut, placed, kept, serving)
 
 
 def _several(context: Context) -> bool:

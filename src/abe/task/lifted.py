@@ -1,13 +1,13 @@
 """What lifting makes of raw inputs: features, what belongs to samples beside them, and names of units."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from abe.errors import Code, InputError, SpecError
+from abe.errors import Code, InputError, SpecError, suggest
 from abe.types import Part
 
 
@@ -200,6 +200,29 @@ class Lifted:
             rows=0,
             target=None if self.target is None else _taken(self.target, rows),
         )
+
+
+def said_of(parts: Sequence[Part], given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is said of explained inputs, by their names.
+
+    Args:
+        parts: the inputs.
+        given: by name; nothing where nothing is said.
+
+    Raises:
+        SpecError: no explained input is called so.
+    """
+    said = {str(name): one for name, one in (given or {}).items()}
+    known = [str(part.name) for part in parts]
+    for name in said:
+        if name not in known:
+            raise SpecError(
+                Code.BAD_PARAMETER,
+                f"No explained input is called {name!r}",
+                expected=", ".join(known),
+                fix=suggest(name, known) or None,
+            )
+    return said
 
 
 def below(context: Context | None) -> tuple[Tensor, Context]:

@@ -44,11 +44,6 @@ class Criterion:
         return self.metric.name
 
     @property
-    def explains_again(self) -> bool:
-        """Whether it needs a method of ABE that explains again, or what the explanation cost."""
-        return not self.of_maps
-
-    @property
     def of_maps(self) -> bool:
         """Whether it says something of finished maps: not of how they came about or what that cost."""
         card = self.metric.card

@@ -27,7 +27,7 @@ from abe.task.base import Lifted, Task
 from abe.theory import controls
 from abe.theory.criteria import Criterion
 from abe.theory.flips import Flips
-from abe.theory.ranking import set_of_best
+from abe.theory.ranking import set_of_best, units_of
 from abe.units import Unrun
 
 FIRST = 16
@@ -152,7 +152,9 @@ class Race:
 
     def together(self, criterion: Criterion) -> Sequence[Any] | None:
         """What counts as one unit: groups of samples, or lots for what is measured of a whole lot."""
-        return self.units if criterion.metric.sampled else self.lots
+        if not criterion.metric.sampled:
+            return self.lots
+        return None if self.units is None else self.units[: self.seen]
 
     # --- blocks -------------------------------------------------------------------------------------------
 
@@ -249,10 +251,7 @@ class Race:
             spent = (time.perf_counter() - began) / len(rows)
             one.seconds = spent if one.seconds != one.seconds else min(max(spent, 1e-6), 2 * one.seconds)
             self.advance(len(rows))
-        for (
-            key,
-            values,
-        ) in found.items():  # only whole blocks count, so that an interruption loses nothing else
+        for key, values in found.items():  # whole blocks only: an interruption loses no more than its own
             self.scores.setdefault(key, []).extend(values)
         self.seen += len(rows)
         first = self.lots[-1] + 1 if self.lots else 0
@@ -282,7 +281,7 @@ class Race:
             scores, again = self._evaluated(one, source, metrics, rows)
             if scores is None:
                 return {}
-            if again is not None and one.method is not None and not any(c.explains_again for c in usable):
+            if again is not None and one.method is not None and all(c.of_maps for c in usable):
                 source = again
             for metric, values in scores.items():
                 found[metric, name, one.name] = values
@@ -347,7 +346,7 @@ class Race:
             if len(names) < 2:
                 return
             table = larger_is_better(self.table(criterion, self.usual, names), criterion)
-            units = grouped(table, self.together(criterion))
+            units, _ = units_of(table, self.together(criterion))
             _, _, p = set_of_best(units, Flips.of(len(units), self.seed))
             leading |= {name for name, one in zip(names, p, strict=True) if one > level}
         for one in self.runners:
@@ -366,15 +365,6 @@ def larger_is_better(table: Float[Tensor, "n k"], criterion: Criterion) -> Float
     gap = ~turned.isfinite()
     worst = turned[~gap].min() if bool((~gap).any()) else torch.tensor(0.0, dtype=turned.dtype)
     return torch.where(gap, worst, turned)
-
-
-def grouped(table: Float[Tensor, "n k"], units: Sequence[Any] | None) -> Float[Tensor, "g k"]:
-    """Scores added up by the groups of samples."""
-    if units is None:
-        return table
-    numbers = {one: i for i, one in enumerate(dict.fromkeys(units[: len(table)]))}
-    place = torch.tensor([numbers[one] for one in units[: len(table)]])
-    return torch.zeros(len(numbers), table.shape[1], dtype=table.dtype).index_add_(0, place, table)
 
 
 def under(metric: Metric, changed: Mapping[str, Any]) -> Metric:

@@ -8,13 +8,13 @@ that belong together, such as the frames of one video, whose scores are added.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from abe.checks import check_choice
@@ -164,7 +164,7 @@ def rank(
     table, named = _table(scores, names)
     sign = 1.0 if direction == "higher" else -1.0
     used, rows = _without_gaps(table * sign, failures)
-    units, sizes = _units(used, None if groups is None else _kept_groups(groups, rows, len(table)))
+    units, sizes = units_of(used, None if groups is None else _kept_groups(groups, rows, len(table)))
     if margin is None:
         margin = 0.25 * float(used.std()) if used.numel() > 1 else 0.0
     elif not (isinstance(margin, int | float) and 0 <= margin < math.inf):
@@ -347,16 +347,13 @@ def _pairs(
 
 def _reversed(pair: Pair) -> Pair:
     other: dict[Verdict, Verdict] = {"better": "worse", "worse": "better"}
-    return Pair(
+    return replace(
+        pair,
         first=pair.second,
         second=pair.first,
         difference=-pair.difference,
-        p=pair.p,
-        corrected=pair.corrected,
         p_low=pair.p_high,
         p_high=pair.p_low,
-        equivalent_p=pair.equivalent_p,
-        equivalent_corrected=pair.equivalent_corrected,
         verdict=other.get(pair.verdict, pair.verdict),
     )
 
@@ -435,23 +432,27 @@ def _without_gaps(
     return table[whole], whole
 
 
-def _kept_groups(groups: Any, rows: Bool[Tensor, "n"], n: int) -> Int[Tensor, "m"]:
+def _kept_groups(groups: Any, rows: Bool[Tensor, "n"], n: int) -> list[Any]:
     listed = np.asarray(groups).tolist()
     if len(listed) != n:
         raise InputError(
             Code.SHAPE, "groups= names the group of every sample", got=str(len(listed)), expected=str(n)
         )
-    numbers = {one: i for i, one in enumerate(dict.fromkeys(listed))}
-    return torch.tensor([numbers[one] for one in listed])[rows]
+    return [one for one, kept in zip(listed, rows.tolist(), strict=True) if kept]
 
 
-def _units(
-    table: Float[Tensor, "n k"], groups: Int[Tensor, "n"] | None
+def units_of(
+    table: Float[Tensor, "n k"], groups: Sequence[Any] | None
 ) -> tuple[Float[Tensor, "g k"], Float[Tensor, "g"]]:
-    """Scores added up by group, in the order of first samples, and how many samples each holds."""
+    """Scores added up by group, in the order of first samples, and how many samples each holds.
+
+    Args:
+        table: scores.
+        groups: of the samples, one each; None where every sample is a unit.
+    """
     if groups is None:
         return table, torch.ones(len(table), dtype=torch.float64)
-    _, place = groups.unique(sorted=True, return_inverse=True)
-    g = int(place.max()) + 1
-    sums = torch.zeros(g, table.shape[1], dtype=table.dtype).index_add_(0, place, table)
-    return sums, torch.bincount(place, minlength=g).double()
+    numbers = {one: i for i, one in enumerate(dict.fromkeys(groups))}
+    place = torch.tensor([numbers[one] for one in groups])
+    sums = torch.zeros(len(numbers), table.shape[1], dtype=table.dtype).index_add_(0, place, table)
+    return sums, torch.bincount(place, minlength=len(numbers)).double()

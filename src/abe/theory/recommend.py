@@ -17,8 +17,8 @@ from abe.task.start import Given, entrance
 from abe.task.targets import labels_of
 from abe.theory.criteria import Criterion, criteria_of
 from abe.theory.flips import Flips
-from abe.theory.race import Race, Runner, control_runners, grouped, larger_is_better
-from abe.theory.ranking import behind, joint_p, rank
+from abe.theory.race import Race, Runner, control_runners, larger_is_better
+from abe.theory.ranking import behind, joint_p, rank, set_of_best, units_of
 from abe.theory.recommendation import Candidate, Recommendation, Standing
 
 CANDIDATES: tuple[Any, ...] = (
@@ -251,6 +251,13 @@ def _check_finished(race: Race) -> None:
             got=f"of {methods[0].name}: {message} [{code}]",
             fix="Name other methods, or try one by abe.explain",
         )
+    if all(len(race.measured(criterion)) < 2 for criterion in race.criteria):
+        raise SpecError(
+            Code.BAD_PARAMETER,
+            "One method alone is told from nothing by these criteria",
+            got=", ".join(one.name for one in methods),
+            fix="Name a second method, or a criterion that maps of a random explainer have too, such as gap",
+        )
 
 
 def _concluded(
@@ -290,8 +297,7 @@ def _standing(race: Race, criterion: Criterion) -> Standing | None:
         if all((criterion.name, name, one) in race.scores for one in names)
     }
     table = tables[race.usual]
-    held = race.together(criterion)
-    groups = None if held is None else held[: len(table)]
+    groups = race.together(criterion)
     means = table.mean(0)
     top = float(means.max())
     low = float(means[names.index("random")]) if "random" in names else None
@@ -306,15 +312,14 @@ def _standing(race: Race, criterion: Criterion) -> Standing | None:
         confidence=1 - level,
         seed=race.seed,
     )
-    units = {name: grouped(one, groups) for name, one in tables.items()}
+    units = {name: units_of(one, groups)[0] for name, one in tables.items()}
     flips = Flips.of(len(units[race.usual]), race.seed)
     place = int(means.argmax())
     sizes = len(table) / len(units[race.usual])
     intervals = behind(units[race.usual], place, flips, level=level)
-    agrees = {
-        name: rank(one, names, groups=groups, confidence=1 - level, seed=race.seed).best[place]
-        for name, one in tables.items()
-    }
+    agrees = {race.usual: ranking.best[place]}
+    for name in [name for name in units if name != race.usual]:
+        agrees[name] = set_of_best(units[name], flips)[2][place] > level
     return Standing(
         criterion=criterion.name,
         direction=criterion.metric.direction,

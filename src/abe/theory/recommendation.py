@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from abe import words, writers
+from abe import storage, words, writers
 from abe.errors import Code, SpecError
 from abe.theory.ranking import Ranking
 from abe.types import Direction
@@ -214,7 +214,7 @@ class Recommendation:
             "standings": [asdict(one) for one in self.standings],
             "candidates": [asdict(one) for one in self.candidates],
         }
-        return _plain(told)
+        return storage.without_gaps(told)
 
     def save(self, path: str | Path) -> Path:
         """Write `to_dict` as JSON.
@@ -310,13 +310,3 @@ def _rounded(n: int) -> str:
 
 def _counted(n: int) -> str:
     return f"{n} samples" + ("" if n >= 32 else ", approximately")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, str | int | bool | None) else str(value)

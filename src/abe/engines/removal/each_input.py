@@ -11,9 +11,10 @@ from abe.engines.removal.removals import Absent, BoundRemoval, Layout, Removal, 
 from abe.engines.removal.segments import Segments
 from abe.engines.runtime.problem import Problem
 from abe.engines.sides import about, is_flat, side
-from abe.errors import Code, SpecError, suggest
+from abe.errors import Code, SpecError
 from abe.registry import removals
 from abe.spec import value
+from abe.task.lifted import said_of
 from abe.types import Card, Fed, Part
 
 
@@ -44,16 +45,7 @@ class EachInput:
                 got=f"inputs of the modality {problem.task.modality!r}",
                 fix="Choose another removal, such as zero",
             )
-        said = {str(name): one for name, one in (self.parts or {}).items()}
-        known = [str(part.name) for part in problem.task.parts]
-        for name in said:
-            if name not in known:
-                raise SpecError(
-                    Code.BAD_PARAMETER,
-                    f"No explained input is called {name!r}",
-                    expected=", ".join(known),
-                    fix=suggest(name, known) or None,
-                )
+        said = said_of(problem.task.parts, self.parts)
         bound = list[tuple[Part, BoundRemoval]]()
         for part in problem.task.parts:
             removal = _made(said.get(str(part.name), problem.task.lifter.absent(part.name)))

@@ -225,7 +225,7 @@ class Comparison:
             "ranking": [
                 self._entry(place, method, curves, timings) for place, method in enumerate(self.methods, 1)
             ],
-            "tests": [_plain(asdict(test)) for test in self.tests],
+            "tests": [storage.without_gaps(asdict(test)) for test in self.tests],
             "failures": [
                 {"method": m, "code": f.code, "message": f.message} for m, f in self.failures.items()
             ],
@@ -261,9 +261,9 @@ class Comparison:
             "count": self.count,
             "metrics": [{**m.describe(), "direction": m.direction} for m in self.metrics],
             "ranks": self.ranks,
-            "origins": {m: _plain(asdict(origin)) for m, origin in self.origins.items()},
+            "origins": {m: storage.without_gaps(asdict(origin)) for m, origin in self.origins.items()},
             "scores": {m: {n: _record(s) for n, s in scores.items()} for m, scores in self.scores.items()},
-            "tests": [_plain(asdict(test)) for test in self.tests],
+            "tests": [storage.without_gaps(asdict(test)) for test in self.tests],
             "failures": {m: asdict(f) for m, f in self.failures.items()},
             "versions": versions(),
         }
@@ -370,18 +370,11 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def _plain(data: Any) -> Any:
-    """JSON has no NaN: None stands for it."""
-    if isinstance(data, float) and not math.isfinite(data):
-        return None
-    if isinstance(data, Mapping):
-        return {str(k): _plain(v) for k, v in data.items()}
-    return [_plain(v) for v in data] if isinstance(data, list | tuple) else data
-
-
 def _record(score: Score) -> dict[str, Any]:
     """Everything of a score but its tensors."""
-    return _plain({**{name: getattr(score, name) for name in OF_A_SCORE}, "cost": asdict(score.cost)})
+    return storage.without_gaps(
+        {**{name: getattr(score, name) for name in OF_A_SCORE}, "cost": asdict(score.cost)}
+    )
 
 
 def _key(what: str, method: str, metric: str) -> str:

@@ -7,12 +7,13 @@ measured. Nothing here downloads anything.
 import hashlib
 import importlib.util
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from abe.errors import Code, PackageError, StorageError
-from abe.storage import read_file
+from abe.storage import as_path, read_file
 
 DEMO = "pip install 'abe-xai[demo]'"
 """What brings everything that `make demo` uses."""
@@ -210,3 +211,30 @@ def require(packages: Sequence[Package], what: str, command: str | None = None) 
             got=f"no {', '.join(one.dist for one in missing)}",
             fix=f"Run: {command or install_command(missing)}",
         )
+
+
+def unpacked(system: Path, folder: str | Path | None, *, what: str, package: str, command: str) -> Path:
+    """Where files of a Debian package lie: a given folder, an unpacked package in it, or Debian's own place.
+
+    Args:
+        system: where Debian puts them.
+        folder: what was given.
+        what: the files are, in a sentence.
+        package: whose folder it has to be.
+        command: what brings it; its last word is the folder that it makes.
+
+    Raises:
+        PackageError: there is no such folder.
+    """
+    given = system if folder is None else as_path(folder).expanduser()
+    inner = given / system.relative_to("/")
+    found = inner if os.path.isdir(inner) else given
+    if not os.path.isdir(found):
+        raise PackageError(
+            Code.MISSING_PACKAGE,
+            f"{what} are not there",
+            got=f"no folder {found}",
+            expected=f"the folder of an installed or unpacked {package}",
+            fix=f"Run: {command}, and name that folder: --folder {command.split()[-1]}, or folder=",
+        )
+    return found

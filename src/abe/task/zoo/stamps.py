@@ -5,7 +5,6 @@ held against a mask that nobody drew by hand.
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +16,9 @@ from PIL import Image as PillowImage
 
 from abe.checks import AtLeast, Count, Share, checked_arguments
 from abe.draws import SeededDraws
-from abe.errors import Code, InputError, PackageError
-from abe.storage import as_path
+from abe.errors import Code, InputError
 from abe.task.image.pictures import load_image
-from abe.task.zoo.files import altered, sha256_of
+from abe.task.zoo.files import altered, sha256_of, unpacked
 from abe.task.zoo.pictures import TEXTURES, picture
 
 if TYPE_CHECKING:
@@ -91,18 +89,13 @@ def stamps_folder(folder: str | Path | None = None) -> Path:
     Raises:
         PackageError: there is no such folder.
     """
-    given = SYSTEM if folder is None else as_path(folder).expanduser()
-    inner = given / SYSTEM.relative_to("/")
-    found = inner if os.path.isdir(inner) else given
-    if not os.path.isdir(found):
-        raise PackageError(
-            Code.MISSING_PACKAGE,
-            "The stamps of Tux Paint are not there",
-            got=f"no folder {found}",
-            expected="the folder of an installed or unpacked tuxpaint-stamps-default",
-            fix=f"Run: {COMMAND}, and name that folder: --folder stamps, or folder=",
-        )
-    return found
+    return unpacked(
+        SYSTEM,
+        folder,
+        what="The stamps of Tux Paint",
+        package="tuxpaint-stamps-default",
+        command=COMMAND,
+    )
 
 
 def stamps(folder: str | Path | None = None) -> list[Stamp]:

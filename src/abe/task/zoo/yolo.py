@@ -3,7 +3,6 @@
 The network and its file of weights are read as Darknet's own description of them says (redmon2018).
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,7 @@ from PIL import Image as PillowImage
 from torch import Tensor, nn
 
 from abe.errors import Code, PackageError
-from abe.storage import as_path
-from abe.task.zoo.files import altered, pinned, require, sha256_of
+from abe.task.zoo.files import altered, pinned, require, sha256_of, unpacked
 from abe.task.zoo.pictures import device_or_best
 
 if TYPE_CHECKING:
@@ -163,21 +161,6 @@ def yolov3_tiny(*, device: str | None = None) -> Any:
     )
 
 
-def _folder(folder: str | Path | None) -> Path:
-    given = FOLDER if folder is None else as_path(folder).expanduser()
-    inner = given / FOLDER.relative_to("/")
-    found = inner if os.path.isdir(inner) else given
-    if not os.path.isdir(found):
-        raise PackageError(
-            Code.MISSING_PACKAGE,
-            "The photographs of Darknet are not there",
-            got=f"no folder {found}",
-            expected="the folder of an installed or unpacked package darknet of Debian",
-            fix=f"Run: {COMMAND}, and name that folder: --folder darknet, or folder=",
-        )
-    return found
-
-
 def held(folder: str | Path | None = None) -> list[tuple[Path, int, str]]:
     """Path, size and SHA-256 of every photograph, when they are the known ones.
 
@@ -185,7 +168,14 @@ def held(folder: str | Path | None = None) -> list[tuple[Path, int, str]]:
         PackageError: there is no such folder, or a photograph is missing.
         StorageError: one is another one.
     """
-    root, found = _folder(folder), list[tuple[Path, int, str]]()
+    root = unpacked(
+        FOLDER,
+        folder,
+        what="The photographs of Darknet",
+        package="package darknet of Debian",
+        command=COMMAND,
+    )
+    found = list[tuple[Path, int, str]]()
     for name, (size, expected) in PHOTOGRAPHS.items():
         path = root / f"{name}.jpg"
         if not path.is_file():
